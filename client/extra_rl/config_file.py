@@ -1,0 +1,54 @@
+"""Reading settings from YAML into pydantic models, with errors a person can act on.
+
+Services and trainer both read YAML; neither may import the other, so the one thing they share about it
+lives here. pydantic and PyYAML are needed only by those who call this module.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says where and what to do."""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError if there is no such file, or it holds anything else."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read config file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
+    return content
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line per problem: its path, what is wrong, and for an unknown key the nearest known name."""
+    return "\n".join(_explain_one(dict(problem), model) for problem in error.errors())
+
+
+def _explain_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{path}: {problem['msg']} (got {problem['input']!r})"
+    known = _fields_at(model, problem["loc"][:-1])
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
+    return f"{path}: unknown setting; did you mean {near[0]!r}?" if near else f"{path}: unknown setting"
+
+
+def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

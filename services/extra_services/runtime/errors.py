@@ -1,0 +1,52 @@
+"""How domain errors travel: one table from error kinds to gRPC codes, with google.rpc details.
+
+Two forms: `status_of` for an error that fails a whole call (google.rpc.Status in the trailing metadata,
+with BadRequest naming the field, or RetryInfo saying when to try again), and `item_error` for one item of
+a batch.
+"""
+
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from extra_rl.v1 import common_pb2
+from extra_services.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
+
+CODES: dict[type[ServiceError], int] = {
+    InvalidInput: code_pb2.INVALID_ARGUMENT,
+    NotFound: code_pb2.NOT_FOUND,
+    AlreadyExists: code_pb2.ALREADY_EXISTS,
+    FailedPrecondition: code_pb2.FAILED_PRECONDITION,
+    Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    Unavailable: code_pb2.UNAVAILABLE,
+}
+
+
+def status_of(error: ServiceError) -> status_pb2.Status:
+    """The google.rpc.Status that tells a caller of `error`."""
+    status = status_pb2.Status(code=CODES[type(error)], message=_text(error))
+    if isinstance(error, InvalidInput):
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, Overloaded):
+        delay = Duration()
+        delay.FromMilliseconds(int(error.retry_after_seconds * 1000))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def item_error(error: ServiceError) -> common_pb2.Error:
+    """`error` as the Error of one item of a batch."""
+    field = error.field if isinstance(error, InvalidInput) else ""
+    return common_pb2.Error(code=CODES[type(error)], message=error.message, field=field)
+
+
+def _text(error: ServiceError) -> str:
+    return f"{error.field}: {error.message}" if isinstance(error, InvalidInput) else error.message

@@ -1,0 +1,124 @@
+"""Starts, serves and drains a server: the same for every service.
+
+A service hands over a `Hosted`: the names and servicers to register, and what to close at the end. The
+server listens only once that is built, so an open port means a loaded model. Health: "" is liveness,
+a service's full name is readiness. SIGTERM or SIGINT (or the end of standard input, where the parent asked
+for it) turns readiness to NOT_SERVING, lets running calls finish for `drain_seconds`, and closes the domain.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_channelz.v1 import channelz, channelz_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from extra_services.runtime import logs
+from extra_services.runtime.interceptor import CallInterceptor
+from extra_services.runtime.settings import ServerSettings
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What one server serves."""
+
+    #: Full service name ("extra_rl.v1.NoveltyService") -> function that adds its servicer to the server.
+    services: dict[str, Callable[[grpc.aio.Server], None]]
+    #: Called after the last call has ended.
+    close: Callable[[], Awaitable[None]]
+
+
+def run(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]) -> None:
+    """Serves what `build` makes until told to stop; returns after the drain."""
+    logs.configure(settings.log_level)
+    asyncio.run(serve(settings, build))
+
+
+async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]) -> None:
+    """As `run`, inside an event loop."""
+    stopping = asyncio.Event()
+    _stop_on_signals(stopping, settings.stop_with_stdin)
+    hosted = await build()
+    server = _server(settings)
+    checks = _add_standard_services(server, list(hosted.services))
+    for add in hosted.services.values():
+        add(server)
+    address = _listen(server, settings)
+    await server.start()
+    for name in ("", *hosted.services):
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    if settings.address_file:
+        _write_atomically(settings.address_file, address)
+    log.info("serving", address=address, services=list(hosted.services))
+    await stopping.wait()
+    log.info("draining", seconds=settings.drain_seconds)
+    for name in hosted.services:
+        await checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await server.stop(settings.drain_seconds)
+    await hosted.close()
+
+
+def _server(settings: ServerSettings) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=[CallInterceptor()],
+        maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            # A second server on the same port is a mistake to report, not a way to share load.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+
+
+def _add_standard_services(server: grpc.aio.Server, names: list[str]) -> Any:
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    channelz.add_channelz_servicer(server)
+    channelz_name = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
+    reflection.enable_server_reflection(
+        [*names, health.SERVICE_NAME, channelz_name, reflection.SERVICE_NAME], server
+    )
+    return checks
+
+
+def _listen(server: grpc.aio.Server, settings: ServerSettings) -> str:
+    unix = settings.host.startswith("unix:")
+    wanted = settings.host if unix else f"{settings.host}:{settings.port}"
+    try:
+        port = server.add_insecure_port(wanted)
+    except RuntimeError as error:
+        raise SystemExit(f"cannot listen on {wanted}: is another server running there?") from error
+    return wanted if unix else f"{settings.host}:{port}"
+
+
+def _stop_on_signals(stopping: asyncio.Event, with_stdin: bool) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if with_stdin:
+        # A thread, not the event loop's reader: it must see the end also while the model loads.
+        threading.Thread(target=_watch_stdin, args=(loop, stopping), daemon=True).start()
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    loop.call_soon_threadsafe(stopping.set)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,88 @@
+"""Settings of the servers: each has one name, given in a YAML file, in the environment, or as a flag.
+
+`memory_capacity` of the novelty server, for example, is `novelty: {memory_capacity: 16}` in the file,
+`EXTRA_RL_NOVELTY_MEMORY_CAPACITY` in the environment and `--memory-capacity` on the command line; flags
+win over the environment, and that over the file.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from extra_rl.config_file import ConfigError, explain, read_yaml
+
+
+class ServerSettings(BaseSettings):
+    """What every server can be told."""
+
+    model_config = SettingsConfigDict(extra="forbid")
+    section: ClassVar[str] = ""
+
+    host: str = Field("127.0.0.1", description="Address to listen on, or unix:PATH (then port is not used).")
+    port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    address_file: Path | None = Field(
+        None, description="File the server writes its address into, once it serves."
+    )
+    stop_with_stdin: bool = Field(
+        False, description="Stop when standard input ends: a parent that dies takes the server with it."
+    )
+    drain_seconds: float = Field(
+        10.0, ge=0, description="Seconds that running calls may still take after SIGTERM."
+    )
+    max_message_bytes: int = Field(64 * 2**20, gt=0, description="Largest message accepted or sent.")
+    max_concurrent_rpcs: int = Field(
+        4096, gt=0, description="Calls served at once; more get RESOURCE_EXHAUSTED."
+    )
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
+
+
+Settings = TypeVar("Settings", bound=ServerSettings)
+
+
+def load(settings: type[Settings], arguments: list[str]) -> Settings:
+    """Settings from the command line `arguments`, the environment, and the YAML file `--config` names.
+
+    ConfigError tells of every setting that is unknown or out of range.
+    """
+    arguments, path = _take_config(arguments)
+    section = read_yaml(path).get(settings.section, {}) if path else {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: {settings.section} must be a mapping of settings")
+
+    class Loaded(settings):  # type: ignore[valid-type, misc]
+        model_config = SettingsConfigDict(env_prefix=f"EXTRA_RL_{settings.section.upper()}_", extra="forbid")
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], env_settings: PydanticBaseSettingsSource, **_: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            flags: CliSettingsSource[Any] = CliSettingsSource(
+                settings_cls,
+                cli_parse_args=arguments,
+                cli_prog_name=f"extra-rl serve {settings.section} [--config FILE]",
+                cli_kebab_case=True,
+                cli_implicit_flags=True,
+            )
+            return flags, env_settings, InitSettingsSource(settings_cls, init_kwargs=section)
+
+    try:
+        return settings.model_construct(**dict(Loaded()))
+    except ValidationError as error:
+        raise ConfigError(explain(error, settings)) from error
+
+
+def _take_config(arguments: list[str]) -> tuple[list[str], str | None]:
+    for index, argument in enumerate(arguments):
+        if argument == "--config" and index + 1 < len(arguments):
+            return arguments[:index] + arguments[index + 2 :], arguments[index + 1]
+        if argument.startswith("--config="):
+            return arguments[:index] + arguments[index + 1 :], argument.partition("=")[2]
+    return arguments, None
