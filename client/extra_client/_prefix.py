@@ -1,0 +1,192 @@
+"""PrefixService without the connection: what is sent, and what comes back, as numpy and dataclasses."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from extra_client import _wire, errors
+from extra_client._transport import PREFIX, Call, new_key
+from extra_client.errors import ExtraError, InternalError
+from extra_rl.v1 import prefix_pb2 as pb
+
+
+class SelectionPolicy(StrEnum):
+    """How a prefix is chosen."""
+
+    #: Lowest entropy after smoothing over similar prefixes (ExTra).
+    SMOOTHED_ENTROPY = "smoothed_entropy"
+    SHORTEST = "shortest"
+    RANDOM = "random"
+    #: The empty prefix: the prompt is sampled again from its start (the "requeue" control).
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class EntropyRollout:
+    """A rollout of a hard prompt."""
+
+    #: Integers [length]: response tokens (not the prompt's).
+    token_ids: ArrayLike
+    #: Reals [length]: entropy of the distribution each was drawn from, in nats.
+    entropies: ArrayLike
+    text: str
+    #: Integers [length]: for each token, the number of characters of text up to and including it.
+    token_ends: ArrayLike
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HardPrompt:
+    """The rollouts, at least one, of one hard prompt."""
+
+    prompt_id: str
+    rollouts: Sequence[EntropyRollout]
+
+
+@dataclass(frozen=True, slots=True)
+class AddedPrefixes:
+    """What became of one hard prompt, or the error it was refused with; then nothing of it was stored."""
+
+    #: Index of the rollout that was split: the one of lowest mean entropy.
+    rollout_index: int
+    #: Length in tokens of each prefix stored, in order.
+    lengths: tuple[int, ...]
+    #: None if it was taken; may be raised.
+    error: ExtraError | None
+    #: True if the idempotency key was seen before and this is the first answer.
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SelectedPrefix:
+    """The prefix chosen for one prompt, or why none was: `error` is a NotFoundError if none is stored."""
+
+    prompt_id: str
+    #: The store's name for it, for report_outcomes; empty for the empty prefix.
+    prefix_id: str
+    #: int32 [length].
+    token_ids: NDArray[np.int32]
+    text: str
+    #: Mean entropy of its tokens, and the smoothed entropy it was chosen by, in nats.
+    mean_entropy: float
+    smoothed_entropy: float
+    #: How many prefixes competed.
+    candidates: int
+    #: None if one was chosen; may be raised.
+    error: ExtraError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one guided group came out: how many of its rollouts, continued from the prefix, were correct."""
+
+    prompt_id: str
+    #: Empty for the empty prefix.
+    prefix_id: str
+    rollouts: int
+    successes: int
+
+
+def add_rollouts(
+    namespace: str,
+    prompts: Sequence[HardPrompt],
+    newline_token_ids: Iterable[int],
+    min_segment_tokens: int | None,
+    idempotency_key: str | None,
+) -> Call[list[AddedPrefixes]]:
+    """AddRollouts."""
+    request = pb.AddRolloutsRequest(
+        namespace=namespace,
+        prompts=[_hard_prompt(prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)],
+        newline_token_ids=newline_token_ids,
+        min_segment_tokens=min_segment_tokens,
+        idempotency_key=idempotency_key or new_key(),
+    )
+
+    def parse(response: pb.AddRolloutsResponse) -> list[AddedPrefixes]:
+        _check(len(response.prompts), len(prompts))
+        return [
+            AddedPrefixes(
+                added.rollout_index, tuple(added.lengths), errors.from_item(added.error), response.replayed
+            )
+            for added in response.prompts
+        ]
+
+    return Call(PREFIX, "AddRollouts", request, parse, deadline=600)
+
+
+def select(
+    namespace: str, prompt_ids: Sequence[str], policy: SelectionPolicy | str, tau: float | None, seed: int
+) -> Call[list[SelectedPrefix]]:
+    """SelectPrefixes."""
+    request = pb.SelectPrefixesRequest(
+        namespace=namespace,
+        prompt_ids=prompt_ids,
+        policy=_wire.number(pb.SelectionPolicy, _wire.choice(SelectionPolicy, policy, "policy")),  # type: ignore[arg-type]
+        tau=tau,
+        seed=seed,
+    )
+
+    def parse(response: pb.SelectPrefixesResponse) -> list[SelectedPrefix]:
+        _check(len(response.prefixes), len(prompt_ids))
+        return [_selected(*pair) for pair in zip(prompt_ids, response.prefixes, strict=True)]
+
+    return Call(PREFIX, "SelectPrefixes", request, parse, deadline=120)
+
+
+def report_outcomes(
+    namespace: str, outcomes: Sequence[Outcome], idempotency_key: str | None
+) -> Call[list[ExtraError | None]]:
+    """ReportOutcomes."""
+    request = pb.ReportOutcomesRequest(
+        namespace=namespace,
+        outcomes=[
+            pb.Outcome(
+                prompt_id=outcome.prompt_id,
+                prefix_id=outcome.prefix_id,
+                rollouts=outcome.rollouts,
+                successes=outcome.successes,
+            )
+            for outcome in outcomes
+        ],
+        idempotency_key=idempotency_key or new_key(),
+    )
+
+    def parse(response: pb.ReportOutcomesResponse) -> list[ExtraError | None]:
+        _check(len(response.errors), len(outcomes))
+        return [errors.from_item(error) for error in response.errors]
+
+    return Call(PREFIX, "ReportOutcomes", request, parse, deadline=120)
+
+
+def _hard_prompt(prompt: HardPrompt, field: str) -> pb.HardPrompt:
+    rollouts = [
+        pb.EntropyRollout(
+            token_ids=_wire.int_bytes(rollout.token_ids, f"{field}.rollouts[{index}].token_ids"),
+            entropies=_wire.float_bytes(rollout.entropies),
+            text=rollout.text,
+            token_ends=_wire.int_bytes(rollout.token_ends, f"{field}.rollouts[{index}].token_ends"),
+        )
+        for index, rollout in enumerate(prompt.rollouts)
+    ]
+    return pb.HardPrompt(prompt_id=prompt.prompt_id, rollouts=rollouts)
+
+
+def _selected(prompt_id: str, prefix: pb.SelectedPrefix) -> SelectedPrefix:
+    return SelectedPrefix(
+        prompt_id=prompt_id,
+        prefix_id=prefix.prefix_id,
+        token_ids=_wire.ints(prefix.token_ids),
+        text=prefix.text,
+        mean_entropy=prefix.mean_entropy,
+        smoothed_entropy=prefix.smoothed_entropy,
+        candidates=prefix.candidates,
+        error=errors.from_item(prefix.error),
+    )
+
+
+def _check(got: int, wanted: int) -> None:
+    if got != wanted:
+        raise InternalError(f"the server sent {got} results for {wanted} items")

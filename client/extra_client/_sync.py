@@ -1,0 +1,458 @@
+"""The blocking clients: thin over the Calls that the modules of pure functions make.
+
+A client is safe to use from several threads. `extra_client.aio` has the same names with await.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
+from typing import Any, Self, TypeVar
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import ArrayLike, NDArray
+
+from extra_client import _generation, _novelty, _prefix, _transport, _verification, embedded, errors
+from extra_client._generation import (
+    GenerationInfo,
+    InFlight,
+    Prompt,
+    PromptFailure,
+    Rollout,
+    TokenIds,
+    WeightsUpdate,
+)
+from extra_client._novelty import (
+    Group,
+    GroupScores,
+    Metric,
+    Namespace,
+    NamespaceCopy,
+    NamespaceSettings,
+    ScoreMode,
+)
+from extra_client._prefix import AddedPrefixes, HardPrompt, Outcome, SelectedPrefix, SelectionPolicy
+from extra_client._transport import Call, Service
+from extra_client._verification import Method, Verdict
+
+Result = TypeVar("Result")
+Id = TypeVar("Id")
+
+
+class _Client:
+    """A connection to one service; closes with `close` or as a context manager."""
+
+    _service: Service
+
+    def __init__(self, target: str, *, deadline: float | None = None) -> None:
+        """Connects when first used, except that "embedded" starts the service now.
+
+        `target` is host:port (the port may be left out), unix:path, dns:///name (round robin over its
+        addresses), or "embedded": a child process shared by all embedded clients of this process.
+        `deadline`, in seconds, replaces the defaults of all methods.
+        """
+        self._embedded = embedded.acquire(self._service.server) if target == "embedded" else None
+        self.target = self._embedded.target if self._embedded else _transport.address(target, self._service)
+        self._deadline = deadline
+        self._channel = grpc.insecure_channel(
+            self.target, options=_transport.channel_options(self.target, self._service)
+        )
+
+    def wait_for_ready(self, timeout: float = 60.0) -> None:
+        """Returns once the server says that it serves; UnavailableError after `timeout` seconds."""
+        until = time.monotonic() + timeout
+        health = health_pb2_grpc.HealthStub(self._channel)
+        request = health_pb2.HealthCheckRequest(service=self._service.full_name)
+        connected = False
+        while (left := until - time.monotonic()) > 0:
+            watch = health.Watch(request, timeout=left, wait_for_ready=True)
+            try:
+                for response in watch:
+                    connected = True
+                    if response.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+            except grpc.RpcError:
+                # The deadline ends the loop; a connection that broke is made again.
+                time.sleep(min(0.1, max(0.0, until - time.monotonic())))
+            finally:
+                watch.cancel()
+        raise _transport.not_ready(self._service, self.target, timeout, connected)
+
+    def close(self) -> None:
+        """Ends the connection and calls still running; an embedded service ends with its last client."""
+        self._channel.close()
+        if self._embedded:
+            embedded.release(self._embedded)
+            self._embedded = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, call: Call[Result], deadline: float | None) -> Result:
+        attempt = self._attempt(call, deadline)
+        try:
+            response = self._method(call)(call.request, **attempt.arguments)
+        except grpc.RpcError as failure:
+            raise attempt.error(failure) from None
+        return call.parse(response)
+
+    def _start(self, call: Call[Result], deadline: float | None) -> tuple[Any, Iterator[Result]]:
+        attempt = self._attempt(call, deadline)
+        responses = self._method(call)(call.request, **attempt.arguments)
+        return responses, _events(attempt, responses)
+
+    def _attempt(self, call: Call[Any], deadline: float | None) -> _transport.Attempt:
+        return _transport.attempt(call, self.target, self._deadline if deadline is None else deadline)
+
+    def _method(self, call: Call[Any]) -> Any:
+        return getattr(call.service.stub(self._channel), call.rpc)
+
+
+def _events(attempt: _transport.Attempt, responses: Any) -> Iterator[Any]:
+    try:
+        for response in responses:
+            yield attempt.call.parse(response)
+    except grpc.RpcError as failure:
+        raise attempt.error(failure) from None
+    finally:
+        responses.cancel()
+
+
+class GenerationClient(_Client):
+    """Samples rollouts with exact token entropies."""
+
+    _service = _transport.GENERATION
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[TokenIds | None] | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop_token_ids: Iterable[int] = (),
+        min_policy_version: int | None = None,
+        deadline: float | None = None,
+    ) -> list[list[Rollout]]:
+        """n rollouts of each prompt, in order: `result[i][j]` is the j-th of `prompts[i]`.
+
+        Prompts are texts or token ids. `prefixes` holds, for each prompt, token ids of a partial response
+        that generation goes on from, or None. `max_tokens` bounds the new tokens. The same `seed`, prompts
+        and weights give the same tokens; None lets the server draw one. `temperature` 0 is greedy; `top_p` 1
+        and `top_k` 0 are off. FailedPreconditionError if the server's weights are older than
+        `min_policy_version`. The error of the first refused prompt is raised; `generate_stream` gives the
+        others' rollouts all the same.
+        """
+        call = _generation.generate(
+            prompts,
+            n,
+            max_tokens,
+            prefixes,
+            seed,
+            temperature,
+            top_p,
+            top_k,
+            stop_token_ids,
+            min_policy_version,
+        )
+        gathered = _generation.Gathered(len(prompts), n)
+        for event in self._start(call, deadline)[1]:
+            _generation.raise_failure(event)
+            gathered.add(event)
+        gathered.check()
+        return gathered.groups()
+
+    def generate_stream(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[TokenIds | None] | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop_token_ids: Iterable[int] = (),
+        min_policy_version: int | None = None,
+        deadline: float | None = None,
+    ) -> Iterator[Rollout | PromptFailure]:
+        """As `generate`, but yields each rollout as it finishes, and a PromptFailure for each refused prompt.
+
+        Generation starts with the call. Closing the iterator, or dropping it, stops the work in the server.
+        """
+        call = _generation.generate(
+            prompts,
+            n,
+            max_tokens,
+            prefixes,
+            seed,
+            temperature,
+            top_p,
+            top_k,
+            stop_token_ids,
+            min_policy_version,
+        )
+        return _checked(_generation.Gathered(len(prompts), n), self._start(call, deadline)[1])
+
+    def update_weights(
+        self,
+        path: str | PurePath,
+        policy_version: int,
+        in_flight: InFlight | str = InFlight.WAIT,
+        *,
+        deadline: float | None = None,
+    ) -> WeightsUpdate:
+        """Puts the weights of a Hugging Face folder (safetensors) into service as `policy_version`.
+
+        `path` is relative to the server's weights root. The version served already: nothing is done.
+        """
+        return self._run(_generation.update_weights(path, policy_version, in_flight), deadline)
+
+    def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
+        """What the server serves, and its limits."""
+        return self._run(_generation.get_info(), deadline)
+
+
+def _checked(
+    gathered: _generation.Gathered, events: Iterator[Rollout | PromptFailure]
+) -> Iterator[Rollout | PromptFailure]:
+    for event in events:
+        gathered.add(event)
+        yield event
+    gathered.check()
+
+
+class VerificationClient(_Client):
+    """Decides whether responses are right."""
+
+    _service = _transport.VERIFICATION
+
+    def verify(
+        self,
+        responses: Sequence[str],
+        answers: Sequence[str],
+        *,
+        method: Method | str = Method.MATH,
+        timeout_seconds: float | None = None,
+        deadline: float | None = None,
+    ) -> list[Verdict]:
+        """One verdict for each response against the reference answer at its place.
+
+        `timeout_seconds` bounds the execution of each item (None: the server's limit), `deadline` the call.
+        """
+        return self._run(_verification.verify(responses, answers, method, timeout_seconds), deadline)
+
+    def verify_stream(
+        self,
+        items: Iterable[tuple[Id, str, str]],
+        *,
+        method: Method | str = Method.MATH,
+        timeout_seconds: float | None = None,
+        deadline: float | None = None,
+    ) -> Iterator[tuple[Id, Verdict]]:
+        """Verifies (id, response, answer) as `items` yields them; yields (id, verdict) as each is decided.
+
+        `items` is read in a thread of its own and may wait, for example for generation: verdicts of the
+        items before come meanwhile. Ids are any objects. An exception that `items` raises is raised here.
+        """
+        stream: _verification.Stream[Id] = _verification.Stream(method, timeout_seconds)
+        failures: list[Exception] = []
+
+        def requests() -> Iterator[Any]:
+            try:
+                for item in items:
+                    yield stream.request(item)
+            except Exception as failure:
+                failures.append(failure)
+                responses.cancel()
+                return
+            stream.all_sent = True
+
+        responses, verdicts = self._start(stream.call(requests()), deadline)
+        return _verdicts(stream, verdicts, failures)
+
+
+def _verdicts(
+    stream: _verification.Stream[Id], verdicts: Iterator[tuple[Id, Verdict]], failures: list[Exception]
+) -> Iterator[tuple[Id, Verdict]]:
+    try:
+        yield from verdicts
+    except errors.CancelledError:
+        if failures:
+            raise failures[0] from None
+        raise
+    stream.check()
+
+
+class _NamespaceClient(_Client):
+    """A client whose calls are in one namespace, which it creates on first use."""
+
+    def __init__(
+        self,
+        target: str,
+        namespace: str,
+        settings: NamespaceSettings | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> None:
+        """`target` and `deadline` as for every client.
+
+        `namespace` is created on first use with `settings`; if it exists with others, that is a
+        FailedPreconditionError. With None an existing one is used as it is, a new one gets the defaults.
+        """
+        super().__init__(target, deadline=deadline)
+        self.namespace = namespace
+        self._settings = settings
+        self._created = False
+
+    def _run_inside(self, call: Call[Result], deadline: float | None) -> Result:
+        if not self._created:
+            self._create(deadline)
+        return self._run(call, deadline)
+
+    def _create(self, deadline: float | None) -> None:
+        try:
+            self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
+        except errors.FailedPreconditionError:
+            if self._settings is not None:
+                raise
+        self._created = True
+
+
+class NoveltyClient(_NamespaceClient):
+    """Scores how far solutions lie from those already known for their prompt."""
+
+    _service = _transport.NOVELTY
+
+    def score(
+        self,
+        prompt_id: str,
+        *,
+        texts: Sequence[str] | None = None,
+        embeddings: ArrayLike | None = None,
+        correct: Sequence[bool | None],
+        metric: Metric | str = Metric.EMBEDDING,
+        mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
+        idempotency_key: str | None = None,
+        deadline: float | None = None,
+    ) -> NDArray[np.float32]:
+        """Novelty, float32 [n], of the n rollouts of one prompt; then remembers those that count.
+
+        Give their `texts`, or `embeddings` [n, dimension] of your own. Rollouts that are not correct score 0;
+        None (undecided) counts as not correct. All are 0 until the prompt has `min_history` solutions.
+        """
+        group = Group(prompt_id=prompt_id, texts=texts, embeddings=embeddings, correct=correct)
+        return _novelty.only(
+            self.score_groups(
+                [group], metric=metric, mode=mode, idempotency_key=idempotency_key, deadline=deadline
+            )
+        )
+
+    def score_groups(
+        self,
+        groups: Sequence[Group],
+        *,
+        metric: Metric | str = Metric.EMBEDDING,
+        mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
+        idempotency_key: str | None = None,
+        deadline: float | None = None,
+    ) -> list[GroupScores]:
+        """Scores of each group, in order; a refused group carries its error and harms no other.
+
+        The same `idempotency_key` again returns the first answer and changes nothing. None draws one, so that
+        retries inside this call are safe.
+        """
+        return self._run_inside(
+            _novelty.score_groups(self.namespace, groups, metric, mode, idempotency_key), deadline
+        )
+
+    def create_namespace(self, *, deadline: float | None = None) -> NamespaceSettings:
+        """Creates the namespace now; its settings with the defaults filled in."""
+        settings = self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
+        self._created = True
+        return settings
+
+    def describe(self, *, deadline: float | None = None) -> Namespace:
+        """Settings and sizes of the namespace; NotFoundError if it does not exist yet."""
+        return self._run(_novelty.describe_namespace(self.namespace), deadline)
+
+    def copy_to(
+        self, destination: str, *, replace: bool = False, deadline: float | None = None
+    ) -> NamespaceCopy:
+        """Copies the namespace, novelty and prefix memories both, to `destination`: a snapshot.
+
+        AlreadyExistsError if that exists, unless `replace`.
+        """
+        return self._run(_novelty.copy_namespace(self.namespace, destination, replace), deadline)
+
+    def delete(self, *, deadline: float | None = None) -> bool:
+        """Deletes the namespace, novelty and prefix memories both; whether it existed."""
+        existed = self._run(_novelty.delete_namespace(self.namespace), deadline)
+        self._created = False
+        return existed
+
+    def list_namespaces(self, *, deadline: float | None = None) -> list[str]:
+        """Names of all namespaces of the server, sorted."""
+        return self._run(_novelty.list_namespaces(), deadline)
+
+
+class PrefixClient(_NamespaceClient):
+    """Keeps partial solutions of hard prompts, picks those to continue from; in the novelty server."""
+
+    _service = _transport.PREFIX
+
+    def add_rollouts(
+        self,
+        prompts: Sequence[HardPrompt],
+        newline_token_ids: Iterable[int],
+        *,
+        min_segment_tokens: int | None = None,
+        idempotency_key: str | None = None,
+        deadline: float | None = None,
+    ) -> list[AddedPrefixes]:
+        """Splits the most confident rollout of each prompt at its newlines and stores the prefixes.
+
+        `newline_token_ids` are those whose text holds a newline. Boundaries closer than `min_segment_tokens`
+        (None: 32) are merged. A refused prompt carries its error. `idempotency_key` as in
+        NoveltyClient.score_groups.
+        """
+        return self._run_inside(
+            _prefix.add_rollouts(
+                self.namespace, prompts, newline_token_ids, min_segment_tokens, idempotency_key
+            ),
+            deadline,
+        )
+
+    def select(
+        self,
+        prompt_ids: Sequence[str],
+        policy: SelectionPolicy | str = SelectionPolicy.SMOOTHED_ENTROPY,
+        *,
+        tau: float | None = None,
+        seed: int = 0,
+        deadline: float | None = None,
+    ) -> list[SelectedPrefix]:
+        """The prefix to continue from, for each prompt; one without stored prefixes carries a NotFoundError.
+
+        `tau` is the temperature of the smoothing (None: 0.1), `seed` that of the policy "random".
+        """
+        return self._run_inside(_prefix.select(self.namespace, prompt_ids, policy, tau, seed), deadline)
+
+    def report_outcomes(
+        self,
+        outcomes: Sequence[Outcome],
+        *,
+        idempotency_key: str | None = None,
+        deadline: float | None = None,
+    ) -> list[errors.ExtraError | None]:
+        """Records how guided groups came out; for each None, or a NotFoundError if its prefix is gone."""
+        return self._run_inside(_prefix.report_outcomes(self.namespace, outcomes, idempotency_key), deadline)

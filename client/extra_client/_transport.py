@@ -1,0 +1,216 @@
+"""What sync and asyncio clients share of a connection: targets, channel options, calls and their errors.
+
+A `Call` is one RPC as data: what to send, how to read the answer, how long it may take. The modules of pure
+functions (`_generation`, `_novelty`, `_prefix`, `_verification`) make Calls; the two front ends run them.
+Retries are gRPC's own, by the service config: UNAVAILABLE is tried again, with backoff, for methods that read
+and for writes that carry an idempotency key or are idempotent by themselves.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.rpc import status_pb2
+
+from extra_client import embedded, errors
+from extra_rl.v1 import generation_pb2_grpc, novelty_pb2_grpc, prefix_pb2_grpc, verification_pb2_grpc
+
+Result = TypeVar("Result")
+
+#: Metadata key under which the request id travels.
+REQUEST_ID = "x-request-id"
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of the API."""
+
+    #: The server that serves it, as in `extra-rl serve NAME`.
+    server: str
+    full_name: str
+    default_port: int
+    stub: Callable[[Any], Any]
+    #: RPCs that are safe to send again.
+    retried: tuple[str, ...]
+
+
+GENERATION = Service(
+    "generation",
+    "extra_rl.v1.GenerationService",
+    50051,
+    generation_pb2_grpc.GenerationServiceStub,
+    # UpdateWeights is idempotent by its policy version; Generate is retried only until its first rollout.
+    ("Generate", "UpdateWeights", "GetInfo"),
+)
+NOVELTY = Service(
+    "novelty",
+    "extra_rl.v1.NoveltyService",
+    50052,
+    novelty_pb2_grpc.NoveltyServiceStub,
+    # Not CopyNamespace: a copy repeated later is another snapshot.
+    ("CreateNamespace", "DescribeNamespace", "DeleteNamespace", "ListNamespaces", "ScoreGroups"),
+)
+PREFIX = Service(
+    "novelty",
+    "extra_rl.v1.PrefixService",
+    50052,
+    prefix_pb2_grpc.PrefixServiceStub,
+    ("AddRollouts", "SelectPrefixes", "ReportOutcomes"),
+)
+VERIFICATION = Service(
+    "verification",
+    "extra_rl.v1.VerificationService",
+    50053,
+    verification_pb2_grpc.VerificationServiceStub,
+    ("Verify", "VerifyStream"),
+)
+SERVICES = (GENERATION, NOVELTY, PREFIX, VERIFICATION)
+
+
+@dataclass(frozen=True)
+class Call(Generic[Result]):
+    """One RPC as data; for a stream `parse` reads each message."""
+
+    service: Service
+    rpc: str
+    request: Any
+    parse: Callable[[Any], Result]
+    #: Seconds the call may take unless the client or the caller says otherwise.
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A call on its way: what must be known to explain its failure."""
+
+    call: Call[Any]
+    target: str
+    deadline: float
+    request_id: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the stub's method."""
+        return {"timeout": self.deadline, "metadata": ((REQUEST_ID, self.request_id),)}
+
+    @property
+    def method(self) -> str:
+        """For example "NoveltyService.ScoreGroups"."""
+        return f"{self.call.service.full_name.rpartition('.')[2]}.{self.call.rpc}"
+
+    def error(self, failure: Any) -> errors.ExtraError:
+        """The exception that tells of `failure`, a grpc.RpcError of the sync or asyncio kind."""
+        details = failure.details() or ""
+        status, from_server = _status(failure)
+        if from_server:
+            message = f"{self.method} at {self.target}: {status.message}"
+        else:
+            status, message = self._explain(status, details)
+        return errors.from_status(
+            status, message, method=self.method, target=self.target, request_id=self.request_id
+        )
+
+    def _explain(self, status: status_pb2.Status, details: str) -> tuple[status_pb2.Status, str]:
+        where, server = f"{self.method} at {self.target}", self.call.service.server
+        code = grpc.StatusCode
+        if status.code == code.UNAVAILABLE.value[0]:
+            return status, f"{absent(server, self.target)} ({self.method}: {details})"
+        if status.code == code.DEADLINE_EXCEEDED.value[0]:
+            advice = f"give it more with deadline=..., or see what keeps the {server} server"
+            return status, f"{where} took longer than its deadline of {self.deadline:g} s: {advice}"
+        if status.code == code.UNIMPLEMENTED.value[0]:
+            return status, f"{where} is unknown to the server there: is it a {server} server of this version?"
+        if status.code == code.RESOURCE_EXHAUSTED.value[0] and "larger than max" in details:
+            # gRPC's own code for a message over the limit; no later attempt would fare better.
+            advice = "send fewer items in a call, or raise the server's --max-message-bytes"
+            changed = status_pb2.Status(code=code.INVALID_ARGUMENT.value[0])
+            return changed, f"{where}: the message is too large ({details}): {advice}"
+        return status, f"{where}: {details}"
+
+
+def attempt(call: Call[Any], target: str, deadline: float | None) -> Attempt:
+    """`call` with its deadline settled and a fresh request id."""
+    return Attempt(call, target, call.deadline if deadline is None else deadline, uuid.uuid4().hex)
+
+
+def new_key() -> str:
+    """An idempotency key for one logical write, whose attempts then count once."""
+    return uuid.uuid4().hex
+
+
+def absent(server: str, target: str) -> str:
+    """What to say when no server answers at `target`."""
+    child = embedded.find(target)
+    if child is not None and child.process.poll() is not None:
+        return f"the embedded {server} service has ended: {child.obituary()}"
+    return (
+        f"no {server} service answers at {target}; start one with `extra-rl serve {server}`, "
+        f"or correct the target"
+    )
+
+
+def address(target: str, service: Service) -> str:
+    """`target` with the service's default port where it names a host alone."""
+    if target.startswith("unix:") or re.search(r":\d+$", target):
+        return target
+    return f"{target}:{service.default_port}"
+
+
+def channel_options(target: str, service: Service) -> list[tuple[str, Any]]:
+    """Options of a channel to `target`, retries and load balancing included."""
+    return [
+        ("grpc.service_config", json.dumps(_service_config(target, service))),
+        ("grpc.enable_retries", 1),
+        # The servers bound what they send and accept; one bound is enough.
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        # A peer that vanished without closing the connection is noticed within 80 s of silence.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # A server that comes back is found within seconds; gRPC's default waits up to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+    ]
+
+
+def _service_config(target: str, service: Service) -> dict[str, Any]:
+    names = [{"service": service.full_name, "method": rpc} for rpc in service.retried]
+    if service is PREFIX:
+        names.append({"service": NOVELTY.full_name, "method": "CreateNamespace"})
+    policy = {
+        # Five is the most gRPC makes; with this backoff they span about three seconds.
+        "maxAttempts": 5,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "3s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config: dict[str, Any] = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
+    if target.startswith(("dns:", "ipv4:", "ipv6:")):
+        config["loadBalancingConfig"] = [{"round_robin": {}}]
+        # Replicas that drain or load are passed over.
+        config["healthCheckConfig"] = {"serviceName": service.full_name}
+    return config
+
+
+def _status(failure: Any) -> tuple[status_pb2.Status, bool]:
+    for key, value in failure.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            return status_pb2.Status.FromString(value), True
+    return status_pb2.Status(code=failure.code().value[0], message=failure.details() or ""), False
+
+
+def not_ready(service: Service, target: str, seconds: float, connected: bool) -> errors.UnavailableError:
+    """What to say when `service` was not ready at `target` within `seconds`."""
+    if not connected:
+        return errors.UnavailableError(f"after {seconds:g} s {absent(service.server, target)}", target=target)
+    return errors.UnavailableError(
+        f"the server at {target} is not ready to serve {service.full_name} after {seconds:g} s: it is still "
+        f"loading, draining, or another service",
+        target=target,
+    )

@@ -1,0 +1,150 @@
+"""VerificationService without the connection: what is sent, and what comes back, as dataclasses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from extra_client import _wire
+from extra_client._transport import VERIFICATION, Call
+from extra_client.errors import InternalError, InvalidArgumentError
+from extra_rl.v1 import verification_pb2 as pb
+
+Id = TypeVar("Id")
+
+
+class Method(StrEnum):
+    """How an answer is compared."""
+
+    #: Mathematical equality of the extracted final answers.
+    MATH = "math"
+
+
+class VerdictStatus(StrEnum):
+    """Outcome of one verification."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    #: No answer could be read from one side.
+    UNPARSEABLE = "unparseable"
+    #: Undecided: execution exceeded the time limit.
+    TIMEOUT = "timeout"
+    #: Undecided: the verifier failed.
+    ERROR = "error"
+
+
+class UnparseableSide(StrEnum):
+    """Which side could not be read."""
+
+    RESPONSE = "response"
+    #: The reference answer: the data is at fault, not the model.
+    ANSWER = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided of one response, and why."""
+
+    status: VerdictStatus
+    #: Set when status is UNPARSEABLE.
+    unparseable_side: UnparseableSide | None
+    #: The final answer found in the response, as written; empty if none.
+    extracted: str
+    #: Both sides as compared.
+    normalized_response: str
+    normalized_answer: str
+    #: Name of the rule that decided, for example "integer" or "math_verify".
+    rule: str
+    #: Explanation for a person.
+    detail: str
+    #: Seconds waiting, and seconds of execution; the time limit counts the latter alone.
+    queue_seconds: float
+    execution_seconds: float
+
+    @property
+    def correct(self) -> bool | None:
+        """True or False where it was decided; None where not (timeout, error, unreadable reference answer).
+
+        A response without a readable answer is decided: False.
+        """
+        if self.status is VerdictStatus.CORRECT:
+            return True
+        unreadable = (
+            self.status is VerdictStatus.UNPARSEABLE and self.unparseable_side is UnparseableSide.RESPONSE
+        )
+        return False if unreadable or self.status is VerdictStatus.WRONG else None
+
+
+def verify(
+    responses: Sequence[str], answers: Sequence[str], method: Method | str, timeout_seconds: float | None
+) -> Call[list[Verdict]]:
+    """Verify."""
+    if isinstance(responses, str) or isinstance(answers, str):
+        raise InvalidArgumentError("responses and answers must be lists of texts, not one text")
+    if len(responses) != len(answers):
+        raise InvalidArgumentError(f"answers: {len(answers)} for {len(responses)} responses", field="answers")
+    items = [_item(response, answer, method) for response, answer in zip(responses, answers, strict=True)]
+    request = pb.VerifyRequest(items=items, timeout_seconds=timeout_seconds)
+
+    def parse(response: pb.VerifyResponse) -> list[Verdict]:
+        if len(response.verdicts) != len(items):
+            raise InternalError(f"the server sent {len(response.verdicts)} verdicts for {len(items)} items")
+        return [_verdict(verdict) for verdict in response.verdicts]
+
+    return Call(VERIFICATION, "Verify", request, parse, deadline=600)
+
+
+class Stream(Generic[Id]):
+    """One VerifyStream: numbers the items on the way out, and gives each verdict its caller's id."""
+
+    def __init__(self, method: Method | str, timeout_seconds: float | None) -> None:
+        self._method = method
+        self._timeout_seconds = timeout_seconds
+        self._sent = 0
+        #: Set by the front end once the caller's items have come to their end.
+        self.all_sent = False
+        self._waiting: dict[int, Id] = {}
+
+    def call(self, requests: Any) -> Call[tuple[Id, Verdict]]:
+        """The call that sends `requests`, an iterator of what `request` makes."""
+        return Call(VERIFICATION, "VerifyStream", requests, self._parse, deadline=3600)
+
+    def request(self, item: tuple[Id, str, str]) -> pb.VerifyStreamRequest:
+        """The next message of the stream."""
+        name, response, answer = item
+        number = self._sent
+        message = pb.VerifyStreamRequest(
+            id=number, item=_item(response, answer, self._method), timeout_seconds=self._timeout_seconds
+        )
+        self._sent += 1
+        self._waiting[number] = name
+        return message
+
+    def check(self) -> None:
+        """InternalError if the stream has ended before all verdicts came."""
+        if self._waiting or not self.all_sent:
+            raise InternalError(
+                f"the server ended the stream early: {len(self._waiting)} of {self._sent} items undecided"
+            )
+
+    def _parse(self, response: pb.VerifyStreamResponse) -> tuple[Id, Verdict]:
+        return self._waiting.pop(response.id), _verdict(response.verdict)
+
+
+def _item(response: str, answer: str, method: Method | str) -> pb.VerifyItem:
+    number = _wire.number(pb.Method, _wire.choice(Method, method, "method"))
+    return pb.VerifyItem(response=response, answer=answer, method=number)  # type: ignore[arg-type]
+
+
+def _verdict(verdict: pb.Verdict) -> Verdict:
+    return Verdict(
+        status=_wire.member(pb.VerdictStatus, VerdictStatus, verdict.status),
+        unparseable_side=_wire.optional_member(pb.UnparseableSide, UnparseableSide, verdict.unparseable_side),
+        extracted=verdict.extracted,
+        normalized_response=verdict.normalized_response,
+        normalized_answer=verdict.normalized_answer,
+        rule=verdict.rule,
+        detail=verdict.detail,
+        queue_seconds=verdict.queue_seconds,
+        execution_seconds=verdict.execution_seconds,
+    )

@@ -1,0 +1,413 @@
+"""The same clients for asyncio: the names and arguments of `extra_client`, with await and async iteration.
+
+A client belongs to the event loop that first uses it; "embedded" starts the service then, in a thread.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from pathlib import PurePath
+from typing import Any, Self, TypeVar
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import ArrayLike, NDArray
+
+from extra_client import _generation, _novelty, _prefix, _transport, _verification, embedded, errors
+from extra_client._generation import (
+    GenerationInfo,
+    InFlight,
+    Prompt,
+    PromptFailure,
+    Rollout,
+    TokenIds,
+    WeightsUpdate,
+)
+from extra_client._novelty import (
+    Group,
+    GroupScores,
+    Metric,
+    Namespace,
+    NamespaceCopy,
+    NamespaceSettings,
+    ScoreMode,
+)
+from extra_client._prefix import AddedPrefixes, HardPrompt, Outcome, SelectedPrefix, SelectionPolicy
+from extra_client._transport import Call, Service
+from extra_client._verification import Method, Verdict
+
+Result = TypeVar("Result")
+Id = TypeVar("Id")
+
+__all__ = ["GenerationClient", "NoveltyClient", "PrefixClient", "VerificationClient"]
+
+
+class _Client:
+    """A connection to one service; closes with `close` or as an async context manager."""
+
+    _service: Service
+
+    def __init__(self, target: str, *, deadline: float | None = None) -> None:
+        """As for the clients of extra_client; nothing is connected or started before first use."""
+        self.target = target if target == "embedded" else _transport.address(target, self._service)
+        self._deadline = deadline
+        self._embedded: embedded.EmbeddedService | None = None
+        self._open: Any = None
+        self._opening = asyncio.Lock()
+
+    async def wait_for_ready(self, timeout: float = 60.0) -> None:
+        """Returns once the server says that it serves; UnavailableError after `timeout` seconds."""
+        until = time.monotonic() + timeout
+        health = health_pb2_grpc.HealthStub(await self._channel())
+        request = health_pb2.HealthCheckRequest(service=self._service.full_name)
+        connected = False
+        while (left := until - time.monotonic()) > 0:
+            watch = health.Watch(request, timeout=left, wait_for_ready=True)
+            try:
+                async for response in watch:
+                    connected = True
+                    if response.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+            except grpc.RpcError:
+                # The deadline ends the loop; a connection that broke is made again.
+                await asyncio.sleep(min(0.1, max(0.0, until - time.monotonic())))
+            finally:
+                watch.cancel()
+        raise _transport.not_ready(self._service, self.target, timeout, connected)
+
+    async def close(self) -> None:
+        """Ends the connection and calls still running; an embedded service ends with its last client."""
+        if self._open is not None:
+            await self._open.close()
+        if self._embedded:
+            await asyncio.to_thread(embedded.release, self._embedded)
+            self._embedded = None
+
+    async def __aenter__(self) -> Self:
+        await self._channel()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _channel(self) -> Any:
+        async with self._opening:
+            if self._open is None:
+                if self.target == "embedded":
+                    self._embedded = await asyncio.to_thread(embedded.acquire, self._service.server)
+                    self.target = self._embedded.target
+                options = _transport.channel_options(self.target, self._service)
+                self._open = grpc.aio.insecure_channel(self.target, options=options)
+            return self._open
+
+    async def _run(self, call: Call[Result], deadline: float | None) -> Result:
+        method, attempt = await self._prepare(call, deadline)
+        try:
+            response = await method(call.request, **attempt.arguments)
+        except grpc.RpcError as failure:
+            raise attempt.error(failure) from None
+        return call.parse(response)
+
+    async def _prepare(self, call: Call[Any], deadline: float | None) -> tuple[Any, _transport.Attempt]:
+        method = getattr(call.service.stub(await self._channel()), call.rpc)
+        deadline = self._deadline if deadline is None else deadline
+        return method, _transport.attempt(call, self.target, deadline)
+
+
+async def _events(attempt: _transport.Attempt, responses: Any) -> AsyncIterator[Any]:
+    try:
+        async for response in responses:
+            yield attempt.call.parse(response)
+    except grpc.RpcError as failure:
+        raise attempt.error(failure) from None
+    finally:
+        responses.cancel()
+
+
+class GenerationClient(_Client):
+    """Samples rollouts with exact token entropies."""
+
+    _service = _transport.GENERATION
+
+    async def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[TokenIds | None] | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop_token_ids: Iterable[int] = (),
+        min_policy_version: int | None = None,
+        deadline: float | None = None,
+    ) -> list[list[Rollout]]:
+        """As extra_client.GenerationClient.generate."""
+        call = _generation.generate(
+            prompts,
+            n,
+            max_tokens,
+            prefixes,
+            seed,
+            temperature,
+            top_p,
+            top_k,
+            stop_token_ids,
+            min_policy_version,
+        )
+        gathered = _generation.Gathered(len(prompts), n)
+        method, attempt = await self._prepare(call, deadline)
+        async for event in _events(attempt, method(call.request, **attempt.arguments)):
+            _generation.raise_failure(event)
+            gathered.add(event)
+        gathered.check()
+        return gathered.groups()
+
+    async def generate_stream(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[TokenIds | None] | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop_token_ids: Iterable[int] = (),
+        min_policy_version: int | None = None,
+        deadline: float | None = None,
+    ) -> AsyncIterator[Rollout | PromptFailure]:
+        """As extra_client.GenerationClient.generate_stream; generation starts with the first iteration."""
+        call = _generation.generate(
+            prompts,
+            n,
+            max_tokens,
+            prefixes,
+            seed,
+            temperature,
+            top_p,
+            top_k,
+            stop_token_ids,
+            min_policy_version,
+        )
+        gathered = _generation.Gathered(len(prompts), n)
+        method, attempt = await self._prepare(call, deadline)
+        async for event in _events(attempt, method(call.request, **attempt.arguments)):
+            gathered.add(event)
+            yield event
+        gathered.check()
+
+    async def update_weights(
+        self,
+        path: str | PurePath,
+        policy_version: int,
+        in_flight: InFlight | str = InFlight.WAIT,
+        *,
+        deadline: float | None = None,
+    ) -> WeightsUpdate:
+        """As extra_client.GenerationClient.update_weights."""
+        return await self._run(_generation.update_weights(path, policy_version, in_flight), deadline)
+
+    async def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
+        """As extra_client.GenerationClient.get_info."""
+        return await self._run(_generation.get_info(), deadline)
+
+
+class VerificationClient(_Client):
+    """Decides whether responses are right."""
+
+    _service = _transport.VERIFICATION
+
+    async def verify(
+        self,
+        responses: Sequence[str],
+        answers: Sequence[str],
+        *,
+        method: Method | str = Method.MATH,
+        timeout_seconds: float | None = None,
+        deadline: float | None = None,
+    ) -> list[Verdict]:
+        """As extra_client.VerificationClient.verify."""
+        return await self._run(_verification.verify(responses, answers, method, timeout_seconds), deadline)
+
+    async def verify_stream(
+        self,
+        items: AsyncIterable[tuple[Id, str, str]],
+        *,
+        method: Method | str = Method.MATH,
+        timeout_seconds: float | None = None,
+        deadline: float | None = None,
+    ) -> AsyncIterator[tuple[Id, Verdict]]:
+        """As extra_client.VerificationClient.verify_stream; `items` is read in a task of its own."""
+        stream: _verification.Stream[Id] = _verification.Stream(method, timeout_seconds)
+        failures: list[Exception] = []
+
+        async def requests() -> AsyncIterator[Any]:
+            try:
+                async for item in items:
+                    yield stream.request(item)
+            except Exception as failure:
+                failures.append(failure)
+                responses.cancel()
+                return
+            stream.all_sent = True
+
+        call = stream.call(requests())
+        rpc, attempt = await self._prepare(call, deadline)
+        responses = rpc(call.request, **attempt.arguments)
+        try:
+            async for verdict in _events(attempt, responses):
+                yield verdict
+        except (asyncio.CancelledError, errors.CancelledError):
+            if failures:
+                raise failures[0] from None
+            raise
+        stream.check()
+
+
+class _NamespaceClient(_Client):
+    """A client whose calls are in one namespace, which it creates on first use."""
+
+    def __init__(
+        self,
+        target: str,
+        namespace: str,
+        settings: NamespaceSettings | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> None:
+        """As for the clients of extra_client; nothing is connected or started before first use."""
+        super().__init__(target, deadline=deadline)
+        self.namespace = namespace
+        self._settings = settings
+        self._created = False
+
+    async def _run_inside(self, call: Call[Result], deadline: float | None) -> Result:
+        if not self._created:
+            await self._create(deadline)
+        return await self._run(call, deadline)
+
+    async def _create(self, deadline: float | None) -> None:
+        try:
+            await self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
+        except errors.FailedPreconditionError:
+            if self._settings is not None:
+                raise
+        self._created = True
+
+
+class NoveltyClient(_NamespaceClient):
+    """Scores how far solutions lie from those already known for their prompt."""
+
+    _service = _transport.NOVELTY
+
+    async def score(
+        self,
+        prompt_id: str,
+        *,
+        texts: Sequence[str] | None = None,
+        embeddings: ArrayLike | None = None,
+        correct: Sequence[bool | None],
+        metric: Metric | str = Metric.EMBEDDING,
+        mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
+        idempotency_key: str | None = None,
+        deadline: float | None = None,
+    ) -> NDArray[np.float32]:
+        """As extra_client.NoveltyClient.score."""
+        group = Group(prompt_id=prompt_id, texts=texts, embeddings=embeddings, correct=correct)
+        return _novelty.only(
+            await self.score_groups(
+                [group], metric=metric, mode=mode, idempotency_key=idempotency_key, deadline=deadline
+            )
+        )
+
+    async def score_groups(
+        self,
+        groups: Sequence[Group],
+        *,
+        metric: Metric | str = Metric.EMBEDDING,
+        mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
+        idempotency_key: str | None = None,
+        deadline: float | None = None,
+    ) -> list[GroupScores]:
+        """As extra_client.NoveltyClient.score_groups."""
+        return await self._run_inside(
+            _novelty.score_groups(self.namespace, groups, metric, mode, idempotency_key), deadline
+        )
+
+    async def create_namespace(self, *, deadline: float | None = None) -> NamespaceSettings:
+        """As extra_client.NoveltyClient.create_namespace."""
+        settings = await self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
+        self._created = True
+        return settings
+
+    async def describe(self, *, deadline: float | None = None) -> Namespace:
+        """As extra_client.NoveltyClient.describe."""
+        return await self._run(_novelty.describe_namespace(self.namespace), deadline)
+
+    async def copy_to(
+        self, destination: str, *, replace: bool = False, deadline: float | None = None
+    ) -> NamespaceCopy:
+        """As extra_client.NoveltyClient.copy_to."""
+        return await self._run(_novelty.copy_namespace(self.namespace, destination, replace), deadline)
+
+    async def delete(self, *, deadline: float | None = None) -> bool:
+        """As extra_client.NoveltyClient.delete."""
+        existed = await self._run(_novelty.delete_namespace(self.namespace), deadline)
+        self._created = False
+        return existed
+
+    async def list_namespaces(self, *, deadline: float | None = None) -> list[str]:
+        """As extra_client.NoveltyClient.list_namespaces."""
+        return await self._run(_novelty.list_namespaces(), deadline)
+
+
+class PrefixClient(_NamespaceClient):
+    """Keeps partial solutions of hard prompts, picks those to continue from; in the novelty server."""
+
+    _service = _transport.PREFIX
+
+    async def add_rollouts(
+        self,
+        prompts: Sequence[HardPrompt],
+        newline_token_ids: Iterable[int],
+        *,
+        min_segment_tokens: int | None = None,
+        idempotency_key: str | None = None,
+        deadline: float | None = None,
+    ) -> list[AddedPrefixes]:
+        """As extra_client.PrefixClient.add_rollouts."""
+        return await self._run_inside(
+            _prefix.add_rollouts(
+                self.namespace, prompts, newline_token_ids, min_segment_tokens, idempotency_key
+            ),
+            deadline,
+        )
+
+    async def select(
+        self,
+        prompt_ids: Sequence[str],
+        policy: SelectionPolicy | str = SelectionPolicy.SMOOTHED_ENTROPY,
+        *,
+        tau: float | None = None,
+        seed: int = 0,
+        deadline: float | None = None,
+    ) -> list[SelectedPrefix]:
+        """As extra_client.PrefixClient.select."""
+        return await self._run_inside(_prefix.select(self.namespace, prompt_ids, policy, tau, seed), deadline)
+
+    async def report_outcomes(
+        self,
+        outcomes: Sequence[Outcome],
+        *,
+        idempotency_key: str | None = None,
+        deadline: float | None = None,
+    ) -> list[errors.ExtraError | None]:
+        """As extra_client.PrefixClient.report_outcomes."""
+        return await self._run_inside(
+            _prefix.report_outcomes(self.namespace, outcomes, idempotency_key), deadline
+        )

@@ -1,0 +1,185 @@
+"""Services as child processes of the caller, for use without deployment.
+
+A child gets a session of its own, so that Ctrl-C reaches the caller first, and a pipe of the caller's as
+standard input, whose end it takes as the word to stop: it dies with the caller, also when that is killed. It
+listens on a Unix socket in a private folder and writes its address there once it serves.
+"""
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from extra_client.errors import UnavailableError
+
+#: Seconds a child is given to drain before it is killed; above the servers' own drain_seconds.
+STOP_SECONDS = 15.0
+_LOG_LINES = 20
+
+
+class EmbeddedService:
+    """A service that runs as a child of this process; `start` makes one.
+
+    `target` is what a client connects to, `process` the child, `log_file` where its output goes.
+    """
+
+    def __init__(self, service: str, folder: Path, log_file: Path | None, settings: dict[str, Any]) -> None:
+        self.service = service
+        self.target = ""
+        self.log_file = log_file or folder / "log"
+        self._folder = folder
+        self._owner = os.getpid()
+        self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+        listen = {} if settings.keys() & {"host", "port"} else {"host": f"unix:{folder / 'socket'}"}
+        flags = {**listen, **settings, "address_file": folder / "address", "stop_with_stdin": True}
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "extra_cli", "serve", service, *_flags(flags)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        _running.add(self)
+
+    def wait_until_serving(self, seconds: float) -> None:
+        """Returns once the child serves; UnavailableError if it ends before that, or takes longer."""
+        until = time.monotonic() + seconds
+        address = self._folder / "address"
+        while not address.exists():
+            if self.process.poll() is not None:
+                raise UnavailableError(f"the {self.service} service did not start: {self.obituary()}")
+            if time.monotonic() > until:
+                raise UnavailableError(
+                    f"the {self.service} service did not serve within {seconds:g} s; "
+                    f"its log ends:\n{self._tail()}"
+                )
+            time.sleep(0.02)
+        self.target = address.read_text(encoding="utf-8")
+
+    def obituary(self) -> str:
+        """How the child ended, with the last lines of its log."""
+        return f"exit code {self.process.returncode}; its log ends:\n{self._tail()}"
+
+    def stop(self) -> None:
+        """Stops the child: running calls may finish, what does not end within 15 s is killed."""
+        if self._owner != os.getpid() or self not in _running:
+            return
+        _running.discard(self)
+        self._close_pipe()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> "EmbeddedService":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _close_pipe(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def _tail(self) -> str:
+        if not self.log_file.exists():
+            return "(the log is gone)"
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:]) or "(it is empty)"
+
+
+_running: set[EmbeddedService] = set()
+_shared: dict[str, tuple[EmbeddedService, int]] = {}
+_lock = threading.Lock()
+
+
+def start(
+    service: str, log_file: str | Path | None = None, *, start_timeout: float = 180.0, **settings: Any
+) -> EmbeddedService:
+    """Starts "generation", "novelty" or "verification" and returns once it serves.
+
+    `settings` are the server's flags: `memory_capacity=8` is `--memory-capacity=8`, a bool is `--x` or
+    `--no-x`, None leaves the flag out. `host` and `port` make it listen there instead of on a private Unix
+    socket. Output is appended to `log_file`, or goes to a temporary file that ends with the service.
+    UnavailableError, with the last lines of the log, if it ends instead of serving or does not serve within
+    `start_timeout` seconds.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="extra-rl-"))
+    child = EmbeddedService(service, folder, Path(log_file) if log_file else None, settings)
+    try:
+        child.wait_until_serving(start_timeout)
+    except BaseException:
+        # Nothing of a failed start is worth a drain.
+        child.process.kill()
+        child.stop()
+        raise
+    return child
+
+
+def acquire(service: str) -> EmbeddedService:
+    """The one service of that name that all `embedded` clients of this process share; started if need be."""
+    with _lock:
+        child, users = _shared.get(service, (None, 0))
+        if child is None or child.process.poll() is not None:
+            child, users = start(service), 0
+        _shared[service] = (child, users + 1)
+        return child
+
+
+def release(child: EmbeddedService) -> None:
+    """Gives an acquired service back; the last to do so stops it."""
+    with _lock:
+        shared, users = _shared.get(child.service, (None, 0))
+        if shared is child and users > 1:
+            _shared[child.service] = (child, users - 1)
+            return
+        if shared is child:
+            del _shared[child.service]
+    child.stop()
+
+
+def find(target: str) -> EmbeddedService | None:
+    """The running service of this process that listens at `target`."""
+    return next((child for child in _running if child.target == target), None)
+
+
+def _flags(settings: dict[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        elif isinstance(value, list | tuple | dict):
+            yield f"--{flag}={json.dumps(value)}"
+        else:
+            yield f"--{flag}={value}"
+
+
+@atexit.register
+def _stop_all() -> None:
+    for child in list(_running):
+        child.stop()
+
+
+def _forget_in_fork() -> None:
+    # A forked worker (a data loader's, say) must not keep the pipe open after the caller has died.
+    for child in _running:
+        child._close_pipe()
+
+
+os.register_at_fork(after_in_child=_forget_in_fork)
