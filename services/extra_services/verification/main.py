@@ -1,0 +1,61 @@
+"""`extra-rl serve verification`: settings, and what is built from them."""
+
+import asyncio
+import os
+from typing import ClassVar
+
+from pydantic import Field
+
+from extra_rl.v1 import verification_pb2_grpc
+from extra_services.runtime.server import Hosted, run
+from extra_services.runtime.settings import ServerSettings, load
+from extra_services.verification.pool import WorkerPool
+from extra_services.verification.service import VerificationServicer
+from extra_services.verification.verifier import Verifier
+
+
+class VerificationSettings(ServerSettings):
+    """What the verification server can be told."""
+
+    section: ClassVar[str] = "verification"
+
+    port: int = Field(50053, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="Worker processes; by default one per core.",
+    )
+    timeout_seconds: float = Field(
+        5.0, gt=0, description="Longest execution of one item; its worker is killed then."
+    )
+    max_queue: int = Field(
+        8192, gt=0, description="Items that may wait for a worker; more get RESOURCE_EXHAUSTED."
+    )
+    worker_memory_bytes: int = Field(
+        2**30, ge=2**28, description="Memory limit of each worker process (heap and private mappings)."
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Serves verification until told to stop."""
+    settings = load(VerificationSettings, arguments)
+
+    async def build() -> Hosted:
+        pool = WorkerPool(settings.workers, settings.worker_memory_bytes, settings.max_queue)
+        await asyncio.to_thread(pool.start)
+        servicer = VerificationServicer(Verifier(pool, settings.timeout_seconds))
+
+        async def close() -> None:
+            await asyncio.to_thread(pool.close)
+
+        name = "extra_rl.v1.VerificationService"
+        return Hosted(
+            {
+                name: lambda server: verification_pb2_grpc.add_VerificationServiceServicer_to_server(
+                    servicer, server
+                )
+            },
+            close,
+        )
+
+    run(settings, build)

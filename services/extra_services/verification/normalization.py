@@ -1,0 +1,104 @@
+r"""Brings an answer into one form of writing, without changing what it says.
+
+`normalized` removes only what carries no meaning in mathematics: dollar signs, spacing commands, `\left` and
+`\right`, text wrappers, Markdown bold, the period that ends the sentence; and writes synonyms alike (`\dfrac`
+as `\frac`, full-width and Chinese signs as ASCII). Two answers with equal normal forms are therefore equal.
+`number` reads a normal form that is a plain number as an exact fraction; anything that needs interpretation
+(percent, units, thousands separators, roots) is not a plain number and is left to the mathematics in the
+workers.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+#: Full-width forms of ASCII (U+FF01 to U+FF5E), and signs with one meaning.
+_SIGNS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {
+    ord(sign): plain
+    for sign, plain in {
+        "。": ".", "、": ",", "−": "-", "–": "-", "﹣": "-",
+        "\u00a0": " ", "\u3000": " ", "\u2009": " ", "\u202f": " ",
+        "“": '"', "”": '"', "‘": "'", "’": "'", "【": "[", "】": "]", "《": "<", "》": ">",
+    }.items()
+}  # fmt: skip
+_SYMBOLS = {
+    ord(sign): command
+    for sign, command in {
+        "π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "≤": r"\le ",
+        "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ",
+        "±": r"\pm ", "∅": r"\emptyset ", "θ": r"\theta ", "½": r"\frac{1}{2}", "²": "^2", "³": "^3",
+    }.items()
+}  # fmt: skip
+_SPACING = re.compile(r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|displaystyle|limits)(?![a-zA-Z]))|~")
+_SIZING = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|middle)(?![a-zA-Z])\.?")
+_FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
+_TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_SPACE = re.compile(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])")
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"))
+
+_INTEGER = re.compile(r"[+-]?\d+\Z")
+_DECIMAL = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)\Z")
+_RATIO = re.compile(r"([+-]?\d+)/(\d+)\Z|([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}\Z")
+#: Longer numbers are left to the workers: exact arithmetic on them takes more than microseconds.
+_MAX_DIGITS = 1000
+
+
+def plain_punctuation(text: str) -> str:
+    """`text` with Chinese and full-width signs written in ASCII."""
+    return text if text.isascii() else text.translate(_SIGNS)
+
+
+def unwrapped(text: str) -> str:
+    """`text` without the delimiters of a formula, Markdown emphasis and the end of the sentence around it."""
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().rstrip(".,;:").strip()
+        for begin, end in _WRAPPERS:
+            inner = text[len(begin) : len(text) - len(end)]
+            if (
+                text.startswith(begin)
+                and text.endswith(end)
+                and inner
+                and begin not in inner
+                and end not in inner
+            ):
+                text = inner
+    return text
+
+
+def normalized(text: str) -> str:
+    """The normal form of one answer; empty if nothing is left."""
+    text = unwrapped(plain_punctuation(text))
+    if not text.isascii():
+        text = text.translate(_SYMBOLS)
+    if "\\" in text:
+        text = _SPACING.sub(" ", _SIZING.sub("", text))
+        text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", _FRACTIONS.sub(r"\\frac", text))
+        text = _TEXT.sub(r"\1", text).replace(r"^{\circ}", r"^\circ").replace("{,}", ",")
+    return _SPACE.sub("", unwrapped(text))
+
+
+@dataclass(frozen=True)
+class PlainNumber:
+    """An exact value and how it was written: "integer", "fraction" or "decimal"."""
+
+    value: Fraction
+    kind: str
+
+
+def number(normal: str) -> PlainNumber | None:
+    """The plain number that a normal form is, or None."""
+    if not normal or len(normal) > _MAX_DIGITS or not normal.isascii():
+        return None
+    if _INTEGER.match(normal):
+        return PlainNumber(Fraction(int(normal)), "integer")
+    if _DECIMAL.match(normal):
+        return PlainNumber(Fraction(normal), "decimal")
+    ratio = _RATIO.match(normal)
+    if not ratio:
+        return None
+    sign = -1 if ratio[3] == "-" else 1
+    top, bottom = (int(ratio[1]), int(ratio[2])) if ratio[1] else (int(ratio[4]), int(ratio[5]))
+    return PlainNumber(Fraction(sign * top, bottom), "fraction") if bottom else None

@@ -1,0 +1,221 @@
+"""A pool of worker processes that can be killed at any moment without losing a task.
+
+Each worker has a thread of the server that feeds it through a pipe of its own and watches the clock. At the
+time limit the worker is killed and replaced; a worker that dies by itself (killed from outside, out of
+memory) is replaced and its task given to a fresh one, `ATTEMPTS` times. Nothing is shared between workers, so
+no death can leave a lock held or a channel torn. That is why this is not pebble's ProcessPool: its workers
+share one locked pipe, and killing an idle worker (tried with 5.2.3: within a second of random kills) puts
+that pool into an error state for good. What is used instead is the standard library's forkserver, pipes and
+sentinels.
+"""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import structlog
+
+from extra_services.verification import worker
+from extra_services.verification.fair_queue import FairQueue, Line, Task
+
+log = structlog.get_logger()
+
+#: A task whose worker dies is tried this often before it is held to be the cause.
+ATTEMPTS = 3
+#: Seconds between looks at whether a running task was cancelled.
+_TICK = 0.05
+#: Seconds a new worker may take until it is ready (a cold forkserver imports sympy first).
+_START_SECONDS = 120.0
+_STARTING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The function returned `value`."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class TimedOut:
+    """The worker was killed at the time limit."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The function raised, or its worker died; `reason` says how."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended, and its seconds between arrival and start, and of execution."""
+
+    end: Finished | TimedOut | Failed
+    queue_seconds: float
+    execution_seconds: float
+
+
+class WorkerPool:
+    """`workers` processes, each with a memory limit, behind one fair and bounded queue."""
+
+    def __init__(self, workers: int, memory_bytes: int, max_queue: int) -> None:
+        self._queue = FairQueue(max_queue, workers)
+        self._slots = [_Slot(self._queue, memory_bytes, index) for index in range(workers)]
+
+    def start(self) -> None:
+        """Returns once every worker is warm."""
+        for slot in self._slots:
+            slot.thread.start()
+        for slot in self._slots:
+            slot.ready.wait()
+
+    def submit(
+        self, line: Line, function: Callable[[Any], Any], arguments: list[Any], timeout: float
+    ) -> list["Future[Outcome]"]:
+        """Futures of the outcomes, in order; cancelling one stops its work. Overloaded if no room is left."""
+        tasks = [Task(function, argument, timeout) for argument in arguments]
+        self._queue.put(line, tasks)
+        return [task.future for task in tasks]
+
+    def worker_ids(self) -> list[int]:
+        """Process ids of the workers alive now."""
+        return [slot.process_id for slot in self._slots if slot.process_id]
+
+    def close(self) -> None:
+        """Cancels what waits, kills the workers, and returns when all are gone."""
+        self._queue.close()
+        for slot in self._slots:
+            slot.closing.set()
+        for slot in self._slots:
+            slot.thread.join()
+
+
+class _Slot:
+    """One place in the pool: a thread, and the worker process that it feeds, kills and replaces."""
+
+    def __init__(self, queue: FairQueue, memory_bytes: int, index: int) -> None:
+        self._queue = queue
+        self._memory_bytes = memory_bytes
+        self._worker: _Worker | None = None
+        self.closing = threading.Event()
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._serve, name=f"verification-{index}", daemon=True)
+
+    @property
+    def process_id(self) -> int | None:
+        """Process id of the worker, or None while there is none."""
+        current = self._worker
+        return current.process.pid if current else None
+
+    def _serve(self) -> None:
+        while not self.closing.is_set():
+            # Before a task is taken, so that waiting for a fresh worker counts as waiting.
+            self._renew()
+            taken = self._queue.take()
+            if taken is not None:
+                self._run(*taken)
+        self._drop()
+
+    def _run(self, line: Line, task: Task) -> None:
+        started = time.monotonic()
+        end = self._execute(task)
+        self._queue.done(line, task)
+        if end is not None and task.future.set_running_or_notify_cancel():
+            task.future.set_result(Outcome(end, started - task.arrived, time.monotonic() - started))
+
+    def _execute(self, task: Task) -> Finished | TimedOut | Failed | None:
+        reason = ""
+        for _ in range(ATTEMPTS):
+            self._renew()
+            if self._worker is None:
+                return Failed("the server is stopping")
+            try:
+                return self._worker.run(task, self.closing)
+            except _WorkerDied as death:
+                reason = str(death)
+                log.warning("a worker died", reason=reason)
+        return Failed(f"its worker died {ATTEMPTS} times, last: {reason}")
+
+    def _renew(self) -> None:
+        """Sees to it that there is a live worker, however often that takes; gives up only when closing."""
+        pause = 0.1
+        while not self.closing.is_set() and not (self._worker and self._worker.process.is_alive()):
+            self._drop()
+            try:
+                self._worker = _Worker(self._memory_bytes)
+                self.ready.set()
+            except (OSError, EOFError, _WorkerDied) as error:
+                log.error("cannot start a worker", error=str(error), retry_seconds=pause)
+                self.closing.wait(pause)
+                pause = min(2 * pause, 5.0)
+
+    def _drop(self) -> None:
+        if self._worker:
+            self._worker.kill()
+            self._worker = None
+
+
+class _WorkerDied(Exception):
+    """The process ended by itself; the message says how."""
+
+
+class _Worker:
+    """A worker process and this side of its pipe."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["extra_services.verification.warm"])
+        self._connection: Connection[Any, Any]
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=worker.serve, args=(theirs, memory_bytes), daemon=True)
+        with _STARTING:  # multiprocessing's bookkeeping of children is not thread-safe
+            self.process.start()
+        theirs.close()
+        if not self._wait(_START_SECONDS):
+            self.kill()
+            raise _WorkerDied(f"not ready after {_START_SECONDS:.0f} s")
+        self._receive()
+
+    def run(self, task: Task, closing: threading.Event) -> Finished | TimedOut | Failed | None:
+        """Runs `task`; None if it was cancelled or the pool closes. _WorkerDied leaves the task undecided."""
+        deadline = time.monotonic() + task.timeout
+        try:
+            self._connection.send((task.function, task.argument, task.timeout))
+        except OSError as error:
+            raise self._death() from error
+        while not self._wait(min(_TICK, max(0.0, deadline - time.monotonic()))):
+            if task.future.cancelled() or closing.is_set():
+                self.kill()
+                return None
+            if time.monotonic() >= deadline:
+                self.kill()
+                return TimedOut()
+        returned, value = self._receive()
+        return Finished(value) if returned else Failed(value)
+
+    def kill(self) -> None:
+        """Ends the process now, whatever it does, and reaps it."""
+        self.process.kill()
+        with _STARTING:
+            self.process.join()
+        self._connection.close()
+
+    def _wait(self, seconds: float) -> bool:
+        return bool(wait([self._connection, self.process.sentinel], seconds))
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._death() from error
+
+    def _death(self) -> _WorkerDied:
+        self.kill()
+        return _WorkerDied(f"exit code {self.process.exitcode}")

@@ -1,0 +1,61 @@
+"""What is asked and what is answered: the vocabulary of verification.
+
+A verdict is data, never an exception: an answer that cannot be read, a comparison that takes too long and a
+worker that dies are outcomes of their own, so that a trainer can tell "the model is wrong" from "we do not
+know".
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+
+class Status(Enum):
+    """Outcome of one verification."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSEABLE = "unparseable"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+class Side(Enum):
+    """Which side could not be read: the response, or the reference answer (then the data is at fault)."""
+
+    NONE = "none"
+    RESPONSE = "response"
+    ANSWER = "answer"
+
+
+class Method(Enum):
+    """How answers are compared."""
+
+    MATH = "math"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One response to verify against one reference answer (bare, or in a box)."""
+
+    response: str
+    answer: str
+    method: Method = Method.MATH
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided of one item, and why; times are in seconds."""
+
+    status: Status
+    rule: str
+    side: Side = Side.NONE
+    extracted: str = ""
+    normalized_response: str = ""
+    normalized_answer: str = ""
+    detail: str = ""
+    queue_seconds: float = 0.0
+    execution_seconds: float = 0.0
+
+    def timed(self, queue_seconds: float, execution_seconds: float) -> "Verdict":
+        """The same verdict with where its time went."""
+        return replace(self, queue_seconds=queue_seconds, execution_seconds=execution_seconds)

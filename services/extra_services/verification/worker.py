@@ -1,0 +1,49 @@
+"""The life of a worker process: limits first, then one task after another until the pipe closes.
+
+Workers are forked from multiprocessing's forkserver, which has no threads and has imported `warm` before: a
+worker is warm from its first task. The memory limit is the kernel's (RLIMIT_DATA: heap and private mappings).
+The processor limit is a backstop for a worker whose server has died in the middle of a task: nobody is left
+to kill it.
+"""
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+#: Seconds of processor time, beyond the time limit of a task, after which the kernel ends a forgotten worker.
+_CPU_MARGIN = 5
+
+
+def serve(connection: "Connection[Any, Any]", memory_bytes: int) -> None:
+    """Answers each (function, argument, timeout) from `connection` with what the function returns."""
+    # Signals to the whole process group are for the server, which drains first and then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
+    connection.send(None)
+    while True:
+        try:
+            function, argument, timeout = connection.recv()
+        except EOFError:
+            return
+        _limit_processor_time(timeout)
+        connection.send(_run(function, argument))
+
+
+def _run(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
+    try:
+        return True, function(argument)
+    except Exception as error:
+        return False, f"{type(error).__name__}: {error}"[:500]
+
+
+def _limit_processor_time(timeout: float) -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime + timeout) + _CPU_MARGIN
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))

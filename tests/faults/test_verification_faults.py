@@ -1,0 +1,140 @@
+"""What the verification service does when workers die, calls are cancelled and too much is asked."""
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from verification_server import VerificationServer, verification_server, wait_until
+
+from extra_rl.v1 import verification_pb2 as pb
+
+POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationServer]:
+    folder = tmp_path_factory.mktemp("verification")
+    with verification_server(folder, workers=2, timeout_seconds=10, max_queue=8) as running:
+        yield running
+
+
+def _hang(server: VerificationServer, count: int) -> "grpc.Future":
+    items = [pb.VerifyItem(response=POWER_TOWER, answer="6")] * count
+    return server.stub.Verify.future(pb.VerifyRequest(items=items))
+
+
+def _busy(worker: psutil.Process) -> bool:
+    return worker.is_running() and worker.cpu_times().user > 0.2
+
+
+def test_killed_workers_are_replaced_and_their_items_decided(server: VerificationServer) -> None:
+    for worker in server.workers():
+        worker.kill()
+    verdicts = server.verify(*[(rf"\boxed{{\sqrt{{{n}}}}}", rf"{n}^{{1/2}}") for n in range(2, 9)])
+    assert [verdict.status for verdict in verdicts] == [pb.VERDICT_STATUS_CORRECT] * 7
+    wait_until(lambda: len(server.workers()) == 2)
+
+
+def test_an_item_that_kills_its_workers_is_an_error_not_a_wrong(server: VerificationServer) -> None:
+    call = _hang(server, 1)
+    killed: set[int] = set()
+
+    def kill_busy_worker() -> bool:
+        for worker in server.workers():
+            if worker.pid not in killed and _busy(worker):
+                worker.kill()
+                killed.add(worker.pid)
+        return call.done()
+
+    wait_until(kill_busy_worker)
+    verdict = call.result().verdicts[0]
+    assert verdict.status == pb.VERDICT_STATUS_ERROR
+    assert "died 3 times" in verdict.detail
+    assert len(killed) == 3
+
+
+def test_beyond_the_queue_a_call_is_refused_and_told_when_to_retry(server: VerificationServer) -> None:
+    blocking = _hang(server, 8)
+    wait_until(lambda: any(_busy(worker) for worker in server.workers()))
+    with pytest.raises(grpc.RpcError) as refused:
+        server.verify(*[(r"\boxed{\sqrt{4}}", "2")] * 8)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry = error_details_pb2.RetryInfo()
+    assert rpc_status.from_call(refused.value).details[0].Unpack(retry)
+    assert retry.retry_delay.ToMilliseconds() > 0
+    # What needs no worker is still answered.
+    assert server.verify((r"\boxed{4}", "4"))[0].status == pb.VERDICT_STATUS_CORRECT
+    blocking.cancel()
+
+
+def test_cancelling_a_call_stops_its_work_and_frees_the_workers(server: VerificationServer) -> None:
+    call = _hang(server, 8)
+    wait_until(lambda: sum(_busy(worker) for worker in server.workers()) == 2)
+    hanging = server.workers()
+    call.cancel()
+    wait_until(lambda: not any(worker.is_running() for worker in hanging))
+    verdict = server.verify((r"\boxed{\sqrt{4}}", "2"))[0]
+    assert verdict.status == pb.VERDICT_STATUS_CORRECT
+
+
+def test_the_end_of_a_deadline_stops_the_work_too(server: VerificationServer) -> None:
+    request = pb.VerifyRequest(items=[pb.VerifyItem(response=POWER_TOWER, answer="6")])
+    before = {worker.pid for worker in server.workers()}
+    with pytest.raises(grpc.RpcError) as late:
+        server.stub.Verify(request, timeout=0.5)
+    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: {worker.pid for worker in server.workers()} != before)
+
+
+def test_cancelling_a_stream_stops_its_work(server: VerificationServer) -> None:
+    wait_until(lambda: len(server.workers()) == 2)
+    item = pb.VerifyItem(response=POWER_TOWER, answer="6")
+    never = threading.Event()
+
+    def requests() -> Iterator[pb.VerifyStreamRequest]:
+        yield pb.VerifyStreamRequest(id=1, item=item)
+        never.wait(30)
+
+    call = server.stub.VerifyStream(requests())
+    wait_until(lambda: any(_busy(worker) for worker in server.workers()))
+    hanging = [worker for worker in server.workers() if _busy(worker)]
+    call.cancel()
+    never.set()
+    wait_until(lambda: not any(worker.is_running() for worker in hanging))
+
+
+def test_random_kills_under_load_lose_nothing_and_change_no_verdict(server: VerificationServer) -> None:
+    stop = threading.Event()
+
+    def kill_at_random() -> None:
+        chance = random.Random(0)
+        while not stop.wait(chance.uniform(0.1, 0.4)):
+            workers = server.workers()
+            if workers:
+                chance.choice(workers).kill()
+
+    killer = threading.Thread(target=kill_at_random)
+    killer.start()
+    try:
+        for n in range(40):
+            pairs = [(rf"\boxed{{\sqrt{{{n + k}}}}}", rf"({n + 2})^{{1/2}}") for k in range(8)]
+            verdicts = server.verify(*pairs)
+            expected = [pb.VERDICT_STATUS_CORRECT if k == 2 else pb.VERDICT_STATUS_WRONG for k in range(8)]
+            assert [verdict.status for verdict in verdicts] == expected
+    finally:
+        stop.set()
+        killer.join()
+    wait_until(lambda: len(server.workers()) == 2)
+
+
+def test_a_server_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
+    with verification_server(tmp_path, workers=1) as server:
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.kill()
+        wait_until(lambda: not any(process.is_running() for process in processes))

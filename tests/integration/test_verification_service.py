@@ -1,0 +1,125 @@
+"""Both RPCs of the verification service, through real gRPC and real worker processes."""
+
+import queue
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from verification_server import VerificationServer, verification_server, wait_until
+
+from extra_rl.v1 import verification_pb2 as pb
+
+POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
+CORRECT, WRONG = pb.VERDICT_STATUS_CORRECT, pb.VERDICT_STATUS_WRONG
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationServer]:
+    folder = tmp_path_factory.mktemp("verification")
+    with verification_server(folder, workers=2, timeout_seconds=3) as running:
+        yield running
+
+
+def test_a_batch_is_answered_in_its_order_with_the_rule_that_decided(server: VerificationServer) -> None:
+    verdicts = server.verify(
+        (r"so \boxed{26}", "26"),
+        (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}"),
+        (r"\boxed{x^2+2x+1}", "$(x+1)^2$"),
+        (r"\boxed{\sqrt{3}}", r"\sqrt{2}"),
+        (r"\boxed{27}", "26"),
+    )
+    assert [verdict.status for verdict in verdicts] == [CORRECT, CORRECT, CORRECT, WRONG, WRONG]
+    assert [verdict.rule for verdict in verdicts] == ["integer", *["math_verify"] * 3, "integer"]
+    assert verdicts[1].extracted == r"\frac{\sqrt{2}}{2}"
+    assert all(verdict.execution_seconds > 0 for verdict in verdicts)
+
+
+def test_an_empty_batch_gets_no_verdicts(server: VerificationServer) -> None:
+    assert server.verify() == []
+
+
+def test_unparseable_says_which_side(server: VerificationServer) -> None:
+    no_answer, bad_gold = server.verify(("I do not know.", "26"), (r"\boxed{26}", r"@@@"))
+    assert no_answer.status == bad_gold.status == pb.VERDICT_STATUS_UNPARSEABLE
+    assert no_answer.unparseable_side == pb.UNPARSEABLE_SIDE_RESPONSE
+    assert bad_gold.unparseable_side == pb.UNPARSEABLE_SIDE_ANSWER
+
+
+def test_a_hang_is_killed_while_its_neighbours_are_answered(server: VerificationServer) -> None:
+    before = {worker.pid for worker in server.workers()}
+    verdicts = server.verify(
+        (POWER_TOWER, "6"), *[(rf"\boxed{{\sqrt{{{n}}}}}", rf"{n}^{{1/2}}") for n in (2, 3, 5, 7)],
+        timeout_seconds=1,
+    )  # fmt: skip
+    assert verdicts[0].status == pb.VERDICT_STATUS_TIMEOUT
+    assert 1 <= verdicts[0].execution_seconds < 1.5
+    assert [verdict.status for verdict in verdicts[1:]] == [CORRECT] * 4
+    wait_until(lambda: len(server.workers()) == 2)
+    assert {worker.pid for worker in server.workers()} != before
+
+
+def test_time_in_the_queue_does_not_count_towards_the_limit(server: VerificationServer) -> None:
+    # Six hangs on two workers: the last ones wait for two limits before they start.
+    verdicts = server.verify(*[(POWER_TOWER, "6")] * 6, (r"\boxed{\sqrt{2}}", "2^{1/2}"), timeout_seconds=0.5)
+    assert [verdict.status for verdict in verdicts] == [pb.VERDICT_STATUS_TIMEOUT] * 6 + [CORRECT]
+    assert max(verdict.queue_seconds for verdict in verdicts) > 0.9
+    assert all(verdict.execution_seconds < 1 for verdict in verdicts)
+
+
+def test_an_empty_answer_refuses_the_batch_and_names_the_field(server: VerificationServer) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        server.verify((r"\boxed{1}", "1"), (r"\boxed{1}", " "))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert _bad_field(refused.value) == "items[1].answer"
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 4.0, float("nan"), float("inf")])
+def test_a_time_limit_out_of_range_is_refused(server: VerificationServer, seconds: float) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        server.verify((r"\boxed{1}", "1"), timeout_seconds=seconds)
+    assert _bad_field(refused.value) == "timeout_seconds"
+
+
+def test_an_unknown_method_is_refused(server: VerificationServer) -> None:
+    item = pb.VerifyItem(response="1", answer="1", method=77)  # type: ignore[arg-type]
+    with pytest.raises(grpc.RpcError) as refused:
+        server.stub.Verify(pb.VerifyRequest(items=[item]))
+    assert _bad_field(refused.value) == "items[0].method"
+
+
+def test_a_stream_answers_each_item_as_soon_as_it_is_decided(server: VerificationServer) -> None:
+    sent: queue.Queue[pb.VerifyStreamRequest | None] = queue.Queue()
+    answers = server.stub.VerifyStream(iter(sent.get, None), timeout=60)
+    sent.put(_stream_item(1, POWER_TOWER, "6", 2.0))
+    sent.put(_stream_item(2, r"\boxed{26}", "26"))
+    assert next(answers).id == 2
+    sent.put(_stream_item(3, r"\boxed{\sqrt{4}}", "2"))
+    assert next(answers).id == 3
+    sent.put(None)
+    last = next(answers)
+    assert (last.id, last.verdict.status) == (1, pb.VERDICT_STATUS_TIMEOUT)
+    assert list(answers) == []
+
+
+def test_an_invalid_item_of_a_stream_is_an_error_of_its_own(server: VerificationServer) -> None:
+    items = [_stream_item(1, "x", ""), _stream_item(2, r"\boxed{1}", "1")]
+    verdicts = {answer.id: answer.verdict for answer in server.stub.VerifyStream(iter(items), timeout=60)}
+    assert verdicts[1].status == pb.VERDICT_STATUS_ERROR
+    assert "answer" in verdicts[1].detail
+    assert verdicts[2].status == CORRECT
+
+
+def _stream_item(
+    name: int, response: str, answer: str, seconds: float | None = None
+) -> pb.VerifyStreamRequest:
+    item = pb.VerifyItem(response=response, answer=answer)
+    return pb.VerifyStreamRequest(id=name, item=item, timeout_seconds=seconds)
+
+
+def _bad_field(error: grpc.RpcError) -> str:
+    status = rpc_status.from_call(error)
+    request = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(request)
+    return request.field_violations[0].field

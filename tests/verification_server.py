@@ -1,0 +1,63 @@
+"""Starts real verification servers, each a process of its own, for the tests of several folders."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import psutil
+
+from extra_rl.v1 import verification_pb2 as pb
+from extra_rl.v1 import verification_pb2_grpc
+
+
+class VerificationServer:
+    """A running server: its stub, and its processes."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", address: str) -> None:
+        self.process = process
+        self.address = address
+        self.channel = grpc.insecure_channel(address)
+        self.stub = verification_pb2_grpc.VerificationServiceStub(self.channel)
+
+    def verify(self, *pairs: tuple[str, str], timeout_seconds: float | None = None) -> list[pb.Verdict]:
+        """Verdicts on (response, answer) pairs, in one batch."""
+        items = [pb.VerifyItem(response=response, answer=answer) for response, answer in pairs]
+        request = pb.VerifyRequest(items=items, timeout_seconds=timeout_seconds)
+        return list(self.stub.Verify(request, timeout=60).verdicts)
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes: children of the forkserver, which is a child of the server."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if child.ppid() != self.process.pid]
+
+
+@contextmanager
+def verification_server(folder: Path, **settings: object) -> Iterator[VerificationServer]:
+    """A server with `settings`, stopped at the end."""
+    address_file = folder / "address"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "extra_cli", "serve", "verification", "--port=0", "--stop-with-stdin"]
+    process = subprocess.Popen(
+        [*command, f"--address-file={address_file}", "--log-level=error", *flags], stdin=subprocess.PIPE
+    )
+    try:
+        wait_until(lambda: address_file.exists() or process.poll() is not None)
+        server = VerificationServer(process, address_file.read_text(encoding="utf-8"))
+        yield server
+        server.channel.close()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:  # type: ignore[no-untyped-def]
+    """Returns once `condition()` holds; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still not so after {seconds} s")
+        time.sleep(0.01)
