@@ -4,6 +4,8 @@ Sub-commands import what they run only when they run it, so that the client-only
 and `--help` is instant.
 """
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,6 +35,36 @@ def serve(
     from extra_cli import serving
 
     serving.serve(service, context.args)
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path, typer.Argument(help="YAML file of the run, such as trainer/configs/rehearsal.yaml")
+    ],
+    run: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-seedSEED")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint")
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace one setting, such as seed=3 or novelty.alpha=0")
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="Where start models made by the project are kept")] = Path(
+        ".cache/extra-rl"
+    ),
+) -> None:
+    """Train with GRPO and ExTra: services, OpenRLHF, evaluation before and after, report."""
+    from extra_trainer import main as trainer
+
+    sys.exit(trainer.train(config, run, resume, settings or [], cache))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run folder")]) -> None:
+    """Write the report of a finished run again."""
+    from extra_trainer import main as trainer
+
+    sys.exit(trainer.report(run))
 
 
 def main() -> None:

@@ -1,6 +1,13 @@
-"""`extra-rl serve`: finds the service's main module, imports it late, and hands it the flags."""
+"""`extra-rl serve`: finds the service's main module, imports it late, and hands it the flags.
+
+`serve all` runs the three servers as child processes of one that only waits: when it is told to stop, or one
+of them ends, it stops the rest. Each child holds the reading end of a pipe of this process, so that none
+outlives it.
+"""
 
 import importlib
+import signal
+import subprocess
 import sys
 
 #: What each name serves: the module whose `main(arguments)` reads its settings and serves.
@@ -13,6 +20,8 @@ MAINS = {
 
 def serve(service: str, arguments: list[str]) -> None:
     """Serves until stopped; exits with a message if the service is unknown or not installed."""
+    if service == "all":
+        sys.exit(_serve_all(arguments))
     if service not in MAINS:
         sys.exit(f"unknown service {service!r}; there are: {', '.join(MAINS)}, all")
     try:
@@ -25,3 +34,67 @@ def serve(service: str, arguments: list[str]) -> None:
         main(arguments)
     except ConfigError as error:
         sys.exit(f"extra-rl serve {service}: {error}")
+
+
+USAGE = """usage: extra-rl serve all [--config FILE] [--SERVICE.FLAG VALUE ...] [--FLAG VALUE ...]
+
+Serves generation, novelty and verification, each in a process of its own. `--novelty.port 50052` gives
+`--port 50052` to the novelty server; a flag without a service's name goes to all three. Ends with code 0 when
+told to (SIGTERM, SIGINT), with that of the server that ended by itself otherwise."""
+
+#: Above the servers' own drain_seconds, after which they end by themselves.
+STOP_SECONDS = 15.0
+
+
+def _serve_all(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    flags = _flags_by_service(arguments)
+    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    # A handler, if only to wait for: a signal whose default is to be ignored may never become pending.
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    children = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "extra_cli", "serve", name, "--stop-with-stdin", *flags[name]],
+            stdin=subprocess.PIPE,
+            # Ctrl-C reaches this process alone, which then stops them in its own time.
+            start_new_session=True,
+        )
+        for name in MAINS
+    }
+    # Blocked from here on, not before: children inherit what is blocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    told = False
+    while not told and all(child.poll() is None for child in children.values()):
+        told = signal.sigwait(wanted) != signal.SIGCHLD
+    ended = {name: code for name, child in children.items() if (code := child.poll()) is not None}
+    for name, code in ended.items():
+        print(f"extra-rl serve all: the {name} server ended (exit code {code})", file=sys.stderr)
+    for child in children.values():
+        assert child.stdin is not None
+        child.stdin.close()
+    for child in children.values():
+        _wait(child)
+    return 0 if told else max(abs(code) for code in ended.values()) or 1
+
+
+def _wait(child: subprocess.Popen[bytes]) -> None:
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _flags_by_service(arguments: list[str]) -> dict[str, list[str]]:
+    flags: dict[str, list[str]] = {name: [] for name in MAINS}
+    receivers = list(MAINS)
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, dot, flag = argument.removeprefix("--").partition(".")
+            receivers = [name] if dot and name in MAINS else list(MAINS)
+            argument = f"--{flag}" if receivers == [name] else argument
+        for receiver in receivers:
+            flags[receiver].append(argument)
+    return flags

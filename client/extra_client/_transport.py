@@ -168,9 +168,11 @@ def channel_options(target: str, service: Service) -> list[tuple[str, Any]]:
         # The servers bound what they send and accept; one bound is enough.
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
-        # A peer that vanished without closing the connection is noticed within 80 s of silence.
+        # A peer that vanished without closing the connection is noticed within 80 s, however long the call
+        # has been silent; the servers allow these pings.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.max_pings_without_data", 0),
         # A server that comes back is found within seconds; gRPC's default waits up to two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 1_000),

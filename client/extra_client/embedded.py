@@ -39,11 +39,10 @@ class EmbeddedService:
         self._folder = folder
         self._owner = os.getpid()
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
-        listen = {} if settings.keys() & {"host", "port"} else {"host": f"unix:{folder / 'socket'}"}
-        flags = {**listen, **settings, "address_file": folder / "address", "stop_with_stdin": True}
+        flags = {**_listen(folder, settings), "address_file": folder / "address", "stop_with_stdin": True}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "extra_cli", "serve", service, *_flags(flags)],
+                [sys.executable, "-m", "extra_cli", "serve", service, *_flags({**flags, **settings})],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -155,6 +154,14 @@ def release(child: EmbeddedService) -> None:
 def find(target: str) -> EmbeddedService | None:
     """The running service of this process that listens at `target`."""
     return next((child for child in _running if child.target == target), None)
+
+
+def _listen(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    if settings.keys() & {"host", "port"}:
+        return {}
+    socket = f"unix:{folder / 'socket'}"
+    # The kernel takes socket paths of 107 bytes at most.
+    return {"host": socket} if len(socket) <= 110 else {"host": "127.0.0.1", "port": 0}
 
 
 def _flags(settings: dict[str, Any]) -> Iterator[str]:

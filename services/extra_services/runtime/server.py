@@ -78,6 +78,8 @@ def _server(settings: ServerSettings) -> grpc.aio.Server:
             ("grpc.max_send_message_length", settings.max_message_bytes),
             # A second server on the same port is a mistake to report, not a way to share load.
             ("grpc.so_reuseport", 0),
+            # Clients ping once a minute while a long call is silent; gRPC's default takes that for abuse.
+            ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
         ],
     )
 
