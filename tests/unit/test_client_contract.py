@@ -1,0 +1,93 @@
+"""The client covers the API: every RPC, every enum value, in both front ends alike, without heavy imports."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from enum import StrEnum
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import EnumDescriptor, ServiceDescriptor
+
+import extra_client
+from extra_client import aio
+from extra_rl.v1 import generation_pb2, novelty_pb2, prefix_pb2, verification_pb2
+
+PROTOS = (generation_pb2, novelty_pb2, prefix_pb2, verification_pb2)
+CLIENTS = ("GenerationClient", "NoveltyClient", "PrefixClient", "VerificationClient")
+
+#: RPCs whose method has a shorter name, because the client already says the rest.
+SHORTER = {
+    "DescribeNamespace": "describe",
+    "CopyNamespace": "copy_to",
+    "DeleteNamespace": "delete",
+    "SelectPrefixes": "select",
+}
+
+
+def services() -> list[ServiceDescriptor]:
+    return [service for proto in PROTOS for service in proto.DESCRIPTOR.services_by_name.values()]
+
+
+def enums() -> list[EnumDescriptor]:
+    return [enum for proto in PROTOS for enum in proto.DESCRIPTOR.enum_types_by_name.values()]
+
+
+@pytest.mark.parametrize("module", [extra_client, aio], ids=["sync", "aio"])
+@pytest.mark.parametrize("service", services(), ids=lambda service: service.name)
+def test_every_rpc_has_a_client_method(service: ServiceDescriptor, module: Any) -> None:
+    client = getattr(module, service.name.removesuffix("Service") + "Client")
+    for rpc in service.methods:
+        name = SHORTER.get(rpc.name) or re.sub(r"(?<!^)(?=[A-Z])", "_", rpc.name).lower()
+        assert callable(getattr(client, name)), rpc.full_name
+
+
+@pytest.mark.parametrize("enum", enums(), ids=lambda enum: enum.name)
+def test_every_enum_value_has_a_python_member(enum: EnumDescriptor) -> None:
+    kind: type[StrEnum] = getattr(extra_client, enum.name)
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
+    assert [member.name for member in kind] == [
+        value.name.removeprefix(prefix) for value in enum.values if value.number
+    ]
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_asyncio_clients_take_the_same_arguments_as_blocking_ones(name: str) -> None:
+    sync, other = (
+        {method: inspect.signature(value) for method, value in public(getattr(module, name)).items()}
+        for module in (extra_client, aio)
+    )
+    assert sync.keys() == other.keys()
+    for method, signature in sync.items():
+        assert {key: value.replace(annotation=None) for key, value in signature.parameters.items()} == {
+            key: value.replace(annotation=None) for key, value in other[method].parameters.items()
+        }, method
+
+
+def public(client: type) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in inspect.getmembers(client, inspect.isfunction)
+        if not name.startswith("_") or name == "__init__"
+    }
+
+
+def test_importing_the_client_loads_nothing_heavy() -> None:
+    program = "import extra_client, sys, json; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+    )
+    packages = {module.partition(".")[0] for module in loaded}
+    assert "numpy" in packages
+    assert not packages & {
+        "torch",
+        "transformers",
+        "pydantic",
+        "faiss",
+        "sympy",
+        "yaml",
+        "extra_services",
+        "typer",
+    }
