@@ -1,0 +1,1 @@
+"""GRPO with ExTra on OpenRLHF, consuming the generation, novelty, prefix and verification services."""

@@ -1,0 +1,220 @@
+"""The one YAML file that describes a training run.
+
+Each section is a small pydantic model; unknown keys are refused with the nearest known name. Defaults are
+the paper's reference settings (docs/algorithm.md), so a config names only what differs. What OpenRLHF
+offers beside these goes under `openrlhf`, as its own flags.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from extra_rl.config_file import ConfigError, explain, read_yaml
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """The policy to start from."""
+
+    path: str = Field(description="Folder of a Hugging Face model, or `rehearsal`: made by the project.")
+
+
+class DataConfig(Section):
+    """Problems: JSON Lines or Parquet files, or `rehearsal`: made by the project."""
+
+    train: str
+    evaluation: str
+    problem_key: str = "problem"
+    answer_key: str = "answer"
+    template: str = Field("{}", description="The prompt, with {} where the problem's text goes.")
+    apply_chat_template: bool = Field(
+        False, description="Wrap the problem as a user message of the tokenizer's chat."
+    )
+    train_problems: int | None = Field(
+        None, gt=0, description="Use this many training problems; absent: all."
+    )
+
+    @model_validator(mode="after")
+    def _template_has_a_place(self) -> "DataConfig":
+        if self.template.count("{}") != 1:
+            raise ValueError("template must contain {} once, where the problem's text goes")
+        return self
+
+
+class RolloutConfig(Section):
+    """How rollouts are sampled."""
+
+    prompts_per_step: int = Field(512, gt=0)
+    samples_per_prompt: int = Field(8, gt=1, description="Rollouts of a group, n.")
+    prompt_max_tokens: int = Field(2048, gt=0)
+    response_max_tokens: int = Field(4096, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+
+
+class OptimizationConfig(Section):
+    """The policy update."""
+
+    epochs: int = Field(10, gt=0, description="Passes over the training problems.")
+    minibatch_prompts: int = Field(256, gt=0, description="Prompts (times n samples) per optimizer step.")
+    micro_batch_samples: int = Field(8, gt=0, description="Sequences per forward and backward pass.")
+    learning_rate: float = Field(1e-6, gt=0)
+    lr_scheduler: str = "constant_with_warmup"
+    lr_warmup_ratio: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    kl_coefficient: float = Field(
+        1e-3, ge=0, description="Weight of the KL loss (k3) to the start model; 0: none."
+    )
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.28, gt=0)
+    dual_clip: float | None = Field(10.0, gt=1)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    loss_aggregation: Literal["token-mean", "seq-mean-token-mean"] = "token-mean"
+    divide_by_std: bool = Field(True, description="Divide a group's advantages by its standard deviation.")
+
+
+class NoveltyConfig(Section):
+    """The bonus for correct solutions unlike those known."""
+
+    enabled: bool = True
+    alpha: float = Field(0.1, ge=0, description="Weight of the bonus.")
+    placement: Literal["after_normalization", "before_normalization"] = "after_normalization"
+    scale: Literal["raw", "group_max", "running_mean"] = "raw"
+    variance_decay: float = Field(
+        1.0, ge=0, description="lambda in exp(-lambda V(x)), with placement before_normalization."
+    )
+    memory_policy: Literal["correct", "all"] = "correct"
+    memory_capacity: int = Field(16, gt=0)
+    min_history: int | None = Field(None, ge=0, description="Absent: samples_per_prompt.")
+
+
+class PrefixConfig(Section):
+    """Resuming hard prompts from promising prefixes."""
+
+    enabled: bool = True
+    warmup_steps: int = Field(30, ge=0, description="Steps before hard prompts feed the memory.")
+    policy: Literal["smoothed_entropy", "shortest", "random", "none"] = "smoothed_entropy"
+    regen_batch_size: int = Field(16, ge=0, description="Most guided prompts in a step.")
+    queue_capacity: int = Field(512, gt=0, description="Guided prompts waiting; the oldest leave first.")
+    memory_capacity: int = Field(128, gt=0, description="Prefixes kept per prompt.")
+    min_segment_tokens: int = Field(32, gt=0)
+    tau: float = Field(0.1, gt=0, description="Temperature of the smoothing softmax.")
+
+
+class EvaluationConfig(Section):
+    """pass@k on held-out problems, before and after training."""
+
+    problems: int | None = Field(None, gt=0, description="Use this many; absent: all.")
+    samples_per_prompt: int = Field(16, gt=0)
+    k: tuple[int, ...] = (1, 16)
+    temperature: float = Field(1.0, ge=0)
+    problems_per_call: int = Field(256, gt=0, description="Problems per call of the generation service.")
+
+    @model_validator(mode="after")
+    def _k_is_within_samples(self) -> "EvaluationConfig":
+        if max(self.k) > self.samples_per_prompt or min(self.k) < 1:
+            raise ValueError(f"every k must lie between 1 and samples_per_prompt ({self.samples_per_prompt})")
+        return self
+
+
+class ServiceConfig(Section):
+    """One service: an address of one that runs, or the settings to start one with."""
+
+    target: str | None = Field(
+        None, description="host:port, unix:PATH or dns:///NAME; absent: the launcher starts it."
+    )
+    settings: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="Flags of `extra-rl serve NAME` for a started one."
+    )
+
+
+class ServicesConfig(Section):
+    """The three services."""
+
+    generation: ServiceConfig = ServiceConfig()
+    novelty: ServiceConfig = ServiceConfig()
+    verification: ServiceConfig = ServiceConfig()
+    max_undecided: float = Field(
+        0.1, ge=0, le=1, description="Stop if more than this share of a step's verdicts is timeout or error."
+    )
+
+
+class CheckpointConfig(Section):
+    """When the run can be resumed from."""
+
+    every_steps: int = Field(20, gt=0)
+    keep: int = Field(2, gt=0)
+
+
+class RayConfig(Section):
+    """The Ray cluster and how OpenRLHF's actors are spread over it."""
+
+    address: str | None = Field(
+        None, description="Of a running cluster; absent: one is started on this machine."
+    )
+    nodes: int = Field(1, gt=0)
+    gpus_per_node: int = Field(1, gt=0, description="Policy workers a node; without CUDA, processes.")
+
+
+class Config(Section):
+    """A training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Names the run's folder and memories.")
+    seed: int = Field(0, ge=0)
+    model: ModelConfig
+    data: DataConfig
+    rollout: RolloutConfig = RolloutConfig()
+    optimization: OptimizationConfig = OptimizationConfig()
+    novelty: NoveltyConfig = NoveltyConfig()
+    prefix: PrefixConfig = PrefixConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    services: ServicesConfig = ServicesConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    ray: RayConfig = RayConfig()
+    openrlhf: dict[str, str | int | float | bool | list[float]] = Field(
+        default_factory=dict, description="Further flags of OpenRLHF, such as {ds.zero_stage: 3}."
+    )
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Config":
+        prompts, minibatch = self.rollout.prompts_per_step, self.optimization.minibatch_prompts
+        samples = minibatch * self.rollout.samples_per_prompt
+        if prompts % minibatch:
+            raise ValueError(
+                f"optimization.minibatch_prompts ({minibatch}) must divide "
+                f"rollout.prompts_per_step ({prompts})"
+            )
+        if samples % self.optimization.micro_batch_samples:
+            raise ValueError(
+                f"optimization.micro_batch_samples ({self.optimization.micro_batch_samples}) must divide "
+                f"minibatch_prompts x samples_per_prompt ({samples})"
+            )
+        if self.prefix.regen_batch_size > prompts:
+            raise ValueError(f"prefix.regen_batch_size must be at most rollout.prompts_per_step ({prompts})")
+        return self
+
+
+def load(path: str | Path, overrides: dict[str, object] | None = None) -> Config:
+    """The config in a YAML file; ConfigError names every unknown or bad setting.
+
+    `overrides` replaces single settings by dotted path, for example {"seed": 3, "novelty.alpha": 0.0}.
+    """
+    content = read_yaml(path)
+    for dotted, value in (overrides or {}).items():
+        *parents, last = dotted.split(".")
+        node = content
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{dotted}: {parent} is no section")
+        node[last] = value
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n{explain(error, Config)}") from error

@@ -1,0 +1,95 @@
+"""The process that runs OpenRLHF: `python -m extra_trainer.driver RUN_FILE`.
+
+It starts (or joins) Ray, puts our trainer class where OpenRLHF looks for its own, and runs OpenRLHF's own
+command line with the flags that `openrlhf_flags` makes of the config. It is a process of its own so that
+whatever happens in it, the launcher can stop it and say why: a failure's message is left in the run
+folder. It ends with its standard input, so that it cannot outlive the launcher.
+"""
+
+import os
+import pickle
+import runpy
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from extra_trainer import cpu_bridge
+from extra_trainer.trainer_flags import openrlhf_flags
+
+
+def main(run_file: Path) -> None:
+    """Runs the pickled Run of the launcher to its end."""
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    cpu_bridge.install()
+    run = pickle.loads(run_file.read_bytes())
+    import ray
+
+    _start_ray(run.config)
+    try:
+        _put_our_trainer_in_place(run)
+        sys.argv = ["train_ppo_ray", *openrlhf_flags(run)]
+        runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
+    except ray.exceptions.RayTaskError as error:
+        run.folder.failure.write_text(_message(error), encoding="utf-8")
+        raise
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(config: Any) -> None:
+    import ray
+    import torch
+
+    environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
+    local: dict[str, Any] = {}
+    if config.ray.address is None:
+        # OpenRLHF asks Ray for a GPU per model worker: without CUDA they are only names for processes.
+        workers = 2 * config.ray.nodes * config.ray.gpus_per_node
+        local = {"num_cpus": workers + 1, "include_dashboard": False}
+        if not torch.cuda.is_available():
+            local["num_gpus"] = workers
+    if not torch.cuda.is_available():
+        # Ray gives a worker one thread; the policy's worker and the reference's take turns here.
+        environment["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
+    ray.init(
+        address=config.ray.address,
+        runtime_env={
+            "env_vars": environment,
+            "worker_process_setup_hook": "extra_trainer.cpu_bridge.install",
+        },
+        **local,
+    )
+
+
+def _put_our_trainer_in_place(run: Any) -> None:
+    import openrlhf.trainer.ppo_trainer as ppo_trainer
+    import ray
+
+    from extra_trainer.trainer import ExTraTrainer
+
+    actor_class = ray.remote(ExTraTrainer)
+
+    class WithRun:
+        @staticmethod
+        def remote(*arguments: Any, **options: Any) -> Any:
+            return actor_class.remote(*arguments, run=run, **options)
+
+    # train() imports the class from here when it needs it.
+    ppo_trainer.PPOTrainer = WithRun
+
+
+def _message(error: Any) -> str:
+    cause = error.cause if getattr(error, "cause", None) else error
+    return f"{type(cause).__name__}: {cause}"
+
+
+def _end_with_stdin() -> None:
+    while sys.stdin.buffer.read(1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,246 @@
+"""Runs a training run from one config: services, evaluation before, OpenRLHF, evaluation after, report.
+
+The launcher holds everything together: it prepares the run folder, starts the services and the driver
+process that runs OpenRLHF, shows progress from the run's metrics, and stops all it started whatever
+happens, Ctrl-C included. The same command on the same run folder goes on from the last checkpoint.
+"""
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from extra_client import GenerationClient, VerificationClient
+from extra_rl.config_file import ConfigError
+from extra_trainer import data, report, services
+from extra_trainer.config import Config
+from extra_trainer.evaluate import Evaluation, evaluate
+from extra_trainer.progress import EvaluationProgress, TrainingProgress
+from extra_trainer.rollout import RolloutCollector, RolloutRequest
+from extra_trainer.run import Run
+from extra_trainer.run_folder import RunFolder
+
+#: Seeds of the two evaluations: the same, so that they differ by the policy alone.
+EVALUATION_SEED = 7_000_000_000
+#: Seconds the driver is given to end Ray before it is killed.
+STOP_SECONDS = 30.0
+
+
+class TrainingFailed(RuntimeError):
+    """OpenRLHF stopped before the end; the message says why and how to go on."""
+
+
+@dataclass
+class Launcher:
+    """One launch of a run."""
+
+    config: Config
+    folder: RunFolder
+    console: Console = field(default_factory=Console)
+    #: Where what the project makes itself (the rehearsal's start model) is kept between runs.
+    cache: Path = Path(".cache/extra-rl")
+
+    def train(self, *, resume: bool = False) -> Path:
+        """Trains to the end and returns the report's path; TrainingFailed if it cannot."""
+        started = time.monotonic()
+        self._open_folder(resume)
+        model = self._prepare()
+        with ExitStack() as stack:
+            self.console.print("Starting the generation, novelty and verification services")
+            addresses = services.start(self.config.services, self.folder, model, stack)
+            services.wait_for(addresses)
+            before = self._evaluate("before", addresses, fresh=not resume)
+            self._run_openrlhf(addresses)
+            after = self._evaluate("after", addresses, fresh=True)
+        page = report.write(self.folder, self.config)
+        self.console.print(report.summary_table(self.folder, self.config, before, after))
+        self.console.print(f"{time.monotonic() - started:.0f} s in all. Run folder: {self.folder.path}")
+        self.console.print(f"Report: {page}")
+        return page
+
+    def _open_folder(self, resume: bool) -> None:
+        there = self.folder.config.is_file()
+        if there and not resume:
+            raise ConfigError(
+                f"{self.folder.path} holds a run already: add --resume to go on with it, "
+                "or name another folder with --run"
+            )
+        if resume and not there:
+            raise ConfigError(f"there is no run to resume in {self.folder.path}")
+        for path in (self.folder.path, self.folder.logs, self.folder.weights, self.folder.memory):
+            path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        if there and self.folder.config.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"the config differs from that of the run in {self.folder.path}: a run keeps its config"
+            )
+        self.folder.config.write_text(text, encoding="utf-8")
+        self.folder.failure.unlink(missing_ok=True)
+        if resume:
+            step = self.folder.last_checkpoint()
+            self.console.print(
+                f"Resuming {self.folder.path} from " + (f"step {step}" if step else "the start")
+            )
+
+    def _prepare(self) -> Path:
+        """The start model's folder; the run's problems are written."""
+        from transformers import AutoTokenizer
+
+        model = self._start_model()
+        if not self.folder.start_model.exists():
+            self.folder.start_model.symlink_to(model.resolve())
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        if not self.folder.train_data.is_file():
+            for path, source, most in (
+                (self.folder.evaluation_data, self.config.data.evaluation, self.config.evaluation.problems),
+                (self.folder.train_data, self.config.data.train, self.config.data.train_problems),
+            ):
+                data.write_problems(path, self._problems(source, path.stem, most, tokenizer))
+        return model
+
+    def _start_model(self) -> Path:
+        if self.config.model.path == "rehearsal":
+            from extra_trainer.rehearsal import start_model
+
+            return start_model(self.cache, self.config.seed)
+        path = Path(self.config.model.path)
+        if not (path / "config.json").is_file():
+            raise ConfigError(
+                f"model.path: {path} is no folder of a Hugging Face model (no config.json in it)"
+            )
+        return path
+
+    def _problems(self, source: str, split: str, most: int | None, tokenizer: Any) -> list[data.Problem]:
+        if source == "rehearsal":
+            from extra_trainer import rehearsal
+
+            made = rehearsal.problems(split, most or rehearsal.DEFAULT_COUNT, self.config.seed)
+            return [
+                data.Problem(p.id, data.make_prompt(p.prompt, self.config.data, tokenizer), p.answer)
+                for p in made
+            ]
+        return data.read_problems(Path(source), self.config.data, tokenizer)[:most]
+
+    def _evaluate(self, when: str, addresses: services.Addresses, *, fresh: bool) -> Evaluation:
+        path = self.folder.evaluation(when)
+        if path.is_file() and not fresh:
+            return Evaluation.load(path)
+        requests = self._evaluation_requests()
+        with (
+            GenerationClient(addresses.generation) as generation,
+            VerificationClient(addresses.verification) as verification,
+            EvaluationProgress(
+                self.console, when, len(requests) * self.config.evaluation.samples_per_prompt
+            ) as shown,
+        ):
+            result = evaluate(
+                RolloutCollector(generation, verification, shown.advance_to),
+                requests,
+                self.config.evaluation,
+                max_tokens=self.config.rollout.response_max_tokens,
+                seed=EVALUATION_SEED,
+                policy_version=generation.get_info().policy_version,
+                clock=self.folder.clock(),
+            )
+        result.save(path)
+        return result
+
+    def _evaluation_requests(self) -> list[RolloutRequest]:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.folder.start_model)
+        return [
+            RolloutRequest(
+                problem.prompt,
+                data.prompt_identity(problem.prompt),
+                tuple(tokenizer(problem.prompt, add_special_tokens=False)["input_ids"]),
+                problem.answer,
+            )
+            for problem in data.load_written(self.folder.evaluation_data)
+        ]
+
+    def _run_openrlhf(self, addresses: services.Addresses) -> None:
+        run = Run(
+            self.config,
+            self.folder,
+            addresses.generation,
+            addresses.novelty,
+            addresses.verification,
+            uuid.uuid4().hex,
+        )
+        run_file = self.folder.path / "run.pickle"
+        run_file.write_bytes(pickle.dumps(run))
+        steps = self._steps()
+        with (
+            _driver(run_file, self.folder.logs / "trainer.log") as driver,
+            TrainingProgress(self.console, steps) as shown,
+        ):
+            while driver.poll() is None:
+                shown.update(self.folder.read_metrics())
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    driver.wait(0.5)
+            shown.update(self.folder.read_metrics())
+        if driver.returncode != 0:
+            raise TrainingFailed(self._why(driver.returncode))
+
+    def _steps(self) -> int:
+        problems = sum(1 for _ in self.folder.train_data.open(encoding="utf-8"))
+        per_epoch = -(-problems // self.config.rollout.prompts_per_step)
+        return per_epoch * self.config.optimization.epochs
+
+    def _why(self, code: int) -> str:
+        reason = f"the trainer ended with exit code {code}"
+        if self.folder.failure.is_file():
+            reason = self.folder.failure.read_text(encoding="utf-8").strip()
+        done = self.folder.read_metrics()
+        checkpoint = self.folder.last_checkpoint()
+        go_on = f"step {checkpoint}" if checkpoint else "the start: there is no checkpoint yet"
+        return (
+            f"training stopped after step {done[-1]['step'] if done else 0}: {reason}\n"
+            f"The log is {self.folder.logs / 'trainer.log'}. "
+            f"The same command with --resume goes on from {go_on}."
+        )
+
+
+@contextlib.contextmanager
+def _driver(run_file: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The driver process, in a session of its own: Ctrl-C comes here, and ends it in order."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_DEDUP_LOGS": "0"}
+    # Every Ray worker imports torch and OpenRLHF; without bytecode each compiles them anew (22 s).
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "extra_trainer.driver", str(run_file)],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env=environment,
+        )
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+    # Ray's processes are of the driver's session; none may outlive it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

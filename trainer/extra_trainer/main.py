@@ -1,0 +1,62 @@
+"""What `extra-rl train` and `extra-rl report` do: arguments in, exit code out."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from extra_client import ExtraError
+from extra_rl.config_file import ConfigError
+from extra_trainer import config as configs
+
+
+def train(config_path: Path, run: Path | None, resume: bool, settings: list[str], cache: Path) -> int:
+    """Trains; 0 if it went to the end, 1 on an error that is told, 130 after Ctrl-C."""
+    # Models come from folders; nothing should wait for a hub that cannot be reached.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from extra_trainer.launch import Launcher, TrainingFailed
+    from extra_trainer.run_folder import RunFolder
+
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        config = configs.load(config_path, dict(_setting(text) for text in settings))
+        folder = RunFolder(run or Path("runs") / f"{config.name}-seed{config.seed}")
+        Launcher(config, folder, console, cache).train(resume=resume)
+    except (ConfigError, ExtraError, TrainingFailed) as error:
+        console.print(f"[red]{type(error).__name__}[/]", end=": ")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped; all that was started has ended. The same command with --resume goes on.")
+        return 130
+    return 0
+
+
+def report(run: Path) -> int:
+    """Writes a run's report again and prints its path."""
+    from extra_trainer import report as reports
+    from extra_trainer.run_folder import RunFolder
+
+    folder = RunFolder(run)
+    if not folder.evaluation("after").is_file():
+        print(f"{run} holds no finished run", file=sys.stderr)
+        return 1
+    print(reports.write(folder, configs.load(folder.config)))
+    return 0
+
+
+def _setting(text: str) -> tuple[str, object]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set takes NAME=VALUE, not {text!r}")
+    return name, yaml.safe_load(value)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

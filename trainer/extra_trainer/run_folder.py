@@ -1,0 +1,153 @@
+"""The folder of a run: everything it reads and writes, and how to find it.
+
+config.yaml             the config as resolved
+data/                   the problems the run reads
+start_model             the policy to start from (a link)
+weights/policy/         the policy as the generation service loads it (the final model, at the end)
+checkpoints/            OpenRLHF's checkpoints, from which the run resumes
+memory/                 the store of a novelty server that the launcher started
+metrics.jsonl           one line a step
+rollouts/               one file a step, one line a rollout
+evaluation-before.json, evaluation-after.json
+logs/                   of the services and of OpenRLHF
+report.html, report.md
+identity                names the run's memories on servers it shares with other runs
+"""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from extra_trainer.rollout import Group
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder, and the files that are appended to."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def train_data(self) -> Path:
+        return self.path / "data" / "train.jsonl"
+
+    @property
+    def evaluation_data(self) -> Path:
+        return self.path / "data" / "evaluation.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights"
+
+    #: The policy's folder, relative to `weights`.
+    policy_path = "policy"
+
+    @property
+    def start_model(self) -> Path:
+        """The model the run starts from."""
+        return self.path / "start_model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def memory(self) -> Path:
+        return self.path / "memory"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def failure(self) -> Path:
+        return self.path / "failure.txt"
+
+    def evaluation(self, when: str) -> Path:
+        """The result of the evaluation "before" or "after" training."""
+        return self.path / f"evaluation-{when}.json"
+
+    def last_checkpoint(self) -> int:
+        """Step of the newest checkpoint; 0 if there is none."""
+        latest = self.checkpoints / "_actor" / "latest"
+        return int(latest.read_text().removeprefix("global_step")) if latest.is_file() else 0
+
+    def identity(self) -> str:
+        """A name of this run that no other has; made when first asked for, the same ever after."""
+        path = self.path / "identity"
+        if not path.is_file():
+            path.write_text(f"{self.path.name}-{uuid.uuid4().hex[:8]}", encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Appends the line of a step."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines so far; a line that is still being written is left out."""
+        if not self.metrics.is_file():
+            return []
+        text = self.metrics.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def forget_after(self, step: int) -> None:
+        """Drops the metrics of later steps, which a resumed run makes again."""
+        kept = [record for record in self.read_metrics() if record["step"] <= step]
+        temporary = self.metrics.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        os.replace(temporary, self.metrics)
+
+    def write_rollouts(self, step: int, groups: "Sequence[Group]", novelty: NDArray[np.float64]) -> None:
+        """Writes what happened in a step, one line a rollout."""
+        folder = self.path / "rollouts"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"step-{step:06d}.jsonl").open("w", encoding="utf-8") as file:
+            for row, group in enumerate(groups):
+                for sample, (rollout, verdict) in enumerate(zip(group.rollouts, group.verdicts, strict=True)):
+                    record = {
+                        "prompt_id": group.request.prompt_id,
+                        "prompt": group.request.prompt,
+                        "answer": group.request.answer,
+                        "guided": group.request.guided,
+                        "prefix_id": group.request.prefix_id,
+                        "prefix_tokens": len(group.request.prefix_tokens),
+                        "sample": sample,
+                        "text": rollout.text,
+                        "status": str(verdict.status),
+                        "extracted": verdict.extracted,
+                        "novelty": round(float(novelty[row, sample]), 6),
+                        "policy_version": rollout.policy_version,
+                        "tokens": len(rollout.token_ids),
+                        "mean_entropy": round(float(rollout.entropies.mean()), 5),
+                    }
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    @staticmethod
+    def clock() -> Callable[[], float]:
+        """A function that returns the seconds since it was last called."""
+        last = time.monotonic()
+
+        def lap() -> float:
+            nonlocal last
+            before, last = last, time.monotonic()
+            return last - before
+
+        return lap

@@ -1,0 +1,161 @@
+"""OpenRLHF's PPO trainer, with the services in place of its engines and ExTra around each step.
+
+A Ray actor class like the original, subclassed through `__ray_actor_class__`. OpenRLHF's own loop runs
+unchanged; replaced are where samples come from, how advantages are made, and where new weights go. State
+that a resumed run needs travels in OpenRLHF's checkpoints, and a checkpoint comes with a snapshot of the
+memories: a copy of the run's namespace under a name that carries the step.
+"""
+
+from typing import Any
+
+import ray
+from openrlhf.trainer.ppo_trainer import PPOTrainer
+from transformers import set_seed
+
+from extra_client import (
+    FailedPreconditionError,
+    GenerationClient,
+    NamespaceSettings,
+    NoveltyClient,
+    PrefixClient,
+    VerificationClient,
+)
+from extra_trainer.config import Config
+from extra_trainer.experience import ExTraExperienceMaker
+from extra_trainer.exploration import Explorer, Tokens
+from extra_trainer.rollout import RolloutCollector
+from extra_trainer.run import Run
+from extra_trainer.samples import ExTraSamplesGenerator, PolicyState
+from extra_trainer.vocabulary import vocabulary_hash
+
+#: Key of our state among OpenRLHF's client states.
+STATE = "extra_rl"
+
+
+class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined, misc]
+    """GRPO with ExTra. Arguments are PPOTrainer's, and the run."""
+
+    def __init__(self, *arguments: Any, run: Run, **generate_kwargs: Any) -> None:
+        # OpenRLHF seeds its model workers, but not this process, which shuffles the prompts.
+        set_seed(run.config.seed)
+        super().__init__(*arguments, **generate_kwargs)
+        # Not None: then weights are broadcast after each update, through the method below.
+        self.vllm_engines = []
+        self._run = run
+        self._policy = PolicyState()
+        self._generation = GenerationClient(run.generation)
+        self._novelty = NoveltyClient(run.novelty, run.namespace, settings=_namespace_settings(run.config))
+        explorer = Explorer(
+            run.config.novelty,
+            run.config.prefix,
+            self._novelty,
+            PrefixClient(run.novelty, run.namespace),
+            Tokens(self.tokenizer),
+            run.launch_id,
+        )
+        collector = RolloutCollector(self._generation, VerificationClient(run.verification))
+        self._explorer = explorer
+        self.samples_generator = ExTraSamplesGenerator(
+            self.samples_generator, run.config, collector, explorer, self._policy, run.folder
+        )
+        self.experience_maker = ExTraExperienceMaker(self.experience_maker, run.config)
+
+    def fit(self, global_step: int = 0) -> None:
+        """OpenRLHF's loop, once the services are known to match and to serve this policy."""
+        self._check_vocabulary()
+        self._policy.version = self._generation.get_info().policy_version
+        self.broadcast_to_vllm()
+        super().fit(global_step)
+
+    def broadcast_to_vllm(self) -> None:
+        """Writes the policy's weights and has the generation service serve them, as the next version."""
+        ray.get(self.actor_model_group.async_save_model())
+        update = self._generation.update_weights(self._run.folder.policy_path, self._policy.version + 1)
+        self._policy.version = update.policy_version
+
+    def train_step(self, rollout_samples: Any, global_step: int) -> tuple[dict[str, Any], int]:
+        """OpenRLHF's; also tells the generator which step comes next."""
+        status, step = super().train_step(rollout_samples, global_step)
+        self._policy.step = step
+        return status, step
+
+    def save_logs_and_checkpoints(
+        self,
+        global_step: int,
+        logs_dict: dict[str, Any] | None = None,
+        client_states: dict[str, Any] | None = None,
+    ) -> None:
+        """Adds the exploration metrics and our state; a checkpoint also snapshots the memories."""
+        metrics = {**self.samples_generator.metrics, **_phases(logs_dict or {})}
+        states = {**(client_states or {}), STATE: self._state()}
+        if global_step % self.args.ckpt.save_steps == 0:
+            self._novelty.copy_to(self._snapshot(global_step), replace=True)
+        super().save_logs_and_checkpoints(global_step, {**(logs_dict or {}), **metrics}, states)
+        if global_step % self.args.ckpt.save_steps == 0:
+            self._memories(
+                self._snapshot(global_step - self.args.ckpt.save_steps * self.args.ckpt.max_num)
+            ).delete()
+        self._run.folder.append_metrics({"step": global_step, **_numbers(logs_dict or {}), **metrics})
+
+    def init_checkpoint_states(self) -> dict[str, Any]:
+        """OpenRLHF's states; from a checkpoint, ours are restored and the memories put back."""
+        states: dict[str, Any] = super().init_checkpoint_states()
+        ours = states.get(STATE)
+        if ours:
+            step = states["global_step"]
+            self._policy.step = step
+            self._explorer.queue.restore(ours["queue"])
+            self.experience_maker.restore(ours["novelty"])
+            self._memories(self._snapshot(step)).copy_to(self._run.namespace, replace=True)
+            self._run.folder.forget_after(step)
+        return states
+
+    def _state(self) -> dict[str, Any]:
+        return {"queue": self._explorer.queue.state(), "novelty": self.experience_maker.state()}
+
+    def _snapshot(self, step: int) -> str:
+        return f"{self._run.namespace}@{step}"
+
+    def _memories(self, namespace: str) -> NoveltyClient:
+        return NoveltyClient(self._run.novelty, namespace)
+
+    def _check_vocabulary(self) -> None:
+        info = self._generation.get_info()
+        if info.vocab_hash != vocabulary_hash(self.tokenizer):
+            raise FailedPreconditionError(
+                f"the generation service at {self._run.generation} serves {info.model}, whose vocabulary "
+                f"is not that of {self._run.config.model.path}: token ids would mean different text"
+            )
+
+
+def _namespace_settings(config: Config) -> NamespaceSettings:
+    minimum = config.novelty.min_history
+    return NamespaceSettings(
+        memory_capacity=config.novelty.memory_capacity,
+        min_history=config.rollout.samples_per_prompt if minimum is None else minimum,
+        memory_policy=config.novelty.memory_policy,
+        prefix_capacity=config.prefix.memory_capacity,
+    )
+
+
+def _phases(status: dict[str, Any]) -> dict[str, float]:
+    """OpenRLHF's timings under our names."""
+    names = {"make_experience": "experience", "ppo_train": "update", "broadcast": "weights"}
+    return {
+        f"seconds/{ours}": status[f"timing/{theirs}"]
+        for theirs, ours in names.items()
+        if f"timing/{theirs}" in status
+    }
+
+
+def _numbers(status: dict[str, Any]) -> dict[str, float]:
+    kept = (
+        "kl",
+        "actor_grad_norm",
+        "policy_loss",
+        "ppo_clip_ratio",
+        "actor_lr",
+        "advantage",
+        "novelty_bonus",
+    )
+    return {key: float(status[key]) for key in kept if key in status}
