@@ -76,7 +76,12 @@ def _serve_all(arguments: list[str]) -> int:
         child.stdin.close()
     for child in children.values():
         _wait(child)
-    return 0 if told else max(abs(code) for code in ended.values()) or 1
+    return 0 if told else max(_exit_code(code) for code in ended.values()) or 1
+
+
+def _exit_code(code: int) -> int:
+    # As a shell tells of a process that a signal ended.
+    return code if code >= 0 else 128 - code
 
 
 def _wait(child: subprocess.Popen[bytes]) -> None:

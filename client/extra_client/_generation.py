@@ -1,6 +1,7 @@
 """GenerationService without the connection: what is sent, and what comes back, as numpy and dataclasses."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
@@ -191,6 +192,26 @@ class Gathered:
     def groups(self) -> list[list[Rollout]]:
         """The rollouts, by prompt and sample."""
         return [[group[sample] for sample in sorted(group)] for group in self._groups]
+
+
+def vocab_hash(vocabulary: Mapping[str, int]) -> str:
+    """Hex SHA-256 of a tokenizer's vocabulary (token -> id, as `tokenizer.get_vocab()` returns it).
+
+    Equals GenerationInfo.vocab_hash where the server's tokenizer has the same vocabulary.
+    """
+    digest = hashlib.sha256()
+    for token, index in sorted(vocabulary.items(), key=lambda item: (item[1], item[0])):
+        digest.update(f"{index}\t{token}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def check_vocabulary(info: GenerationInfo, vocabulary: Mapping[str, int]) -> None:
+    """FailedPreconditionError if the server's vocabulary is another."""
+    if info.vocab_hash != vocab_hash(vocabulary):
+        raise errors.FailedPreconditionError(
+            f"the tokenizer here ({len(vocabulary)} tokens) is not that of the served model {info.model}: "
+            f"token ids would mean other texts; load the tokenizer from the model that is served"
+        )
 
 
 def raise_failure(event: Rollout | PromptFailure) -> None:

@@ -83,7 +83,7 @@ class Group:
     #: Reals [n, dimension]; need not be normalised, none may be zero.
     embeddings: ArrayLike | None = None
     #: Whether each is correct; None (undecided) counts as not correct.
-    correct: Sequence[bool | None]
+    correct: Sequence[bool | None] | NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

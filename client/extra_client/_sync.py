@@ -4,7 +4,7 @@ A client is safe to use from several threads. `extra_client.aio` has the same na
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Self, TypeVar
 
@@ -221,6 +221,10 @@ class GenerationClient(_Client):
         """What the server serves, and its limits."""
         return self._run(_generation.get_info(), deadline)
 
+    def check_vocabulary(self, vocabulary: Mapping[str, int], *, deadline: float | None = None) -> None:
+        """FailedPreconditionError unless the server's vocabulary is yours, `tokenizer.get_vocab()`."""
+        _generation.check_vocabulary(self.get_info(deadline=deadline), vocabulary)
+
 
 def _checked(
     gathered: _generation.Gathered, events: Iterator[Rollout | PromptFailure]
@@ -339,7 +343,7 @@ class NoveltyClient(_NamespaceClient):
         *,
         texts: Sequence[str] | None = None,
         embeddings: ArrayLike | None = None,
-        correct: Sequence[bool | None],
+        correct: Sequence[bool | None] | NDArray[np.bool_],
         metric: Metric | str = Metric.EMBEDDING,
         mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
         idempotency_key: str | None = None,

@@ -5,7 +5,7 @@ A client belongs to the event loop that first uses it; "embedded" starts the ser
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Self, TypeVar
 
@@ -216,6 +216,10 @@ class GenerationClient(_Client):
         """As extra_client.GenerationClient.get_info."""
         return await self._run(_generation.get_info(), deadline)
 
+    async def check_vocabulary(self, vocabulary: Mapping[str, int], *, deadline: float | None = None) -> None:
+        """As extra_client.GenerationClient.check_vocabulary."""
+        _generation.check_vocabulary(await self.get_info(deadline=deadline), vocabulary)
+
 
 class VerificationClient(_Client):
     """Decides whether responses are right."""
@@ -311,7 +315,7 @@ class NoveltyClient(_NamespaceClient):
         *,
         texts: Sequence[str] | None = None,
         embeddings: ArrayLike | None = None,
-        correct: Sequence[bool | None],
+        correct: Sequence[bool | None] | NDArray[np.bool_],
         metric: Metric | str = Metric.EMBEDDING,
         mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
         idempotency_key: str | None = None,

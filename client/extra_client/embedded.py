@@ -2,7 +2,8 @@
 
 A child gets a session of its own, so that Ctrl-C reaches the caller first, and a pipe of the caller's as
 standard input, whose end it takes as the word to stop: it dies with the caller, also when that is killed. It
-listens on a Unix socket in a private folder and writes its address there once it serves.
+listens on a Unix socket in a private folder and writes its address there once it serves. The memory of an
+embedded novelty service lies there too unless it is given a folder: two callers never share one by accident.
 """
 
 import atexit
@@ -39,10 +40,15 @@ class EmbeddedService:
         self._folder = folder
         self._owner = os.getpid()
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
-        flags = {**_listen(folder, settings), "address_file": folder / "address", "stop_with_stdin": True}
+        flags = {
+            **_defaults(service, folder, settings),
+            **settings,
+            "address_file": folder / "address",
+            "stop_with_stdin": True,
+        }
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "extra_cli", "serve", service, *_flags({**flags, **settings})],
+                [sys.executable, "-m", "extra_cli", "serve", service, *_flags(flags)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -113,7 +119,8 @@ def start(
 
     `settings` are the server's flags: `memory_capacity=8` is `--memory-capacity=8`, a bool is `--x` or
     `--no-x`, None leaves the flag out. `host` and `port` make it listen there instead of on a private Unix
-    socket. Output is appended to `log_file`, or goes to a temporary file that ends with the service.
+    socket. The novelty service forgets when it ends unless it is told a `data_folder` or `config`. Output is
+    appended to `log_file`, or goes to a temporary file that ends with the service.
     UnavailableError, with the last lines of the log, if it ends instead of serving or does not serve within
     `start_timeout` seconds.
     """
@@ -156,12 +163,16 @@ def find(target: str) -> EmbeddedService | None:
     return next((child for child in _running if child.target == target), None)
 
 
-def _listen(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    if settings.keys() & {"host", "port"}:
-        return {}
-    socket = f"unix:{folder / 'socket'}"
-    # The kernel takes socket paths of 107 bytes at most.
-    return {"host": socket} if len(socket) <= 110 else {"host": "127.0.0.1", "port": 0}
+def _defaults(service: str, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    if not settings.keys() & {"host", "port"}:
+        socket = f"unix:{folder / 'socket'}"
+        # The kernel takes socket paths of 107 bytes at most.
+        defaults |= {"host": socket} if len(socket) <= 110 else {"host": "127.0.0.1", "port": 0}
+    told = "config" in settings or "EXTRA_RL_NOVELTY_DATA_FOLDER" in os.environ
+    if service == "novelty" and not told:
+        defaults["data_folder"] = folder / "data"
+    return defaults
 
 
 def _flags(settings: dict[str, Any]) -> Iterator[str]:

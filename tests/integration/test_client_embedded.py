@@ -113,13 +113,14 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("way", ["kill", "fork", "exit"])
-def test_an_embedded_service_dies_with_its_parent(way: str) -> None:
+def test_an_embedded_service_dies_with_its_parent(way: str, tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, way],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert parent.stdin is not None
     assert parent.stdout is not None

@@ -7,6 +7,7 @@ for it) turns readiness to NOT_SERVING, lets running calls finish for `drain_sec
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -115,9 +116,12 @@ def _stop_on_signals(stopping: asyncio.Event, with_stdin: bool) -> None:
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
-    while sys.stdin.buffer.read(1):
+    # Not sys.stdin.read: its lock, held by a thread that waits, makes the interpreter abort when it ends.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
-    loop.call_soon_threadsafe(stopping.set)
+    # A closed loop is that of a server which failed to start: there is nothing left to stop.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(stopping.set)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,359 @@
+"""The clients, blocking and asyncio, against the real services, each embedded as a child process."""
+
+import asyncio
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from extra_client import (
+    AlreadyExistsError,
+    EntropyRollout,
+    FailedPreconditionError,
+    FinishReason,
+    GenerationClient,
+    Group,
+    HardPrompt,
+    InvalidArgumentError,
+    NamespaceSettings,
+    NotFoundError,
+    NoveltyClient,
+    Outcome,
+    PrefixClient,
+    PromptFailure,
+    Rollout,
+    VerdictStatus,
+    VerificationClient,
+    aio,
+    embedded,
+)
+
+TEXTS = [
+    "Add the two numbers and halve.",
+    "Draw the triangle first.",
+    "Guess and check.",
+    "Use induction on n.",
+]
+
+
+# Verification
+
+
+@pytest.fixture(scope="module")
+def verification() -> Iterator[str]:
+    with embedded.start("verification", workers=1) as service:
+        yield service.target
+
+
+def test_verdicts_come_in_order_with_what_was_extracted(verification: str) -> None:
+    with VerificationClient(verification) as client:
+        right, wrong, unreadable = client.verify(
+            [r"so \boxed{\frac12}", r"\boxed{5}", "no idea"], ["0.5", "4", "4"]
+        )
+    assert (right.correct, right.status) == (True, VerdictStatus.CORRECT)
+    assert (wrong.correct, wrong.extracted) == (False, "5")
+    assert (unreadable.correct, unreadable.status) == (False, VerdictStatus.UNPARSEABLE)
+
+
+def test_verdicts_arrive_while_the_items_are_still_being_generated(verification: str) -> None:
+    items: queue.Queue[Any] = queue.Queue()
+    with VerificationClient(verification) as client:
+        verdicts = client.verify_stream(iter(items.get, None))
+        for index in range(3):
+            items.put((("prompt", index), rf"\boxed{{{index}}}", "1"))
+            name, verdict = next(verdicts)
+            assert (name, verdict.correct) == (("prompt", index), index == 1)
+        items.put(None)
+        assert list(verdicts) == []
+
+
+async def test_verdicts_arrive_while_the_items_are_still_being_generated_in_asyncio(
+    verification: str,
+) -> None:
+    items: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def generated() -> Any:
+        while (item := await items.get()) is not None:
+            yield item
+
+    async with aio.VerificationClient(verification) as client:
+        assert (await client.verify([r"\boxed{1}"], ["1"]))[0].correct
+        verdicts = client.verify_stream(generated())
+        for index in range(3):
+            await items.put((index, rf"\boxed{{{index}}}", "1"))
+            name, verdict = await anext(verdicts)
+            assert (name, verdict.correct) == (index, index == 1)
+        await items.put(None)
+        assert [verdict async for verdict in verdicts] == []
+
+
+# Generation
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3 of two layers with a tokenizer of letters."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import Fuse
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    tokens = ["<end>", *"abcdefghijklmnopqrstuvwxyz \n"]
+    tokenizer = Tokenizer(WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<end>"))
+    tokenizer.pre_tokenizer = Split("", "isolated")  # type: ignore[assignment]
+    tokenizer.decoder = Fuse()  # type: ignore[assignment]
+    folder = tmp_path_factory.mktemp("weights") / "model"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=128,
+        eos_token_id=0,
+        bos_token_id=None,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generation(model: Path) -> Iterator[str]:
+    with embedded.start("generation", model=model, weights_root=model.parent, threads=1) as service:
+        yield service.target
+
+
+def test_rollouts_carry_tokens_text_log_probabilities_and_entropies(generation: str) -> None:
+    with GenerationClient(generation) as client:
+        groups = client.generate(["hello ", [1, 2, 3]], n=3, max_tokens=6, seed=1)
+    assert [len(group) for group in groups] == [3, 3]
+    for index, group in enumerate(groups):
+        for sample, rollout in enumerate(group):
+            assert (rollout.prompt_index, rollout.sample_index) == (index, sample)
+            assert rollout.token_ids.dtype == np.int32
+            assert rollout.logprobs.dtype == rollout.entropies.dtype == np.float32
+            assert len(rollout.token_ids) == len(rollout.logprobs) == len(rollout.entropies)
+            assert (rollout.logprobs <= 0).all()
+            assert (rollout.entropies >= 0).all()
+            assert rollout.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+            assert rollout.policy_version == 0
+
+
+def test_a_prefix_is_continued_and_its_text_comes_back_with_the_continuation(generation: str) -> None:
+    with GenerationClient(generation) as client:
+        whole = client.generate(["hello "], n=1, max_tokens=8, temperature=0)[0][0]
+        rest = client.generate(["hello "], 1, 5, prefixes=[whole.token_ids[:3]], temperature=0)[0][0]
+    assert rest.token_ids.tolist() == whole.token_ids[3:].tolist()
+    assert rest.text == whole.text
+    assert rest.prompt_tokens == whole.prompt_tokens + 3
+
+
+async def test_the_same_seed_gives_the_same_rollouts_in_both_front_ends(generation: str) -> None:
+    with GenerationClient(generation) as client:
+        here = client.generate(["abc"], n=4, max_tokens=6, seed=7)[0]
+    async with aio.GenerationClient(generation) as other:
+        there = (await other.generate(["abc"], n=4, max_tokens=6, seed=7))[0]
+        assert (await other.get_info()).engine == "transformers"
+    assert [rollout.token_ids.tolist() for rollout in here] == [
+        rollout.token_ids.tolist() for rollout in there
+    ]
+
+
+async def test_one_refused_prompt_does_not_keep_the_others_from_their_rollouts(generation: str) -> None:
+    prompts = ["abc", [10_000], "abc"]
+
+    def check(events: list[Rollout | PromptFailure]) -> None:
+        failures = [event for event in events if isinstance(event, PromptFailure)]
+        assert [failure.prompt_index for failure in failures] == [1]
+        assert isinstance(failures[0].error, InvalidArgumentError)
+        assert len(events) == 5
+
+    with GenerationClient(generation) as client:
+        check(list(client.generate_stream(prompts, n=2, max_tokens=3)))
+        with pytest.raises(InvalidArgumentError, match=r"prompts\[1\]"):
+            client.generate(prompts, n=2, max_tokens=3)
+    async with aio.GenerationClient(generation) as other:
+        check([event async for event in other.generate_stream(prompts, n=2, max_tokens=3)])
+
+
+def test_new_weights_serve_under_their_version_and_an_older_one_is_refused(
+    generation: str, model: Path
+) -> None:
+    with GenerationClient(generation) as client:
+        served = client.get_info().policy_version
+        with pytest.raises(FailedPreconditionError):
+            client.generate(["abc"], 1, 1, min_policy_version=served + 1)
+        update = client.update_weights(model.name, served + 1)
+        assert (update.previous_policy_version, update.policy_version) == (served, served + 1)
+        assert (
+            client.generate(["abc"], 1, 1, min_policy_version=served + 1)[0][0].policy_version == served + 1
+        )
+
+
+def test_the_servers_vocabulary_is_compared_with_ones_own(generation: str, model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    vocabulary = AutoTokenizer.from_pretrained(model).get_vocab()
+    with GenerationClient(generation) as client:
+        client.check_vocabulary(vocabulary)
+        with pytest.raises(FailedPreconditionError, match="tokenizer"):
+            client.check_vocabulary(vocabulary | {"a": 2, "b": 1})
+
+
+# Novelty and prefixes
+
+
+@pytest.fixture(scope="module")
+def novelty() -> Iterator[str]:
+    with embedded.start("novelty") as service:
+        yield service.target
+
+
+def test_solutions_seen_before_are_not_new_and_wrong_ones_score_nothing(novelty: str) -> None:
+    with NoveltyClient(novelty, "seen", NamespaceSettings(min_history=2)) as client:
+        first = client.score("p", texts=TEXTS[:2], correct=[True, True])
+        assert first.dtype == np.float32
+        assert first.tolist() == [0, 0]
+        again, new, wrong = client.score("p", texts=TEXTS[:3], correct=[True, True, False])
+        assert again == pytest.approx(0, abs=1e-5)
+        assert new == pytest.approx(0, abs=1e-5)
+        assert wrong == 0
+        assert client.score("p", texts=TEXTS[3:], correct=np.array([True]))[0] > 0.1
+        described = client.describe()
+    assert (described.prompts, described.settings.min_history, described.settings.memory_capacity) == (
+        1,
+        2,
+        16,
+    )
+
+
+async def test_a_refused_group_leaves_its_neighbours_alone_in_both_front_ends(novelty: str) -> None:
+    groups = [
+        Group(prompt_id="p", texts=TEXTS, correct=[True]),
+        Group(prompt_id="q", texts=TEXTS, correct=[True] * 4),
+    ]
+    with NoveltyClient(novelty, "refused") as client:
+        bad, good = client.score_groups(groups)
+        with pytest.raises(InvalidArgumentError):
+            client.score("p", texts=TEXTS, correct=[True])
+    async with aio.NoveltyClient(novelty, "refused") as other:
+        assert isinstance((await other.score_groups(groups))[0].error, InvalidArgumentError)
+    assert isinstance(bad.error, InvalidArgumentError)
+    assert good.error is None
+    assert (good.memory_before, good.memory_after) == (0, 4)
+
+
+def test_the_same_key_returns_the_first_answer_and_changes_nothing(novelty: str) -> None:
+    group = Group(prompt_id="p", embeddings=np.eye(3), correct=[True] * 3)
+    with NoveltyClient(novelty, "keys", NamespaceSettings(min_history=0)) as client:
+        first = client.score_groups([group], idempotency_key="step-1")[0]
+        again = client.score_groups([group], idempotency_key="step-1")[0]
+        assert client.describe().solutions == 3
+    assert (first.replayed, again.replayed) == (False, True)
+    assert first.novelty.tolist() == again.novelty.tolist() == [1, 1, 1]
+
+
+async def test_a_namespace_can_be_copied_listed_and_deleted(novelty: str) -> None:
+    async with aio.NoveltyClient(novelty, "run") as client:
+        await client.score("p", embeddings=np.eye(2), correct=[True, True])
+        assert (await client.copy_to("run@1")).solutions == 2
+        with pytest.raises(AlreadyExistsError):
+            await client.copy_to("run@1")
+        assert {"run", "run@1"} <= set(await client.list_namespaces())
+        assert await client.delete()
+        assert not await client.delete()
+        with pytest.raises(NotFoundError):
+            await client.describe()
+        await client.score("p", embeddings=np.eye(2), correct=[True, True])
+        assert (await client.describe()).solutions == 2
+
+
+def hard_prompt() -> HardPrompt:
+    text = "abc\ndef\nghi"
+    tokens = [2 if character == "\n" else 1 for character in text]
+    rollout = EntropyRollout(
+        token_ids=tokens, entropies=[0.1] * len(text), text=text, token_ends=range(1, len(text) + 1)
+    )
+    return HardPrompt("p", [rollout])
+
+
+def test_prefixes_of_a_hard_prompt_are_stored_selected_and_judged_by_their_outcomes(novelty: str) -> None:
+    with PrefixClient(novelty, "prefixes") as client:
+        added = client.add_rollouts([hard_prompt()], newline_token_ids=[2], min_segment_tokens=1)[0]
+        assert added.error is None
+        assert added.rollout_index == 0
+        assert added.lengths
+        chosen, missing = client.select(["p", "unknown"], "shortest")
+        assert len(chosen.token_ids) == min(added.lengths)
+        assert chosen.text == "abc\ndef\nghi"[: min(added.lengths)]
+        assert chosen.candidates == len(added.lengths)
+        assert isinstance(missing.error, NotFoundError)
+        assert client.select(["p"], "none")[0].prefix_id == ""
+        reported, lost = client.report_outcomes(
+            [Outcome("p", chosen.prefix_id, 8, 2), Outcome("p", "no-such", 8, 2)]
+        )
+        assert reported is None
+        assert isinstance(lost, NotFoundError)
+
+
+async def test_prefixes_in_asyncio_share_the_namespace_of_novelty(novelty: str) -> None:
+    async with aio.PrefixClient(novelty, "shared") as client, aio.NoveltyClient(novelty, "shared") as memory:
+        await client.add_rollouts([hard_prompt()], [2], min_segment_tokens=1)
+        chosen = (await client.select(["p"]))[0]
+        assert chosen.error is None
+        assert await client.report_outcomes([Outcome("p", chosen.prefix_id, 8, 0)]) == [None]
+        assert (await memory.describe()).prefixes > 0
+
+
+# All three from one command
+
+
+def serve_all(*flags: str) -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "extra_cli", "serve", "all", *flags]
+    return subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+
+
+def test_serve_all_serves_the_three_and_stops_them_when_told(model: Path, tmp_path: Path) -> None:
+    sockets = {name: f"unix:{tmp_path / name}" for name in ("generation", "novelty", "verification")}
+    served = serve_all(
+        *(f"--{name}.host={socket}" for name, socket in sockets.items()),
+        *("--generation.model", str(model), "--novelty.data-folder", str(tmp_path / "memory")),
+        *("--verification.workers=1", "--log-level", "warning"),
+    )
+    with (
+        GenerationClient(sockets["generation"]) as generation,
+        NoveltyClient(sockets["novelty"], "n") as novelty,
+        PrefixClient(sockets["novelty"], "n") as prefix,
+        VerificationClient(sockets["verification"]) as verification,
+    ):
+        for client in (generation, novelty, prefix, verification):
+            client.wait_for_ready(180)
+        assert verification.verify([generation.generate(["a"], 1, 1)[0][0].text], ["1"])
+        children = psutil.Process(served.pid).children(recursive=True)
+    served.send_signal(signal.SIGTERM)
+    assert served.wait(60) == 0
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+
+
+def test_serve_all_ends_with_the_first_server_that_ends(tmp_path: Path) -> None:
+    flags = [f"--{name}.host=unix:{tmp_path / name}" for name in ("generation", "novelty", "verification")]
+    served = serve_all(
+        *flags, "--novelty.data-folder", str(tmp_path / "memory"), "--generation.model=/nowhere"
+    )
+    _, log = served.communicate(timeout=180)
+    assert served.returncode == 1
+    assert "there is no folder /nowhere" in log
+    assert "the generation server ended (exit code 1)" in log
