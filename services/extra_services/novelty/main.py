@@ -1,0 +1,117 @@
+"""The novelty server: NoveltyService and PrefixService over one memory, in one process."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import grpc
+from pydantic import Field
+
+from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
+from extra_services.errors import FailedPrecondition
+from extra_services.memory.embedding import Embedder
+from extra_services.memory.memory import Memory
+from extra_services.memory.sqlite_store import SqliteStore
+from extra_services.novelty import scoring
+from extra_services.novelty.scoring import NoveltyScorer
+from extra_services.novelty.service import NoveltyServicer
+from extra_services.prefix import prefixes
+from extra_services.prefix.prefixes import PrefixMemory
+from extra_services.prefix.service import PrefixServicer
+from extra_services.runtime import server
+from extra_services.runtime.server import Hosted
+from extra_services.runtime.settings import ServerSettings, load
+
+
+class NoveltySettings(ServerSettings):
+    """Settings of the novelty server."""
+
+    section: ClassVar[str] = "novelty"
+
+    port: int = Field(50052, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_folder: Path = Field(
+        Path("novelty-data"), description="Folder of the durable memory; made if it does not exist."
+    )
+    embedder: str = Field(
+        "all-MiniLM-L6-v2",
+        description="Embedding model: a sentence-transformers folder, the name of a packaged one, or none"
+        " (callers send embeddings).",
+    )
+    device: str | None = Field(
+        None, description="Where to embed, such as cpu or cuda:0; a GPU if there is one."
+    )
+    threads: int = Field(
+        0, ge=0, description="CPU threads for embedding and search; 0 leaves it to the libraries."
+    )
+    embedding_batch_size: int = Field(64, gt=0, description="Texts embedded at once.")
+    embedding_cache_texts: int = Field(65536, ge=0, description="Texts whose embedding is kept in memory.")
+    index_bytes: int = Field(
+        4 * 2**30, gt=0, description="Memory for vectors in FAISS; others wait in the store."
+    )
+    request_threads: int = Field(32, gt=0, description="Requests worked on at once.")
+    max_rollouts_per_request: int = Field(16384, gt=0, description="Rollouts in one ScoreGroups request.")
+    max_prompts_per_request: int = Field(4096, gt=0, description="Prompts or outcomes in one prefix request.")
+    max_text_characters: int = Field(1_000_000, gt=0, description="Characters of one text.")
+
+
+def main(arguments: list[str]) -> None:
+    """Serves until stopped."""
+    settings = load(NoveltySettings, arguments)
+    try:
+        server.run(settings, lambda: build(settings))
+    except FailedPrecondition as error:
+        raise SystemExit(f"extra-rl serve novelty: {error.message}") from error
+
+
+async def build(settings: NoveltySettings) -> Hosted:
+    """Opens the store, loads the model, and puts the services over them."""
+    memory = await asyncio.to_thread(_memory, settings)
+    executor = ThreadPoolExecutor(settings.request_threads, thread_name_prefix="novelty")
+    characters = settings.max_text_characters
+    scorer = NoveltyScorer(memory, scoring.Limits(settings.max_rollouts_per_request, characters))
+    prefix_memory = PrefixMemory(memory, prefixes.Limits(settings.max_prompts_per_request, characters))
+
+    async def close() -> None:
+        executor.shutdown()
+        await asyncio.to_thread(memory.close)
+
+    return Hosted(
+        services={
+            "extra_rl.v1.NoveltyService": _adder(
+                novelty_pb2_grpc.add_NoveltyServiceServicer_to_server,
+                NoveltyServicer(memory, scorer, executor),
+            ),
+            "extra_rl.v1.PrefixService": _adder(
+                prefix_pb2_grpc.add_PrefixServiceServicer_to_server, PrefixServicer(prefix_memory, executor)
+            ),
+        },
+        close=close,
+    )
+
+
+def _memory(settings: NoveltySettings) -> Memory:
+    store = SqliteStore(settings.data_folder)
+    if settings.threads:
+        import faiss
+        import torch
+
+        torch.set_num_threads(settings.threads)
+        faiss.omp_set_num_threads(settings.threads)
+    if settings.embedder == "none":
+        return Memory(store, None, settings.index_bytes)
+    embedder = Embedder(
+        settings.embedder, settings.device, settings.embedding_batch_size, settings.embedding_cache_texts
+    )
+    return Memory(store, embedder, settings.index_bytes)
+
+
+def _adder(add: Callable[..., None], servicer: object) -> Callable[[grpc.aio.Server], None]:
+    return lambda to: add(servicer, to)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

@@ -1,0 +1,343 @@
+"""Prefixes of hard prompts: stored, selected, and judged by what came of them. The domain of the service.
+
+Prefixes live in the same namespaces, store and locks as solutions; there are few of them per prompt (a ring
+of 128), so selection reads them from the store and compares all with all.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extra_services.errors import InvalidInput, NotFound, ServiceError
+from extra_services.memory.memory import Change, Computed, Key, Memory, check_prompt_id, check_space
+from extra_services.memory.records import Header, NewOutcome, PromptWrite, StoredPrefix, Write
+from extra_services.prefix.selection import DEFAULT_TAU, smoothed_entropies
+from extra_services.prefix.splitting import boundaries
+
+Policy = Literal["smoothed_entropy", "shortest", "random", "none"]
+
+DEFAULT_MIN_SEGMENT_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may hold."""
+
+    prompts_per_request: int = 4096
+    text_characters: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class EntropyRollout:
+    """A response: int32 [length] tokens, float32 [length] entropies in nats, its text, and int32 [length]
+    the number of characters of the text up to and including each token."""
+
+    token_ids: NDArray[np.int32]
+    entropies: NDArray[np.float32]
+    text: str
+    token_ends: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class HardPrompt:
+    """A prompt that is hardly ever solved, and its rollouts."""
+
+    prompt_id: str
+    rollouts: list[EntropyRollout]
+
+
+@dataclass(frozen=True)
+class AddedPrefixes:
+    """Which rollout was split, and the length in tokens of each prefix stored."""
+
+    rollout_index: int
+    lengths: list[int]
+
+
+@dataclass(frozen=True)
+class SelectedPrefix:
+    """The prefix to continue from. The empty prefix has no id and no tokens."""
+
+    prefix_id: str
+    token_ids: NDArray[np.int32]
+    text: str
+    mean_entropy: float
+    smoothed_entropy: float
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a group that continued from a prefix came out; the empty id is the empty prefix."""
+
+    prompt_id: str
+    prefix_id: str
+    rollouts: int
+    successes: int
+
+
+class PrefixMemory:
+    """Adds, selects and judges prefixes. Thread-safe; blocks while it embeds and commits."""
+
+    def __init__(self, memory: Memory, limits: Limits | None = None) -> None:
+        self._memory = memory
+        self._limits = limits or Limits()
+
+    def add(
+        self,
+        namespace: str,
+        prompts: list[HardPrompt],
+        newline_token_ids: list[int],
+        min_segment_tokens: int = DEFAULT_MIN_SEGMENT_TOKENS,
+        key: str = "",
+    ) -> tuple[list[AddedPrefixes | InvalidInput], bool]:
+        """Splits the most confident rollout of each prompt and stores its prefixes.
+
+        An answer per prompt, in order, and whether it is the replay of an earlier one.
+        """
+        self._check_size("prompts", len(prompts))
+        found = self._memory.store.namespace(namespace)
+        names = Key(
+            "add_rollouts", key, _digest([p.prompt_id for p in prompts], [len(p.rollouts) for p in prompts])
+        )
+        answered = self._memory.replay(found, names)
+        if answered is not None:
+            return _decode_added(answered), True
+        check_space(found.prefixes, self._memory.space_of_texts(), namespace)
+        answers, new = self._split_all(prompts, set(newline_token_ids), min_segment_tokens)
+
+        def compute(change: Change) -> Computed[list[AddedPrefixes | InvalidInput]]:
+            headers = change.headers()
+            writes = {
+                prompt: PromptWrite(headers[prompt].version, prefixes=some) for prompt, some in new.items()
+            }
+            space = self._memory.space_of_texts() if new else None
+            return Computed(answers, Write(writes, prefixes=space))
+
+        result = self._memory.change(namespace, new, names, compute, _encode_added)
+        return (_decode_added(result), True) if isinstance(result, str) else (result, False)
+
+    def select(
+        self,
+        namespace: str,
+        prompt_ids: list[str],
+        policy: Policy = "smoothed_entropy",
+        tau: float = DEFAULT_TAU,
+        seed: int = 0,
+    ) -> list[SelectedPrefix | ServiceError]:
+        """The prefix to continue from, per prompt; NotFound in place of one for a prompt that has none."""
+        self._check_size("prompt_ids", len(prompt_ids))
+        if not (np.isfinite(tau) and tau > 0):
+            raise InvalidInput("tau", f"must be a positive number, is {tau}")
+        found = self._memory.store.namespace(namespace)
+        stored = self._memory.store.prefixes(found, dict.fromkeys(prompt_ids))
+        random = np.random.default_rng(seed)
+        return [_select(prompt, stored[prompt], policy, tau, random) for prompt in prompt_ids]
+
+    def report(
+        self, namespace: str, outcomes: list[Outcome], key: str = ""
+    ) -> tuple[list[ServiceError | None], bool]:
+        """Stores outcomes; per outcome None, or why it was refused, and whether this is a replay."""
+        self._check_size("outcomes", len(outcomes))
+        names = Key(
+            "report_outcomes", key, _digest([(o.prompt_id, o.prefix_id, o.successes) for o in outcomes])
+        )
+        checked = [_check_outcome(outcome) for outcome in outcomes]
+        usable = [outcome for outcome, error in zip(outcomes, checked, strict=True) if error is None]
+
+        def compute(change: Change) -> Computed[list[ServiceError | None]]:
+            headers, stored = change.headers(), change.prefixes()
+            answers = list(checked)
+            added: dict[str, list[NewOutcome]] = {}
+            for index, outcome in enumerate(outcomes):
+                if answers[index] is not None:
+                    continue
+                sequence = _sequence(outcome, stored[outcome.prompt_id], headers[outcome.prompt_id])
+                if isinstance(sequence, NotFound):
+                    answers[index] = sequence
+                    continue
+                new = NewOutcome(sequence, outcome.rollouts, outcome.successes)
+                added.setdefault(outcome.prompt_id, []).append(new)
+            writes = {
+                prompt: PromptWrite(headers[prompt].version, outcomes=new) for prompt, new in added.items()
+            }
+            return Computed(answers, Write(writes))
+
+        prompts = dict.fromkeys(outcome.prompt_id for outcome in usable)
+        result = self._memory.change(namespace, prompts, names, compute, _encode_errors)
+        return (_decode_errors(result), True) if isinstance(result, str) else (result, False)
+
+    def _check_size(self, field: str, count: int) -> None:
+        if count > self._limits.prompts_per_request:
+            limit = self._limits.prompts_per_request
+            raise InvalidInput(field, f"{count} entries in one request; send at most {limit}")
+
+    def _split_all(
+        self, prompts: list[HardPrompt], newlines: set[int], min_segment_tokens: int
+    ) -> tuple[list[AddedPrefixes | InvalidInput], dict[str, list[StoredPrefix]]]:
+        """Answers per prompt, and the new prefixes by prompt, in order."""
+        answers: list[AddedPrefixes | InvalidInput] = []
+        cuts: list[tuple[str, EntropyRollout, int]] = []
+        for prompt in prompts:
+            try:
+                self._check(prompt)
+            except InvalidInput as error:
+                answers.append(error)
+                continue
+            chosen = most_confident(prompt.rollouts)
+            rollout = prompt.rollouts[chosen]
+            lengths = boundaries(rollout.token_ids, newlines, min_segment_tokens)
+            answers.append(AddedPrefixes(chosen, lengths))
+            cuts += [(prompt.prompt_id, rollout, length) for length in lengths]
+        texts = [rollout.text[: int(rollout.token_ends[length - 1])] for _, rollout, length in cuts]
+        new: dict[str, list[StoredPrefix]] = {}
+        for (prompt_id, rollout, length), text, vector in zip(
+            cuts, texts, self._memory.embedder.embed(texts), strict=True
+        ):
+            entropy = float(np.mean(rollout.entropies[:length], dtype=np.float64))
+            prefix = StoredPrefix(0, rollout.token_ids[:length], text, entropy, vector)
+            new.setdefault(prompt_id, []).append(prefix)
+        return answers, new
+
+    def _check(self, prompt: HardPrompt) -> None:
+        check_prompt_id(prompt.prompt_id)
+        if not prompt.rollouts:
+            raise InvalidInput("rollouts", "is empty: give at least one rollout")
+        for index, rollout in enumerate(prompt.rollouts):
+            self._check_rollout(rollout, f"rollouts[{index}]")
+
+    def _check_rollout(self, rollout: EntropyRollout, field: str) -> None:
+        length = len(rollout.token_ids)
+        if not length:
+            raise InvalidInput(f"{field}.token_ids", "is empty: a rollout without tokens has no mean entropy")
+        for name, values in (("entropies", rollout.entropies), ("token_ends", rollout.token_ends)):
+            if len(values) != length:
+                raise InvalidInput(f"{field}.{name}", f"{len(values)} values for {length} tokens")
+        if not np.isfinite(rollout.entropies).all():
+            raise InvalidInput(f"{field}.entropies", "holds a value that is not finite")
+        ends = rollout.token_ends
+        if ends[0] < 0 or ends[-1] > len(rollout.text) or (np.diff(ends) < 0).any():
+            raise InvalidInput(
+                f"{field}.token_ends", f"must rise from 0 to {len(rollout.text)}, the text's length"
+            )
+        if len(rollout.text) > self._limits.text_characters:
+            limit = self._limits.text_characters
+            raise InvalidInput(
+                f"{field}.text", f"{len(rollout.text)} characters; at most {limit} are embedded"
+            )
+
+
+def most_confident(rollouts: list[EntropyRollout]) -> int:
+    """Index of the rollout of lowest mean entropy; the first of equals."""
+    return int(np.argmin([np.mean(rollout.entropies, dtype=np.float64) for rollout in rollouts]))
+
+
+def prefix_id(prefix: StoredPrefix) -> str:
+    """The store's name for a prefix: unique in its prompt, even if that is deleted and comes back."""
+    return f"{prefix.sequence}-{hashlib.blake2b(prefix.token_ids.tobytes(), digest_size=6).hexdigest()}"
+
+
+def _select(
+    prompt_id: str, stored: list[StoredPrefix], policy: Policy, tau: float, random: np.random.Generator
+) -> SelectedPrefix | ServiceError:
+    try:
+        check_prompt_id(prompt_id)
+    except InvalidInput as error:
+        return InvalidInput("", error.message)
+    if policy == "none":
+        return SelectedPrefix("", np.zeros(0, dtype=np.int32), "", 0.0, 0.0, len(stored))
+    if not stored:
+        return NotFound(f"prompt {prompt_id!r} has no stored prefix; add rollouts of it first")
+    smoothed = smoothed_entropies(
+        np.stack([prefix.vector for prefix in stored]),
+        np.array([prefix.mean_entropy for prefix in stored]),
+        tau,
+    )
+    chosen = _choose(stored, smoothed, policy, random)
+    prefix = stored[chosen]
+    return SelectedPrefix(
+        prefix_id(prefix),
+        prefix.token_ids,
+        prefix.text,
+        prefix.mean_entropy,
+        float(smoothed[chosen]),
+        len(stored),
+    )
+
+
+def _choose(
+    stored: list[StoredPrefix], smoothed: NDArray[np.float64], policy: Policy, random: np.random.Generator
+) -> int:
+    if policy == "shortest":
+        return min(range(len(stored)), key=lambda i: (len(stored[i].token_ids), -stored[i].sequence))
+    if policy == "random":
+        return int(random.integers(len(stored)))
+    return int(np.argmin(smoothed))
+
+
+def _check_outcome(outcome: Outcome) -> ServiceError | None:
+    try:
+        check_prompt_id(outcome.prompt_id)
+    except InvalidInput as error:
+        return error
+    if outcome.rollouts < 1:
+        return InvalidInput("rollouts", "must be at least 1")
+    if not 0 <= outcome.successes <= outcome.rollouts:
+        return InvalidInput("successes", f"must be 0 to {outcome.rollouts}, is {outcome.successes}")
+    return None
+
+
+def _sequence(outcome: Outcome, stored: list[StoredPrefix], header: Header) -> int | NotFound | None:
+    if not outcome.prefix_id:
+        return None
+    for prefix in stored:
+        if prefix_id(prefix) == outcome.prefix_id:
+            return prefix.sequence
+    return NotFound(
+        f"prompt {outcome.prompt_id!r} no longer has prefix {outcome.prefix_id!r}"
+        f" ({header.prefixes_added} were added so far)"
+    )
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+
+
+def _encode_added(answers: list[AddedPrefixes | InvalidInput]) -> str:
+    return json.dumps(
+        [
+            [a.rollout_index, a.lengths]
+            if isinstance(a, AddedPrefixes)
+            else {"field": a.field, "message": a.message}
+            for a in answers
+        ]
+    )
+
+
+def _decode_added(text: str) -> list[AddedPrefixes | InvalidInput]:
+    return [
+        InvalidInput(item["field"], item["message"]) if isinstance(item, dict) else AddedPrefixes(*item)
+        for item in json.loads(text)
+    ]
+
+
+def _encode_errors(errors: list[ServiceError | None]) -> str:
+    return json.dumps(
+        [
+            None if error is None else {"message": error.message, "field": getattr(error, "field", None)}
+            for error in errors
+        ]
+    )
+
+
+def _decode_errors(text: str) -> list[ServiceError | None]:
+    return [None if item is None else _decode_error(item) for item in json.loads(text)]
+
+
+def _decode_error(item: dict[str, str | None]) -> ServiceError:
+    message, field = str(item["message"]), item["field"]
+    return NotFound(message) if field is None else InvalidInput(field, message)

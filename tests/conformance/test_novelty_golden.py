@@ -1,0 +1,53 @@
+"""The reference implementation's novelties, reproduced through the domain and its durable store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extra_services.memory.memory import Memory
+from extra_services.memory.records import NamespaceSettings
+from extra_services.memory.sqlite_store import SqliteStore
+from extra_services.novelty.scoring import GroupScores, NoveltyScorer, RolloutGroup
+
+#: Spacing of float32 numbers just below 2: of a cosine similarity, twice the rounding error.
+LAST_BIT = 2.0**-23
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _groups(call: dict[str, Any]) -> list[tuple[RolloutGroup, list[int]]]:
+    """The call's rollouts by prompt, and the position of each in the call."""
+    groups = []
+    for prompt in dict.fromkeys(call["prompt_ids"]):
+        rows = [row for row, of in enumerate(call["prompt_ids"]) if of == prompt]
+        embeddings = np.array([call["embeddings"][row] for row in rows], dtype=np.float32)
+        groups.append((RolloutGroup(prompt, np.ones(len(rows), dtype=bool), embeddings=embeddings), rows))
+    return groups
+
+
+def test_embedding_novelty_matches_the_reference(golden_folder: Path, tmp_path: Path) -> None:
+    memory = Memory(SqliteStore(tmp_path), embedder=None)
+    scorer = NoveltyScorer(memory)
+    for case in _lines(golden_folder / "novelty_embedding.jsonl"):
+        name = f"case-{case['scenario']}"
+        memory.create_namespace(
+            name, NamespaceSettings(case["memory_capacity"], case["min_history"], memory_policy="all")
+        )
+        for call in case["calls"]:
+            groups = _groups(call)
+            answers, _ = scorer.score(name, [group for group, _ in groups])
+            novelty, allowed = np.zeros(len(call["prompt_ids"])), np.full(len(call["prompt_ids"]), 1e-5)
+            for answer, (_, rows) in zip(answers, groups, strict=True):
+                assert isinstance(answer, GroupScores)
+                largest = answer.novelty.max()
+                divide = case["normalize_per_group"] and largest > 1e-8
+                novelty[rows] = answer.novelty / largest if divide else answer.novelty
+                # Dividing by a group's maximum of 0.003, as one call does, also magnifies the last bit in
+                # which two float32 products of the same vectors may differ.
+                allowed[rows] += LAST_BIT / largest if divide else 0
+            assert (np.abs(novelty - call["expected"]) <= allowed).all()
+    memory.close()

@@ -1,0 +1,50 @@
+"""A real novelty server process for tests, which can be killed and started again on the same data."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+
+from extra_rl.v1 import novelty_pb2 as n
+from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
+
+
+class Server:
+    """A novelty server process with a data folder."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        address = folder / "address"
+        address.unlink(missing_ok=True)
+        (folder / "socket").unlink(missing_ok=True)
+        self.log = folder / "log"
+        arguments = [f"--host=unix:{folder / 'socket'}", f"--address-file={address}", *flags]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "extra_services.novelty.main",
+                    f"--data-folder={folder / 'data'}",
+                    *arguments,
+                ],
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self.channel = grpc.insecure_channel(f"unix:{folder / 'socket'}")
+        self.novelty = novelty_pb2_grpc.NoveltyServiceStub(self.channel)
+        self.prefix = prefix_pb2_grpc.PrefixServiceStub(self.channel)
+
+    def ready(self) -> "Server":
+        try:
+            self.novelty.ListNamespaces(n.ListNamespacesRequest(), wait_for_ready=True, timeout=60)
+        except grpc.RpcError as error:
+            raise AssertionError(self.log.read_text()) from error
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        self.channel.close()
+        self.process.send_signal(number)
+        self.process.wait(30)
