@@ -86,7 +86,8 @@ def _message(error: Any) -> str:
 
 
 def _end_with_stdin() -> None:
-    while sys.stdin.buffer.read(1):
+    # Not sys.stdin: its lock, held by this thread, would be fatal to the interpreter's own exit.
+    while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -104,8 +104,8 @@ class Explorer:
             return np.zeros(shape)
         asked = [
             NoveltyGroup(
-                group.request.prompt_id,
-                texts=[r.text for r in group.rollouts],
+                prompt_id=group.request.prompt_id,
+                texts=[rollout.text for rollout in group.rollouts],
                 correct=group.correct.tolist(),
             )
             for group in groups
@@ -136,7 +136,12 @@ class Explorer:
 
     def _report(self, guided: Sequence[Group], step: int) -> None:
         outcomes = [
-            Outcome(g.request.prompt_id, g.request.prefix_id, int(g.decided.sum()), int(g.correct.sum()))
+            Outcome(
+                prompt_id=g.request.prompt_id,
+                prefix_id=g.request.prefix_id,
+                rollouts=int(g.decided.sum()),
+                successes=int(g.correct.sum()),
+            )
             for g in guided
             if g.request.prefix_id and g.decided.any()
         ]
@@ -164,10 +169,15 @@ class Explorer:
 
     def _hard_prompt(self, group: Group) -> HardPrompt:
         rollouts = [
-            EntropyRollout(r.token_ids, r.entropies, r.text, self.tokens.ends(r.token_ids, r.text))
+            EntropyRollout(
+                token_ids=r.token_ids,
+                entropies=r.entropies,
+                text=r.text,
+                token_ends=self.tokens.ends(r.token_ids, r.text),
+            )
             for r in group.rollouts
         ]
-        return HardPrompt(group.request.prompt_id, rollouts)
+        return HardPrompt(prompt_id=group.request.prompt_id, rollouts=rollouts)
 
     def _enqueue(self, hard: Sequence[Group], chosen: Sequence[tuple[tuple[int, ...], str] | None]) -> int:
         queued = 0

@@ -1,11 +1,13 @@
 """The three services of a run: those the config gives an address for, and those started here."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from extra_client import GenerationClient, NoveltyClient, VerificationClient, embedded
-from extra_trainer.config import ServiceConfig, ServicesConfig
+from extra_trainer.config import ServicesConfig
 from extra_trainer.run_folder import RunFolder
 
 
@@ -20,12 +22,25 @@ class Addresses:
 
 def start(config: ServicesConfig, folder: RunFolder, model: Path, stack: ExitStack) -> Addresses:
     """Addresses of services that serve; what is started here stops with `stack`."""
-    generation = {"model": model.resolve(), "weights_root": folder.weights.resolve()}
-    return Addresses(
-        _address("generation", config.generation, folder, stack, generation),
-        _address("novelty", config.novelty, folder, stack, {"data_folder": folder.memory.resolve()}),
-        _address("verification", config.verification, folder, stack, {}),
-    )
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    wanted = {
+        "generation": {"model": model.resolve(), "weights_root": folder.weights.resolve()},
+        "novelty": {"data_folder": folder.memory.resolve()},
+        "verification": {},
+    }
+
+    def address(name: str) -> str:
+        given = getattr(config, name)
+        if given.target is not None:
+            return str(given.target)
+        settings: dict[str, Any] = {**wanted[name], **given.settings}
+        service = embedded.start(name, folder.logs / f"{name}.log", **settings)
+        stack.callback(service.stop)
+        return service.target
+
+    # Side by side: each loads its own models.
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        return Addresses(*pool.map(address, wanted))
 
 
 def wait_for(addresses: Addresses, seconds: float = 60.0) -> None:
@@ -37,13 +52,3 @@ def wait_for(addresses: Addresses, seconds: float = 60.0) -> None:
     ):
         for client in (generation, novelty, verification):
             client.wait_for_ready(seconds)
-
-
-def _address(
-    name: str, config: ServiceConfig, folder: RunFolder, stack: ExitStack, settings: dict[str, Path]
-) -> str:
-    if config.target is not None:
-        return config.target
-    folder.logs.mkdir(parents=True, exist_ok=True)
-    log = folder.logs / f"{name}.log"
-    return stack.enter_context(embedded.start(name, log, **{**settings, **config.settings})).target
