@@ -160,7 +160,7 @@ def release(child: EmbeddedService) -> None:
 
 def find(target: str) -> EmbeddedService | None:
     """The running service of this process that listens at `target`."""
-    return next((child for child in _running if child.target == target), None)
+    return next((child for child in list(_running) if child.target == target), None)
 
 
 def _defaults(service: str, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def _stop_all() -> None:
 
 def _forget_in_fork() -> None:
     # A forked worker (a data loader's, say) must not keep the pipe open after the caller has died.
-    for child in _running:
+    for child in list(_running):
         child._close_pipe()
 
 

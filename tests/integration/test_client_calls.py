@@ -101,9 +101,9 @@ class Verification(verification_pb2_grpc.VerificationServiceServicer):
 
 def start(script: Scripted, readiness: health.HealthServicer | None = None) -> Any:
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-    novelty_pb2_grpc.add_NoveltyServiceServicer_to_server(Novelty(script), server)
-    generation_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(script), server)
-    verification_pb2_grpc.add_VerificationServiceServicer_to_server(Verification(script), server)
+    novelty_pb2_grpc.add_NoveltyServiceServicer_to_server(Novelty(script), server)  # type: ignore[abstract]
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(script), server)  # type: ignore[abstract]
+    verification_pb2_grpc.add_VerificationServiceServicer_to_server(Verification(script), server)  # type: ignore[abstract]
     if readiness:
         health_pb2_grpc.add_HealthServicer_to_server(readiness, server)
     script.port = server.add_insecure_port(script.target)
@@ -265,7 +265,7 @@ def test_an_existing_namespace_is_used_as_it_is_unless_settings_are_asked_for(sc
 
 def test_one_refused_group_is_returned_by_score_groups_and_raised_by_score(script: Scripted) -> None:
     refused = novelty_pb2.GroupScores(error=item_error(InvalidInput("texts", "are missing")))
-    scored = novelty_pb2.GroupScores(novelty=np.float32([0.5]).tobytes())
+    scored = novelty_pb2.GroupScores(novelty=np.array([0.5], np.float32).tobytes())
     script.answers = [
         CREATED,
         gives(novelty_pb2.ScoreGroupsResponse(groups=[refused, scored])),
@@ -289,7 +289,9 @@ REFUSED = {
         prompt_index=1, error=item_error(InvalidInput("text", "is too long"))
     )
 }
-FINISHED = {"rollout": generation_pb2.Rollout(finish_reason=generation_pb2.FINISH_REASON_STOP)}
+FINISHED: dict[str, Any] = {
+    "rollout": generation_pb2.Rollout(finish_reason=generation_pb2.FINISH_REASON_STOP)
+}
 
 
 def test_a_refused_prompt_raises_in_generate_and_is_an_event_of_the_stream(script: Scripted) -> None:

@@ -29,6 +29,7 @@ from extra_client import (
     PrefixClient,
     PromptFailure,
     Rollout,
+    UnavailableError,
     VerdictStatus,
     VerificationClient,
     aio,
@@ -101,16 +102,16 @@ async def test_verdicts_arrive_while_the_items_are_still_being_generated_in_asyn
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen3 of two layers with a tokenizer of letters."""
     import torch
-    from tokenizers import Tokenizer
-    from tokenizers.decoders import Fuse
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Split
+    from tokenizers import Tokenizer  # type: ignore[import-untyped]
+    from tokenizers.decoders import Fuse  # type: ignore[import-untyped]
+    from tokenizers.models import WordLevel  # type: ignore[import-untyped]
+    from tokenizers.pre_tokenizers import Split  # type: ignore[import-untyped]
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     tokens = ["<end>", *"abcdefghijklmnopqrstuvwxyz \n"]
     tokenizer = Tokenizer(WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<end>"))
-    tokenizer.pre_tokenizer = Split("", "isolated")  # type: ignore[assignment]
-    tokenizer.decoder = Fuse()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    tokenizer.decoder = Fuse()
     folder = tmp_path_factory.mktemp("weights") / "model"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
     torch.manual_seed(0)
@@ -173,7 +174,7 @@ async def test_the_same_seed_gives_the_same_rollouts_in_both_front_ends(generati
 
 
 async def test_one_refused_prompt_does_not_keep_the_others_from_their_rollouts(generation: str) -> None:
-    prompts = ["abc", [10_000], "abc"]
+    prompts: list[Any] = ["abc", [10_000], "abc"]
 
     def check(events: list[Rollout | PromptFailure]) -> None:
         failures = [event for event in events if isinstance(event, PromptFailure)]
@@ -326,6 +327,14 @@ def serve_all(*flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for_ready(client: Any, served: subprocess.Popen[str]) -> None:
+    while True:
+        try:
+            return client.wait_for_ready(5)
+        except UnavailableError:
+            assert served.poll() is None, served.stderr.read() if served.stderr else ""
+
+
 def test_serve_all_serves_the_three_and_stops_them_when_told(model: Path, tmp_path: Path) -> None:
     sockets = {name: f"unix:{tmp_path / name}" for name in ("generation", "novelty", "verification")}
     served = serve_all(
@@ -340,7 +349,7 @@ def test_serve_all_serves_the_three_and_stops_them_when_told(model: Path, tmp_pa
         VerificationClient(sockets["verification"]) as verification,
     ):
         for client in (generation, novelty, prefix, verification):
-            client.wait_for_ready(180)
+            wait_for_ready(client, served)
         assert verification.verify([generation.generate(["a"], 1, 1)[0][0].text], ["1"])
         children = psutil.Process(served.pid).children(recursive=True)
     served.send_signal(signal.SIGTERM)

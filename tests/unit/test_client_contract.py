@@ -13,6 +13,7 @@ from google.protobuf.descriptor import EnumDescriptor, ServiceDescriptor
 
 import extra_client
 from extra_client import aio
+from extra_client._transport import SERVICES
 from extra_rl.v1 import generation_pb2, novelty_pb2, prefix_pb2, verification_pb2
 
 PROTOS = (generation_pb2, novelty_pb2, prefix_pb2, verification_pb2)
@@ -51,6 +52,15 @@ def test_every_enum_value_has_a_python_member(enum: EnumDescriptor) -> None:
     assert [member.name for member in kind] == [
         value.name.removeprefix(prefix) for value in enum.values if value.number
     ]
+
+
+def test_every_rpc_is_retried_or_known_to_be_unsafe_to_repeat() -> None:
+    retried = {(service.full_name, rpc) for service in SERVICES for rpc in service.retried}
+    unsafe = {("extra_rl.v1.NoveltyService", "CopyNamespace")}
+    assert retried | unsafe == {
+        (service.full_name, rpc.name) for service in services() for rpc in service.methods
+    }
+    assert not retried & unsafe
 
 
 @pytest.mark.parametrize("name", CLIENTS)
