@@ -235,3 +235,13 @@ def test_shortest_and_random_prefixes_are_chosen_as_asked(server: Server) -> Non
     drawn = [select(p.SELECTION_POLICY_RANDOM, seed).prefix_id for seed in range(20)]
     assert len(set(drawn)) > 1
     assert drawn == [select(p.SELECTION_POLICY_RANDOM, seed).prefix_id for seed in range(20)]
+
+
+def test_a_namespace_that_began_with_wrong_rollouts_takes_right_ones_later(server: Server) -> None:
+    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="late"))
+    wrong = n.Group(prompt_id="q", texts=["a", "b"], correct=[False, False])
+    right = n.Group(prompt_id="q", texts=["2 + 2 = 4", "4"], correct=[True, True])
+    (scores,) = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="late", groups=[wrong])).groups
+    assert _novelty(scores).tolist() == [0, 0]
+    (scores,) = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="late", groups=[right])).groups
+    assert (scores.memory_before, scores.memory_after) == (0, 2)

@@ -207,8 +207,12 @@ class _Scoring:
                 answers[item.index] = _other_space(item, space, self._change.namespace.name)
             else:
                 fitting.append(item)
-        if fitting:
-            index = self._change.rings(max(space.dimension, 1))
+        if not space.dimension:
+            # No vector has ever come, none comes now: there is no index to make, nor its dimension known.
+            for item in fitting:
+                answers[item.index] = GroupScores(np.zeros(len(item.group.correct), dtype=np.float32), 0, 0)
+        elif fitting:
+            index = self._change.rings(space.dimension)
             for round_ in _rounds(fitting):
                 self._run_round(index, round_, answers)
         written = any(write.solutions is not None for write in self._writes.values())
