@@ -1,0 +1,201 @@
+"""What goes into an engine and what comes out: requests, rollouts, and the checks they must pass.
+
+Engines differ in how they run a model, not in what they are asked: both take a `Request` of token ids and
+yield events, each a finished `Rollout` or a `PromptRefused`. All checks are here, so that both engines refuse
+the same things in the same words; a bad parameter fails the request, a bad prompt only itself.
+"""
+
+import math
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError
+
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; the defaults leave the model's distribution as it is."""
+
+    max_tokens: int
+    #: 0 is greedy decoding.
+    temperature: float = 1.0
+    top_p: float = 1.0
+    #: 0: off.
+    top_k: int = 0
+    #: Beside the model's end-of-sequence ids.
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids to condition on: int32 [length] each; generation continues after the prefix."""
+
+    prompt: NDArray[np.int32]
+    prefix: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """int32 [prompt + prefix]."""
+        return np.concatenate([self.prompt, self.prefix])
+
+
+@dataclass(frozen=True)
+class Request:
+    """n continuations of each prompt. A prompt that could not be made into token ids is its error."""
+
+    prompts: list[Prompt | ServiceError]
+    n: int
+    sampling: Sampling
+    #: None: the engine draws one.
+    seed: int | None = None
+    #: None: any.
+    min_policy_version: int | None = None
+
+
+class FinishReason(Enum):
+    """Why a sample ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One finished sample; arrays are [length] and in step. Seconds as in the proto's GenerationTimings."""
+
+    prompt_index: int
+    sample_index: int
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    entropies: NDArray[np.float32]
+    finish_reason: FinishReason
+    policy_version: int
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True)
+class PromptRefused:
+    """A prompt that is not served."""
+
+    prompt_index: int
+    error: ServiceError
+
+
+Event = Rollout | PromptRefused
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine serves at most."""
+
+    vocab_size: int
+    #: Tokens of prompt, prefix and continuation together.
+    max_model_len: int
+    #: Prompts in one request.
+    max_prompts: int
+    #: Samples that wait or run at once, over all requests.
+    max_queue: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """New weights that are now served."""
+
+    policy_version: int
+    previous_policy_version: int
+    #: Nats, between the engine and a plain forward pass of the delivered tensors.
+    probe_max_difference: float
+    seconds: float
+
+
+class Engine(Protocol):
+    """What the service needs of an engine."""
+
+    name: str
+    version: str
+    limits: Limits
+    eos_token_ids: list[int]
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights served now."""
+
+    def generate(self, request: Request) -> AsyncGenerator[list[Event], None]:
+        """Events as they happen. Closing the iterator, at any time, ends the request's work."""
+
+    async def update_weights(self, path: str, policy_version: int) -> Update:
+        """Serves the weights in folder `path` (relative to the weights root) once the samples in flight end.
+
+        FailedPrecondition, with the old weights still serving, if they are of another model, incomplete,
+        older than those served, or not served as delivered.
+        """
+
+    async def close(self) -> None:
+        """Ends what runs and frees the model."""
+
+
+def check_request(request: Request, limits: Limits) -> None:
+    """InvalidInput, naming the field as the proto does, if the request as a whole cannot be served."""
+    count = len(request.prompts)
+    if not 1 <= count <= limits.max_prompts:
+        raise InvalidInput(
+            "prompts", f"{count} prompts; send between 1 and {limits.max_prompts} in a request"
+        )
+    if request.n < 1:
+        raise InvalidInput("n", f"n is {request.n}; ask for at least 1 sample per prompt")
+    if count * request.n > limits.max_queue:
+        raise InvalidInput(
+            "n", f"{count} prompts x {request.n} samples; at most {limits.max_queue} in a request"
+        )
+    if request.seed is not None and not 0 <= request.seed <= MAX_SEED:
+        raise InvalidInput("seed", f"{request.seed} is not in [0, 2^64)")
+    _check_sampling(request.sampling, limits)
+
+
+def _check_sampling(sampling: Sampling, limits: Limits) -> None:
+    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
+        text = f"{sampling.temperature} is no temperature; use 0 (greedy) or a positive number"
+        raise InvalidInput("sampling.temperature", text)
+    if not 0 < sampling.top_p <= 1:
+        raise InvalidInput("sampling.top_p", f"{sampling.top_p} is not in (0, 1]; use 1 to turn it off")
+    if sampling.max_tokens < 1:
+        raise InvalidInput("sampling.max_tokens", f"{sampling.max_tokens}; ask for at least 1 token")
+    for index, token in enumerate(sampling.stop_token_ids):
+        if not 0 <= token < limits.vocab_size:
+            text = f"token id {token} is outside the vocabulary of {limits.vocab_size}"
+            raise InvalidInput(f"sampling.stop_token_ids[{index}]", text)
+
+
+def check_prompt(prompt: Prompt, limits: Limits) -> None:
+    """InvalidInput, naming the field inside the prompt, if this prompt cannot be served."""
+    for name, ids in (("token_ids.ids", prompt.prompt), ("prefix_token_ids", prompt.prefix)):
+        outside = np.flatnonzero((ids < 0) | (ids >= limits.vocab_size))
+        if len(outside):
+            text = f"token id {ids[outside[0]]} is outside the vocabulary of {limits.vocab_size}"
+            raise InvalidInput(f"{name}[{outside[0]}]", text)
+    length = len(prompt.prompt) + len(prompt.prefix)
+    if length == 0:
+        raise InvalidInput("token_ids", "the prompt is empty; give at least one token")
+    if length >= limits.max_model_len:
+        text = f"{length} tokens of prompt and prefix leave no room in a window of {limits.max_model_len}"
+        raise InvalidInput(
+            "token_ids" if len(prompt.prompt) >= limits.max_model_len else "prefix_token_ids", text
+        )
+
+
+def check_version(served: int, wanted: int) -> None:
+    """FailedPrecondition unless version `wanted` may follow version `served`."""
+    if wanted < served:
+        text = f"policy version {wanted} is older than version {served}, which is served; versions only grow"
+        raise FailedPrecondition(text)

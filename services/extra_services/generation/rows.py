@@ -1,0 +1,213 @@
+"""The running batch's KV cache, and the attention that uses it: one row a sample, rows side by side.
+
+Each layer holds keys and values [rows, kv heads, capacity, head size]. A sample's row starts as a copy of its
+prompt's, which was computed once, and grows by one position a step; rows that end are filled with the last
+rows, so the first `count` are always the live ones and a step works on a slice, without gathering anything.
+The capacity follows the longest live sample.
+
+transformers' own caches do not fit: DynamicCache concatenates (copies) all of it at every step and cannot let
+rows join or leave at different lengths; StaticCache has one position for all rows. transformers' continuous
+batching keeps pages, but computes attention outside CUDA as one masked product of all queries with all keys
+of the batch (128 times the work at batch 128), and gives neither entropies nor per-request draws. What is
+used is transformers' attention interface: the model is the real one, and `attention` is registered as the
+function its layers call.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+#: The name under which models are told to use `attention`.
+ATTENTION = "extra_rl_rows"
+
+#: Row capacity grows in steps of this many tokens.
+CAPACITY_STEP = 64
+
+#: Keys and values of one prompt in one layer: [prompts, kv heads, length, head size].
+Layer = tuple[torch.Tensor, torch.Tensor]
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    kv: "Prefill | Rows | None" = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers' attention layers call; without `kv`, a plain forward pass."""
+    if kv is None:
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **more
+        )
+        return result
+    layer = int(module.layer_idx)
+    return kv.attend(layer, query, key, value, scaling, sliding_window), None
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+class Prefill:
+    """Computes prompts, side by side and padded at the end, and keeps their keys and values."""
+
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Causal attention: nothing real attends to the padding, which comes last."""
+        assert layer == len(self.layers), "layers run in order"
+        self.layers.append((key, value))
+        length, groups = query.shape[2], query.shape[1] // key.shape[1]
+        mask = None
+        if window is not None and window < length:
+            at = torch.arange(length, device=query.device)
+            distance = at[:, None] - at[None, :]
+            mask = (distance >= 0) & (distance < window)
+        out = scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(groups, dim=1),
+            value.repeat_interleave(groups, dim=1),
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+        )
+        return out.transpose(1, 2)
+
+
+class Rows:
+    """Keys and values of the running batch."""
+
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        self.count = 0
+        self.capacity = 0
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
+        # Of the step: where each row writes, what it may attend to, and how far.
+        self._at = torch.zeros(0, dtype=torch.int64)
+        self._masks: dict[int | None, torch.Tensor] = {}
+        self._reach = 0
+
+    def join(self, layers: list[Layer], prompt: int, length: int, copies: int) -> None:
+        """Appends `copies` rows that start with the first `length` positions of `prompt` of a prefill."""
+        if not self._keys:
+            self._keys = [key.new_empty(self.max_rows, key.shape[1], 0, key.shape[3]) for key, _ in layers]
+            self._values = [
+                value.new_empty(self.max_rows, value.shape[1], 0, value.shape[3]) for _, value in layers
+            ]
+        self._grow(length + 1)
+        self._reach = max(self._reach, length)
+        first, last = self.count, self.count + copies
+        for own, (key, _) in zip(self._keys, layers, strict=True):
+            own[first:last, :, :length] = key[prompt, :, :length]
+        for own, (_, value) in zip(self._values, layers, strict=True):
+            own[first:last, :, :length] = value[prompt, :, :length]
+        self.count = last
+
+    def keep(self, target: list[int], source: list[int], count: int) -> None:
+        """Moves rows `source` to `target` and keeps the first `count` rows."""
+        if source:
+            for store in (*self._keys, *self._values):
+                store[target, :, : self._reach] = store[source, :, : self._reach]
+        self.count = count
+        if count == 0:
+            self.capacity, self._reach, self._keys, self._values = 0, 0, [], []
+
+    def prepare(self, lengths: torch.Tensor) -> None:
+        """Readies a step in which each row, of `lengths` int64 [count] so far, gets one more position."""
+        self._reach = int(lengths.max()) + 1
+        self._grow(self._reach)
+        self._at = lengths
+        self._masks = {}
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Stores the step's keys and values and attends to what each row has so far."""
+        keys, values = self._keys[layer], self._values[layer]
+        rows, heads, _, size = query.shape
+        _write(keys, self._at, key)
+        _write(values, self._at, value)
+        kv_heads = keys.shape[1]
+        # The query heads that share a key head go in as its query positions, so that no key is repeated.
+        out = _attend(
+            query.view(rows, kv_heads, heads // kv_heads, size),
+            keys[:rows, :, : self._reach],
+            values[:rows, :, : self._reach],
+            self._mask(window, query.dtype),
+            size**-0.5 if scaling is None else scaling,
+        )
+        return out.reshape(rows, 1, heads, values.shape[3])
+
+    def _mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        if window not in self._masks:
+            at = torch.arange(self._reach, device=self._at.device)[None, :]
+            hidden = at > self._at[:, None]
+            if window is not None:
+                hidden |= at <= self._at[:, None] - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            self._masks[window] = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
+        return self._masks[window]
+
+    def _grow(self, length: int) -> None:
+        if length <= self.capacity:
+            return
+        capacity = -(-length // CAPACITY_STEP) * CAPACITY_STEP
+        for stores in (self._keys, self._values):
+            for layer, old in enumerate(stores):
+                # Zeros: masked positions must hold finite numbers, since 0 x NaN is NaN.
+                new = old.new_zeros(old.shape[0], old.shape[1], capacity, old.shape[3])
+                new[: self.count, :, : self.capacity] = old[: self.count]
+                stores[layer] = new
+        self.capacity = capacity
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """softmax(scaling query keys^T + mask) values; query [rows, heads, q, size], mask [rows, 1, 1, keys]."""
+    if query.is_cuda:
+        mask = mask.expand(-1, -1, query.shape[2], -1)
+        return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
+    # On a CPU, batched products take under half the time of the fused kernel for a single position.
+    rows, heads, _, _ = query.shape
+    mask = mask.expand(rows, heads, 1, -1).flatten(0, 1)
+    keys, values = _flat(keys), _flat(values)
+    weights = torch.baddbmm(mask, query.flatten(0, 1), keys.transpose(1, 2), alpha=scaling).softmax(-1)
+    return torch.bmm(weights, values).unflatten(0, (rows, heads))
+
+
+def _flat(cache: torch.Tensor) -> torch.Tensor:
+    """[rows, heads, length, size] as [rows x heads, length, size], not copied although length is a slice."""
+    rows, heads, length, size = cache.shape
+    return cache.as_strided((rows * heads, length, size), (cache.stride(1), cache.stride(2), 1))
+
+
+def _write(store: torch.Tensor, at: torch.Tensor, new: torch.Tensor) -> None:
+    """store[row, :, at[row]] = new[row, :, 0]; both are [rows, heads, length, size], new of length 1."""
+    rows, heads, capacity, size = store.shape
+    slots = torch.arange(len(at) * heads, device=at.device).view(len(at), heads) * capacity + at[:, None]
+    store.view(rows * heads * capacity, size).index_copy_(0, slots.view(-1), new.reshape(-1, size))

@@ -1,0 +1,113 @@
+"""Drawing tokens: what is drawn depends on seed, place and logits, never on what else is in the batch.
+
+A token is drawn by the Gumbel-max trick: the largest of log-probability + Gumbel noise, over the tokens that
+top-k, top-p and min-p leave. The noise is counter-based: numpy's Philox, keyed by (seed, prompt_index,
+sample_index), gives each sample one 64-bit key per token it will draw, and an integer hash of (key, token id)
+gives the noise of each token id. So no draw depends on the batch. The logits do, in their last bits, since
+matrix products round differently at different batch sizes; where the two best candidates lie closer than
+`TIE` that could decide, and `draw` reports it: the engine then computes that position again for that sample
+alone. Gumbel-max, and not a uniform number sought in the cumulative distribution, because there rounding
+moves every boundary, and the more tokens a distribution has, the more draws lie near one.
+
+Log-probabilities and entropies come from the same float32 log-softmax that is sampled from, before filters.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from extra_services.generation.rollouts import Sampling
+
+#: Nats. Above the rounding noise of float32 logits (about 1e-5), and rare: about one draw in 1e4 is closer.
+TIE = 1e-4
+
+
+def noise_keys(seed: int, prompt_index: int, sample_index: int, count: int) -> NDArray[np.int32]:
+    """int32 [count, 2]: one key for each token that the sample may draw."""
+    philox = np.random.Philox(np.random.SeedSequence([seed, prompt_index, sample_index]))
+    return philox.random_raw(count).view(np.int32).reshape(count, 2)
+
+
+@dataclass(frozen=True)
+class RowParameters:
+    """Sampling parameters of the rows of a batch, as tensors [rows] on its device."""
+
+    #: Softmax temperature; 1 where the row is greedy.
+    temperature: torch.Tensor
+    #: 0 where the row is greedy, else 1: what the noise is multiplied with.
+    noise: torch.Tensor
+    #: int64; the vocabulary size where off.
+    top_k: torch.Tensor
+    top_p: torch.Tensor
+    #: Whether any row is filtered, so that those who filter nothing pay nothing.
+    filtered: bool
+
+    @classmethod
+    def of(cls, rows: list[Sampling], vocab_size: int, device: torch.device) -> "RowParameters":
+        """The parameters of `rows`, in order."""
+        greedy = [row.temperature == 0 for row in rows]
+        return cls(
+            temperature=torch.tensor([row.temperature or 1.0 for row in rows], device=device),
+            noise=torch.tensor([0.0 if g else 1.0 for g in greedy], device=device),
+            top_k=torch.tensor([row.top_k or vocab_size for row in rows], device=device),
+            top_p=torch.tensor([row.top_p for row in rows], device=device),
+            filtered=any(row.top_k or row.top_p < 1 for row in rows),
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One token for each row: tensors [rows]."""
+
+    tokens: torch.Tensor
+    #: Log-probability of the token, in nats, at the row's temperature.
+    logprobs: torch.Tensor
+    #: Exact entropy of the row's full distribution, in nats, at the row's temperature.
+    entropies: torch.Tensor
+    #: Whether the best two candidates lie within `TIE`.
+    tied: torch.Tensor
+
+
+def draw(logits: torch.Tensor, rows: RowParameters, keys: torch.Tensor) -> Drawn:
+    """Draws from logits float32 [rows, vocabulary] with keys int32 [rows, 2]."""
+    logprobs = torch.log_softmax(logits / rows.temperature[:, None], dim=-1)
+    entropies = torch.special.entr(logprobs.exp()).sum(-1)
+    scores = _filtered(logprobs, rows) if rows.filtered else logprobs
+    scores = torch.addcmul(scores, _gumbel(keys, logits.shape[-1]), rows.noise[:, None])
+    best, tokens = scores.max(-1)
+    second = scores.scatter_(-1, tokens[:, None], -torch.inf).amax(-1)
+    chosen = logprobs.gather(-1, tokens[:, None])[:, 0]
+    return Drawn(tokens, chosen, entropies, best - second < TIE)
+
+
+def _filtered(logprobs: torch.Tensor, rows: RowParameters) -> torch.Tensor:
+    """`logprobs` with -inf for what top-k and top-p leave out; the likeliest token always stays."""
+    ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.exp()
+    before = probabilities.cumsum(-1) - probabilities
+    rank = torch.arange(logprobs.shape[-1], device=logprobs.device)
+    out = (rank >= rows.top_k[:, None]) | (before >= rows.top_p[:, None])
+    out[:, 0] = False
+    return logprobs.masked_fill(torch.zeros_like(out).scatter_(-1, order, out), -torch.inf)
+
+
+def _gumbel(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """Gumbel noise float32 [rows, vocab_size] from keys int32 [rows, 2], by MurmurHash3's mixer, twice."""
+    ids = torch.arange(vocab_size, dtype=torch.int32, device=keys.device)
+    mixed = _mix((ids * -1640531527)[None, :] ^ keys[:, :1])
+    mixed = _mix(mixed ^ keys[:, 1:])
+    # Uniform in (0, 1); a float is finest near 0, and there the winners of an exponential race are found.
+    uniform = (mixed & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
+    return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+def _mix(bits: torch.Tensor) -> torch.Tensor:
+    """MurmurHash3's 32-bit finalizer, in place; int32 stands in for uint32, so shifts are masked."""
+    bits ^= (bits >> 16) & 0xFFFF
+    bits *= -2048144789
+    bits ^= (bits >> 13) & 0x7FFFF
+    bits *= -1028477387
+    bits ^= (bits >> 16) & 0xFFFF
+    return bits

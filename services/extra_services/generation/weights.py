@@ -1,0 +1,124 @@
+"""Models from safetensors folders: loaded, compared with what is served, and scored by a plain forward pass.
+
+Pickled weights are never read: unpickling runs code. A folder named by a caller must lie under the configured
+root, with everything in it, links resolved.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from extra_services.errors import FailedPrecondition, InvalidInput
+from extra_services.generation.rows import ATTENTION
+
+#: What decides what a model computes, beyond the shapes of its tensors.
+COMPARED = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_parameters",
+    "sliding_window",
+    "layer_types",
+    "tie_word_embeddings",
+)
+
+
+def resolve(root: Path | None, path: str) -> Path:
+    """The folder that `path` names under `root`; InvalidInput if it leaves the root or is no model."""
+    if root is None:
+        raise FailedPrecondition(
+            "this server has no weights_root, so its weights cannot be replaced from a folder"
+        )
+    root = root.resolve()
+    folder = (root / path).resolve()
+    if not folder.is_relative_to(root) or folder == root:
+        raise InvalidInput("path", f"{path!r} is not a folder inside the server's weights root")
+    if not folder.is_dir():
+        raise InvalidInput("path", f"there is no folder {path!r} in the server's weights root")
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise InvalidInput("path", f"{path!r} holds no model: config.json and *.safetensors are needed")
+    if (folder / "adapter_config.json").exists():
+        raise InvalidInput("path", f"{path!r} holds an adapter; merge it and save the whole model")
+    for file in folder.iterdir():
+        if not file.resolve().is_relative_to(root):
+            raise InvalidInput("path", f"{path!r} has a link out of the server's weights root: {file.name}")
+    return folder
+
+
+def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch.nn.Module:
+    """The causal language model in `folder`, ready to run under `rows.attention`.
+
+    `dtype` None keeps the one it was saved in. FailedPrecondition if tensors are missing, unknown or of the
+    wrong shape.
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype or "auto",
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors raise many kinds for a bad folder
+        raise FailedPrecondition(f"{folder.name} cannot be loaded: {error}") from error
+    problems = [f"{what.replace('_', ' ')}: {_some(report[what])}" for what in _REPORTED if report[what]]
+    if problems:
+        raise FailedPrecondition(f"{folder.name} does not hold this model; " + "; ".join(problems))
+    loaded: torch.nn.Module = model.eval().requires_grad_(False).to(device)
+    return loaded
+
+
+_REPORTED = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
+def _some(names: Any) -> str:
+    listed = sorted(str(name) for name in names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def check_same_model(folder: Path, served: Any) -> None:
+    """FailedPrecondition unless config.json in `folder` describes the model of the config `served`."""
+    try:
+        delivered = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise FailedPrecondition(f"{folder.name}/config.json cannot be read: {error}") from error
+    for name in COMPARED:
+        ours, theirs = getattr(served, name, None), getattr(delivered, name, None)
+        if ours != theirs:
+            raise FailedPrecondition(f"{folder.name} is another model: its {name} is {theirs}, not {ours}")
+
+
+def probe_tokens(vocab_size: int, length: int) -> torch.Tensor:
+    """int64 [length]: the fixed token ids on which weights are probed."""
+    return torch.from_numpy(np.random.Generator(np.random.Philox(20624994)).integers(vocab_size, size=length))
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def plain_logprobs(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """float32 [length - 1]: log-probability of each token after the first, by one pass without any cache."""
+    logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
+    return torch.log_softmax(logits, -1).gather(-1, tokens[1:, None])[:, 0]
+
+
+def move_into(served: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Makes `served` compute with `tensors` (its parameters and buffers by name); returns those it had."""
+    before = tensors_of(served)
+    for name, own in (*served.named_parameters(), *served.named_buffers()):
+        own.data = tensors[name]
+    return before
+
+
+def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, sharing their memory."""
+    return {name: own.data for name, own in (*model.named_parameters(), *model.named_buffers())}
