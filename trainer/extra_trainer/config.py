@@ -23,6 +23,7 @@ class ModelConfig(Section):
     """The policy to start from."""
 
     path: str = Field(description="Folder of a Hugging Face model, or `rehearsal`: made by the project.")
+    seed: int = Field(0, ge=0, description="Of the rehearsal's start model; runs with other seeds share it.")
 
 
 class DataConfig(Section):

@@ -34,6 +34,8 @@ from extra_trainer.run_folder import RunFolder
 
 #: Seeds of the two evaluations: the same, so that they differ by the policy alone.
 EVALUATION_SEED = 7_000_000_000
+#: Problems of the rehearsal where the config does not say how many.
+REHEARSAL_PROBLEMS = 256
 #: Seconds the driver is given to end Ray before it is killed.
 STOP_SECONDS = 30.0
 
@@ -112,9 +114,9 @@ class Launcher:
 
     def _start_model(self) -> Path:
         if self.config.model.path == "rehearsal":
-            from extra_trainer.rehearsal import start_model
+            from extra_trainer.rehearsal.start_model import start_model
 
-            return start_model(self.cache, self.config.seed)
+            return start_model(self.cache, self.config.model.seed)
         path = Path(self.config.model.path)
         if not (path / "config.json").is_file():
             raise ConfigError(
@@ -124,9 +126,11 @@ class Launcher:
 
     def _problems(self, source: str, split: str, most: int | None, tokenizer: Any) -> list[data.Problem]:
         if source == "rehearsal":
-            from extra_trainer import rehearsal
+            from extra_trainer.rehearsal import problems
 
-            made = rehearsal.problems(split, most or rehearsal.DEFAULT_COUNT, self.config.seed)
+            # The same held-out problems for every seed, so that runs can be compared.
+            seed = self.config.seed if split == "train" else 0
+            made = problems(split, most or REHEARSAL_PROBLEMS, seed)
             return [
                 data.Problem(p.id, data.make_prompt(p.prompt, self.config.data, tokenizer), p.answer)
                 for p in made

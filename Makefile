@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both share the virtual environment .venv, which
+# is made on first use.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# The release everything here was tested with. `pip` decides which build: see "Installing torch" in README.md.
+TORCH ?= torch==2.13.0
+EXTRAS := novelty,verification,generation,trainer,dev
+SEED ?= 0
+RUN ?= runs/demo-seed$(SEED)
+
+.PHONY: demo test lint protos clean
+
+# A finished demo is repeated from the start; one that was interrupted goes on from its last checkpoint with
+#   make demo ARGS=--resume
+demo: $(VENV)/installed
+	@if [ -f $(RUN)/report.html ]; then rm -rf $(RUN); fi
+	$(BIN)/extra-rl train trainer/configs/rehearsal.yaml --set seed=$(SEED) --run $(RUN) $(ARGS)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python scripts/make_stubs.py --check
+
+protos: $(VENV)/installed
+	$(BIN)/buf format --write
+	$(BIN)/python scripts/make_stubs.py
+
+$(VENV)/installed: pyproject.toml requirements/overrides.txt requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --overrides requirements/overrides.txt \
+	  --constraint requirements/constraints.txt --editable '.[$(EXTRAS)]'
+	# Ray starts many processes that import torch and OpenRLHF: compile once, whatever PYTHONDONTWRITEBYTECODE says.
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .cache

@@ -1,0 +1,240 @@
+"""The rehearsal's start model: a small Qwen3 fitted on worked examples, made once and kept in a cache folder.
+
+Reinforcement learning needs a policy that is sometimes right, and no model hub can be assumed, so this module
+makes one in about a minute and a half on two cores. Fitting has two parts. First *drills*: single lines of worked
+examples, shuffled, with the loss on what follows the equals sign only, because the arithmetic needs by far the
+most examples and a whole solution holds few results a token. Then whole worked examples, with the loss on the
+solution. The matrices are updated with Muon, which needed about a quarter of the steps that AdamW did here.
+
+The model is Qwen3 in float32 with untied embeddings: with so small a vocabulary tying saves nothing, and a tied
+output layer is what a weight refresh in vLLM can leave behind unnoticed. The cache folder's name is a hash of
+all that decides the weights; a folder appears there only once it is complete.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from extra_trainer.rehearsal.problems import stream_problems, worked_example
+from extra_trainer.rehearsal.tokenizer import make_tokenizer
+
+# Part of the cache key: raise it with every change to this package that changes the fitted weights.
+CODE_VERSION = 1
+_IGNORED = -100
+_EXAMPLES_AT_ONCE = 512
+_LINES_PER_DRILL = 8
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Sizes of the model and of the fitting; the defaults are what the rehearsal uses."""
+
+    hidden_size: int = 128
+    layers: int = 4
+    head_size: int = 32
+    steps: int = 900
+    drill_share: float = 0.5
+    """The part of the steps spent on single lines, at the beginning."""
+    tokens_per_step: int = 1536
+    matrix_learning_rate: float = 0.02
+    """Muon's; it falls linearly to zero, as the other one does."""
+    learning_rate: float = 0.003
+    """AdamW's, for embeddings, output layer and norms."""
+    warmup_steps: int = 40
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids and labels, both [sequences, tokens]; a label of -100 is not learned."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+
+
+def start_model(cache_folder: Path, seed: int, settings: FitSettings | None = None) -> Path:
+    """The folder of the fitted model (safetensors) and its tokenizer; made at the first call, then reused."""
+    settings = settings or FitSettings()
+    folder = cache_folder / f"start-model-{_cache_key(seed, settings)}"
+    if folder.is_dir():
+        return folder
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=cache_folder))
+    try:
+        fit(seed, settings).save_pretrained(unfinished)
+        make_tokenizer().save_pretrained(unfinished)
+        _move_into_place(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def fit(seed: int, settings: FitSettings) -> Qwen3ForCausalLM:
+    """A model fitted on worked examples of the `fitting` problems: on CUDA if there is one, else on the CPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = make_tokenizer()
+    # The caller's random state is none of ours.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(_model_config(tokenizer, settings)).to(device)
+    optimizers = _optimizers(model, settings)
+    steps = islice(_batches(tokenizer, seed, settings), settings.steps)
+    for step, batch in enumerate(_shown(steps, settings.steps)):
+        rate = min(1.0, (step + 1) / settings.warmup_steps) * (1 - step / settings.steps)
+        _train_step(model, batch, optimizers, rate)
+    return model.cpu()
+
+
+def _cache_key(seed: int, settings: FitSettings) -> str:
+    decisive = {"code": CODE_VERSION, "seed": seed, **asdict(settings)}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _move_into_place(unfinished: Path, folder: Path) -> None:
+    try:
+        os.rename(unfinished, folder)
+    except OSError:
+        # Somebody else made the same model meanwhile; theirs is as good as ours.
+        if not folder.is_dir():
+            raise
+
+
+def _model_config(tokenizer: PreTrainedTokenizerFast, settings: FitSettings) -> Qwen3Config:
+    heads = settings.hidden_size // settings.head_size
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=3 * settings.hidden_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=settings.head_size,
+        max_position_embeddings=512,
+        rope_theta=10_000.0,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+
+
+Optimizers = list[tuple[torch.optim.Optimizer, float]]
+
+
+def _optimizers(model: Qwen3ForCausalLM, settings: FitSettings) -> Optimizers:
+    """Each optimizer with its peak learning rate."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("model.layers.")]
+    others = [
+        p for name, p in model.named_parameters() if p.ndim != 2 or not name.startswith("model.layers.")
+    ]
+    return [
+        (torch.optim.Muon(matrices, weight_decay=0.0, ns_steps=4), settings.matrix_learning_rate),
+        (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), settings.learning_rate),
+    ]
+
+
+def _train_step(model: Qwen3ForCausalLM, batch: Batch, optimizers: Optimizers, rate: float) -> None:
+    """One update; `rate` scales the peak learning rates."""
+    ids, labels = batch.ids.to(model.device), batch.labels.to(model.device)
+    logits = model(input_ids=ids[:, :-1]).logits
+    functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, peak in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = peak * rate
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+# Token ids, and for each whether it is to be learned.
+_Sequence = tuple[list[int], list[bool]]
+
+
+def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, settings: FitSettings) -> Iterator[Batch]:
+    rng = random.Random(seed)
+    examples = (
+        (problem.prompt, worked_example(problem, rng)) for problem in stream_problems("fitting", seed)
+    )
+    drills = round(settings.steps * settings.drill_share)
+    yield from islice(_packed(examples, lambda some: _drills(some, tokenizer, rng), rng, settings), drills)
+    yield from _packed(examples, lambda some: _whole(some, tokenizer), rng, settings)
+
+
+def _packed(
+    examples: Iterator[tuple[str, str]],
+    sequences: Callable[[list[tuple[str, str]]], list[_Sequence]],
+    rng: random.Random,
+    settings: FitSettings,
+) -> Iterator[Batch]:
+    """Batches of about `tokens_per_step` tokens; sequences of like length together, as padding is wasted work."""
+    while True:
+        ready = sorted(sequences(list(islice(examples, _EXAMPLES_AT_ONCE))), key=lambda s: len(s[0]))
+        batches: list[list[_Sequence]] = [[]]
+        for sequence in ready:
+            if batches[-1] and (len(batches[-1]) + 1) * len(sequence[0]) > settings.tokens_per_step:
+                batches.append([])
+            batches[-1].append(sequence)
+        rng.shuffle(batches)
+        yield from map(_batch, batches)
+
+
+def _drills(
+    examples: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, rng: random.Random
+) -> list[_Sequence]:
+    """Lines of one operation, several a sequence; only results are learned."""
+    lines = [line for _, solution in examples for line in solution.split("\n")[:-1]]
+    rng.shuffle(lines)
+    equals = tokenizer.convert_tokens_to_ids("=")
+    tokens = [list(ids) for ids in tokenizer([f"{line}\n" for line in lines]).input_ids]
+    drills: list[_Sequence] = []
+    for start in range(0, len(tokens) - _LINES_PER_DRILL + 1, _LINES_PER_DRILL):
+        some = tokens[start : start + _LINES_PER_DRILL]
+        learned = [i > ids.index(equals) for ids in some for i in range(len(ids))]
+        drills.append((list(chain.from_iterable(some)), learned))
+    return drills
+
+
+def _whole(examples: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> list[_Sequence]:
+    """Prompt and solution; only the solution and the end of text are learned."""
+    prompts = tokenizer([prompt for prompt, _ in examples]).input_ids
+    solutions = tokenizer([f"{solution}{tokenizer.eos_token}" for _, solution in examples]).input_ids
+    return [
+        (prompt + solution, [False] * len(prompt) + [True] * len(solution))
+        for prompt, solution in zip(prompts, solutions, strict=True)
+    ]
+
+
+def _batch(sequences: list[_Sequence]) -> Batch:
+    """Padded on the right, where under a causal mask no token sees the padding."""
+    width = max(len(ids) for ids, _ in sequences)
+    ids = torch.zeros((len(sequences), width), dtype=torch.long)
+    labels = torch.full((len(sequences), width), _IGNORED)
+    for row, (tokens, learned) in enumerate(sequences):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, : len(tokens)] = torch.where(torch.tensor(learned), torch.tensor(tokens), _IGNORED)
+    return Batch(ids, labels)
+
+
+def _shown(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
+    """The same batches, with a progress bar on a terminal and a line a tenth elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("Fitting the start model"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("fit", total=total)
+        for done, batch in enumerate(batches):
+            if not console.is_terminal and done % max(1, total // 10) == 0:
+                console.print(f"Fitting the start model: step {done} of {total}")
+            yield batch
+            progress.advance(bar)
