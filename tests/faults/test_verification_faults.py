@@ -20,7 +20,7 @@ POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationServer]:
     folder = tmp_path_factory.mktemp("verification")
-    with verification_server(folder, workers=2, timeout_seconds=10, max_queue=8) as running:
+    with verification_server(folder, workers=2, slow_workers=0, timeout_seconds=10, max_queue=8) as running:
         yield running
 
 
@@ -134,7 +134,7 @@ def test_random_kills_under_load_lose_nothing_and_change_no_verdict(server: Veri
 
 
 def test_a_server_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
-    with verification_server(tmp_path, workers=1) as server:
+    with verification_server(tmp_path, workers=1, slow_workers=0) as server:
         processes = psutil.Process(server.process.pid).children(recursive=True)
         server.process.kill()
         wait_until(lambda: not any(process.is_running() for process in processes))

@@ -18,7 +18,7 @@ CORRECT, WRONG = pb.VERDICT_STATUS_CORRECT, pb.VERDICT_STATUS_WRONG
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationServer]:
     folder = tmp_path_factory.mktemp("verification")
-    with verification_server(folder, workers=2, timeout_seconds=3) as running:
+    with verification_server(folder, workers=2, slow_workers=0, timeout_seconds=3) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ def _tasks(*names: str) -> list[Task]:
 
 
 def test_a_batch_that_does_not_fit_is_refused_whole_with_a_time_to_retry() -> None:
-    queue = FairQueue(capacity=3, workers=1)
+    queue = FairQueue(capacity=3, lanes=1, slow_places=0)
     queue.put(Line(), _tasks("a", "b"))
     with pytest.raises(Overloaded) as refused:
         queue.put(Line(), _tasks("c", "d"))
@@ -21,11 +21,11 @@ def test_a_batch_that_does_not_fit_is_refused_whole_with_a_time_to_retry() -> No
 
 def test_a_batch_that_can_never_fit_is_invalid() -> None:
     with pytest.raises(InvalidInput, match="smaller batches"):
-        FairQueue(capacity=1, workers=1).put(Line(), _tasks("a", "b"))
+        FairQueue(capacity=1, lanes=1, slow_places=0).put(Line(), _tasks("a", "b"))
 
 
 def test_cancelled_tasks_make_room() -> None:
-    queue = FairQueue(capacity=2, workers=1)
+    queue = FairQueue(capacity=2, lanes=1, slow_places=0)
     tasks = _tasks("a", "b")
     queue.put(Line(), tasks)
     for task in tasks:
@@ -34,17 +34,17 @@ def test_cancelled_tasks_make_room() -> None:
 
 
 def test_a_call_that_uses_much_time_waits_for_one_that_uses_little() -> None:
-    queue = FairQueue(capacity=10, workers=1)
+    queue = FairQueue(capacity=10, lanes=1, slow_places=0)
     heavy, light = Line(), Line()
     queue.put(heavy, _tasks("h1", "h2", "h3"))
-    taken = queue.take()
+    taken = queue.take(0.0)
     assert taken is not None
     queue.done(*taken)
     heavy.used_seconds += 5.0
     queue.put(light, _tasks("l1", "l2"))
     order = []
     for _ in range(4):
-        taken = queue.take()
+        taken = queue.take(0.0)
         assert taken is not None
         queue.done(*taken)
         order.append(taken[1].argument)
@@ -52,10 +52,10 @@ def test_a_call_that_uses_much_time_waits_for_one_that_uses_little() -> None:
 
 
 def test_a_call_that_was_idle_does_not_save_up_time() -> None:
-    queue = FairQueue(capacity=10, workers=1)
+    queue = FairQueue(capacity=10, lanes=1, slow_places=0)
     busy = Line(used_seconds=100.0)
     queue.put(busy, _tasks("b1"))
-    assert queue.take() is not None
+    assert queue.take(0.0) is not None
     late = Line()
     queue.put(late, _tasks("l1"))
     assert late.used_seconds >= 100.0

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from extra_services.verification import quick
 from extra_services.verification.extraction import boxes, final_answer
-from extra_services.verification.verdict import Item, Status
+from extra_services.verification.verdict import Item, Side, Status
 
 
 def _decide(response: str, answer: str) -> Status | None:
-    verdict = quick.decide(Item(response, answer))
+    verdict = quick.decide(quick.question(Item(response, answer)))
     return verdict.status if verdict else None
 
 
@@ -57,18 +57,23 @@ def test_different_plain_numbers_are_proved_wrong(response: str, answer: str) ->
 @pytest.mark.parametrize(
     ("response", "answer"),
     [
-        ("I do not know", "26"),
         (r"\boxed{2 \cdot 13}", "26"),
         (r"\boxed{10\%}", "0.1"),
         (r"\boxed{0.333333}", "1/3"),
         (r"\boxed{1,234}", "1235"),
         (r"\boxed{x+1}", "1+x"),
-        (r"\boxed{26", "26"),
         (r"\boxed{1/0}", "26"),
     ],
 )
 def test_what_it_cannot_prove_is_left_undecided(response: str, answer: str) -> None:
     assert _decide(response, answer) is None
+
+
+@pytest.mark.parametrize("response", ["", "I do not know", r"\boxed{}", r"cut off in the box: \boxed{26"])
+def test_no_final_answer_is_unparseable_and_not_wrong(response: str) -> None:
+    verdict = quick.decide(quick.question(Item(response, "26")))
+    assert verdict is not None
+    assert (verdict.status, verdict.side) == (Status.UNPARSEABLE, Side.RESPONSE)
 
 
 @given(st.integers(), st.integers())

@@ -29,6 +29,18 @@ class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Method.ValueTy
     """Same as METHOD_MATH."""
     METHOD_MATH: _Method.ValueType  # 1
     """Mathematical equality of the extracted final answers."""
+    METHOD_CHOICE: _Method.ValueType  # 2
+    """The same letter of a multiple-choice question; the reference answer is a letter, with or without
+    parentheses.
+    """
+    METHOD_EXACT: _Method.ValueType  # 3
+    """The same characters, apart from spaces and delimiters ($, **, a final period) around the answer."""
+    METHOD_NUMERIC: _Method.ValueType  # 4
+    """Two numbers within a tolerance; see VerifyOptions."""
+    METHOD_AUTO: _Method.ValueType  # 5
+    """METHOD_CHOICE if the reference answer is the letter of a choice (A to H), else METHOD_MATH."""
+    METHOD_CUSTOM: _Method.ValueType  # 6
+    """The verifier that VerifyOptions.verifier names; it gets the whole response."""
 
 class Method(_Method, metaclass=_MethodEnumTypeWrapper):
     """How an answer is compared."""
@@ -37,7 +49,47 @@ METHOD_UNSPECIFIED: Method.ValueType  # 0
 """Same as METHOD_MATH."""
 METHOD_MATH: Method.ValueType  # 1
 """Mathematical equality of the extracted final answers."""
+METHOD_CHOICE: Method.ValueType  # 2
+"""The same letter of a multiple-choice question; the reference answer is a letter, with or without
+parentheses.
+"""
+METHOD_EXACT: Method.ValueType  # 3
+"""The same characters, apart from spaces and delimiters ($, **, a final period) around the answer."""
+METHOD_NUMERIC: Method.ValueType  # 4
+"""Two numbers within a tolerance; see VerifyOptions."""
+METHOD_AUTO: Method.ValueType  # 5
+"""METHOD_CHOICE if the reference answer is the letter of a choice (A to H), else METHOD_MATH."""
+METHOD_CUSTOM: Method.ValueType  # 6
+"""The verifier that VerifyOptions.verifier names; it gets the whole response."""
 Global___Method: _TypeAlias = Method  # noqa: Y015
+
+class _BoxChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BoxChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BoxChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BOX_CHOICE_UNSPECIFIED: _BoxChoice.ValueType  # 0
+    """Same as BOX_CHOICE_LAST."""
+    BOX_CHOICE_LAST: _BoxChoice.ValueType  # 1
+    """The last one."""
+    BOX_CHOICE_FIRST: _BoxChoice.ValueType  # 2
+    """The first one."""
+    BOX_CHOICE_ALL: _BoxChoice.ValueType  # 3
+    """All of them together, as a list; the same box twice counts once."""
+
+class BoxChoice(_BoxChoice, metaclass=_BoxChoiceEnumTypeWrapper):
+    """Which of several boxes in a response is its final answer. A box inside a box is part of it."""
+
+BOX_CHOICE_UNSPECIFIED: BoxChoice.ValueType  # 0
+"""Same as BOX_CHOICE_LAST."""
+BOX_CHOICE_LAST: BoxChoice.ValueType  # 1
+"""The last one."""
+BOX_CHOICE_FIRST: BoxChoice.ValueType  # 2
+"""The first one."""
+BOX_CHOICE_ALL: BoxChoice.ValueType  # 3
+"""All of them together, as a list; the same box twice counts once."""
+Global___BoxChoice: _TypeAlias = BoxChoice  # noqa: Y015
 
 class _VerdictStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -100,6 +152,59 @@ UNPARSEABLE_SIDE_ANSWER: UnparseableSide.ValueType  # 2
 Global___UnparseableSide: _TypeAlias = UnparseableSide  # noqa: Y015
 
 @_typing.final
+class VerifyOptions(_message.Message):
+    """Conventions of comparison. The defaults follow what the graders of the common benchmarks accept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOXES_FIELD_NUMBER: _builtins.int
+    STRICT_PERCENT_FIELD_NUMBER: _builtins.int
+    STRICT_DEGREES_FIELD_NUMBER: _builtins.int
+    RELATIVE_TOLERANCE_FIELD_NUMBER: _builtins.int
+    ABSOLUTE_TOLERANCE_FIELD_NUMBER: _builtins.int
+    VERIFIER_FIELD_NUMBER: _builtins.int
+    boxes: Global___BoxChoice.ValueType
+    """Which box counts."""
+    strict_percent: _builtins.bool
+    """Where one side alone has a percent sign: false (default) takes 10% as 10 or as 0.1, true as 0.1 alone."""
+    strict_degrees: _builtins.bool
+    """Where one side alone has a degree sign: false (default) takes 180 degrees as 180 or as pi, true as pi
+    alone.
+    """
+    relative_tolerance: _builtins.float
+    """METHOD_NUMERIC: allowed difference as a fraction of the reference answer, at least 0. Absent: 1e-4. The
+    larger of both tolerances counts.
+    """
+    absolute_tolerance: _builtins.float
+    """METHOD_NUMERIC: allowed difference, at least 0. Absent: 0."""
+    verifier: _builtins.str
+    """METHOD_CUSTOM: name of an entry point in the server's group "extra_rl.verifiers"."""
+    def __init__(
+        self,
+        *,
+        boxes: Global___BoxChoice.ValueType = ...,
+        strict_percent: _builtins.bool = ...,
+        strict_degrees: _builtins.bool = ...,
+        relative_tolerance: _builtins.float | None = ...,
+        absolute_tolerance: _builtins.float | None = ...,
+        verifier: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_absolute_tolerance", b"_absolute_tolerance", "_relative_tolerance", b"_relative_tolerance", "absolute_tolerance", b"absolute_tolerance", "relative_tolerance", b"relative_tolerance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_absolute_tolerance", b"_absolute_tolerance", "_relative_tolerance", b"_relative_tolerance", "absolute_tolerance", b"absolute_tolerance", "boxes", b"boxes", "relative_tolerance", b"relative_tolerance", "strict_degrees", b"strict_degrees", "strict_percent", b"strict_percent", "verifier", b"verifier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__absolute_tolerance: _TypeAlias = _typing.Literal["absolute_tolerance"]  # noqa: Y015
+    _WhichOneofArgType__absolute_tolerance: _TypeAlias = _typing.Literal["_absolute_tolerance", b"_absolute_tolerance"]  # noqa: Y015
+    _WhichOneofReturnType__relative_tolerance: _TypeAlias = _typing.Literal["relative_tolerance"]  # noqa: Y015
+    _WhichOneofArgType__relative_tolerance: _TypeAlias = _typing.Literal["_relative_tolerance", b"_relative_tolerance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__absolute_tolerance) -> _WhichOneofReturnType__absolute_tolerance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__relative_tolerance) -> _WhichOneofReturnType__relative_tolerance | None: ...
+
+Global___VerifyOptions: _TypeAlias = VerifyOptions  # noqa: Y015
+
+@_typing.final
 class VerifyItem(_message.Message):
     """One response to verify."""
 
@@ -108,22 +213,28 @@ class VerifyItem(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     response: _builtins.str
     """What the model wrote, whole."""
     answer: _builtins.str
     """The reference answer, bare ("1/2") or in a box. Required."""
     method: Global___Method.ValueType
     """How to compare."""
+    @_builtins.property
+    def options(self) -> Global___VerifyOptions:
+        """Conventions. Absent: the defaults."""
+
     def __init__(
         self,
         *,
         response: _builtins.str = ...,
         answer: _builtins.str = ...,
         method: Global___Method.ValueType = ...,
+        options: Global___VerifyOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "method", b"method", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "method", b"method", "options", b"options", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,24 +255,33 @@ class Verdict(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     EXECUTION_SECONDS_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     status: Global___VerdictStatus.ValueType
     """Outcome."""
     unparseable_side: Global___UnparseableSide.ValueType
     """Which side, when status is UNPARSEABLE."""
     extracted: _builtins.str
-    """The final answer found in the response, as written; empty if none."""
+    """The final answer found in the response, as written; empty if none. This and the next two hold at most
+    2000 characters.
+    """
     normalized_response: _builtins.str
     """Normalised form of the response's answer, as compared."""
     normalized_answer: _builtins.str
     """Normalised form of the reference answer, as compared."""
     rule: _builtins.str
-    """Name of the rule that decided, for example "string", "integer", "math_verify"."""
+    """Name of the rule that decided, for example "string", "integer", "math_verify". On the fast path:
+    "integer", "fraction", "decimal", "number" (two of these kinds), "string", "words", "choice", "exact",
+    "numeric", "extraction" (no final answer found). In a worker also "math_verify" and "custom:NAME".
+    Undecided: "time_limit", "worker", "invalid".
+    """
     detail: _builtins.str
     """Explanation for a person; for ERROR what failed."""
     queue_seconds: _builtins.float
     """Seconds between arrival and start of execution."""
     execution_seconds: _builtins.float
     """Seconds of execution; the time limit counts these alone."""
+    cached: _builtins.bool
+    """Whether the verdict was remembered from an equal question; then execution_seconds is 0."""
     def __init__(
         self,
         *,
@@ -174,10 +294,11 @@ class Verdict(_message.Message):
         detail: _builtins.str = ...,
         queue_seconds: _builtins.float = ...,
         execution_seconds: _builtins.float = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "execution_seconds", b"execution_seconds", "extracted", b"extracted", "normalized_answer", b"normalized_answer", "normalized_response", b"normalized_response", "queue_seconds", b"queue_seconds", "rule", b"rule", "status", b"status", "unparseable_side", b"unparseable_side"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "detail", b"detail", "execution_seconds", b"execution_seconds", "extracted", b"extracted", "normalized_answer", b"normalized_answer", "normalized_response", b"normalized_response", "queue_seconds", b"queue_seconds", "rule", b"rule", "status", b"status", "unparseable_side", b"unparseable_side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

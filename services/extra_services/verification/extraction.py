@@ -1,20 +1,21 @@
 r"""Finds the final answer in what a model wrote.
 
-The order is that of how deliberate a marker is: the last `\boxed{...}` (a box inside a box is unwrapped),
-else the last line marked `#### x`, `A: x`, `Answer: x` or "the answer is x". A response without any marker
-has no final answer of its own; the caller may then fall back on its last number or formula. Everything here
-is one linear pass: a megabyte of braces costs a second, not a day.
+The order is that of how deliberate a marker is: the last `\boxed{...}` (a box inside a box is unwrapped;
+`Boxes` says which of several counts), else the last line marked `#### x`, `A: x`, `Answer: x` or "the answer
+is x", else the last formula or number of the text. Everything here is one linear pass: a megabyte of braces
+costs a second, not a day.
 """
 
 import re
 from dataclasses import dataclass
 
 from extra_services.verification.normalization import plain_punctuation
+from extra_services.verification.verdict import Boxes
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """A final answer as written, and what marked it: "box", "hash" or "phrase"."""
+    """A final answer as written, and its marker: "box", "hash", "phrase" or, for lack of these, "last"."""
 
     text: str
     marker: str
@@ -23,25 +24,44 @@ class Extracted:
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$]+)")
 _HASH = re.compile(r"####[ \t]*([^\n]+)")
+_EMPHASIS = r"[*_`\s]*"
 _PHRASE = re.compile(
-    r"(?:(?:final\s+|correct\s+)?answer\s+(?:is|equals|=)(?:\s*:)?|(?:^|\n)[\s>*#_-]*(?:final\s+answer|answer|a)[*_]*\s*:)"
-    r"[ \t*_]*\n?[ \t*_]*([^\n]+)",
+    r"(?:\b(?:answer|result)\s+(?:is|equals|would\s+be|=)(?:\s+therefore)?"
+    r"|\b(?:final\s+|correct\s+)?answer[*_]*(?=\s*:)"
+    r"|(?:^|\n)[\s>*#_-]*a(?=\s*:)"
+    r"|(?:^|\n)[\s>*#_-]*final\s+answer[*_]*(?=\s*\n))"
+    rf"\s*:?{_EMPHASIS}([^\n]+)",
     re.IGNORECASE,
 )
-_CHINESE_PHRASE = re.compile(r"(?:最终)?答案(?:是|为|:)+\s*([^\n]+)")
-_MATH = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
-_SENTENCE_END = re.compile(r"\.(?:\s+[A-Z].*)?$|[。!?;].*$", re.DOTALL)
+_CHINESE_PHRASE = re.compile(rf"答案(?:是|为|:)+{_EMPHASIS}([^\n]+)")
+_FORMULA = r"(?:\$\$?[^$\n]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\])"
+_FORMULA_PATTERN = re.compile(_FORMULA, re.DOTALL)
+_FORMULAS_FIRST = re.compile(rf"{_FORMULA}(?:\s*(?:,|;|and|or|,\s*and|,\s*or)\s*{_FORMULA})*\s*(?:\\?%)?")
+_NUMBER = re.compile(r"(?<![\w.\\])[+-]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?")
+_BOLD = re.compile(r"\*\*(.+?)\*\*")
+_SENTENCE_END = re.compile(
+    r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|,?\s+(?:because|since|which|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
+    r"|\s+\(.*[a-z]{4}.*\)\Z",
+    re.DOTALL,
+)
+_LONGEST_BARE_ANSWER = 100
+#: Four letters that are neither a command nor the name of a function.
+_WORD = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sinh|cosh|tanh|arc|beta|theta|alpha|gamma)[a-zA-Z]{4}")
+#: An unmarked answer is looked for among this many last characters.
+_TAIL = 1000
 
 
-def final_answer(response: str) -> Extracted | None:
-    """The final answer marked in `response`, or None if nothing marks one."""
+def final_answer(response: str, which: Boxes = Boxes.LAST) -> Extracted | None:
+    """The final answer in `response`, or None if there is nothing like one."""
     found = boxes(response)
     if found:
-        return Extracted(unboxed(found[-1]).strip(), "box")
-    bare = _BARE_BOX.findall(response)
-    if bare:
-        return Extracted(bare[-1], "box")
-    return _marked_line(plain_punctuation(response))
+        return Extracted(_chosen([unboxed(content).strip() for content in found], which), "box")
+    if "\\boxed" in response:
+        # A box that is never closed belongs to a response that was cut off: its number may have gone on.
+        bare = _BARE_BOX.findall(response)
+        return Extracted(_chosen(bare, which), "box") if bare else None
+    response = plain_punctuation(response)
+    return _marked_line(response) or _whole(response) or _last_value(response[-_TAIL:])
 
 
 def reference_answer(answer: str) -> str:
@@ -54,7 +74,7 @@ def reference_answer(answer: str) -> str:
 
 def boxes(text: str) -> list[str]:
     r"""Contents of the complete `\boxed{...}` of `text` that are in no other box, in order."""
-    start = text.find("\\boxed{") if "\\fbox" not in text and "\\boxed " not in text else 0
+    start = min((at for command in ("\\boxed", "\\fbox") if (at := text.find(command)) >= 0), default=-1)
     if start < 0:
         return []
     complete: list[tuple[int, int]] = []
@@ -71,11 +91,13 @@ def boxes(text: str) -> list[str]:
             open_braces.append(-1)
         elif len(mark) > 2:
             open_braces.append(token.end())
-    return [text[begin:end] for begin, end in complete]
+    return [text[begin:end] for begin, end in complete if text[begin:end].strip()]
 
 
 def unboxed(content: str) -> str:
     r"""`content` with every `\boxed{x}` inside it replaced by x."""
+    if "box" not in content:
+        return content
     kept: list[str] = []
     open_braces: list[bool] = []
     position = 0
@@ -94,18 +116,48 @@ def unboxed(content: str) -> str:
     return "".join([*kept, content[position:]])
 
 
+def _chosen(contents: list[str], which: Boxes) -> str:
+    if which is Boxes.ALL:
+        return ", ".join(dict.fromkeys(contents))
+    return contents[0 if which is Boxes.FIRST else -1]
+
+
 def _marked_line(response: str) -> Extracted | None:
     last: tuple[int, Extracted] | None = None
     for pattern, marker in ((_HASH, "hash"), (_PHRASE, "phrase"), (_CHINESE_PHRASE, "phrase")):
         for match in pattern.finditer(response):
             text = _answer_of_line(match.group(1))
-            if text and (last is None or match.start() > last[0]):
-                last = match.start(), Extracted(text, marker)
+            if text and (last is None or match.start(1) > last[0]):
+                last = match.start(1), Extracted(text, marker)
     return last[1] if last else None
 
 
 def _answer_of_line(line: str) -> str:
-    formulas = list(_MATH.finditer(line))
-    if len(formulas) == 1:
-        return next(group for group in formulas[0].groups() if group is not None).strip()
-    return _SENTENCE_END.sub("", line.strip()).strip(" *_")
+    line = line.strip()
+    if line.count("**") % 2:  # the answer stands in bold, whose opening is before the line
+        line = line.partition("**")[0]
+    elif bold := _BOLD.match(line):
+        line = bold[1]
+    line = line.strip()
+    if first := _FORMULAS_FIRST.match(line):
+        return first.group()
+    formulas = _FORMULA_PATTERN.findall(line)
+    if len(formulas) == 1 and not any(character.isdigit() for character in _FORMULA_PATTERN.sub("", line)):
+        return str(formulas[0])
+    return _SENTENCE_END.sub("", line).strip(" *_`")
+
+
+def _whole(response: str) -> Extracted | None:
+    """A response that is nothing but its answer ("-1 + exp(16)")."""
+    line = response.strip()
+    bare = len(line) <= _LONGEST_BARE_ANSWER and "\n" not in line and not _WORD.search(line)
+    return Extracted(line, "last") if bare and any(map(str.isalnum, line)) else None
+
+
+def _last_value(tail: str) -> Extracted | None:
+    last: re.Match[str] | None = None
+    for match in _FORMULA_PATTERN.finditer(tail):
+        last = match
+    for match in _NUMBER.finditer(tail, last.end() if last else 0):
+        last = match
+    return Extracted(last.group(), "last") if last else None

@@ -1,9 +1,13 @@
 """A bounded queue that shares worker time fairly between calls.
 
-Every call (one RPC) has its own line. The next item comes from the call that has used the least worker time
-so far, counting what it is using now, so a call whose items hang pays for them with its own waiting and not
-with that of others. A call that was idle starts level with the one served last: it can neither save up time
-nor be starved. Beyond `capacity` waiting items the queue refuses, saying when to come back.
+Every call (one RPC) has its own line. The next item comes from the call that has used the least worker
+time so far, counting what it is using now, so a call whose items hang pays for them with its own waiting
+and not with that of others. A call that was idle starts level with the one served last: it can neither
+save up time nor be starved.
+
+At most `lanes` tasks run at a time, and besides them `slow_places` that were found to be slow
+(`move_aside`): a few items that hang therefore leave all lanes to the others. Beyond `capacity` waiting
+items the queue refuses, saying when to come back.
 """
 
 import threading
@@ -44,11 +48,14 @@ class Line:
 class FairQueue:
     """Tasks of many calls; every method may be called from any thread."""
 
-    def __init__(self, capacity: int, workers: int) -> None:
+    def __init__(self, capacity: int, lanes: int, slow_places: int) -> None:
         self.capacity = capacity
-        self._workers = workers
+        self._lanes = lanes
+        self._slow_places = slow_places
         self._lines: set[Line] = set()  # those with waiting tasks
         self._size = 0
+        self._running = 0
+        self._aside: set[Task] = set()
         self._closed = False
         self._served_level = 0.0
         self._mean_seconds = 0.05
@@ -69,15 +76,16 @@ class FairQueue:
             self._size += len(tasks)
             if tasks:
                 self._lines.add(line)
-            self._changed.notify(len(tasks))
+            self._changed.notify_all()
         for task in tasks:
             task.future.add_done_callback(self._forget_if_cancelled(line, task))
 
-    def take(self) -> tuple[Line, Task] | None:
-        """Waits for the next task and marks it running; None once the queue is closed."""
+    def take(self, patience: float) -> tuple[Line, Task] | None:
+        """Waits for a free lane and the next task, and marks it running; None if nothing came for `patience`
+        seconds, or the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._lines)
-            if self._closed:
+            self._changed.wait_for(self._can_run_one, patience)
+            if self._closed or not self._can_run_one():
                 return None
             now = time.monotonic()
             line = min(self._lines, key=lambda candidate: candidate.charged(now))
@@ -85,15 +93,32 @@ class FairQueue:
             task = line.waiting.popleft()
             self._removed(line)
             line.running_since[task] = now
+            self._running += 1
             return line, task
 
-    def done(self, line: Line, task: Task) -> float:
-        """Ends the running of `task`; returns for how many seconds it ran."""
+    def move_aside(self, task: Task) -> bool:
+        """Takes a running task out of its lane, if a place for slow ones is free; then True."""
+        with self._changed:
+            if task in self._aside:  # its worker died there, and another has it now
+                return True
+            if len(self._aside) >= self._slow_places:
+                return False
+            self._aside.add(task)
+            self._running -= 1
+            self._changed.notify()
+            return True
+
+    def done(self, line: Line, task: Task) -> None:
+        """Ends the running of `task`."""
         with self._changed:
             seconds = time.monotonic() - line.running_since.pop(task)
             line.used_seconds += seconds
             self._mean_seconds += 0.05 * (seconds - self._mean_seconds)
-            return seconds
+            if task in self._aside:
+                self._aside.discard(task)
+            else:
+                self._running -= 1
+            self._changed.notify()
 
     def close(self) -> None:
         """Cancels what waits and lets every `take` return None."""
@@ -103,6 +128,9 @@ class FairQueue:
             self._changed.notify_all()
         for task in waiting:
             task.future.cancel()
+
+    def _can_run_one(self) -> bool:
+        return self._closed or (bool(self._lines) and self._running < self._lanes)
 
     def _removed(self, line: Line) -> None:
         self._size -= 1
@@ -120,4 +148,4 @@ class FairQueue:
         return forget
 
     def _retry_after(self) -> float:
-        return min(30.0, max(0.05, self._size * self._mean_seconds / self._workers))
+        return min(30.0, max(0.05, self._size * self._mean_seconds / self._lanes))

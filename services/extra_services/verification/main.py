@@ -25,11 +25,19 @@ class VerificationSettings(ServerSettings):
         ge=1,
         description="Worker processes; by default one per core.",
     )
+    slow_workers: int = Field(
+        default_factory=lambda: 2 * (os.cpu_count() or 1),
+        ge=0,
+        description="More processes, at low priority, for items that run long, so that they block no worker.",
+    )
     timeout_seconds: float = Field(
         5.0, gt=0, description="Longest execution of one item; its worker is killed then."
     )
     max_queue: int = Field(
         8192, gt=0, description="Items that may wait for a worker; more get RESOURCE_EXHAUSTED."
+    )
+    cache_size: int = Field(
+        65536, gt=0, description="Verdicts remembered, by method, options and both answers."
     )
     worker_memory_bytes: int = Field(
         2**30, ge=2**28, description="Memory limit of each worker process (heap and private mappings)."
@@ -41,9 +49,11 @@ def main(arguments: list[str]) -> None:
     settings = load(VerificationSettings, arguments)
 
     async def build() -> Hosted:
-        pool = WorkerPool(settings.workers, settings.worker_memory_bytes, settings.max_queue)
+        pool = WorkerPool(
+            settings.workers, settings.slow_workers, settings.worker_memory_bytes, settings.max_queue
+        )
         await asyncio.to_thread(pool.start)
-        servicer = VerificationServicer(Verifier(pool, settings.timeout_seconds))
+        servicer = VerificationServicer(Verifier(pool, settings.timeout_seconds, settings.cache_size))
 
         async def close() -> None:
             await asyncio.to_thread(pool.close)

@@ -26,7 +26,8 @@ _SYMBOLS = {
     for sign, command in {
         "π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "≤": r"\le ",
         "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ",
-        "±": r"\pm ", "∅": r"\emptyset ", "θ": r"\theta ", "½": r"\frac{1}{2}", "²": "^2", "³": "^3",
+        "±": r"\pm ", "∅": r"\emptyset ", "θ": r"\theta ",
+        "√": r"\sqrt ", "½": r"\frac{1}{2}", "²": "^2", "³": "^3",
     }.items()
 }  # fmt: skip
 _SPACING = re.compile(r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|displaystyle|limits)(?![a-zA-Z]))|~")
@@ -47,6 +48,11 @@ _MAX_DIGITS = 1000
 def plain_punctuation(text: str) -> str:
     """`text` with Chinese and full-width signs written in ASCII."""
     return text if text.isascii() else text.translate(_SIGNS)
+
+
+def symbols_as_commands(text: str) -> str:
+    """`text` with mathematical signs ("π", "≤") written as LaTeX commands."""
+    return text if text.isascii() else text.translate(_SYMBOLS)
 
 
 def unwrapped(text: str) -> str:
@@ -70,14 +76,80 @@ def unwrapped(text: str) -> str:
 
 def normalized(text: str) -> str:
     """The normal form of one answer; empty if nothing is left."""
-    text = unwrapped(plain_punctuation(text))
-    if not text.isascii():
-        text = text.translate(_SYMBOLS)
+    text = unwrapped(symbols_as_commands(plain_punctuation(text)))
     if "\\" in text:
         text = _SPACING.sub(" ", _SIZING.sub("", text))
         text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", _FRACTIONS.sub(r"\\frac", text))
         text = _TEXT.sub(r"\1", text).replace(r"^{\circ}", r"^\circ").replace("{,}", ",")
     return _SPACE.sub("", unwrapped(text))
+
+
+_WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*\Z")
+_ARTICLE = re.compile(r"(?:the|a|an) ")
+_CHOICE = re.compile(r"(?:option|choice)?\s*\(?([a-z])(?:\)|[.:,](?=\s|\Z)|\Z)", re.IGNORECASE)
+_NO_WORDS = frozenset(
+    [
+        *(
+            "sqrt",
+            "frac",
+            "pi",
+            "exp",
+            "sin",
+            "cos",
+            "tan",
+            "cot",
+            "sec",
+            "csc",
+            "log",
+            "ln",
+            "arcsin",
+            "arccos",
+        ),
+        *(
+            "arctan",
+            "infty",
+            "infinity",
+            "theta",
+            "alpha",
+            "beta",
+            "gamma",
+            "delta",
+            "lambda",
+            "omega",
+            "sigma",
+        ),
+    ]
+)
+#: Different words for one thing.
+_SYNONYMS = {
+    "all reals": "all real numbers", "real numbers": "all real numbers", "no solutions": "no solution",
+    "none": "no solution", "empty set": "no solution", "no real solution": "no solution",
+    "no real solutions": "no solution", "dne": "does not exist",
+}  # fmt: skip
+
+
+def words(text: str) -> str | None:
+    r"""The words that an answer consists of, in one spelling, or None if it is no word.
+
+    A run of letters is a word if it was marked as text (`\text{even}`) or is longer than products of
+    variables are.
+    """
+    plain = _TEXT.sub(r" \1 ", unwrapped(plain_punctuation(text)))
+    plain = " ".join(unwrapped(plain).strip("()").casefold().split())
+    if not _WORDS.match(plain) or any(name in _NO_WORDS for name in plain.split()):
+        return None
+    marked = "\\text" in text or "\\mbox" in text
+    longest = max(map(len, re.split(r"[ '\-]", plain)))
+    if longest < (2 if marked or not plain.isascii() else 4) and plain not in ("yes", "no"):
+        return None
+    plain = _ARTICLE.sub("", plain, count=1)
+    return _SYNONYMS.get(plain, plain)
+
+
+def choice(text: str) -> str | None:
+    """The letter of a multiple-choice answer ("(B)", "B.", "option b: 12"), in upper case, or None."""
+    match = _CHOICE.match(" ".join(unwrapped(_TEXT.sub(r" \1 ", plain_punctuation(text))).split()).strip())
+    return match[1].upper() if match else None
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
 """A pool of worker processes that can be killed at any moment without losing a task.
 
-Each worker has a thread of the server that feeds it through a pipe of its own and watches the clock. At the
-time limit the worker is killed and replaced; a worker that dies by itself (killed from outside, out of
-memory) is replaced and its task given to a fresh one, `ATTEMPTS` times. Nothing is shared between workers, so
-no death can leave a lock held or a channel torn. That is why this is not pebble's ProcessPool: its workers
-share one locked pipe, and killing an idle worker (tried with 5.2.3: within a second of random kills) puts
-that pool into an error state for good. What is used instead is the standard library's forkserver, pipes and
-sentinels.
+Each worker has a thread of the server that feeds it through a pipe of its own and watches the clock. At
+the time limit the worker is killed and replaced; a worker that dies by itself (killed from outside, out
+of memory) is replaced and its task given to a fresh one, `ATTEMPTS` times. Nothing is shared between
+workers, so no death can leave a lock held or a channel torn. A task that runs long is moved aside (see
+FairQueue), and its worker, whose priority cannot be raised again, is replaced afterwards. That is why
+this is not pebble's ProcessPool: its workers share one locked pipe, and killing an idle worker (tried
+with 5.2.3: within a second of random kills) puts that pool into an error state for good. What is used
+instead is the standard library's forkserver, pipes and sentinels.
 """
 
+import contextlib
 import multiprocessing
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -29,6 +32,11 @@ log = structlog.get_logger()
 ATTEMPTS = 3
 #: Seconds between looks at whether a running task was cancelled.
 _TICK = 0.05
+#: Seconds between looks at whether an idle worker is alive.
+_IDLE_CHECK = 1.0
+#: A task that runs longer than this many seconds makes way for others, and goes on at this niceness.
+_SLOW_SECONDS = 0.25
+_SLOW_NICENESS = 10
 #: Seconds a new worker may take until it is ready (a cold forkserver imports sympy first).
 _START_SECONDS = 120.0
 _STARTING = threading.Lock()
@@ -63,11 +71,11 @@ class Outcome:
 
 
 class WorkerPool:
-    """`workers` processes, each with a memory limit, behind one fair and bounded queue."""
+    """`workers` processes and `slow_workers` more for what runs long, behind one fair and bounded queue."""
 
-    def __init__(self, workers: int, memory_bytes: int, max_queue: int) -> None:
-        self._queue = FairQueue(max_queue, workers)
-        self._slots = [_Slot(self._queue, memory_bytes, index) for index in range(workers)]
+    def __init__(self, workers: int, slow_workers: int, memory_bytes: int, max_queue: int) -> None:
+        self._queue = FairQueue(max_queue, workers, slow_workers)
+        self._slots = [_Slot(self._queue, memory_bytes, index) for index in range(workers + slow_workers)]
 
     def start(self) -> None:
         """Returns once every worker is warm."""
@@ -75,12 +83,14 @@ class WorkerPool:
             slot.thread.start()
         for slot in self._slots:
             slot.ready.wait()
+        if not all(slot.without_network for slot in self._slots):
+            log.warning("this system does not let workers give up the network; they keep it")
 
     def submit(
-        self, line: Line, function: Callable[[Any], Any], arguments: list[Any], timeout: float
+        self, line: Line, work: Sequence[tuple[Callable[[Any], Any], Any]], timeout: float
     ) -> list["Future[Outcome]"]:
-        """Futures of the outcomes, in order; cancelling one stops its work. Overloaded if no room is left."""
-        tasks = [Task(function, argument, timeout) for argument in arguments]
+        """Futures of what each function returns, in order; cancelling one stops it. Overloaded if no room."""
+        tasks = [Task(function, argument, timeout) for function, argument in work]
         self._queue.put(line, tasks)
         return [task.future for task in tasks]
 
@@ -104,6 +114,7 @@ class _Slot:
         self._queue = queue
         self._memory_bytes = memory_bytes
         self._worker: _Worker | None = None
+        self.without_network = False
         self.closing = threading.Event()
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self._serve, name=f"verification-{index}", daemon=True)
@@ -118,7 +129,7 @@ class _Slot:
         while not self.closing.is_set():
             # Before a task is taken, so that waiting for a fresh worker counts as waiting.
             self._renew()
-            taken = self._queue.take()
+            taken = self._queue.take(_IDLE_CHECK)
             if taken is not None:
                 self._run(*taken)
         self._drop()
@@ -137,7 +148,7 @@ class _Slot:
             if self._worker is None:
                 return Failed("the server is stopping")
             try:
-                return self._worker.run(task, self.closing)
+                return self._worker.run(task, self.closing, self._queue)
             except _WorkerDied as death:
                 reason = str(death)
                 log.warning("a worker died", reason=reason)
@@ -150,6 +161,7 @@ class _Slot:
             self._drop()
             try:
                 self._worker = _Worker(self._memory_bytes)
+                self.without_network = self._worker.without_network
                 self.ready.set()
             except (OSError, EOFError, _WorkerDied) as error:
                 log.error("cannot start a worker", error=str(error), retry_seconds=pause)
@@ -181,11 +193,15 @@ class _Worker:
         if not self._wait(_START_SECONDS):
             self.kill()
             raise _WorkerDied(f"not ready after {_START_SECONDS:.0f} s")
-        self._receive()
+        self.without_network: bool = self._receive()
 
-    def run(self, task: Task, closing: threading.Event) -> Finished | TimedOut | Failed | None:
+    def run(
+        self, task: Task, closing: threading.Event, queue: FairQueue
+    ) -> Finished | TimedOut | Failed | None:
         """Runs `task`; None if it was cancelled or the pool closes. _WorkerDied leaves the task undecided."""
-        deadline = time.monotonic() + task.timeout
+        started = time.monotonic()
+        deadline = started + task.timeout
+        aside = False
         try:
             self._connection.send((task.function, task.argument, task.timeout))
         except OSError as error:
@@ -197,8 +213,17 @@ class _Worker:
             if time.monotonic() >= deadline:
                 self.kill()
                 return TimedOut()
+            if not aside and time.monotonic() >= started + _SLOW_SECONDS and queue.move_aside(task):
+                aside = True
+                self._slow_down()
         returned, value = self._receive()
+        if aside:
+            self.kill()
         return Finished(value) if returned else Failed(value)
+
+    def _slow_down(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, self.process.pid or 0, _SLOW_NICENESS)
 
     def kill(self) -> None:
         """Ends the process now, whatever it does, and reaps it."""

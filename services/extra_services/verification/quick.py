@@ -1,50 +1,159 @@
-"""The fast path: decides in microseconds what normal forms prove, and nothing else.
+r"""The fast path: decides in microseconds what normal forms prove, and nothing else.
 
 Equal normal forms are equal answers. Two plain numbers are compared exactly: equal is equal, and different is
-different as soon as no rounding of decimals (see ROUNDING) could make them equal. Everything else is None,
-and goes to the workers. It runs on the event loop, so its input is bounded; the bound is on the length of a
-response.
+different as soon as no rounding of decimals (see ROUNDING) could make them equal. Choices, exact strings and
+words are decided here altogether. Everything else is None, and goes to the workers. It runs on the event
+loop, so its input is bounded; the bound is on the length of a response.
 """
 
+import re
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from extra_services.verification.extraction import final_answer, reference_answer
-from extra_services.verification.normalization import PlainNumber, normalized, number
-from extra_services.verification.verdict import Item, Status, Verdict
+from extra_services.verification.normalization import (
+    PlainNumber,
+    choice,
+    normalized,
+    number,
+    plain_punctuation,
+    unwrapped,
+    words,
+)
+from extra_services.verification.verdict import Item, Method, Options, Side, Status, Verdict
 
-#: Longest response, in characters, examined here.
+#: Longest text, in characters, examined on the event loop.
 MAX_LENGTH = 32_768
 #: math-verify rounds to 6 decimals where one side is a decimal, so that 0.333333 is 1/3. Numbers further
 #: apart than this cannot round to the same.
 ROUNDING = Fraction(1, 10**6)
+#: Longest text put into a verdict.
+SHOWN = 2000
+
+_LETTER_IN_PARENTHESES = re.compile(r"\([A-H]\)\Z")
+_WRITTEN_NUMBER = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z|[+-]?[\d.]+[eE][+-]?\d{1,3}\Z")
 
 
-def decide(item: Item) -> Verdict | None:
+@dataclass(frozen=True)
+class Question:
+    """What is left of an item once the final answers are cut out; `found` is None if there is none."""
+
+    found: str | None
+    answer: str
+    method: Method
+    options: Options
+
+
+def question(item: Item) -> Question:
+    """`item` with its final answers cut out, and its method settled."""
+    answer = reference_answer(item.answer)
+    method = method_for(answer) if item.method is Method.AUTO else item.method
+    found = final_answer(item.response, item.options.boxes)
+    if method is Method.CHOICE and (found is None or choice(found.text) is None):
+        return Question(_last_choice(item.response), answer, method, item.options)
+    return Question(found.text if found else None, answer, method, item.options)
+
+
+def method_for(answer: str) -> Method:
+    """What `auto` means for a reference answer: a capital letter is a choice, everything else mathematics."""
+    letter = choice(answer)
+    return Method.CHOICE if letter and re.search(r"[A-H]", answer) else Method.MATH
+
+
+def decide(asked: Question) -> Verdict | None:
     """The verdict if it can be proved here, else None."""
-    if len(item.response) > MAX_LENGTH or len(item.answer) > MAX_LENGTH:
+    blank = described(asked)
+    if asked.found is None:
+        text = "no final answer in the response"
+        return replace(blank, status=Status.UNPARSEABLE, rule="extraction", side=Side.RESPONSE, detail=text)
+    if asked.method is Method.EXACT:
+        return _decided(blank, unwrapped(asked.found) == unwrapped(asked.answer), "exact")
+    if asked.method is Method.CHOICE:
+        return _choice(asked, blank)
+    if asked.method is Method.NUMERIC:
+        return _numeric(asked, blank)
+    return _math(asked, blank)
+
+
+def described(asked: Question) -> Verdict:
+    """A verdict to fill in, with both sides described."""
+    return Verdict(
+        Status.ERROR,
+        "",
+        extracted=(asked.found or "")[:SHOWN],
+        normalized_response=normalized(asked.found or "")[:SHOWN],
+        normalized_answer=normalized(asked.answer)[:SHOWN],
+    )
+
+
+def within_tolerance(left: Fraction, right: Fraction, options: Options) -> bool:
+    """Whether a response's value `left` is near enough to the reference's `right` (method `numeric`)."""
+    allowed = max(Fraction(options.absolute_tolerance), Fraction(options.relative_tolerance) * abs(right))
+    return abs(left - right) <= allowed
+
+
+def _decided(blank: Verdict, equal: bool, rule: str) -> Verdict:
+    return replace(blank, status=Status.CORRECT if equal else Status.WRONG, rule=rule)
+
+
+def _choice(asked: Question, blank: Verdict) -> Verdict:
+    answer, response = choice(asked.answer), choice(asked.found or "")
+    if answer is None:
+        text = "the reference answer is not the letter of a choice"
+        return replace(blank, status=Status.UNPARSEABLE, rule="choice", side=Side.ANSWER, detail=text)
+    if response is None:
+        text = "the final answer is not the letter of a choice"
+        return replace(blank, status=Status.UNPARSEABLE, rule="choice", side=Side.RESPONSE, detail=text)
+    return _decided(
+        replace(blank, normalized_response=response, normalized_answer=answer), response == answer, "choice"
+    )
+
+
+def _numeric(asked: Question, blank: Verdict) -> Verdict | None:
+    response, answer = _written_number(asked.found or ""), _written_number(asked.answer)
+    if response is None or answer is None:
         return None
-    found = final_answer(item.response)
-    if found is None:
-        return None
-    response, answer = normalized(found.text), normalized(reference_answer(item.answer))
+    return _decided(blank, within_tolerance(response, answer, asked.options), "numeric")
+
+
+def _written_number(text: str) -> Fraction | None:
+    plain = number(normalized(text))
+    if plain is not None:
+        return plain.value
+    normal = normalized(text)
+    return Fraction(normal.replace(",", "")) if _WRITTEN_NUMBER.match(normal) and len(normal) < 100 else None
+
+
+def _math(asked: Question, blank: Verdict) -> Verdict | None:
+    response, answer = normalized(asked.found or ""), normalized(asked.answer)
     if not response or not answer:
         return None
-    status, rule = _compare(response, answer)
-    if status is None:
-        return None
-    return Verdict(status, rule, extracted=found.text, normalized_response=response, normalized_answer=answer)
-
-
-def _compare(response: str, answer: str) -> tuple[Status | None, str]:
     left, right = number(response), number(answer)
-    if left is None or right is None:
-        return (Status.CORRECT, "string") if response == answer else (None, "")
+    if left is not None and right is not None:
+        return _numbers(left, right, blank)
+    if response == answer:
+        return _decided(blank, True, "string")
+    if _LETTER_IN_PARENTHESES.match(answer) and choice(asked.found or ""):
+        return _choice(asked, blank)
+    gold_words = words(asked.answer)
+    if gold_words is not None and (response_words := words(asked.found or "")) is not None:
+        shown = replace(blank, normalized_response=response_words, normalized_answer=gold_words)
+        return _decided(shown, response_words == gold_words, "words")
+    return None
+
+
+def _numbers(left: PlainNumber, right: PlainNumber, blank: Verdict) -> Verdict | None:
     rule = left.kind if left.kind == right.kind else "number"
     if left.value == right.value:
-        return Status.CORRECT, rule
-    return (Status.WRONG, rule) if _certainly_differ(left, right) else (None, "")
-
-
-def _certainly_differ(left: PlainNumber, right: PlainNumber) -> bool:
+        return _decided(blank, True, rule)
     exact = "decimal" not in (left.kind, right.kind)
-    return exact or abs(left.value - right.value) > ROUNDING
+    differ = exact or abs(left.value - right.value) > ROUNDING
+    return _decided(blank, False, rule) if differ else None
+
+
+_LONE_CHOICE = re.compile(r"(?<![\w])(?:\(([A-J])\)|\*\*([A-J])\*\*|([A-J])(?=[.:)]|\s*\Z))")
+
+
+def _last_choice(response: str) -> str | None:
+    found = _LONE_CHOICE.findall(plain_punctuation(response[-1000:]))
+    return next(filter(None, found[-1]), None) if found else None

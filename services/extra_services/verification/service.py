@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Literal
 
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from extra_services.errors import InvalidInput, Overloaded, ServiceError
 from extra_services.verification.pool import Outcome
-from extra_services.verification.verdict import Item, Method, Side, Status, Verdict
-from extra_services.verification.verifier import Call, Verifier, verdict
+from extra_services.verification.verdict import Boxes, Item, Method, Options, Side, Status, Verdict
+from extra_services.verification.verifier import Call, Hard, Verifier
 
 _STATUS = {
     Status.CORRECT: pb.VERDICT_STATUS_CORRECT,
@@ -24,7 +24,22 @@ _SIDE = {
     Side.RESPONSE: pb.UNPARSEABLE_SIDE_RESPONSE,
     Side.ANSWER: pb.UNPARSEABLE_SIDE_ANSWER,
 }
-_METHOD = {pb.METHOD_UNSPECIFIED: Method.MATH, pb.METHOD_MATH: Method.MATH}
+_METHOD = {
+    pb.METHOD_UNSPECIFIED: Method.MATH,
+    pb.METHOD_MATH: Method.MATH,
+    pb.METHOD_CHOICE: Method.CHOICE,
+    pb.METHOD_EXACT: Method.EXACT,
+    pb.METHOD_NUMERIC: Method.NUMERIC,
+    pb.METHOD_AUTO: Method.AUTO,
+    pb.METHOD_CUSTOM: Method.CUSTOM,
+}
+_BOXES = {
+    pb.BOX_CHOICE_UNSPECIFIED: Boxes.LAST,
+    pb.BOX_CHOICE_LAST: Boxes.LAST,
+    pb.BOX_CHOICE_FIRST: Boxes.FIRST,
+    pb.BOX_CHOICE_ALL: Boxes.ALL,
+}
+_DEFAULTS = Options()
 
 #: The fast path yields to other calls after this many items.
 _ITEMS_PER_TURN = 32
@@ -40,18 +55,20 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
         """Verdicts in the order of the items; an invalid item refuses the batch before anything starts."""
         timeout = self._verifier.timeout(_optional_timeout(request))
         items = [self._item(item, f"items[{index}].") for index, item in enumerate(request.items)]
-        verdicts: list[Verdict | None] = []
+        decided: list[Verdict | Hard] = []
         for item in items:
-            verdicts.append(self._verifier.quick(item))
-            if len(verdicts) % _ITEMS_PER_TURN == 0:
+            decided.append(self._verifier.decide(item))
+            if len(decided) % _ITEMS_PER_TURN == 0:
                 await asyncio.sleep(0)
-        hard = [index for index, decided in enumerate(verdicts) if decided is None]
+        hard = [entry for entry in decided if isinstance(entry, Hard)]
         with self._verifier.call() as call:
-            futures = call.submit([items[index] for index in hard], timeout)
-            outcomes = await asyncio.gather(*map(asyncio.wrap_future, futures))
-        for index, outcome in zip(hard, outcomes, strict=True):
-            verdicts[index] = verdict(outcome, timeout)
-        return pb.VerifyResponse(verdicts=[_to_proto(decided) for decided in verdicts if decided])
+            futures = call.submit(hard, timeout)
+            outcomes = iter(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+        verdicts = [
+            entry if isinstance(entry, Verdict) else self._verifier.finish(entry, next(outcomes), timeout)
+            for entry in decided
+        ]
+        return pb.VerifyResponse(verdicts=map(_to_proto, verdicts))
 
     async def VerifyStream(
         self, requests: AsyncIterator[pb.VerifyStreamRequest], context: Any
@@ -81,26 +98,26 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
                     if isinstance(decided, Verdict):
                         answers.put_nowait(pb.VerifyStreamResponse(id=request.id, verdict=_to_proto(decided)))
                     else:
-                        running.create_task(_finish(request.id, *decided, answers))
+                        running.create_task(self._finish(request.id, *decided, answers))
             answers.put_nowait(None)
         except Exception as error:
             answers.put_nowait(error)
 
     async def _start(
         self, request: pb.VerifyStreamRequest, call: Call
-    ) -> "Verdict | tuple[Future[Outcome], float]":
+    ) -> "Verdict | tuple[Hard, Future[Outcome], float]":
         try:
             timeout = self._verifier.timeout(_optional_timeout(request))
             item = self._item(request.item, "item.")
         except ServiceError as error:
             field = f"{error.field}: " if isinstance(error, InvalidInput) else ""
             return Verdict(Status.ERROR, "invalid", detail=f"{field}{error.message}")
-        decided = self._verifier.quick(item)
-        if decided:
+        decided = self._verifier.decide(item)
+        if isinstance(decided, Verdict):
             return decided
         while True:
             try:
-                return call.submit([item], timeout)[0], timeout
+                return decided, call.submit([decided], timeout)[0], timeout
             except Overloaded as full:
                 # Not reading on is the refusal of a stream: gRPC's flow control slows the sender.
                 await asyncio.sleep(min(full.retry_after_seconds, 0.1))
@@ -108,19 +125,39 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
     def _item(self, message: pb.VerifyItem, path: str) -> Item:
         if message.method not in _METHOD:
             raise InvalidInput(f"{path}method", f"unknown method number {message.method}")
-        item = Item(message.response, message.answer, _METHOD[message.method])
+        options = _options(message.options, path) if message.HasField("options") else _DEFAULTS
+        item = Item(message.response, message.answer, _METHOD[message.method], options)
         self._verifier.check(item, path)
         return item
 
+    async def _finish(
+        self,
+        name: int,
+        hard: Hard,
+        future: "Future[Outcome]",
+        timeout: float,
+        answers: "asyncio.Queue[pb.VerifyStreamResponse | Exception | None]",
+    ) -> None:
+        verdict = self._verifier.finish(hard, await asyncio.wrap_future(future), timeout)
+        answers.put_nowait(pb.VerifyStreamResponse(id=name, verdict=_to_proto(verdict)))
 
-async def _finish(
-    name: int,
-    future: "Future[Outcome]",
-    timeout: float,
-    answers: "asyncio.Queue[pb.VerifyStreamResponse | Exception | None]",
-) -> None:
-    outcome = await asyncio.wrap_future(future)
-    answers.put_nowait(pb.VerifyStreamResponse(id=name, verdict=_to_proto(verdict(outcome, timeout))))
+
+def _options(message: pb.VerifyOptions, path: str) -> Options:
+    if message.boxes not in _BOXES:
+        raise InvalidInput(f"{path}options.boxes", f"unknown number {message.boxes}")
+    return Options(
+        boxes=_BOXES[message.boxes],
+        strict_percent=message.strict_percent,
+        strict_degrees=message.strict_degrees,
+        relative_tolerance=_given(message, "relative_tolerance"),
+        absolute_tolerance=_given(message, "absolute_tolerance"),
+        verifier=message.verifier,
+    )
+
+
+def _given(message: pb.VerifyOptions, name: Literal["relative_tolerance", "absolute_tolerance"]) -> float:
+    value: float = getattr(message if message.HasField(name) else _DEFAULTS, name)
+    return value
 
 
 def _optional_timeout(request: pb.VerifyRequest | pb.VerifyStreamRequest) -> float | None:
@@ -138,6 +175,7 @@ def _to_proto(decided: Verdict) -> pb.Verdict:
         detail=_sendable(decided.detail),
         queue_seconds=decided.queue_seconds,
         execution_seconds=decided.execution_seconds,
+        cached=decided.cached,
     )
 
 

@@ -31,6 +31,31 @@ class Method(Enum):
     """How answers are compared."""
 
     MATH = "math"
+    CHOICE = "choice"
+    EXACT = "exact"
+    NUMERIC = "numeric"
+    AUTO = "auto"
+    CUSTOM = "custom"
+
+
+class Boxes(Enum):
+    r"""Which of several `\boxed{}` is the final answer; ALL takes them together, as a list."""
+
+    LAST = "last"
+    FIRST = "first"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Conventions of comparison; the defaults follow the benchmarks (see README.md of this package)."""
+
+    boxes: Boxes = Boxes.LAST
+    strict_percent: bool = False
+    strict_degrees: bool = False
+    relative_tolerance: float = 1e-4
+    absolute_tolerance: float = 0.0
+    verifier: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +65,7 @@ class Item:
     response: str
     answer: str
     method: Method = Method.MATH
+    options: Options = Options()
 
 
 @dataclass(frozen=True)
@@ -55,6 +81,7 @@ class Verdict:
     detail: str = ""
     queue_seconds: float = 0.0
     execution_seconds: float = 0.0
+    cached: bool = False
 
     def timed(self, queue_seconds: float, execution_seconds: float) -> "Verdict":
         """The same verdict with where its time went."""

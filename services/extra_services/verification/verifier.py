@@ -1,27 +1,42 @@
-"""The verification domain as its users call it: validate, decide on the fast path, else ask the workers.
+"""The verification domain as its users call it: validate, decide at once, remember, or ask the workers.
 
-A `Call` is one request's share of the service. Closing it cancels whatever of it is still waiting or running.
+A `Call` is one request's share of the service. Closing it cancels whatever of it is still waiting or
+running. Everything here is for one thread (the event loop's), and takes microseconds; what takes longer
+happens in the workers.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from extra_services.errors import InvalidInput
-from extra_services.verification import quick
+from extra_services.verification import custom, quick
+from extra_services.verification.cache import VerdictCache
 from extra_services.verification.fair_queue import Line
-from extra_services.verification.judge import judge
+from extra_services.verification.judge import judge, judge_question
 from extra_services.verification.pool import Finished, Outcome, TimedOut, WorkerPool
-from extra_services.verification.verdict import Item, Status, Verdict
+from extra_services.verification.quick import Question
+from extra_services.verification.verdict import Item, Method, Status, Verdict
+
+
+@dataclass(frozen=True)
+class Hard:
+    """An item that needs a worker; `asked` is its question, None if the worker has to find that out too."""
+
+    item: Item
+    asked: Question | None
 
 
 class Verifier:
     """Verifies items on the fast path and in the workers of `pool`."""
 
-    def __init__(self, pool: WorkerPool, timeout_seconds: float) -> None:
+    def __init__(self, pool: WorkerPool, timeout_seconds: float, cache_size: int) -> None:
         self._pool = pool
         self._timeout_seconds = timeout_seconds
+        self._cache = VerdictCache(cache_size)
 
     def call(self) -> "Call":
         """A new call; use it in a `with` statement."""
@@ -40,12 +55,42 @@ class Verifier:
         """InvalidInput if `item`, at `path` of its request, cannot be verified whatever the response says."""
         if not item.answer.strip():
             raise InvalidInput(f"{path}answer", "is empty: a reference answer is required")
+        for name in ("relative_tolerance", "absolute_tolerance"):
+            tolerance = getattr(item.options, name)
+            if not (math.isfinite(tolerance) and tolerance >= 0):
+                raise InvalidInput(f"{path}options.{name}", f"must be at least 0 and finite, not {tolerance}")
+        if item.method is Method.CUSTOM and item.options.verifier not in custom.known():
+            names = ", ".join(sorted(custom.known())) or "none"
+            text = f"no verifier {item.options.verifier!r} in group {custom.GROUP}; installed are: {names}"
+            raise InvalidInput(f"{path}options.verifier", text)
 
-    def quick(self, item: Item) -> Verdict | None:
-        """The verdict if the fast path can prove it, in microseconds; else None."""
+    def decide(self, item: Item) -> Verdict | Hard:
+        """The verdict if the fast path can prove it or it is remembered; else what to hand to a call."""
         started = time.perf_counter()
-        verdict = quick.decide(item)
-        return verdict and verdict.timed(0.0, time.perf_counter() - started)
+        if item.method is Method.CUSTOM or len(item.response) + len(item.answer) > quick.MAX_LENGTH:
+            return Hard(item, None)
+        asked = quick.question(item)
+        decided = quick.decide(asked)
+        if decided:
+            return decided.timed(0.0, time.perf_counter() - started)
+        known = self._cache.get(asked)
+        return replace(known, cached=True).timed(0.0, 0.0) if known else Hard(item, asked)
+
+    def finish(self, hard: Hard, outcome: Outcome, timeout: float) -> Verdict:
+        """What became of an item in a worker."""
+        if isinstance(outcome.end, Finished):
+            decided: Verdict = outcome.end.value
+            if hard.asked:
+                self._cache.put(hard.asked, decided)
+        elif isinstance(outcome.end, TimedOut):
+            decided = Verdict(
+                Status.TIMEOUT, "time_limit", detail=f"undecided after {timeout:g} s of execution"
+            )
+        else:
+            decided = Verdict(Status.ERROR, "worker", detail=outcome.end.reason)
+        if hard.asked and not decided.extracted:
+            decided = replace(decided, extracted=(hard.asked.found or "")[: quick.SHOWN])
+        return decided.timed(outcome.queue_seconds, outcome.execution_seconds)
 
 
 class Call:
@@ -65,21 +110,11 @@ class Call:
         for future in list(self._open):
             future.cancel()
 
-    def submit(self, items: Sequence[Item], timeout: float) -> list["Future[Outcome]"]:
-        """Futures, in order, to hand to `verdict` when done; Overloaded, and nothing started, if no room."""
-        futures = self._pool.submit(self._line, judge, list(items), timeout)
+    def submit(self, items: Sequence[Hard], timeout: float) -> list["Future[Outcome]"]:
+        """Futures, in order, to hand to `Verifier.finish`; Overloaded, and nothing started, if no room."""
+        work = [(judge_question, hard.asked) if hard.asked else (judge, hard.item) for hard in items]
+        futures = self._pool.submit(self._line, work, timeout)
         for future in futures:
             self._open.add(future)
             future.add_done_callback(self._open.discard)
         return futures
-
-
-def verdict(outcome: Outcome, timeout: float) -> Verdict:
-    """What became of an item in a worker."""
-    if isinstance(outcome.end, Finished):
-        decided: Verdict = outcome.end.value
-    elif isinstance(outcome.end, TimedOut):
-        decided = Verdict(Status.TIMEOUT, "time_limit", detail=f"undecided after {timeout:g} s of execution")
-    else:
-        decided = Verdict(Status.ERROR, "worker", detail=outcome.end.reason)
-    return decided.timed(outcome.queue_seconds, outcome.execution_seconds)

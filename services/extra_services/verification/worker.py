@@ -1,11 +1,13 @@
 """The life of a worker process: limits first, then one task after another until the pipe closes.
 
-Workers are forked from multiprocessing's forkserver, which has no threads and has imported `warm` before: a
-worker is warm from its first task. The memory limit is the kernel's (RLIMIT_DATA: heap and private mappings).
-The processor limit is a backstop for a worker whose server has died in the middle of a task: nobody is left
-to kill it.
+Workers are forked from multiprocessing's forkserver, which has no threads and has imported `warm` before:
+a worker is warm from its first task. Where the kernel allows it, a worker has no network (a user and
+network namespace of its own). The memory limit is the kernel's (RLIMIT_DATA: heap and private mappings).
+The processor limit is a backstop for a worker whose server has died in the middle of a task: nobody is
+left to kill it.
 """
 
+import ctypes
 import os
 import resource
 import signal
@@ -16,17 +18,20 @@ from typing import Any
 
 #: Seconds of processor time, beyond the time limit of a task, after which the kernel ends a forgotten worker.
 _CPU_MARGIN = 5
+_CLONE_NEWUSER_AND_NEWNET = 0x10000000 | 0x40000000
 
 
 def serve(connection: "Connection[Any, Any]", memory_bytes: int) -> None:
-    """Answers each (function, argument, timeout) from `connection` with what the function returns."""
+    """Says whether it is cut off from the network, then answers each (function, argument, timeout)."""
     # Signals to the whole process group are for the server, which drains first and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
-    connection.send(None)
+    # What is written is mathematics of any length; the pool's clock is what bounds the conversion.
+    sys.set_int_max_str_digits(0)
+    connection.send(_leave_network())
     while True:
         try:
             function, argument, timeout = connection.recv()
@@ -41,6 +46,11 @@ def _run(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
         return True, function(argument)
     except Exception as error:
         return False, f"{type(error).__name__}: {error}"[:500]
+
+
+def _leave_network() -> bool:
+    """Enters an empty network namespace; False where the kernel or the container does not allow it."""
+    return bool(ctypes.CDLL(None).unshare(_CLONE_NEWUSER_AND_NEWNET) == 0)
 
 
 def _limit_processor_time(timeout: float) -> None:

@@ -1,0 +1,212 @@
+r"""Whether two sympy expressions are equal, decided where math-verify 0.9.0 decides wrongly or slowly.
+
+math-verify's comparison walks through equations, sets, intervals, tuples and matrices, and ends at scalars.
+That walk is kept; the scalar comparisons at its leaves are replaced (`install`), because theirs lose what is
+small (1/2004! and 1/2006! both become 0) and call `simplify` on everything. Here:
+
+- rational numbers are compared exactly, other exact numbers by their first 30 digits relative to their size;
+- decimals are equal if they agree to 6 decimals (math-verify's convention: 0.333333 is 1/3) and to 3 digits
+  of their own;
+- expressions with variables are evaluated at fixed points (Schwartz 1980; Zippel 1979): different
+  values at one point, where both are real, prove them different; equal values to 25 digits at three
+  or more points count as equal; what cannot be evaluated goes to `simplify`.
+
+A comparison that runs out of memory or stack raises Undecided, which no `except Exception` on the way can
+turn into "different".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import sympy
+from math_verify import grader
+from sympy.core.function import AppliedUndef
+
+_DIGITS = 40
+_EXACT = sympy.Float("1e-25", 30)
+_RELATIVE = sympy.Float("1e-9", 30)
+_DECIMALS = 6
+_OWN_DIGITS = sympy.Float("1e-3", 30)
+_INFINITE = (sympy.nan, sympy.zoo)
+
+#: Values for the variables, in order of their names; the last two points suit what is meant for integers.
+_POINTS = tuple(
+    tuple(sympy.Rational(value) for value in point)
+    for point in (
+        ("137/100", "211/91", "67/93", "331/100", "173/120", "263/110", "89/97", "401/130"),
+        ("43/101", "307/111", "149/100", "83/90", "359/99", "101/77", "211/103", "47/60"),
+        ("293/100", "61/97", "179/81", "227/107", "71/95", "313/100", "131/90", "229/93"),
+        ("-73/100", "141/97", "-221/120", "97/91", "-113/70", "199/100", "-59/90", "307/140"),
+        ("-317/100", "-53/96", "127/80", "-239/101", "163/90", "-71/60", "281/99", "-109/97"),
+        ("7", "4", "9", "5", "11", "6", "13", "8"),
+        ("6", "11", "5", "8", "7", "12", "10", "9"),
+    )
+)
+
+
+class Undecided(BaseException):
+    """The comparison ran out of memory or stack; not an Exception, so that nothing on the way swallows it."""
+
+
+def install() -> None:
+    """Makes math-verify use this module at the leaves of its comparison."""
+    grader.sympy_numeric_eq = _leaf
+    grader.sympy_symbolic_eq = lambda gold, prediction: False  # the leaf above has decided
+    grader.sympy_solve_and_compare = _same_relation(grader.sympy_solve_and_compare)
+
+
+def equal(left: Any, right: Any) -> bool:
+    """Whether two scalars or matrices are equal; symmetric."""
+    try:
+        if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
+            return _matrices_equal(left, right)
+        return _scalars_equal(left, right)
+    except (MemoryError, RecursionError) as error:
+        raise Undecided(f"{type(error).__name__} while comparing") from error
+
+
+def _leaf(gold: Any, prediction: Any, float_rounding: int, numeric_precision: int) -> bool:
+    return equal(gold, prediction)
+
+
+def _matrices_equal(left: Any, right: Any) -> bool:
+    left, right = (side.doit() if isinstance(side, sympy.MatrixExpr) else side for side in (left, right))
+    if not (isinstance(left, sympy.MatrixBase) and isinstance(right, sympy.MatrixBase)):
+        return False
+    return left.shape == right.shape and all(map(equal, left.flat(), right.flat()))
+
+
+def _scalars_equal(left: Any, right: Any) -> bool:
+    if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+        return bool(left == right)
+    names: dict[Any, sympy.Symbol] = {}
+    left, right = (_opaque(side, names).doit() for side in (left, right))
+    if left == right:
+        return left not in _INFINITE
+    if left.has(*_INFINITE) or right.has(*_INFINITE) or left.is_infinite or right.is_infinite:
+        return False
+    variables = sorted(left.free_symbols | right.free_symbols, key=str)
+    if not variables:
+        return _numbers_equal(left, right)
+    decided = _equal_at_points(left, right, variables)
+    return _simplifies_to_zero(left - right) if decided is None else decided
+
+
+def _opaque(expression: Any, names: dict[Any, sympy.Symbol]) -> Any:
+    """Functions nobody defined, and derivatives of bare symbols (which would evaluate to 0), as symbols."""
+    unknown = expression.atoms(AppliedUndef) | {
+        derivative for derivative in expression.atoms(sympy.Derivative) if derivative.expr.is_Symbol
+    }
+    for atom in unknown:
+        names.setdefault(atom, sympy.Dummy(str(atom), real=True))
+    return expression.xreplace({atom: names[atom] for atom in unknown}) if unknown else expression
+
+
+def _numbers_equal(left: Any, right: Any) -> bool:
+    if left.has(sympy.Float) or right.has(sympy.Float):
+        return _decimals_equal(left, right)
+    if left.is_Rational and right.is_Rational:
+        return bool(left == right)
+    first, second = _value(left), _value(right)
+    if first is None or second is None:
+        return _simplifies_to_zero(left - right)
+    if _close(first, second, _EXACT):
+        return True
+    # An exact zero in disguise evaluates to noise, whose size relative to 0 says nothing.
+    noise = sympy.Float("1e-60", 30)
+    return bool(min(abs(first), abs(second)) < noise) and _simplifies_to_zero(left - right)
+
+
+def _decimals_equal(left: Any, right: Any) -> bool:
+    first, second = _value(left), _value(right)
+    if first is None or second is None:
+        return False
+    if _close(first, second, _RELATIVE):
+        return True
+    rounded = all(
+        part(first).round(_DECIMALS) == part(second).round(_DECIMALS) for part in (sympy.re, sympy.im)
+    )
+    return rounded and _close(first, second, _OWN_DIGITS)
+
+
+def _equal_at_points(left: Any, right: Any, variables: list[Any]) -> bool | None:
+    """True or False if the points decide; None if too few of them could be evaluated."""
+    tolerance = _RELATIVE if left.has(sympy.Float) or right.has(sympy.Float) else _EXACT
+    imaginary = left.has(sympy.I) or right.has(sympy.I)
+    agreed = 0
+    for point in _POINTS:
+        values = _at(point, variables)
+        first, second = _value(left, values), _value(right, values)
+        if first is None or second is None:
+            continue
+        # Outside the reals, roots and logarithms depend on a branch that the writer did not choose.
+        if not imaginary and not (first.is_real and second.is_real):
+            continue
+        if not _close(first, second, tolerance):
+            return False
+        agreed += 1
+    return True if agreed >= 3 else None
+
+
+def _at(point: tuple[Any, ...], variables: list[Any]) -> dict[Any, Any]:
+    """Values for the variables; more variables than a point has coordinates get them again, one higher."""
+    return {symbol: point[index % len(point)] + index // len(point) for index, symbol in enumerate(variables)}
+
+
+def _value(expression: Any, values: dict[Any, Any] | None = None) -> Any | None:
+    """The number that `expression` is at `values`, to 40 digits; None if it is none there."""
+    try:
+        number = expression.evalf(_DIGITS, subs=values, chop=False)
+        if number.is_number and not number.has(*_INFINITE) and number.is_finite:
+            real, imaginary = number.as_real_imag()
+            if imaginary and abs(imaginary) < abs(real) * _EXACT:
+                return real
+            return number
+    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _close(left: Any, right: Any, tolerance: Any) -> bool:
+    size = max(abs(left), abs(right))
+    return bool(size == 0 or abs(left - right) <= tolerance * size)
+
+
+def _simplifies_to_zero(difference: Any) -> bool:
+    try:
+        return bool(sympy.simplify(difference).is_zero)
+    except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
+        return False
+
+
+def _same_relation(solve_and_compare: Callable[..., bool]) -> Callable[..., bool]:
+    """Before anything is solved: two relations are the same if one is a constant multiple of the other."""
+
+    def compare(gold: Any, prediction: Any, float_rounding: int, numeric_precision: int) -> bool:
+        ratio = _constant_ratio(gold.lhs - gold.rhs, prediction.lhs - prediction.rhs)
+        if ratio is not None:
+            turned = grader.INVERSE_RELATIONS.get(type(gold))
+            if isinstance(gold, sympy.Eq | sympy.Ne):
+                return type(gold) is type(prediction)
+            return type(prediction) is (type(gold) if ratio > 0 else turned)
+        if not (isinstance(gold, sympy.Eq) and isinstance(prediction, sympy.Eq)):
+            return False
+        if len(gold.free_symbols | prediction.free_symbols) > 1:
+            return False
+        return solve_and_compare(gold, prediction, float_rounding, numeric_precision)
+
+    return compare
+
+
+def _constant_ratio(left: Any, right: Any) -> Any | None:
+    """The number left/right, if that is one and not 0; else None."""
+    names: dict[Any, sympy.Symbol] = {}
+    left, right = (_opaque(side, names).doit() for side in (left, right))
+    variables = sorted(left.free_symbols | right.free_symbols, key=str)
+    for point in _POINTS:
+        values = _at(point, variables)
+        first, second = _value(left, values), _value(right, values)
+        if first is not None and second is not None and first and second and first.is_real and second.is_real:
+            ratio = sympy.nsimplify(left.subs(values) / right.subs(values))
+            return ratio if _scalars_equal(left, ratio * right) else None
+    return None

@@ -1,0 +1,140 @@
+r"""Reads both answers of an item as sympy expressions, in every sense that their writing allows.
+
+An answer is read whole or not at all. Both sides are read with the same assumptions (real variables, unless
+one of them mentions complex numbers), so that an x is the same x on both. Percent, degrees and units are
+conventions:
+
+- percent: if one side alone has the sign, "10%" may be 10 or 0.1 (`strict_percent`: 0.1 alone). Benchmarks
+  keep "10" where the question asked for percent, and graders from MATH on accept either.
+- degrees: if one side alone has the sign, "45°" may be 45 or pi/4 (`strict_degrees`: pi/4 alone).
+- units: if one side alone has a unit, it is taken off; two units of one quantity are converted.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended.sets import FiniteSet
+from math_verify.grader import is_assignment_relation, should_treat_as_complex
+from math_verify.parser import get_last_eq
+
+from extra_services.verification.latex import Written, written
+from extra_services.verification.verdict import Options
+
+_NORMALIZATION = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+)
+_INEQUALITY = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
+_HUNDREDTH = sympy.Rational(1, 100)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Pairs (gold, prediction) of expressions: the answers are equal if one pair is. None: unreadable."""
+
+    pairs: tuple[tuple[Any, Any], ...]
+    gold: Any | None
+    prediction: Any | None
+
+
+def read(answer: str, response: str, options: Options) -> Readings:
+    """What `answer` and `response` can mean, together."""
+    gold, prediction = written(answer), written(response)
+    real = not (should_treat_as_complex(gold.latex) or should_treat_as_complex(prediction.latex))
+    gold_value, value = _parse(gold.latex, real), _parse(prediction.latex, real)
+    readable = gold_value is not None and value is not None
+    pairs = _senses(gold, prediction, gold_value, value, options) if readable else ()
+    if gold.with_letter or prediction.with_letter:
+        variables = (
+            _parse(gold.with_letter or gold.latex, real),
+            _parse(prediction.with_letter or prediction.latex, real),
+        )
+        pairs += (variables,) if None not in variables else ()
+    return Readings(pairs, gold_value, value)
+
+
+def _senses(
+    gold: Written, prediction: Written, gold_value: Any, value: Any, options: Options
+) -> tuple[tuple[Any, Any], ...]:
+    pairs = [(gold_value, value)]
+    if gold.digits and not prediction.digits:  # the question named the base, and the response leaves it out
+        pairs.append((sympy.Integer(gold.digits), value))
+    if gold.percent != prediction.percent:
+        pairs = _either(pairs, gold.percent, _HUNDREDTH, options.strict_percent)
+    if gold.degrees != prediction.degrees:
+        pairs = _either(pairs, gold.degrees, sympy.pi / 180, options.strict_degrees)
+    if gold.unit and prediction.unit and gold.unit != prediction.unit:
+        if (gold.unit.quantity, gold.unit.power) != (prediction.unit.quantity, prediction.unit.power):
+            return ()
+        factor = gold.unit.factor / prediction.unit.factor
+        scale = sympy.Rational(factor.numerator, factor.denominator)
+        pairs = [(_scaled(left, scale), right) for left, right in pairs]
+    return tuple(pairs)
+
+
+def _either(
+    pairs: list[tuple[Any, Any]], gold_is_marked: bool, factor: Any, strict: bool
+) -> list[tuple[Any, Any]]:
+    scaled = [
+        (_scaled(left, factor), right) if gold_is_marked else (left, _scaled(right, factor))
+        for left, right in pairs
+    ]
+    return scaled if strict else pairs + scaled
+
+
+def _scaled(value: Any, factor: Any) -> Any:
+    if isinstance(value, sympy.Tuple | sympy.FiniteSet):
+        return type(value)(*[_scaled(element, factor) for element in value.args])
+    return value * factor if isinstance(value, sympy.Expr) else value
+
+
+def _parse(latex: str, real: bool) -> Any | None:
+    """The expression that `latex` is; None if latex2sympy cannot read all of it."""
+    normal = normalize_latex(latex, _NORMALIZATION).strip()
+    for candidate in dict.fromkeys((normal, get_last_eq(normal))):
+        if not candidate:
+            continue
+        try:
+            value = latex2sympy(candidate, is_real=real, normalization_config=None)
+            return _tidy(value if real else _with_imaginary_unit(value, candidate))
+        except MemoryError:
+            raise
+        except Exception:  # it raises whatever it stumbles over
+            continue
+    return None
+
+
+def _with_imaginary_unit(value: Any, latex: str) -> Any:
+    """latex2sympy reads i as a variable, which it is where it counts something."""
+    counts = re.search(r"_\s*\{?\s*i|[_^{]\s*i\s*=", latex)
+    return value if counts else value.xreplace({sympy.Symbol("i", real=False): sympy.I})
+
+
+def _tidy(value: Any) -> Any:
+    """Sets and tuples without the variable they were assigned to, and "5 = x" the right way round."""
+    if isinstance(value, sympy.Eq):
+        collections = sympy.Set | sympy.Tuple
+        if isinstance(value.rhs, collections) and not isinstance(value.lhs, collections):
+            return value.rhs
+        if isinstance(value.lhs, sympy.Tuple | sympy.Interval) and isinstance(value.rhs, type(value.lhs)):
+            return value.rhs
+        if value.rhs.is_Symbol and getattr(value.lhs, "is_number", False):
+            return sympy.Eq(value.rhs, value.lhs, evaluate=False)
+    if isinstance(value, sympy.FiniteSet) and all(is_assignment_relation(element) for element in value.args):
+        names = {element.lhs for element in value.args if isinstance(element, sympy.Eq)}
+        if len(names) == 1 and len(value.args) > 1:
+            return FiniteSet(*[element.rhs for element in value.args])
+    if isinstance(value, sympy.FiniteSet) and all(isinstance(element, _INEQUALITY) for element in value.args):
+        return _as_one_set(value)
+    return value
+
+
+def _as_one_set(inequalities: Any) -> Any:
+    """ "x < 2 or x > 3" as a union; "x > 2, x < 3", which together hold nowhere else, as an intersection."""
+    if len(inequalities.free_symbols) != 1:
+        return inequalities
+    sets = [inequality.as_set() for inequality in inequalities.args]
+    union = sympy.Union(*sets)
+    return sympy.Intersection(*sets) if union == sympy.S.Reals else union
