@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 ALPHABET = "0123456789+-*/=()abcdefghijklmnopqrstuvwxyz .,:\n"
 EOS = 1
+CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
 
 
 def make_model(folder: Path, seed: int = 0, **config: object) -> Path:
@@ -15,9 +16,9 @@ def make_model(folder: Path, seed: int = 0, **config: object) -> Path:
     vocab = {"<pad>": 0, "<eos>": EOS} | {letter: 2 + index for index, letter in enumerate(ALPHABET)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(
-        folder
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
     settings = {
         "vocab_size": len(vocab),
         "hidden_size": 48,

@@ -1,123 +1,41 @@
-"""The generation service as a caller meets it: a real server process, a real socket, a real (tiny) model."""
+"""Rollouts as a caller gets them: a real server process, a real socket, a real (tiny) model."""
 
-import asyncio
 import hashlib
 import math
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import torch
 from generation_models import EOS, make_model
+from generation_server import (
+    MIXED,
+    Served,
+    all_tokens,
+    encode,
+    floats,
+    ids,
+    plain,
+    prompt,
+    request,
+    rollouts,
+    served,
+    tokens,
+)
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from extra_rl.v1 import generation_pb2 as pb
-from extra_rl.v1 import generation_pb2_grpc
-
-
-@dataclass
-class Served:
-    """A running server and what it serves."""
-
-    stub: generation_pb2_grpc.GenerationServiceStub
-    address: str
-    model: Path
-    root: Path
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("generation") / "base")
-
-
-def serve(tmp_path: Path, base: Path, *flags: str) -> Iterator[Served]:
-    root = tmp_path / "weights"
-    root.mkdir()
-    address = tmp_path / "address"
-    command = [sys.executable, "-m", "extra_cli", "serve", "generation", "--model", str(base)]
-    command += [
-        "--host",
-        f"unix:{tmp_path}/socket",
-        "--address-file",
-        str(address),
-        "--weights-root",
-        str(root),
-    ]
-    command += ["--threads", "1", "--drain-seconds", "0", "--stop-with-stdin", *flags]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
-    try:
-        while not address.exists():
-            assert process.poll() is None, "the server ended while starting"
-            time.sleep(0.05)
-        with grpc.insecure_channel(address.read_text()) as channel:
-            stub = generation_pb2_grpc.GenerationServiceStub(channel)
-            yield Served(stub, address.read_text(), base, root)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def shared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server for the tests that change nothing."""
-    yield from serve(tmp_path_factory.mktemp("shared"), base, "--max-batch", "16")
-
-
-@pytest.fixture
-def own(base: Path, tmp_path: Path) -> Iterator[Served]:
-    """A server of its own for a test that changes weights or fills it up."""
-    yield from serve(tmp_path, base, "--max-batch", "8", "--max-queue", "64", "--policy-version", "3")
-
-
-def ids(values: list[int]) -> bytes:
-    return np.array(values, "<i4").tobytes()
-
-
-def prompt(text: str, prefix: list[int] | None = None) -> pb.Prompt:
-    return pb.Prompt(text=text, prefix_token_ids=ids(prefix or []))
-
-
-def request(
-    prompts: list[pb.Prompt], n: int = 1, seed: int | None = 0, **sampling: object
-) -> pb.GenerateRequest:
-    sampling.setdefault("max_tokens", 24)
-    return pb.GenerateRequest(prompts=prompts, n=n, seed=seed, sampling=pb.SamplingParams(**sampling))
-
-
-def rollouts(served: Served, wanted: pb.GenerateRequest) -> dict[tuple[int, int], pb.Rollout]:
-    events = list(served.stub.Generate(wanted))
-    assert all(event.WhichOneof("event") == "rollout" for event in events)
-    return {(event.rollout.prompt_index, event.rollout.sample_index): event.rollout for event in events}
-
-
-def tokens(rollout: pb.Rollout) -> list[int]:
-    return np.frombuffer(rollout.token_ids, "<i4").tolist()
-
-
-def plain(model: Path, context: list[int], continuation: list[int], temperature: float = 1.0) -> np.ndarray:
-    """float32 [2, length]: log-probability of each continuation token, and entropy where it was drawn."""
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    with torch.no_grad():
-        logits = loaded(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
-    logprobs = torch.log_softmax(logits / temperature, -1)
-    entropies = -(logprobs.exp() * logprobs).sum(-1)
-    return np.stack([logprobs[range(len(continuation)), continuation].numpy(), entropies.numpy()])
-
-
-def encode(served: Served, text: str) -> list[int]:
-    return AutoTokenizer.from_pretrained(served.model).encode(text)
-
-
-MIXED = ["1+2=", "what is (3*4)-5", "a", "let x = 17.\nthen 2*x is", "0"]
+    folder = tmp_path_factory.mktemp("generation")
+    with served(folder, make_model(folder / "model"), "--max-batch", "16", "--max-queue", "5000") as server:
+        yield server
 
 
 def test_logprobs_and_entropies_are_those_of_a_plain_forward_pass(shared: Served) -> None:
@@ -126,16 +44,18 @@ def test_logprobs_and_entropies_are_those_of_a_plain_forward_pass(shared: Served
         request(mixed, n=4, seed=1, max_tokens=60),
         request(mixed, n=4, seed=2, max_tokens=60, temperature=0.7),
     ]
+    for one in wanted:
+        one.raw_entropies = True
     calls = [shared.stub.Generate(one) for one in wanted]  # both in the batch at once
     compared = 0
-    for one, call in zip(wanted, calls, strict=True):
+    for temperature, call in zip((1.0, 0.7), calls, strict=True):
         for event in call:
-            drawn = event.rollout
-            context = encode(shared, MIXED[drawn.prompt_index])
-            temperature = one.sampling.temperature if one.sampling.HasField("temperature") else 1.0
-            expected = plain(shared.model, context, tokens(drawn), temperature)
-            np.testing.assert_allclose(np.frombuffer(drawn.logprobs, "<f4"), expected[0], atol=1e-4)
-            np.testing.assert_allclose(np.frombuffer(drawn.entropies, "<f4"), expected[1], atol=1e-4)
+            drawn, context = event.rollout, encode(shared, MIXED[event.rollout.prompt_index])
+            logprobs, entropies = plain(shared.model, context, tokens(drawn), temperature)
+            np.testing.assert_allclose(floats(drawn.logprobs), logprobs, atol=1e-4)
+            np.testing.assert_allclose(floats(drawn.entropies), entropies, atol=1e-4)
+            raw = plain(shared.model, context, tokens(drawn))[1]
+            np.testing.assert_allclose(floats(drawn.raw_entropies), raw, atol=1e-4)
             compared += len(tokens(drawn))
     assert compared > 500
 
@@ -164,15 +84,15 @@ def test_a_resumed_greedy_sample_continues_as_if_never_interrupted(shared: Serve
 
 def test_the_same_seed_gives_the_same_tokens_whatever_else_is_in_the_batch(shared: Served) -> None:
     wanted = request([prompt(t) for t in MIXED], n=2, seed=11, max_tokens=50)
-    alone = {place: tokens(r) for place, r in rollouts(shared, wanted).items()}
+    alone = all_tokens(rollouts(shared, wanted))
     others = [
         shared.stub.Generate(request([prompt("z" * i)], n=8, seed=i, max_tokens=30)) for i in range(1, 5)
     ]
-    together = {place: tokens(r) for place, r in rollouts(shared, wanted).items()}
+    together = all_tokens(rollouts(shared, wanted))
     assert together == alone
     assert sum(1 for call in others for _ in call) == 32
     wanted.seed = 12
-    assert {place: tokens(r) for place, r in rollouts(shared, wanted).items()} != alone
+    assert all_tokens(rollouts(shared, wanted)) != alone
 
 
 def test_tokens_follow_the_distribution_and_its_filters(shared: Served) -> None:
@@ -208,6 +128,9 @@ def test_info_tells_the_limits_and_a_vocabulary_hash_a_client_can_compute(shared
         ({"temperature": -1.0}, "sampling.temperature"),
         ({"max_tokens": 0}, "sampling.max_tokens"),
         ({"top_p": 0.0}, "sampling.top_p"),
+        ({"min_p": 1.0}, "sampling.min_p"),
+        ({"min_tokens": 25}, "sampling.min_tokens"),
+        ({"stop_strings": ["a", ""]}, "sampling.stop_strings[1]"),
         ({"stop_token_ids": [3, 99]}, "sampling.stop_token_ids[1]"),
         ({"prompts": 10_000}, "prompts"),
         ({"prompts": 0}, "prompts"),
@@ -243,17 +166,24 @@ def test_a_bad_prompt_gets_an_error_of_its_own_and_its_neighbours_are_served(sha
     assert served == [(0, 0), (0, 1), (7, 0), (7, 1)]
 
 
-def test_a_full_queue_refuses_and_cancelling_frees_it(own: Served) -> None:
-    long = request([prompt("1")], n=60, max_tokens=250)
-    first = own.stub.Generate(long)
+def test_a_full_queue_refuses_and_cancelling_frees_it(shared: Served) -> None:
+    long = request([prompt("1")], n=4000, max_tokens=250)
+    first = shared.stub.Generate(long)
     next(first)  # it is in the engine now, and most of its samples wait
     with pytest.raises(grpc.RpcError) as refused:
-        next(own.stub.Generate(long))
+        next(shared.stub.Generate(long))
     assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert rpc_status.from_call(refused.value).details[0].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
     first.cancel()
     # Taken only once the cancelled samples have left the queue.
-    assert len(rollouts_when_there_is_room(own, request([prompt("2")], n=60, max_tokens=2))) == 60
+    assert len(rollouts_when_there_is_room(shared, request([prompt("2")], n=4000, max_tokens=1))) == 4000
+
+
+def test_a_deadline_ends_the_work(shared: Served) -> None:
+    with pytest.raises(grpc.RpcError) as late:
+        list(shared.stub.Generate(request([prompt("1")], n=4000, max_tokens=250), timeout=0.2))
+    assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert len(rollouts_when_there_is_room(shared, request([prompt("2")], n=4000, max_tokens=1))) == 4000
 
 
 def rollouts_when_there_is_room(
@@ -267,102 +197,89 @@ def rollouts_when_there_is_room(
                 raise
 
 
-def test_a_deadline_ends_the_work(own: Served) -> None:
-    with pytest.raises(grpc.RpcError) as late:
-        list(own.stub.Generate(request([prompt("1")], n=60, max_tokens=250), timeout=0.2))
-    assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert len(rollouts_when_there_is_room(own, request([prompt("2")], n=60, max_tokens=2))) == 60
+def test_min_p_and_min_tokens_restrict_what_is_drawn(shared: Served) -> None:
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(shared.model)(
+            torch.tensor([encode(shared, "1+2=")])
+        ).logits
+    p = torch.softmax(logits[0, -1], -1).numpy()
+    likely = rollouts(shared, request([prompt("1+2=")], n=400, seed=5, max_tokens=1, min_p=0.4))
+    assert {tokens(r)[0] for r in likely.values()} == set(np.flatnonzero(p >= 0.4 * p.max()).tolist())
+    every = [int(i) for i in range(2, 40)]
+    late = rollouts(
+        shared, request([prompt("1+2=")], n=32, max_tokens=12, min_tokens=6, stop_token_ids=every)
+    )
+    assert min(len(tokens(r)) for r in late.values()) == 6
+    assert all(not {EOS, *every} & set(tokens(r)[:5]) for r in late.values())
 
 
-def update(served: Served, path: str, version: int) -> pb.UpdateWeightsResponse:
-    return served.stub.UpdateWeights(pb.UpdateWeightsRequest(path=path, policy_version=version))
+def test_a_stop_string_ends_the_sample_and_its_text_before_it(shared: Served) -> None:
+    whole = rollouts(shared, request([prompt("1+2=")], max_tokens=40, temperature=0.0))[0, 0].text
+    stop = whole[10:13]
+    stopped = rollouts(
+        shared, request([prompt("1+2=")], max_tokens=40, temperature=0.0, stop_strings=["\x00", stop])
+    )[0, 0]
+    assert stopped.text == whole[: whole.index(stop)]
+    assert stopped.finish_reason == pb.FINISH_REASON_STOP
+    assert (
+        len(tokens(stopped)) == whole.index(stop) + 3
+    )  # a token is a letter here, and the last completes it
 
 
-def test_new_weights_are_served_under_their_version(own: Served) -> None:
-    make_model(own.root / "step4", seed=4)
-    wanted = request([prompt("1+2=")], n=4)
-    before = rollouts(own, wanted)
-    answer = update(own, "step4", 4)
-    assert (answer.policy_version, answer.previous_policy_version) == (4, 3)
-    assert answer.probe_max_difference < 1e-3
-    wanted.min_policy_version = 4
-    after = rollouts(own, wanted)
-    assert {r.policy_version for r in before.values()} == {3}
-    assert {r.policy_version for r in after.values()} == {4}
-    for rollout in after.values():
-        expected = plain(own.root / "step4", encode(own, "1+2="), tokens(rollout))
-        np.testing.assert_allclose(np.frombuffer(rollout.logprobs, "<f4"), expected[0], atol=1e-4)
+def test_chat_messages_go_through_the_chat_template(shared: Served) -> None:
+    chat = pb.ChatMessages(messages=[pb.ChatMessage(role="user", content="1+2")])
+    talked = rollouts(shared, request([pb.Prompt(chat=chat)], seed=3))[0, 0]
+    said = rollouts(shared, request([prompt("user: 1+2\nassistant: ")], seed=3))[0, 0]
+    assert (talked.token_ids, talked.prompt_tokens) == (said.token_ids, said.prompt_tokens)
+    empty = list(shared.stub.Generate(request([pb.Prompt(chat=pb.ChatMessages())])))
+    assert empty[0].prompt_error.error.field == "chat.messages"
 
 
-def test_an_update_is_idempotent_and_versions_only_grow(own: Served) -> None:
-    make_model(own.root / "step5", seed=5)
-    first = update(own, "step5", 5)
-    assert update(own, "step5", 5) == first
-    with pytest.raises(grpc.RpcError) as refused:
-        update(own, "step5", 4)
-    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-    wanted = request([prompt("1")])
-    wanted.min_policy_version = 6
-    with pytest.raises(grpc.RpcError) as refused:
-        list(own.stub.Generate(wanted))
-    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+def test_segments_are_the_lines_of_the_continuation(shared: Served) -> None:
+    wanted = request([prompt("1+2=")], n=32, max_tokens=60)
+    wanted.segment_entropies = True
+    seen = 0
+    for rollout in rollouts(shared, wanted).values():
+        entropies, newline = floats(rollout.entropies), encode(shared, "\n")[0]
+        starts = [0, *(i + 1 for i, token in enumerate(tokens(rollout)[:-1]) if token == newline)]
+        assert [segment.start for segment in rollout.segments] == starts
+        assert rollout.segments[-1].end == len(entropies)
+        for segment in rollout.segments:
+            part = entropies[segment.start : segment.end]
+            assert segment.mean == pytest.approx(part.mean(), abs=1e-5)
+            assert segment.max == part.max()
+        seen += len(starts) > 1
+    assert seen > 3
 
 
-def test_wrong_weights_are_refused_and_the_old_ones_keep_serving(own: Served, tmp_path: Path) -> None:
-    wanted = request([prompt("1+2=")], n=4)
-    before = rollouts(own, wanted)
-    make_model(own.root / "wide", hidden_size=64)
-    make_model(own.root / "deep", num_hidden_layers=3)
-    make_model(own.root / "theta", rope_parameters={"rope_type": "default", "rope_theta": 5e5})
-    make_model(own.root / "words", vocab_size=60)
-    make_model(own.root / "half")
-    make_model(tmp_path / "outside")
-    (own.root / "link").symlink_to(tmp_path / "outside")
-    truncated = own.root / "half" / "model.safetensors"
-    truncated.write_bytes(truncated.read_bytes()[:-1000])
-    pickled = own.root / "pickled"
-    pickled.mkdir()
-    shutil.copy(own.root / "wide" / "config.json", pickled)
-    torch.save({}, pickled / "pytorch_model.bin")
-    for path in ("wide", "deep", "theta", "words", "half"):
-        with pytest.raises(grpc.RpcError) as refused:
-            update(own, path, 9)
-        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION, path
-    for path in ("pickled", "missing", "../outside", str(tmp_path / "outside"), "link", "", "."):
-        with pytest.raises(grpc.RpcError) as refused:
-            update(own, path, 9)
-        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT, path
-    after = rollouts(own, wanted)
-    assert {place: tokens(r) for place, r in after.items()} == {
-        place: tokens(r) for place, r in before.items()
-    }
-    assert {r.policy_version for r in after.values()} == {3}
+def test_streamed_tokens_are_those_of_the_rollouts_that_follow(shared: Served) -> None:
+    wanted = request([prompt(text) for text in MIXED], n=2, max_tokens=30)
+    wanted.stream_tokens = True
+    running: dict[tuple[int, int], list[pb.SampledToken]] = {}
+    ended = 0
+    for event in shared.stub.Generate(wanted):
+        if event.HasField("token"):
+            running.setdefault((event.token.prompt_index, event.token.sample_index), []).append(event.token)
+            continue
+        rollout = event.rollout
+        drawn = running.pop((rollout.prompt_index, rollout.sample_index))
+        assert [token.token_index for token in drawn] == list(range(len(drawn)))
+        assert [token.token_id for token in drawn] == tokens(rollout)
+        np.testing.assert_array_equal([token.logprob for token in drawn], floats(rollout.logprobs))
+        np.testing.assert_array_equal([token.entropy for token in drawn], floats(rollout.entropies))
+        ended += 1
+    assert (ended, running) == (10, {})
 
 
-def test_rollouts_under_repeated_updates_agree_with_the_version_they_name(own: Served) -> None:
-    folders = {3: own.model}
-    for version in range(4, 12):
-        folders[version] = make_model(own.root / f"step{version}", seed=version)
-    seen: dict[int, pb.Rollout] = {}
-
-    async def load() -> None:
-        async with grpc.aio.insecure_channel(own.address) as channel:
-            stub = generation_pb2_grpc.GenerationServiceStub(channel)
-
-            async def sample(seed: int) -> None:
-                async for event in stub.Generate(request([prompt("1+2=")], n=3, seed=seed, max_tokens=40)):
-                    seen[event.rollout.policy_version] = event.rollout
-
-            running = [asyncio.create_task(sample(0))]
-            for version in range(4, 12):
-                running += [asyncio.create_task(sample(10 * version + i)) for i in range(4)]
-                await stub.UpdateWeights(
-                    pb.UpdateWeightsRequest(path=f"step{version}", policy_version=version)
-                )
-            await asyncio.gather(*running, sample(1))
-
-    asyncio.run(load())
-    assert len(seen) > 4
-    for version, rollout in seen.items():
-        expected = plain(folders[version], encode(own, "1+2="), tokens(rollout))
-        np.testing.assert_allclose(np.frombuffer(rollout.logprobs, "<f4"), expected[0], atol=1e-4)
+def test_a_prompt_served_before_comes_from_the_cache_and_gives_the_same_tokens(shared: Served) -> None:
+    text = "once upon a time 3+4 was 7, and then came 5*5=25.\n" * 3
+    first = rollouts(shared, request([prompt(text)], n=2, seed=9))
+    again = rollouts(shared, request([prompt(text)], n=2, seed=9))
+    assert {r.cached_prompt_tokens for r in first.values()} == {0}
+    assert {r.cached_prompt_tokens for r in again.values()} == {len(text)}
+    assert all_tokens(again) == all_tokens(first)
+    longer = rollouts(shared, request([prompt(text, tokens(first[0, 0])[:5])], seed=9, temperature=0.0))[0, 0]
+    assert longer.cached_prompt_tokens == len(text) // 16 * 16
+    logprobs, entropies = plain(shared.model, encode(shared, text) + tokens(first[0, 0])[:5], tokens(longer))
+    np.testing.assert_allclose(floats(longer.logprobs), logprobs, atol=1e-4)
+    np.testing.assert_allclose(floats(longer.entropies), entropies, atol=1e-4)

@@ -32,6 +32,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """The model ended it: an end-of-sequence or stop token, which is the last of token_ids."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """It reached max_tokens or the context window."""
+    FINISH_REASON_ABORT: _FinishReason.ValueType  # 3
+    """The weights were replaced under IN_FLIGHT_ABORT: a partial rollout, to resume from or to drop."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a sample ended."""
@@ -42,6 +44,8 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The model ended it: an end-of-sequence or stop token, which is the last of token_ids."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """It reached max_tokens or the context window."""
+FINISH_REASON_ABORT: FinishReason.ValueType  # 3
+"""The weights were replaced under IN_FLIGHT_ABORT: a partial rollout, to resume from or to drop."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _InFlight:
@@ -54,6 +58,12 @@ class _InFlightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InFlight.Val
     """Same as IN_FLIGHT_WAIT."""
     IN_FLIGHT_WAIT: _InFlight.ValueType  # 1
     """Samples in flight are finished on the old weights first; new ones wait."""
+    IN_FLIGHT_ABORT: _InFlight.ValueType  # 2
+    """Samples in flight end at once, with what they have and FINISH_REASON_ABORT; new ones wait."""
+    IN_FLIGHT_KEEP: _InFlight.ValueType  # 3
+    """Samples in flight go on with the new weights, their keys and values computed again; the rollout
+    names the token at which its policy changed.
+    """
 
 class InFlight(_InFlight, metaclass=_InFlightEnumTypeWrapper):
     """What happens to samples that are being generated when the weights change."""
@@ -62,6 +72,12 @@ IN_FLIGHT_UNSPECIFIED: InFlight.ValueType  # 0
 """Same as IN_FLIGHT_WAIT."""
 IN_FLIGHT_WAIT: InFlight.ValueType  # 1
 """Samples in flight are finished on the old weights first; new ones wait."""
+IN_FLIGHT_ABORT: InFlight.ValueType  # 2
+"""Samples in flight end at once, with what they have and FINISH_REASON_ABORT; new ones wait."""
+IN_FLIGHT_KEEP: InFlight.ValueType  # 3
+"""Samples in flight go on with the new weights, their keys and values computed again; the rollout
+names the token at which its policy changed.
+"""
 Global___InFlight: _TypeAlias = InFlight  # noqa: Y015
 
 @_typing.final
@@ -87,6 +103,56 @@ class TokenIds(_message.Message):
 Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
+class ChatMessage(_message.Message):
+    """One message of a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """Who speaks: "system", "user", "assistant", or what else the model's chat template knows."""
+    content: _builtins.str
+    """What is said."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        content: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
+
+@_typing.final
+class ChatMessages(_message.Message):
+    """A conversation, to be continued by the assistant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
+        """Messages from first to last; made into one prompt by the model's chat template."""
+
+    def __init__(
+        self,
+        *,
+        messages: _abc.Iterable[Global___ChatMessage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatMessages: _TypeAlias = ChatMessages  # noqa: Y015
+
+@_typing.final
 class Prompt(_message.Message):
     """One prompt, with an optional prefix from which generation resumes."""
 
@@ -94,6 +160,7 @@ class Prompt(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    CHAT_FIELD_NUMBER: _builtins.int
     PREFIX_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text, encoded by the server's tokenizer without adding special tokens."""
@@ -105,18 +172,23 @@ class Prompt(_message.Message):
     def token_ids(self) -> Global___TokenIds:
         """Token ids, used as they are."""
 
+    @_builtins.property
+    def chat(self) -> Global___ChatMessages:
+        """A conversation; refused if the model's tokenizer has no chat template."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         token_ids: Global___TokenIds | None = ...,
+        chat: Global___ChatMessages | None = ...,
         prefix_token_ids: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "prefix_token_ids", b"prefix_token_ids", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "prefix_token_ids", b"prefix_token_ids", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "token_ids"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
@@ -133,6 +205,9 @@ class SamplingParams(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    MIN_P_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    STOP_STRINGS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Softmax temperature; 0 is greedy decoding. Absent: 1."""
     top_p: _builtins.float
@@ -141,9 +216,21 @@ class SamplingParams(_message.Message):
     """Only the k likeliest tokens. Absent or 0: off."""
     max_tokens: _builtins.int
     """Most new tokens a sample may have. Required, at least 1."""
+    min_p: _builtins.float
+    """Leaves out tokens less likely than this fraction of the likeliest, in [0, 1). Absent or 0: off."""
+    min_tokens: _builtins.int
+    """Tokens a sample has at least: until then no end-of-sequence or stop token is drawn and stop strings
+    are not looked for. At most max_tokens.
+    """
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Further token ids that end a sample, beside the model's end-of-sequence ids."""
+
+    @_builtins.property
+    def stop_strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Strings that end a sample once its continuation's text contains one; text then ends before it, while
+        token_ids keep the token that completed it.
+        """
 
     def __init__(
         self,
@@ -153,10 +240,13 @@ class SamplingParams(_message.Message):
         top_k: _builtins.int = ...,
         max_tokens: _builtins.int = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        min_p: _builtins.float = ...,
+        min_tokens: _builtins.int = ...,
+        stop_strings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "_top_p", b"_top_p", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "stop_strings", b"stop_strings", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
@@ -180,6 +270,9 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     MIN_POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    STREAM_TOKENS_FIELD_NUMBER: _builtins.int
+    RAW_ENTROPIES_FIELD_NUMBER: _builtins.int
+    SEGMENT_ENTROPIES_FIELD_NUMBER: _builtins.int
     n: _builtins.int
     """Samples per prompt, at least 1."""
     seed: _builtins.int
@@ -190,6 +283,12 @@ class GenerateRequest(_message.Message):
     """The least policy version the caller accepts; FAILED_PRECONDITION if the server serves an older one.
     Absent: any.
     """
+    stream_tokens: _builtins.bool
+    """Also send each token as soon as it is drawn, as a SampledToken."""
+    raw_entropies: _builtins.bool
+    """Also compute Rollout.raw_entropies."""
+    segment_entropies: _builtins.bool
+    """Also compute Rollout.segments."""
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prompt]:
         """Prompts; the response names them by their index here. At most GetInfoResponse.max_prompts."""
@@ -206,10 +305,13 @@ class GenerateRequest(_message.Message):
         sampling: Global___SamplingParams | None = ...,
         seed: _builtins.int | None = ...,
         min_policy_version: _builtins.int | None = ...,
+        stream_tokens: _builtins.bool = ...,
+        raw_entropies: _builtins.bool = ...,
+        segment_entropies: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "n", b"n", "prompts", b"prompts", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "n", b"n", "prompts", b"prompts", "raw_entropies", b"raw_entropies", "sampling", b"sampling", "seed", b"seed", "segment_entropies", b"segment_entropies", "stream_tokens", b"stream_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_policy_version: _TypeAlias = _typing.Literal["min_policy_version"]  # noqa: Y015
     _WhichOneofArgType__min_policy_version: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version"]  # noqa: Y015
@@ -221,6 +323,66 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class SegmentEntropy(_message.Message):
+    """Entropies of one newline-separated segment of a continuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Index of its first token in token_ids."""
+    end: _builtins.int
+    """Index after its last token, which is the one with the newline (but for the last segment)."""
+    mean: _builtins.float
+    """Mean of its entropies, in nats."""
+    max: _builtins.float
+    """Largest of its entropies, in nats."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        mean: _builtins.float = ...,
+        max: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "max", b"max", "mean", b"mean", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SegmentEntropy: _TypeAlias = SegmentEntropy  # noqa: Y015
+
+@_typing.final
+class PolicyChange(_message.Message):
+    """A change of the weights in the middle of a sample, under IN_FLIGHT_KEEP."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_INDEX_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    token_index: _builtins.int
+    """Index in token_ids of the first token drawn from the new weights."""
+    policy_version: _builtins.int
+    """Version of the new weights."""
+    def __init__(
+        self,
+        *,
+        token_index: _builtins.int = ...,
+        policy_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_version", b"policy_version", "token_index", b"token_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyChange: _TypeAlias = PolicyChange  # noqa: Y015
 
 @_typing.final
 class Rollout(_message.Message):
@@ -239,6 +401,9 @@ class Rollout(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    RAW_ENTROPIES_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    POLICY_CHANGES_FIELD_NUMBER: _builtins.int
     prompt_index: _builtins.int
     """Index of its prompt in the request."""
     sample_index: _builtins.int
@@ -258,14 +423,24 @@ class Rollout(_message.Message):
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     policy_version: _builtins.int
-    """Version of the weights it was sampled with."""
+    """Version of the weights it was sampled with: all of it, unless policy_changes says otherwise."""
     prompt_tokens: _builtins.int
     """Tokens of prompt and prefix."""
     cached_prompt_tokens: _builtins.int
     """How many of those were served from a cache instead of being computed again."""
+    raw_entropies: _builtins.bytes
+    """float32 [length]: as entropies, but at temperature 1. Empty unless asked for."""
     @_builtins.property
     def timings(self) -> Global___GenerationTimings:
         """Where the time went."""
+
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentEntropy]:
+        """Segments of the continuation, in order. Empty unless asked for."""
+
+    @_builtins.property
+    def policy_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyChange]:
+        """Where the weights changed in the middle of it; policy_version is that of its first token."""
 
     def __init__(
         self,
@@ -281,14 +456,59 @@ class Rollout(_message.Message):
         prompt_tokens: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
         timings: Global___GenerationTimings | None = ...,
+        raw_entropies: _builtins.bytes = ...,
+        segments: _abc.Iterable[Global___SegmentEntropy] | None = ...,
+        policy_changes: _abc.Iterable[Global___PolicyChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "entropies", b"entropies", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "policy_version", b"policy_version", "prompt_index", b"prompt_index", "prompt_tokens", b"prompt_tokens", "sample_index", b"sample_index", "text", b"text", "timings", b"timings", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "entropies", b"entropies", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "policy_changes", b"policy_changes", "policy_version", b"policy_version", "prompt_index", b"prompt_index", "prompt_tokens", b"prompt_tokens", "raw_entropies", b"raw_entropies", "sample_index", b"sample_index", "segments", b"segments", "text", b"text", "timings", b"timings", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
+
+@_typing.final
+class SampledToken(_message.Message):
+    """One token, as soon as it is drawn. The rollout that follows repeats it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_INDEX_FIELD_NUMBER: _builtins.int
+    SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
+    TOKEN_INDEX_FIELD_NUMBER: _builtins.int
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    prompt_index: _builtins.int
+    """Index of the prompt in the request."""
+    sample_index: _builtins.int
+    """Which of the n samples of that prompt, from 0."""
+    token_index: _builtins.int
+    """Its place among the sample's tokens, from 0."""
+    token_id: _builtins.int
+    """Its id."""
+    logprob: _builtins.float
+    """As in Rollout.logprobs."""
+    entropy: _builtins.float
+    """As in Rollout.entropies."""
+    def __init__(
+        self,
+        *,
+        prompt_index: _builtins.int = ...,
+        sample_index: _builtins.int = ...,
+        token_index: _builtins.int = ...,
+        token_id: _builtins.int = ...,
+        logprob: _builtins.float = ...,
+        entropy: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entropy", b"entropy", "logprob", b"logprob", "prompt_index", b"prompt_index", "sample_index", b"sample_index", "token_id", b"token_id", "token_index", b"token_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampledToken: _TypeAlias = SampledToken  # noqa: Y015
 
 @_typing.final
 class GenerationTimings(_message.Message):
@@ -356,6 +576,7 @@ class GenerateResponse(_message.Message):
 
     ROLLOUT_FIELD_NUMBER: _builtins.int
     PROMPT_ERROR_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> Global___Rollout:
         """A sample is finished."""
@@ -364,17 +585,22 @@ class GenerateResponse(_message.Message):
     def prompt_error(self) -> Global___PromptError:
         """A prompt was refused."""
 
+    @_builtins.property
+    def token(self) -> Global___SampledToken:
+        """A token was drawn; only if stream_tokens was set."""
+
     def __init__(
         self,
         *,
         rollout: Global___Rollout | None = ...,
         prompt_error: Global___PromptError | None = ...,
+        token: Global___SampledToken | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "prompt_error", b"prompt_error", "rollout", b"rollout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "prompt_error", b"prompt_error", "rollout", b"rollout", "token", b"token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "prompt_error", b"prompt_error", "rollout", b"rollout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "prompt_error", b"prompt_error", "rollout", b"rollout", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["rollout", "prompt_error"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["rollout", "prompt_error", "token"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -449,6 +675,136 @@ class UpdateWeightsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateWeightsResponse: _TypeAlias = UpdateWeightsResponse  # noqa: Y015
+
+@_typing.final
+class WeightsHeader(_message.Message):
+    """What a stream of tensors is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    policy_version: _builtins.int
+    """As in UpdateWeightsRequest."""
+    in_flight: Global___InFlight.ValueType
+    """As in UpdateWeightsRequest."""
+    def __init__(
+        self,
+        *,
+        policy_version: _builtins.int = ...,
+        in_flight: Global___InFlight.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "policy_version", b"policy_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightsHeader: _TypeAlias = WeightsHeader  # noqa: Y015
+
+@_typing.final
+class TensorChunk(_message.Message):
+    """Some of the bytes of one tensor. The chunks of a tensor come one after the other, from its first byte
+    to its last.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the model's safetensors files."""
+    dtype: _builtins.str
+    """Its number format as safetensors names it: "F32", "BF16" or "F16"."""
+    data: _builtins.bytes
+    """The next of its bytes: row-major, little-endian."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its shape."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        dtype: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "dtype", b"dtype", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorChunk: _TypeAlias = TensorChunk  # noqa: Y015
+
+@_typing.final
+class StreamWeightsRequest(_message.Message):
+    """One message of a stream of tensors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___WeightsHeader:
+        """What the tensors are for."""
+
+    @_builtins.property
+    def chunk(self) -> Global___TensorChunk:
+        """The next bytes."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___WeightsHeader | None = ...,
+        chunk: Global___TensorChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___StreamWeightsRequest: _TypeAlias = StreamWeightsRequest  # noqa: Y015
+
+@_typing.final
+class StreamWeightsResponse(_message.Message):
+    """The weights are in service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    PROBE_MAX_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    policy_version: _builtins.int
+    """As in UpdateWeightsResponse."""
+    previous_policy_version: _builtins.int
+    """As in UpdateWeightsResponse."""
+    probe_max_difference: _builtins.float
+    """As in UpdateWeightsResponse."""
+    seconds: _builtins.float
+    """As in UpdateWeightsResponse."""
+    def __init__(
+        self,
+        *,
+        policy_version: _builtins.int = ...,
+        previous_policy_version: _builtins.int = ...,
+        probe_max_difference: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy_version", b"policy_version", "previous_policy_version", b"previous_policy_version", "probe_max_difference", b"probe_max_difference", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamWeightsResponse: _TypeAlias = StreamWeightsResponse  # noqa: Y015
 
 @_typing.final
 class GetInfoRequest(_message.Message):

@@ -45,6 +45,11 @@ class GenerationServiceStub:
                 request_serializer=extra__rl_dot_v1_dot_generation__pb2.UpdateWeightsRequest.SerializeToString,
                 response_deserializer=extra__rl_dot_v1_dot_generation__pb2.UpdateWeightsResponse.FromString,
                 _registered_method=True)
+        self.StreamWeights = channel.stream_unary(
+                '/extra_rl.v1.GenerationService/StreamWeights',
+                request_serializer=extra__rl_dot_v1_dot_generation__pb2.StreamWeightsRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_generation__pb2.StreamWeightsResponse.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/extra_rl.v1.GenerationService/GetInfo',
                 request_serializer=extra__rl_dot_v1_dot_generation__pb2.GetInfoRequest.SerializeToString,
@@ -72,6 +77,14 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamWeights(self, request_iterator, context):
+        """As UpdateWeights, with the tensors sent in chunks instead of read from a folder: no shared disk is
+        needed. One header first, then all tensors of the model, under the names of its safetensors files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInfo(self, request, context):
         """Tells what is served and the limits a caller must respect.
         """
@@ -91,6 +104,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.UpdateWeights,
                     request_deserializer=extra__rl_dot_v1_dot_generation__pb2.UpdateWeightsRequest.FromString,
                     response_serializer=extra__rl_dot_v1_dot_generation__pb2.UpdateWeightsResponse.SerializeToString,
+            ),
+            'StreamWeights': grpc.stream_unary_rpc_method_handler(
+                    servicer.StreamWeights,
+                    request_deserializer=extra__rl_dot_v1_dot_generation__pb2.StreamWeightsRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_generation__pb2.StreamWeightsResponse.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -153,6 +171,33 @@ class GenerationService:
             '/extra_rl.v1.GenerationService/UpdateWeights',
             extra__rl_dot_v1_dot_generation__pb2.UpdateWeightsRequest.SerializeToString,
             extra__rl_dot_v1_dot_generation__pb2.UpdateWeightsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamWeights(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/extra_rl.v1.GenerationService/StreamWeights',
+            extra__rl_dot_v1_dot_generation__pb2.StreamWeightsRequest.SerializeToString,
+            extra__rl_dot_v1_dot_generation__pb2.StreamWeightsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class GenerationServiceStub:
     """Replaces the weights, atomically between engine steps, with those of a folder that the server can
     read. The new weights are probed before they serve; a mismatch leaves the old ones in place.
     """
+    StreamWeights: _grpc.StreamUnaryMultiCallable[_generation_pb2.StreamWeightsRequest, _generation_pb2.StreamWeightsResponse]
+    """As UpdateWeights, with the tensors sent in chunks instead of read from a folder: no shared disk is
+    needed. One header first, then all tensors of the model, under the names of its safetensors files.
+    """
     GetInfo: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GetInfoRequest, _generation_pb2.GetInfoResponse]
     """Tells what is served and the limits a caller must respect."""
 
@@ -56,6 +60,10 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     UpdateWeights: _aio.UnaryUnaryMultiCallable[_generation_pb2.UpdateWeightsRequest, _generation_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
     """Replaces the weights, atomically between engine steps, with those of a folder that the server can
     read. The new weights are probed before they serve; a mismatch leaves the old ones in place.
+    """
+    StreamWeights: _aio.StreamUnaryMultiCallable[_generation_pb2.StreamWeightsRequest, _generation_pb2.StreamWeightsResponse]  # type: ignore[assignment]
+    """As UpdateWeights, with the tensors sent in chunks instead of read from a folder: no shared disk is
+    needed. One header first, then all tensors of the model, under the names of its safetensors files.
     """
     GetInfo: _aio.UnaryUnaryMultiCallable[_generation_pb2.GetInfoRequest, _generation_pb2.GetInfoResponse]  # type: ignore[assignment]
     """Tells what is served and the limits a caller must respect."""
@@ -81,6 +89,16 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_generation_pb2.UpdateWeightsResponse, _abc.Awaitable[_generation_pb2.UpdateWeightsResponse]]:
         """Replaces the weights, atomically between engine steps, with those of a folder that the server can
         read. The new weights are probed before they serve; a mismatch leaves the old ones in place.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamWeights(
+        self,
+        request_iterator: _MaybeAsyncIterator[_generation_pb2.StreamWeightsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.StreamWeightsResponse, _abc.Awaitable[_generation_pb2.StreamWeightsResponse]]:
+        """As UpdateWeights, with the tensors sent in chunks instead of read from a folder: no shared disk is
+        needed. One header first, then all tensors of the model, under the names of its safetensors files.
         """
 
     @_abc_1.abstractmethod

@@ -31,10 +31,10 @@ async def build(settings: GenerationSettings) -> server.Hosted:
         raise ConfigError(f"model: there is no folder {settings.model}")
     vocabulary = Vocabulary(settings.model)
     try:
-        engine = await asyncio.to_thread(TransformersEngine, _options(settings))
+        engine = await asyncio.to_thread(TransformersEngine, _options(settings), vocabulary.decode)
     except ServiceError as error:
         raise ConfigError(f"model: {error.message}") from error
-    servicer = GenerationServicer(engine, vocabulary, str(settings.model))
+    servicer = GenerationServicer(engine, vocabulary, settings.model, settings.weights_root)
     add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
     return server.Hosted({NAME: lambda grpc_server: add(servicer, grpc_server)}, engine.close)
 
@@ -42,11 +42,12 @@ async def build(settings: GenerationSettings) -> server.Hosted:
 def _options(settings: GenerationSettings) -> Options:
     return Options(
         model=settings.model,
-        weights_root=settings.weights_root,
         max_batch=settings.max_batch,
         max_prompts=settings.max_prompts,
         max_queue=settings.max_queue,
         max_model_len=settings.max_model_len,
+        kv_cache_bytes=int(settings.kv_cache_gib * 2**30),
+        prefix_cache_bytes=int(settings.prefix_cache_gib * 2**30),
         dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
         device=None if settings.device == "auto" else settings.device,
         threads=settings.threads,

@@ -9,6 +9,7 @@ import math
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -29,8 +30,13 @@ class Sampling:
     top_p: float = 1.0
     #: 0: off.
     top_k: int = 0
+    #: Fraction of the likeliest token's probability; 0: off.
+    min_p: float = 0.0
+    #: Until a sample has as many, nothing stops it.
+    min_tokens: int = 0
     #: Beside the model's end-of-sequence ids.
     stop_token_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ class Request:
     seed: int | None = None
     #: None: any.
     min_policy_version: int | None = None
+    #: Whether each token is an event of its own, too.
+    stream_tokens: bool = False
+    #: Whether entropies at temperature 1 are computed, too.
+    raw_entropies: bool = False
 
 
 class FinishReason(Enum):
@@ -64,6 +74,16 @@ class FinishReason(Enum):
 
     STOP = "stop"
     LENGTH = "length"
+    #: The weights were replaced, and whoever replaced them chose to end what was in flight.
+    ABORT = "abort"
+
+
+class InFlight(Enum):
+    """What happens to samples in flight when the weights change; see the proto."""
+
+    WAIT = "wait"
+    ABORT = "abort"
+    KEEP = "keep"
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,24 @@ class Rollout:
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
+    #: At temperature 1; empty unless asked for.
+    raw_entropies: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    #: (index of the first token drawn from the new weights, their version) of each change in its middle.
+    policy_changes: tuple[tuple[int, int], ...] = ()
+    #: The stop string that ended it, if one did.
+    stop_string: str | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a sample that goes on, or whose rollout follows."""
+
+    prompt_index: int
+    sample_index: int
+    token_index: int
+    token_id: int
+    logprob: float
+    entropy: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +130,7 @@ class PromptRefused:
     error: ServiceError
 
 
-Event = Rollout | PromptRefused
+Event = Rollout | PromptRefused | Token
 
 
 @dataclass(frozen=True)
@@ -126,6 +164,8 @@ class Engine(Protocol):
     version: str
     limits: Limits
     eos_token_ids: list[int]
+    #: As much as a delivery of the model's tensors can be at most.
+    max_weight_bytes: int
 
     @property
     def policy_version(self) -> int:
@@ -134,8 +174,12 @@ class Engine(Protocol):
     def generate(self, request: Request) -> AsyncGenerator[list[Event], None]:
         """Events as they happen. Closing the iterator, at any time, ends the request's work."""
 
-    async def update_weights(self, path: str, policy_version: int) -> Update:
-        """Serves the weights in folder `path` (relative to the weights root) once the samples in flight end.
+    @property
+    def last_update(self) -> Update:
+        """The update that brought the weights served now."""
+
+    async def update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> Update:
+        """Serves the weights in `folder`; nothing is done if `policy_version` is served already.
 
         FailedPrecondition, with the old weights still serving, if they are of another model, incomplete,
         older than those served, or not served as delivered.
@@ -145,9 +189,8 @@ class Engine(Protocol):
         """Ends what runs and frees the model."""
 
 
-def check_request(request: Request, limits: Limits) -> None:
-    """InvalidInput, naming the field as the proto does, if the request as a whole cannot be served."""
-    count = len(request.prompts)
+def check_request(request: Request, count: int, limits: Limits) -> None:
+    """InvalidInput, naming the field as the proto does, unless a request of `count` prompts can be served."""
     if not 1 <= count <= limits.max_prompts:
         raise InvalidInput(
             "prompts", f"{count} prompts; send between 1 and {limits.max_prompts} in a request"
@@ -171,6 +214,14 @@ def _check_sampling(sampling: Sampling, limits: Limits) -> None:
         raise InvalidInput("sampling.top_p", f"{sampling.top_p} is not in (0, 1]; use 1 to turn it off")
     if sampling.max_tokens < 1:
         raise InvalidInput("sampling.max_tokens", f"{sampling.max_tokens}; ask for at least 1 token")
+    if not 0 <= sampling.min_p < 1:
+        raise InvalidInput("sampling.min_p", f"{sampling.min_p} is not in [0, 1); use 0 to turn it off")
+    if sampling.min_tokens > sampling.max_tokens:
+        text = f"{sampling.min_tokens} is more than max_tokens, {sampling.max_tokens}"
+        raise InvalidInput("sampling.min_tokens", text)
+    if "" in sampling.stop_strings:
+        index = sampling.stop_strings.index("")
+        raise InvalidInput(f"sampling.stop_strings[{index}]", "an empty string would stop every sample")
     for index, token in enumerate(sampling.stop_token_ids):
         if not 0 <= token < limits.vocab_size:
             text = f"token id {token} is outside the vocabulary of {limits.vocab_size}"
@@ -199,3 +250,9 @@ def check_version(served: int, wanted: int) -> None:
     if wanted < served:
         text = f"policy version {wanted} is older than version {served}, which is served; versions only grow"
         raise FailedPrecondition(text)
+
+
+def check_min_version(served: int, least: int | None) -> None:
+    """FailedPrecondition if `served` is older than the least version a caller accepts."""
+    if least is not None and served < least:
+        raise FailedPrecondition(f"policy version {served} is served, older than {least}, the least wanted")

@@ -13,9 +13,12 @@ used is transformers' attention interface: the model is the real one, and `atten
 function its layers call.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -27,12 +30,12 @@ ATTENTION = "extra_rl_rows"
 #: Row capacity grows in steps of this many tokens.
 CAPACITY_STEP = 64
 
-#: Keys and values of one prompt in one layer: [prompts, kv heads, length, head size].
+#: Keys and values in one layer.
 Layer = tuple[torch.Tensor, torch.Tensor]
 
 
 def attention(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -48,18 +51,40 @@ def attention(
             module, query, key, value, attention_mask, scaling=scaling, **more
         )
         return result
-    layer = int(module.layer_idx)
-    return kv.attend(layer, query, key, value, scaling, sliding_window), None
+    out = kv.attend(module.layer_idx, query, key, value, scaling, sliding_window)
+    return out, None
 
 
 AttentionInterface.register(ATTENTION, attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-class Prefill:
-    """Computes prompts, side by side and padded at the end, and keeps their keys and values."""
+@dataclass(frozen=True)
+class Computed:
+    """A sequence whose keys and values are known, with what follows from its last position."""
 
-    def __init__(self) -> None:
+    #: int32 [length].
+    tokens: NDArray[np.int32]
+    #: [kv heads, length, head size] each, by layer.
+    layers: list[Layer]
+    #: float32 [1, vocabulary].
+    logits: torch.Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Memory it takes."""
+        return self.logits.nbytes + sum(key.nbytes + value.nbytes for key, value in self.layers)
+
+
+class Prefill:
+    """Computes sequences, side by side and padded at the end, and keeps their keys and values.
+
+    With `past`, one sequence whose first positions are known.
+    """
+
+    def __init__(self, past: list[Layer] | None = None) -> None:
+        self._past = past
+        #: [sequences, kv heads, length, head size] each, by layer.
         self.layers: list[Layer] = []
 
     def attend(
@@ -73,13 +98,13 @@ class Prefill:
     ) -> torch.Tensor:
         """Causal attention: nothing real attends to the padding, which comes last."""
         assert layer == len(self.layers), "layers run in order"
+        if self._past is not None:
+            known = self._past[layer]
+            key = torch.cat([known[0][None], key], dim=2)
+            value = torch.cat([known[1][None], value], dim=2)
         self.layers.append((key, value))
-        length, groups = query.shape[2], query.shape[1] // key.shape[1]
-        mask = None
-        if window is not None and window < length:
-            at = torch.arange(length, device=query.device)
-            distance = at[:, None] - at[None, :]
-            mask = (distance >= 0) & (distance < window)
+        groups = query.shape[1] // key.shape[1]
+        mask = _causal_mask(query.shape[2], key.shape[2], window, query.device)
         out = scaled_dot_product_attention(
             query,
             key.repeat_interleave(groups, dim=1),
@@ -89,6 +114,23 @@ class Prefill:
             scale=scaling,
         )
         return out.transpose(1, 2)
+
+    def sequence(self, row: int, tokens: NDArray[np.int32], logits: torch.Tensor) -> Computed:
+        """One of the sequences, in memory of its own, so that it can outlive the others."""
+        length = len(tokens)
+        layers = [
+            (key[row, :, :length].clone(), value[row, :, :length].clone()) for key, value in self.layers
+        ]
+        return Computed(tokens, layers, logits.clone())
+
+
+def _causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """bool [queries, keys], queries at the last keys' positions; None where plain causality says it all."""
+    if queries == keys and (window is None or window >= keys):
+        return None
+    distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
+    mask = distance >= 0
+    return mask if window is None else mask & (distance < window)
 
 
 class Rows:
@@ -105,20 +147,20 @@ class Rows:
         self._masks: dict[int | None, torch.Tensor] = {}
         self._reach = 0
 
-    def join(self, layers: list[Layer], prompt: int, length: int, copies: int) -> None:
-        """Appends `copies` rows that start with the first `length` positions of `prompt` of a prefill."""
+    def join(self, sequence: Computed, copies: int) -> None:
+        """Appends `copies` rows that start with `sequence`."""
+        layers, length = sequence.layers, len(sequence.tokens)
         if not self._keys:
-            self._keys = [key.new_empty(self.max_rows, key.shape[1], 0, key.shape[3]) for key, _ in layers]
+            self._keys = [key.new_empty(self.max_rows, key.shape[0], 0, key.shape[2]) for key, _ in layers]
             self._values = [
-                value.new_empty(self.max_rows, value.shape[1], 0, value.shape[3]) for _, value in layers
+                value.new_empty(self.max_rows, value.shape[0], 0, value.shape[2]) for _, value in layers
             ]
         self._grow(length + 1)
         self._reach = max(self._reach, length)
         first, last = self.count, self.count + copies
-        for own, (key, _) in zip(self._keys, layers, strict=True):
-            own[first:last, :, :length] = key[prompt, :, :length]
-        for own, (_, value) in zip(self._values, layers, strict=True):
-            own[first:last, :, :length] = value[prompt, :, :length]
+        for stores, part in ((self._keys, 0), (self._values, 1)):
+            for store, layer in zip(stores, layers, strict=True):
+                store[first:last, :, :length] = layer[part]
         self.count = last
 
     def keep(self, target: list[int], source: list[int], count: int) -> None:

@@ -41,11 +41,15 @@ class RowParameters:
     #: int64; the vocabulary size where off.
     top_k: torch.Tensor
     top_p: torch.Tensor
+    #: Log of min-p; -inf where off.
+    log_min_p: torch.Tensor
+    #: Whether any row wants entropies at temperature 1, too.
+    raw: bool
     #: Whether any row is filtered, so that those who filter nothing pay nothing.
     filtered: bool
 
     @classmethod
-    def of(cls, rows: list[Sampling], vocab_size: int, device: torch.device) -> "RowParameters":
+    def of(cls, rows: list[Sampling], raw: bool, vocab_size: int, device: torch.device) -> "RowParameters":
         """The parameters of `rows`, in order."""
         greedy = [row.temperature == 0 for row in rows]
         return cls(
@@ -53,7 +57,9 @@ class RowParameters:
             noise=torch.tensor([0.0 if g else 1.0 for g in greedy], device=device),
             top_k=torch.tensor([row.top_k or vocab_size for row in rows], device=device),
             top_p=torch.tensor([row.top_p for row in rows], device=device),
-            filtered=any(row.top_k or row.top_p < 1 for row in rows),
+            log_min_p=torch.tensor([row.min_p for row in rows], device=device).log(),
+            raw=raw,
+            filtered=any(row.top_k or row.top_p < 1 or row.min_p for row in rows),
         )
 
 
@@ -66,29 +72,47 @@ class Drawn:
     logprobs: torch.Tensor
     #: Exact entropy of the row's full distribution, in nats, at the row's temperature.
     entropies: torch.Tensor
+    #: The same at temperature 1; the entropies themselves if no row wants it.
+    raw_entropies: torch.Tensor
     #: Whether the best two candidates lie within `TIE`.
     tied: torch.Tensor
 
 
-def draw(logits: torch.Tensor, rows: RowParameters, keys: torch.Tensor) -> Drawn:
-    """Draws from logits float32 [rows, vocabulary] with keys int32 [rows, 2]."""
+def draw(
+    logits: torch.Tensor, rows: RowParameters, keys: torch.Tensor, banned: dict[int, list[int]] | None = None
+) -> Drawn:
+    """Draws from logits float32 [rows, vocabulary] with keys int32 [rows, 2].
+
+    `banned`: token ids that must not be drawn, by row.
+    """
     logprobs = torch.log_softmax(logits / rows.temperature[:, None], dim=-1)
-    entropies = torch.special.entr(logprobs.exp()).sum(-1)
-    scores = _filtered(logprobs, rows) if rows.filtered else logprobs
+    entropies = _entropies(logprobs)
+    raw = _entropies(torch.log_softmax(logits, dim=-1)) if rows.raw else entropies
+    scores = logprobs
+    if banned:
+        scores = scores.clone()
+        for row, tokens in banned.items():
+            scores[row, tokens] = -torch.inf
+    if rows.filtered:
+        scores = _filtered(scores, rows)
     scores = torch.addcmul(scores, _gumbel(keys, logits.shape[-1]), rows.noise[:, None])
-    best, tokens = scores.max(-1)
-    second = scores.scatter_(-1, tokens[:, None], -torch.inf).amax(-1)
-    chosen = logprobs.gather(-1, tokens[:, None])[:, 0]
-    return Drawn(tokens, chosen, entropies, best - second < TIE)
+    best, chosen = scores.max(-1)
+    second = scores.scatter_(-1, chosen[:, None], -torch.inf).amax(-1)
+    return Drawn(chosen, logprobs.gather(-1, chosen[:, None])[:, 0], entropies, raw, best - second < TIE)
+
+
+def _entropies(logprobs: torch.Tensor) -> torch.Tensor:
+    return torch.special.entr(logprobs.exp()).sum(-1)
 
 
 def _filtered(logprobs: torch.Tensor, rows: RowParameters) -> torch.Tensor:
-    """`logprobs` with -inf for what top-k and top-p leave out; the likeliest token always stays."""
+    """`logprobs` with -inf for what the filters leave out; the likeliest token always stays."""
     ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.exp()
     before = probabilities.cumsum(-1) - probabilities
     rank = torch.arange(logprobs.shape[-1], device=logprobs.device)
     out = (rank >= rows.top_k[:, None]) | (before >= rows.top_p[:, None])
+    out |= ordered < ordered[:, :1] + rows.log_min_p[:, None]
     out[:, 0] = False
     return logprobs.masked_fill(torch.zeros_like(out).scatter_(-1, order, out), -torch.inf)
 

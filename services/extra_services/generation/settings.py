@@ -27,6 +27,14 @@ class GenerationSettings(ServerSettings):
         gt=1,
         description="Most tokens of prompt and continuation together; default: the model's window.",
     )
+    kv_cache_gib: float = Field(
+        4.0, gt=0, description="Memory for the keys and values of the samples in the batch, in GiB."
+    )
+    prefix_cache_gib: float = Field(
+        0.5,
+        ge=0,
+        description="Memory for those of computed prompts, kept for later requests; 0: none are kept.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the model; auto: float32 on a CPU, as saved on a GPU."
     )

@@ -8,7 +8,12 @@ that the rounding of the batch might decide, the position is computed again for 
 
 Only the loop's thread touches model and batch. Other threads hand it requests, cancellations and updates
 under one lock, and hear from it through each request's `deliver`. New weights are loaded and checked by
-the thread that brings them; the loop only swaps them, with the batch empty, and probes.
+the thread that brings them; the loop only swaps them between two steps, and probes. Whatever was computed
+with older weights is dropped then, and computed again for the samples that go on.
+
+Memory for keys and values is bounded before it is used: a sample joins only if all samples in the batch can
+grow to their limits within `kv_cache_bytes`. Should memory run out all the same, the request that came last
+fails and the others go on.
 """
 
 import asyncio
@@ -18,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +35,35 @@ from numpy.typing import NDArray
 
 from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded, ServiceError, Unavailable
 from extra_services.generation import weights
+from extra_services.generation.prefix_cache import PrefixCache
 from extra_services.generation.rollouts import (
     Event,
     FinishReason,
+    InFlight,
     Limits,
     Prompt,
     PromptRefused,
     Request,
     Rollout,
     Update,
+    check_min_version,
     check_prompt,
     check_request,
     check_version,
 )
-from extra_services.generation.rows import Layer, Prefill, Rows
+from extra_services.generation.rows import Computed, Prefill, Rows
+from extra_services.generation.samples import Deliver, Group, Sample, Ticket
 from extra_services.generation.sampling import Drawn, RowParameters, draw, noise_keys
 
 log = structlog.get_logger()
 
 #: Padded tokens of prompts computed in one go, so that a long queue of prompts does not stall the batch.
 PREFILL_TOKENS = 4096
+#: Logits computed in one go, at most: 256 MiB of them.
+PREFILL_LOGITS = 2**26
 #: Nats by which the engine may differ from a plain forward pass on the probe.
 PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 PROBE_LENGTH = 48
-
-#: Called in the engine's thread with what happened; an exception is the end of the request.
-Deliver = Callable[[list[Event] | Exception], None]
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,15 @@ class Options:
     """How the engine runs its model."""
 
     model: Path
-    weights_root: Path | None = None
     max_batch: int = 128
     max_prompts: int = 1024
     max_queue: int = 16384
     #: None: the model's.
     max_model_len: int | None = None
+    #: Memory for the keys and values of the batch.
+    kv_cache_bytes: int = 4 * 2**30
+    #: Memory for those of computed prompts, kept for later requests.
+    prefix_cache_bytes: int = 2**29
     #: None: float32 on the CPU, what the model was saved in elsewhere.
     dtype: torch.dtype | None = None
     #: None: cuda where there is one.
@@ -81,60 +92,17 @@ class Options:
     policy_version: int = 0
 
 
-class Ticket:
-    """A submitted request, as its caller holds it."""
+@dataclass(frozen=True)
+class _PendingUpdate:
+    """Loaded weights, for the loop to swap in."""
 
-    def __init__(self, request: Request, seed: int, deliver: Deliver) -> None:
-        self.request = request
-        self.seed = seed
-        self.deliver = deliver
-        self.submitted = time.monotonic()
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        """The engine drops what is left of it before its next step."""
-        self.cancelled = True
-
-
-@dataclass
-class _Group:
-    """One distinct prompt + prefix of a request, with the samples of it that have no row yet."""
-
-    ticket: Ticket
-    tokens: NDArray[np.int32]
-    #: (prompt_index, sample_index) of each.
-    waiting: deque[tuple[int, int]]
-    #: Once computed: keys and values, which prompt of them, log-softmax-ready logits float32 [1, vocabulary].
-    layers: list[Layer] = field(default_factory=list)
-    index: int = 0
-    logits: torch.Tensor | None = None
-    prefill_seconds: float = 0.0
-
-
-@dataclass
-class _Sample:
-    """One row of the batch."""
-
-    ticket: Ticket
-    prompt_index: int
-    sample_index: int
-    prompt: NDArray[np.int32]
-    limit: int
-    stop: frozenset[int]
-    keys: NDArray[np.int32]
-    prefill_seconds: float
-    queue_seconds: float
-    joined: float
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """None while it goes on."""
-        if self.tokens[-1] in self.stop:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if len(self.tokens) >= self.limit else None
+    tensors: dict[str, torch.Tensor]
+    #: float32 [probe length - 1], by a plain forward pass.
+    reference: torch.Tensor
+    policy_version: int
+    in_flight: InFlight
+    #: Gets the probe's largest difference.
+    done: Future[float]
 
 
 class TransformersEngine:
@@ -143,35 +111,37 @@ class TransformersEngine:
     name = "transformers"
     version = transformers.__version__
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, decode: Callable[[list[int]], str]) -> None:
+        """`decode` makes text of token ids, to look for stop strings in."""
         self._options = options
+        self._decode = decode
         self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = options.dtype or (torch.float32 if self._device.type == "cpu" else None)
         self._model: Any = weights.load(options.model, dtype, self._device)
         self._dtype = next(self._model.parameters()).dtype
-        config = self._model.config
-        self.limits = Limits(
-            vocab_size=config.vocab_size,
-            max_model_len=options.max_model_len or config.max_position_embeddings,
-            max_prompts=options.max_prompts,
-            max_queue=options.max_queue,
-        )
+        # Each parameter once, in float32, and tied ones twice.
+        self.max_weight_bytes = 8 * sum(parameter.numel() for parameter in self._model.parameters())
         self.eos_token_ids = _eos_token_ids(self._model)
-        self._version = options.policy_version
-        self._seeds = np.random.Generator(np.random.Philox(options.seed))
         self._changed = threading.Condition()
-        self._waiting: deque[_Group] = deque()
+        self._waiting: deque[Group] = deque()
         self._queued = 0
-        self._update: tuple[dict[str, torch.Tensor], torch.Tensor, int, Future[float]] | None = None
+        self._update: _PendingUpdate | None = None
         self._updating = threading.Lock()
-        self._last_update: Update | None = None
+        self.last_update = Update(options.policy_version, options.policy_version, 0.0, 0.0)
         self._closed = False
+        self._seeds = np.random.Generator(np.random.Philox(options.seed))
         self._rows = Rows(options.max_batch)
-        self._samples: list[_Sample] = []
+        self._samples: list[Sample] = []
         self._parameters: RowParameters | None = None
+        self._cache = PrefixCache(options.prefix_cache_bytes)
+        #: Requests whose work is being done now: one of them is at fault if memory runs out.
+        self._working: list[Ticket] = []
         self._any_mask = torch.zeros(1, 1, 1, 1, device=self._device)
-        self._probe = weights.probe_tokens(config.vocab_size, min(PROBE_LENGTH, self.limits.max_model_len))
-        self._check_attention()
+        vocab_size, window = self._model.config.vocab_size, self._model.config.max_position_embeddings
+        self._probe = weights.probe_tokens(vocab_size, min(PROBE_LENGTH, window)).to(self._device)
+        self._kv_tokens = options.kv_cache_bytes // self._check_attention()
+        max_model_len = min(options.max_model_len or window, self._kv_tokens)
+        self.limits = Limits(vocab_size, max_model_len, options.max_prompts, options.max_queue)
         self._thread = threading.Thread(target=self._run, name="generation-engine", daemon=True)
         self._thread.start()
 
@@ -180,19 +150,15 @@ class TransformersEngine:
     @property
     def policy_version(self) -> int:
         """Version of the weights served now."""
-        return self._version
+        return self.last_update.policy_version
 
     def submit(self, request: Request, deliver: Deliver) -> Ticket:
         """Queues `request`; `deliver` hears of every prompt and sample, from the engine's thread.
 
         InvalidInput, FailedPrecondition (older than min_policy_version) or Overloaded if it is not taken.
         """
-        check_request(request, self.limits)
-        if request.min_policy_version is not None and self._version < request.min_policy_version:
-            wanted = request.min_policy_version
-            raise FailedPrecondition(
-                f"policy version {self._version} is served, older than {wanted}, the least wanted"
-            )
+        check_request(request, len(request.prompts), self.limits)
+        check_min_version(self.policy_version, request.min_policy_version)
         with self._changed:
             seed = request.seed if request.seed is not None else int(self._seeds.integers(2**63))
             ticket = Ticket(request, seed, deliver)
@@ -221,15 +187,19 @@ class TransformersEngine:
                 what = await happened.get()
                 if isinstance(what, Exception):
                     raise what
-                left -= sum(1 if isinstance(event, Rollout) else request.n for event in what)
+                left -= sum(isinstance(event, Rollout) for event in what)
+                left -= request.n * sum(isinstance(event, PromptRefused) for event in what)
                 yield what
         finally:
             ticket.cancel()
-            self._wake()
+            with self._changed:
+                self._changed.notify_all()
 
-    async def update_weights(self, path: str, policy_version: int) -> Update:
+    async def update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> Update:
         """See `rollouts.Engine`. An update once begun is finished even if its caller is gone."""
-        return await asyncio.shield(asyncio.to_thread(self._update_weights, path, policy_version))
+        return await asyncio.shield(
+            asyncio.to_thread(self._update_weights, folder, policy_version, in_flight)
+        )
 
     async def close(self) -> None:
         """Fails what runs with Unavailable and ends the thread."""
@@ -238,22 +208,20 @@ class TransformersEngine:
             self._changed.notify_all()
         await asyncio.to_thread(self._thread.join)
 
-    def _wake(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-    def _groups(self, ticket: Ticket) -> tuple[list[_Group], list[Event]]:
-        groups: dict[bytes, _Group] = {}
+    def _groups(self, ticket: Ticket) -> tuple[list[Group], list[Event]]:
+        request = ticket.request
+        groups: dict[bytes, Group] = {}
         refused: list[Event] = []
-        for index, prompt in enumerate(ticket.request.prompts):
+        for index, prompt in enumerate(request.prompts):
             error = self._refusal(prompt)
             if error is not None:
                 refused.append(PromptRefused(index, error))
                 continue
             assert isinstance(prompt, Prompt)
             tokens = prompt.tokens
-            group = groups.setdefault(tokens.tobytes(), _Group(ticket, tokens, deque()))
-            group.waiting.extend((index, sample) for sample in range(ticket.request.n))
+            limit = min(request.sampling.max_tokens, self.limits.max_model_len - len(tokens))
+            group = groups.setdefault(tokens.tobytes(), Group(ticket, tokens, deque(), limit))
+            group.waiting.extend((index, sample) for sample in range(request.n))
         return list(groups.values()), refused
 
     def _refusal(self, prompt: Prompt | ServiceError) -> ServiceError | None:
@@ -273,18 +241,19 @@ class TransformersEngine:
         with torch.inference_mode():
             while self._wait_for_work():
                 try:
-                    self._drop_cancelled()
-                    if self._update is not None and not self._samples:
-                        self._apply_update()
-                    if self._update is None:
-                        self._admit()
-                    if self._samples:
-                        self._step()
+                    self._turn()
                 except Exception as error:
-                    # Whatever it was, those in the batch are told, and the engine goes on with an empty one.
-                    log.error("engine step failed", exc_info=error)
-                    self._fail_batch(error)
+                    self._fail(error)
         self._fail_all(Unavailable("the engine is shutting down"))
+
+    def _turn(self) -> None:
+        self._drop_cancelled()
+        if self._update is not None and not (self._update.in_flight is InFlight.WAIT and self._samples):
+            self._apply_update()
+        if self._update is None:
+            self._admit()
+        if self._samples:
+            self._step()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -300,74 +269,132 @@ class TransformersEngine:
         self._keep([not sample.ticket.cancelled for sample in self._samples])
 
     def _admit(self) -> None:
-        free = self._rows.max_rows - len(self._samples)
-        groups: list[_Group] = []
-        longest = 0
+        """Computes the first waiting prompts for whose samples there is room, and lets those join."""
+        groups: list[Group] = []
+        free, longest = self._rows.max_rows - len(self._samples), 0
         with self._changed:
-            for group in itertools.islice(self._waiting, free):
+            for group in itertools.islice(self._waiting, max(0, free)):
                 longest = max(longest, len(group.tokens))
                 if groups and (free <= 0 or longest * (len(groups) + 1) > PREFILL_TOKENS):
                     break
+                if self._room(group) == 0:
+                    break
                 groups.append(group)
                 free -= len(group.waiting)
-        new = [group for group in groups if group.logits is None]
-        if new:
-            self._prefill(new)
+        self._working = [group.ticket for group in groups]
+        self._compute([group for group in groups if group.computed is None])
         for group in groups:
             self._join(group)
 
-    def _prefill(self, groups: list[_Group]) -> None:
-        started = time.monotonic()
-        lengths = [len(group.tokens) for group in groups]
-        ids = torch.zeros(len(groups), max(lengths), dtype=torch.int64)
-        for row, group in enumerate(groups):
-            ids[row, : lengths[row]] = torch.from_numpy(group.tokens)
-        # Logits are computed at the last positions only; prompts of the same length share one.
+    def _room(self, group: Group) -> int:
+        """How many samples of `group` may join such that all can grow to their limits."""
+        longest = max((len(sample.prompt) + sample.limit for sample in self._samples), default=0)
+        longest = max(longest, len(group.tokens) + group.limit)
+        rows = min(self._rows.max_rows, self._kv_tokens // longest)
+        return max(0, min(len(group.waiting), rows - len(self._samples)))
+
+    def _compute(self, groups: list[Group]) -> None:
+        """Finds the groups' prompts in the cache, or computes what is not there."""
+        missing = []
+        for group in groups:
+            group.computed = self._cache.whole(group.tokens)
+            group.cached_tokens = 0 if group.computed is None else len(group.tokens)
+            start = None if group.computed else self._cache.longest_start(group.tokens)
+            # Prompts with a known start are computed one by one: that pays if most of it is known.
+            if start is not None and 2 * start[1] >= len(group.tokens):
+                started = time.monotonic()
+                group.computed = self._continue(group, *start)
+                group.prefill_seconds = time.monotonic() - started
+                group.cached_tokens = start[1]
+            elif group.computed is None:
+                missing.append(group)
+        if missing:
+            started = time.monotonic()
+            computed = self._prefill([group.tokens for group in missing])
+            for group, sequence in zip(missing, computed, strict=True):
+                group.computed, group.prefill_seconds = sequence, time.monotonic() - started
+        for group in groups:
+            assert group.computed is not None
+            self._cache.add(group.computed)
+
+    def _continue(self, group: Group, known: Computed, length: int) -> Computed:
+        prefill = Prefill([(key[:, :length], value[:, :length]) for key, value in known.layers])
+        ids = torch.from_numpy(group.tokens[length:]).to(self._device, torch.int64)[None]
+        positions = torch.arange(length, len(group.tokens), device=self._device)[None]
+        logits = self._forward(ids, positions, prefill, 1)
+        return prefill.sequence(0, group.tokens, logits[:, 0])
+
+    def _prefill(self, sequences: list[NDArray[np.int32]]) -> list[Computed]:
+        """Computes `sequences`, as many side by side as memory and padding allow."""
+        computed: dict[int, Computed] = {}
+        batch: list[int] = []
+        by_length = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+        for index in by_length:
+            longer = len(batch) + 1
+            ends = {len(sequences[other]) for other in (*batch, index)}
+            logits = longer * len(ends) * self._model.config.vocab_size
+            if batch and (longer * len(sequences[index]) > PREFILL_TOKENS or logits > PREFILL_LOGITS):
+                computed.update(zip(batch, self._side_by_side([sequences[i] for i in batch]), strict=True))
+                batch = []
+            batch.append(index)
+        computed.update(zip(batch, self._side_by_side([sequences[i] for i in batch]), strict=True))
+        return [computed[index] for index in range(len(sequences))]
+
+    def _side_by_side(self, sequences: list[NDArray[np.int32]]) -> list[Computed]:
+        lengths = [len(tokens) for tokens in sequences]
+        ids = torch.zeros(len(sequences), max(lengths), dtype=torch.int64)
+        for row, tokens in enumerate(sequences):
+            ids[row, : lengths[row]] = torch.from_numpy(tokens)
+        # Logits are computed at last positions only; sequences of the same length share one.
         ends = sorted(set(lengths))
         prefill = Prefill()
         logits = self._forward(
             ids.to(self._device), None, prefill, torch.tensor(ends, device=self._device) - 1
         )
-        seconds = time.monotonic() - started
-        for row, group in enumerate(groups):
-            group.layers, group.index, group.prefill_seconds = prefill.layers, row, seconds
-            group.logits = logits[row, ends.index(lengths[row])][None]
+        return [
+            prefill.sequence(row, tokens, logits[row, ends.index(len(tokens))][None])
+            for row, tokens in enumerate(sequences)
+        ]
 
-    def _join(self, group: _Group) -> None:
-        """Gives rows to as many of the group's samples as there are rows, with their first tokens."""
-        assert group.logits is not None
-        request, now = group.ticket.request, time.monotonic()
+    def _join(self, group: Group) -> None:
+        """Gives rows to as many of the group's samples as there is room for, with their first tokens."""
+        assert group.computed is not None
+        count = self._room(group)
+        if count == 0:
+            return
+        self._working = [group.ticket]
+        samples = [self._sample(group, *place) for place in itertools.islice(group.waiting, count)]
+        self._rows.join(group.computed, count)
+        self._samples += samples
+        self._parameters = None
         with self._changed:
-            count = min(len(group.waiting), self._rows.max_rows - len(self._samples))
-            places = [group.waiting.popleft() for _ in range(count)]
+            for _ in samples:
+                group.waiting.popleft()
             self._queued -= count
             if not group.waiting:
                 self._waiting.remove(group)
-        room = self.limits.max_model_len - len(group.tokens)
-        samples = [
-            _Sample(
-                ticket=group.ticket,
-                prompt_index=prompt_index,
-                sample_index=sample_index,
-                prompt=group.tokens,
-                limit=min(request.sampling.max_tokens, room),
-                stop=frozenset((*self.eos_token_ids, *request.sampling.stop_token_ids)),
-                keys=noise_keys(
-                    group.ticket.seed, prompt_index, sample_index, min(request.sampling.max_tokens, room)
-                ),
-                prefill_seconds=group.prefill_seconds,
-                queue_seconds=max(0.0, now - group.ticket.submitted - group.prefill_seconds),
-                joined=now,
-            )
-            for prompt_index, sample_index in places
-        ]
-        self._draw(group.logits.expand(count, -1), samples, self._row_parameters(samples))
-        self._rows.join(group.layers, group.index, len(group.tokens), count)
-        self._samples += samples
-        self._parameters = None
+        self._draw(group.computed.logits.expand(count, -1), samples, self._row_parameters(samples))
         self._retire()
 
+    def _sample(self, group: Group, prompt_index: int, sample_index: int) -> Sample:
+        now = time.monotonic()
+        return Sample(
+            ticket=group.ticket,
+            prompt_index=prompt_index,
+            sample_index=sample_index,
+            prompt=group.tokens,
+            limit=group.limit,
+            stop_ids=frozenset((*self.eos_token_ids, *group.ticket.request.sampling.stop_token_ids)),
+            keys=noise_keys(group.ticket.seed, prompt_index, sample_index, group.limit),
+            policy_version=self.policy_version,
+            cached_tokens=group.cached_tokens,
+            queue_seconds=max(0.0, now - group.ticket.submitted - group.prefill_seconds),
+            prefill_seconds=group.prefill_seconds,
+            joined=now,
+        )
+
     def _step(self) -> None:
+        self._working = [sample.ticket for sample in self._samples]
         lengths = np.array([len(sample.prompt) + len(sample.tokens) - 1 for sample in self._samples])
         at = torch.from_numpy(lengths).to(self._device)
         ids = torch.tensor([[sample.tokens[-1]] for sample in self._samples], device=self._device)
@@ -379,19 +406,14 @@ class TransformersEngine:
         self._retire()
 
     def _forward(
-        self,
-        ids: torch.Tensor,
-        positions: torch.Tensor | None,
-        kv: Prefill | Rows | None,
-        keep: int | torch.Tensor,
+        self, ids: torch.Tensor, positions: torch.Tensor | None, kv: Prefill | Rows, keep: int | torch.Tensor
     ) -> torch.Tensor:
         """Logits float32 [rows, kept positions, vocabulary]."""
         # A mask of four dimensions is passed on as it is; `rows.attention` makes its own.
-        mask = None if kv is None else self._any_mask
         out = self._model(
             input_ids=ids,
             position_ids=positions,
-            attention_mask=mask,
+            attention_mask=self._any_mask,
             use_cache=False,
             logits_to_keep=keep,
             kv=kv,
@@ -399,65 +421,52 @@ class TransformersEngine:
         logits: torch.Tensor = out.logits.float()
         return logits
 
-    def _draw(self, logits: torch.Tensor, samples: list[_Sample], parameters: RowParameters) -> None:
+    def _draw(self, logits: torch.Tensor, samples: list[Sample], parameters: RowParameters) -> None:
         """Draws the next token of each sample from logits float32 [samples, vocabulary]."""
         keys = np.stack([sample.keys[len(sample.tokens)] for sample in samples])
-        drawn = draw(logits, parameters, torch.from_numpy(keys).to(self._device))
+        drawn = draw(logits, parameters, torch.from_numpy(keys).to(self._device), _banned(samples))
         if self._dtype is torch.float32:
             self._break_ties(drawn, samples)
-        columns = drawn.tokens.tolist(), drawn.logprobs.tolist(), drawn.entropies.tolist()
-        for sample, token, logprob, entropy in zip(samples, *columns, strict=True):
-            sample.tokens.append(token)
-            sample.logprobs.append(logprob)
-            sample.entropies.append(entropy)
+        columns = (drawn.tokens, drawn.logprobs, drawn.entropies, drawn.raw_entropies)
+        by_ticket: dict[Ticket, list[Event]] = {}
+        for sample, *values in zip(samples, *(column.tolist() for column in columns), strict=True):
+            sample.add(*values, self._decode)
+            if sample.ticket.request.stream_tokens:
+                by_ticket.setdefault(sample.ticket, []).append(sample.last_token())
+        for ticket, events in by_ticket.items():
+            ticket.deliver(events)
 
-    def _break_ties(self, drawn: Drawn, samples: list[_Sample]) -> None:
+    def _break_ties(self, drawn: Drawn, samples: list[Sample]) -> None:
         """Draws again, from logits no other sample has a part in, where the batch's rounding might decide."""
         for row in drawn.tied.nonzero()[:, 0].tolist():
             sample = samples[row]
             tokens = np.concatenate([sample.prompt, np.array(sample.tokens, np.int32)])
-            ids = torch.from_numpy(tokens).to(self._device, torch.int64)[None]
-            logits = self._forward(ids, None, Prefill(), 1)[:, 0]
+            logits = self._forward(
+                torch.from_numpy(tokens).to(self._device, torch.int64)[None], None, Prefill(), 1
+            )
             key = torch.from_numpy(sample.keys[len(sample.tokens)][None]).to(self._device)
-            alone = draw(logits, self._row_parameters([sample]), key)
+            alone = draw(logits[:, 0], self._row_parameters([sample]), key, _banned([sample]))
             drawn.tokens[row], drawn.logprobs[row] = alone.tokens[0], alone.logprobs[0]
-            drawn.entropies[row] = alone.entropies[0]
+            drawn.entropies[row], drawn.raw_entropies[row] = alone.entropies[0], alone.raw_entropies[0]
 
-    def _row_parameters(self, samples: list[_Sample]) -> RowParameters:
-        return RowParameters.of(
-            [s.ticket.request.sampling for s in samples], self.limits.vocab_size, self._device
-        )
+    def _row_parameters(self, samples: list[Sample]) -> RowParameters:
+        requests = [sample.ticket.request for sample in samples]
+        raw = any(request.raw_entropies for request in requests)
+        rows = [request.sampling for request in requests]
+        return RowParameters.of(rows, raw, self.limits.vocab_size, self._device)
 
     def _retire(self) -> None:
         """Takes the samples that ended out of the batch and delivers them, by request."""
-        ended = [sample for sample in self._samples if sample.finish_reason is not None]
+        ended = [sample for sample in self._samples if sample.ended is not None]
         if not ended:
             return
         now = time.monotonic()
         by_ticket: dict[Ticket, list[Event]] = {}
         for sample in ended:
-            by_ticket.setdefault(sample.ticket, []).append(self._rollout(sample, now))
-        self._keep([sample.finish_reason is None for sample in self._samples])
+            by_ticket.setdefault(sample.ticket, []).append(sample.rollout(now))
+        self._keep([sample.ended is None for sample in self._samples])
         for ticket, events in by_ticket.items():
             ticket.deliver(events)
-
-    def _rollout(self, sample: _Sample, now: float) -> Rollout:
-        reason = sample.finish_reason
-        assert reason is not None
-        return Rollout(
-            prompt_index=sample.prompt_index,
-            sample_index=sample.sample_index,
-            token_ids=np.array(sample.tokens, np.int32),
-            logprobs=np.array(sample.logprobs, np.float32),
-            entropies=np.array(sample.entropies, np.float32),
-            finish_reason=reason,
-            policy_version=self._version,
-            prompt_tokens=len(sample.prompt),
-            cached_prompt_tokens=0,
-            queue_seconds=sample.queue_seconds,
-            prefill_seconds=sample.prefill_seconds,
-            decode_seconds=now - sample.joined,
-        )
 
     def _keep(self, kept: list[bool]) -> None:
         """Leaves in the batch the samples marked in `kept`; the last ones fill the gaps."""
@@ -472,13 +481,18 @@ class TransformersEngine:
         del self._samples[count:]
         self._parameters = None
 
-    def _fail_batch(self, error: Exception) -> None:
-        tickets = {sample.ticket for sample in self._samples}
-        with self._changed:
-            # A request that lost samples is failed as a whole: it must not wait for them for ever.
-            tickets |= {group.ticket for group in self._waiting if group.logits is not None}
-            if not tickets and self._waiting:
-                tickets = {self._waiting[0].ticket}
+    def _fail(self, error: Exception) -> None:
+        """Ends the requests that `error` concerns; the loop goes on with the others."""
+        if _out_of_memory(error) and self._working:
+            self._end({max(self._working, key=lambda ticket: ticket.submitted)}, error)
+        else:
+            self._end({*self._working, *(sample.ticket for sample in self._samples)}, error)
+
+    def _end(self, tickets: set[Ticket], error: Exception) -> None:
+        log.error("requests failed", requests=len(tickets), exc_info=error)
+        if _out_of_memory(error):
+            text = "out of memory; send fewer or shorter prompts, or set a smaller kv_cache_gib"
+            error = Overloaded(text, retry_after_seconds=5.0)
         for ticket in tickets:
             ticket.cancel()
             ticket.deliver(error)
@@ -489,68 +503,93 @@ class TransformersEngine:
             tickets = {group.ticket for group in self._waiting} | {sample.ticket for sample in self._samples}
             self._waiting.clear()
             if self._update is not None:
-                self._update[3].set_exception(error)
+                self._update.done.set_exception(error)
         for ticket in tickets:
             ticket.deliver(error)
 
     # Weights.
 
-    def _update_weights(self, path: str, policy_version: int) -> Update:
-        folder = weights.resolve(self._options.weights_root, path)
+    def _update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> Update:
         with self._updating:
-            if self._last_update is not None and policy_version == self._version:
-                return self._last_update
-            check_version(self._version, policy_version)
+            previous = self.policy_version
+            if policy_version == previous:
+                return self.last_update
+            check_version(previous, policy_version)
             started = time.monotonic()
-            if policy_version == self._version:
-                # The version the server started with: served already, and never probed against `path`.
-                return Update(policy_version, policy_version, 0.0, 0.0)
             weights.check_same_model(folder, self._model.config)
             model = weights.load(folder, self._dtype, self._device)
-            reference = weights.plain_logprobs(model, self._probe.to(self._device))
-            done: Future[float] = Future()
+            reference = weights.plain_logprobs(model, self._probe)
+            update = _PendingUpdate(weights.tensors_of(model), reference, policy_version, in_flight, Future())
             with self._changed:
                 if self._closed:
                     raise Unavailable("the engine is shutting down")
-                self._update = (weights.tensors_of(model), reference, policy_version, done)
+                self._update = update
                 self._changed.notify_all()
-            previous = self._version
-            difference = done.result()
-            self._last_update = Update(policy_version, previous, difference, time.monotonic() - started)
-            return self._last_update
+            difference = update.done.result()
+            # The loop has set the version; seconds are known only here.
+            self.last_update = Update(policy_version, previous, difference, time.monotonic() - started)
+            return self.last_update
 
     def _apply_update(self) -> None:
-        assert self._update is not None
-        tensors, reference, version, done = self._update
-        self._update = None
-        before = weights.move_into(self._model, tensors)
+        update, self._update = self._update, None
+        assert update is not None
+        self._working = []
+        before = weights.move_into(self._model, update.tensors)
         try:
-            difference = self._probe_difference(reference)
+            difference = self._probe_difference(update.reference)[0]
             self._check_probe(difference)
         except Exception as error:
             weights.move_into(self._model, before)
-            done.set_exception(error)
+            update.done.set_exception(error)
             return
+        self.last_update = Update(update.policy_version, self.policy_version, difference, 0.0)
+        self._cache.clear()
         with self._changed:
-            self._version = version
-            # Prompts computed with the older weights are computed again.
             for group in self._waiting:
-                group.logits, group.layers = None, []
-        done.set_result(difference)
+                group.computed, group.cached_tokens = None, 0
+        update.done.set_result(difference)
+        if update.in_flight is InFlight.ABORT:
+            for sample in self._samples:
+                sample.ended = FinishReason.ABORT
+            self._retire()
+        else:
+            self._recompute()
 
-    def _probe_difference(self, reference: torch.Tensor) -> float:
-        """Largest difference between `reference` and what prefill and steps make of the probe, in nats."""
-        tokens = self._probe.to(self._device)
+    def _recompute(self) -> None:
+        """Computes the batch's keys and values again with new weights; each sample notes its change."""
+        samples, self._samples, self._parameters = self._samples, [], None
+        self._rows.keep([], [], 0)
+        if not samples:
+            return
+        try:
+            for sequence in self._prefill([sample.written for sample in samples]):
+                self._rows.join(sequence, 1)
+        except Exception as error:
+            self._rows.keep([], [], 0)
+            self._end({sample.ticket for sample in samples}, error)
+            return
+        for sample in samples:
+            sample.policy_changes.append((len(sample.tokens), self.policy_version))
+        self._samples = samples
+
+    def _probe_difference(self, reference: torch.Tensor) -> tuple[float, int]:
+        """Largest difference between `reference` and what prefill and steps make of the probe, in nats.
+
+        With the bytes that the keys and values of one token take.
+        """
+        tokens = self._probe
         half = len(tokens) // 2
         prefill, rows = Prefill(), Rows(1)
         logits = [self._forward(tokens[None, :half], None, prefill, 0)[0]]
-        rows.join(prefill.layers, 0, half, 1)
+        start = prefill.sequence(0, tokens[:half].cpu().numpy(), logits[0][-1:])
+        rows.join(start, 1)
         for at in range(half, len(tokens) - 1):
             position = torch.tensor([at], device=self._device)
             rows.prepare(position)
             logits.append(self._forward(tokens[None, at : at + 1], position[None], rows, 1)[0])
         logprobs = torch.log_softmax(torch.cat(logits), -1).gather(-1, tokens[1:, None])[:, 0]
-        return float((logprobs - reference).abs().max())
+        kv_bytes = sum(key.nbytes + value.nbytes for key, value in start.layers) // half
+        return float((logprobs - reference).abs().max()), kv_bytes
 
     def _check_probe(self, difference: float) -> None:
         tolerance = PROBE_TOLERANCE[self._dtype]
@@ -561,12 +600,23 @@ class TransformersEngine:
             )
             raise FailedPrecondition(text)
 
-    def _check_attention(self) -> None:
-        """Refuses models whose attention this engine does not compute as they mean it."""
+    def _check_attention(self) -> int:
+        """Refuses models whose attention this engine does not compute as they mean it; bytes of a token."""
         with torch.inference_mode():
-            self._check_probe(
-                self._probe_difference(weights.plain_logprobs(self._model, self._probe.to(self._device)))
-            )
+            reference = weights.plain_logprobs(self._model, self._probe)
+            difference, kv_bytes = self._probe_difference(reference)
+        self._check_probe(difference)
+        return kv_bytes
+
+
+def _banned(samples: list[Sample]) -> dict[int, list[int]]:
+    """Stop ids by row, for the rows that may not end yet."""
+    return {row: list(sample.stop_ids) for row, sample in enumerate(samples) if not sample.may_stop}
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a RuntimeError, which only its text tells apart.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[Any], None], argument: Any) -> None:

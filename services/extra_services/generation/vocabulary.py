@@ -1,11 +1,15 @@
 """The tokenizer of the served model: text to token ids and back, and a hash that tells vocabularies apart."""
 
 import hashlib
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
+
+from extra_services.errors import InvalidInput
 
 
 class Vocabulary:
@@ -19,6 +23,25 @@ class Vocabulary:
     def encode(self, text: str) -> NDArray[np.int32]:
         """int32 [length], without special tokens added."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False), np.int32)
+
+    def encode_chat(self, messages: list[tuple[str, str]]) -> NDArray[np.int32]:
+        """int32 [length]: (role, content) messages by the chat template, ready for the assistant's answer."""
+        if not messages:
+            raise InvalidInput("chat.messages", "the conversation is empty; send at least one message")
+        if self._tokenizer.chat_template is None:
+            raise InvalidInput("chat", "this model's tokenizer has no chat template; send text or token ids")
+        chat = [{"role": role, "content": content} for role, content in messages]
+        try:
+            ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        except TemplateError as error:  # raised by the model's own template, say for a role it does not know
+            raise InvalidInput("chat.messages", f"the model's chat template refuses it: {error}") from error
+        return np.array(ids, np.int32)
+
+    @cached_property
+    def newline_ids(self) -> NDArray[np.int32]:
+        """int32: the ids of the tokens whose text has a newline."""
+        ids = range(len(self._tokenizer))
+        return np.array([index for index in ids if "\n" in self._tokenizer.decode([index])], np.int32)
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, without special tokens and without any clean-up of spaces."""

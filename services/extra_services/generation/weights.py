@@ -68,6 +68,8 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
             attn_implementation=ATTENTION,
             use_safetensors=True,
             local_files_only=True,
+            # Read, not mapped: a mapped file that its writer replaces later would change what is served.
+            disable_mmap=True,
             output_loading_info=True,
         )
     except Exception as error:  # transformers and safetensors raise many kinds for a bad folder

@@ -1,0 +1,131 @@
+"""A generation server in a process of its own, and what its tests say to it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import grpc
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from extra_rl.v1 import generation_pb2 as pb
+from extra_rl.v1 import generation_pb2_grpc
+
+#: Prompts of different lengths.
+MIXED = ["1+2=", "what is (3*4)-5", "a", "let x = 17.\nthen 2*x is", "0"]
+
+
+@dataclass
+class Served:
+    """A running server and what it serves."""
+
+    stub: generation_pb2_grpc.GenerationServiceStub
+    address: str
+    model: Path
+    #: Its weights root.
+    root: Path
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def served(folder: Path, model: Path, *flags: str) -> Iterator[Served]:
+    """Serves `model` on a socket in `folder` for the duration of the context."""
+    root = folder / "weights"
+    root.mkdir()
+    address = folder / "address"
+    command = [sys.executable, "-m", "extra_cli", "serve", "generation", "--model", str(model)]
+    command += [
+        "--host",
+        f"unix:{folder}/socket",
+        "--address-file",
+        str(address),
+        "--weights-root",
+        str(root),
+    ]
+    command += ["--threads", "1", "--drain-seconds", "0", "--stop-with-stdin", *flags]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    try:
+        while not address.exists():
+            assert process.poll() is None, "the server ended while starting"
+            time.sleep(0.05)
+        with grpc.insecure_channel(address.read_text()) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            yield Served(stub, address.read_text(), model, root, process)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ids(values: list[int]) -> bytes:
+    """int32 bytes."""
+    return np.array(values, "<i4").tobytes()
+
+
+def prompt(text: str, prefix: list[int] | None = None) -> pb.Prompt:
+    """A prompt of text, resumed after the token ids `prefix`."""
+    return pb.Prompt(text=text, prefix_token_ids=ids(prefix or []))
+
+
+def request(
+    prompts: list[pb.Prompt], n: int = 1, seed: int | None = 0, **sampling: object
+) -> pb.GenerateRequest:
+    """A request with the sampling parameters given."""
+    sampling.setdefault("max_tokens", 24)
+    return pb.GenerateRequest(prompts=prompts, n=n, seed=seed, sampling=pb.SamplingParams(**sampling))
+
+
+def rollouts(server: Served, wanted: pb.GenerateRequest) -> dict[tuple[int, int], pb.Rollout]:
+    """Rollouts by (prompt_index, sample_index); no prompt may be refused."""
+    events = list(server.stub.Generate(wanted))
+    assert not any(event.HasField("prompt_error") for event in events)
+    return {
+        (e.rollout.prompt_index, e.rollout.sample_index): e.rollout for e in events if e.HasField("rollout")
+    }
+
+
+def tokens(rollout: pb.Rollout) -> list[int]:
+    """Its token ids."""
+    return np.frombuffer(rollout.token_ids, "<i4").tolist()
+
+
+def floats(data: bytes) -> NDArray[np.float32]:
+    """float32 of the wire."""
+    return np.frombuffer(data, "<f4")
+
+
+def all_tokens(found: dict[tuple[int, int], pb.Rollout]) -> dict[tuple[int, int], list[int]]:
+    """Token ids by place."""
+    return {place: tokens(rollout) for place, rollout in found.items()}
+
+
+def encode(server: Served, text: str) -> list[int]:
+    """Token ids of `text`."""
+    return _tokenizer(server.model).encode(text)
+
+
+def plain(
+    model: Path, context: list[int], continuation: list[int], temperature: float = 1.0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of each continuation token, by one forward pass: log-probability, and the entropy it was drawn at."""
+    with torch.no_grad():
+        logits = _model(model)(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
+    logprobs = torch.log_softmax(logits / temperature, -1)
+    entropies = -(logprobs.exp() * logprobs).sum(-1)
+    return logprobs[range(len(continuation)), continuation].numpy(), entropies.numpy()
+
+
+@cache
+def _tokenizer(model: Path) -> AutoTokenizer:
+    return AutoTokenizer.from_pretrained(model)
+
+
+@cache
+def _model(model: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

@@ -1,0 +1,148 @@
+"""The generation service's parts without a server: draws, the prefix cache, segments, streams of tensors."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extra_services.errors import InvalidInput
+from extra_services.generation.prefix_cache import BLOCK, PrefixCache
+from extra_services.generation.rollouts import Sampling
+from extra_services.generation.rows import Computed
+from extra_services.generation.sampling import RowParameters, draw, noise_keys
+from extra_services.generation.segments import segments
+from extra_services.generation.tensor_stream import TensorStream
+
+CPU = torch.device("cpu")
+
+
+def parameters(rows: list[Sampling], vocabulary: int) -> RowParameters:
+    return RowParameters.of(rows, False, vocabulary, CPU)
+
+
+samplings = st.builds(
+    Sampling,
+    max_tokens=st.just(1),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+    top_p=st.sampled_from([1.0, 0.9, 0.2]),
+    top_k=st.sampled_from([0, 1, 5]),
+    min_p=st.sampled_from([0.0, 0.1]),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=st.lists(samplings, min_size=1, max_size=8), seed=st.integers(0, 2**32))
+def test_what_a_row_draws_does_not_depend_on_the_other_rows(rows: list[Sampling], seed: int) -> None:
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 3, (len(rows), 50)).astype(np.float32))
+    keys = torch.from_numpy(np.concatenate([noise_keys(seed, i, 0, 1) for i in range(len(rows))]))
+    together = draw(logits, parameters(rows, 50), keys)
+    for row, sampling in enumerate(rows):
+        one = slice(row, row + 1)
+        alone = draw(logits[one], parameters([sampling], 50), keys[one])
+        assert together.tied[row] or alone.tokens[0] == together.tokens[row]
+        torch.testing.assert_close(alone.logprobs[0], together.logprobs[row])
+
+
+@settings(deadline=None, max_examples=60)
+@given(sampling=samplings, seed=st.integers(0, 2**32))
+def test_only_tokens_that_the_filters_leave_are_drawn(sampling: Sampling, seed: int) -> None:
+    logits = np.random.default_rng(seed).normal(0, 3, 50).astype(np.float32)
+    p = np.exp(logits / (sampling.temperature or 1.0))
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    keep = order[: sampling.top_k or 50]
+    keep = [
+        token for i, token in enumerate(order) if token in keep and p[order[:i]].sum() < sampling.top_p + 1e-6
+    ]
+    keep = [token for token in keep if p[token] >= sampling.min_p * p.max() * (1 - 1e-5)]
+    keep = keep[:1] if sampling.temperature == 0 else keep
+    keys = torch.from_numpy(noise_keys(seed, 0, 0, 64))
+    drawn = draw(torch.from_numpy(logits).expand(64, 50), parameters([sampling] * 64, 50), keys)
+    assert set(drawn.tokens.tolist()) <= {int(token) for token in keep}
+
+
+def test_draws_are_distributed_as_the_model_says_and_samples_are_independent() -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -4.0])
+    count = 40_000
+    keys = torch.from_numpy(np.concatenate([noise_keys(7, 0, sample, 2) for sample in range(count // 2)]))
+    tokens = draw(logits.expand(count, 5), parameters([Sampling(1)] * count, 5), keys).tokens.numpy()
+    expected = torch.softmax(logits, -1).numpy()
+    chi2 = ((np.bincount(tokens, minlength=5) - count * expected) ** 2 / (count * expected)).sum()
+    assert chi2 < 18.5  # 99.9 % of 4 degrees of freedom
+    pairs = np.bincount(tokens[::2] * 5 + tokens[1::2], minlength=25)
+    joint = np.outer(expected, expected).ravel() * count / 2
+    assert ((pairs - joint) ** 2 / joint)[joint > 5].sum() < 50
+
+
+def test_entropies_are_exact_where_probabilities_vanish() -> None:
+    logits = torch.tensor([[0.0, -torch.inf, 0.0, -200.0]])
+    drawn = draw(logits, parameters([Sampling(1)], 4), torch.from_numpy(noise_keys(0, 0, 0, 1)))
+    assert drawn.entropies.item() == pytest.approx(np.log(2))
+
+
+def sequence(tokens: list[int]) -> Computed:
+    return Computed(
+        np.array(tokens, np.int32),
+        [(torch.zeros(1, len(tokens), 1), torch.zeros(1, len(tokens), 1))],
+        torch.zeros(1, 4),
+    )
+
+
+@settings(deadline=None)
+@given(
+    sequences=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=4 * BLOCK), min_size=1, max_size=12),
+    limit=st.integers(0, 3000),
+)
+def test_the_prefix_cache_finds_only_what_is_there_and_stays_within_its_memory(
+    sequences: list[list[int]], limit: int
+) -> None:
+    cache = PrefixCache(limit)
+    known: dict[bytes, Computed] = {}
+    for tokens in sequences:
+        wanted = np.array(tokens, np.int32)
+        start = cache.longest_start(wanted)
+        if start is not None:
+            found, length = start
+            assert 0 < length < len(wanted)
+            assert (found.tokens[:length] == wanted[:length]).all()
+            assert found is known[found.tokens.tobytes()]
+        computed = cache.whole(wanted) or sequence(tokens)
+        cache.add(computed)
+        known[wanted.tobytes()] = computed
+        kept = {id(c): c for c in map(cache.whole, (c.tokens for c in known.values())) if c is not None}
+        assert sum(c.bytes for c in kept.values()) <= limit
+    if limit == 3000:
+        assert cache.whole(wanted) is computed
+    cache.clear()
+    assert cache.whole(wanted) is None
+    assert cache.longest_start(wanted) is None
+
+
+def test_the_prefix_cache_finds_the_longest_shared_start() -> None:
+    cache = PrefixCache(10**6)
+    first = list(range(5 * BLOCK))
+    cache.add(sequence(first[: 2 * BLOCK]))
+    cache.add(sequence([*first[: 4 * BLOCK], 99]))
+    found = cache.longest_start(np.array(first, np.int32))
+    assert found is not None
+    assert found[1] == 4 * BLOCK
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_segments_cover_all_tokens_and_end_at_newlines(tokens: list[int]) -> None:
+    entropies = np.linspace(1, 2, len(tokens), dtype=np.float32)
+    found = segments(np.array(tokens, np.int32), entropies, np.array([2, 3], np.int32))
+    assert [segment.start for segment in found] == [0, *(segment.end for segment in found[:-1])]
+    assert found[-1].end == len(tokens)
+    for segment in found:
+        assert all(token < 2 for token in tokens[segment.start : segment.end - 1])
+        assert segment.max == entropies[segment.end - 1]
+    assert all(tokens[segment.end - 1] >= 2 for segment in found[:-1])
+
+
+def test_a_stream_of_tensors_refuses_more_than_it_may_hold_before_it_arrives() -> None:
+    stream = TensorStream(max_bytes=100)
+    stream.add("a", "F32", (10,), b"\0" * 40)
+    with pytest.raises(InvalidInput, match="more bytes than the served model"):
+        stream.add("b", "F32", (10**6, 10**6), b"\0")
