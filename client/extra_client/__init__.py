@@ -8,12 +8,17 @@ grpcio, protobuf and numpy, and imports nothing heavier.
 from extra_client import aio, embedded
 from extra_client._generation import (
     FinishReason,
+    GenerateOptions,
     GenerationInfo,
     InFlight,
+    PolicyChange,
     PromptFailure,
     Rollout,
+    SampledToken,
+    SegmentEntropy,
     Timings,
     WeightsUpdate,
+    vocab_hash,
 )
 from extra_client._novelty import (
     Group,
@@ -34,7 +39,14 @@ from extra_client._prefix import (
     SelectionPolicy,
 )
 from extra_client._sync import GenerationClient, NoveltyClient, PrefixClient, VerificationClient
-from extra_client._verification import Method, UnparseableSide, Verdict, VerdictStatus
+from extra_client._verification import (
+    BoxChoice,
+    Method,
+    UnparseableSide,
+    Verdict,
+    VerdictStatus,
+    VerifyOptions,
+)
 from extra_client.errors import (
     AlreadyExistsError,
     CancelledError,
@@ -52,12 +64,14 @@ from extra_client.errors import (
 __all__ = [
     "AddedPrefixes",
     "AlreadyExistsError",
+    "BoxChoice",
     "CancelledError",
     "DeadlineExceededError",
     "EntropyRollout",
     "ExtraError",
     "FailedPreconditionError",
     "FinishReason",
+    "GenerateOptions",
     "GenerationClient",
     "GenerationInfo",
     "Group",
@@ -76,10 +90,13 @@ __all__ = [
     "NoveltyClient",
     "Outcome",
     "OverloadedError",
+    "PolicyChange",
     "PrefixClient",
     "PromptFailure",
     "Rollout",
+    "SampledToken",
     "ScoreMode",
+    "SegmentEntropy",
     "SelectedPrefix",
     "SelectionPolicy",
     "Timings",
@@ -89,7 +106,9 @@ __all__ = [
     "Verdict",
     "VerdictStatus",
     "VerificationClient",
+    "VerifyOptions",
     "WeightsUpdate",
     "aio",
     "embedded",
+    "vocab_hash",
 ]

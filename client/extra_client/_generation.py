@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,10 @@ from extra_rl.v1 import generation_pb2 as pb
 
 #: Token ids: a list of int, or an integer array [length].
 TokenIds = Sequence[int] | NDArray[np.integer]
-#: Text, or token ids.
-Prompt = str | TokenIds
+#: A conversation to be continued by the assistant: {"role": ..., "content": ...} from first to last.
+Chat = Sequence[Mapping[str, str]]
+#: Text, token ids, or a conversation.
+Prompt = str | TokenIds | Chat
 
 
 class FinishReason(StrEnum):
@@ -27,6 +30,8 @@ class FinishReason(StrEnum):
     STOP = "stop"
     #: It reached max_tokens or the context window.
     LENGTH = "length"
+    #: The weights were replaced under InFlight.ABORT: a partial rollout, to resume from or to drop.
+    ABORT = "abort"
 
 
 class InFlight(StrEnum):
@@ -34,6 +39,10 @@ class InFlight(StrEnum):
 
     #: They are finished on the old weights first; new ones wait.
     WAIT = "wait"
+    #: They end at once with FinishReason.ABORT; new ones wait.
+    ABORT = "abort"
+    #: They go on with the new weights; Rollout.policy_changes says from which token.
+    KEEP = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,24 @@ class Timings:
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEntropy:
+    """Entropies, in nats, of one newline-separated segment: the tokens start .. end - 1 of a continuation."""
+
+    start: int
+    end: int
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """From the token at `token_index` on, a sample was drawn from weights of this version."""
+
+    token_index: int
+    policy_version: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,12 +87,32 @@ class Rollout:
     #: Prefix and continuation decoded together, without special tokens.
     text: str
     finish_reason: FinishReason
-    #: Version of the weights it was sampled with.
+    #: Version of the weights it was sampled with; that of its first token if policy_changes has any.
     policy_version: int
     #: Tokens of prompt and prefix, and how many of them came from a cache.
     prompt_tokens: int
     cached_prompt_tokens: int
     timings: Timings
+    #: float32 [length]: as entropies, at temperature 1; empty unless asked for.
+    raw_entropies: NDArray[np.float32]
+    #: Segments in order; empty unless asked for.
+    segments: tuple[SegmentEntropy, ...]
+    #: Where the weights changed in the middle of it, under InFlight.KEEP.
+    policy_changes: tuple[PolicyChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One token as soon as it is drawn; the rollout that follows repeats it."""
+
+    prompt_index: int
+    sample_index: int
+    #: Its place among the sample's tokens, from 0.
+    token_index: int
+    token_id: int
+    #: In nats, as in Rollout.
+    logprob: float
+    entropy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +157,33 @@ class GenerationInfo:
     eos_token_ids: tuple[int, ...]
 
 
+#: What a stream of rollouts yields.
+Event = Rollout | PromptFailure | SampledToken
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Further arguments of generate and generate_stream."""
+
+    #: Nucleus sampling: the smallest set of tokens with this mass, in (0, 1]; 1, the default, is off.
+    top_p: float
+    #: Only the k likeliest tokens; 0, the default, is off.
+    top_k: int
+    #: Only tokens at least this fraction as likely as the likeliest, in [0, 1); 0, the default, is off.
+    min_p: float
+    #: Tokens a sample has at least, before anything may end it.
+    min_tokens: int
+    #: Token ids that end a sample, beside the model's own.
+    stop_token_ids: Iterable[int]
+    #: Strings that end a sample; its text ends before them, its tokens with the one that completed it.
+    stop_strings: Iterable[str]
+    #: FailedPreconditionError if the server's weights are older.
+    min_policy_version: int | None
+    #: Also give Rollout.raw_entropies.
+    raw_entropies: bool
+    #: Also give Rollout.segments.
+    segment_entropies: bool
+
+
 def generate(
     prompts: Sequence[Prompt],
     n: int,
@@ -117,12 +191,19 @@ def generate(
     prefixes: Sequence[TokenIds | None] | None,
     seed: int | None,
     temperature: float,
-    top_p: float,
-    top_k: int,
-    stop_token_ids: Iterable[int],
-    min_policy_version: int | None,
-) -> Call[Rollout | PromptFailure]:
-    """Generate, as GenerationClient.generate documents it."""
+    *,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    min_tokens: int = 0,
+    stop_token_ids: Iterable[int] = (),
+    stop_strings: Iterable[str] = (),
+    min_policy_version: int | None = None,
+    raw_entropies: bool = False,
+    segment_entropies: bool = False,
+    stream_tokens: bool = False,
+) -> Call[Event]:
+    """Generate, as GenerationClient.generate and GenerateOptions document it."""
     if isinstance(prompts, str):
         raise InvalidArgumentError("prompts: must be a list of prompts, not one text", field="prompts")
     if prefixes is not None and len(prefixes) != len(prompts):
@@ -142,9 +223,15 @@ def generate(
             top_k=top_k,
             max_tokens=max_tokens,
             stop_token_ids=stop_token_ids,
+            min_p=min_p,
+            min_tokens=min_tokens,
+            stop_strings=stop_strings,
         ),
         seed=seed,
         min_policy_version=min_policy_version,
+        stream_tokens=stream_tokens,
+        raw_entropies=raw_entropies,
+        segment_entropies=segment_entropies,
     )
     return Call(GENERATION, "Generate", request, _event, deadline=3600)
 
@@ -161,6 +248,11 @@ def update_weights(
     return Call(GENERATION, "UpdateWeights", request, _weights_update, deadline=600)
 
 
+def stream_weights(messages: Any) -> Call[WeightsUpdate]:
+    """StreamWeights, with what `_weights.messages` makes."""
+    return Call(GENERATION, "StreamWeights", messages, _weights_update, deadline=600)
+
+
 def get_info() -> Call[GenerationInfo]:
     """GetInfo."""
     return Call(GENERATION, "GetInfo", pb.GetInfoRequest(), _info, deadline=30)
@@ -174,11 +266,11 @@ class Gathered:
         self._n = n
         self._failed: set[int] = set()
 
-    def add(self, event: Rollout | PromptFailure) -> None:
+    def add(self, event: Event) -> None:
         """Takes one event."""
         if isinstance(event, PromptFailure):
             self._failed.add(event.prompt_index)
-        else:
+        if isinstance(event, Rollout):
             self._groups[event.prompt_index][event.sample_index] = event
 
     def check(self) -> None:
@@ -214,7 +306,7 @@ def check_vocabulary(info: GenerationInfo, vocabulary: Mapping[str, int]) -> Non
         )
 
 
-def raise_failure(event: Rollout | PromptFailure) -> None:
+def raise_failure(event: Event) -> None:
     """Raises the error of a refused prompt, which names the prompt; passes rollouts by."""
     if isinstance(event, PromptFailure):
         error = event.error
@@ -227,11 +319,36 @@ def _prompt(prompt: Prompt, prefix: TokenIds | None, index: int) -> pb.Prompt:
     prefix_ids = b"" if prefix is None else _wire.int_bytes(prefix, f"prefixes[{index}]")
     if isinstance(prompt, str):
         return pb.Prompt(text=prompt, prefix_token_ids=prefix_ids)
-    ids = pb.TokenIds(ids=_wire.int_bytes(prompt, f"prompts[{index}]"))
+    if len(prompt) and isinstance(prompt[0], Mapping):
+        return pb.Prompt(chat=_chat(prompt, f"prompts[{index}]"), prefix_token_ids=prefix_ids)
+    ids = pb.TokenIds(ids=_wire.int_bytes(cast(TokenIds, prompt), f"prompts[{index}]"))
     return pb.Prompt(token_ids=ids, prefix_token_ids=prefix_ids)
 
 
-def _event(response: pb.GenerateResponse) -> Rollout | PromptFailure:
+def _chat(messages: Any, field: str) -> pb.ChatMessages:
+    try:
+        return pb.ChatMessages(
+            messages=[
+                pb.ChatMessage(role=message["role"], content=message["content"]) for message in messages
+            ]
+        )
+    except (KeyError, TypeError) as error:
+        raise InvalidArgumentError(
+            f'{field}: each message must be {{"role": text, "content": text}}', field=field
+        ) from error
+
+
+def _event(response: pb.GenerateResponse) -> Event:
+    if response.HasField("token"):
+        token = response.token
+        return SampledToken(
+            token.prompt_index,
+            token.sample_index,
+            token.token_index,
+            token.token_id,
+            token.logprob,
+            token.entropy,
+        )
     if response.HasField("prompt_error"):
         error = errors.from_item(response.prompt_error.error)
         return PromptFailure(
@@ -252,10 +369,18 @@ def _event(response: pb.GenerateResponse) -> Rollout | PromptFailure:
         timings=Timings(
             rollout.timings.queue_seconds, rollout.timings.prefill_seconds, rollout.timings.decode_seconds
         ),
+        raw_entropies=_wire.floats(rollout.raw_entropies),
+        segments=tuple(
+            SegmentEntropy(segment.start, segment.end, segment.mean, segment.max)
+            for segment in rollout.segments
+        ),
+        policy_changes=tuple(
+            PolicyChange(change.token_index, change.policy_version) for change in rollout.policy_changes
+        ),
     )
 
 
-def _weights_update(response: pb.UpdateWeightsResponse) -> WeightsUpdate:
+def _weights_update(response: pb.UpdateWeightsResponse | pb.StreamWeightsResponse) -> WeightsUpdate:
     return WeightsUpdate(
         response.policy_version,
         response.previous_policy_version,

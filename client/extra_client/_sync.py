@@ -3,18 +3,21 @@
 A client is safe to use from several threads. `extra_client.aio` has the same names with await.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike, NDArray
 
-from extra_client import _generation, _novelty, _prefix, _transport, _verification, embedded, errors
+from extra_client import _generation, _novelty, _prefix, _transport, _verification, _weights, embedded, errors
 from extra_client._generation import (
+    Event,
+    GenerateOptions,
     GenerationInfo,
     InFlight,
     Prompt,
@@ -34,7 +37,7 @@ from extra_client._novelty import (
 )
 from extra_client._prefix import AddedPrefixes, HardPrompt, Outcome, SelectedPrefix, SelectionPolicy
 from extra_client._transport import Call, Service
-from extra_client._verification import Method, Verdict
+from extra_client._verification import Method, Verdict, VerifyOptions
 
 Result = TypeVar("Result")
 Id = TypeVar("Id")
@@ -122,6 +125,40 @@ def _events(attempt: _transport.Attempt, responses: Any) -> Iterator[Any]:
         responses.cancel()
 
 
+class _Source:
+    """The messages of a call, read by a thread of gRPC's; keeps what their source raised, and its end.
+
+    gRPC would log such an exception and raise an unknown error; the caller is to get it as it is.
+    """
+
+    def __init__(self, messages: Iterator[Any]) -> None:
+        self._messages = messages
+        self._started = threading.Event()
+        self._call: Any = None
+        self.failure: Exception | None = None
+        self.exhausted = False
+
+    @property
+    def call(self) -> Any:
+        """The call that sends them; to be set once it exists."""
+        return self._call
+
+    @call.setter
+    def call(self, call: Any) -> None:
+        self._call = call
+        self._started.set()
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._messages
+        except Exception as failure:
+            self.failure = failure
+            self._started.wait()
+            self._call.cancel()
+            return
+        self.exhausted = True
+
+
 class GenerationClient(_Client):
     """Samples rollouts with exact token entropies."""
 
@@ -136,39 +173,55 @@ class GenerationClient(_Client):
         seed: int | None = None,
         temperature: float = 1.0,
         *,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop_token_ids: Iterable[int] = (),
-        min_policy_version: int | None = None,
         deadline: float | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> list[list[Rollout]]:
         """n rollouts of each prompt, in order: `result[i][j]` is the j-th of `prompts[i]`.
 
-        Prompts are texts or token ids. `prefixes` holds, for each prompt, token ids of a partial response
-        that generation goes on from, or None. `max_tokens` bounds the new tokens. The same `seed`, prompts
-        and weights give the same tokens; None lets the server draw one. `temperature` 0 is greedy; `top_p` 1
-        and `top_k` 0 are off. FailedPreconditionError if the server's weights are older than
-        `min_policy_version`. The error of the first refused prompt is raised; `generate_stream` gives the
-        others' rollouts all the same.
+        Prompts are texts, token ids, or conversations for the model's chat template. `prefixes` holds, for
+        each prompt, token ids of a partial response that generation goes on from, or None. `max_tokens`
+        bounds the new tokens. The same `seed`, prompts and weights give the same tokens; None lets the server
+        draw one. `temperature` 0 is greedy. `options` are those of GenerateOptions: top_p, top_k, min_p,
+        min_tokens, stop_token_ids, stop_strings, min_policy_version, raw_entropies, segment_entropies. The
+        error of the first refused prompt is raised; `generate_stream` gives the rollouts of the others.
         """
-        call = _generation.generate(
-            prompts,
-            n,
-            max_tokens,
-            prefixes,
-            seed,
-            temperature,
-            top_p,
-            top_k,
-            stop_token_ids,
-            min_policy_version,
-        )
+        call = _generation.generate(prompts, n, max_tokens, prefixes, seed, temperature, **options)
         gathered = _generation.Gathered(len(prompts), n)
         for event in self._start(call, deadline)[1]:
             _generation.raise_failure(event)
             gathered.add(event)
         gathered.check()
         return gathered.groups()
+
+    @overload
+    def generate_stream(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[TokenIds | None] | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        stream_tokens: Literal[False] = False,
+        deadline: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Rollout | PromptFailure]: ...
+
+    @overload
+    def generate_stream(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[TokenIds | None] | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        stream_tokens: bool,
+        deadline: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Event]: ...
 
     def generate_stream(
         self,
@@ -179,27 +232,17 @@ class GenerationClient(_Client):
         seed: int | None = None,
         temperature: float = 1.0,
         *,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop_token_ids: Iterable[int] = (),
-        min_policy_version: int | None = None,
+        stream_tokens: bool = False,
         deadline: float | None = None,
-    ) -> Iterator[Rollout | PromptFailure]:
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Any]:
         """As `generate`, but yields each rollout as it finishes, and a PromptFailure for each refused prompt.
 
-        Generation starts with the call. Closing the iterator, or dropping it, stops the work in the server.
+        With `stream_tokens` also each SampledToken as it is drawn. Generation starts with the call. Closing
+        the iterator, or dropping it, stops the work in the server.
         """
         call = _generation.generate(
-            prompts,
-            n,
-            max_tokens,
-            prefixes,
-            seed,
-            temperature,
-            top_p,
-            top_k,
-            stop_token_ids,
-            min_policy_version,
+            prompts, n, max_tokens, prefixes, seed, temperature, stream_tokens=stream_tokens, **options
         )
         return _checked(_generation.Gathered(len(prompts), n), self._start(call, deadline)[1])
 
@@ -217,6 +260,31 @@ class GenerationClient(_Client):
         """
         return self._run(_generation.update_weights(path, policy_version, in_flight), deadline)
 
+    def stream_weights(
+        self,
+        tensors: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        policy_version: int,
+        in_flight: InFlight | str = InFlight.WAIT,
+        *,
+        deadline: float | None = None,
+    ) -> WeightsUpdate:
+        """As `update_weights`, but sends the tensors, so that no shared disk is needed.
+
+        `tensors` are all those of the model, numpy or torch, under the names of its safetensors files
+        (`model.state_dict()` without tied duplicates), float32, bfloat16 or float16; a generator is read in a
+        thread of its own, one tensor at a time.
+        """
+        source = _Source(_weights.messages(tensors, policy_version, in_flight))
+        call = _generation.stream_weights(iter(source))
+        attempt = self._attempt(call, deadline)
+        source.call = self._method(call).future(call.request, **attempt.arguments)
+        try:
+            return call.parse(source.call.result())
+        except grpc.RpcError as failure:
+            raise source.failure or attempt.error(failure) from None
+        except grpc.FutureCancelledError:
+            raise source.failure or attempt.cancelled() from None
+
     def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
         """What the server serves, and its limits."""
         return self._run(_generation.get_info(), deadline)
@@ -226,9 +294,7 @@ class GenerationClient(_Client):
         _generation.check_vocabulary(self.get_info(deadline=deadline), vocabulary)
 
 
-def _checked(
-    gathered: _generation.Gathered, events: Iterator[Rollout | PromptFailure]
-) -> Iterator[Rollout | PromptFailure]:
+def _checked(gathered: _generation.Gathered, events: Iterator[Event]) -> Iterator[Event]:
     for event in events:
         gathered.add(event)
         yield event
@@ -246,6 +312,7 @@ class VerificationClient(_Client):
         answers: Sequence[str],
         *,
         method: Method | str = Method.MATH,
+        options: VerifyOptions | None = None,
         timeout_seconds: float | None = None,
         deadline: float | None = None,
     ) -> list[Verdict]:
@@ -253,48 +320,37 @@ class VerificationClient(_Client):
 
         `timeout_seconds` bounds the execution of each item (None: the server's limit), `deadline` the call.
         """
-        return self._run(_verification.verify(responses, answers, method, timeout_seconds), deadline)
+        return self._run(_verification.verify(responses, answers, method, options, timeout_seconds), deadline)
 
     def verify_stream(
         self,
         items: Iterable[tuple[Id, str, str]],
         *,
         method: Method | str = Method.MATH,
+        options: VerifyOptions | None = None,
         timeout_seconds: float | None = None,
         deadline: float | None = None,
     ) -> Iterator[tuple[Id, Verdict]]:
         """Verifies (id, response, answer) as `items` yields them; yields (id, verdict) as each is decided.
 
         `items` is read in a thread of its own and may wait, for example for generation: verdicts of the
-        items before come meanwhile. Ids are any objects. An exception that `items` raises is raised here.
+        items before come meanwhile. While the server's queue is full it takes no more items: keep reading the
+        verdicts. Ids are any objects. An exception that `items` raises is raised here.
         """
-        stream: _verification.Stream[Id] = _verification.Stream(method, timeout_seconds)
-        failures: list[Exception] = []
-
-        def requests() -> Iterator[Any]:
-            try:
-                for item in items:
-                    yield stream.request(item)
-            except Exception as failure:
-                failures.append(failure)
-                responses.cancel()
-                return
-            stream.all_sent = True
-
-        responses, verdicts = self._start(stream.call(requests()), deadline)
-        return _verdicts(stream, verdicts, failures)
+        stream: _verification.Stream[Id] = _verification.Stream(method, options, timeout_seconds)
+        source = _Source(stream.request(item) for item in items)
+        source.call, verdicts = self._start(stream.call(iter(source)), deadline)
+        return _verdicts(stream, source, verdicts)
 
 
 def _verdicts(
-    stream: _verification.Stream[Id], verdicts: Iterator[tuple[Id, Verdict]], failures: list[Exception]
+    stream: _verification.Stream[Id], source: "_Source", verdicts: Iterator[tuple[Id, Verdict]]
 ) -> Iterator[tuple[Id, Verdict]]:
     try:
         yield from verdicts
-    except errors.CancelledError:
-        if failures:
-            raise failures[0] from None
-        raise
-    stream.check()
+    except errors.ExtraError as error:
+        raise source.failure or error from None
+    stream.check(source.exhausted)
 
 
 class _NamespaceClient(_Client):

@@ -43,8 +43,8 @@ GENERATION = Service(
     "extra_rl.v1.GenerationService",
     50051,
     generation_pb2_grpc.GenerationServiceStub,
-    # UpdateWeights is idempotent by its policy version; Generate is retried only until its first rollout.
-    ("Generate", "UpdateWeights", "GetInfo"),
+    # Updates are idempotent by their policy version; Generate is retried only until its first rollout.
+    ("Generate", "UpdateWeights", "StreamWeights", "GetInfo"),
 )
 NOVELTY = Service(
     "novelty",
@@ -112,6 +112,13 @@ class Attempt:
             status, message = self._explain(status, details)
         return errors.from_status(
             status, message, method=self.method, target=self.target, request_id=self.request_id
+        )
+
+    def cancelled(self) -> errors.ExtraError:
+        """The exception that tells of a call cancelled here."""
+        message = f"{self.method} at {self.target} was cancelled here"
+        return errors.CancelledError(
+            message, method=self.method, target=self.target, request_id=self.request_id
         )
 
     def _explain(self, status: status_pb2.Status, details: str) -> tuple[status_pb2.Status, str]:

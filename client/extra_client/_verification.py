@@ -18,6 +18,25 @@ class Method(StrEnum):
 
     #: Mathematical equality of the extracted final answers.
     MATH = "math"
+    #: The same letter of a multiple-choice question.
+    CHOICE = "choice"
+    #: The same characters, apart from spaces and delimiters around the answer.
+    EXACT = "exact"
+    #: Two numbers within the tolerances of VerifyOptions.
+    NUMERIC = "numeric"
+    #: CHOICE if the reference answer is a letter from A to H, else MATH.
+    AUTO = "auto"
+    #: The server's verifier that VerifyOptions.verifier names.
+    CUSTOM = "custom"
+
+
+class BoxChoice(StrEnum):
+    """Which of several boxes in a response is its final answer."""
+
+    LAST = "last"
+    FIRST = "first"
+    #: All of them together, as a list.
+    ALL = "all"
 
 
 class VerdictStatus(StrEnum):
@@ -41,6 +60,23 @@ class UnparseableSide(StrEnum):
     ANSWER = "answer"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions:
+    """Conventions of comparison; the defaults follow the graders of the common benchmarks."""
+
+    boxes: BoxChoice = BoxChoice.LAST
+    #: Where one side alone has a percent sign, 10% is 10 or 0.1 (False), or 0.1 alone (True).
+    strict_percent: bool = False
+    #: Where one side alone has a degree sign, 180 degrees are 180 or pi (False), or pi alone (True).
+    strict_degrees: bool = False
+    #: NUMERIC: the larger of both tolerances counts, the first as a fraction of the reference answer.
+    #: None: 1e-4 and 0.
+    relative_tolerance: float | None = None
+    absolute_tolerance: float | None = None
+    #: CUSTOM: name of an entry point in the server's group "extra_rl.verifiers".
+    verifier: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What was decided of one response, and why."""
@@ -60,6 +96,8 @@ class Verdict:
     #: Seconds waiting, and seconds of execution; the time limit counts the latter alone.
     queue_seconds: float
     execution_seconds: float
+    #: Whether it was remembered from an equal question.
+    cached: bool
 
     @property
     def correct(self) -> bool | None:
@@ -76,14 +114,19 @@ class Verdict:
 
 
 def verify(
-    responses: Sequence[str], answers: Sequence[str], method: Method | str, timeout_seconds: float | None
+    responses: Sequence[str],
+    answers: Sequence[str],
+    method: Method | str,
+    options: VerifyOptions | None,
+    timeout_seconds: float | None,
 ) -> Call[list[Verdict]]:
     """Verify."""
     if isinstance(responses, str) or isinstance(answers, str):
         raise InvalidArgumentError("responses and answers must be lists of texts, not one text")
     if len(responses) != len(answers):
         raise InvalidArgumentError(f"answers: {len(answers)} for {len(responses)} responses", field="answers")
-    items = [_item(response, answer, method) for response, answer in zip(responses, answers, strict=True)]
+    shared = _shared(method, options)
+    items = [_item(response, answer, shared) for response, answer in zip(responses, answers, strict=True)]
     request = pb.VerifyRequest(items=items, timeout_seconds=timeout_seconds)
 
     def parse(response: pb.VerifyResponse) -> list[Verdict]:
@@ -97,12 +140,12 @@ def verify(
 class Stream(Generic[Id]):
     """One VerifyStream: numbers the items on the way out, and gives each verdict its caller's id."""
 
-    def __init__(self, method: Method | str, timeout_seconds: float | None) -> None:
-        self._method = method
+    def __init__(
+        self, method: Method | str, options: VerifyOptions | None, timeout_seconds: float | None
+    ) -> None:
+        self._shared = _shared(method, options)
         self._timeout_seconds = timeout_seconds
         self._sent = 0
-        #: Set by the front end once the caller's items have come to their end.
-        self.all_sent = False
         self._waiting: dict[int, Id] = {}
 
     def call(self, requests: Any) -> Call[tuple[Id, Verdict]]:
@@ -114,15 +157,15 @@ class Stream(Generic[Id]):
         name, response, answer = item
         number = self._sent
         message = pb.VerifyStreamRequest(
-            id=number, item=_item(response, answer, self._method), timeout_seconds=self._timeout_seconds
+            id=number, item=_item(response, answer, self._shared), timeout_seconds=self._timeout_seconds
         )
         self._sent += 1
         self._waiting[number] = name
         return message
 
-    def check(self) -> None:
-        """InternalError if the stream has ended before all verdicts came."""
-        if self._waiting or not self.all_sent:
+    def check(self, all_sent: bool) -> None:
+        """InternalError if the stream has ended before all items were sent and decided."""
+        if self._waiting or not all_sent:
             raise InternalError(
                 f"the server ended the stream early: {len(self._waiting)} of {self._sent} items undecided"
             )
@@ -131,9 +174,29 @@ class Stream(Generic[Id]):
         return self._waiting.pop(response.id), _verdict(response.verdict)
 
 
-def _item(response: str, answer: str, method: Method | str) -> pb.VerifyItem:
+def _shared(method: Method | str, options: VerifyOptions | None) -> pb.VerifyItem:
+    """What the items of a call have in common."""
     number = _wire.number(pb.Method, _wire.choice(Method, method, "method"))
-    return pb.VerifyItem(response=response, answer=answer, method=number)  # type: ignore[arg-type]
+    return pb.VerifyItem(method=number, options=_options(options))  # type: ignore[arg-type]
+
+
+def _options(options: VerifyOptions | None) -> pb.VerifyOptions | None:
+    if options is None:
+        return None
+    return pb.VerifyOptions(
+        boxes=_wire.number(pb.BoxChoice, _wire.choice(BoxChoice, options.boxes, "options.boxes")),  # type: ignore[arg-type]
+        strict_percent=options.strict_percent,
+        strict_degrees=options.strict_degrees,
+        relative_tolerance=options.relative_tolerance,
+        absolute_tolerance=options.absolute_tolerance,
+        verifier=options.verifier,
+    )
+
+
+def _item(response: str, answer: str, shared: pb.VerifyItem) -> pb.VerifyItem:
+    item = pb.VerifyItem(response=response, answer=answer)
+    item.MergeFrom(shared)
+    return item
 
 
 def _verdict(verdict: pb.Verdict) -> Verdict:
@@ -147,4 +210,5 @@ def _verdict(verdict: pb.Verdict) -> Verdict:
         detail=verdict.detail,
         queue_seconds=verdict.queue_seconds,
         execution_seconds=verdict.execution_seconds,
+        cached=verdict.cached,
     )

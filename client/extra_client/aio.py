@@ -5,17 +5,19 @@ A client belongs to the event loop that first uses it; "embedded" starts the ser
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike, NDArray
 
-from extra_client import _generation, _novelty, _prefix, _transport, _verification, embedded, errors
+from extra_client import _generation, _novelty, _prefix, _transport, _verification, _weights, embedded, errors
 from extra_client._generation import (
+    Event,
+    GenerateOptions,
     GenerationInfo,
     InFlight,
     Prompt,
@@ -35,7 +37,7 @@ from extra_client._novelty import (
 )
 from extra_client._prefix import AddedPrefixes, HardPrompt, Outcome, SelectedPrefix, SelectionPolicy
 from extra_client._transport import Call, Service
-from extra_client._verification import Method, Verdict
+from extra_client._verification import Method, Verdict, VerifyOptions
 
 Result = TypeVar("Result")
 Id = TypeVar("Id")
@@ -125,6 +127,32 @@ async def _events(attempt: _transport.Attempt, responses: Any) -> AsyncIterator[
         responses.cancel()
 
 
+class _Source:
+    """The messages of a call; keeps what their source raised, and its end, as the blocking client's does."""
+
+    def __init__(self, messages: AsyncIterator[Any]) -> None:
+        self._messages = messages
+        #: The call that sends them; set before it first reads them.
+        self.call: Any = None
+        self.failure: Exception | None = None
+        self.exhausted = False
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        try:
+            async for message in self._messages:
+                yield message
+        except Exception as failure:
+            self.failure = failure
+            self.call.cancel()
+            return
+        self.exhausted = True
+
+
+async def _in_thread(messages: Iterator[Any]) -> AsyncIterator[Any]:
+    while (message := await asyncio.to_thread(next, messages, None)) is not None:
+        yield message
+
+
 class GenerationClient(_Client):
     """Samples rollouts with exact token entropies."""
 
@@ -139,25 +167,11 @@ class GenerationClient(_Client):
         seed: int | None = None,
         temperature: float = 1.0,
         *,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop_token_ids: Iterable[int] = (),
-        min_policy_version: int | None = None,
         deadline: float | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> list[list[Rollout]]:
         """As extra_client.GenerationClient.generate."""
-        call = _generation.generate(
-            prompts,
-            n,
-            max_tokens,
-            prefixes,
-            seed,
-            temperature,
-            top_p,
-            top_k,
-            stop_token_ids,
-            min_policy_version,
-        )
+        call = _generation.generate(prompts, n, max_tokens, prefixes, seed, temperature, **options)
         gathered = _generation.Gathered(len(prompts), n)
         method, attempt = await self._prepare(call, deadline)
         async for event in _events(attempt, method(call.request, **attempt.arguments)):
@@ -165,6 +179,36 @@ class GenerationClient(_Client):
             gathered.add(event)
         gathered.check()
         return gathered.groups()
+
+    @overload
+    def generate_stream(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[TokenIds | None] | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        stream_tokens: Literal[False] = False,
+        deadline: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncIterator[Rollout | PromptFailure]: ...
+
+    @overload
+    def generate_stream(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[TokenIds | None] | None = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        stream_tokens: bool,
+        deadline: float | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncIterator[Event]: ...
 
     async def generate_stream(
         self,
@@ -175,24 +219,13 @@ class GenerationClient(_Client):
         seed: int | None = None,
         temperature: float = 1.0,
         *,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        stop_token_ids: Iterable[int] = (),
-        min_policy_version: int | None = None,
+        stream_tokens: bool = False,
         deadline: float | None = None,
-    ) -> AsyncIterator[Rollout | PromptFailure]:
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncIterator[Any]:
         """As extra_client.GenerationClient.generate_stream; generation starts with the first iteration."""
         call = _generation.generate(
-            prompts,
-            n,
-            max_tokens,
-            prefixes,
-            seed,
-            temperature,
-            top_p,
-            top_k,
-            stop_token_ids,
-            min_policy_version,
+            prompts, n, max_tokens, prefixes, seed, temperature, stream_tokens=stream_tokens, **options
         )
         gathered = _generation.Gathered(len(prompts), n)
         method, attempt = await self._prepare(call, deadline)
@@ -211,6 +244,28 @@ class GenerationClient(_Client):
     ) -> WeightsUpdate:
         """As extra_client.GenerationClient.update_weights."""
         return await self._run(_generation.update_weights(path, policy_version, in_flight), deadline)
+
+    async def stream_weights(
+        self,
+        tensors: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        policy_version: int,
+        in_flight: InFlight | str = InFlight.WAIT,
+        *,
+        deadline: float | None = None,
+    ) -> WeightsUpdate:
+        """As extra_client.GenerationClient.stream_weights."""
+        source = _Source(_in_thread(_weights.messages(tensors, policy_version, in_flight)))
+        call = _generation.stream_weights(aiter(source))
+        method, attempt = await self._prepare(call, deadline)
+        source.call = method(call.request, **attempt.arguments)
+        try:
+            return call.parse(await source.call)
+        except grpc.RpcError as failure:
+            raise source.failure or attempt.error(failure) from None
+        except asyncio.CancelledError:
+            if source.failure:
+                raise source.failure from None
+            raise
 
     async def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
         """As extra_client.GenerationClient.get_info."""
@@ -232,45 +287,38 @@ class VerificationClient(_Client):
         answers: Sequence[str],
         *,
         method: Method | str = Method.MATH,
+        options: VerifyOptions | None = None,
         timeout_seconds: float | None = None,
         deadline: float | None = None,
     ) -> list[Verdict]:
         """As extra_client.VerificationClient.verify."""
-        return await self._run(_verification.verify(responses, answers, method, timeout_seconds), deadline)
+        return await self._run(
+            _verification.verify(responses, answers, method, options, timeout_seconds), deadline
+        )
 
     async def verify_stream(
         self,
         items: AsyncIterable[tuple[Id, str, str]],
         *,
         method: Method | str = Method.MATH,
+        options: VerifyOptions | None = None,
         timeout_seconds: float | None = None,
         deadline: float | None = None,
     ) -> AsyncIterator[tuple[Id, Verdict]]:
         """As extra_client.VerificationClient.verify_stream; `items` is read in a task of its own."""
-        stream: _verification.Stream[Id] = _verification.Stream(method, timeout_seconds)
-        failures: list[Exception] = []
-
-        async def requests() -> AsyncIterator[Any]:
-            try:
-                async for item in items:
-                    yield stream.request(item)
-            except Exception as failure:
-                failures.append(failure)
-                responses.cancel()
-                return
-            stream.all_sent = True
-
-        call = stream.call(requests())
+        stream: _verification.Stream[Id] = _verification.Stream(method, options, timeout_seconds)
+        source = _Source(stream.request(item) async for item in items)
+        call = stream.call(aiter(source))
         rpc, attempt = await self._prepare(call, deadline)
-        responses = rpc(call.request, **attempt.arguments)
+        source.call = rpc(call.request, **attempt.arguments)
         try:
-            async for verdict in _events(attempt, responses):
+            async for verdict in _events(attempt, source.call):
                 yield verdict
-        except (asyncio.CancelledError, errors.CancelledError):
-            if failures:
-                raise failures[0] from None
+        except (asyncio.CancelledError, errors.ExtraError):
+            if source.failure:
+                raise source.failure from None
             raise
-        stream.check()
+        stream.check(source.exhausted)
 
 
 class _NamespaceClient(_Client):

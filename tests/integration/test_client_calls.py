@@ -90,6 +90,9 @@ class Generation(generation_pb2_grpc.GenerationServiceServicer):
     def Generate(self, request: Any, context: Any) -> Any:
         yield from self.script.answer("Generate", request, context)
 
+    def StreamWeights(self, request_iterator: Any, context: Any) -> Any:
+        return self.script.answer("StreamWeights", request_iterator, context)
+
 
 class Verification(verification_pb2_grpc.VerificationServiceServicer):
     def __init__(self, script: Scripted) -> None:
@@ -328,6 +331,39 @@ def test_dropping_a_stream_stops_the_work_in_the_server(script: Scripted) -> Non
         assert ended.wait(30)
 
 
+def take_all(requests: Iterator[Any], context: Any) -> Any:
+    data = b"".join(request.chunk.data for request in requests)
+    return generation_pb2.StreamWeightsResponse(policy_version=len(data))
+
+
+def refuse_at_once(requests: Iterator[Any], context: Any) -> Any:
+    next(requests)
+    return fails(FailedPrecondition("version 3 is served"))(requests, context)
+
+
+def tensors(count: int, broken: bool) -> Iterator[tuple[str, Any]]:
+    for index in range(count):
+        yield f"layer.{index}", np.zeros(1_000_000, np.float32)
+    if broken:
+        raise ZeroDivisionError("no such layer")
+
+
+async def test_tensors_are_streamed_and_what_fails_on_either_side_is_told(script: Scripted) -> None:
+    script.answers = [take_all, take_all, refuse_at_once] * 2
+    with GenerationClient(script.target) as client:
+        assert client.stream_weights(tensors(3, broken=False), 4).policy_version == 12_000_000
+        with pytest.raises(ZeroDivisionError, match="no such layer"):
+            client.stream_weights(tensors(3, broken=True), 4)
+        with pytest.raises(FailedPreconditionError, match="version 3 is served"):
+            client.stream_weights(tensors(50, broken=False), 3)
+    async with aio.GenerationClient(script.target) as other:
+        assert (await other.stream_weights(tensors(3, broken=False), 4)).policy_version == 12_000_000
+        with pytest.raises(ZeroDivisionError, match="no such layer"):
+            await other.stream_weights(tensors(3, broken=True), 4)
+        with pytest.raises(FailedPreconditionError, match="version 3 is served"):
+            await other.stream_weights(tensors(50, broken=False), 3)
+
+
 def decide(requests: Iterator[Any], context: Any) -> Iterator[Any]:
     for request in requests:
         verdict = verification_pb2.Verdict(status=verification_pb2.VERDICT_STATUS_CORRECT)
@@ -335,16 +371,15 @@ def decide(requests: Iterator[Any], context: Any) -> Iterator[Any]:
 
 
 def test_an_exception_of_the_items_reaches_the_reader_of_the_verdicts(script: Scripted) -> None:
-    def items() -> Iterator[tuple[str, str, str]]:
-        yield "first", "1", "1"
+    def items(before: int) -> Iterator[tuple[str, str, str]]:
+        yield from [("first", "1", "1")] * before
         raise ZeroDivisionError("generation failed")
 
-    script.answers = [decide]
-    with (
-        VerificationClient(script.target) as client,
-        pytest.raises(ZeroDivisionError, match="generation failed"),
-    ):
-        list(client.verify_stream(items()))
+    script.answers = [decide, decide]
+    with VerificationClient(script.target) as client:
+        for before in (0, 1):
+            with pytest.raises(ZeroDivisionError, match="generation failed"):
+                list(client.verify_stream(items(before)))
 
 
 async def test_an_exception_of_the_items_reaches_the_reader_of_the_verdicts_in_asyncio(

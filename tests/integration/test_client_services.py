@@ -22,6 +22,7 @@ from extra_client import (
     Group,
     HardPrompt,
     InvalidArgumentError,
+    Method,
     NamespaceSettings,
     NotFoundError,
     NoveltyClient,
@@ -32,6 +33,7 @@ from extra_client import (
     UnavailableError,
     VerdictStatus,
     VerificationClient,
+    VerifyOptions,
     aio,
     embedded,
 )
@@ -61,6 +63,26 @@ def test_verdicts_come_in_order_with_what_was_extracted(verification: str) -> No
     assert (right.correct, right.status) == (True, VerdictStatus.CORRECT)
     assert (wrong.correct, wrong.extracted) == (False, "5")
     assert (unreadable.correct, unreadable.status) == (False, VerdictStatus.UNPARSEABLE)
+
+
+async def test_method_and_options_hold_for_every_item_of_a_batch_or_stream(verification: str) -> None:
+    responses, answers = ["The answer is (b).", r"\boxed{3.1}"], ["B", "3"]
+    near = VerifyOptions(absolute_tolerance=0.2)
+    with VerificationClient(verification) as client:
+        assert [v.correct for v in client.verify(responses, answers, method="auto")] == [True, False]
+        assert client.verify(responses[1:], answers[1:], method=Method.NUMERIC, options=near)[0].correct
+        (streamed,) = client.verify_stream([("x", responses[1], "3")], method="numeric", options=near)
+        assert streamed[1].correct
+        with pytest.raises(InvalidArgumentError):
+            client.verify(responses, answers, options=VerifyOptions(absolute_tolerance=-1))
+
+    async def items() -> Any:
+        yield "x", responses[1], "3"
+
+    async with aio.VerificationClient(verification) as other:
+        assert (await other.verify(responses[:1], answers[:1], method="choice"))[0].correct
+        verdicts = [v async for _, v in other.verify_stream(items(), method="numeric", options=near)]
+        assert [v.correct for v in verdicts] == [True]
 
 
 def test_verdicts_arrive_while_the_items_are_still_being_generated(verification: str) -> None:
@@ -330,7 +352,8 @@ def serve_all(*flags: str) -> subprocess.Popen[str]:
 def wait_for_ready(client: Any, served: subprocess.Popen[str]) -> None:
     while True:
         try:
-            return client.wait_for_ready(5)
+            client.wait_for_ready(5)
+            return
         except UnavailableError:
             assert served.poll() is None, served.stderr.read() if served.stderr else ""
 

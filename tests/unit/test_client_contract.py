@@ -1,5 +1,6 @@
 """The client covers the API: every RPC, every enum value, in both front ends alike, without heavy imports."""
 
+import dataclasses
 import inspect
 import json
 import re
@@ -9,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
-from google.protobuf.descriptor import EnumDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, MethodDescriptor, ServiceDescriptor
 
 import extra_client
 from extra_client import aio
@@ -27,6 +28,16 @@ SHORTER = {
     "SelectPrefixes": "select",
 }
 
+#: Messages whose fields are those of a dataclass of another name.
+RENAMED = {
+    "GetInfoResponse": "GenerationInfo",
+    "UpdateWeightsResponse": "WeightsUpdate",
+    "PromptError": "PromptFailure",
+    "GenerationTimings": "Timings",
+    "DescribeNamespaceResponse": "Namespace",
+    "CopyNamespaceResponse": "NamespaceCopy",
+}
+
 
 def services() -> list[ServiceDescriptor]:
     return [service for proto in PROTOS for service in proto.DESCRIPTOR.services_by_name.values()]
@@ -36,13 +47,26 @@ def enums() -> list[EnumDescriptor]:
     return [enum for proto in PROTOS for enum in proto.DESCRIPTOR.enum_types_by_name.values()]
 
 
+def messages() -> list[Descriptor]:
+    """Those that have a dataclass; the fields of the others are arguments or results of a method."""
+    every = [message for proto in PROTOS for message in proto.DESCRIPTOR.message_types_by_name.values()]
+    return [message for message in every if hasattr(extra_client, dataclass_name(message))]
+
+
+def dataclass_name(message: Descriptor) -> str:
+    return RENAMED.get(message.name, message.name)
+
+
+def method_name(rpc: MethodDescriptor) -> str:
+    return SHORTER.get(rpc.name) or re.sub(r"(?<!^)(?=[A-Z])", "_", rpc.name).lower()
+
+
 @pytest.mark.parametrize("module", [extra_client, aio], ids=["sync", "aio"])
 @pytest.mark.parametrize("service", services(), ids=lambda service: service.name)
 def test_every_rpc_has_a_client_method(service: ServiceDescriptor, module: Any) -> None:
     client = getattr(module, service.name.removesuffix("Service") + "Client")
     for rpc in service.methods:
-        name = SHORTER.get(rpc.name) or re.sub(r"(?<!^)(?=[A-Z])", "_", rpc.name).lower()
-        assert callable(getattr(client, name)), rpc.full_name
+        assert callable(getattr(client, method_name(rpc))), rpc.full_name
 
 
 @pytest.mark.parametrize("enum", enums(), ids=lambda enum: enum.name)
@@ -61,6 +85,40 @@ def test_every_rpc_is_retried_or_known_to_be_unsafe_to_repeat() -> None:
         (service.full_name, rpc.name) for service in services() for rpc in service.methods
     }
     assert not retried & unsafe
+
+
+@pytest.mark.parametrize("message", messages(), ids=lambda message: message.name)
+def test_every_field_of_a_message_is_one_of_its_dataclass(message: Descriptor) -> None:
+    kind = getattr(extra_client, dataclass_name(message))
+    assert {field.name for field in message.fields} <= {field.name for field in dataclasses.fields(kind)}
+
+
+#: Fields of requests that are arguments under another name, or say what the client says by itself.
+ELSEWHERE = {
+    "namespace",  # of the client
+    "source",  # likewise
+    "items",  # responses and answers
+    "sampling",  # its fields are arguments
+    "settings",  # of the client
+    "header",  # its fields are arguments
+    "chunk",  # made of tensors
+}
+
+
+@pytest.mark.parametrize("service", services(), ids=lambda service: service.name)
+def test_every_field_of_a_request_is_an_argument_of_its_method(service: ServiceDescriptor) -> None:
+    client = getattr(extra_client, service.name.removesuffix("Service") + "Client")
+    for rpc in service.methods:
+        fields = {field.name for field in rpc.input_type.fields} - ELSEWHERE
+        if rpc.name == "Generate":
+            fields |= {field.name for field in generation_pb2.SamplingParams.DESCRIPTOR.fields}
+        if rpc.name.startswith("Verify"):
+            fields |= {"method", "options"}
+            fields -= {"id", "item"}
+        arguments = set(inspect.signature(getattr(client, method_name(rpc))).parameters)
+        if rpc.name == "Generate":
+            arguments |= {"stream_tokens", *extra_client.GenerateOptions.__annotations__}
+        assert fields <= arguments, rpc.full_name
 
 
 @pytest.mark.parametrize("name", CLIENTS)

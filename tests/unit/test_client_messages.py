@@ -26,6 +26,7 @@ from extra_client import (
     _prefix,
     _transport,
     _verification,
+    _weights,
     _wire,
     embedded,
 )
@@ -41,10 +42,6 @@ def generate(prompts: Any, **changes: Any) -> generation_pb2.GenerateRequest:
         "prefixes": None,
         "seed": None,
         "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "stop_token_ids": (),
-        "min_policy_version": None,
     }
     request = _generation.generate(prompts, **(arguments | changes)).request
     assert isinstance(request, generation_pb2.GenerateRequest)
@@ -89,8 +86,24 @@ def test_a_lone_prompt_or_missing_prefix_is_refused_before_sending(
     assert caught.value.field == field
 
 
+def test_a_conversation_is_sent_as_its_messages() -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
+    sent = generate([chat, "text"]).prompts[0].chat.messages
+    assert [(message.role, message.content) for message in sent] == [
+        ("system", "Be brief."),
+        ("user", "1 + 1?"),
+    ]
+    with pytest.raises(InvalidArgumentError, match=r"prompts\[0\]"):
+        generate([[{"role": "user"}]])
+
+
+def test_a_misspelled_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="topp"):
+        generate(["text"], topp=0.5)
+
+
 def rollout(prompt: int, sample: int) -> Any:
-    parse = _generation.generate(["a"], 1, 1, None, None, 1.0, 1.0, 0, (), None).parse
+    parse = _generation.generate(["a"], 1, 1, None, None, 1.0).parse
     return parse(
         generation_pb2.GenerateResponse(
             rollout=generation_pb2.Rollout(prompt_index=prompt, sample_index=sample, finish_reason=1)  # type: ignore[arg-type]
@@ -125,12 +138,51 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do() -> None:
         _novelty.score_groups("n", [], "embedding", "scores", None)
 
 
+def reassembled(
+    messages: list[generation_pb2.StreamWeightsRequest],
+) -> dict[str, tuple[str, list[int], bytes]]:
+    tensors: dict[str, tuple[str, list[int], bytes]] = {}
+    for message in messages:
+        chunk = message.chunk
+        before = tensors.get(chunk.name, (chunk.dtype, list(chunk.shape), b""))
+        tensors[chunk.name] = (*before[:2], before[2] + chunk.data)
+    return tensors
+
+
+def test_tensors_travel_in_chunks_in_their_own_number_format() -> None:
+    import torch
+
+    large = np.arange(_weights.CHUNK_BYTES // 4 + 10, dtype=np.float32).reshape(-1, 2)
+    bfloat = torch.tensor([[1.5, -2.0], [0.0, 3.0]], dtype=torch.bfloat16).T
+    sent: dict[str, Any] = {
+        "large": large,
+        "strided": large[:3, ::-1],
+        "bfloat": torch.nn.Parameter(bfloat),
+        "scalar": np.float16(2).reshape(()),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+    header, *chunks = _weights.messages(sent, 7, "abort")
+    assert (header.header.policy_version, header.header.in_flight) == (7, generation_pb2.IN_FLIGHT_ABORT)
+    assert max(len(chunk.chunk.data) for chunk in chunks) <= _weights.CHUNK_BYTES
+    tensors = reassembled(chunks)
+    assert tensors["large"] == ("F32", list(large.shape), large.tobytes())
+    assert tensors["strided"] == ("F32", [3, 2], large[:3, ::-1].tobytes())
+    assert tensors["bfloat"] == ("BF16", [2, 2], bfloat.contiguous().view(torch.uint8).numpy().tobytes())
+    assert tensors["scalar"] == ("F16", [], np.float16(2).tobytes())
+    assert tensors["empty"] == ("F32", [0, 3], b"")
+
+
+def test_a_tensor_of_another_number_format_is_refused_by_name() -> None:
+    with pytest.raises(InvalidArgumentError, match="layer: is int64"):
+        list(_weights.messages([("layer", np.zeros(1, np.int64))], 1, "wait"))
+
+
 def verdict(status: str, side: str = "UNSPECIFIED") -> Verdict:
     message = verification_pb2.Verdict(
         status=f"VERDICT_STATUS_{status}",  # type: ignore[arg-type]
         unparseable_side=f"UNPARSEABLE_SIDE_{side}",  # type: ignore[arg-type]
     )
-    return _verification.verify(["r"], ["a"], "math", None).parse(
+    return _verification.verify(["r"], ["a"], "math", None, None).parse(
         verification_pb2.VerifyResponse(verdicts=[message])
     )[0]
 
