@@ -9,7 +9,9 @@ import numpy as np
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.novelty.scoring import GroupScores, NoveltyScorer, RolloutGroup
+from extra_services.novelty.metrics import policy_surprise
+from extra_services.novelty.request import GroupScores, Options, RolloutGroup
+from extra_services.novelty.scoring import NoveltyScorer
 
 #: Spacing of float32 numbers just below 2: of a cosine similarity, twice the rounding error.
 LAST_BIT = 2.0**-23
@@ -39,15 +41,47 @@ def test_embedding_novelty_matches_the_reference(golden_folder: Path, tmp_path: 
         )
         for call in case["calls"]:
             groups = _groups(call)
-            answers, _ = scorer.score(name, [group for group, _ in groups])
+            options = Options(scale="group_max" if case["normalize_per_group"] else "raw")
+            answers, _ = scorer.score(name, [group for group, _ in groups], options)
             novelty, allowed = np.zeros(len(call["prompt_ids"])), np.full(len(call["prompt_ids"]), 1e-5)
             for answer, (_, rows) in zip(answers, groups, strict=True):
                 assert isinstance(answer, GroupScores)
-                largest = answer.novelty.max()
-                divide = case["normalize_per_group"] and largest > 1e-8
-                novelty[rows] = answer.novelty / largest if divide else answer.novelty
+                novelty[rows] = answer.novelty
                 # Dividing by a group's maximum of 0.003, as one call does, also magnifies the last bit in
                 # which two float32 products of the same vectors may differ.
-                allowed[rows] += LAST_BIT / largest if divide else 0
+                allowed[rows] += LAST_BIT / answer.divisor if case["normalize_per_group"] else 0
             assert (np.abs(novelty - call["expected"]) <= allowed).all()
     memory.close()
+
+
+def test_ngram_novelty_matches_the_reference(golden_folder: Path, tmp_path: Path) -> None:
+    memory = Memory(SqliteStore(tmp_path), embedder=None)
+    scorer = NoveltyScorer(memory)
+    for case in _lines(golden_folder / "novelty_ngram.jsonl"):
+        name = f"case-{case['scenario']}"
+        memory.create_namespace(name, NamespaceSettings(memory_policy="all", ngram_size=case["n"]))
+        for call in case["calls"]:
+            groups = []
+            for prompt in dict.fromkeys(call["prompt_ids"]):
+                rows = [row for row, of in enumerate(call["prompt_ids"]) if of == prompt]
+                correct = np.array([call["correct"][row] for row in rows])
+                ids = [np.array(call["token_ids"][row], dtype=np.int32) for row in rows]
+                groups.append((RolloutGroup(prompt, correct, token_ids=ids), rows))
+            answers, _ = scorer.score(name, [group for group, _ in groups], Options(metric="ngram_count"))
+            novelty = np.zeros(len(call["prompt_ids"]))
+            for answer, (_, rows) in zip(answers, groups, strict=True):
+                assert isinstance(answer, GroupScores)
+                novelty[rows] = answer.novelty
+            np.testing.assert_allclose(novelty, call["expected"], atol=1e-5)
+    memory.close()
+
+
+def test_policy_surprise_matches_the_reference(golden_folder: Path) -> None:
+    for case in _lines(golden_folder / "novelty_policy_surprise.jsonl"):
+        prompts = np.array(case["prompt_ids"])
+        logprobs = np.array(case["sequence_logprob"], dtype=np.float32)
+        novelty = np.zeros(len(prompts))
+        for prompt in set(case["prompt_ids"]):
+            rows = np.flatnonzero(prompts == prompt)
+            novelty[rows] = policy_surprise(logprobs[rows], np.array(case["correct"])[rows])
+        np.testing.assert_allclose(novelty, case["expected"], atol=1e-5)

@@ -78,7 +78,7 @@ def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: S
     ]
     answers = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="bad", groups=groups)).groups
     fields = [answer.error.field for answer in answers]
-    expected = ["embeddings", "embeddings[0]", "embeddings", "texts", "texts[1]", "texts[1]", "prompt_id"]
+    expected = ["embeddings[1]", "embeddings[0]", "embeddings", "texts", "texts[1]", "texts[1]", "prompt_id"]
     assert fields == ["", *expected, "embeddings", ""]
     assert all(a.error.code == code_pb2.INVALID_ARGUMENT for a in answers[1:-1])
     assert (answers[0].memory_after, answers[-1].memory_after) == (2, 4)

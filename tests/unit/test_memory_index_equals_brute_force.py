@@ -14,7 +14,8 @@ from extra_services.memory import index
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.novelty.scoring import GroupScores, NoveltyScorer, RolloutGroup
+from extra_services.novelty.request import GroupScores, Options, RolloutGroup
+from extra_services.novelty.scoring import NoveltyScorer
 
 DIMENSION = 6
 
@@ -104,7 +105,7 @@ def _score_both(memory: Memory, plain: Plain, groups: list[tuple], mode: str) ->
         vectors = np.random.default_rng(seed).standard_normal((len(correct), DIMENSION)).astype(np.float32)
         made.append(RolloutGroup(f"p{prompt}", np.array(correct), embeddings=vectors))
         expected.append(plain.score(prompt, vectors, correct, mode))
-    answers, _ = NoveltyScorer(memory).score("n", made, mode)
+    answers, _ = NoveltyScorer(memory).score("n", made, Options(mode=mode))
     for answer, values in zip(answers, expected, strict=True):
         assert isinstance(answer, GroupScores)
         np.testing.assert_allclose(answer.novelty, values, atol=1e-5)

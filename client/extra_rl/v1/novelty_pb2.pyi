@@ -20,6 +20,58 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _TextWindow:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TextWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextWindow.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEXT_WINDOW_UNSPECIFIED: _TextWindow.ValueType  # 0
+    """Same as TEXT_WINDOW_REFERENCE."""
+    TEXT_WINDOW_REFERENCE: _TextWindow.ValueType  # 1
+    """Of the last 512 tokens as many as the model reads (256 for all-MiniLM-L6-v2), as ExTra's released code
+    does: of a long solution, its opening.
+    """
+    TEXT_WINDOW_WHOLE: _TextWindow.ValueType  # 2
+    """The whole text: consecutive windows are embedded and averaged by length."""
+
+class TextWindow(_TextWindow, metaclass=_TextWindowEnumTypeWrapper):
+    """Which part of a text is embedded."""
+
+TEXT_WINDOW_UNSPECIFIED: TextWindow.ValueType  # 0
+"""Same as TEXT_WINDOW_REFERENCE."""
+TEXT_WINDOW_REFERENCE: TextWindow.ValueType  # 1
+"""Of the last 512 tokens as many as the model reads (256 for all-MiniLM-L6-v2), as ExTra's released code
+does: of a long solution, its opening.
+"""
+TEXT_WINDOW_WHOLE: TextWindow.ValueType  # 2
+"""The whole text: consecutive windows are embedded and averaged by length."""
+Global___TextWindow: _TypeAlias = TextWindow  # noqa: Y015
+
+class _VectorStorage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VectorStorageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VectorStorage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VECTOR_STORAGE_UNSPECIFIED: _VectorStorage.ValueType  # 0
+    """Same as VECTOR_STORAGE_FLOAT32."""
+    VECTOR_STORAGE_FLOAT32: _VectorStorage.ValueType  # 1
+    """4 bytes a number."""
+    VECTOR_STORAGE_FLOAT16: _VectorStorage.ValueType  # 2
+    """2 bytes a number; similarities to stored solutions move by less than 0.001."""
+
+class VectorStorage(_VectorStorage, metaclass=_VectorStorageEnumTypeWrapper):
+    """How the vectors of solutions are held."""
+
+VECTOR_STORAGE_UNSPECIFIED: VectorStorage.ValueType  # 0
+"""Same as VECTOR_STORAGE_FLOAT32."""
+VECTOR_STORAGE_FLOAT32: VectorStorage.ValueType  # 1
+"""4 bytes a number."""
+VECTOR_STORAGE_FLOAT16: VectorStorage.ValueType  # 2
+"""2 bytes a number; similarities to stored solutions move by less than 0.001."""
+Global___VectorStorage: _TypeAlias = VectorStorage  # noqa: Y015
+
 class _MemoryPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -54,6 +106,18 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     """Same as METRIC_EMBEDDING."""
     METRIC_EMBEDDING: _Metric.ValueType  # 1
     """max(0, 1 - largest cosine similarity to memory and siblings)."""
+    METRIC_NGRAM_COUNT: _Metric.ValueType  # 2
+    """Mean over the response's n-grams of 1/sqrt(count + 1), with counts over the prompt's correct responses
+    so far. Needs Group.token_ids. In [0, 1].
+    """
+    METRIC_POLICY_SURPRISE: _Metric.ValueType  # 3
+    """How much less likely the policy found this correct rollout than the group's others, in standard
+    deviations of the sequence log-probability, at least 0. Needs Group.sequence_logprobs.
+    """
+    METRIC_MEAN_COSINE: _Metric.ValueType  # 4
+    """1 - mean cosine similarity to the siblings (the graph cut of DRA-GRPO). In [0, 2]."""
+    METRIC_CLUSTER_SIZE: _Metric.ValueType  # 5
+    """Share of the siblings that are in another semantic cluster (as in DARLING). In [0, 1]."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """How novelty is measured."""
@@ -62,7 +126,51 @@ METRIC_UNSPECIFIED: Metric.ValueType  # 0
 """Same as METRIC_EMBEDDING."""
 METRIC_EMBEDDING: Metric.ValueType  # 1
 """max(0, 1 - largest cosine similarity to memory and siblings)."""
+METRIC_NGRAM_COUNT: Metric.ValueType  # 2
+"""Mean over the response's n-grams of 1/sqrt(count + 1), with counts over the prompt's correct responses
+so far. Needs Group.token_ids. In [0, 1].
+"""
+METRIC_POLICY_SURPRISE: Metric.ValueType  # 3
+"""How much less likely the policy found this correct rollout than the group's others, in standard
+deviations of the sequence log-probability, at least 0. Needs Group.sequence_logprobs.
+"""
+METRIC_MEAN_COSINE: Metric.ValueType  # 4
+"""1 - mean cosine similarity to the siblings (the graph cut of DRA-GRPO). In [0, 2]."""
+METRIC_CLUSTER_SIZE: Metric.ValueType  # 5
+"""Share of the siblings that are in another semantic cluster (as in DARLING). In [0, 1]."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
+class _Scale:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScaleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scale.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCALE_UNSPECIFIED: _Scale.ValueType  # 0
+    """Same as SCALE_RAW."""
+    SCALE_RAW: _Scale.ValueType  # 1
+    """Nothing."""
+    SCALE_GROUP_MAX: _Scale.ValueType  # 2
+    """The largest of the group, if above 1e-8."""
+    SCALE_RUNNING_MEAN: _Scale.ValueType  # 3
+    """The mean of all positive novelties of this metric scored in the namespace so far, this request's
+    included, so that a typical new solution counts 1.
+    """
+
+class Scale(_Scale, metaclass=_ScaleEnumTypeWrapper):
+    """What the novelties are divided by."""
+
+SCALE_UNSPECIFIED: Scale.ValueType  # 0
+"""Same as SCALE_RAW."""
+SCALE_RAW: Scale.ValueType  # 1
+"""Nothing."""
+SCALE_GROUP_MAX: Scale.ValueType  # 2
+"""The largest of the group, if above 1e-8."""
+SCALE_RUNNING_MEAN: Scale.ValueType  # 3
+"""The mean of all positive novelties of this metric scored in the namespace so far, this request's
+included, so that a typical new solution counts 1.
+"""
+Global___Scale: _TypeAlias = Scale  # noqa: Y015
 
 class _ScoreMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -102,6 +210,11 @@ class NamespaceSettings(_message.Message):
     MIN_HISTORY_FIELD_NUMBER: _builtins.int
     MEMORY_POLICY_FIELD_NUMBER: _builtins.int
     PREFIX_CAPACITY_FIELD_NUMBER: _builtins.int
+    TEXT_WINDOW_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    NGRAM_SIZE_FIELD_NUMBER: _builtins.int
+    CLUSTER_SIMILARITY_FIELD_NUMBER: _builtins.int
+    VARIANCE_RATE_FIELD_NUMBER: _builtins.int
     memory_capacity: _builtins.int
     """Solutions kept per prompt, oldest out first. Default 16."""
     min_history: _builtins.int
@@ -110,6 +223,16 @@ class NamespaceSettings(_message.Message):
     """Which rollouts count. Default CORRECT."""
     prefix_capacity: _builtins.int
     """Prefixes kept per prompt, oldest out first. Default 128."""
+    text_window: Global___TextWindow.ValueType
+    """Which part of a text is embedded. Default REFERENCE."""
+    storage: Global___VectorStorage.ValueType
+    """How the vectors of solutions are held. Default FLOAT32."""
+    ngram_size: _builtins.int
+    """Tokens per n-gram of METRIC_NGRAM_COUNT. Default 2."""
+    cluster_similarity: _builtins.float
+    """Cosine similarity from which two solutions are in one cluster (METRIC_CLUSTER_SIZE). Default 0.95."""
+    variance_rate: _builtins.float
+    """Weight, in [0, 1], of a group's reward variance in its prompt's moving average. Default 0.1."""
     def __init__(
         self,
         *,
@@ -117,23 +240,40 @@ class NamespaceSettings(_message.Message):
         min_history: _builtins.int | None = ...,
         memory_policy: Global___MemoryPolicy.ValueType = ...,
         prefix_capacity: _builtins.int | None = ...,
+        text_window: Global___TextWindow.ValueType = ...,
+        storage: Global___VectorStorage.ValueType = ...,
+        ngram_size: _builtins.int | None = ...,
+        cluster_similarity: _builtins.float | None = ...,
+        variance_rate: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_prefix_capacity", b"_prefix_capacity", "memory_capacity", b"memory_capacity", "min_history", b"min_history", "prefix_capacity", b"prefix_capacity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity", "_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_ngram_size", b"_ngram_size", "_prefix_capacity", b"_prefix_capacity", "_variance_rate", b"_variance_rate", "cluster_similarity", b"cluster_similarity", "memory_capacity", b"memory_capacity", "min_history", b"min_history", "ngram_size", b"ngram_size", "prefix_capacity", b"prefix_capacity", "variance_rate", b"variance_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_prefix_capacity", b"_prefix_capacity", "memory_capacity", b"memory_capacity", "memory_policy", b"memory_policy", "min_history", b"min_history", "prefix_capacity", b"prefix_capacity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity", "_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_ngram_size", b"_ngram_size", "_prefix_capacity", b"_prefix_capacity", "_variance_rate", b"_variance_rate", "cluster_similarity", b"cluster_similarity", "memory_capacity", b"memory_capacity", "memory_policy", b"memory_policy", "min_history", b"min_history", "ngram_size", b"ngram_size", "prefix_capacity", b"prefix_capacity", "storage", b"storage", "text_window", b"text_window", "variance_rate", b"variance_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cluster_similarity: _TypeAlias = _typing.Literal["cluster_similarity"]  # noqa: Y015
+    _WhichOneofArgType__cluster_similarity: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity"]  # noqa: Y015
     _WhichOneofReturnType__memory_capacity: _TypeAlias = _typing.Literal["memory_capacity"]  # noqa: Y015
     _WhichOneofArgType__memory_capacity: _TypeAlias = _typing.Literal["_memory_capacity", b"_memory_capacity"]  # noqa: Y015
     _WhichOneofReturnType__min_history: _TypeAlias = _typing.Literal["min_history"]  # noqa: Y015
     _WhichOneofArgType__min_history: _TypeAlias = _typing.Literal["_min_history", b"_min_history"]  # noqa: Y015
+    _WhichOneofReturnType__ngram_size: _TypeAlias = _typing.Literal["ngram_size"]  # noqa: Y015
+    _WhichOneofArgType__ngram_size: _TypeAlias = _typing.Literal["_ngram_size", b"_ngram_size"]  # noqa: Y015
     _WhichOneofReturnType__prefix_capacity: _TypeAlias = _typing.Literal["prefix_capacity"]  # noqa: Y015
     _WhichOneofArgType__prefix_capacity: _TypeAlias = _typing.Literal["_prefix_capacity", b"_prefix_capacity"]  # noqa: Y015
+    _WhichOneofReturnType__variance_rate: _TypeAlias = _typing.Literal["variance_rate"]  # noqa: Y015
+    _WhichOneofArgType__variance_rate: _TypeAlias = _typing.Literal["_variance_rate", b"_variance_rate"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster_similarity) -> _WhichOneofReturnType__cluster_similarity | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_capacity) -> _WhichOneofReturnType__memory_capacity | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_history) -> _WhichOneofReturnType__min_history | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ngram_size) -> _WhichOneofReturnType__ngram_size | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prefix_capacity) -> _WhichOneofReturnType__prefix_capacity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__variance_rate) -> _WhichOneofReturnType__variance_rate | None: ...
 
 Global___NamespaceSettings: _TypeAlias = NamespaceSettings  # noqa: Y015
 
@@ -227,6 +367,11 @@ class DescribeNamespaceResponse(_message.Message):
     PREFIXES_FIELD_NUMBER: _builtins.int
     EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    INDEX_HITS_FIELD_NUMBER: _builtins.int
+    INDEX_LOADS_FIELD_NUMBER: _builtins.int
+    TEXTS_EMBEDDED_FIELD_NUMBER: _builtins.int
+    TEXTS_CACHED_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
     """Prompts with at least one stored solution."""
     solutions: _builtins.int
@@ -237,9 +382,21 @@ class DescribeNamespaceResponse(_message.Message):
     """Name of the embedding model its vectors are of; empty until the first vector."""
     dimension: _builtins.int
     """Dimension of the vectors; 0 until the first vector."""
+    index_hits: _builtins.int
+    """How often this server, since it started, found a prompt's memory in its index."""
+    index_loads: _builtins.int
+    """How often it read a prompt's memory from the store."""
+    texts_embedded: _builtins.int
+    """Texts this server has embedded since it started, in all namespaces."""
+    texts_cached: _builtins.int
+    """Texts it did not embed because it knew their vectors, in all namespaces."""
     @_builtins.property
     def settings(self) -> Global___NamespaceSettings:
         """Its settings, defaults filled in."""
+
+    @_builtins.property
+    def positive(self) -> _containers.RepeatedCompositeFieldContainer[Global___PositiveNovelty]:
+        """Positive novelties scored so far, by metric: what SCALE_RUNNING_MEAN divides by."""
 
     def __init__(
         self,
@@ -250,14 +407,49 @@ class DescribeNamespaceResponse(_message.Message):
         prefixes: _builtins.int = ...,
         embedding_model: _builtins.str = ...,
         dimension: _builtins.int = ...,
+        positive: _abc.Iterable[Global___PositiveNovelty] | None = ...,
+        index_hits: _builtins.int = ...,
+        index_loads: _builtins.int = ...,
+        texts_embedded: _builtins.int = ...,
+        texts_cached: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "embedding_model", b"embedding_model", "prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "embedding_model", b"embedding_model", "index_hits", b"index_hits", "index_loads", b"index_loads", "positive", b"positive", "prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions", "texts_cached", b"texts_cached", "texts_embedded", b"texts_embedded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeNamespaceResponse: _TypeAlias = DescribeNamespaceResponse  # noqa: Y015
+
+@_typing.final
+class PositiveNovelty(_message.Message):
+    """Positive novelties of one metric."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    metric: Global___Metric.ValueType
+    """The metric."""
+    count: _builtins.int
+    """How many were scored."""
+    mean: _builtins.float
+    """Their mean."""
+    def __init__(
+        self,
+        *,
+        metric: Global___Metric.ValueType = ...,
+        count: _builtins.int = ...,
+        mean: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean", b"mean", "metric", b"metric"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PositiveNovelty: _TypeAlias = PositiveNovelty  # noqa: Y015
 
 @_typing.final
 class CopyNamespaceRequest(_message.Message):
@@ -410,10 +602,14 @@ class Group(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     CORRECT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_LOGPROBS_FIELD_NUMBER: _builtins.int
     prompt_id: _builtins.str
     """Identity of the prompt, stable across steps and epochs: 1 to 512 bytes."""
     embeddings: _builtins.bytes
     """float32 [n, dimension]: the caller's own embeddings; need not be normalised, none may be zero."""
+    sequence_logprobs: _builtins.bytes
+    """float32 [n]: sum of the response's token log-probabilities, in nats. For METRIC_POLICY_SURPRISE."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts of the n rollouts. Give these or embeddings."""
@@ -422,6 +618,10 @@ class Group(_message.Message):
     def correct(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
         """Whether each rollout is correct, n entries."""
 
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """n entries of int32 [length]: the response's tokens. For METRIC_NGRAM_COUNT."""
+
     def __init__(
         self,
         *,
@@ -429,10 +629,12 @@ class Group(_message.Message):
         texts: _abc.Iterable[_builtins.str] | None = ...,
         embeddings: _builtins.bytes = ...,
         correct: _abc.Iterable[_builtins.bool] | None = ...,
+        token_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        sequence_logprobs: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "embeddings", b"embeddings", "prompt_id", b"prompt_id", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "embeddings", b"embeddings", "prompt_id", b"prompt_id", "sequence_logprobs", b"sequence_logprobs", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,6 +651,10 @@ class ScoreGroupsRequest(_message.Message):
     METRIC_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    TRACK_REWARD_VARIANCE_FIELD_NUMBER: _builtins.int
+    VENDI_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace."""
     metric: Global___Metric.ValueType
@@ -459,6 +665,16 @@ class ScoreGroupsRequest(_message.Message):
     """Names the write: the same key again returns the first answer and changes nothing, also after a
     restart. Empty: no protection against retries.
     """
+    scale: Global___Scale.ValueType
+    """What the novelties are divided by."""
+    explain: _builtins.bool
+    """Also name, for each rollout, its nearest neighbour (metrics on embeddings only)."""
+    track_reward_variance: _builtins.bool
+    """Also take the variance of the group's rewards (1 for correct, 0 for others) into the prompt's moving
+    average, and return that. SCORE_MODE_SCORE_ONLY returns it unchanged.
+    """
+    vendi: _builtins.bool
+    """Also compute the Vendi score of each group's rollouts that count (metrics on embeddings only)."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]:
         """Groups; a prompt may appear more than once, the groups are taken in order."""
@@ -471,14 +687,79 @@ class ScoreGroupsRequest(_message.Message):
         metric: Global___Metric.ValueType = ...,
         mode: Global___ScoreMode.ValueType = ...,
         idempotency_key: _builtins.str = ...,
+        scale: Global___Scale.ValueType = ...,
+        explain: _builtins.bool = ...,
+        track_reward_variance: _builtins.bool = ...,
+        vendi: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "idempotency_key", b"idempotency_key", "metric", b"metric", "mode", b"mode", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "groups", b"groups", "idempotency_key", b"idempotency_key", "metric", b"metric", "mode", b"mode", "namespace", b"namespace", "scale", b"scale", "track_reward_variance", b"track_reward_variance", "vendi", b"vendi"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreGroupsRequest: _TypeAlias = ScoreGroupsRequest  # noqa: Y015
+
+@_typing.final
+class Nearest(_message.Message):
+    """What a rollout is most similar to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Nearest._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Nearest._Kind.ValueType  # 0
+        """There is none: the rollout does not count, or there was nothing to compare it with."""
+        KIND_SOLUTION: Nearest._Kind.ValueType  # 1
+        """A stored solution of the prompt."""
+        KIND_SIBLING: Nearest._Kind.ValueType  # 2
+        """Another rollout of the same group."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Where the nearest neighbour is."""
+
+    KIND_UNSPECIFIED: Nearest.Kind.ValueType  # 0
+    """There is none: the rollout does not count, or there was nothing to compare it with."""
+    KIND_SOLUTION: Nearest.Kind.ValueType  # 1
+    """A stored solution of the prompt."""
+    KIND_SIBLING: Nearest.Kind.ValueType  # 2
+    """Another rollout of the same group."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SOLUTION_ID_FIELD_NUMBER: _builtins.int
+    SIBLING_FIELD_NUMBER: _builtins.int
+    EXCERPT_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    kind: Global___Nearest.Kind.ValueType
+    """Where the nearest neighbour is."""
+    solution_id: _builtins.int
+    """Of a stored solution: its number among all ever stored for the prompt, from 0."""
+    sibling: _builtins.int
+    """Of a sibling: its index in the group."""
+    excerpt: _builtins.str
+    """The first characters of its text; empty if embeddings were sent."""
+    similarity: _builtins.float
+    """Cosine similarity."""
+    def __init__(
+        self,
+        *,
+        kind: Global___Nearest.Kind.ValueType = ...,
+        solution_id: _builtins.int = ...,
+        sibling: _builtins.int = ...,
+        excerpt: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excerpt", b"excerpt", "kind", b"kind", "sibling", b"sibling", "similarity", b"similarity", "solution_id", b"solution_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Nearest: _TypeAlias = Nearest  # noqa: Y015
 
 @_typing.final
 class GroupScores(_message.Message):
@@ -490,15 +771,33 @@ class GroupScores(_message.Message):
     MEMORY_BEFORE_FIELD_NUMBER: _builtins.int
     MEMORY_AFTER_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    REWARD_VARIANCE_FIELD_NUMBER: _builtins.int
+    VENDI_FIELD_NUMBER: _builtins.int
+    DIVISOR_FIELD_NUMBER: _builtins.int
     novelty: _builtins.bytes
-    """float32 [n]: novelty of each rollout, in [0, 2]; 0 for those that do not count."""
+    """float32 [n]: novelty of each rollout, 0 for those that do not count. Divided as `scale` says; the
+    range before that is the metric's.
+    """
     memory_before: _builtins.int
     """Entries of the prompt's memory before the group."""
     memory_after: _builtins.int
     """Entries of the prompt's memory after the group."""
+    reward_variance: _builtins.float
+    """If asked for: moving average of the variance of the prompt's rewards, this group included."""
+    vendi: _builtins.float
+    """If asked for: how many distinct solutions the group holds in effect, 1 to their number (the exponential
+    of the entropy of the eigenvalues of the similarity matrix).
+    """
+    divisor: _builtins.float
+    """What the novelties were divided by; 1 for SCALE_RAW."""
     @_builtins.property
     def error(self) -> _common_pb2.Error:
         """Why the group was refused; then nothing of it was stored."""
+
+    @_builtins.property
+    def nearest(self) -> _containers.RepeatedCompositeFieldContainer[Global___Nearest]:
+        """If asked to explain: the nearest neighbour of each rollout, n entries."""
 
     def __init__(
         self,
@@ -507,12 +806,23 @@ class GroupScores(_message.Message):
         memory_before: _builtins.int = ...,
         memory_after: _builtins.int = ...,
         error: _common_pb2.Error | None = ...,
+        nearest: _abc.Iterable[Global___Nearest] | None = ...,
+        reward_variance: _builtins.float | None = ...,
+        vendi: _builtins.float | None = ...,
+        divisor: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance", "_vendi", b"_vendi", "error", b"error", "reward_variance", b"reward_variance", "vendi", b"vendi"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "memory_after", b"memory_after", "memory_before", b"memory_before", "novelty", b"novelty"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance", "_vendi", b"_vendi", "divisor", b"divisor", "error", b"error", "memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "reward_variance", b"reward_variance", "vendi", b"vendi"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__reward_variance: _TypeAlias = _typing.Literal["reward_variance"]  # noqa: Y015
+    _WhichOneofArgType__reward_variance: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance"]  # noqa: Y015
+    _WhichOneofReturnType__vendi: _TypeAlias = _typing.Literal["vendi"]  # noqa: Y015
+    _WhichOneofArgType__vendi: _TypeAlias = _typing.Literal["_vendi", b"_vendi"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reward_variance) -> _WhichOneofReturnType__reward_variance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vendi) -> _WhichOneofReturnType__vendi | None: ...
 
 Global___GroupScores: _TypeAlias = GroupScores  # noqa: Y015
 
@@ -543,3 +853,500 @@ class ScoreGroupsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScoreGroupsResponse: _TypeAlias = ScoreGroupsResponse  # noqa: Y015
+
+@_typing.final
+class CollectSampleRequest(_message.Message):
+    """One rollout of a group that arrives sample by sample."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PROMPT_ID_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    CORRECT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_LOGPROB_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace."""
+    prompt_id: _builtins.str
+    """Identity of the prompt, the same for all samples of the group."""
+    group_id: _builtins.str
+    """Name of the group, unique in the namespace, for example "step-12/prompt-7"."""
+    group_size: _builtins.int
+    """Samples in the group."""
+    index: _builtins.int
+    """This sample's place in the group, 0 to group_size - 1. Sent again, it replaces the first sending, or gets
+    the same answer if the group has been scored.
+    """
+    text: _builtins.str
+    """Text of the rollout. Give this or an embedding."""
+    embedding: _builtins.bytes
+    """float32 [dimension]: the caller's own embedding."""
+    correct: _builtins.bool
+    """Whether it is correct."""
+    token_ids: _builtins.bytes
+    """int32 [length]: the response's tokens. For METRIC_NGRAM_COUNT."""
+    sequence_logprob: _builtins.float
+    """Sum of the response's token log-probabilities, in nats. For METRIC_POLICY_SURPRISE."""
+    metric: Global___Metric.ValueType
+    """How novelty is measured; the first sample of the group decides."""
+    scale: Global___Scale.ValueType
+    """What the novelties are divided by; the first sample of the group decides."""
+    wait_seconds: _builtins.float
+    """Seconds after the group's first sample at which it is scored even if samples are missing; the first
+    sample decides. Absent: 300.
+    """
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        prompt_id: _builtins.str = ...,
+        group_id: _builtins.str = ...,
+        group_size: _builtins.int = ...,
+        index: _builtins.int = ...,
+        text: _builtins.str = ...,
+        embedding: _builtins.bytes = ...,
+        correct: _builtins.bool = ...,
+        token_ids: _builtins.bytes = ...,
+        sequence_logprob: _builtins.float | None = ...,
+        metric: Global___Metric.ValueType = ...,
+        scale: Global___Scale.ValueType = ...,
+        wait_seconds: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob", "_wait_seconds", b"_wait_seconds", "sequence_logprob", b"sequence_logprob", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob", "_wait_seconds", b"_wait_seconds", "correct", b"correct", "embedding", b"embedding", "group_id", b"group_id", "group_size", b"group_size", "index", b"index", "metric", b"metric", "namespace", b"namespace", "prompt_id", b"prompt_id", "scale", b"scale", "sequence_logprob", b"sequence_logprob", "text", b"text", "token_ids", b"token_ids", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sequence_logprob: _TypeAlias = _typing.Literal["sequence_logprob"]  # noqa: Y015
+    _WhichOneofArgType__sequence_logprob: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob"]  # noqa: Y015
+    _WhichOneofReturnType__wait_seconds: _TypeAlias = _typing.Literal["wait_seconds"]  # noqa: Y015
+    _WhichOneofArgType__wait_seconds: _TypeAlias = _typing.Literal["_wait_seconds", b"_wait_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence_logprob) -> _WhichOneofReturnType__sequence_logprob | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_seconds) -> _WhichOneofReturnType__wait_seconds | None: ...
+
+Global___CollectSampleRequest: _TypeAlias = CollectSampleRequest  # noqa: Y015
+
+@_typing.final
+class CollectSampleResponse(_message.Message):
+    """The sample's score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOVELTY_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    MEMORY_BEFORE_FIELD_NUMBER: _builtins.int
+    MEMORY_AFTER_FIELD_NUMBER: _builtins.int
+    novelty: _builtins.float
+    """Its novelty, as in GroupScores."""
+    samples: _builtins.int
+    """Samples that were scored together; fewer than group_size if the group's deadline passed."""
+    memory_before: _builtins.int
+    """Entries of the prompt's memory before the group."""
+    memory_after: _builtins.int
+    """Entries of the prompt's memory after the group."""
+    @_builtins.property
+    def nearest(self) -> Global___Nearest:
+        """What it is most similar to (metrics on embeddings only)."""
+
+    def __init__(
+        self,
+        *,
+        novelty: _builtins.float = ...,
+        nearest: Global___Nearest | None = ...,
+        samples: _builtins.int = ...,
+        memory_before: _builtins.int = ...,
+        memory_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["nearest", b"nearest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectSampleResponse: _TypeAlias = CollectSampleResponse  # noqa: Y015
+
+@_typing.final
+class QueryNeighborsRequest(_message.Message):
+    """Asks for neighbours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace."""
+    k: _builtins.int
+    """Neighbours of each at most. Absent: 1."""
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___NeighborQuery]:
+        """What to find the neighbours of."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        queries: _abc.Iterable[Global___NeighborQuery] | None = ...,
+        k: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "k", b"k"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "k", b"k", "namespace", b"namespace", "queries", b"queries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
+    _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
+
+Global___QueryNeighborsRequest: _TypeAlias = QueryNeighborsRequest  # noqa: Y015
+
+@_typing.final
+class NeighborQuery(_message.Message):
+    """A text or vector to compare with a prompt's memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    prompt_id: _builtins.str
+    """Prompt."""
+    text: _builtins.str
+    """Text. Give this or an embedding."""
+    embedding: _builtins.bytes
+    """float32 [dimension]: the caller's own embedding."""
+    def __init__(
+        self,
+        *,
+        prompt_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        embedding: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "prompt_id", b"prompt_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NeighborQuery: _TypeAlias = NeighborQuery  # noqa: Y015
+
+@_typing.final
+class QueryNeighborsResponse(_message.Message):
+    """Neighbours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbors]:
+        """One per query, in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___Neighbors] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryNeighborsResponse: _TypeAlias = QueryNeighborsResponse  # noqa: Y015
+
+@_typing.final
+class Neighbors(_message.Message):
+    """Neighbours of one query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEIGHBORS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def neighbors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Nearest]:
+        """The most similar solutions, most similar first; none if the prompt has no solutions."""
+
+    @_builtins.property
+    def error(self) -> _common_pb2.Error:
+        """Why the query was refused."""
+
+    def __init__(
+        self,
+        *,
+        neighbors: _abc.Iterable[Global___Nearest] | None = ...,
+        error: _common_pb2.Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "neighbors", b"neighbors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Neighbors: _TypeAlias = Neighbors  # noqa: Y015
+
+@_typing.final
+class ListPromptsRequest(_message.Message):
+    """Asks for a page of prompts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace."""
+    page_size: _builtins.int
+    """Prompts in the answer at most. 0: 1000."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPromptsRequest: _TypeAlias = ListPromptsRequest  # noqa: Y015
+
+@_typing.final
+class ListPromptsResponse(_message.Message):
+    """A page of prompts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Asks for the next page; empty after the last."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptSummary]:
+        """Prompts, in order of id."""
+
+    def __init__(
+        self,
+        *,
+        prompts: _abc.Iterable[Global___PromptSummary] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPromptsResponse: _TypeAlias = ListPromptsResponse  # noqa: Y015
+
+@_typing.final
+class PromptSummary(_message.Message):
+    """What is stored of one prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_ID_FIELD_NUMBER: _builtins.int
+    SOLUTIONS_FIELD_NUMBER: _builtins.int
+    SOLUTIONS_ADDED_FIELD_NUMBER: _builtins.int
+    PREFIXES_FIELD_NUMBER: _builtins.int
+    REWARD_VARIANCE_FIELD_NUMBER: _builtins.int
+    prompt_id: _builtins.str
+    """Prompt."""
+    solutions: _builtins.int
+    """Solutions stored."""
+    solutions_added: _builtins.int
+    """Solutions ever stored."""
+    prefixes: _builtins.int
+    """Prefixes stored."""
+    reward_variance: _builtins.float
+    """Moving average of the variance of its rewards; 0 if never tracked."""
+    def __init__(
+        self,
+        *,
+        prompt_id: _builtins.str = ...,
+        solutions: _builtins.int = ...,
+        solutions_added: _builtins.int = ...,
+        prefixes: _builtins.int = ...,
+        reward_variance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "prompt_id", b"prompt_id", "reward_variance", b"reward_variance", "solutions", b"solutions", "solutions_added", b"solutions_added"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptSummary: _TypeAlias = PromptSummary  # noqa: Y015
+
+@_typing.final
+class DeletePromptsRequest(_message.Message):
+    """Deletes prompts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PROMPT_IDS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace."""
+    @_builtins.property
+    def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Prompts."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        prompt_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "prompt_ids", b"prompt_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePromptsRequest: _TypeAlias = DeletePromptsRequest  # noqa: Y015
+
+@_typing.final
+class DeletePromptsResponse(_message.Message):
+    """The prompts are gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXISTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def existed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """One per prompt, in order: whether anything was stored of it."""
+
+    def __init__(
+        self,
+        *,
+        existed: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePromptsResponse: _TypeAlias = DeletePromptsResponse  # noqa: Y015
+
+@_typing.final
+class ExportNamespaceRequest(_message.Message):
+    """Asks for a namespace as a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Name."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportNamespaceRequest: _TypeAlias = ExportNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class ExportNamespaceResponse(_message.Message):
+    """A piece of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes of the Parquet file."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportNamespaceResponse: _TypeAlias = ExportNamespaceResponse  # noqa: Y015
+
+@_typing.final
+class ImportNamespaceRequest(_message.Message):
+    """A piece of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Name of the namespace to make; read from the first message."""
+    replace: _builtins.bool
+    """Replace the namespace if it exists; otherwise that is ALREADY_EXISTS. Read from the first message."""
+    chunk: _builtins.bytes
+    """The next bytes of the Parquet file."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        replace: _builtins.bool = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "namespace", b"namespace", "replace", b"replace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportNamespaceRequest: _TypeAlias = ImportNamespaceRequest  # noqa: Y015
+
+@_typing.final
+class ImportNamespaceResponse(_message.Message):
+    """The namespace exists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    SOLUTIONS_FIELD_NUMBER: _builtins.int
+    PREFIXES_FIELD_NUMBER: _builtins.int
+    prompts: _builtins.int
+    """Prompts with at least one stored solution."""
+    solutions: _builtins.int
+    """Solutions stored."""
+    prefixes: _builtins.int
+    """Prefixes stored."""
+    @_builtins.property
+    def settings(self) -> Global___NamespaceSettings:
+        """Its settings."""
+
+    def __init__(
+        self,
+        *,
+        settings: Global___NamespaceSettings | None = ...,
+        prompts: _builtins.int = ...,
+        solutions: _builtins.int = ...,
+        prefixes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportNamespaceResponse: _TypeAlias = ImportNamespaceResponse  # noqa: Y015

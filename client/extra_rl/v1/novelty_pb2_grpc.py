@@ -65,6 +65,36 @@ class NoveltyServiceStub:
                 request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ScoreGroupsRequest.SerializeToString,
                 response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ScoreGroupsResponse.FromString,
                 _registered_method=True)
+        self.CollectSample = channel.unary_unary(
+                '/extra_rl.v1.NoveltyService/CollectSample',
+                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.CollectSampleRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.CollectSampleResponse.FromString,
+                _registered_method=True)
+        self.QueryNeighbors = channel.unary_unary(
+                '/extra_rl.v1.NoveltyService/QueryNeighbors',
+                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsResponse.FromString,
+                _registered_method=True)
+        self.ListPrompts = channel.unary_unary(
+                '/extra_rl.v1.NoveltyService/ListPrompts',
+                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ListPromptsRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ListPromptsResponse.FromString,
+                _registered_method=True)
+        self.DeletePrompts = channel.unary_unary(
+                '/extra_rl.v1.NoveltyService/DeletePrompts',
+                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsResponse.FromString,
+                _registered_method=True)
+        self.ExportNamespace = channel.unary_stream(
+                '/extra_rl.v1.NoveltyService/ExportNamespace',
+                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceResponse.FromString,
+                _registered_method=True)
+        self.ImportNamespace = channel.stream_unary(
+                '/extra_rl.v1.NoveltyService/ImportNamespace',
+                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceResponse.FromString,
+                _registered_method=True)
 
 
 class NoveltyServiceServicer:
@@ -115,6 +145,51 @@ class NoveltyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectSample(self, request, context):
+        """Takes one rollout of a group and answers when the whole group has been scored: for trainers that reward
+        one sample at a time. Waits until `group_size` samples of the group are there, or its deadline passes;
+        then those that are there are scored as a group. All samples of a group must reach the same server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryNeighbors(self, request, context):
+        """The stored solutions of a prompt most similar to a text or vector. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPrompts(self, request, context):
+        """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePrompts(self, request, context):
+        """Deletes all that is stored of prompts, solutions and prefixes both. Unknown ids are no error (idempotent).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportNamespace(self, request, context):
+        """A namespace, novelty and prefix memories both, as one Parquet file, in pieces. Each prompt is consistent;
+        copy the namespace first and export the copy where all must be of one moment. Idempotency keys stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportNamespace(self, request_iterator, context):
+        """Makes a namespace of an exported file. It appears, complete and durable, when the answer comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NoveltyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -147,6 +222,36 @@ def add_NoveltyServiceServicer_to_server(servicer, server):
                     servicer.ScoreGroups,
                     request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ScoreGroupsRequest.FromString,
                     response_serializer=extra__rl_dot_v1_dot_novelty__pb2.ScoreGroupsResponse.SerializeToString,
+            ),
+            'CollectSample': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectSample,
+                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.CollectSampleRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.CollectSampleResponse.SerializeToString,
+            ),
+            'QueryNeighbors': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryNeighbors,
+                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsResponse.SerializeToString,
+            ),
+            'ListPrompts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrompts,
+                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ListPromptsRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.ListPromptsResponse.SerializeToString,
+            ),
+            'DeletePrompts': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePrompts,
+                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsResponse.SerializeToString,
+            ),
+            'ExportNamespace': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportNamespace,
+                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceResponse.SerializeToString,
+            ),
+            'ImportNamespace': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportNamespace,
+                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -312,6 +417,168 @@ class NoveltyService:
             '/extra_rl.v1.NoveltyService/ScoreGroups',
             extra__rl_dot_v1_dot_novelty__pb2.ScoreGroupsRequest.SerializeToString,
             extra__rl_dot_v1_dot_novelty__pb2.ScoreGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectSample(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/extra_rl.v1.NoveltyService/CollectSample',
+            extra__rl_dot_v1_dot_novelty__pb2.CollectSampleRequest.SerializeToString,
+            extra__rl_dot_v1_dot_novelty__pb2.CollectSampleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryNeighbors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/extra_rl.v1.NoveltyService/QueryNeighbors',
+            extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsRequest.SerializeToString,
+            extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrompts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/extra_rl.v1.NoveltyService/ListPrompts',
+            extra__rl_dot_v1_dot_novelty__pb2.ListPromptsRequest.SerializeToString,
+            extra__rl_dot_v1_dot_novelty__pb2.ListPromptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePrompts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/extra_rl.v1.NoveltyService/DeletePrompts',
+            extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsRequest.SerializeToString,
+            extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/extra_rl.v1.NoveltyService/ExportNamespace',
+            extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceRequest.SerializeToString,
+            extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportNamespace(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/extra_rl.v1.NoveltyService/ImportNamespace',
+            extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceRequest.SerializeToString,
+            extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

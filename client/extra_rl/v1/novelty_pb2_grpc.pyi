@@ -49,6 +49,23 @@ class NoveltyServiceStub:
     """Scores groups of rollouts against the memory of their prompt and their siblings, and by default
     remembers them. A write is acknowledged only once it is durable.
     """
+    CollectSample: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.CollectSampleRequest, _novelty_pb2.CollectSampleResponse]
+    """Takes one rollout of a group and answers when the whole group has been scored: for trainers that reward
+    one sample at a time. Waits until `group_size` samples of the group are there, or its deadline passes;
+    then those that are there are scored as a group. All samples of a group must reach the same server.
+    """
+    QueryNeighbors: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.QueryNeighborsRequest, _novelty_pb2.QueryNeighborsResponse]
+    """The stored solutions of a prompt most similar to a text or vector. Changes nothing."""
+    ListPrompts: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.ListPromptsRequest, _novelty_pb2.ListPromptsResponse]
+    """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page."""
+    DeletePrompts: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.DeletePromptsRequest, _novelty_pb2.DeletePromptsResponse]
+    """Deletes all that is stored of prompts, solutions and prefixes both. Unknown ids are no error (idempotent)."""
+    ExportNamespace: _grpc.UnaryStreamMultiCallable[_novelty_pb2.ExportNamespaceRequest, _novelty_pb2.ExportNamespaceResponse]
+    """A namespace, novelty and prefix memories both, as one Parquet file, in pieces. Each prompt is consistent;
+    copy the namespace first and export the copy where all must be of one moment. Idempotency keys stay.
+    """
+    ImportNamespace: _grpc.StreamUnaryMultiCallable[_novelty_pb2.ImportNamespaceRequest, _novelty_pb2.ImportNamespaceResponse]
+    """Makes a namespace of an exported file. It appears, complete and durable, when the answer comes."""
 
 @_typing.type_check_only
 class NoveltyServiceAsyncStub(NoveltyServiceStub):
@@ -71,6 +88,23 @@ class NoveltyServiceAsyncStub(NoveltyServiceStub):
     """Scores groups of rollouts against the memory of their prompt and their siblings, and by default
     remembers them. A write is acknowledged only once it is durable.
     """
+    CollectSample: _aio.UnaryUnaryMultiCallable[_novelty_pb2.CollectSampleRequest, _novelty_pb2.CollectSampleResponse]  # type: ignore[assignment]
+    """Takes one rollout of a group and answers when the whole group has been scored: for trainers that reward
+    one sample at a time. Waits until `group_size` samples of the group are there, or its deadline passes;
+    then those that are there are scored as a group. All samples of a group must reach the same server.
+    """
+    QueryNeighbors: _aio.UnaryUnaryMultiCallable[_novelty_pb2.QueryNeighborsRequest, _novelty_pb2.QueryNeighborsResponse]  # type: ignore[assignment]
+    """The stored solutions of a prompt most similar to a text or vector. Changes nothing."""
+    ListPrompts: _aio.UnaryUnaryMultiCallable[_novelty_pb2.ListPromptsRequest, _novelty_pb2.ListPromptsResponse]  # type: ignore[assignment]
+    """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page."""
+    DeletePrompts: _aio.UnaryUnaryMultiCallable[_novelty_pb2.DeletePromptsRequest, _novelty_pb2.DeletePromptsResponse]  # type: ignore[assignment]
+    """Deletes all that is stored of prompts, solutions and prefixes both. Unknown ids are no error (idempotent)."""
+    ExportNamespace: _aio.UnaryStreamMultiCallable[_novelty_pb2.ExportNamespaceRequest, _novelty_pb2.ExportNamespaceResponse]  # type: ignore[assignment]
+    """A namespace, novelty and prefix memories both, as one Parquet file, in pieces. Each prompt is consistent;
+    copy the namespace first and export the copy where all must be of one moment. Idempotency keys stay.
+    """
+    ImportNamespace: _aio.StreamUnaryMultiCallable[_novelty_pb2.ImportNamespaceRequest, _novelty_pb2.ImportNamespaceResponse]  # type: ignore[assignment]
+    """Makes a namespace of an exported file. It appears, complete and durable, when the answer comes."""
 
 class NoveltyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps one memory of solutions per prompt, inside namespaces that separate runs and tenants."""
@@ -126,5 +160,58 @@ class NoveltyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Scores groups of rollouts against the memory of their prompt and their siblings, and by default
         remembers them. A write is acknowledged only once it is durable.
         """
+
+    @_abc_1.abstractmethod
+    def CollectSample(
+        self,
+        request: _novelty_pb2.CollectSampleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_novelty_pb2.CollectSampleResponse, _abc.Awaitable[_novelty_pb2.CollectSampleResponse]]:
+        """Takes one rollout of a group and answers when the whole group has been scored: for trainers that reward
+        one sample at a time. Waits until `group_size` samples of the group are there, or its deadline passes;
+        then those that are there are scored as a group. All samples of a group must reach the same server.
+        """
+
+    @_abc_1.abstractmethod
+    def QueryNeighbors(
+        self,
+        request: _novelty_pb2.QueryNeighborsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_novelty_pb2.QueryNeighborsResponse, _abc.Awaitable[_novelty_pb2.QueryNeighborsResponse]]:
+        """The stored solutions of a prompt most similar to a text or vector. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ListPrompts(
+        self,
+        request: _novelty_pb2.ListPromptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_novelty_pb2.ListPromptsResponse, _abc.Awaitable[_novelty_pb2.ListPromptsResponse]]:
+        """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page."""
+
+    @_abc_1.abstractmethod
+    def DeletePrompts(
+        self,
+        request: _novelty_pb2.DeletePromptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_novelty_pb2.DeletePromptsResponse, _abc.Awaitable[_novelty_pb2.DeletePromptsResponse]]:
+        """Deletes all that is stored of prompts, solutions and prefixes both. Unknown ids are no error (idempotent)."""
+
+    @_abc_1.abstractmethod
+    def ExportNamespace(
+        self,
+        request: _novelty_pb2.ExportNamespaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_novelty_pb2.ExportNamespaceResponse], _abc.AsyncIterator[_novelty_pb2.ExportNamespaceResponse]]:
+        """A namespace, novelty and prefix memories both, as one Parquet file, in pieces. Each prompt is consistent;
+        copy the namespace first and export the copy where all must be of one moment. Idempotency keys stay.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportNamespace(
+        self,
+        request_iterator: _MaybeAsyncIterator[_novelty_pb2.ImportNamespaceRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_novelty_pb2.ImportNamespaceResponse, _abc.Awaitable[_novelty_pb2.ImportNamespaceResponse]]:
+        """Makes a namespace of an exported file. It appears, complete and durable, when the answer comes."""
 
 def add_NoveltyServiceServicer_to_server(servicer: NoveltyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

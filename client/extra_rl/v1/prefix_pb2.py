@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from extra_rl.v1 import common_pb2 as extra__rl_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65xtra_rl/v1/prefix.proto\x12\x0b\x65xtra_rl.v1\x1a\x18\x65xtra_rl/v1/common.proto\"X\n\x0e\x45ntropyRollout\x12\x11\n\ttoken_ids\x18\x01 \x01(\x0c\x12\x11\n\tentropies\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\ntoken_ends\x18\x04 \x01(\x0c\"N\n\nHardPrompt\x12\x11\n\tprompt_id\x18\x01 \x01(\t\x12-\n\x08rollouts\x18\x02 \x03(\x0b\x32\x1b.extra_rl.v1.EntropyRollout\"\xbd\x01\n\x12\x41\x64\x64RolloutsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12(\n\x07prompts\x18\x02 \x03(\x0b\x32\x17.extra_rl.v1.HardPrompt\x12\x19\n\x11newline_token_ids\x18\x03 \x03(\x05\x12\x1f\n\x12min_segment_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\tB\x15\n\x13_min_segment_tokens\"Z\n\rAddedPrefixes\x12\x15\n\rrollout_index\x18\x01 \x01(\r\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.extra_rl.v1.Error\"T\n\x13\x41\x64\x64RolloutsResponse\x12+\n\x07prompts\x18\x01 \x03(\x0b\x32\x1a.extra_rl.v1.AddedPrefixes\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\x94\x01\n\x15SelectPrefixesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nprompt_ids\x18\x02 \x03(\t\x12,\n\x06policy\x18\x03 \x01(\x0e\x32\x1c.extra_rl.v1.SelectionPolicy\x12\x10\n\x03tau\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x42\x06\n\x04_tau\"\xab\x01\n\x0eSelectedPrefix\x12\x11\n\tprefix_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0cmean_entropy\x18\x04 \x01(\x02\x12\x18\n\x10smoothed_entropy\x18\x05 \x01(\x02\x12\x12\n\ncandidates\x18\x06 \x01(\r\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.extra_rl.v1.Error\"G\n\x16SelectPrefixesResponse\x12-\n\x08prefixes\x18\x01 \x03(\x0b\x32\x1b.extra_rl.v1.SelectedPrefix\"T\n\x07Outcome\x12\x11\n\tprompt_id\x18\x01 \x01(\t\x12\x11\n\tprefix_id\x18\x02 \x01(\t\x12\x10\n\x08rollouts\x18\x03 \x01(\r\x12\x11\n\tsuccesses\x18\x04 \x01(\r\"k\n\x15ReportOutcomesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12&\n\x08outcomes\x18\x02 \x03(\x0b\x32\x14.extra_rl.v1.Outcome\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"N\n\x16ReportOutcomesResponse\x12\"\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x12.extra_rl.v1.Error\x12\x10\n\x08replayed\x18\x02 \x01(\x08*\xb1\x01\n\x0fSelectionPolicy\x12 \n\x1cSELECTION_POLICY_UNSPECIFIED\x10\x00\x12%\n!SELECTION_POLICY_SMOOTHED_ENTROPY\x10\x01\x12\x1d\n\x19SELECTION_POLICY_SHORTEST\x10\x02\x12\x1b\n\x17SELECTION_POLICY_RANDOM\x10\x03\x12\x19\n\x15SELECTION_POLICY_NONE\x10\x04\x32\x97\x02\n\rPrefixService\x12P\n\x0b\x41\x64\x64Rollouts\x12\x1f.extra_rl.v1.AddRolloutsRequest\x1a .extra_rl.v1.AddRolloutsResponse\x12Y\n\x0eSelectPrefixes\x12\".extra_rl.v1.SelectPrefixesRequest\x1a#.extra_rl.v1.SelectPrefixesResponse\x12Y\n\x0eReportOutcomes\x12\".extra_rl.v1.ReportOutcomesRequest\x1a#.extra_rl.v1.ReportOutcomesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65xtra_rl/v1/prefix.proto\x12\x0b\x65xtra_rl.v1\x1a\x18\x65xtra_rl/v1/common.proto\"X\n\x0e\x45ntropyRollout\x12\x11\n\ttoken_ids\x18\x01 \x01(\x0c\x12\x11\n\tentropies\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x12\n\ntoken_ends\x18\x04 \x01(\x0c\"N\n\nHardPrompt\x12\x11\n\tprompt_id\x18\x01 \x01(\t\x12-\n\x08rollouts\x18\x02 \x03(\x0b\x32\x1b.extra_rl.v1.EntropyRollout\"\xbd\x01\n\x12\x41\x64\x64RolloutsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12(\n\x07prompts\x18\x02 \x03(\x0b\x32\x17.extra_rl.v1.HardPrompt\x12\x19\n\x11newline_token_ids\x18\x03 \x03(\x05\x12\x1f\n\x12min_segment_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\tB\x15\n\x13_min_segment_tokens\"Z\n\rAddedPrefixes\x12\x15\n\rrollout_index\x18\x01 \x01(\r\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.extra_rl.v1.Error\"T\n\x13\x41\x64\x64RolloutsResponse\x12+\n\x07prompts\x18\x01 \x03(\x0b\x32\x1a.extra_rl.v1.AddedPrefixes\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xf7\x01\n\x15SelectPrefixesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nprompt_ids\x18\x02 \x03(\t\x12,\n\x06policy\x18\x03 \x01(\x0e\x32\x1c.extra_rl.v1.SelectionPolicy\x12\x10\n\x03tau\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x0f\n\x07\x65xplain\x18\x06 \x01(\x08\x12\x18\n\x0b\x65xploration\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\ndrop_after\x18\x08 \x01(\rH\x02\x88\x01\x01\x42\x06\n\x04_tauB\x0e\n\x0c_explorationB\r\n\x0b_drop_after\"\xc6\x01\n\x0fPrefixCandidate\x12\x11\n\tprefix_id\x18\x01 \x01(\t\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0cmean_entropy\x18\x04 \x01(\x02\x12\x18\n\x10smoothed_entropy\x18\x05 \x01(\x02\x12\x10\n\x08rollouts\x18\x06 \x01(\r\x12\x11\n\tsuccesses\x18\x07 \x01(\r\x12\r\n\x05prior\x18\x08 \x01(\x02\x12\r\n\x05score\x18\t \x01(\x02\x12\x0f\n\x07\x64ropped\x18\n \x01(\x08\"\xda\x01\n\x0eSelectedPrefix\x12\x11\n\tprefix_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x14\n\x0cmean_entropy\x18\x04 \x01(\x02\x12\x18\n\x10smoothed_entropy\x18\x05 \x01(\x02\x12\x12\n\ncandidates\x18\x06 \x01(\r\x12!\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.extra_rl.v1.Error\x12-\n\x07ranking\x18\x08 \x03(\x0b\x32\x1c.extra_rl.v1.PrefixCandidate\"G\n\x16SelectPrefixesResponse\x12-\n\x08prefixes\x18\x01 \x03(\x0b\x32\x1b.extra_rl.v1.SelectedPrefix\"T\n\x07Outcome\x12\x11\n\tprompt_id\x18\x01 \x01(\t\x12\x11\n\tprefix_id\x18\x02 \x01(\t\x12\x10\n\x08rollouts\x18\x03 \x01(\r\x12\x11\n\tsuccesses\x18\x04 \x01(\r\"k\n\x15ReportOutcomesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12&\n\x08outcomes\x18\x02 \x03(\x0b\x32\x14.extra_rl.v1.Outcome\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"N\n\x16ReportOutcomesResponse\x12\"\n\x06\x65rrors\x18\x01 \x03(\x0b\x32\x12.extra_rl.v1.Error\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"<\n\x13ListPrefixesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nprompt_ids\x18\x02 \x03(\t\"D\n\x14ListPrefixesResponse\x12,\n\x07prompts\x18\x01 \x03(\x0b\x32\x1b.extra_rl.v1.PromptPrefixes\"c\n\x0ePromptPrefixes\x12.\n\x08prefixes\x18\x01 \x03(\x0b\x32\x1c.extra_rl.v1.PrefixCandidate\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.extra_rl.v1.Error\"[\n\x15\x46orgetPrefixesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12/\n\x07prompts\x18\x02 \x03(\x0b\x32\x1e.extra_rl.v1.ForgottenPrefixes\":\n\x11\x46orgottenPrefixes\x12\x11\n\tprompt_id\x18\x01 \x01(\t\x12\x12\n\nprefix_ids\x18\x02 \x03(\t\"+\n\x16\x46orgetPrefixesResponse\x12\x11\n\tforgotten\x18\x01 \x03(\r*\xd5\x01\n\x0fSelectionPolicy\x12 \n\x1cSELECTION_POLICY_UNSPECIFIED\x10\x00\x12%\n!SELECTION_POLICY_SMOOTHED_ENTROPY\x10\x01\x12\x1d\n\x19SELECTION_POLICY_SHORTEST\x10\x02\x12\x1b\n\x17SELECTION_POLICY_RANDOM\x10\x03\x12\x19\n\x15SELECTION_POLICY_NONE\x10\x04\x12\"\n\x1eSELECTION_POLICY_OUTCOME_AWARE\x10\x05\x32\xc7\x03\n\rPrefixService\x12P\n\x0b\x41\x64\x64Rollouts\x12\x1f.extra_rl.v1.AddRolloutsRequest\x1a .extra_rl.v1.AddRolloutsResponse\x12Y\n\x0eSelectPrefixes\x12\".extra_rl.v1.SelectPrefixesRequest\x1a#.extra_rl.v1.SelectPrefixesResponse\x12Y\n\x0eReportOutcomes\x12\".extra_rl.v1.ReportOutcomesRequest\x1a#.extra_rl.v1.ReportOutcomesResponse\x12S\n\x0cListPrefixes\x12 .extra_rl.v1.ListPrefixesRequest\x1a!.extra_rl.v1.ListPrefixesResponse\x12Y\n\x0e\x46orgetPrefixes\x12\".extra_rl.v1.ForgetPrefixesRequest\x1a#.extra_rl.v1.ForgetPrefixesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'extra_rl.v1.prefix_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SELECTIONPOLICY']._serialized_start=1281
-  _globals['_SELECTIONPOLICY']._serialized_end=1458
+  _globals['_SELECTIONPOLICY']._serialized_start=2059
+  _globals['_SELECTIONPOLICY']._serialized_end=2272
   _globals['_ENTROPYROLLOUT']._serialized_start=67
   _globals['_ENTROPYROLLOUT']._serialized_end=155
   _globals['_HARDPROMPT']._serialized_start=157
@@ -45,17 +45,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADDROLLOUTSRESPONSE']._serialized_start=521
   _globals['_ADDROLLOUTSRESPONSE']._serialized_end=605
   _globals['_SELECTPREFIXESREQUEST']._serialized_start=608
-  _globals['_SELECTPREFIXESREQUEST']._serialized_end=756
-  _globals['_SELECTEDPREFIX']._serialized_start=759
-  _globals['_SELECTEDPREFIX']._serialized_end=930
-  _globals['_SELECTPREFIXESRESPONSE']._serialized_start=932
-  _globals['_SELECTPREFIXESRESPONSE']._serialized_end=1003
-  _globals['_OUTCOME']._serialized_start=1005
-  _globals['_OUTCOME']._serialized_end=1089
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=1091
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=1198
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=1200
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=1278
-  _globals['_PREFIXSERVICE']._serialized_start=1461
-  _globals['_PREFIXSERVICE']._serialized_end=1740
+  _globals['_SELECTPREFIXESREQUEST']._serialized_end=855
+  _globals['_PREFIXCANDIDATE']._serialized_start=858
+  _globals['_PREFIXCANDIDATE']._serialized_end=1056
+  _globals['_SELECTEDPREFIX']._serialized_start=1059
+  _globals['_SELECTEDPREFIX']._serialized_end=1277
+  _globals['_SELECTPREFIXESRESPONSE']._serialized_start=1279
+  _globals['_SELECTPREFIXESRESPONSE']._serialized_end=1350
+  _globals['_OUTCOME']._serialized_start=1352
+  _globals['_OUTCOME']._serialized_end=1436
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=1438
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=1545
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=1547
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=1625
+  _globals['_LISTPREFIXESREQUEST']._serialized_start=1627
+  _globals['_LISTPREFIXESREQUEST']._serialized_end=1687
+  _globals['_LISTPREFIXESRESPONSE']._serialized_start=1689
+  _globals['_LISTPREFIXESRESPONSE']._serialized_end=1757
+  _globals['_PROMPTPREFIXES']._serialized_start=1759
+  _globals['_PROMPTPREFIXES']._serialized_end=1858
+  _globals['_FORGETPREFIXESREQUEST']._serialized_start=1860
+  _globals['_FORGETPREFIXESREQUEST']._serialized_end=1951
+  _globals['_FORGOTTENPREFIXES']._serialized_start=1953
+  _globals['_FORGOTTENPREFIXES']._serialized_end=2011
+  _globals['_FORGETPREFIXESRESPONSE']._serialized_start=2013
+  _globals['_FORGETPREFIXESRESPONSE']._serialized_end=2056
+  _globals['_PREFIXSERVICE']._serialized_start=2275
+  _globals['_PREFIXSERVICE']._serialized_end=2730
 # @@protoc_insertion_point(module_scope)

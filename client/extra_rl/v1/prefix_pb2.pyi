@@ -36,6 +36,11 @@ class _SelectionPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Selec
     """Uniformly at random, by the request's seed."""
     SELECTION_POLICY_NONE: _SelectionPolicy.ValueType  # 4
     """The empty prefix: the prompt is sampled again from its start (the "requeue" control)."""
+    SELECTION_POLICY_OUTCOME_AWARE: _SelectionPolicy.ValueType  # 5
+    """The best upper confidence bound of the success rate: observed outcomes count, smoothed entropy and length
+    are the prior, the empty prefix competes, and what has failed often enough is dropped (section 3.4 of
+    docs/algorithm.md). Always answers.
+    """
 
 class SelectionPolicy(_SelectionPolicy, metaclass=_SelectionPolicyEnumTypeWrapper):
     """How a prefix is chosen."""
@@ -50,6 +55,11 @@ SELECTION_POLICY_RANDOM: SelectionPolicy.ValueType  # 3
 """Uniformly at random, by the request's seed."""
 SELECTION_POLICY_NONE: SelectionPolicy.ValueType  # 4
 """The empty prefix: the prompt is sampled again from its start (the "requeue" control)."""
+SELECTION_POLICY_OUTCOME_AWARE: SelectionPolicy.ValueType  # 5
+"""The best upper confidence bound of the success rate: observed outcomes count, smoothed entropy and length
+are the prior, the empty prefix competes, and what has failed often enough is dropped (section 3.4 of
+docs/algorithm.md). Always answers.
+"""
 Global___SelectionPolicy: _TypeAlias = SelectionPolicy  # noqa: Y015
 
 @_typing.final
@@ -233,6 +243,9 @@ class SelectPrefixesRequest(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     TAU_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
+    DROP_AFTER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace."""
     policy: Global___SelectionPolicy.ValueType
@@ -241,6 +254,12 @@ class SelectPrefixesRequest(_message.Message):
     """Temperature of the smoothing softmax over cosine similarities. Absent: 0.1."""
     seed: _builtins.int
     """Seed of the RANDOM policy."""
+    explain: _builtins.bool
+    """Also return all that competed, with the figures it was judged by."""
+    exploration: _builtins.float
+    """Weight of the exploration term of OUTCOME_AWARE. Absent: 0.5."""
+    drop_after: _builtins.int
+    """Rollouts without a success after which OUTCOME_AWARE drops a prefix. Absent: 16."""
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Prompts."""
@@ -253,16 +272,88 @@ class SelectPrefixesRequest(_message.Message):
         policy: Global___SelectionPolicy.ValueType = ...,
         tau: _builtins.float | None = ...,
         seed: _builtins.int = ...,
+        explain: _builtins.bool = ...,
+        exploration: _builtins.float | None = ...,
+        drop_after: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tau", b"_tau", "tau", b"tau"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_after", b"_drop_after", "_exploration", b"_exploration", "_tau", b"_tau", "drop_after", b"drop_after", "exploration", b"exploration", "tau", b"tau"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tau", b"_tau", "namespace", b"namespace", "policy", b"policy", "prompt_ids", b"prompt_ids", "seed", b"seed", "tau", b"tau"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_after", b"_drop_after", "_exploration", b"_exploration", "_tau", b"_tau", "drop_after", b"drop_after", "explain", b"explain", "exploration", b"exploration", "namespace", b"namespace", "policy", b"policy", "prompt_ids", b"prompt_ids", "seed", b"seed", "tau", b"tau"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__drop_after: _TypeAlias = _typing.Literal["drop_after"]  # noqa: Y015
+    _WhichOneofArgType__drop_after: _TypeAlias = _typing.Literal["_drop_after", b"_drop_after"]  # noqa: Y015
+    _WhichOneofReturnType__exploration: _TypeAlias = _typing.Literal["exploration"]  # noqa: Y015
+    _WhichOneofArgType__exploration: _TypeAlias = _typing.Literal["_exploration", b"_exploration"]  # noqa: Y015
     _WhichOneofReturnType__tau: _TypeAlias = _typing.Literal["tau"]  # noqa: Y015
     _WhichOneofArgType__tau: _TypeAlias = _typing.Literal["_tau", b"_tau"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drop_after) -> _WhichOneofReturnType__drop_after | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exploration) -> _WhichOneofReturnType__exploration | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tau) -> _WhichOneofReturnType__tau | None: ...
 
 Global___SelectPrefixesRequest: _TypeAlias = SelectPrefixesRequest  # noqa: Y015
+
+@_typing.final
+class PrefixCandidate(_message.Message):
+    """A stored prefix, or the empty one, as it was judged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_ID_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    MEAN_ENTROPY_FIELD_NUMBER: _builtins.int
+    SMOOTHED_ENTROPY_FIELD_NUMBER: _builtins.int
+    ROLLOUTS_FIELD_NUMBER: _builtins.int
+    SUCCESSES_FIELD_NUMBER: _builtins.int
+    PRIOR_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    prefix_id: _builtins.str
+    """The store's name for it; empty for the empty prefix."""
+    length: _builtins.int
+    """Length in tokens."""
+    text: _builtins.str
+    """Its text."""
+    mean_entropy: _builtins.float
+    """Mean entropy of its tokens, in nats."""
+    smoothed_entropy: _builtins.float
+    """Entropy of its neighbourhood, in nats."""
+    rollouts: _builtins.int
+    """Rollouts that continued from it so far."""
+    successes: _builtins.int
+    """How many of them were correct."""
+    prior: _builtins.float
+    """OUTCOME_AWARE: success rate expected of it before any outcome."""
+    score: _builtins.float
+    """What the policy ranked it by, the best first: OUTCOME_AWARE the upper confidence bound of its success
+    rate, SMOOTHED_ENTROPY minus the smoothed entropy, SHORTEST minus the length; 0 for others.
+    """
+    dropped: _builtins.bool
+    """OUTCOME_AWARE: it failed too often to be chosen."""
+    def __init__(
+        self,
+        *,
+        prefix_id: _builtins.str = ...,
+        length: _builtins.int = ...,
+        text: _builtins.str = ...,
+        mean_entropy: _builtins.float = ...,
+        smoothed_entropy: _builtins.float = ...,
+        rollouts: _builtins.int = ...,
+        successes: _builtins.int = ...,
+        prior: _builtins.float = ...,
+        score: _builtins.float = ...,
+        dropped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "length", b"length", "mean_entropy", b"mean_entropy", "prefix_id", b"prefix_id", "prior", b"prior", "rollouts", b"rollouts", "score", b"score", "smoothed_entropy", b"smoothed_entropy", "successes", b"successes", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixCandidate: _TypeAlias = PrefixCandidate  # noqa: Y015
 
 @_typing.final
 class SelectedPrefix(_message.Message):
@@ -277,6 +368,7 @@ class SelectedPrefix(_message.Message):
     SMOOTHED_ENTROPY_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
     prefix_id: _builtins.str
     """The store's name for the prefix; goes into ReportOutcomes. Empty for the empty prefix."""
     token_ids: _builtins.bytes
@@ -293,6 +385,10 @@ class SelectedPrefix(_message.Message):
     def error(self) -> _common_pb2.Error:
         """Why none was chosen; NOT_FOUND if the prompt has no stored prefix."""
 
+    @_builtins.property
+    def ranking(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefixCandidate]:
+        """If asked to explain: all that competed, best first."""
+
     def __init__(
         self,
         *,
@@ -303,10 +399,11 @@ class SelectedPrefix(_message.Message):
         smoothed_entropy: _builtins.float = ...,
         candidates: _builtins.int = ...,
         error: _common_pb2.Error | None = ...,
+        ranking: _abc.Iterable[Global___PrefixCandidate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "error", b"error", "mean_entropy", b"mean_entropy", "prefix_id", b"prefix_id", "smoothed_entropy", b"smoothed_entropy", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "error", b"error", "mean_entropy", b"mean_entropy", "prefix_id", b"prefix_id", "ranking", b"ranking", "smoothed_entropy", b"smoothed_entropy", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,3 +526,167 @@ class ReportOutcomesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportOutcomesResponse: _TypeAlias = ReportOutcomesResponse  # noqa: Y015
+
+@_typing.final
+class ListPrefixesRequest(_message.Message):
+    """Asks for the prefixes of prompts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PROMPT_IDS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace."""
+    @_builtins.property
+    def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Prompts."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        prompt_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "prompt_ids", b"prompt_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPrefixesRequest: _TypeAlias = ListPrefixesRequest  # noqa: Y015
+
+@_typing.final
+class ListPrefixesResponse(_message.Message):
+    """Prefixes of prompts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptPrefixes]:
+        """One per prompt, in order."""
+
+    def __init__(
+        self,
+        *,
+        prompts: _abc.Iterable[Global___PromptPrefixes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPrefixesResponse: _TypeAlias = ListPrefixesResponse  # noqa: Y015
+
+@_typing.final
+class PromptPrefixes(_message.Message):
+    """Prefixes of one prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIXES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prefixes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefixCandidate]:
+        """Stored prefixes, oldest first; then, if outcomes of it were reported, the empty prefix. Smoothed entropy
+        at the default temperature; prior, score and dropped are not set.
+        """
+
+    @_builtins.property
+    def error(self) -> _common_pb2.Error:
+        """Why the prompt was refused."""
+
+    def __init__(
+        self,
+        *,
+        prefixes: _abc.Iterable[Global___PrefixCandidate] | None = ...,
+        error: _common_pb2.Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "prefixes", b"prefixes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptPrefixes: _TypeAlias = PromptPrefixes  # noqa: Y015
+
+@_typing.final
+class ForgetPrefixesRequest(_message.Message):
+    """Forgets prefixes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Namespace."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForgottenPrefixes]:
+        """Prompts and which of their prefixes."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        prompts: _abc.Iterable[Global___ForgottenPrefixes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetPrefixesRequest: _TypeAlias = ForgetPrefixesRequest  # noqa: Y015
+
+@_typing.final
+class ForgottenPrefixes(_message.Message):
+    """Which prefixes of a prompt to forget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_ID_FIELD_NUMBER: _builtins.int
+    PREFIX_IDS_FIELD_NUMBER: _builtins.int
+    prompt_id: _builtins.str
+    """Prompt."""
+    @_builtins.property
+    def prefix_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their names; none: all prefixes of the prompt."""
+
+    def __init__(
+        self,
+        *,
+        prompt_id: _builtins.str = ...,
+        prefix_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix_ids", b"prefix_ids", "prompt_id", b"prompt_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgottenPrefixes: _TypeAlias = ForgottenPrefixes  # noqa: Y015
+
+@_typing.final
+class ForgetPrefixesResponse(_message.Message):
+    """The prefixes are gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def forgotten(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """One per prompt, in order: how many were forgotten."""
+
+    def __init__(
+        self,
+        *,
+        forgotten: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetPrefixesResponse: _TypeAlias = ForgetPrefixesResponse  # noqa: Y015

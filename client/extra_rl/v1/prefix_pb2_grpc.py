@@ -50,6 +50,16 @@ class PrefixServiceStub:
                 request_serializer=extra__rl_dot_v1_dot_prefix__pb2.ReportOutcomesRequest.SerializeToString,
                 response_deserializer=extra__rl_dot_v1_dot_prefix__pb2.ReportOutcomesResponse.FromString,
                 _registered_method=True)
+        self.ListPrefixes = channel.unary_unary(
+                '/extra_rl.v1.PrefixService/ListPrefixes',
+                request_serializer=extra__rl_dot_v1_dot_prefix__pb2.ListPrefixesRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_prefix__pb2.ListPrefixesResponse.FromString,
+                _registered_method=True)
+        self.ForgetPrefixes = channel.unary_unary(
+                '/extra_rl.v1.PrefixService/ForgetPrefixes',
+                request_serializer=extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesResponse.FromString,
+                _registered_method=True)
 
 
 class PrefixServiceServicer:
@@ -78,6 +88,20 @@ class PrefixServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPrefixes(self, request, context):
+        """Lists the stored prefixes of prompts, with what came of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetPrefixes(self, request, context):
+        """Forgets prefixes of prompts. What is not there is no error (idempotent).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PrefixServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +119,16 @@ def add_PrefixServiceServicer_to_server(servicer, server):
                     servicer.ReportOutcomes,
                     request_deserializer=extra__rl_dot_v1_dot_prefix__pb2.ReportOutcomesRequest.FromString,
                     response_serializer=extra__rl_dot_v1_dot_prefix__pb2.ReportOutcomesResponse.SerializeToString,
+            ),
+            'ListPrefixes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrefixes,
+                    request_deserializer=extra__rl_dot_v1_dot_prefix__pb2.ListPrefixesRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_prefix__pb2.ListPrefixesResponse.SerializeToString,
+            ),
+            'ForgetPrefixes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetPrefixes,
+                    request_deserializer=extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +213,60 @@ class PrefixService:
             '/extra_rl.v1.PrefixService/ReportOutcomes',
             extra__rl_dot_v1_dot_prefix__pb2.ReportOutcomesRequest.SerializeToString,
             extra__rl_dot_v1_dot_prefix__pb2.ReportOutcomesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrefixes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/extra_rl.v1.PrefixService/ListPrefixes',
+            extra__rl_dot_v1_dot_prefix__pb2.ListPrefixesRequest.SerializeToString,
+            extra__rl_dot_v1_dot_prefix__pb2.ListPrefixesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetPrefixes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/extra_rl.v1.PrefixService/ForgetPrefixes',
+            extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesRequest.SerializeToString,
+            extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class PrefixServiceStub:
     """Picks, for each prompt, the stored prefix to continue from."""
     ReportOutcomes: _grpc.UnaryUnaryMultiCallable[_prefix_pb2.ReportOutcomesRequest, _prefix_pb2.ReportOutcomesResponse]
     """Records how a group that continued from a prefix came out."""
+    ListPrefixes: _grpc.UnaryUnaryMultiCallable[_prefix_pb2.ListPrefixesRequest, _prefix_pb2.ListPrefixesResponse]
+    """Lists the stored prefixes of prompts, with what came of them."""
+    ForgetPrefixes: _grpc.UnaryUnaryMultiCallable[_prefix_pb2.ForgetPrefixesRequest, _prefix_pb2.ForgetPrefixesResponse]
+    """Forgets prefixes of prompts. What is not there is no error (idempotent)."""
 
 @_typing.type_check_only
 class PrefixServiceAsyncStub(PrefixServiceStub):
@@ -55,6 +59,10 @@ class PrefixServiceAsyncStub(PrefixServiceStub):
     """Picks, for each prompt, the stored prefix to continue from."""
     ReportOutcomes: _aio.UnaryUnaryMultiCallable[_prefix_pb2.ReportOutcomesRequest, _prefix_pb2.ReportOutcomesResponse]  # type: ignore[assignment]
     """Records how a group that continued from a prefix came out."""
+    ListPrefixes: _aio.UnaryUnaryMultiCallable[_prefix_pb2.ListPrefixesRequest, _prefix_pb2.ListPrefixesResponse]  # type: ignore[assignment]
+    """Lists the stored prefixes of prompts, with what came of them."""
+    ForgetPrefixes: _aio.UnaryUnaryMultiCallable[_prefix_pb2.ForgetPrefixesRequest, _prefix_pb2.ForgetPrefixesResponse]  # type: ignore[assignment]
+    """Forgets prefixes of prompts. What is not there is no error (idempotent)."""
 
 class PrefixServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served beside NoveltyService, in the same namespaces."""
@@ -84,5 +92,21 @@ class PrefixServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prefix_pb2.ReportOutcomesResponse, _abc.Awaitable[_prefix_pb2.ReportOutcomesResponse]]:
         """Records how a group that continued from a prefix came out."""
+
+    @_abc_1.abstractmethod
+    def ListPrefixes(
+        self,
+        request: _prefix_pb2.ListPrefixesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prefix_pb2.ListPrefixesResponse, _abc.Awaitable[_prefix_pb2.ListPrefixesResponse]]:
+        """Lists the stored prefixes of prompts, with what came of them."""
+
+    @_abc_1.abstractmethod
+    def ForgetPrefixes(
+        self,
+        request: _prefix_pb2.ForgetPrefixesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_prefix_pb2.ForgetPrefixesResponse, _abc.Awaitable[_prefix_pb2.ForgetPrefixesResponse]]:
+        """Forgets prefixes of prompts. What is not there is no error (idempotent)."""
 
 def add_PrefixServiceServicer_to_server(servicer: PrefixServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

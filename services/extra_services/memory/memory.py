@@ -8,7 +8,7 @@ meanwhile. Idempotency lives here too, once: a key that has been answered is rep
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
@@ -27,6 +27,7 @@ from extra_services.memory.records import (
     NamespaceSettings,
     Sizes,
     StoredPrefix,
+    TextWindow,
     Write,
 )
 from extra_services.memory.store import Store
@@ -47,8 +48,11 @@ class TextEmbedder(Protocol):
 
     name: str
     dimension: int
+    #: Texts embedded so far, and texts whose vectors were known.
+    embedded: int
+    cached: int
 
-    def embed(self, texts: list[str]) -> NDArray[np.float32]:
+    def embed(self, texts: list[str], window: TextWindow = "reference") -> NDArray[np.float32]:
         """float32 [len(texts), dimension], unit vectors."""
 
     def close(self) -> None:
@@ -92,6 +96,14 @@ class Change:
         """Prefixes of each prompt, in order of arrival."""
         return self._store.prefixes(self.namespace, self.prompts)
 
+    def ngram_counts(self, wanted: Mapping[str, Collection[bytes]]) -> dict[str, dict[bytes, int]]:
+        """Of the n-grams asked for, by prompt, the counts of those ever counted."""
+        return self._store.ngram_counts(self.namespace, wanted)
+
+    def excerpts(self, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """Excerpts of stored solutions, by prompt and sequence number."""
+        return self._store.excerpts(self.namespace, wanted) if wanted else {}
+
     def rings(self, dimension: int) -> RingIndex:
         """The index with all the prompts in it, as they are stored. What is appended must be in the write."""
         index = self._index = self._indexes.of(self.namespace, dimension)
@@ -103,6 +115,11 @@ class Change:
         for prompt, (header, solutions) in self._store.solutions(self.namespace, stale).items():
             index.load(prompt, header, solutions)
         return index
+
+    def rings_added(self, prompt: str) -> int:
+        """Solutions ever added to a prompt, those this change has appended included."""
+        assert self._index is not None, "rings() comes first"
+        return self._index.added(prompt)
 
     def committed(self, write: Write, versions: dict[str, int]) -> None:
         """What is in the index is now what is stored."""
@@ -132,7 +149,8 @@ class Indexes:
         """The namespace's index, made if there is none."""
         with self._lock:
             if namespace.id not in self._by_id:
-                index = RingIndex(dimension, namespace.settings.memory_capacity, self._max_bytes)
+                settings = namespace.settings
+                index = RingIndex(dimension, settings.memory_capacity, self._max_bytes, settings.storage)
                 self._by_id[namespace.id] = (namespace.name, index)
             self._by_id.move_to_end(namespace.id)
             return self._by_id[namespace.id][1]
@@ -173,10 +191,7 @@ class Memory:
 
         InvalidInput for a name or setting out of range, FailedPrecondition if it has other settings.
         """
-        if not NAMESPACE_NAME.fullmatch(name):
-            raise InvalidInput(
-                "namespace", "a name has 1 to 200 characters of letters, digits, and . _ - / : @"
-            )
+        check_name(name)
         settings.check()
         namespace, created = self.store.create_namespace(name, settings)
         if namespace.settings != settings:
@@ -194,14 +209,37 @@ class Memory:
 
     def copy_namespace(self, source: str, destination: str, replace: bool) -> Sizes:
         """Copies everything as of one moment; see Store.copy_namespace."""
-        if not NAMESPACE_NAME.fullmatch(destination):
-            raise InvalidInput(
-                "destination", "a name has 1 to 200 characters of letters, digits, and . _ - / : @"
-            )
+        check_name(destination, "destination")
         sizes = self.store.copy_namespace(source, destination, replace)
         if source != destination:
             self._indexes.drop(destination)
         return sizes
+
+    def rename_namespace(self, source: str, destination: str, replace: bool) -> Sizes:
+        """Gives a namespace another name, at once; see Store.rename_namespace."""
+        sizes = self.store.rename_namespace(source, destination, replace)
+        self._indexes.drop(destination)
+        self._indexes.drop(source)
+        return sizes
+
+    def delete_prompts(self, name: str, prompts: list[str]) -> list[str]:
+        """Deletes all that is stored of prompts; those that existed."""
+        namespace = self.store.namespace(name)
+        with self._locks.hold(namespace.id, prompts):
+            existed = self.store.delete_prompts(namespace, prompts)
+            index = self._indexes.existing(namespace)
+            if index is not None:
+                index.forget(prompts)
+        return existed
+
+    def index_figures(self, namespace: Namespace) -> tuple[int, int]:
+        """Prompts found in this process's index, and prompts it read from the store, since it started."""
+        index = self._indexes.existing(namespace)
+        return (index.hits, index.loads) if index is not None else (0, 0)
+
+    def embedding_figures(self) -> tuple[int, int]:
+        """Texts this process embedded since it started, and texts whose vectors it knew."""
+        return (self._embedder.embedded, self._embedder.cached) if self._embedder is not None else (0, 0)
 
     @property
     def embedder(self) -> TextEmbedder:
@@ -282,6 +320,12 @@ class Memory:
         self.store.close()
         if self._embedder is not None:
             self._embedder.close()
+
+
+def check_name(name: str, field: str = "namespace") -> None:
+    """InvalidInput unless it can name a namespace."""
+    if not NAMESPACE_NAME.fullmatch(name):
+        raise InvalidInput(field, "a name has 1 to 200 characters of letters, digits, and . _ - / : @")
 
 
 def check_prompt_id(prompt_id: str, field: str = "prompt_id") -> None:

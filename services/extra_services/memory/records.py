@@ -7,7 +7,7 @@ ring needs no bookkeeping beyond the number of entries ever added.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from extra_services.errors import InvalidInput
 
 MemoryPolicy = Literal["correct", "all"]
+TextWindow = Literal["reference", "whole"]
+Storage = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,16 @@ class NamespaceSettings:
     memory_policy: MemoryPolicy = "correct"
     #: Prefixes kept per prompt, oldest out first.
     prefix_capacity: int = 128
+    #: Which part of a text is embedded.
+    text_window: TextWindow = "reference"
+    #: How solutions' vectors are held; float16 halves memory and moves similarities by less than 1e-3.
+    storage: Storage = "float32"
+    #: Tokens per n-gram of the metric ngram_count.
+    ngram_size: int = 2
+    #: Cosine similarity from which two solutions are in one cluster (metric cluster_size).
+    cluster_similarity: float = 0.95
+    #: Weight of a group's reward variance in the prompt's moving average.
+    variance_rate: float = 0.1
 
     def check(self) -> None:
         """InvalidInput naming the setting that is out of range."""
@@ -36,6 +48,9 @@ class NamespaceSettings:
             ("memory_capacity", 1, 65536),
             ("min_history", 0, 65536),
             ("prefix_capacity", 1, 4096),
+            ("ngram_size", 1, 64),
+            ("cluster_similarity", -1, 1),
+            ("variance_rate", 0, 1),
         ):
             if not least <= getattr(self, name) <= most:
                 raise InvalidInput(f"settings.{name}", f"must be {least} to {most}, is {getattr(self, name)}")
@@ -58,6 +73,12 @@ class Namespace:
     settings: NamespaceSettings
     solutions: EmbeddingSpace
     prefixes: EmbeddingSpace
+    #: Sum and number of the positive novelties scored so far, by metric.
+    positive: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def vector_type(self) -> np.dtype[Any]:
+        """How a solution's vector is stored: little-endian float32 or float16."""
+        return np.dtype("<f2" if self.settings.storage == "float16" else "<f4")
 
 
 @dataclass(frozen=True)
@@ -77,9 +98,12 @@ class Header:
     version: int = 0
     solutions_added: int = 0
     prefixes_added: int = 0
+    prefixes_stored: int = 0
     #: Outcomes of sampling the prompt again without a prefix.
     unguided_rollouts: int = 0
     unguided_successes: int = 0
+    #: Moving average of the variance of a group's rewards.
+    reward_variance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +112,8 @@ class StoredSolutions:
 
     sequences: NDArray[np.int64]
     vectors: NDArray[np.generic]
+    #: The first characters of each text [m]; empty where the caller sent a vector.
+    excerpts: list[str]
 
 
 @dataclass(frozen=True)
@@ -102,6 +128,18 @@ class StoredPrefix:
     vector: NDArray[np.float32]
     rollouts: int = 0
     successes: int = 0
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """All that is stored of a prompt: what export and import move."""
+
+    prompt: str
+    header: Header
+    solutions: StoredSolutions | None
+    prefixes: list[StoredPrefix]
+    #: n-gram, as the bytes of its int32 tokens -> how often correct responses held it.
+    ngrams: dict[bytes, int]
 
 
 @dataclass(frozen=True)
@@ -130,6 +168,12 @@ class PromptWrite:
     #: Their sequence numbers continue from the header's `prefixes_added`.
     prefixes: list[StoredPrefix] = field(default_factory=list)
     outcomes: list[NewOutcome] = field(default_factory=list)
+    #: Sequence numbers of prefixes to forget.
+    forgotten: list[int] = field(default_factory=list)
+    #: Added to the counts of n-grams.
+    ngrams: dict[bytes, int] = field(default_factory=dict)
+    #: The new moving average; None leaves it.
+    reward_variance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +198,8 @@ class Write:
     #: The spaces of the vectors written, where there are any.
     solutions: EmbeddingSpace | None = None
     prefixes: EmbeddingSpace | None = None
+    #: Added to the namespace's `positive`, by metric.
+    positive: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class Conflict(Exception):

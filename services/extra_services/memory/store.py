@@ -6,7 +6,7 @@ it saw; the store refuses with Conflict if one has changed. When `commit` return
 `kill -9`. Reads see every write whose commit has returned.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from extra_services.memory.records import (
@@ -14,11 +14,17 @@ from extra_services.memory.records import (
     IdempotentAnswer,
     Namespace,
     NamespaceSettings,
+    PromptRecord,
     Sizes,
     StoredPrefix,
     StoredSolutions,
     Write,
 )
+
+#: How long the answer to an idempotency key is kept.
+ANSWER_SECONDS = 30 * 24 * 3600
+#: Names that begin with this are namespaces being imported; no caller can choose such a name.
+HIDDEN = "#"
 
 
 class Store(Protocol):
@@ -34,7 +40,7 @@ class Store(Protocol):
         """The namespace; NotFound if there is none."""
 
     def namespaces(self) -> list[str]:
-        """All names, sorted."""
+        """All names, sorted, without hidden ones."""
 
     def delete_namespace(self, name: str) -> bool:
         """Deletes it with all it holds; False if there was none."""
@@ -44,6 +50,9 @@ class Store(Protocol):
 
         NotFound if there is no source; AlreadyExists if the destination exists and `replace` is false.
         """
+
+    def rename_namespace(self, source: str, destination: str, replace: bool) -> Sizes:
+        """Gives the namespace another name, at once; errors as for copying."""
 
     def sizes(self, namespace: Namespace) -> Sizes:
         """How much it holds."""
@@ -62,17 +71,34 @@ class Store(Protocol):
     def prefixes(self, namespace: Namespace, prompts: Collection[str]) -> dict[str, list[StoredPrefix]]:
         """The prefixes of every prompt asked for, in order of arrival."""
 
+    def ngram_counts(
+        self, namespace: Namespace, wanted: Mapping[str, Collection[bytes]]
+    ) -> dict[str, dict[bytes, int]]:
+        """Of the n-grams asked for, by prompt, the counts of those ever counted."""
+
     def excerpts(
         self, namespace: Namespace, wanted: Collection[tuple[str, int]]
     ) -> dict[tuple[str, int], str]:
         """Excerpts of solutions, by prompt and sequence number; those that have left are left out."""
 
+    def page(self, namespace: Namespace, after: str, limit: int) -> list[tuple[str, Header]]:
+        """The first `limit` prompts whose id sorts after `after` (as UTF-8 bytes), in that order."""
+
+    def records(self, namespace: Namespace, prompts: Collection[str]) -> list[PromptRecord]:
+        """All that is stored of those of the prompts that exist; of each, as of one moment."""
+
+    def put_records(self, namespace: Namespace, like: Namespace, records: list[PromptRecord]) -> None:
+        """Adds prompts that a namespace does not have, durably; it gets the spaces and sums of `like`."""
+
+    def delete_prompts(self, namespace: Namespace, prompts: Collection[str]) -> list[str]:
+        """Deletes all that is stored of them; those of the prompts that existed."""
+
     def commit(self, namespace: Namespace, write: Write) -> dict[str, int]:
         """Makes the write durable; the new version of each prompt written.
 
-        Conflict if a prompt's version has changed or the idempotency key has been answered;
-        FailedPrecondition if the namespace holds vectors of another model or dimension; NotFound if the
-        namespace has been deleted; Unavailable if the store cannot be written.
+        Conflict if a prompt's version has changed, the idempotency key has been answered, or the namespace
+        holds vectors of another space; NotFound if the namespace has been deleted; Unavailable if the store
+        cannot be written.
         """
 
     def close(self) -> None:

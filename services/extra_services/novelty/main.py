@@ -14,7 +14,8 @@ from extra_services.errors import FailedPrecondition
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.memory import Memory
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.novelty import scoring
+from extra_services.novelty.collecting import SampleCollector
+from extra_services.novelty.request import Limits
 from extra_services.novelty.scoring import NoveltyScorer
 from extra_services.novelty.service import NoveltyServicer
 from extra_services.prefix import prefixes
@@ -52,6 +53,10 @@ class NoveltySettings(ServerSettings):
     )
     request_threads: int = Field(32, gt=0, description="Requests worked on at once.")
     max_rollouts_per_request: int = Field(16384, gt=0, description="Rollouts in one ScoreGroups request.")
+    max_waiting_samples: int = Field(
+        65536, gt=0, description="Samples that may wait for their groups at once."
+    )
+    max_import_bytes: int = Field(16 * 2**30, gt=0, description="Largest file that ImportNamespace takes.")
     max_prompts_per_request: int = Field(4096, gt=0, description="Prompts or outcomes in one prefix request.")
     max_text_characters: int = Field(1_000_000, gt=0, description="Characters of one text.")
 
@@ -70,7 +75,10 @@ async def build(settings: NoveltySettings) -> Hosted:
     memory = await asyncio.to_thread(_memory, settings)
     executor = ThreadPoolExecutor(settings.request_threads, thread_name_prefix="novelty")
     characters = settings.max_text_characters
-    scorer = NoveltyScorer(memory, scoring.Limits(settings.max_rollouts_per_request, characters))
+    limits = Limits(settings.max_rollouts_per_request, characters)
+    scorer = NoveltyScorer(memory, limits)
+    collector = SampleCollector(memory, scorer, executor, settings.max_waiting_samples)
+    novelty = NoveltyServicer(memory, scorer, collector, executor, limits, settings.max_import_bytes)
     prefix_memory = PrefixMemory(memory, prefixes.Limits(settings.max_prompts_per_request, characters))
 
     async def close() -> None:
@@ -81,7 +89,7 @@ async def build(settings: NoveltySettings) -> Hosted:
         services={
             "extra_rl.v1.NoveltyService": _adder(
                 novelty_pb2_grpc.add_NoveltyServiceServicer_to_server,
-                NoveltyServicer(memory, scorer, executor),
+                novelty,
             ),
             "extra_rl.v1.PrefixService": _adder(
                 prefix_pb2_grpc.add_PrefixServiceServicer_to_server, PrefixServicer(prefix_memory, executor)

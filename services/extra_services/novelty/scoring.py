@@ -1,85 +1,38 @@
 """Scoring groups of rollouts against the memory of their prompts: the domain of the novelty service.
 
-A request goes through four steps. Each group is checked by itself (`_prepare`); what counts of all groups
-becomes unit vectors, texts through the embedder in one call; with the prompts locked, one index search
-scores the whole batch and the new vectors enter the rings; one durable write remembers them together with
-the answer. Groups of a prompt that appears more than once are taken in order, in rounds.
+A request goes through four steps. `preparing` checks each group and makes vectors of what counts; with the
+prompts locked, an `Attempt` scores the whole batch, by one index search where the metric compares vectors,
+and says what is to be remembered; one durable write remembers it together with the answer. Groups of a
+prompt that appears more than once are taken in order, in rounds.
 """
 
-import base64
 import hashlib
-import json
-from dataclasses import dataclass, field
-from typing import Literal
+from collections import Counter
+from dataclasses import astuple, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extra_services.errors import InvalidInput
 from extra_services.memory.index import RingIndex
-from extra_services.memory.memory import (
-    SENT_BY_CALLER,
-    Change,
-    Computed,
-    Key,
-    Memory,
-    check_prompt_id,
-    check_space,
+from extra_services.memory.memory import Change, Computed, Key, Memory, check_space
+from extra_services.memory.records import NewSolutions, PromptWrite, Write
+from extra_services.novelty import answers as stored_answers
+from extra_services.novelty import metrics
+from extra_services.novelty.preparing import Batch, Item, prepare
+from extra_services.novelty.request import (
+    VECTOR_METRICS,
+    GroupAnswer,
+    GroupScores,
+    Limits,
+    Nearest,
+    Options,
+    RolloutGroup,
+    Vectors,
 )
-from extra_services.memory.records import EmbeddingSpace, Namespace, NewSolutions, PromptWrite, Write
-from extra_services.novelty.metrics import embedding_novelty, sibling_similarity
 
-Vectors = NDArray[np.float32]
-Mode = Literal["score_and_remember", "score_only", "remember_only"]
-
-#: Characters of a solution's text kept beside its vector, to show what a rollout was compared with.
-EXCERPT_CHARACTERS = 200
-#: A vector shorter than this has no direction.
-LEAST_NORM = 1e-12
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may hold."""
-
-    rollouts_per_request: int = 16384
-    text_characters: int = 1_000_000
-    dimension: int = 8192
-
-
-@dataclass(frozen=True)
-class RolloutGroup:
-    """The n rollouts of one prompt: bool [n], and either n texts or float32 [n, dimension] embeddings."""
-
-    prompt_id: str
-    correct: NDArray[np.bool_]
-    texts: list[str] | None = None
-    embeddings: Vectors | None = None
-
-
-@dataclass(frozen=True)
-class GroupScores:
-    """Novelty of a group's rollouts, float32 [n], and the size of the prompt's memory before and after."""
-
-    novelty: Vectors
-    memory_before: int
-    memory_after: int
-
-
-#: What a group is answered: its scores, or why it was refused.
-GroupAnswer = GroupScores | InvalidInput
-
-
-@dataclass
-class _Prepared:
-    """A group that passed its checks. `rows` are the positions of the rollouts that count."""
-
-    index: int
-    group: RolloutGroup
-    rows: NDArray[np.int64]
-    space: EmbeddingSpace
-    #: Unit vectors [len(rows), dimension]; texts get them from the embedder.
-    vectors: Vectors = field(default_factory=lambda: np.zeros((0, 0), dtype=np.float32))
+#: A group whose largest novelty is not above this is not scaled to 1.
+LEAST_GROUP_MAX = 1e-8
 
 
 class NoveltyScorer:
@@ -90,229 +43,314 @@ class NoveltyScorer:
         self._limits = limits or Limits()
 
     def score(
-        self, namespace: str, groups: list[RolloutGroup], mode: Mode = "score_and_remember", key: str = ""
+        self, namespace: str, groups: list[RolloutGroup], options: Options | None = None, key: str = ""
     ) -> tuple[list[GroupAnswer], bool]:
         """An answer per group, in order, and whether it is the replay of an earlier one.
 
-        NotFound for an unknown namespace; InvalidInput for a request that is too large or reuses the key of
-        another; FailedPrecondition if texts are sent to a namespace of another embedding model.
+        NotFound for an unknown namespace; InvalidInput for a request that is too large, asks for what its
+        metric has not, or reuses the key of another; FailedPrecondition if texts are sent to a namespace of
+        another embedding model.
         """
-        rollouts = sum(len(group.correct) for group in groups)
-        if rollouts > self._limits.rollouts_per_request:
-            limit = self._limits.rollouts_per_request
-            raise InvalidInput("groups", f"{rollouts} rollouts in one request; send at most {limit}")
+        options = options or Options()
+        return self.score_named(
+            namespace, groups, options, Key("score_groups", key, _fingerprint(groups, options) if key else "")
+        )
+
+    def score_named(
+        self, namespace: str, groups: list[RolloutGroup], options: Options, key: Key
+    ) -> tuple[list[GroupAnswer], bool]:
+        """As `score`, for a caller that names the write itself."""
+        self._check(groups, options)
         found = self._memory.store.namespace(namespace)
-        names = Key("score_groups", key, _fingerprint(groups, mode) if key else "")
-        answered = self._memory.replay(found, names)
+        answered = self._memory.replay(found, key)
         if answered is not None:
-            return _decode(answered), True
-        answers, prepared = self._prepare_all(found, groups)
+            return stored_answers.decode(answered), True
+        batch = prepare(self._memory, found, groups, options.metric, self._limits)
         result = self._memory.change(
             namespace,
-            dict.fromkeys(item.group.prompt_id for item in prepared),
-            names,
-            lambda change: _Scoring(change, mode).run(answers, prepared),
-            _encode,
+            dict.fromkeys(item.group.prompt_id for item in batch.items),
+            key,
+            lambda change: Attempt(change, options, batch).run(),
+            stored_answers.encode,
         )
-        return (_decode(result), True) if isinstance(result, str) else (result, False)
+        return (stored_answers.decode(result), True) if isinstance(result, str) else (result, False)
 
-    def _prepare_all(
-        self, namespace: Namespace, groups: list[RolloutGroup]
-    ) -> tuple[list[GroupAnswer | None], list[_Prepared]]:
-        answers: list[GroupAnswer | None] = [None] * len(groups)
-        prepared: list[_Prepared] = []
-        for index, group in enumerate(groups):
-            try:
-                prepared.append(self._prepare(namespace, index, group))
-            except InvalidInput as error:
-                answers[index] = error
-        if any(item.group.texts is not None for item in prepared):
-            check_space(namespace.solutions, self._memory.space_of_texts(), namespace.name)
-            self._embed([item for item in prepared if item.group.texts is not None])
-        return answers, prepared
-
-    def _prepare(self, namespace: Namespace, index: int, group: RolloutGroup) -> _Prepared:
-        check_prompt_id(group.prompt_id)
-        if not len(group.correct):
-            raise InvalidInput("correct", "the group is empty: give one entry per rollout")
-        if (group.texts is None) == (group.embeddings is None):
-            raise InvalidInput("texts", "give either texts or embeddings")
-        everything = namespace.settings.memory_policy == "all"
-        rows = np.arange(len(group.correct)) if everything else np.flatnonzero(group.correct)
-        if group.embeddings is not None:
-            vectors, dimension = self._unit_vectors(group.embeddings, len(group.correct))
-            counted = vectors if everything else vectors[rows]
-            return _Prepared(index, group, rows, EmbeddingSpace(SENT_BY_CALLER, dimension), counted)
-        self._check_texts(group.texts or [], len(group.correct), rows)
-        return _Prepared(index, group, rows, self._memory.space_of_texts())
-
-    def _unit_vectors(self, embeddings: Vectors, count: int) -> tuple[Vectors, int]:
-        if embeddings.ndim != 2 or len(embeddings) != count:
-            raise InvalidInput(
-                "embeddings", f"shape {embeddings.shape} does not fit {count} rollouts in correct"
-            )
-        dimension = embeddings.shape[1]
-        if not 1 <= dimension <= self._limits.dimension:
-            raise InvalidInput(
-                "embeddings", f"{dimension} dimensions; 1 to {self._limits.dimension} are possible"
-            )
-        norms = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
-        usable = np.isfinite(norms) & (norms > LEAST_NORM)
-        if not usable.all():
-            row = int(np.flatnonzero(~usable)[0])
-            raise InvalidInput(f"embeddings[{row}]", "is zero, not finite, or too large to be normalised")
-        return (embeddings / norms[:, None]).astype(np.float32, copy=False), dimension
-
-    def _check_texts(self, texts: list[str], count: int, rows: NDArray[np.int64]) -> None:
-        if len(texts) != count:
-            raise InvalidInput("texts", f"{len(texts)} texts for {count} entries in correct")
-        for position, text in enumerate(texts):
-            if len(text) > self._limits.text_characters:
-                limit = self._limits.text_characters
-                raise InvalidInput(
-                    f"texts[{position}]", f"{len(text)} characters; at most {limit} are embedded"
-                )
-        for position in rows.tolist():
-            if not texts[position]:
-                raise InvalidInput(f"texts[{position}]", "is empty: an empty text has no meaning to compare")
-
-    def _embed(self, items: list[_Prepared]) -> None:
-        texts = [(item.group.texts or [])[row] for item in items for row in item.rows.tolist()]
-        vectors = self._memory.embedder.embed(texts)
-        start = 0
-        for item in items:
-            item.vectors = vectors[start : start + len(item.rows)]
-            start += len(item.rows)
+    def _check(self, groups: list[RolloutGroup], options: Options) -> None:
+        rollouts = sum(len(group.correct) for group in groups)
+        limit = self._limits.rollouts_per_request
+        if rollouts > limit:
+            raise InvalidInput("groups", f"{rollouts} rollouts in one request; send at most {limit}")
+        if options.metric not in VECTOR_METRICS and (options.explain or options.vendi):
+            field = "explain" if options.explain else "vendi"
+            raise InvalidInput(field, f"metric {options.metric} compares no embeddings; leave {field} out")
 
 
-class _Scoring:
-    """One attempt at scoring prepared groups, inside a Change."""
+class Attempt:
+    """One attempt at scoring a batch, inside a Change."""
 
-    def __init__(self, change: Change, mode: Mode) -> None:
+    def __init__(self, change: Change, options: Options, batch: Batch) -> None:
         self._change = change
+        self._options = options
+        self._batch = batch
         self._settings = change.namespace.settings
-        self._remember = mode != "score_only"
-        self._score = mode != "remember_only"
+        needs_headers = options.track_reward_variance or options.metric not in VECTOR_METRICS
+        self._headers = change.headers() if needs_headers else {}
         self._writes: dict[str, PromptWrite] = {}
+        #: By item: raw novelty of all its rollouts, and its answer so far.
+        self._raw: dict[int, Vectors] = {}
+        self._scores: dict[int, GroupScores] = {}
 
-    def run(
-        self, answers: list[GroupAnswer | None], prepared: list[_Prepared]
-    ) -> Computed[list[GroupAnswer]]:
-        """Answers for all groups: `answers` are those already refused, None for the others."""
-        answers = list(answers)
-        space = self._space(prepared)
-        fitting = []
-        for item in prepared:
-            if len(item.rows) and item.space != space:
-                answers[item.index] = _other_space(item, space, self._change.namespace.name)
-            else:
-                fitting.append(item)
-        if not space.dimension:
-            # No vector has ever come, none comes now: there is no index to make, nor its dimension known.
-            for item in fitting:
-                answers[item.index] = GroupScores(np.zeros(len(item.group.correct), dtype=np.float32), 0, 0)
-        elif fitting:
-            index = self._change.rings(space.dimension)
-            for round_ in _rounds(fitting):
-                self._run_round(index, round_, answers)
-        written = any(write.solutions is not None for write in self._writes.values())
-        write = Write(self._writes, solutions=space if written else None) if self._remember else None
-        return Computed([answer for answer in answers if answer is not None], write)
+    def run(self) -> Computed[list[GroupAnswer]]:
+        """Answers for all groups, and the write."""
+        written_vectors = False
+        if self._options.metric in VECTOR_METRICS:
+            written_vectors = self._score_vectors()
+        elif self._options.metric == "ngram_count":
+            self._score_ngrams()
+        else:
+            for item in self._batch.items:
+                logprobs = item.group.sequence_logprobs
+                assert logprobs is not None, "preparing has checked it"
+                self._answer(item, metrics.policy_surprise(logprobs, item.group.correct))
+        positive = self._positive()
+        self._scale(positive)
+        if self._options.track_reward_variance:
+            self._track_variance()
+        answers = list(self._batch.answers)
+        for item in self._batch.items:
+            answers[item.index] = self._scores[item.index]
+        write = Write(
+            self._writes,
+            solutions=self._batch.space if written_vectors else None,
+            positive={self._options.metric: positive} if positive[1] else {},
+        )
+        done = [answer for answer in answers if answer is not None]
+        return Computed(done, write if self._options.remembers else None)
 
-    def _space(self, prepared: list[_Prepared]) -> EmbeddingSpace:
-        """The namespace's, or what its first vectors will make it."""
-        if self._change.namespace.solutions.dimension:
-            return self._change.namespace.solutions
-        return next((item.space for item in prepared if len(item.rows)), EmbeddingSpace())
+    def _score_vectors(self) -> bool:
+        """Scores and remembers in rounds; whether vectors were remembered."""
+        if not self._batch.items:
+            return False
+        check_space(self._change.namespace.solutions, self._batch.space, self._change.namespace.name)
+        index = self._change.rings(max(1, self._batch.space.dimension))
+        starts = np.cumsum([0, *(len(item.rows) for item in self._batch.items)]).tolist()
+        for positions in _rounds(self._batch.items):
+            items = [self._batch.items[position] for position in positions]
+            whole = len(items) == len(self._batch.items)
+            parts = [self._batch.vectors[starts[i] : starts[i + 1]] for i in positions]
+            self._score_round(index, items, self._batch.vectors if whole else np.concatenate(parts))
+        return self._options.remembers and len(self._batch.vectors) > 0
 
-    def _run_round(self, index: RingIndex, items: list[_Prepared], answers: list[GroupAnswer | None]) -> None:
+    def _score_round(self, index: RingIndex, items: list[Item], vectors: Vectors) -> None:
         prompts = [item.group.prompt_id for item in items]
         counts = np.array([len(item.rows) for item in items], dtype=np.int64)
-        vectors = np.concatenate([item.vectors for item in items if len(item.rows)] or [_NONE])
         before = index.sizes(prompts)
         novelty = np.zeros(len(vectors), dtype=np.float32)
-        if self._score and len(vectors):
-            nearest, _ = index.nearest(prompts, counts, vectors)
-            siblings, _ = sibling_similarity(vectors, counts)
-            history = np.repeat(before, counts)
-            novelty = embedding_novelty(nearest, siblings, history, self._settings.min_history)
-        if self._remember:
-            self._add_writes(index, items, prompts)
+        nearest: list[Nearest | None] = []
+        if self._options.scores and len(vectors):
+            novelty, nearest = self._novelty(index, items, counts, vectors, before)
+        vendi = metrics.vendi_scores(vectors, counts).tolist() if self._options.vendi else [None] * len(items)
+        if self._options.remembers:
+            self._remember(index, items, vectors)
             index.append(prompts, counts, vectors)
-        after = index.sizes(prompts)
-        ends = np.cumsum(counts)
-        for item, end, had, has in zip(items, ends.tolist(), before.tolist(), after.tolist(), strict=True):
-            values = np.zeros(len(item.group.correct), dtype=np.float32)
-            values[item.rows] = novelty[end - len(item.rows) : end]
-            answers[item.index] = GroupScores(values, had, has)
+        after = index.sizes(prompts).tolist()
+        start = 0
+        for item, had, has, diversity in zip(items, before.tolist(), after, vendi, strict=True):
+            end = start + len(item.rows)
+            values = novelty[start:end]
+            if len(item.rows) < len(item.group.correct):
+                values = np.zeros(len(item.group.correct), dtype=np.float32)
+                values[item.rows] = novelty[start:end]
+            self._answer(item, values, had, has, self._spread(item, nearest[start:end]), diversity)
+            start = end
 
-    def _add_writes(self, index: RingIndex, items: list[_Prepared], prompts: list[str]) -> None:
-        versions = index.versions(prompts)
+    def _novelty(
+        self,
+        index: RingIndex,
+        items: list[Item],
+        counts: NDArray[np.int64],
+        vectors: Vectors,
+        before: NDArray[np.int64],
+    ) -> tuple[Vectors, list[Nearest | None]]:
+        nearest: list[Nearest | None] = []
+        if self._options.metric == "embedding" or self._options.explain:
+            prompts = [item.group.prompt_id for item in items]
+            memory, sequence = index.nearest(prompts, counts, vectors)
+            siblings, sibling = metrics.sibling_similarity(vectors, counts)
+            if self._options.explain:
+                nearest = self._explain(items, memory[:, 0], sequence[:, 0], siblings, sibling)
+        if self._options.metric == "mean_cosine":
+            return metrics.mean_cosine_novelty(vectors, counts), nearest
+        if self._options.metric == "cluster_size":
+            return metrics.cluster_novelty(vectors, counts, self._settings.cluster_similarity), nearest
+        history = np.repeat(before, counts)
+        return metrics.embedding_novelty(memory[:, 0], siblings, history, self._settings.min_history), nearest
+
+    def _explain(
+        self,
+        items: list[Item],
+        memory: Vectors,
+        sequence: NDArray[np.int64],
+        siblings: Vectors,
+        sibling: NDArray[np.int64],
+    ) -> list[Nearest | None]:
+        """The nearest neighbour of each rollout that counts; of equals the stored one."""
+        owners = [(item, row) for item in items for row in range(len(item.rows))]
+        stored = memory >= siblings
+        wanted = {
+            (owners[i][0].group.prompt_id, int(sequence[i])) for i in np.flatnonzero(stored & (sequence >= 0))
+        }
+        excerpts = {**self._change.excerpts(wanted), **self._pending_excerpts(wanted)}
+        found: list[Nearest | None] = []
+        for i, (item, _) in enumerate(owners):
+            if stored[i] and sequence[i] >= 0:
+                number = int(sequence[i])
+                excerpt = excerpts.get((item.group.prompt_id, number), "")
+                found.append(Nearest("solution", number, excerpt, float(memory[i])))
+            elif np.isneginf(siblings[i]):
+                found.append(None)
+            else:
+                row = int(item.rows[sibling[i]])
+                found.append(Nearest("sibling", row, item.excerpt(row), float(siblings[i])))
+        return found
+
+    def _pending_excerpts(self, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """Excerpts of solutions of an earlier round, which are in the index and not yet in the store."""
+        pending: dict[tuple[str, int], str] = {}
+        for prompt, write in self._writes.items():
+            if write.solutions is None:
+                continue
+            excerpts = write.solutions.excerpts
+            first = self._change.rings_added(prompt) - len(excerpts)
+            pending |= {(prompt, first + i): excerpt for i, excerpt in enumerate(excerpts)}
+        return {key: pending[key] for key in wanted if key in pending}
+
+    def _spread(self, item: Item, nearest: list[Nearest | None]) -> list[Nearest | None]:
+        """Explanations of the rollouts that count, at their places among all."""
+        if not self._options.explain:
+            return []
+        spread: list[Nearest | None] = [None] * len(item.group.correct)
+        for row, neighbour in zip(item.rows.tolist(), nearest, strict=False):
+            spread[row] = neighbour
+        return spread
+
+    def _remember(self, index: RingIndex, items: list[Item], vectors: Vectors) -> None:
+        start = 0
         for item in items:
-            if not len(item.rows):
+            count = len(item.rows)
+            new = vectors[start : start + count]
+            start += count
+            if not count:
                 continue
             prompt = item.group.prompt_id
-            texts = item.group.texts
-            excerpts = [texts[row][:EXCERPT_CHARACTERS] if texts else "" for row in item.rows.tolist()]
-            vectors = item.vectors
+            excerpts = [item.excerpt(row) for row in item.rows.tolist()] if item.group.texts else [""] * count
             earlier = self._writes.get(prompt)
-            if earlier is not None and earlier.solutions is not None:
-                vectors = np.concatenate([earlier.solutions.vectors, vectors])
+            if earlier is None:
+                self._writes[prompt] = PromptWrite(index.version(prompt), NewSolutions(new, excerpts))
+                continue
+            if earlier.solutions is not None:
+                new = np.concatenate([earlier.solutions.vectors, new])
                 excerpts = earlier.solutions.excerpts + excerpts
-            self._writes[prompt] = PromptWrite(versions[prompt], NewSolutions(vectors, excerpts))
+            self._writes[prompt] = replace(earlier, solutions=NewSolutions(new, excerpts))
+
+    def _score_ngrams(self) -> None:
+        size = self._settings.ngram_size
+        found = {
+            item.index: [metrics.ngrams(ids, size) for ids in item.group.token_ids or []]
+            for item in self._batch.items
+        }
+        wanted: dict[str, set[bytes]] = {}
+        for item in self._batch.items:
+            wanted.setdefault(item.group.prompt_id, set()).update(*found[item.index])
+        counts = {prompt: Counter(known) for prompt, known in self._change.ngram_counts(wanted).items()}
+        for item in self._batch.items:
+            prompt, responses = item.group.prompt_id, found[item.index]
+            values = np.zeros(len(responses), dtype=np.float32)
+            values[item.rows] = [
+                metrics.ngram_novelty(responses[row], counts[prompt]) for row in item.rows.tolist()
+            ]
+            self._answer(item, values)
+            if not self._options.remembers:
+                continue
+            new = Counter(ngram for row in np.flatnonzero(item.group.correct) for ngram in responses[row])
+            counts[prompt] += new
+            self._count_ngrams(prompt, new)
+
+    def _count_ngrams(self, prompt: str, new: Counter[bytes]) -> None:
+        earlier = self._writes.get(prompt) or PromptWrite(self._headers[prompt].version)
+        self._writes[prompt] = replace(earlier, ngrams=Counter(earlier.ngrams) + new)
+
+    def _answer(
+        self,
+        item: Item,
+        values: Vectors,
+        before: int | None = None,
+        after: int | None = None,
+        nearest: list[Nearest | None] | None = None,
+        vendi: float | None = None,
+    ) -> None:
+        """Notes an item's raw novelty; metrics that use no solutions leave their number as it is."""
+        if before is None or after is None:
+            added = self._headers[item.group.prompt_id].solutions_added
+            before = after = min(added, self._settings.memory_capacity)
+        if not self._options.scores:
+            values = np.zeros_like(values)
+        self._raw[item.index] = values
+        self._scores[item.index] = GroupScores(values, before, after, nearest or [], None, vendi)
+
+    def _positive(self) -> tuple[float, int]:
+        """Sum and number of the positive novelties of the batch."""
+        if not self._raw:
+            return 0.0, 0
+        values = np.concatenate(list(self._raw.values()))
+        positive = values[values > 0]
+        return float(positive.sum(dtype=np.float64)), len(positive)
+
+    def _scale(self, positive: tuple[float, int]) -> None:
+        if self._options.scale == "raw":
+            return
+        total, count = self._change.namespace.positive.get(self._options.metric, (0.0, 0))
+        total, count = total + positive[0], count + positive[1]
+        mean = total / count if count else 1.0
+        for index, values in self._raw.items():
+            largest = float(values.max())
+            divisor = mean if self._options.scale == "running_mean" else largest
+            if divisor > LEAST_GROUP_MAX:
+                scaled = (values / divisor).astype(np.float32)
+                self._scores[index] = replace(self._scores[index], novelty=scaled, divisor=divisor)
+
+    def _track_variance(self) -> None:
+        """V <- (1 - rate) V + rate * population variance of the group's rewards, from V = 0."""
+        rate = self._settings.variance_rate
+        for item in self._batch.items:
+            prompt = item.group.prompt_id
+            earlier = self._writes.get(prompt)
+            known = earlier.reward_variance if earlier is not None else None
+            value = self._headers[prompt].reward_variance if known is None else known
+            if self._options.remembers:
+                value = (1 - rate) * value + rate * float(item.group.correct.astype(np.float64).var())
+                base = earlier or PromptWrite(self._headers[prompt].version)
+                self._writes[prompt] = replace(base, reward_variance=value)
+            self._scores[item.index] = replace(self._scores[item.index], reward_variance=value)
 
 
-_NONE = np.zeros((0, 1), dtype=np.float32)
-
-
-def _rounds(items: list[_Prepared]) -> list[list[_Prepared]]:
-    """The items in rounds, such that a prompt appears once in a round and its groups keep their order."""
-    rounds: list[list[_Prepared]] = []
+def _rounds(items: list[Item]) -> list[list[int]]:
+    """Positions in rounds, such that a prompt appears once in a round and its groups keep their order."""
+    rounds: list[list[int]] = []
     seen: dict[str, int] = {}
-    for item in items:
+    for position, item in enumerate(items):
         number = seen.get(item.group.prompt_id, 0)
         seen[item.group.prompt_id] = number + 1
         if number == len(rounds):
             rounds.append([])
-        rounds[number].append(item)
+        rounds[number].append(position)
     return rounds
 
 
-def _other_space(item: _Prepared, space: EmbeddingSpace, namespace: str) -> InvalidInput:
-    field_name = "texts" if item.group.texts is not None else "embeddings"
-    return InvalidInput(
-        field_name,
-        f"vectors of {item.space.model!r} with {item.space.dimension} dimensions; namespace {namespace!r}"
-        f" holds those of {space.model!r} with {space.dimension}",
-    )
-
-
-def _fingerprint(groups: list[RolloutGroup], mode: Mode) -> str:
+def _fingerprint(groups: list[RolloutGroup], options: Options) -> str:
     """Tells requests apart as far as needed to notice a key used twice by mistake."""
-    digest = hashlib.blake2b(mode.encode(), digest_size=8)
+    digest = hashlib.blake2b(repr(astuple(options)).encode(), digest_size=8)
     for group in groups:
         digest.update(group.prompt_id.encode())
         digest.update(group.correct.tobytes())
     return digest.hexdigest()
-
-
-def _encode(answers: list[GroupAnswer]) -> str:
-    return json.dumps([_encode_one(answer) for answer in answers])
-
-
-def _encode_one(answer: GroupAnswer) -> list[object]:
-    if isinstance(answer, InvalidInput):
-        return [answer.field, answer.message]
-    novelty = base64.b64encode(answer.novelty.astype("<f4").tobytes()).decode()
-    return [novelty, answer.memory_before, answer.memory_after]
-
-
-def _decode(text: str) -> list[GroupAnswer]:
-    return [_decode_one(item) for item in json.loads(text)]
-
-
-def _decode_one(item: list[str | int]) -> GroupAnswer:
-    if len(item) == 2:
-        return InvalidInput(str(item[0]), str(item[1]))
-    novelty = np.frombuffer(base64.b64decode(str(item[0])), dtype="<f4")
-    return GroupScores(novelty, int(item[1]), int(item[2]))

@@ -7,7 +7,6 @@ of 128), so selection reads them from the store and compares all with all.
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 from extra_services.errors import InvalidInput, NotFound, ServiceError
 from extra_services.memory.memory import Change, Computed, Key, Memory, check_prompt_id, check_space
 from extra_services.memory.records import Header, NewOutcome, PromptWrite, StoredPrefix, Write
-from extra_services.prefix.selection import DEFAULT_TAU, smoothed_entropies
+from extra_services.prefix.selection import DEFAULT_TAU, Candidate, Judgement, candidates, rank
 from extra_services.prefix.splitting import boundaries
 
-Policy = Literal["smoothed_entropy", "shortest", "random", "none"]
-
+NO_KEY = Key("", "", "")
 DEFAULT_MIN_SEGMENT_TOKENS = 32
 
 
@@ -60,14 +58,11 @@ class AddedPrefixes:
 
 @dataclass(frozen=True)
 class SelectedPrefix:
-    """The prefix to continue from. The empty prefix has no id and no tokens."""
+    """The prefix to continue from, how many competed, and all of them, best first."""
 
-    prefix_id: str
-    token_ids: NDArray[np.int32]
-    text: str
-    mean_entropy: float
-    smoothed_entropy: float
+    chosen: Candidate
     candidates: int
+    ranking: list[Candidate]
 
 
 @dataclass(frozen=True)
@@ -122,21 +117,49 @@ class PrefixMemory:
         return (_decode_added(result), True) if isinstance(result, str) else (result, False)
 
     def select(
-        self,
-        namespace: str,
-        prompt_ids: list[str],
-        policy: Policy = "smoothed_entropy",
-        tau: float = DEFAULT_TAU,
-        seed: int = 0,
+        self, namespace: str, prompt_ids: list[str], judgement: Judgement | None = None, seed: int = 0
     ) -> list[SelectedPrefix | ServiceError]:
         """The prefix to continue from, per prompt; NotFound in place of one for a prompt that has none."""
+        judgement = judgement or Judgement()
         self._check_size("prompt_ids", len(prompt_ids))
-        if not (np.isfinite(tau) and tau > 0):
-            raise InvalidInput("tau", f"must be a positive number, is {tau}")
+        for field in ("tau", "exploration"):
+            value = getattr(judgement, field)
+            if not (np.isfinite(value) and value >= 0) or (field == "tau" and value == 0):
+                raise InvalidInput(field, f"must be a positive number, is {value}")
         found = self._memory.store.namespace(namespace)
         stored = self._memory.store.prefixes(found, dict.fromkeys(prompt_ids))
+        headers = self._memory.store.headers(found, dict.fromkeys(prompt_ids))
         random = np.random.default_rng(seed)
-        return [_select(prompt, stored[prompt], policy, tau, random) for prompt in prompt_ids]
+        return [_select(prompt, stored[prompt], headers[prompt], judgement, random) for prompt in prompt_ids]
+
+    def stored(self, namespace: str, prompt_ids: list[str]) -> list[list[Candidate] | InvalidInput]:
+        """Per prompt its stored prefixes, oldest first, and the empty one if outcomes of it were reported."""
+        self._check_size("prompt_ids", len(prompt_ids))
+        found = self._memory.store.namespace(namespace)
+        stored = self._memory.store.prefixes(found, dict.fromkeys(prompt_ids))
+        headers = self._memory.store.headers(found, dict.fromkeys(prompt_ids))
+        return [_listed(prompt, stored[prompt], headers[prompt]) for prompt in prompt_ids]
+
+    def forget(self, namespace: str, wanted: dict[str, set[str]]) -> dict[str, int]:
+        """Forgets prefixes by prompt and id, no ids meaning all; how many were forgotten, by prompt."""
+        self._check_size("prompts", len(wanted))
+
+        def compute(change: Change) -> Computed[dict[str, int]]:
+            headers, stored = change.headers(), change.prefixes()
+            gone = {
+                prompt: [p.sequence for p in stored[prompt] if not ids or prefix_id(p) in ids]
+                for prompt, ids in wanted.items()
+            }
+            writes = {
+                prompt: PromptWrite(headers[prompt].version, forgotten=sequences)
+                for prompt, sequences in gone.items()
+                if sequences
+            }
+            return Computed({prompt: len(sequences) for prompt, sequences in gone.items()}, Write(writes))
+
+        forgotten = self._memory.change(namespace, wanted, NO_KEY, compute, lambda _: "")
+        assert not isinstance(forgotten, str), "there is no key to replay"
+        return forgotten
 
     def report(
         self, namespace: str, outcomes: list[Outcome], key: str = ""
@@ -242,41 +265,32 @@ def prefix_id(prefix: StoredPrefix) -> str:
 
 
 def _select(
-    prompt_id: str, stored: list[StoredPrefix], policy: Policy, tau: float, random: np.random.Generator
+    prompt_id: str,
+    stored: list[StoredPrefix],
+    header: Header,
+    judgement: Judgement,
+    random: np.random.Generator,
 ) -> SelectedPrefix | ServiceError:
     try:
         check_prompt_id(prompt_id)
     except InvalidInput as error:
         return InvalidInput("", error.message)
-    if policy == "none":
-        return SelectedPrefix("", np.zeros(0, dtype=np.int32), "", 0.0, 0.0, len(stored))
-    if not stored:
+    ranking = rank(stored, header, judgement, random)
+    if not ranking:
         return NotFound(f"prompt {prompt_id!r} has no stored prefix; add rollouts of it first")
-    smoothed = smoothed_entropies(
-        np.stack([prefix.vector for prefix in stored]),
-        np.array([prefix.mean_entropy for prefix in stored]),
-        tau,
-    )
-    chosen = _choose(stored, smoothed, policy, random)
-    prefix = stored[chosen]
-    return SelectedPrefix(
-        prefix_id(prefix),
-        prefix.token_ids,
-        prefix.text,
-        prefix.mean_entropy,
-        float(smoothed[chosen]),
-        len(stored),
-    )
+    competed = len(stored) if judgement.policy == "none" else len(ranking)
+    return SelectedPrefix(ranking[0], competed, ranking)
 
 
-def _choose(
-    stored: list[StoredPrefix], smoothed: NDArray[np.float64], policy: Policy, random: np.random.Generator
-) -> int:
-    if policy == "shortest":
-        return min(range(len(stored)), key=lambda i: (len(stored[i].token_ids), -stored[i].sequence))
-    if policy == "random":
-        return int(random.integers(len(stored)))
-    return int(np.argmin(smoothed))
+def _listed(prompt_id: str, stored: list[StoredPrefix], header: Header) -> list[Candidate] | InvalidInput:
+    try:
+        check_prompt_id(prompt_id)
+    except InvalidInput as error:
+        return InvalidInput("", error.message)
+    known = candidates(stored, DEFAULT_TAU)
+    if header.unguided_rollouts:
+        known.append(Candidate(None, rollouts=header.unguided_rollouts, successes=header.unguided_successes))
+    return known
 
 
 def _check_outcome(outcome: Outcome) -> ServiceError | None:

@@ -13,11 +13,18 @@ from extra_services.prefix.prefixes import (
     EntropyRollout,
     HardPrompt,
     Outcome,
-    Policy,
     PrefixMemory,
     SelectedPrefix,
+    prefix_id,
 )
-from extra_services.prefix.selection import DEFAULT_TAU
+from extra_services.prefix.selection import (
+    DEFAULT_DROP_AFTER,
+    DEFAULT_EXPLORATION,
+    DEFAULT_TAU,
+    Candidate,
+    Judgement,
+    Policy,
+)
 from extra_services.runtime import arrays
 from extra_services.runtime.errors import item_error
 
@@ -29,6 +36,7 @@ POLICIES: dict[int, Policy] = {
     prefix_pb2.SELECTION_POLICY_SHORTEST: "shortest",
     prefix_pb2.SELECTION_POLICY_RANDOM: "random",
     prefix_pb2.SELECTION_POLICY_NONE: "none",
+    prefix_pb2.SELECTION_POLICY_OUTCOME_AWARE: "outcome_aware",
 }
 
 
@@ -49,13 +57,20 @@ class PrefixServicer(prefix_pb2_grpc.PrefixServiceServicer):
     ) -> prefix_pb2.SelectPrefixesResponse:
         if request.policy not in POLICIES:
             raise InvalidInput("policy", f"{request.policy} is not a policy this server knows")
-        tau = request.tau if request.HasField("tau") else DEFAULT_TAU
+        judgement = Judgement(
+            POLICIES[request.policy],
+            request.tau if request.HasField("tau") else DEFAULT_TAU,
+            request.exploration if request.HasField("exploration") else DEFAULT_EXPLORATION,
+            request.drop_after if request.HasField("drop_after") else DEFAULT_DROP_AFTER,
+        )
         selected = await self._run(
             lambda: self._prefixes.select(
-                request.namespace, list(request.prompt_ids), POLICIES[request.policy], tau, request.seed
+                request.namespace, list(request.prompt_ids), judgement, request.seed
             )
         )
-        return prefix_pb2.SelectPrefixesResponse(prefixes=[_selected_message(prefix) for prefix in selected])
+        return prefix_pb2.SelectPrefixesResponse(
+            prefixes=[_selected_message(prefix, request.explain) for prefix in selected]
+        )
 
     async def ReportOutcomes(
         self, request: prefix_pb2.ReportOutcomesRequest, context: object
@@ -66,6 +81,23 @@ class PrefixServicer(prefix_pb2_grpc.PrefixServiceServicer):
         )
         messages = [common_pb2.Error() if error is None else item_error(error) for error in errors]
         return prefix_pb2.ReportOutcomesResponse(errors=messages, replayed=replayed)
+
+    async def ListPrefixes(
+        self, request: prefix_pb2.ListPrefixesRequest, context: object
+    ) -> prefix_pb2.ListPrefixesResponse:
+        stored = await self._run(lambda: self._prefixes.stored(request.namespace, list(request.prompt_ids)))
+        return prefix_pb2.ListPrefixesResponse(prompts=[_stored_message(prompt) for prompt in stored])
+
+    async def ForgetPrefixes(
+        self, request: prefix_pb2.ForgetPrefixesRequest, context: object
+    ) -> prefix_pb2.ForgetPrefixesResponse:
+        wanted: dict[str, set[str]] = {}
+        for prompt in request.prompts:
+            if prompt.prompt_id in wanted:
+                raise InvalidInput("prompts", f"prompt {prompt.prompt_id!r} is named twice")
+            wanted[prompt.prompt_id] = set(prompt.prefix_ids)
+        forgotten = await self._run(lambda: self._prefixes.forget(request.namespace, wanted))
+        return prefix_pb2.ForgetPrefixesResponse(forgotten=[forgotten[p.prompt_id] for p in request.prompts])
 
     def _add(self, request: prefix_pb2.AddRolloutsRequest) -> prefix_pb2.AddRolloutsResponse:
         decoded = [_hard_prompt(message) for message in request.prompts]
@@ -114,14 +146,38 @@ def _added_message(answer: AddedPrefixes | InvalidInput) -> prefix_pb2.AddedPref
     return prefix_pb2.AddedPrefixes(error=item_error(answer))
 
 
-def _selected_message(answer: SelectedPrefix | ServiceError) -> prefix_pb2.SelectedPrefix:
+def _selected_message(answer: SelectedPrefix | ServiceError, explain: bool) -> prefix_pb2.SelectedPrefix:
     if isinstance(answer, ServiceError):
         return prefix_pb2.SelectedPrefix(error=item_error(answer))
+    chosen, stored = answer.chosen, answer.chosen.stored
     return prefix_pb2.SelectedPrefix(
-        prefix_id=answer.prefix_id,
-        token_ids=arrays.to_bytes(answer.token_ids),
-        text=answer.text,
-        mean_entropy=answer.mean_entropy,
-        smoothed_entropy=answer.smoothed_entropy,
+        prefix_id=prefix_id(stored) if stored else "",
+        token_ids=arrays.to_bytes(stored.token_ids) if stored else b"",
+        text=stored.text if stored else "",
+        mean_entropy=stored.mean_entropy if stored else 0.0,
+        smoothed_entropy=chosen.smoothed_entropy,
         candidates=answer.candidates,
+        ranking=[_candidate_message(candidate) for candidate in answer.ranking] if explain else [],
+    )
+
+
+def _stored_message(answer: list[Candidate] | InvalidInput) -> prefix_pb2.PromptPrefixes:
+    if isinstance(answer, InvalidInput):
+        return prefix_pb2.PromptPrefixes(error=item_error(answer))
+    return prefix_pb2.PromptPrefixes(prefixes=[_candidate_message(candidate) for candidate in answer])
+
+
+def _candidate_message(candidate: Candidate) -> prefix_pb2.PrefixCandidate:
+    stored = candidate.stored
+    return prefix_pb2.PrefixCandidate(
+        prefix_id=prefix_id(stored) if stored else "",
+        length=candidate.length,
+        text=stored.text if stored else "",
+        mean_entropy=stored.mean_entropy if stored else 0.0,
+        smoothed_entropy=candidate.smoothed_entropy,
+        rollouts=candidate.rollouts,
+        successes=candidate.successes,
+        prior=candidate.prior,
+        score=candidate.score,
+        dropped=candidate.dropped,
     )

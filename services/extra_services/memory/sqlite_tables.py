@@ -1,0 +1,587 @@
+"""Tables of the SQLite store, and everything that is read from and done to them, as functions.
+
+Rows of rings are addressed by (prompt, slot), so a full ring overwrites in place and nothing is ever moved.
+The functions run inside whatever transaction the caller has begun.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound
+from extra_services.memory.records import (
+    Conflict,
+    EmbeddingSpace,
+    Header,
+    IdempotentAnswer,
+    Namespace,
+    NamespaceSettings,
+    NewOutcome,
+    NewSolutions,
+    PromptRecord,
+    PromptWrite,
+    Sizes,
+    StoredPrefix,
+    StoredSolutions,
+    Write,
+)
+from extra_services.memory.store import ANSWER_SECONDS, HIDDEN
+
+SCHEMA_VERSION = 2
+SCHEMA = """
+CREATE TABLE namespaces (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  name TEXT NOT NULL UNIQUE,
+  settings TEXT NOT NULL,
+  solutions_model TEXT NOT NULL DEFAULT '',
+  solutions_dimension INTEGER NOT NULL DEFAULT 0,
+  prefixes_model TEXT NOT NULL DEFAULT '',
+  prefixes_dimension INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE positive (
+  namespace INTEGER NOT NULL,
+  metric TEXT NOT NULL,
+  sum REAL NOT NULL,
+  count INTEGER NOT NULL,
+  PRIMARY KEY (namespace, metric)
+) WITHOUT ROWID;
+CREATE TABLE prompts (
+  id INTEGER PRIMARY KEY,
+  namespace INTEGER NOT NULL,
+  prompt TEXT NOT NULL,
+  version INTEGER NOT NULL DEFAULT 0,
+  solutions_added INTEGER NOT NULL DEFAULT 0,
+  prefixes_added INTEGER NOT NULL DEFAULT 0,
+  prefixes_stored INTEGER NOT NULL DEFAULT 0,
+  unguided_rollouts INTEGER NOT NULL DEFAULT 0,
+  unguided_successes INTEGER NOT NULL DEFAULT 0,
+  reward_variance REAL NOT NULL DEFAULT 0,
+  UNIQUE (namespace, prompt)
+);
+CREATE TABLE solutions (
+  prompt INTEGER NOT NULL,
+  slot INTEGER NOT NULL,
+  sequence INTEGER NOT NULL,
+  vector BLOB NOT NULL,
+  excerpt TEXT NOT NULL,
+  PRIMARY KEY (prompt, slot)
+);
+CREATE TABLE prefixes (
+  prompt INTEGER NOT NULL,
+  slot INTEGER NOT NULL,
+  sequence INTEGER NOT NULL,
+  token_ids BLOB NOT NULL,
+  text TEXT NOT NULL,
+  mean_entropy REAL NOT NULL,
+  vector BLOB NOT NULL,
+  rollouts INTEGER NOT NULL,
+  successes INTEGER NOT NULL,
+  PRIMARY KEY (prompt, slot)
+);
+CREATE TABLE ngrams (
+  prompt INTEGER NOT NULL,
+  ngram BLOB NOT NULL,
+  count INTEGER NOT NULL,
+  PRIMARY KEY (prompt, ngram)
+) WITHOUT ROWID;
+CREATE TABLE answers (
+  namespace INTEGER NOT NULL,
+  operation TEXT NOT NULL,
+  key TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,
+  answer TEXT NOT NULL,
+  created REAL NOT NULL,
+  PRIMARY KEY (namespace, operation, key)
+) WITHOUT ROWID;
+CREATE INDEX answers_by_age ON answers (created);
+"""
+
+NAMESPACE_COLUMNS = (
+    "id, name, settings, solutions_model, solutions_dimension, prefixes_model, prefixes_dimension"
+)
+#: In the order of Header's fields.
+HEADER_COLUMNS = (
+    "version, solutions_added, prefixes_added, prefixes_stored, unguided_rollouts, unguided_successes,"
+    " reward_variance"
+)
+#: Tables of what a prompt holds, and their columns beside the prompt.
+OF_PROMPTS = {
+    "solutions": "slot, sequence, vector, excerpt",
+    "prefixes": "slot, sequence, token_ids, text, mean_entropy, vector, rollouts, successes",
+    "ngrams": "ngram, count",
+}
+#: Of the prompts in a JSON array: their row.
+CHOSEN = "namespace=? AND prompt IN (SELECT value FROM json_each(?))"
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Makes the tables; FailedPrecondition if another release has made them."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+    elif version != SCHEMA_VERSION:
+        raise FailedPrecondition(
+            f"{path} has schema {version}, this release reads {SCHEMA_VERSION}: use the release that wrote"
+            " it, or another data folder"
+        )
+
+
+def names(connection: sqlite3.Connection) -> list[str]:
+    """See Store.namespaces."""
+    rows = connection.execute("SELECT name FROM namespaces ORDER BY name")
+    return [name for (name,) in rows if not name.startswith(HIDDEN)]
+
+
+def find(connection: sqlite3.Connection, name: str) -> Namespace:
+    """See Store.namespace."""
+    namespace = _lookup(connection, name)
+    if namespace is None:
+        raise NotFound(f"there is no namespace {name!r}: create it first, or correct the name")
+    return namespace
+
+
+def create(connection: sqlite3.Connection, name: str, settings: NamespaceSettings) -> tuple[Namespace, bool]:
+    """See Store.create_namespace."""
+    existing = _lookup(connection, name)
+    if existing is not None:
+        return existing, False
+    connection.execute(
+        "INSERT INTO namespaces (name, settings) VALUES (?, ?)", (name, json.dumps(asdict(settings)))
+    )
+    return find(connection, name), True
+
+
+def delete(connection: sqlite3.Connection, name: str) -> bool:
+    """See Store.delete_namespace."""
+    namespace = _lookup(connection, name)
+    if namespace is None:
+        return False
+    for table in OF_PROMPTS:
+        connection.execute(
+            f"DELETE FROM {table} WHERE prompt IN (SELECT id FROM prompts WHERE namespace=?)", (namespace.id,)
+        )
+    for table in ("prompts", "answers", "positive"):
+        connection.execute(f"DELETE FROM {table} WHERE namespace=?", (namespace.id,))
+    connection.execute("DELETE FROM namespaces WHERE id=?", (namespace.id,))
+    return True
+
+
+def copy(connection: sqlite3.Connection, source: str, destination: str, replace: bool) -> Sizes:
+    """See Store.copy_namespace."""
+    original = find(connection, source)
+    if source == destination:
+        return sizes(connection, original)
+    _make_room(connection, destination, replace)
+    columns = ", ".join(NAMESPACE_COLUMNS.split(", ")[2:])
+    connection.execute(
+        f"INSERT INTO namespaces (name, {columns}) SELECT ?, {columns} FROM namespaces WHERE id=?",
+        (destination, original.id),
+    )
+    made = find(connection, destination)
+    for table, columns in (
+        ("prompts", f"prompt, {HEADER_COLUMNS}"),
+        ("answers", "operation, key, fingerprint, answer, created"),
+        ("positive", "metric, sum, count"),
+    ):
+        connection.execute(
+            f"INSERT INTO {table} (namespace, {columns}) SELECT ?, {columns} FROM {table} WHERE namespace=?",
+            (made.id, original.id),
+        )
+    for table, columns in OF_PROMPTS.items():
+        connection.execute(
+            f"INSERT INTO {table} (prompt, {columns}) SELECT new.id, {columns} FROM {table} t"
+            " JOIN prompts old ON old.id = t.prompt"
+            " JOIN prompts new ON new.namespace = ? AND new.prompt = old.prompt WHERE old.namespace = ?",
+            (made.id, original.id),
+        )
+    return sizes(connection, made)
+
+
+def rename(connection: sqlite3.Connection, source: str, destination: str, replace: bool) -> Sizes:
+    """See Store.rename_namespace."""
+    namespace = find(connection, source)
+    _make_room(connection, destination, replace)
+    connection.execute("UPDATE namespaces SET name=? WHERE id=?", (destination, namespace.id))
+    return sizes(connection, namespace)
+
+
+def sizes(connection: sqlite3.Connection, namespace: Namespace) -> Sizes:
+    """See Store.sizes."""
+    row = connection.execute(
+        "SELECT count(*) FILTER (WHERE solutions_added > 0), coalesce(sum(min(solutions_added, ?)), 0),"
+        " coalesce(sum(prefixes_stored), 0) FROM prompts WHERE namespace=?",
+        (namespace.settings.memory_capacity, namespace.id),
+    ).fetchone()
+    return Sizes(*row)
+
+
+def answer(
+    connection: sqlite3.Connection, namespace: Namespace, operation: str, key: str
+) -> IdempotentAnswer | None:
+    """See Store.answer."""
+    row = connection.execute(
+        "SELECT operation, key, fingerprint, answer FROM answers WHERE namespace=? AND operation=? AND key=?",
+        (namespace.id, operation, key),
+    ).fetchone()
+    return IdempotentAnswer(*row) if row else None
+
+
+def headers(
+    connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
+) -> dict[str, Header]:
+    """See Store.headers."""
+    rows = connection.execute(
+        f"SELECT prompt, {HEADER_COLUMNS} FROM prompts WHERE {CHOSEN}", _chosen(namespace, prompts)
+    )
+    found = {prompt: Header(*counters) for prompt, *counters in rows}
+    return {prompt: found.get(prompt, Header()) for prompt in prompts}
+
+
+def solutions(
+    connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
+) -> dict[str, tuple[Header, StoredSolutions | None]]:
+    """See Store.solutions."""
+    rows = connection.execute(
+        f"SELECT p.prompt, {HEADER_COLUMNS}, s.sequence, s.vector, s.excerpt FROM"
+        f" (SELECT id, prompt, {HEADER_COLUMNS} FROM prompts WHERE {CHOSEN}) p"
+        " LEFT JOIN solutions s ON s.prompt = p.id ORDER BY p.id, s.slot",
+        _chosen(namespace, prompts),
+    )
+    known: dict[str, Header] = {}
+    rings: dict[str, list[tuple[int, bytes, str]]] = {}
+    for prompt, *counters, sequence, vector, excerpt in rows:
+        if prompt not in known:
+            known[prompt] = Header(*counters)
+        if vector is not None:
+            rings.setdefault(prompt, []).append((sequence, vector, excerpt))
+    return {
+        prompt: (known.get(prompt, Header()), _ring(rings[prompt], namespace) if prompt in rings else None)
+        for prompt in prompts
+    }
+
+
+def prefixes(
+    connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
+) -> dict[str, list[StoredPrefix]]:
+    """See Store.prefixes."""
+    rows = connection.execute(
+        "SELECT p.prompt, x.sequence, x.token_ids, x.text, x.mean_entropy, x.vector, x.rollouts, x.successes"
+        f" FROM (SELECT id, prompt FROM prompts WHERE {CHOSEN}) p JOIN prefixes x ON x.prompt = p.id"
+        " ORDER BY p.id, x.sequence",
+        _chosen(namespace, prompts),
+    )
+    found: dict[str, list[StoredPrefix]] = {prompt: [] for prompt in prompts}
+    for prompt, sequence, token_ids, text, entropy, vector, rollouts, successes in rows:
+        ids, unit = np.frombuffer(token_ids, dtype="<i4"), np.frombuffer(vector, dtype="<f4")
+        found[prompt].append(StoredPrefix(sequence, ids, text, entropy, unit, rollouts, successes))
+    return found
+
+
+def ngram_counts(
+    connection: sqlite3.Connection, namespace: Namespace, wanted: Mapping[str, Collection[bytes]]
+) -> dict[str, dict[bytes, int]]:
+    """See Store.ngram_counts."""
+    ids = _ids(connection, namespace, wanted)
+    found: dict[str, dict[bytes, int]] = {}
+    for prompt, ngrams in wanted.items():
+        found[prompt] = {}
+        # One by one: bytes cannot travel in a JSON array, and each is a look-up by primary key.
+        for ngram in ngrams if prompt in ids else ():
+            row = connection.execute(
+                "SELECT count FROM ngrams WHERE prompt=? AND ngram=?", (ids[prompt], ngram)
+            ).fetchone()
+            if row:
+                found[prompt][ngram] = row[0]
+    return found
+
+
+def excerpts(
+    connection: sqlite3.Connection, namespace: Namespace, wanted: Collection[tuple[str, int]]
+) -> dict[tuple[str, int], str]:
+    """See Store.excerpts."""
+    rows = connection.execute(
+        "SELECT p.prompt, s.sequence, s.excerpt FROM json_each(?) w"
+        " JOIN prompts p ON p.namespace=? AND p.prompt = json_extract(w.value, '$[0]')"
+        " JOIN solutions s ON s.prompt = p.id AND s.slot = json_extract(w.value, '$[1]') % ?"
+        " WHERE s.sequence = json_extract(w.value, '$[1]')",
+        (json.dumps(list(wanted)), namespace.id, namespace.settings.memory_capacity),
+    )
+    return {(prompt, sequence): excerpt for prompt, sequence, excerpt in rows}
+
+
+def page(
+    connection: sqlite3.Connection, namespace: Namespace, after: str, limit: int
+) -> list[tuple[str, Header]]:
+    """See Store.page."""
+    rows = connection.execute(
+        f"SELECT prompt, {HEADER_COLUMNS} FROM prompts WHERE namespace=? AND prompt > ?"
+        " ORDER BY prompt LIMIT ?",
+        (namespace.id, after, limit),
+    )
+    return [(prompt, Header(*counters)) for prompt, *counters in rows]
+
+
+def records(
+    connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
+) -> list[PromptRecord]:
+    """See Store.records."""
+    ids = _ids(connection, namespace, prompts)
+    rings, stored = solutions(connection, namespace, ids), prefixes(connection, namespace, ids)
+    return [
+        PromptRecord(
+            prompt,
+            *rings[prompt],
+            stored[prompt],
+            dict(connection.execute("SELECT ngram, count FROM ngrams WHERE prompt=?", (id_,)).fetchall()),
+        )
+        for prompt, id_ in ids.items()
+    ]
+
+
+def put_records(
+    connection: sqlite3.Connection, namespace: Namespace, like: Namespace, added: list[PromptRecord]
+) -> None:
+    """See Store.put_records."""
+    connection.execute(
+        "UPDATE namespaces SET solutions_model=?, solutions_dimension=?,"
+        " prefixes_model=?, prefixes_dimension=? WHERE id=?",
+        (*astuple(like.solutions), *astuple(like.prefixes), namespace.id),
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO positive (namespace, metric, sum, count) VALUES (?, ?, ?, ?)",
+        [(namespace.id, metric, *sums) for metric, sums in like.positive.items()],
+    )
+    for record in added:
+        id_ = connection.execute(
+            f"INSERT INTO prompts (namespace, prompt, {HEADER_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (namespace.id, record.prompt, *astuple(record.header)),
+        ).lastrowid
+        _insert_record(connection, namespace, id_, record)
+
+
+def delete_prompts(
+    connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
+) -> list[str]:
+    """See Store.delete_prompts."""
+    ids = _ids(connection, namespace, prompts)
+    for id_ in ids.values():
+        for table in OF_PROMPTS:
+            connection.execute(f"DELETE FROM {table} WHERE prompt=?", (id_,))
+        connection.execute("DELETE FROM prompts WHERE id=?", (id_,))
+    return list(ids)
+
+
+def apply(connection: sqlite3.Connection, namespace: Namespace, write: Write) -> dict[str, int]:
+    """See Store.commit."""
+    if connection.execute("SELECT 1 FROM namespaces WHERE id=?", (namespace.id,)).fetchone() is None:
+        raise NotFound(f"namespace {namespace.name!r} was deleted or replaced during the call")
+    if write.answer is not None:
+        _remember_answer(connection, namespace, write.answer)
+    _claim_space(connection, namespace, "solutions", write.solutions)
+    _claim_space(connection, namespace, "prefixes", write.prefixes)
+    connection.executemany(
+        "INSERT INTO positive (namespace, metric, sum, count) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET sum=sum+excluded.sum, count=count+excluded.count",
+        [(namespace.id, metric, *sums) for metric, sums in write.positive.items()],
+    )
+    return {
+        prompt: _apply_to_prompt(connection, namespace, prompt, change)
+        for prompt, change in write.prompts.items()
+    }
+
+
+def _lookup(connection: sqlite3.Connection, name: str) -> Namespace | None:
+    row = connection.execute(f"SELECT {NAMESPACE_COLUMNS} FROM namespaces WHERE name=?", (name,)).fetchone()
+    if row is None:
+        return None
+    id_, _, settings, *spaces = row
+    sums = connection.execute("SELECT metric, sum, count FROM positive WHERE namespace=?", (id_,))
+    return Namespace(
+        id_,
+        name,
+        NamespaceSettings(**json.loads(settings)),
+        EmbeddingSpace(*spaces[:2]),
+        EmbeddingSpace(*spaces[2:]),
+        {metric: (total, count) for metric, total, count in sums},
+    )
+
+
+def _make_room(connection: sqlite3.Connection, name: str, replace: bool) -> None:
+    if _lookup(connection, name) is not None and not replace:
+        raise AlreadyExists(f"namespace {name!r} exists: choose another name, or set replace")
+    delete(connection, name)
+
+
+def _chosen(namespace: Namespace, prompts: Collection[str]) -> tuple[int, str]:
+    return namespace.id, json.dumps(list(prompts))
+
+
+def _ids(connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]) -> dict[str, int]:
+    rows = connection.execute(f"SELECT prompt, id FROM prompts WHERE {CHOSEN}", _chosen(namespace, prompts))
+    return dict(rows.fetchall())
+
+
+def _ring(rows: list[tuple[int, bytes, str]], namespace: Namespace) -> StoredSolutions:
+    vectors = np.frombuffer(b"".join(vector for _, vector, _ in rows), dtype=namespace.vector_type())
+    sequences = np.array([sequence for sequence, _, _ in rows], dtype=np.int64)
+    return StoredSolutions(sequences, vectors.reshape(len(rows), -1), [excerpt for _, _, excerpt in rows])
+
+
+def _remember_answer(connection: sqlite3.Connection, namespace: Namespace, given: IdempotentAnswer) -> None:
+    try:
+        connection.execute(
+            "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+            (namespace.id, given.operation, given.key, given.fingerprint, given.answer, time.time()),
+        )
+    except sqlite3.IntegrityError as error:
+        raise Conflict(f"idempotency key {given.key!r} was answered meanwhile") from error
+    # A few at a time: the table stays bounded and no write pays for a long clean-up.
+    connection.execute(
+        "DELETE FROM answers WHERE (namespace, operation, key) IN"
+        " (SELECT namespace, operation, key FROM answers WHERE created < ? LIMIT 8)",
+        (time.time() - ANSWER_SECONDS,),
+    )
+
+
+def _claim_space(
+    connection: sqlite3.Connection, namespace: Namespace, kind: str, space: EmbeddingSpace | None
+) -> None:
+    """The first vectors of a kind decide the namespace's model and dimension."""
+    if space is None:
+        return
+    changed = connection.execute(
+        f"UPDATE namespaces SET {kind}_model=?, {kind}_dimension=?"
+        f" WHERE id=? AND ({kind}_dimension=0 OR ({kind}_model=? AND {kind}_dimension=?))",
+        (space.model, space.dimension, namespace.id, space.model, space.dimension),
+    ).rowcount
+    if not changed:
+        raise Conflict(f"namespace {namespace.name!r} was given vectors of another model meanwhile")
+
+
+def _apply_to_prompt(
+    connection: sqlite3.Connection, namespace: Namespace, prompt: str, change: PromptWrite
+) -> int:
+    row = connection.execute(
+        "SELECT id, version, solutions_added, prefixes_added FROM prompts WHERE namespace=? AND prompt=?",
+        (namespace.id, prompt),
+    ).fetchone()
+    if row is None:
+        cursor = connection.execute(
+            "INSERT INTO prompts (namespace, prompt) VALUES (?, ?)", (namespace.id, prompt)
+        )
+        row = (cursor.lastrowid, 0, 0, 0)
+    id_, version, solutions_added, prefixes_added = map(int, row)
+    if version != change.version:
+        raise Conflict(f"prompt {prompt!r} has changed meanwhile")
+    if change.solutions is not None:
+        _put_solutions(connection, namespace, id_, solutions_added, change.solutions)
+        solutions_added += len(change.solutions.vectors)
+    capacity = namespace.settings.prefix_capacity
+    _add_outcomes(connection, id_, capacity, change.outcomes)
+    _put_prefixes(connection, id_, prefixes_added, capacity, change.prefixes)
+    _forget_prefixes(connection, id_, capacity, change.forgotten)
+    _count_ngrams(connection, id_, change.ngrams)
+    connection.execute(
+        "UPDATE prompts SET version=version+1, solutions_added=?, prefixes_added=?,"
+        " reward_variance=coalesce(?, reward_variance) WHERE id=?",
+        (solutions_added, prefixes_added + len(change.prefixes), change.reward_variance, id_),
+    )
+    if change.prefixes or change.forgotten:
+        connection.execute(
+            "UPDATE prompts SET prefixes_stored=(SELECT count(*) FROM prefixes WHERE prompt=?) WHERE id=?",
+            (id_, id_),
+        )
+    return version + 1
+
+
+def _put_solutions(
+    connection: sqlite3.Connection, namespace: Namespace, prompt: int, added: int, new: NewSolutions
+) -> None:
+    capacity = namespace.settings.memory_capacity
+    rows = np.ascontiguousarray(new.vectors, dtype=namespace.vector_type())
+    connection.executemany(
+        "INSERT OR REPLACE INTO solutions (prompt, slot, sequence, vector, excerpt) VALUES (?, ?, ?, ?, ?)",
+        [
+            (prompt, (added + i) % capacity, added + i, rows[i].data, new.excerpts[i])
+            for i in range(max(0, len(rows) - capacity), len(rows))
+        ],
+    )
+
+
+def _prefix_row(prompt: int, sequence: int, capacity: int, prefix: StoredPrefix) -> tuple[Any, ...]:
+    tokens, vector = prefix.token_ids.astype("<i4").tobytes(), prefix.vector.astype("<f4").tobytes()
+    content = (tokens, prefix.text, prefix.mean_entropy, vector, prefix.rollouts, prefix.successes)
+    return (prompt, sequence % capacity, sequence, *content)
+
+
+def _put_prefixes(
+    connection: sqlite3.Connection, prompt: int, added: int, capacity: int, new: list[StoredPrefix]
+) -> None:
+    connection.executemany(
+        f"INSERT OR REPLACE INTO prefixes (prompt, {OF_PROMPTS['prefixes']})"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [_prefix_row(prompt, added + i, capacity, prefix) for i, prefix in enumerate(new)],
+    )
+
+
+def _forget_prefixes(
+    connection: sqlite3.Connection, prompt: int, capacity: int, sequences: list[int]
+) -> None:
+    connection.executemany(
+        "DELETE FROM prefixes WHERE prompt=? AND slot=? AND sequence=?",
+        [(prompt, sequence % capacity, sequence) for sequence in sequences],
+    )
+
+
+def _add_outcomes(
+    connection: sqlite3.Connection, prompt: int, capacity: int, outcomes: list[NewOutcome]
+) -> None:
+    for outcome in outcomes:
+        if outcome.sequence is None:
+            connection.execute(
+                "UPDATE prompts SET unguided_rollouts=unguided_rollouts+?,"
+                " unguided_successes=unguided_successes+? WHERE id=?",
+                (outcome.rollouts, outcome.successes, prompt),
+            )
+        else:
+            connection.execute(
+                "UPDATE prefixes SET rollouts=rollouts+?, successes=successes+?"
+                " WHERE prompt=? AND slot=? AND sequence=?",
+                (outcome.rollouts, outcome.successes, prompt, outcome.sequence % capacity, outcome.sequence),
+            )
+
+
+def _count_ngrams(connection: sqlite3.Connection, prompt: int, counts: dict[bytes, int]) -> None:
+    connection.executemany(
+        "INSERT INTO ngrams VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count=count+excluded.count",
+        [(prompt, ngram, count) for ngram, count in counts.items()],
+    )
+
+
+def _insert_record(
+    connection: sqlite3.Connection, namespace: Namespace, prompt: int | None, record: PromptRecord
+) -> None:
+    capacity, ring = namespace.settings.memory_capacity, record.solutions
+    if ring is not None:
+        rows = np.ascontiguousarray(ring.vectors, dtype=namespace.vector_type())
+        connection.executemany(
+            "INSERT INTO solutions (prompt, slot, sequence, vector, excerpt) VALUES (?, ?, ?, ?, ?)",
+            [
+                (prompt, sequence % capacity, sequence, rows[i].data, ring.excerpts[i])
+                for i, sequence in enumerate(ring.sequences.tolist())
+            ],
+        )
+    connection.executemany(
+        f"INSERT INTO prefixes (prompt, {OF_PROMPTS['prefixes']}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            _prefix_row(prompt or 0, p.sequence, namespace.settings.prefix_capacity, p)
+            for p in record.prefixes
+        ],
+    )
+    _count_ngrams(connection, prompt or 0, record.ngrams)

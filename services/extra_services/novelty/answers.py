@@ -1,0 +1,39 @@
+"""Answers as text, in which form they are kept under an idempotency key and replayed."""
+
+import base64
+import json
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+
+from extra_services.errors import InvalidInput
+from extra_services.novelty.request import GroupAnswer, GroupScores, Nearest
+
+
+def encode(answers: list[GroupAnswer]) -> str:
+    """JSON of the answers; novelties exactly."""
+    return json.dumps([_encode(answer) for answer in answers])
+
+
+def decode(text: str) -> list[GroupAnswer]:
+    """The answers that `encode` was given."""
+    return [_decode(item) for item in json.loads(text)]
+
+
+def _encode(answer: GroupAnswer) -> list[Any]:
+    if isinstance(answer, InvalidInput):
+        return [answer.field, answer.message]
+    novelty = base64.b64encode(answer.novelty.astype("<f4").tobytes()).decode()
+    nearest = [None if neighbour is None else astuple(neighbour) for neighbour in answer.nearest]
+    counts = [answer.memory_before, answer.memory_after]
+    return [novelty, *counts, nearest, answer.reward_variance, answer.vendi, answer.divisor]
+
+
+def _decode(item: list[Any]) -> GroupAnswer:
+    if len(item) == 2:
+        return InvalidInput(*item)
+    novelty, before, after, nearest, *more = item
+    values = np.frombuffer(base64.b64decode(novelty), dtype="<f4")
+    neighbours = [None if neighbour is None else Nearest(*neighbour) for neighbour in nearest]
+    return GroupScores(values, before, after, neighbours, *more)

@@ -1,0 +1,233 @@
+"""Groups that arrive sample by sample: each sample waits until its group can be scored as a whole.
+
+Waiting costs no thread: a sample is a future on the event loop. A group is scored when its last sample is
+there or, at the deadline its first sample set, with those that are. Scoring is the ordinary `NoveltyScorer`,
+under an idempotency key made of the group's id, so a sample sent again after that gets the same answer, also
+after a restart. All of a group's samples must come to the same server; samples that wait are in memory only,
+and none is acknowledged before its group is durable.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded
+from extra_services.memory.memory import Key, Memory
+from extra_services.novelty import answers
+from extra_services.novelty.request import (
+    VECTOR_METRICS,
+    GroupScores,
+    Metric,
+    Options,
+    RolloutGroup,
+    Scale,
+    Vectors,
+)
+from extra_services.novelty.scoring import NoveltyScorer
+
+DEFAULT_WAIT_SECONDS = 300.0
+MAX_WAIT_SECONDS = 24 * 3600.0
+MAX_GROUP_SIZE = 4096
+OPERATION = "collect_sample"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rollout of a group: `index` is its place among `group_size`; the rest as in RolloutGroup."""
+
+    namespace: str
+    prompt_id: str
+    group_id: str
+    group_size: int
+    index: int
+    correct: bool
+    text: str | None = None
+    embedding: Vectors | None = None
+    token_ids: NDArray[np.int32] | None = None
+    sequence_logprob: float | None = None
+    metric: Metric = "embedding"
+    scale: Scale = "raw"
+    wait_seconds: float = DEFAULT_WAIT_SECONDS
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """A sample's position among the `samples` scored together, and their scores."""
+
+    scores: GroupScores
+    position: int
+    samples: int
+
+
+@dataclass
+class _Group:
+    first: Sample
+    timer: asyncio.TimerHandle
+    samples: dict[int, Sample] = field(default_factory=dict)
+    waiting: dict[int, list["asyncio.Future[SampleScore]"]] = field(default_factory=dict)
+    #: Set once scoring has begun: no sample can join any more.
+    scoring: bool = False
+
+
+class SampleCollector:
+    """Collects samples and scores their groups. Belongs to one event loop."""
+
+    def __init__(
+        self, memory: Memory, scorer: NoveltyScorer, executor: Executor, max_waiting: int = 65536
+    ) -> None:
+        self._memory = memory
+        self._scorer = scorer
+        self._executor = executor
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._groups: dict[tuple[str, str], _Group] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def collect(self, sample: Sample) -> SampleScore:
+        """The sample's score, once its group has been scored.
+
+        InvalidInput if the sample, or with it the group, cannot be scored; FailedPrecondition if the group
+        was scored without it at its deadline; Overloaded if too many samples wait.
+        """
+        _check(sample)
+        known = await asyncio.get_running_loop().run_in_executor(self._executor, self._known, sample)
+        if known is not None:
+            return known
+        if self._waiting >= self._max_waiting:
+            raise Overloaded(f"{self._waiting} samples wait for their groups already", 1.0)
+        group = self._join(sample)
+        score: asyncio.Future[SampleScore] = asyncio.get_running_loop().create_future()
+        group.waiting.setdefault(sample.index, []).append(score)
+        self._waiting += 1
+        if len(group.samples) == sample.group_size and not group.scoring:
+            self._start(group)
+        try:
+            return await score
+        finally:
+            self._waiting -= 1
+            self._leave(sample, score)
+
+    def _known(self, sample: Sample) -> SampleScore | None:
+        """What was answered when the group was scored, if it was."""
+        namespace = self._memory.store.namespace(sample.namespace)
+        stored = self._memory.store.answer(namespace, OPERATION, sample.group_id)
+        if stored is None:
+            return None
+        prompt_id, indices = json.loads(stored.fingerprint)
+        if prompt_id != sample.prompt_id:
+            raise InvalidInput("group_id", f"{sample.group_id!r} was a group of prompt {prompt_id!r}")
+        if sample.index not in indices:
+            raise FailedPrecondition(
+                f"group {sample.group_id!r} was scored without sample {sample.index} at its deadline;"
+                " send all samples of a group within wait_seconds"
+            )
+        return _sample_score(answers.decode(stored.answer), indices, sample.index)
+
+    def _join(self, sample: Sample) -> _Group:
+        name = (sample.namespace, sample.group_id)
+        group = self._groups.get(name)
+        if group is None:
+            timer = asyncio.get_running_loop().call_later(sample.wait_seconds, self._time_is_up, name)
+            group = self._groups[name] = _Group(sample, timer)
+        for what in ("prompt_id", "group_size"):
+            if getattr(sample, what) != getattr(group.first, what):
+                raise InvalidInput(what, f"differs from the first sample's of group {sample.group_id!r}")
+        if group.scoring and sample.index not in group.samples:
+            raise FailedPrecondition(
+                f"group {sample.group_id!r} is being scored without sample {sample.index}"
+            )
+        if not group.scoring:
+            group.samples[sample.index] = sample
+        return group
+
+    def _leave(self, sample: Sample, score: "asyncio.Future[SampleScore]") -> None:
+        """A caller is gone: if it was not answered, its sample goes with it."""
+        group = self._groups.get((sample.namespace, sample.group_id))
+        if group is None or group.scoring or score not in group.waiting.get(sample.index, []):
+            return
+        group.waiting[sample.index].remove(score)
+        if not group.waiting[sample.index]:
+            del group.waiting[sample.index], group.samples[sample.index]
+        if not group.samples:
+            group.timer.cancel()
+            del self._groups[(sample.namespace, sample.group_id)]
+
+    def _time_is_up(self, name: tuple[str, str]) -> None:
+        group = self._groups[name]
+        if not group.scoring:
+            self._start(group)
+
+    def _start(self, group: _Group) -> None:
+        group.scoring = True
+        group.timer.cancel()
+        task = asyncio.create_task(self._score(group))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _score(self, group: _Group) -> None:
+        indices = sorted(group.samples)
+        score: Callable[[], list[SampleScore]] = lambda: self._score_now(group, indices)  # noqa: E731
+        failure: BaseException | None = None
+        scored: list[SampleScore] = []
+        try:
+            scored = await asyncio.get_running_loop().run_in_executor(self._executor, score)
+        except BaseException as error:
+            failure = error
+        del self._groups[(group.first.namespace, group.first.group_id)]
+        for position, index in enumerate(indices):
+            for waiting in group.waiting.get(index, []):
+                if waiting.done():
+                    continue
+                if failure is None:
+                    waiting.set_result(scored[position])
+                else:
+                    waiting.set_exception(failure)
+
+    def _score_now(self, group: _Group, indices: list[int]) -> list[SampleScore]:
+        first = group.first
+        rollouts = _group_of([group.samples[index] for index in indices])
+        key = Key(OPERATION, first.group_id, json.dumps([first.prompt_id, indices]))
+        options = Options(first.metric, scale=first.scale, explain=first.metric in VECTOR_METRICS)
+        scored, _ = self._scorer.score_named(first.namespace, [rollouts], options, key)
+        return [_sample_score(scored, indices, index) for index in indices]
+
+
+def _check(sample: Sample) -> None:
+    if not 1 <= len(sample.group_id) <= 512:
+        raise InvalidInput("group_id", "must have 1 to 512 characters")
+    if not 1 <= sample.group_size <= MAX_GROUP_SIZE:
+        raise InvalidInput("group_size", f"must be 1 to {MAX_GROUP_SIZE}, is {sample.group_size}")
+    if not 0 <= sample.index < sample.group_size:
+        raise InvalidInput("index", f"must be 0 to {sample.group_size - 1}, is {sample.index}")
+    if not 0 < sample.wait_seconds <= MAX_WAIT_SECONDS:
+        raise InvalidInput("wait_seconds", f"must be positive and at most {MAX_WAIT_SECONDS:g}")
+
+
+def _group_of(samples: list[Sample]) -> RolloutGroup:
+    """The samples as a group; what only some of them have is left for the checks to complain about."""
+    embeddings = [sample.embedding for sample in samples if sample.embedding is not None]
+    if len({len(embedding) for embedding in embeddings}) > 1:
+        raise InvalidInput("embedding", "the samples of the group have different dimensions")
+    logprobs = [sample.sequence_logprob for sample in samples if sample.sequence_logprob is not None]
+    tokens = [sample.token_ids for sample in samples if sample.token_ids is not None]
+    texts = [sample.text for sample in samples if sample.text is not None]
+    return RolloutGroup(
+        samples[0].prompt_id,
+        np.array([sample.correct for sample in samples], dtype=np.bool_),
+        texts=texts or None,
+        embeddings=np.stack(embeddings) if embeddings else None,
+        token_ids=tokens or None,
+        sequence_logprobs=np.array(logprobs, dtype=np.float32) if logprobs else None,
+    )
+
+
+def _sample_score(scored: list[GroupScores | InvalidInput], indices: list[int], index: int) -> SampleScore:
+    (scores,) = scored
+    if isinstance(scores, InvalidInput):
+        raise InvalidInput(scores.field, f"the group cannot be scored: {scores.message}")
+    return SampleScore(scores, indices.index(index), len(indices))

@@ -1,0 +1,82 @@
+"""Which stored solutions are nearest to a text or vector."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from extra_services.errors import InvalidInput
+from extra_services.memory.memory import Change, Computed, Key, Memory
+from extra_services.memory.records import Namespace
+from extra_services.novelty.preparing import Batch, prepare
+from extra_services.novelty.request import Limits, Nearest, RolloutGroup, Vectors
+
+MAX_NEIGHBORS = 1024
+NO_KEY = Key("", "", "")
+
+
+@dataclass(frozen=True)
+class NeighborQuery:
+    """A text or a float32 [dimension] vector, to be compared with the solutions of a prompt."""
+
+    prompt_id: str
+    text: str | None = None
+    embedding: Vectors | None = None
+
+
+def nearest_solutions(
+    memory: Memory, name: str, queries: list[NeighborQuery], k: int, limits: Limits
+) -> list[list[Nearest] | InvalidInput]:
+    """At most k solutions per query, most similar first, or why it was refused. Changes nothing."""
+    if not 1 <= k <= MAX_NEIGHBORS:
+        raise InvalidInput("k", f"must be 1 to {MAX_NEIGHBORS}, is {k}")
+    if len(queries) > limits.rollouts_per_request:
+        raise InvalidInput(
+            "queries", f"{len(queries)} in one request; send at most {limits.rollouts_per_request}"
+        )
+    namespace = memory.store.namespace(name)
+    batch = prepare(memory, namespace, [_as_group(query) for query in queries], "embedding", limits)
+    answers = memory.change(
+        name,
+        dict.fromkeys(item.group.prompt_id for item in batch.items),
+        NO_KEY,
+        lambda change: Computed(_search(change, namespace, batch, k), None),
+        lambda _: "",
+    )
+    assert not isinstance(answers, str), "there is no key to replay"
+    return answers
+
+
+def _as_group(query: NeighborQuery) -> RolloutGroup:
+    """A group of one correct rollout, so that it is checked and embedded as rollouts are."""
+    embeddings = None if query.embedding is None else query.embedding[None]
+    texts = None if query.text is None else [query.text]
+    return RolloutGroup(query.prompt_id, np.ones(1, dtype=np.bool_), texts=texts, embeddings=embeddings)
+
+
+def _search(change: Change, namespace: Namespace, batch: Batch, k: int) -> list[list[Nearest] | InvalidInput]:
+    answers: list[list[Nearest] | InvalidInput] = [
+        answer if isinstance(answer, InvalidInput) else [] for answer in batch.answers
+    ]
+    if not batch.items or not namespace.solutions.dimension:
+        return answers
+    prompts = [item.group.prompt_id for item in batch.items]
+    index = change.rings(namespace.solutions.dimension)
+    ones = np.ones(len(prompts), dtype=np.int64)
+    similarity, sequence = index.nearest(
+        prompts, ones, batch.vectors, min(k, namespace.settings.memory_capacity)
+    )
+    wanted = [
+        (prompt, int(number))
+        for prompt, row in zip(prompts, sequence.tolist(), strict=True)
+        for number in row
+        if number >= 0
+    ]
+    excerpts = change.excerpts(wanted)
+    for item, similarities, numbers in zip(batch.items, similarity.tolist(), sequence.tolist(), strict=True):
+        prompt = item.group.prompt_id
+        answers[item.index] = [
+            Nearest("solution", number, excerpts.get((prompt, number), ""), value)
+            for value, number in zip(similarities, numbers, strict=True)
+            if number >= 0
+        ]
+    return answers
