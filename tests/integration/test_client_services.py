@@ -21,6 +21,7 @@ from extra_client import (
     GenerationClient,
     Group,
     HardPrompt,
+    InFlight,
     InvalidArgumentError,
     Method,
     NamespaceSettings,
@@ -30,6 +31,7 @@ from extra_client import (
     PrefixClient,
     PromptFailure,
     Rollout,
+    SampledToken,
     UnavailableError,
     VerdictStatus,
     VerificationClient,
@@ -224,6 +226,96 @@ def test_new_weights_serve_under_their_version_and_an_older_one_is_refused(
         assert (
             client.generate(["abc"], 1, 1, min_policy_version=served + 1)[0][0].policy_version == served + 1
         )
+
+
+async def test_weights_are_streamed_from_tensors_at_hand(generation: str, model: Path) -> None:
+    from safetensors.torch import load_file
+
+    tensors = load_file(model / "model.safetensors")
+    with GenerationClient(generation) as client:
+        served = client.get_info().policy_version
+        before = client.generate(["abc"], 1, 8, seed=3)[0][0]
+        update = client.stream_weights(tensors, served + 1)
+        assert (update.previous_policy_version, update.policy_version) == (served, served + 1)
+        after = client.generate(["abc"], 1, 8, seed=3, min_policy_version=served + 1)[0][0]
+        assert after.token_ids.tolist() == before.token_ids.tolist()
+        name = next(iter(tensors))
+        with pytest.raises(FailedPreconditionError, match="not_a_tensor_of_it"):
+            client.stream_weights({"not_a_tensor_of_it": tensors[name]}, served + 2)
+    async with aio.GenerationClient(generation) as other:
+        assert (await other.stream_weights(iter(tensors.items()), served + 2)).policy_version == served + 2
+
+
+def test_weights_that_change_in_flight_abort_samples_as_partial_rollouts(
+    generation: str, model: Path
+) -> None:
+    with GenerationClient(generation) as client:
+        served = client.get_info().policy_version
+        events = client.generate_stream(["abc"], 8, 100, min_tokens=100, stream_tokens=True)
+        assert isinstance(next(events), SampledToken)
+        client.update_weights(model.name, served + 1, InFlight.ABORT)
+        rollouts = [event for event in events if isinstance(event, Rollout)]
+    assert len(rollouts) == 8
+    assert {rollout.policy_version for rollout in rollouts} <= {served, served + 1}
+    for rollout in rollouts:
+        aborted = rollout.finish_reason is FinishReason.ABORT
+        assert aborted == (len(rollout.token_ids) < 100)
+
+
+def test_weights_that_change_in_flight_may_be_taken_up_by_samples_that_say_where(
+    generation: str, model: Path
+) -> None:
+    with GenerationClient(generation) as client:
+        served = client.get_info().policy_version
+        events = client.generate_stream(["abc"], 4, 100, min_tokens=100, stream_tokens=True)
+        assert isinstance(next(events), SampledToken)
+        client.update_weights(model.name, served + 1, "keep")
+        rollouts = [event for event in events if isinstance(event, Rollout)]
+    assert [len(rollout.token_ids) for rollout in rollouts] == [100] * 4
+    for rollout in rollouts:
+        if rollout.policy_version == served and rollout.policy_changes:
+            (change,) = rollout.policy_changes
+            assert change.policy_version == served + 1
+            assert 0 < change.token_index < 100
+
+
+async def test_tokens_are_streamed_before_the_rollout_that_repeats_them(generation: str) -> None:
+    async with aio.GenerationClient(generation) as client:
+        stream = client.generate_stream(["abc"], 1, 6, seed=5, stream_tokens=True)
+        *tokens, rollout = [event async for event in stream]
+    assert isinstance(rollout, Rollout)
+    assert [
+        token.token_id for token in tokens if isinstance(token, SampledToken)
+    ] == rollout.token_ids.tolist()
+
+
+def test_entropies_of_the_raw_distribution_and_of_segments_come_on_request(generation: str) -> None:
+    with GenerationClient(generation) as client:
+        plain = client.generate(["abc"], 1, 20, seed=5, temperature=0.5)[0][0]
+        asked = client.generate(
+            ["abc"], 1, 20, seed=5, temperature=0.5, raw_entropies=True, segment_entropies=True
+        )[0][0]
+    assert (len(plain.raw_entropies), plain.segments) == (0, ())
+    assert len(asked.raw_entropies) == len(asked.token_ids)
+    assert (asked.raw_entropies > asked.entropies).any()
+    assert [segment.start for segment in asked.segments[1:]] == [
+        segment.end for segment in asked.segments[:-1]
+    ]
+    for segment in asked.segments:
+        part = asked.entropies[segment.start : segment.end]
+        assert segment.mean == pytest.approx(part.mean(), abs=1e-5)
+        assert segment.max == pytest.approx(part.max(), abs=1e-5)
+
+
+def test_stop_strings_end_a_sample_and_a_chat_needs_a_template(generation: str) -> None:
+    with GenerationClient(generation) as client:
+        whole = client.generate(["abc"], 1, 20, seed=5, min_tokens=20)[0][0]
+        stop = whole.text[5]
+        short = client.generate(["abc"], 1, 20, seed=5, stop_strings=[stop])[0][0]
+        assert short.finish_reason is FinishReason.STOP
+        assert stop not in short.text
+        with pytest.raises(InvalidArgumentError, match="chat template"):
+            client.generate([[{"role": "user", "content": "abc"}]], 1, 1)
 
 
 def test_the_servers_vocabulary_is_compared_with_ones_own(generation: str, model: Path) -> None:
