@@ -3,7 +3,7 @@
 Each layer holds keys and values [rows, kv heads, capacity, head size]. A sample's row starts as a copy of its
 prompt's, which was computed once, and grows by one position a step; rows that end are filled with the last
 rows, so the first `count` are always the live ones and a step works on a slice, without gathering anything.
-The capacity follows the longest live sample.
+Room for rows and positions grows as samples need it.
 
 transformers' own caches do not fit: DynamicCache concatenates (copies) all of it at every step and cannot let
 rows join or leave at different lengths; StaticCache has one position for all rows. transformers' continuous
@@ -73,7 +73,8 @@ class Computed:
     @property
     def bytes(self) -> int:
         """Memory it takes."""
-        return self.logits.nbytes + sum(key.nbytes + value.nbytes for key, value in self.layers)
+        kept = (self.logits, *(part for layer in self.layers for part in layer))
+        return sum(int(tensor.nbytes) for tensor in kept)
 
 
 class Prefill:
@@ -139,9 +140,8 @@ class Rows:
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows
         self.count = 0
-        self.capacity = 0
-        self._keys: list[torch.Tensor] = []
-        self._values: list[torch.Tensor] = []
+        #: Of each layer: keys, then values.
+        self._stores: list[Layer] = []
         # Of the step: where each row writes, what it may attend to, and how far.
         self._at = torch.zeros(0, dtype=torch.int64)
         self._masks: dict[int | None, torch.Tensor] = {}
@@ -149,33 +149,29 @@ class Rows:
 
     def join(self, sequence: Computed, copies: int) -> None:
         """Appends `copies` rows that start with `sequence`."""
-        layers, length = sequence.layers, len(sequence.tokens)
-        if not self._keys:
-            self._keys = [key.new_empty(self.max_rows, key.shape[0], 0, key.shape[2]) for key, _ in layers]
-            self._values = [
-                value.new_empty(self.max_rows, value.shape[0], 0, value.shape[2]) for _, value in layers
-            ]
-        self._grow(length + 1)
+        length, first, last = len(sequence.tokens), self.count, self.count + copies
+        if not self._stores:
+            self._stores = [(_empty(key), _empty(value)) for key, value in sequence.layers]
+        self._grow(last, length + 1)
         self._reach = max(self._reach, length)
-        first, last = self.count, self.count + copies
-        for stores, part in ((self._keys, 0), (self._values, 1)):
-            for store, layer in zip(stores, layers, strict=True):
-                store[first:last, :, :length] = layer[part]
+        for stores, layer in zip(self._stores, sequence.layers, strict=True):
+            for store, part in zip(stores, layer, strict=True):
+                store[first:last, :, :length] = part
         self.count = last
 
     def keep(self, target: list[int], source: list[int], count: int) -> None:
         """Moves rows `source` to `target` and keeps the first `count` rows."""
         if source:
-            for store in (*self._keys, *self._values):
+            for store in (store for stores in self._stores for store in stores):
                 store[target, :, : self._reach] = store[source, :, : self._reach]
         self.count = count
         if count == 0:
-            self.capacity, self._reach, self._keys, self._values = 0, 0, [], []
+            self._stores, self._reach = [], 0
 
     def prepare(self, lengths: torch.Tensor) -> None:
         """Readies a step in which each row, of `lengths` int64 [count] so far, gets one more position."""
         self._reach = int(lengths.max()) + 1
-        self._grow(self._reach)
+        self._grow(self.count, self._reach)
         self._at = lengths
         self._masks = {}
 
@@ -189,7 +185,7 @@ class Rows:
         window: int | None,
     ) -> torch.Tensor:
         """Stores the step's keys and values and attends to what each row has so far."""
-        keys, values = self._keys[layer], self._values[layer]
+        keys, values = self._stores[layer]
         rows, heads, _, size = query.shape
         _write(keys, self._at, key)
         _write(values, self._at, value)
@@ -214,17 +210,29 @@ class Rows:
             self._masks[window] = mask.masked_fill_(hidden, -torch.inf)[:, None, None, :]
         return self._masks[window]
 
-    def _grow(self, length: int) -> None:
-        if length <= self.capacity:
-            return
-        capacity = -(-length // CAPACITY_STEP) * CAPACITY_STEP
-        for stores in (self._keys, self._values):
-            for layer, old in enumerate(stores):
-                # Zeros: masked positions must hold finite numbers, since 0 x NaN is NaN.
-                new = old.new_zeros(old.shape[0], old.shape[1], capacity, old.shape[3])
-                new[: self.count, :, : self.capacity] = old[: self.count]
-                stores[layer] = new
-        self.capacity = capacity
+    def _grow(self, rows: int, length: int) -> None:
+        """Makes room for `rows` of `length`, layer by layer: if memory runs out, it can be tried again."""
+        for layer, (keys, values) in enumerate(self._stores):
+            if keys.shape[0] < rows or keys.shape[2] < length:
+                rows = max(keys.shape[0], min(self.max_rows, 2 ** (rows - 1).bit_length()))
+                length = max(keys.shape[2], -(-length // CAPACITY_STEP) * CAPACITY_STEP)
+                self._stores[layer] = (
+                    _grown(keys, self.count, rows, length),
+                    _grown(values, self.count, rows, length),
+                )
+
+
+def _empty(part: torch.Tensor) -> torch.Tensor:
+    """No rows yet, for keys or values like `part` [heads, length, size]."""
+    return part.new_empty(0, part.shape[0], 0, part.shape[2])
+
+
+def _grown(store: torch.Tensor, count: int, rows: int, length: int) -> torch.Tensor:
+    """The first `count` rows of `store`, in a store with room for `rows` of `length`."""
+    # Zeros: masked positions must hold finite numbers, since 0 x NaN is NaN.
+    new = store.new_zeros(rows, store.shape[1], length, store.shape[3])
+    new[:count, :, : store.shape[2]] = store[:count]
+    return new
 
 
 def _attend(
