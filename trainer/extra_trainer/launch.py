@@ -92,6 +92,7 @@ class Launcher:
         self.folder.failure.unlink(missing_ok=True)
         if resume:
             step = self.folder.last_checkpoint()
+            self.folder.forget_after(step)
             self.console.print(
                 f"Resuming {self.folder.path} from " + (f"step {step}" if step else "the start")
             )

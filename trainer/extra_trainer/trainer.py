@@ -107,7 +107,6 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
             self._explorer.queue.restore(ours["queue"])
             self.experience_maker.restore(ours["novelty"])
             self._memories(self._snapshot(step)).copy_to(self._run.namespace, replace=True)
-            self._run.folder.forget_after(step)
         return states
 
     def _state(self) -> dict[str, Any]:
