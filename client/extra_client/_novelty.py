@@ -1,8 +1,11 @@
 """NoveltyService without the connection: what is sent, and what comes back, as numpy and dataclasses."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +14,9 @@ from extra_client import _wire, errors
 from extra_client._transport import NOVELTY, Call, new_key
 from extra_client.errors import ExtraError, InternalError
 from extra_rl.v1 import novelty_pb2 as pb
+
+#: Bytes of a file in one message.
+_CHUNK_BYTES = 2**20
 
 
 class MemoryPolicy(StrEnum):
@@ -25,8 +31,54 @@ class MemoryPolicy(StrEnum):
 class Metric(StrEnum):
     """How novelty is measured."""
 
-    #: max(0, 1 - largest cosine similarity to memory and siblings), in [0, 2].
+    #: max(0, 1 - largest cosine similarity to memory and siblings).
     EMBEDDING = "embedding"
+    #: Mean over the response's n-grams of 1/sqrt(count + 1), counted over the prompt's correct responses so
+    #: far, in [0, 1]. Needs token_ids.
+    NGRAM_COUNT = "ngram_count"
+    #: How much less likely the policy found this correct rollout than the group's others, in standard
+    #: deviations of the sequence log-probability, at least 0. Needs sequence_logprobs.
+    POLICY_SURPRISE = "policy_surprise"
+    #: 1 - mean cosine similarity to the siblings (the graph cut of DRA-GRPO), in [0, 2].
+    MEAN_COSINE = "mean_cosine"
+    #: Share of the siblings that are in another semantic cluster (as in DARLING), in [0, 1].
+    CLUSTER_SIZE = "cluster_size"
+
+
+class Scale(StrEnum):
+    """What the novelties are divided by."""
+
+    #: Nothing.
+    RAW = "raw"
+    #: The largest of the group, if above 1e-8.
+    GROUP_MAX = "group_max"
+    #: The mean of the metric's positive novelties in the namespace so far: a typical new solution counts 1.
+    RUNNING_MEAN = "running_mean"
+
+
+class TextWindow(StrEnum):
+    """Which part of a text is embedded."""
+
+    #: Of the last 512 tokens as many as the model reads: of a long solution, its opening.
+    REFERENCE = "reference"
+    #: The whole text: consecutive windows are embedded and averaged by length.
+    WHOLE = "whole"
+
+
+class VectorStorage(StrEnum):
+    """How the vectors of solutions are held: 4 or 2 bytes a number."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+class NearestKind(StrEnum):
+    """Where a nearest neighbour is."""
+
+    #: A stored solution of the prompt.
+    SOLUTION = "solution"
+    #: Another rollout of the same group.
+    SIBLING = "sibling"
 
 
 class ScoreMode(StrEnum):
@@ -48,6 +100,25 @@ class NamespaceSettings:
     memory_policy: MemoryPolicy | None = None
     #: Prefixes kept per prompt, oldest out first (128).
     prefix_capacity: int | None = None
+    #: Which part of a text is embedded (REFERENCE).
+    text_window: TextWindow | None = None
+    #: How the vectors of solutions are held (FLOAT32).
+    storage: VectorStorage | None = None
+    #: Tokens per n-gram of Metric.NGRAM_COUNT (2).
+    ngram_size: int | None = None
+    #: Cosine similarity from which two solutions are in one cluster, for Metric.CLUSTER_SIZE (0.95).
+    cluster_similarity: float | None = None
+    #: Weight of a group's reward variance in its prompt's moving average (0.1).
+    variance_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PositiveNovelty:
+    """The positive novelties of one metric so far: what Scale.RUNNING_MEAN divides by."""
+
+    metric: Metric
+    count: int
+    mean: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +134,13 @@ class Namespace:
     #: Embedding model and dimension of its vectors; empty and 0 until the first.
     embedding_model: str
     dimension: int
+    positive: tuple[PositiveNovelty, ...]
+    #: How often this server, since it started, found a prompt's memory in its index, or had to read it.
+    index_hits: int
+    index_loads: int
+    #: Texts this server, since it started, embedded, or knew the vectors of; in all namespaces.
+    texts_embedded: int
+    texts_cached: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +149,61 @@ class NamespaceCopy:
 
     solutions: int
     prefixes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedNamespace:
+    """A namespace made of a file."""
+
+    settings: NamespaceSettings
+    prompts: int
+    solutions: int
+    prefixes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSummary:
+    """What is stored of one prompt."""
+
+    prompt_id: str
+    #: Solutions stored, and ever stored.
+    solutions: int
+    solutions_added: int
+    prefixes: int
+    #: Moving average of the variance of its rewards; 0 if never tracked.
+    reward_variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """What a text is most similar to: a stored solution of its prompt, or a sibling in its group."""
+
+    kind: NearestKind
+    #: Of a stored solution: its number among all ever stored for the prompt, from 0.
+    solution_id: int | None
+    #: Of a sibling: its index in the group.
+    sibling: int | None
+    #: The first characters of its text; empty if embeddings were sent.
+    excerpt: str
+    #: Cosine similarity.
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class NeighborQuery:
+    """A text, or your own embedding (reals [dimension]), to compare with a prompt's memory."""
+
+    prompt_id: str
+    text: str | None = None
+    embedding: ArrayLike | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """The solutions most similar to a query, most similar first, or the error it was refused with."""
+
+    neighbors: tuple[Nearest, ...]
+    error: ExtraError | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -84,6 +217,10 @@ class Group:
     embeddings: ArrayLike | None = None
     #: Whether each is correct; None (undecided) counts as not correct.
     correct: Sequence[bool | None] | NDArray[np.bool_]
+    #: n lists of the response's token ids, for Metric.NGRAM_COUNT.
+    token_ids: Sequence[ArrayLike] | None = None
+    #: Reals [n]: sum of the response's token log-probabilities, in nats, for Metric.POLICY_SURPRISE.
+    sequence_logprobs: ArrayLike | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +236,45 @@ class GroupScores:
     error: ExtraError | None
     #: True if the idempotency key was seen before and this is the first answer.
     replayed: bool
+    #: With `explain`: the nearest neighbour of each rollout, None for those that have none.
+    nearest: tuple[Nearest | None, ...]
+    #: With `track_reward_variance`: moving average of the variance of the prompt's rewards.
+    reward_variance: float | None
+    #: With `vendi`: how many distinct solutions the group holds in effect.
+    vendi: float | None
+    #: What the novelties were divided by.
+    divisor: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampleScore:
+    """Score of one sample of a group that was collected sample by sample."""
+
+    novelty: float
+    #: Metrics on embeddings only; None if there was nothing to compare with.
+    nearest: Nearest | None
+    #: Samples scored together; fewer than the group's size if it was scored without those that came too late.
+    samples: int
+    #: Entries of the prompt's memory before and after the group.
+    memory_before: int
+    memory_after: int
+
+
+class SampleOptions(TypedDict, total=False):
+    """Further arguments of collect_sample: the text or your own embedding, and how to measure."""
+
+    text: str
+    #: Reals [dimension].
+    embedding: ArrayLike
+    #: The response's token ids, for Metric.NGRAM_COUNT.
+    token_ids: ArrayLike
+    #: Sum of the response's token log-probabilities, in nats, for Metric.POLICY_SURPRISE.
+    sequence_logprob: float
+    #: The group's first sample decides about these three.
+    metric: Metric | str
+    scale: Scale | str
+    #: Seconds after the group's first sample at which it is scored without those still missing (300).
+    wait_seconds: float
 
 
 def create_namespace(namespace: str, settings: NamespaceSettings | None) -> Call[NamespaceSettings]:
@@ -155,16 +331,24 @@ def score_groups(
     metric: Metric | str,
     mode: ScoreMode | str,
     idempotency_key: str | None,
+    scale: Scale | str = Scale.RAW,
+    explain: bool = False,
+    track_reward_variance: bool = False,
+    vendi: bool = False,
 ) -> Call[list[GroupScores]]:
     """ScoreGroups."""
     mode = _wire.choice(ScoreMode, mode, "mode")
     request = pb.ScoreGroupsRequest(
         namespace=namespace,
-        groups=[_group(group) for group in groups],
+        groups=[_group(group, f"groups[{index}]") for index, group in enumerate(groups)],
         metric=_wire.number(pb.Metric, _wire.choice(Metric, metric, "metric")),  # type: ignore[arg-type]
         mode=_wire.number(pb.ScoreMode, mode),  # type: ignore[arg-type]
         # A call that writes nothing needs no key.
         idempotency_key="" if mode is ScoreMode.SCORE_ONLY else idempotency_key or new_key(),
+        scale=_wire.number(pb.Scale, _wire.choice(Scale, scale, "scale")),  # type: ignore[arg-type]
+        explain=explain,
+        track_reward_variance=track_reward_variance,
+        vendi=vendi,
     )
 
     def parse(response: pb.ScoreGroupsResponse) -> list[GroupScores]:
@@ -173,6 +357,120 @@ def score_groups(
         return [_scores(scores, response.replayed) for scores in response.groups]
 
     return Call(NOVELTY, "ScoreGroups", request, parse, deadline=600)
+
+
+def collect_sample(
+    namespace: str,
+    prompt_id: str,
+    group_id: str,
+    group_size: int,
+    index: int,
+    correct: bool | None,
+    *,
+    text: str = "",
+    embedding: ArrayLike | None = None,
+    token_ids: ArrayLike = (),
+    sequence_logprob: float | None = None,
+    metric: Metric | str = Metric.EMBEDDING,
+    scale: Scale | str = Scale.RAW,
+    wait_seconds: float = 300.0,
+) -> Call[SampleScore]:
+    """CollectSample, as NoveltyClient.collect_sample and SampleOptions document it."""
+    request = pb.CollectSampleRequest(
+        namespace=namespace,
+        prompt_id=prompt_id,
+        group_id=group_id,
+        group_size=group_size,
+        index=index,
+        text=text,
+        embedding=b"" if embedding is None else _wire.float_bytes(embedding),
+        correct=bool(correct),
+        token_ids=_wire.int_bytes(token_ids, "token_ids"),
+        sequence_logprob=sequence_logprob,
+        metric=_wire.number(pb.Metric, _wire.choice(Metric, metric, "metric")),  # type: ignore[arg-type]
+        scale=_wire.number(pb.Scale, _wire.choice(Scale, scale, "scale")),  # type: ignore[arg-type]
+        wait_seconds=wait_seconds,
+    )
+    # The server answers when the wait is over; scoring then takes its time too.
+    return Call(NOVELTY, "CollectSample", request, _sample_score, deadline=wait_seconds + 120)
+
+
+def query_neighbors(namespace: str, queries: Sequence[NeighborQuery], k: int) -> Call[list[Neighbors]]:
+    """QueryNeighbors."""
+    request = pb.QueryNeighborsRequest(
+        namespace=namespace,
+        queries=[
+            pb.NeighborQuery(
+                prompt_id=query.prompt_id,
+                text=query.text or "",
+                embedding=b"" if query.embedding is None else _wire.float_bytes(query.embedding),
+            )
+            for query in queries
+        ],
+        k=k,
+    )
+
+    def parse(response: pb.QueryNeighborsResponse) -> list[Neighbors]:
+        if len(response.results) != len(queries):
+            raise InternalError(f"the server sent {len(response.results)} results for {len(queries)} queries")
+        return [
+            Neighbors(
+                tuple(found for nearest in result.neighbors if (found := _nearest(nearest))),
+                errors.from_item(result.error),
+            )
+            for result in response.results
+        ]
+
+    return Call(NOVELTY, "QueryNeighbors", request, parse, deadline=120)
+
+
+def list_prompts(namespace: str, page_size: int, page_token: str) -> Call[tuple[list[PromptSummary], str]]:
+    """ListPrompts: one page, and the token of the next, empty after the last."""
+    request = pb.ListPromptsRequest(namespace=namespace, page_size=page_size, page_token=page_token)
+    return Call(
+        NOVELTY,
+        "ListPrompts",
+        request,
+        lambda response: ([_summary(prompt) for prompt in response.prompts], response.next_page_token),
+        deadline=60,
+    )
+
+
+def delete_prompts(namespace: str, prompt_ids: Sequence[str]) -> Call[list[bool]]:
+    """DeletePrompts."""
+    request = pb.DeletePromptsRequest(namespace=namespace, prompt_ids=prompt_ids)
+    return Call(NOVELTY, "DeletePrompts", request, lambda response: list(response.existed), deadline=120)
+
+
+def export_namespace(namespace: str) -> Call[bytes]:
+    """ExportNamespace: each message is the next piece of the file."""
+    request = pb.ExportNamespaceRequest(namespace=namespace)
+    return Call(NOVELTY, "ExportNamespace", request, lambda response: bytes(response.chunk), deadline=3600)
+
+
+def import_namespace(messages: Any) -> Call[ImportedNamespace]:
+    """ImportNamespace, with what `import_messages` makes."""
+    return Call(NOVELTY, "ImportNamespace", messages, _imported, deadline=3600)
+
+
+def import_messages(namespace: str, path: Path, replace: bool) -> Iterator[pb.ImportNamespaceRequest]:
+    """The messages that send the file at `path`."""
+    with path.open("rb") as file:
+        yield pb.ImportNamespaceRequest(namespace=namespace, replace=replace)
+        while chunk := file.read(_CHUNK_BYTES):
+            yield pb.ImportNamespaceRequest(chunk=chunk)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is whole."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def only(scores: list[GroupScores]) -> NDArray[np.float32]:
@@ -185,15 +483,23 @@ def only(scores: list[GroupScores]) -> NDArray[np.float32]:
 def _settings_out(settings: NamespaceSettings | None) -> pb.NamespaceSettings:
     if settings is None:
         return pb.NamespaceSettings()
-    policy = settings.memory_policy
     return pb.NamespaceSettings(
         memory_capacity=settings.memory_capacity,
         min_history=settings.min_history,
-        memory_policy=None  # type: ignore[arg-type]
-        if policy is None
-        else _wire.number(pb.MemoryPolicy, _wire.choice(MemoryPolicy, policy, "memory_policy")),
+        memory_policy=_optional_number(
+            pb.MemoryPolicy, MemoryPolicy, settings.memory_policy, "memory_policy"
+        ),
         prefix_capacity=settings.prefix_capacity,
+        text_window=_optional_number(pb.TextWindow, TextWindow, settings.text_window, "text_window"),
+        storage=_optional_number(pb.VectorStorage, VectorStorage, settings.storage, "storage"),
+        ngram_size=settings.ngram_size,
+        cluster_similarity=settings.cluster_similarity,
+        variance_rate=settings.variance_rate,
     )
+
+
+def _optional_number(enum: Any, kind: type[StrEnum], value: StrEnum | None, field: str) -> Any:
+    return None if value is None else _wire.number(enum, _wire.choice(kind, value, f"settings.{field}"))
 
 
 def _settings_in(settings: pb.NamespaceSettings) -> NamespaceSettings:
@@ -202,6 +508,11 @@ def _settings_in(settings: pb.NamespaceSettings) -> NamespaceSettings:
         min_history=settings.min_history,
         memory_policy=_wire.optional_member(pb.MemoryPolicy, MemoryPolicy, settings.memory_policy),
         prefix_capacity=settings.prefix_capacity,
+        text_window=_wire.optional_member(pb.TextWindow, TextWindow, settings.text_window),
+        storage=_wire.optional_member(pb.VectorStorage, VectorStorage, settings.storage),
+        ngram_size=settings.ngram_size,
+        cluster_similarity=settings.cluster_similarity,
+        variance_rate=settings.variance_rate,
     )
 
 
@@ -213,15 +524,69 @@ def _namespace(response: pb.DescribeNamespaceResponse) -> Namespace:
         prefixes=response.prefixes,
         embedding_model=response.embedding_model,
         dimension=response.dimension,
+        positive=tuple(
+            PositiveNovelty(_wire.member(pb.Metric, Metric, positive.metric), positive.count, positive.mean)
+            for positive in response.positive
+        ),
+        index_hits=response.index_hits,
+        index_loads=response.index_loads,
+        texts_embedded=response.texts_embedded,
+        texts_cached=response.texts_cached,
     )
 
 
-def _group(group: Group) -> pb.Group:
+def _imported(response: pb.ImportNamespaceResponse) -> ImportedNamespace:
+    return ImportedNamespace(
+        _settings_in(response.settings), response.prompts, response.solutions, response.prefixes
+    )
+
+
+def _summary(prompt: pb.PromptSummary) -> PromptSummary:
+    return PromptSummary(
+        prompt_id=prompt.prompt_id,
+        solutions=prompt.solutions,
+        solutions_added=prompt.solutions_added,
+        prefixes=prompt.prefixes,
+        reward_variance=prompt.reward_variance,
+    )
+
+
+def _nearest(nearest: pb.Nearest) -> Nearest | None:
+    kind = _wire.optional_member(pb.Nearest.Kind, NearestKind, nearest.kind)
+    if kind is None:
+        return None
+    return Nearest(
+        kind=kind,
+        solution_id=nearest.solution_id if kind is NearestKind.SOLUTION else None,
+        sibling=nearest.sibling if kind is NearestKind.SIBLING else None,
+        excerpt=nearest.excerpt,
+        similarity=nearest.similarity,
+    )
+
+
+def _sample_score(response: pb.CollectSampleResponse) -> SampleScore:
+    return SampleScore(
+        novelty=response.novelty,
+        nearest=_nearest(response.nearest),
+        samples=response.samples,
+        memory_before=response.memory_before,
+        memory_after=response.memory_after,
+    )
+
+
+def _group(group: Group, field: str) -> pb.Group:
     return pb.Group(
         prompt_id=group.prompt_id,
         texts=group.texts,
         embeddings=b"" if group.embeddings is None else _wire.float_bytes(group.embeddings),
         correct=[bool(correct) for correct in group.correct],
+        token_ids=[
+            _wire.int_bytes(ids, f"{field}.token_ids[{index}]")
+            for index, ids in enumerate(group.token_ids or ())
+        ],
+        sequence_logprobs=b""
+        if group.sequence_logprobs is None
+        else _wire.float_bytes(group.sequence_logprobs),
     )
 
 
@@ -232,4 +597,8 @@ def _scores(scores: pb.GroupScores, replayed: bool) -> GroupScores:
         memory_after=scores.memory_after,
         error=errors.from_item(scores.error),
         replayed=replayed,
+        nearest=tuple(_nearest(nearest) for nearest in scores.nearest),
+        reward_variance=scores.reward_variance if scores.HasField("reward_variance") else None,
+        vendi=scores.vendi if scores.HasField("vendi") else None,
+        divisor=scores.divisor,
     )

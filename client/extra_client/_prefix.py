@@ -22,6 +22,9 @@ class SelectionPolicy(StrEnum):
     RANDOM = "random"
     #: The empty prefix: the prompt is sampled again from its start (the "requeue" control).
     NONE = "none"
+    #: The best upper confidence bound of the success rate: reported outcomes count, smoothed entropy and
+    #: length are the prior, the empty prefix competes, what has failed often enough is dropped.
+    OUTCOME_AWARE = "outcome_aware"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -59,6 +62,48 @@ class AddedPrefixes:
     replayed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixCandidate:
+    """A stored prefix, or the empty one (no prefix_id), as it was judged."""
+
+    prefix_id: str
+    #: In tokens.
+    length: int
+    text: str
+    #: Mean entropy of its tokens, and entropy of its neighbourhood, in nats.
+    mean_entropy: float
+    smoothed_entropy: float
+    #: Rollouts that continued from it so far, and how many of them were correct.
+    rollouts: int
+    successes: int
+    #: OUTCOME_AWARE: success rate expected of it before any outcome.
+    prior: float
+    #: What the policy ranked it by, the best first; 0 for policies that do not rank.
+    score: float
+    #: OUTCOME_AWARE: it failed too often to be chosen.
+    dropped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPrefixes:
+    """The stored prefixes of one prompt, oldest first, or the error it was refused with.
+
+    The empty prefix comes last, if outcomes of it were reported.
+    """
+
+    prompt_id: str
+    prefixes: tuple[PrefixCandidate, ...]
+    error: ExtraError | None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgottenPrefixes:
+    """Which prefixes of a prompt to forget; none named: all."""
+
+    prompt_id: str
+    prefix_ids: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectedPrefix:
     """The prefix chosen for one prompt, or why none was: `error` is a NotFoundError if none is stored."""
@@ -76,6 +121,8 @@ class SelectedPrefix:
     candidates: int
     #: None if one was chosen; may be raised.
     error: ExtraError | None
+    #: With `explain`: all that competed, best first.
+    ranking: tuple[PrefixCandidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +165,14 @@ def add_rollouts(
 
 
 def select(
-    namespace: str, prompt_ids: Sequence[str], policy: SelectionPolicy | str, tau: float | None, seed: int
+    namespace: str,
+    prompt_ids: Sequence[str],
+    policy: SelectionPolicy | str,
+    tau: float | None,
+    seed: int,
+    explain: bool,
+    exploration: float | None,
+    drop_after: int | None,
 ) -> Call[list[SelectedPrefix]]:
     """SelectPrefixes."""
     request = pb.SelectPrefixesRequest(
@@ -127,6 +181,9 @@ def select(
         policy=_wire.number(pb.SelectionPolicy, _wire.choice(SelectionPolicy, policy, "policy")),  # type: ignore[arg-type]
         tau=tau,
         seed=seed,
+        explain=explain,
+        exploration=exploration,
+        drop_after=drop_after,
     )
 
     def parse(response: pb.SelectPrefixesResponse) -> list[SelectedPrefix]:
@@ -161,6 +218,51 @@ def report_outcomes(
     return Call(PREFIX, "ReportOutcomes", request, parse, deadline=120)
 
 
+def list_prefixes(namespace: str, prompt_ids: Sequence[str]) -> Call[list[PromptPrefixes]]:
+    """ListPrefixes."""
+
+    def parse(response: pb.ListPrefixesResponse) -> list[PromptPrefixes]:
+        _check(len(response.prompts), len(prompt_ids))
+        return [
+            PromptPrefixes(
+                prompt_id,
+                tuple(_candidate(candidate) for candidate in listed.prefixes),
+                errors.from_item(listed.error),
+            )
+            for prompt_id, listed in zip(prompt_ids, response.prompts, strict=True)
+        ]
+
+    request = pb.ListPrefixesRequest(namespace=namespace, prompt_ids=prompt_ids)
+    return Call(PREFIX, "ListPrefixes", request, parse, deadline=120)
+
+
+def forget_prefixes(namespace: str, prompts: Sequence[ForgottenPrefixes]) -> Call[list[int]]:
+    """ForgetPrefixes."""
+    request = pb.ForgetPrefixesRequest(
+        namespace=namespace,
+        prompts=[
+            pb.ForgottenPrefixes(prompt_id=prompt.prompt_id, prefix_ids=prompt.prefix_ids)
+            for prompt in prompts
+        ],
+    )
+    return Call(PREFIX, "ForgetPrefixes", request, lambda response: list(response.forgotten), deadline=120)
+
+
+def _candidate(candidate: pb.PrefixCandidate) -> PrefixCandidate:
+    return PrefixCandidate(
+        prefix_id=candidate.prefix_id,
+        length=candidate.length,
+        text=candidate.text,
+        mean_entropy=candidate.mean_entropy,
+        smoothed_entropy=candidate.smoothed_entropy,
+        rollouts=candidate.rollouts,
+        successes=candidate.successes,
+        prior=candidate.prior,
+        score=candidate.score,
+        dropped=candidate.dropped,
+    )
+
+
 def _hard_prompt(prompt: HardPrompt, field: str) -> pb.HardPrompt:
     rollouts = [
         pb.EntropyRollout(
@@ -184,6 +286,7 @@ def _selected(prompt_id: str, prefix: pb.SelectedPrefix) -> SelectedPrefix:
         smoothed_entropy=prefix.smoothed_entropy,
         candidates=prefix.candidates,
         error=errors.from_item(prefix.error),
+        ranking=tuple(_candidate(candidate) for candidate in prefix.ranking),
     )
 
 

@@ -5,8 +5,8 @@ A client is safe to use from several threads. `extra_client.aio` has the same na
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import grpc
@@ -29,13 +29,28 @@ from extra_client._generation import (
 from extra_client._novelty import (
     Group,
     GroupScores,
+    ImportedNamespace,
     Metric,
     Namespace,
     NamespaceCopy,
     NamespaceSettings,
+    NeighborQuery,
+    Neighbors,
+    PromptSummary,
+    SampleOptions,
+    SampleScore,
+    Scale,
     ScoreMode,
 )
-from extra_client._prefix import AddedPrefixes, HardPrompt, Outcome, SelectedPrefix, SelectionPolicy
+from extra_client._prefix import (
+    AddedPrefixes,
+    ForgottenPrefixes,
+    HardPrompt,
+    Outcome,
+    PromptPrefixes,
+    SelectedPrefix,
+    SelectionPolicy,
+)
 from extra_client._transport import Call, Service
 from extra_client._verification import Method, Verdict, VerifyOptions
 
@@ -107,6 +122,21 @@ class _Client:
         attempt = self._attempt(call, deadline)
         responses = self._method(call)(call.request, **attempt.arguments)
         return responses, _events(attempt, responses)
+
+    def _send(
+        self, messages: Iterator[Any], make: Callable[[Any], Call[Result]], deadline: float | None
+    ) -> Result:
+        source = _Source(messages)
+        call = make(iter(source))
+        attempt = self._attempt(call, deadline)
+        source.call = self._method(call).future(call.request, **attempt.arguments)
+        try:
+            response = source.call.result()
+        except grpc.RpcError as failure:
+            raise source.failure or attempt.error(failure) from None
+        except grpc.FutureCancelledError:
+            raise source.failure or attempt.cancelled() from None
+        return call.parse(response)
 
     def _attempt(self, call: Call[Any], deadline: float | None) -> _transport.Attempt:
         return _transport.attempt(call, self.target, self._deadline if deadline is None else deadline)
@@ -274,16 +304,8 @@ class GenerationClient(_Client):
         (`model.state_dict()` without tied duplicates), float32, bfloat16 or float16; a generator is read in a
         thread of its own, one tensor at a time.
         """
-        source = _Source(_weights.messages(tensors, policy_version, in_flight))
-        call = _generation.stream_weights(iter(source))
-        attempt = self._attempt(call, deadline)
-        source.call = self._method(call).future(call.request, **attempt.arguments)
-        try:
-            return call.parse(source.call.result())
-        except grpc.RpcError as failure:
-            raise source.failure or attempt.error(failure) from None
-        except grpc.FutureCancelledError:
-            raise source.failure or attempt.cancelled() from None
+        messages = _weights.messages(tensors, policy_version, in_flight)
+        return self._send(messages, _generation.stream_weights, deadline)
 
     def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
         """What the server serves, and its limits."""
@@ -400,40 +422,94 @@ class NoveltyClient(_NamespaceClient):
         texts: Sequence[str] | None = None,
         embeddings: ArrayLike | None = None,
         correct: Sequence[bool | None] | NDArray[np.bool_],
+        token_ids: Sequence[ArrayLike] | None = None,
+        sequence_logprobs: ArrayLike | None = None,
         metric: Metric | str = Metric.EMBEDDING,
+        scale: Scale | str = Scale.RAW,
         mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> NDArray[np.float32]:
         """Novelty, float32 [n], of the n rollouts of one prompt; then remembers those that count.
 
-        Give their `texts`, or `embeddings` [n, dimension] of your own. Rollouts that are not correct score 0;
+        Give their `texts`, or `embeddings` [n, dimension] of your own; some metrics need `token_ids` or
+        `sequence_logprobs` (see Group), and `scale` divides. Rollouts that are not correct score 0;
         None (undecided) counts as not correct. All are 0 until the prompt has `min_history` solutions.
         """
-        group = Group(prompt_id=prompt_id, texts=texts, embeddings=embeddings, correct=correct)
-        return _novelty.only(
-            self.score_groups(
-                [group], metric=metric, mode=mode, idempotency_key=idempotency_key, deadline=deadline
-            )
+        group = Group(
+            prompt_id=prompt_id,
+            texts=texts,
+            embeddings=embeddings,
+            correct=correct,
+            token_ids=token_ids,
+            sequence_logprobs=sequence_logprobs,
         )
+        call = _novelty.score_groups(self.namespace, [group], metric, mode, idempotency_key, scale)
+        return _novelty.only(self._run_inside(call, deadline))
 
     def score_groups(
         self,
         groups: Sequence[Group],
         *,
         metric: Metric | str = Metric.EMBEDDING,
+        scale: Scale | str = Scale.RAW,
         mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
+        explain: bool = False,
+        track_reward_variance: bool = False,
+        vendi: bool = False,
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[GroupScores]:
         """Scores of each group, in order; a refused group carries its error and harms no other.
 
+        `metric` says how novelty is measured, `scale` what it is divided by. `explain` names each rollout's
+        nearest neighbour; `track_reward_variance` keeps a moving average of the variance of the prompt's
+        rewards; `vendi` counts the distinct solutions of the group.
+
         The same `idempotency_key` again returns the first answer and changes nothing. None draws one, so that
         retries inside this call are safe.
         """
-        return self._run_inside(
-            _novelty.score_groups(self.namespace, groups, metric, mode, idempotency_key), deadline
+        call = _novelty.score_groups(
+            self.namespace,
+            groups,
+            metric,
+            mode,
+            idempotency_key,
+            scale,
+            explain,
+            track_reward_variance,
+            vendi,
         )
+        return self._run_inside(call, deadline)
+
+    def collect_sample(
+        self,
+        prompt_id: str,
+        group_id: str,
+        group_size: int,
+        index: int,
+        correct: bool | None,
+        *,
+        deadline: float | None = None,
+        **options: Unpack[SampleOptions],
+    ) -> SampleScore:
+        """Gives one rollout of a group and waits for its score, for trainers that reward sample by sample.
+
+        Answers once `group_size` samples named `group_id` (unique in the namespace) have come, from whatever
+        thread, process or machine, or when the group's `wait_seconds` are over. `index` is the sample's place
+        in the group. `options` are those of SampleOptions: text or embedding, token_ids, sequence_logprob,
+        metric, scale, wait_seconds. The same sample sent again gets the same answer.
+        """
+        call = _novelty.collect_sample(
+            self.namespace, prompt_id, group_id, group_size, index, correct, **options
+        )
+        return self._run_inside(call, deadline)
+
+    def query_neighbors(
+        self, queries: Sequence[NeighborQuery], k: int = 1, *, deadline: float | None = None
+    ) -> list[Neighbors]:
+        """The k stored solutions of its prompt most similar to each query; changes nothing."""
+        return self._run(_novelty.query_neighbors(self.namespace, queries, k), deadline)
 
     def create_namespace(self, *, deadline: float | None = None) -> NamespaceSettings:
         """Creates the namespace now; its settings with the defaults filled in."""
@@ -463,6 +539,43 @@ class NoveltyClient(_NamespaceClient):
     def list_namespaces(self, *, deadline: float | None = None) -> list[str]:
         """Names of all namespaces of the server, sorted."""
         return self._run(_novelty.list_namespaces(), deadline)
+
+    def list_prompts(
+        self, *, page_size: int = 1000, deadline: float | None = None
+    ) -> Iterator[PromptSummary]:
+        """The prompts of the namespace, in order of their ids; asks for the next page as they are read."""
+        token, more = "", True
+        while more:
+            page, token = self._run(_novelty.list_prompts(self.namespace, page_size, token), deadline)
+            yield from page
+            more = bool(token)
+
+    def delete_prompts(self, prompt_ids: Sequence[str], *, deadline: float | None = None) -> list[bool]:
+        """Deletes the solutions and prefixes of prompts; for each whether there were any."""
+        return self._run(_novelty.delete_prompts(self.namespace, prompt_ids), deadline)
+
+    def export_to(self, path: str | PurePath, *, deadline: float | None = None) -> None:
+        """Writes the namespace, novelty and prefix memories both, to a Parquet file.
+
+        The file appears once it is whole. Each prompt is consistent; where all must be of one moment,
+        `copy_to` first and export the copy.
+        """
+        call = _novelty.export_namespace(self.namespace)
+        with _novelty.replacing(Path(path)) as file:
+            for chunk in self._start(call, deadline)[1]:
+                file.write(chunk)
+
+    def import_from(
+        self, path: str | PurePath, *, replace: bool = False, deadline: float | None = None
+    ) -> ImportedNamespace:
+        """Makes the namespace of a file that `export_to` wrote; it appears, complete, with the answer.
+
+        AlreadyExistsError if the namespace exists, unless `replace`.
+        """
+        messages = _novelty.import_messages(self.namespace, Path(path), replace)
+        imported = self._send(messages, _novelty.import_namespace, deadline)
+        self._created = True
+        return imported
 
 
 class PrefixClient(_NamespaceClient):
@@ -499,13 +612,19 @@ class PrefixClient(_NamespaceClient):
         *,
         tau: float | None = None,
         seed: int = 0,
+        explain: bool = False,
+        exploration: float | None = None,
+        drop_after: int | None = None,
         deadline: float | None = None,
     ) -> list[SelectedPrefix]:
         """The prefix to continue from, for each prompt; one without stored prefixes carries a NotFoundError.
 
-        `tau` is the temperature of the smoothing (None: 0.1), `seed` that of the policy "random".
+        `tau` is the temperature of the smoothing (None: 0.1), `seed` that of the policy "random",
+        `exploration` (None: 0.5) and `drop_after` (None: 16 rollouts without a success) are of the policy
+        "outcome_aware". With `explain` each answer ranks all that competed.
         """
-        return self._run_inside(_prefix.select(self.namespace, prompt_ids, policy, tau, seed), deadline)
+        call = _prefix.select(self.namespace, prompt_ids, policy, tau, seed, explain, exploration, drop_after)
+        return self._run_inside(call, deadline)
 
     def report_outcomes(
         self,
@@ -516,3 +635,15 @@ class PrefixClient(_NamespaceClient):
     ) -> list[errors.ExtraError | None]:
         """Records how guided groups came out; for each None, or a NotFoundError if its prefix is gone."""
         return self._run_inside(_prefix.report_outcomes(self.namespace, outcomes, idempotency_key), deadline)
+
+    def list_prefixes(
+        self, prompt_ids: Sequence[str], *, deadline: float | None = None
+    ) -> list[PromptPrefixes]:
+        """The stored prefixes of each prompt, with what came of them."""
+        return self._run(_prefix.list_prefixes(self.namespace, prompt_ids), deadline)
+
+    def forget_prefixes(
+        self, prompts: Sequence[ForgottenPrefixes], *, deadline: float | None = None
+    ) -> list[int]:
+        """Forgets prefixes; for each prompt how many were forgotten. What is not there is no error."""
+        return self._run(_prefix.forget_prefixes(self.namespace, prompts), deadline)

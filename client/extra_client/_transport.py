@@ -51,15 +51,27 @@ NOVELTY = Service(
     "extra_rl.v1.NoveltyService",
     50052,
     novelty_pb2_grpc.NoveltyServiceStub,
-    # Not CopyNamespace: a copy repeated later is another snapshot.
-    ("CreateNamespace", "DescribeNamespace", "DeleteNamespace", "ListNamespaces", "ScoreGroups"),
+    # Not CopyNamespace: a copy repeated later is another snapshot. Not ImportNamespace: repeated, it finds
+    # that the namespace exists. CollectSample is idempotent by group and index.
+    (
+        "CreateNamespace",
+        "DescribeNamespace",
+        "DeleteNamespace",
+        "ListNamespaces",
+        "ScoreGroups",
+        "CollectSample",
+        "QueryNeighbors",
+        "ListPrompts",
+        "DeletePrompts",
+        "ExportNamespace",
+    ),
 )
 PREFIX = Service(
     "novelty",
     "extra_rl.v1.PrefixService",
     50052,
     prefix_pb2_grpc.PrefixServiceStub,
-    ("AddRollouts", "SelectPrefixes", "ReportOutcomes"),
+    ("AddRollouts", "SelectPrefixes", "ReportOutcomes", "ListPrefixes", "ForgetPrefixes"),
 )
 VERIFICATION = Service(
     "verification",

@@ -5,8 +5,8 @@ A client belongs to the event loop that first uses it; "embedded" starts the ser
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePath
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 import grpc
@@ -29,13 +29,28 @@ from extra_client._generation import (
 from extra_client._novelty import (
     Group,
     GroupScores,
+    ImportedNamespace,
     Metric,
     Namespace,
     NamespaceCopy,
     NamespaceSettings,
+    NeighborQuery,
+    Neighbors,
+    PromptSummary,
+    SampleOptions,
+    SampleScore,
+    Scale,
     ScoreMode,
 )
-from extra_client._prefix import AddedPrefixes, HardPrompt, Outcome, SelectedPrefix, SelectionPolicy
+from extra_client._prefix import (
+    AddedPrefixes,
+    ForgottenPrefixes,
+    HardPrompt,
+    Outcome,
+    PromptPrefixes,
+    SelectedPrefix,
+    SelectionPolicy,
+)
 from extra_client._transport import Call, Service
 from extra_client._verification import Method, Verdict, VerifyOptions
 
@@ -109,6 +124,23 @@ class _Client:
             response = await method(call.request, **attempt.arguments)
         except grpc.RpcError as failure:
             raise attempt.error(failure) from None
+        return call.parse(response)
+
+    async def _send(
+        self, messages: AsyncIterator[Any], make: Callable[[Any], Call[Result]], deadline: float | None
+    ) -> Result:
+        source = _Source(messages)
+        call = make(aiter(source))
+        method, attempt = await self._prepare(call, deadline)
+        source.call = method(call.request, **attempt.arguments)
+        try:
+            response = await source.call
+        except grpc.RpcError as failure:
+            raise source.failure or attempt.error(failure) from None
+        except asyncio.CancelledError:
+            if source.failure:
+                raise source.failure from None
+            raise
         return call.parse(response)
 
     async def _prepare(self, call: Call[Any], deadline: float | None) -> tuple[Any, _transport.Attempt]:
@@ -254,18 +286,8 @@ class GenerationClient(_Client):
         deadline: float | None = None,
     ) -> WeightsUpdate:
         """As extra_client.GenerationClient.stream_weights."""
-        source = _Source(_in_thread(_weights.messages(tensors, policy_version, in_flight)))
-        call = _generation.stream_weights(aiter(source))
-        method, attempt = await self._prepare(call, deadline)
-        source.call = method(call.request, **attempt.arguments)
-        try:
-            return call.parse(await source.call)
-        except grpc.RpcError as failure:
-            raise source.failure or attempt.error(failure) from None
-        except asyncio.CancelledError:
-            if source.failure:
-                raise source.failure from None
-            raise
+        messages = _weights.messages(tensors, policy_version, in_flight)
+        return await self._send(_in_thread(messages), _generation.stream_weights, deadline)
 
     async def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
         """As extra_client.GenerationClient.get_info."""
@@ -364,32 +386,75 @@ class NoveltyClient(_NamespaceClient):
         texts: Sequence[str] | None = None,
         embeddings: ArrayLike | None = None,
         correct: Sequence[bool | None] | NDArray[np.bool_],
+        token_ids: Sequence[ArrayLike] | None = None,
+        sequence_logprobs: ArrayLike | None = None,
         metric: Metric | str = Metric.EMBEDDING,
+        scale: Scale | str = Scale.RAW,
         mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> NDArray[np.float32]:
         """As extra_client.NoveltyClient.score."""
-        group = Group(prompt_id=prompt_id, texts=texts, embeddings=embeddings, correct=correct)
-        return _novelty.only(
-            await self.score_groups(
-                [group], metric=metric, mode=mode, idempotency_key=idempotency_key, deadline=deadline
-            )
+        group = Group(
+            prompt_id=prompt_id,
+            texts=texts,
+            embeddings=embeddings,
+            correct=correct,
+            token_ids=token_ids,
+            sequence_logprobs=sequence_logprobs,
         )
+        call = _novelty.score_groups(self.namespace, [group], metric, mode, idempotency_key, scale)
+        return _novelty.only(await self._run_inside(call, deadline))
 
     async def score_groups(
         self,
         groups: Sequence[Group],
         *,
         metric: Metric | str = Metric.EMBEDDING,
+        scale: Scale | str = Scale.RAW,
         mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
+        explain: bool = False,
+        track_reward_variance: bool = False,
+        vendi: bool = False,
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[GroupScores]:
         """As extra_client.NoveltyClient.score_groups."""
-        return await self._run_inside(
-            _novelty.score_groups(self.namespace, groups, metric, mode, idempotency_key), deadline
+        call = _novelty.score_groups(
+            self.namespace,
+            groups,
+            metric,
+            mode,
+            idempotency_key,
+            scale,
+            explain,
+            track_reward_variance,
+            vendi,
         )
+        return await self._run_inside(call, deadline)
+
+    async def collect_sample(
+        self,
+        prompt_id: str,
+        group_id: str,
+        group_size: int,
+        index: int,
+        correct: bool | None,
+        *,
+        deadline: float | None = None,
+        **options: Unpack[SampleOptions],
+    ) -> SampleScore:
+        """As extra_client.NoveltyClient.collect_sample."""
+        call = _novelty.collect_sample(
+            self.namespace, prompt_id, group_id, group_size, index, correct, **options
+        )
+        return await self._run_inside(call, deadline)
+
+    async def query_neighbors(
+        self, queries: Sequence[NeighborQuery], k: int = 1, *, deadline: float | None = None
+    ) -> list[Neighbors]:
+        """As extra_client.NoveltyClient.query_neighbors."""
+        return await self._run(_novelty.query_neighbors(self.namespace, queries, k), deadline)
 
     async def create_namespace(self, *, deadline: float | None = None) -> NamespaceSettings:
         """As extra_client.NoveltyClient.create_namespace."""
@@ -416,6 +481,38 @@ class NoveltyClient(_NamespaceClient):
     async def list_namespaces(self, *, deadline: float | None = None) -> list[str]:
         """As extra_client.NoveltyClient.list_namespaces."""
         return await self._run(_novelty.list_namespaces(), deadline)
+
+    async def list_prompts(
+        self, *, page_size: int = 1000, deadline: float | None = None
+    ) -> AsyncIterator[PromptSummary]:
+        """As extra_client.NoveltyClient.list_prompts."""
+        token, more = "", True
+        while more:
+            page, token = await self._run(_novelty.list_prompts(self.namespace, page_size, token), deadline)
+            for prompt in page:
+                yield prompt
+            more = bool(token)
+
+    async def delete_prompts(self, prompt_ids: Sequence[str], *, deadline: float | None = None) -> list[bool]:
+        """As extra_client.NoveltyClient.delete_prompts."""
+        return await self._run(_novelty.delete_prompts(self.namespace, prompt_ids), deadline)
+
+    async def export_to(self, path: str | PurePath, *, deadline: float | None = None) -> None:
+        """As extra_client.NoveltyClient.export_to."""
+        call = _novelty.export_namespace(self.namespace)
+        method, attempt = await self._prepare(call, deadline)
+        with _novelty.replacing(Path(path)) as file:
+            async for chunk in _events(attempt, method(call.request, **attempt.arguments)):
+                await asyncio.to_thread(file.write, chunk)
+
+    async def import_from(
+        self, path: str | PurePath, *, replace: bool = False, deadline: float | None = None
+    ) -> ImportedNamespace:
+        """As extra_client.NoveltyClient.import_from."""
+        messages = _novelty.import_messages(self.namespace, Path(path), replace)
+        imported = await self._send(_in_thread(messages), _novelty.import_namespace, deadline)
+        self._created = True
+        return imported
 
 
 class PrefixClient(_NamespaceClient):
@@ -447,10 +544,14 @@ class PrefixClient(_NamespaceClient):
         *,
         tau: float | None = None,
         seed: int = 0,
+        explain: bool = False,
+        exploration: float | None = None,
+        drop_after: int | None = None,
         deadline: float | None = None,
     ) -> list[SelectedPrefix]:
         """As extra_client.PrefixClient.select."""
-        return await self._run_inside(_prefix.select(self.namespace, prompt_ids, policy, tau, seed), deadline)
+        call = _prefix.select(self.namespace, prompt_ids, policy, tau, seed, explain, exploration, drop_after)
+        return await self._run_inside(call, deadline)
 
     async def report_outcomes(
         self,
@@ -463,3 +564,15 @@ class PrefixClient(_NamespaceClient):
         return await self._run_inside(
             _prefix.report_outcomes(self.namespace, outcomes, idempotency_key), deadline
         )
+
+    async def list_prefixes(
+        self, prompt_ids: Sequence[str], *, deadline: float | None = None
+    ) -> list[PromptPrefixes]:
+        """As extra_client.PrefixClient.list_prefixes."""
+        return await self._run(_prefix.list_prefixes(self.namespace, prompt_ids), deadline)
+
+    async def forget_prefixes(
+        self, prompts: Sequence[ForgottenPrefixes], *, deadline: float | None = None
+    ) -> list[int]:
+        """As extra_client.PrefixClient.forget_prefixes."""
+        return await self._run(_prefix.forget_prefixes(self.namespace, prompts), deadline)

@@ -26,6 +26,8 @@ SHORTER = {
     "CopyNamespace": "copy_to",
     "DeleteNamespace": "delete",
     "SelectPrefixes": "select",
+    "ExportNamespace": "export_to",
+    "ImportNamespace": "import_from",
 }
 
 #: Messages whose fields are those of a dataclass of another name.
@@ -36,6 +38,8 @@ RENAMED = {
     "GenerationTimings": "Timings",
     "DescribeNamespaceResponse": "Namespace",
     "CopyNamespaceResponse": "NamespaceCopy",
+    "ImportNamespaceResponse": "ImportedNamespace",
+    "CollectSampleResponse": "SampleScore",
 }
 
 
@@ -44,7 +48,9 @@ def services() -> list[ServiceDescriptor]:
 
 
 def enums() -> list[EnumDescriptor]:
-    return [enum for proto in PROTOS for enum in proto.DESCRIPTOR.enum_types_by_name.values()]
+    outer = [enum for proto in PROTOS for enum in proto.DESCRIPTOR.enum_types_by_name.values()]
+    messages = [message for proto in PROTOS for message in proto.DESCRIPTOR.message_types_by_name.values()]
+    return outer + [enum for message in messages for enum in message.enum_types]
 
 
 def messages() -> list[Descriptor]:
@@ -71,7 +77,8 @@ def test_every_rpc_has_a_client_method(service: ServiceDescriptor, module: Any) 
 
 @pytest.mark.parametrize("enum", enums(), ids=lambda enum: enum.name)
 def test_every_enum_value_has_a_python_member(enum: EnumDescriptor) -> None:
-    kind: type[StrEnum] = getattr(extra_client, enum.name)
+    outer = enum.containing_type.name if enum.containing_type else ""
+    kind: type[StrEnum] = getattr(extra_client, outer + enum.name)
     prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
     assert [member.name for member in kind] == [
         value.name.removeprefix(prefix) for value in enum.values if value.number
@@ -80,7 +87,7 @@ def test_every_enum_value_has_a_python_member(enum: EnumDescriptor) -> None:
 
 def test_every_rpc_is_retried_or_known_to_be_unsafe_to_repeat() -> None:
     retried = {(service.full_name, rpc) for service in SERVICES for rpc in service.retried}
-    unsafe = {("extra_rl.v1.NoveltyService", "CopyNamespace")}
+    unsafe = {("extra_rl.v1.NoveltyService", rpc) for rpc in ("CopyNamespace", "ImportNamespace")}
     assert retried | unsafe == {
         (service.full_name, rpc.name) for service in services() for rpc in service.methods
     }
@@ -101,7 +108,8 @@ ELSEWHERE = {
     "sampling",  # its fields are arguments
     "settings",  # of the client
     "header",  # its fields are arguments
-    "chunk",  # made of tensors
+    "chunk",  # made of tensors, or of a file
+    "page_token",  # the client turns the pages
 }
 
 
@@ -116,6 +124,8 @@ def test_every_field_of_a_request_is_an_argument_of_its_method(service: ServiceD
             fields |= {"method", "options"}
             fields -= {"id", "item"}
         arguments = set(inspect.signature(getattr(client, method_name(rpc))).parameters)
+        if rpc.name == "CollectSample":
+            arguments |= set(extra_client.SampleOptions.__annotations__)
         if rpc.name == "Generate":
             arguments |= {"stream_tokens", *extra_client.GenerateOptions.__annotations__}
         assert fields <= arguments, rpc.full_name
