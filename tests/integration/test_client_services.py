@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from extra_client import (
     EntropyRollout,
     FailedPreconditionError,
     FinishReason,
+    ForgottenPrefixes,
     GenerationClient,
     Group,
     HardPrompt,
     InFlight,
     InvalidArgumentError,
     Method,
+    Metric,
     NamespaceSettings,
+    NearestKind,
+    NeighborQuery,
     NotFoundError,
     NoveltyClient,
     Outcome,
@@ -32,6 +37,8 @@ from extra_client import (
     PromptFailure,
     Rollout,
     SampledToken,
+    Scale,
+    SelectionPolicy,
     UnavailableError,
     VerdictStatus,
     VerificationClient,
@@ -126,10 +133,10 @@ async def test_verdicts_arrive_while_the_items_are_still_being_generated_in_asyn
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen3 of two layers with a tokenizer of letters."""
     import torch
-    from tokenizers import Tokenizer  # type: ignore[import-untyped]
-    from tokenizers.decoders import Fuse  # type: ignore[import-untyped]
-    from tokenizers.models import WordLevel  # type: ignore[import-untyped]
-    from tokenizers.pre_tokenizers import Split  # type: ignore[import-untyped]
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import Fuse
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     tokens = ["<end>", *"abcdefghijklmnopqrstuvwxyz \n"]
@@ -431,6 +438,151 @@ async def test_prefixes_in_asyncio_share_the_namespace_of_novelty(novelty: str) 
         assert chosen.error is None
         assert await client.report_outcomes([Outcome("p", chosen.prefix_id, 8, 0)]) == [None]
         assert (await memory.describe()).prefixes > 0
+
+
+SETTINGS = NamespaceSettings(min_history=0)
+
+
+async def test_scores_say_why_and_how_they_were_scaled(novelty: str) -> None:
+    known = Group(prompt_id="p", embeddings=np.eye(3)[:1], correct=[True])
+    vectors = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 0.1], [0, 0, 1]])
+    group = Group(prompt_id="p", embeddings=vectors, correct=[True, True, True, None])
+    with NoveltyClient(novelty, "why", SETTINGS) as client:
+        client.score_groups([known])
+        scores = client.score_groups(
+            [group],
+            scale="group_max",
+            explain=True,
+            vendi=True,
+            track_reward_variance=True,
+            mode="score_only",
+        )[0]
+        assert scores.novelty.max() == 1
+        assert 0 < scores.divisor < 1
+        first, second, _, wrong = scores.nearest
+        assert first is not None
+        assert second is not None
+        assert (first.kind, first.solution_id, first.sibling) == (NearestKind.SOLUTION, 0, None)
+        assert (second.kind, second.solution_id, second.sibling) == (NearestKind.SIBLING, None, 2)
+        assert second.similarity == pytest.approx(0.9975, abs=1e-3)
+        assert wrong is None
+        assert scores.vendi is not None
+        assert 1 < scores.vendi < 3
+        assert scores.reward_variance == 0
+        plain = client.score_groups([group])[0]
+        assert (plain.nearest, plain.vendi, plain.reward_variance, plain.divisor) == ((), None, None, 1)
+        assert client.describe().positive[0].metric is Metric.EMBEDDING
+    async with aio.NoveltyClient(novelty, "why") as other:
+        scores = (
+            await other.score_groups([group], scale=Scale.RUNNING_MEAN, explain=True, mode="score_only")
+        )[0]
+        assert len(scores.nearest) == 4
+
+
+def test_each_metric_reads_what_it_needs_of_the_group(novelty: str) -> None:
+    with NoveltyClient(novelty, "metrics", SETTINGS) as client:
+        counted = client.score(
+            "p", token_ids=[[1, 2, 3], [1, 2, 3]], correct=[True, False], metric="ngram_count"
+        )
+        assert counted.tolist() == [1, 0]
+        surprise = client.score(
+            "p", sequence_logprobs=[-1.0, -3.0], correct=[True, True], metric=Metric.POLICY_SURPRISE
+        )
+        assert surprise[0] == 0
+        assert surprise[1] > 0
+        for metric in ("mean_cosine", "cluster_size"):
+            spread = client.score("q", embeddings=np.eye(2), correct=[True, True], metric=metric)
+            assert spread.tolist() == pytest.approx([1, 1])
+        with pytest.raises(InvalidArgumentError):
+            client.score("p", texts=TEXTS[:1], correct=[True], metric="ngram_count")
+
+
+async def test_a_group_collected_sample_by_sample_scores_as_a_whole(novelty: str) -> None:
+    vectors = np.array([[1, 0], [1, 0], [0, 1]])
+    with NoveltyClient(novelty, "whole", SETTINGS) as client:
+        whole = client.score("p", embeddings=vectors, correct=[True] * 3)
+    with NoveltyClient(novelty, "samples", SETTINGS) as client, ThreadPoolExecutor(3) as pool:
+        waiting = [
+            pool.submit(client.collect_sample, "p", "step-1", 3, index, True, embedding=vector)
+            for index, vector in enumerate(vectors)
+        ]
+        scores = [sample.result() for sample in waiting]
+    assert [score.novelty for score in scores] == whole.tolist()
+    assert {(score.samples, score.memory_before, score.memory_after) for score in scores} == {(3, 0, 3)}
+    async with aio.NoveltyClient(novelty, "samples") as other:
+        again = await other.collect_sample("p", "step-1", 3, 2, True, embedding=vectors[2])
+        assert again.novelty == scores[2].novelty
+        alone = await other.collect_sample("p", "step-2", 3, 0, True, embedding=[1, 0], wait_seconds=0.05)
+        assert alone.samples == 1
+        assert alone.nearest is not None
+        assert alone.nearest.kind is NearestKind.SOLUTION
+
+
+async def test_neighbours_are_found_without_changing_anything(novelty: str) -> None:
+    queries = [NeighborQuery(prompt_id="p", text=TEXTS[0]), NeighborQuery(prompt_id="unknown", text="a")]
+    with NoveltyClient(novelty, "neighbours") as client:
+        client.score("p", texts=TEXTS, correct=[True] * 4)
+        found, none = client.query_neighbors(queries, k=2)
+        assert found.neighbors[0].excerpt == TEXTS[0]
+        assert len(found.neighbors) == 2
+        assert none.neighbors == ()
+        assert client.describe().solutions == 4
+    async with aio.NoveltyClient(novelty, "neighbours") as other:
+        assert (await other.query_neighbors(queries[:1]))[0].neighbors == found.neighbors[:1]
+
+
+async def test_prompts_are_listed_over_pages_and_deleted(novelty: str) -> None:
+    groups = [Group(prompt_id=f"p{index}", embeddings=np.eye(2), correct=[True, True]) for index in range(7)]
+    with NoveltyClient(novelty, "pages") as client:
+        client.score_groups(groups)
+        listed = list(client.list_prompts(page_size=3))
+        assert [prompt.prompt_id for prompt in listed] == [f"p{index}" for index in range(7)]
+        assert {prompt.solutions for prompt in listed} == {2}
+        assert client.delete_prompts(["p1", "unknown"]) == [True, False]
+    async with aio.NoveltyClient(novelty, "pages") as other:
+        assert len([prompt async for prompt in other.list_prompts(page_size=3)]) == 6
+        assert await other.delete_prompts(["p2"]) == [True]
+
+
+async def test_a_namespace_travels_as_a_file(novelty: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.parquet"
+    with NoveltyClient(novelty, "exported", SETTINGS) as client:
+        with pytest.raises(NotFoundError):
+            client.export_to(file)
+        assert list(tmp_path.iterdir()) == []
+        client.score("p", embeddings=np.eye(3), correct=[True] * 3)
+        client.export_to(file)
+        assert list(tmp_path.iterdir()) == [file]
+    with NoveltyClient(novelty, "imported") as client:
+        with pytest.raises(FileNotFoundError):
+            client.import_from(tmp_path / "missing")
+        imported = client.import_from(file)
+        assert (imported.prompts, imported.solutions, imported.settings.min_history) == (1, 3, 0)
+        with pytest.raises(AlreadyExistsError):
+            client.import_from(file)
+        assert client.score("p", embeddings=np.eye(3)[:1], correct=[True]).tolist() == [0]
+    async with aio.NoveltyClient(novelty, "imported") as other:
+        assert (await other.import_from(file, replace=True)).solutions == 3
+        await other.export_to(tmp_path / "again.parquet")
+        assert (tmp_path / "again.parquet").stat().st_size > 0
+
+
+async def test_outcomes_steer_the_selection_which_can_be_explained_listed_and_forgotten(novelty: str) -> None:
+    with PrefixClient(novelty, "outcomes") as client:
+        client.add_rollouts([hard_prompt()], [2], min_segment_tokens=1)
+        worse, *_ = client.list_prefixes(["p", "unknown"])[0].prefixes
+        client.report_outcomes([Outcome("p", worse.prefix_id, 16, 0)])
+        chosen = client.select(["p"], SelectionPolicy.OUTCOME_AWARE, explain=True, drop_after=16)[0]
+        assert chosen.prefix_id != worse.prefix_id
+        judged = {candidate.prefix_id: candidate for candidate in chosen.ranking}
+        assert judged[worse.prefix_id].dropped
+        assert (judged[worse.prefix_id].rollouts, judged[worse.prefix_id].successes) == (16, 0)
+        assert client.forget_prefixes([ForgottenPrefixes("p", [worse.prefix_id])]) == [1]
+    async with aio.PrefixClient(novelty, "outcomes") as other:
+        (listed,) = await other.list_prefixes(["p"])
+        assert worse.prefix_id not in {prefix.prefix_id for prefix in listed.prefixes}
+        assert (await other.forget_prefixes([ForgottenPrefixes("p")]))[0] >= 0
+        assert isinstance((await other.select(["p"]))[0].error, NotFoundError)
 
 
 # All three from one command
