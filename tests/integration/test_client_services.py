@@ -585,7 +585,17 @@ async def test_outcomes_steer_the_selection_which_can_be_explained_listed_and_fo
         assert isinstance((await other.select(["p"]))[0].error, NotFoundError)
 
 
-# All three from one command
+# All three together
+
+
+def test_the_example_of_the_readme_runs(generation: str, novelty: str, verification: str) -> None:
+    page = (Path(__file__).resolve().parents[2] / "client" / "README.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
+    for default, target in (("50051", generation), ("50052", novelty), ("50053", verification)):
+        program = program.replace(f"localhost:{default}", target)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    assert len(names["group"]) == len(names["verdicts"]) == len(names["scores"]) == 8
 
 
 def serve_all(*flags: str) -> subprocess.Popen[str]:
