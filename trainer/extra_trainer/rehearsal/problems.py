@@ -1,14 +1,15 @@
-"""Rehearsal problems: signed sums that need several written steps, and worked examples of solving them.
+"""Rehearsal problems: sums that need several written steps, and worked examples of solving them.
 
-A problem is a multiset of signed terms, each a number or a product of two small numbers, written as one
-expression ("47-6*8+35=?"). It is solved by writing one operation a line until one number is left, which goes
-into `\\boxed{}`. Any two terms may be combined first and any number may be added or subtracted at once or by its
-tens and ones, so a problem has many distinct right solutions, and the answer is one of several hundred
-numbers, so that a guess does not hit it. Difficulty grows with the number of terms and the share of large
-ones.
+A problem is a multiset of terms, each a number or a product of two small numbers, written as one expression
+("47+6*8+35=?"). It is solved by writing one operation a line until one number is left, which goes into
+`\\boxed{}`. The terms may be taken in any order or paired up, and a number may be added at once or by its
+tens and ones, so a problem has many distinct right solutions; the answer is one of several hundred
+numbers, so that a guess does not hit it. Difficulty grows with the number of terms: the more there are, the
+more slips are possible and the longer one must know which of them are still to be added.
 
-Problems for fitting the start model, for training and for evaluation are disjoint by construction: a hash of
-the multiset decides to which split a problem belongs, so no seed, count or order of terms can put it into two.
+Problems for fitting the start model, for training and for evaluation are disjoint by construction: a hash
+of the multiset decides to which split a problem belongs, so no seed, count or order of terms can put it
+into two.
 """
 
 import hashlib
@@ -16,10 +17,13 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Literal
 
 Split = Literal["fitting", "train", "evaluation"]
+# The factors of a term: (47,) is the number 47, (6, 8) the product 6*8.
+Term = tuple[int, ...]
 
 # Tenths of all problems, by the hash of the multiset of terms modulo 10.
 _TENTHS: dict[Split, frozenset[int]] = {
@@ -31,33 +35,16 @@ _TENTHS: dict[Split, frozenset[int]] = {
 # ones for reinforcement learning to improve.
 _TERM_COUNTS = (2, 3, 4, 5, 6)
 _TERM_COUNT_WEIGHTS: dict[Split, tuple[int, ...]] = {
-    "fitting": (4, 3, 2, 1, 0),
-    "train": (0, 3, 3, 2, 1),
-    "evaluation": (0, 3, 3, 2, 1),
+    "fitting": (2, 6, 6, 3, 1),
+    "train": (1, 4, 3, 2, 1),
+    "evaluation": (1, 4, 3, 2, 1),
 }
-_PRODUCT_SHARE = 0.12
-_NEGATIVE_SHARE = 0.2
-# How often a worked example keeps a running total in the order written; how often it adds pairs of whatever is
-# left. The others keep a running total in any order.
+_PRODUCT_SHARE = 0.15
+# Of the worked examples: how many pair up whatever is left, how many of the others keep a running total in
+# the order written (the rest: in any order), and how many add numbers by their tens and then their ones.
+_PAIRS_SHARE = 0.15
 _IN_ORDER_SHARE = 0.5
-_PAIRS_SHARE = 0.25
-# How often a worked example adds a number of two digits by its tens and then its ones.
-_SPLIT_SHARE = 0.3
-
-
-@dataclass(frozen=True, order=True)
-class Term:
-    """A signed number, or a signed product of two numbers (`factors`, the smaller one first)."""
-
-    sign: int
-    factors: tuple[int, ...]
-
-    @property
-    def value(self) -> int:
-        product = self.sign
-        for factor in self.factors:
-            product *= factor
-        return product
+_SPLIT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,7 @@ class Problem:
 
 def canonical(terms: Iterable[Term]) -> str:
     """The same text for the same multiset of terms, in whatever order they and their factors come."""
-    return " ".join(sorted(f"{term.sign:+d}*{'*'.join(map(str, sorted(term.factors)))}" for term in terms))
+    return "+".join(sorted(_written(tuple(sorted(term))) for term in terms))
 
 
 def split_of(terms: Iterable[Term]) -> Split:
@@ -88,11 +75,12 @@ def problems(split: Split, count: int, seed: int) -> list[Problem]:
 
 
 def stream_problems(split: Split, seed: int) -> Iterator[Problem]:
-    """Problems of `split` without end and without repetition."""
+    """Problems of `split` in an endless stream, no two of the same terms."""
     rng = random.Random(f"{split}/{seed}")
     seen: set[str] = set()
     while True:
-        terms = _draw_terms(split, rng)
+        count = rng.choices(_TERM_COUNTS, _TERM_COUNT_WEIGHTS[split])[0]
+        terms = tuple(_draw_term(rng) for _ in range(count))
         key = canonical(terms)
         if key not in seen and split_of(terms) == split:
             seen.add(key)
@@ -105,70 +93,54 @@ def write_jsonl(path: Path, items: Iterable[Problem]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def worked_example(problem: Problem, rng: random.Random) -> str:
-    """A right solution: lines of one operation, then the box. Order and way of adding are drawn from `rng`."""
+def worked_example(problem: Problem, rng: random.Random, in_order: bool = False) -> str:
+    """A right solution: lines of one operation, then the box. Order and way of adding are drawn from `rng`.
+
+    `in_order` asks for the order that is easiest to learn: a running total, the terms as they are written.
+    """
     lines: list[str] = []
-    pair_up = rng.random() < _PAIRS_SHARE
-    open_terms = list(problem.terms)
-    if pair_up or rng.random() >= _IN_ORDER_SHARE:
-        rng.shuffle(open_terms)
-    while len(open_terms) > 1:
-        first, second = (_worked_out(open_terms.pop(0), lines) for _ in range(2))
+    split_up = rng.random() < _SPLIT_SHARE
+    pair_up = not in_order and rng.random() < _PAIRS_SHARE
+    left = list(problem.terms)
+    if pair_up or not (in_order or rng.random() < _IN_ORDER_SHARE):
+        rng.shuffle(left)
+    while len(left) > 1:
+        first, second = (_worked_out(left.pop(0), lines) for _ in range(2))
         # A running total stays in front; in pairs the result waits for its turn.
-        place = rng.randint(0, len(open_terms)) if pair_up else 0
-        open_terms.insert(place, _sum(first, second, lines, rng))
-    return "\n".join([*lines, f"\\boxed{{{open_terms[0].value}}}"])
+        left.insert(rng.randint(0, len(left)) if pair_up else 0, (_sum(first, second, split_up, lines),))
+    return "\n".join([*lines, f"\\boxed{{{_worked_out(left[0], lines)}}}"])
 
 
 def _worked_out(term: Term, lines: list[str]) -> int:
-    """The term's value; a product first gets a line of its own, without the sign."""
-    if len(term.factors) > 1:
-        lines.append(f"{'*'.join(map(str, term.factors))}={abs(term.value)}")
-    return term.value
+    """The term's value; a product first gets a line of its own."""
+    if len(term) > 1:
+        lines.append(f"{_written(term)}={prod(term)}")
+    return prod(term)
 
 
-def _sum(first: int, second: int, lines: list[str], rng: random.Random) -> Term:
-    """The sum as a number, its lines added to `lines`; a positive number is written before a negative one."""
-    if first < 0 <= second:
-        first, second = second, first
-    for part in _parts(second, rng):
-        lines.append(f"{first}{part:+d}={first + part}")
+def _sum(first: int, second: int, split_up: bool, lines: list[str]) -> int:
+    """The sum; it takes one line, or two if `split_up` and `second` has both tens and ones."""
+    tens, ones = second - second % 10, second % 10
+    for part in (tens, ones) if split_up and tens and ones else (second,):
+        lines.append(f"{first}+{part}={first + part}")
         first += part
-    return _number(first)
-
-
-def _draw_terms(split: Split, rng: random.Random) -> tuple[Term, ...]:
-    count = rng.choices(_TERM_COUNTS, _TERM_COUNT_WEIGHTS[split])[0]
-    return tuple(_draw_term(rng) for _ in range(count))
+    return first
 
 
 def _draw_term(rng: random.Random) -> Term:
-    sign = -1 if rng.random() < _NEGATIVE_SHARE else 1
     if rng.random() < _PRODUCT_SHARE:
-        return Term(sign, (rng.randint(2, 9), rng.randint(2, 9)))
-    return Term(sign, (rng.randint(2, 99),))
+        return (rng.randint(2, 9), rng.randint(2, 9))
+    return (rng.randint(2, 99),)
 
 
-def _number(value: int) -> Term:
-    return Term(-1 if value < 0 else 1, (abs(value),))
-
-
-def _parts(value: int, rng: random.Random) -> list[int]:
-    """`value` in one piece, or as its tens and its ones."""
-    sign, size = (-1, -value) if value < 0 else (1, value)
-    tens, ones = size - size % 10, size % 10
-    if tens == 0 or ones == 0 or rng.random() >= _SPLIT_SHARE:
-        return [value]
-    return [sign * tens, sign * ones]
+def _written(term: Term) -> str:
+    return "*".join(map(str, term))
 
 
 def _problem(terms: tuple[Term, ...], key: str) -> Problem:
-    written = "".join(
-        f"{'-' if term.sign < 0 else '+'}{'*'.join(map(str, term.factors))}" for term in terms
-    ).removeprefix("+")
     return Problem(
         id=f"rehearsal-{hashlib.sha256(key.encode()).hexdigest()[:12]}",
-        prompt=f"{written}=?\n",
-        answer=str(sum(term.value for term in terms)),
+        prompt=f"{'+'.join(map(_written, terms))}=?\n",
+        answer=str(sum(map(prod, terms))),
         terms=terms,
     )

@@ -1,16 +1,16 @@
 """The rehearsal model's tokenizer: a character is a token, and so is `\\boxed{`.
 
 A real fast tokenizer of the tokenizers library, saved and loaded like any other, so that every engine and
-trainer reads it as it reads a large model's. A newline is a token of its own because prefixes of rollouts are cut
-after newlines. Decoding gives back exactly the text that was encoded: nothing is normalised, and no space is put
-between tokens. A character outside the alphabet becomes `<unk>`.
+trainer reads it as it reads a large model's. A newline is a token of its own because prefixes of rollouts
+are cut after newlines. Decoding gives back exactly the text that was encoded: nothing is normalised, and no
+space is put between tokens. A character outside the alphabet becomes `<unk>`.
 """
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # type: ignore[import-untyped]
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-_ALPHABET = ("\n", *"0123456789+-*=?} ", "\\boxed{")
+_ALPHABET = ("\n", *"0123456789+*=?}", "\\boxed{")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

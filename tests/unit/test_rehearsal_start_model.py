@@ -1,0 +1,92 @@
+"""The rehearsal's tokenizer and start model: exact round trips, seeded weights, and a cache that is used."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from extra_trainer.rehearsal import start_model as module
+from extra_trainer.rehearsal.problems import problems, worked_example
+from extra_trainer.rehearsal.start_model import FitSettings, start_model
+from extra_trainer.rehearsal.tokenizer import make_tokenizer
+
+TINY = FitSettings(hidden_size=32, layers=1, head_size=16, steps=4, tokens_per_step=256, warmup_steps=1)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return start_model(tmp_path_factory.mktemp("cache"), seed=5, settings=TINY)
+
+
+def test_the_saved_tokenizer_gives_back_every_problem_and_solution_exactly(fitted: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(fitted)
+    rng = random.Random(0)
+    for problem in problems("fitting", 500, seed=0):
+        text = problem.prompt + worked_example(problem, rng)
+        ids = tokenizer(text).input_ids
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == text
+
+
+def test_a_newline_a_digit_and_an_opening_box_are_tokens_of_their_own() -> None:
+    tokenizer = make_tokenizer()
+    assert tokenizer.tokenize("12+3=15\n\\boxed{15}") == [
+        *"12+3=15",
+        "\n",
+        "\\boxed{",
+        *"15}",
+    ]
+
+
+def test_end_of_text_is_one_token_that_decoding_can_leave_out() -> None:
+    tokenizer = make_tokenizer()
+    ids = tokenizer("\\boxed{7}<eos>").input_ids
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "\\boxed{7}"
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(fitted: Path, tmp_path: Path) -> None:
+    same = load_file(start_model(tmp_path, seed=5, settings=TINY) / "model.safetensors")
+    other = load_file(start_model(tmp_path, seed=6, settings=TINY) / "model.safetensors")
+    first = load_file(fitted / "model.safetensors")
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_fitting_leaves_the_callers_random_state_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    start_model(tmp_path, seed=5, settings=TINY)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_second_call_reuses_the_folder_and_fits_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = start_model(tmp_path, seed=1, settings=TINY)
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert "Fitting" in capfd.readouterr().err
+    assert start_model(tmp_path, seed=1, settings=TINY) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    assert "Fitting" not in capfd.readouterr().err
+
+
+def test_an_interrupted_fit_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_train_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        start_model(tmp_path, seed=1, settings=TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_transformers_loads_the_folder_as_qwen3_with_an_output_layer_of_its_own(fitted: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(fitted)
+    assert type(model).__name__ == "Qwen3ForCausalLM"
+    assert model.config.eos_token_id == make_tokenizer().eos_token_id
+    assert model.lm_head.weight.data_ptr() != model.model.embed_tokens.weight.data_ptr()
