@@ -50,9 +50,9 @@ def _start_ray(config: Any) -> None:
         local = {"num_cpus": workers + 1, "include_dashboard": False}
         if not torch.cuda.is_available():
             local["num_gpus"] = workers
-    if not torch.cuda.is_available():
-        # Ray gives a worker one thread; the policy's worker and the reference's take turns here.
-        environment["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
+    # Ray gives a worker one thread, and so it stays: the policy's and the reference's workers run side by
+    # side, and with two threads each a busy neighbour makes a small model's step ten times slower (OpenMP
+    # waits at every barrier for a thread that does not run).
     ray.init(
         address=config.ray.address,
         runtime_env={
