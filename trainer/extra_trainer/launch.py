@@ -127,7 +127,7 @@ class Launcher:
 
     def _problems(self, source: str, split: str, most: int | None, tokenizer: Any) -> list[data.Problem]:
         if source == "rehearsal":
-            from extra_trainer.rehearsal import problems
+            from extra_trainer.rehearsal.problems import problems
 
             # The same held-out problems for every seed, so that runs can be compared.
             seed = self.config.seed if split == "train" else 0
