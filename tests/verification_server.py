@@ -1,5 +1,6 @@
 """Starts real verification servers, each a process of its own, for the tests of several folders."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -52,6 +53,14 @@ def verification_server(folder: Path, **settings: object) -> Iterator[Verificati
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+_numbers = itertools.count()
+
+
+def needs_a_worker(count: int) -> list[tuple[str, str]]:
+    """Pairs that are equal, which the fast path cannot prove; never the same twice, for the cache."""
+    return [(rf"\boxed{{x+{number}}}", f"{number}+x") for number in itertools.islice(_numbers, count)]
 
 
 def wait_until(condition, seconds: float = 30.0) -> None:  # type: ignore[no-untyped-def]

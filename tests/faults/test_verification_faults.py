@@ -10,7 +10,7 @@ import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from verification_server import VerificationServer, verification_server, wait_until
+from verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 from extra_rl.v1 import verification_pb2 as pb
 
@@ -36,7 +36,7 @@ def _busy(worker: psutil.Process) -> bool:
 def test_killed_workers_are_replaced_and_their_items_decided(server: VerificationServer) -> None:
     for worker in server.workers():
         worker.kill()
-    verdicts = server.verify(*[(rf"\boxed{{\sqrt{{{n}}}}}", rf"{n}^{{1/2}}") for n in range(2, 9)])
+    verdicts = server.verify(*needs_a_worker(7))
     assert [verdict.status for verdict in verdicts] == [pb.VERDICT_STATUS_CORRECT] * 7
     wait_until(lambda: len(server.workers()) == 2)
 
@@ -63,7 +63,7 @@ def test_beyond_the_queue_a_call_is_refused_and_told_when_to_retry(server: Verif
     blocking = _hang(server, 8)
     wait_until(lambda: any(_busy(worker) for worker in server.workers()))
     with pytest.raises(grpc.RpcError) as refused:
-        server.verify(*[(r"\boxed{\sqrt{4}}", "2")] * 8)
+        server.verify(*needs_a_worker(8))
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     retry = error_details_pb2.RetryInfo()
     assert rpc_status.from_call(refused.value).details[0].Unpack(retry)
@@ -79,7 +79,7 @@ def test_cancelling_a_call_stops_its_work_and_frees_the_workers(server: Verifica
     hanging = server.workers()
     call.cancel()
     wait_until(lambda: not any(worker.is_running() for worker in hanging))
-    verdict = server.verify((r"\boxed{\sqrt{4}}", "2"))[0]
+    verdict = server.verify(*needs_a_worker(1))[0]
     assert verdict.status == pb.VERDICT_STATUS_CORRECT
 
 
@@ -123,7 +123,7 @@ def test_random_kills_under_load_lose_nothing_and_change_no_verdict(server: Veri
     killer.start()
     try:
         for n in range(40):
-            pairs = [(rf"\boxed{{\sqrt{{{n + k}}}}}", rf"({n + 2})^{{1/2}}") for k in range(8)]
+            pairs = [(rf"\boxed{{\sin^2 x+{n + k}}}", rf"{n + 3}-\cos^2 x") for k in range(8)]
             verdicts = server.verify(*pairs)
             expected = [pb.VERDICT_STATUS_CORRECT if k == 2 else pb.VERDICT_STATUS_WRONG for k in range(8)]
             assert [verdict.status for verdict in verdicts] == expected

@@ -24,6 +24,10 @@ def _decide(response: str, answer: str) -> Status | None:
         (r"\boxed{\dfrac{1}{2}}", "1/2"),
         (r"\boxed{\frac12}", "0.5"),
         (r"\boxed{-\frac{3}{6}}", "-1/2"),
+        (r"\boxed{2 \cdot 13}", "26"),
+        (r"\boxed{10\%}", "0.1"),
+        (r"\boxed{3,1,2}", "1,2,3"),
+        (r"\boxed{1,234}", "1234"),
         (r"\boxed{26.00}", "26"),
         ("work\n#### 26", "26"),
         ("work\nA: 26", "26"),
@@ -47,6 +51,10 @@ def test_equal_answers_are_proved_correct(response: str, answer: str) -> None:
         (r"\boxed{-26}", "26"),
         (r"\boxed{\frac{1}{3}}", "0.33"),
         ("A: 26", "18"),
+        (r"\boxed{1,234}", "1235"),
+        (r"\boxed{2\sqrt{3}+x}", r"2\sqrt{3}-x"),
+        (r"\boxed{(3,5]}", "(3,4]"),
+        (r"\boxed{1,2,4}", "1,2,3"),
         (r"\boxed{26} and then \boxed{27}", "26"),
     ],
 )
@@ -57,11 +65,11 @@ def test_different_plain_numbers_are_proved_wrong(response: str, answer: str) ->
 @pytest.mark.parametrize(
     ("response", "answer"),
     [
-        (r"\boxed{2 \cdot 13}", "26"),
-        (r"\boxed{10\%}", "0.1"),
         (r"\boxed{0.333333}", "1/3"),
-        (r"\boxed{1,234}", "1235"),
         (r"\boxed{x+1}", "1+x"),
+        (r"\boxed{1/2x}", "x/2"),
+        (r"\boxed{f(x)}", "x"),
+        (r"\boxed{5 m}", "500 cm"),
         (r"\boxed{1/0}", "26"),
     ],
 )

@@ -23,17 +23,15 @@ class Extracted:
 
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$]+)")
-_HASH = re.compile(r"####[ \t]*([^\n]+)")
+_MARKS = ("####", "answer", "result", "答案")
+_A_LINE = re.compile(r"[\s>*#_-]*a[*_]*\s*:", re.IGNORECASE)
 _EMPHASIS = r"[*_`\s]*"
 _PHRASE = re.compile(
-    r"(?:\b(?:answer|result)\s+(?:is|equals|would\s+be|=)(?:\s+therefore)?"
-    r"|\b(?:final\s+|correct\s+)?answer[*_]*(?=\s*:)"
-    r"|(?:^|\n)[\s>*#_-]*a(?=\s*:)"
-    r"|(?:^|\n)[\s>*#_-]*final\s+answer[*_]*(?=\s*\n))"
-    rf"\s*:?{_EMPHASIS}([^\n]+)",
+    r".*(?:####|\b(?:answers?|result)\s+(?:is|are|equals|would\s+be|=)(?:\s+therefore)?\b|\banswer[*_]*\s*(?=:)"
+    rf"|答案(?:是|为|:))\s*:?{_EMPHASIS}",
     re.IGNORECASE,
 )
-_CHINESE_PHRASE = re.compile(rf"答案(?:是|为|:)+{_EMPHASIS}([^\n]+)")
+_HEADING = re.compile(r"[\s>*#_-]*final\s+answer[*_]*\s*:?\s*\Z", re.IGNORECASE)
 _FORMULA = r"(?:\$\$?[^$\n]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\])"
 _FORMULA_PATTERN = re.compile(_FORMULA, re.DOTALL)
 _FORMULAS_FIRST = re.compile(rf"{_FORMULA}(?:\s*(?:,|;|and|or|,\s*and|,\s*or)\s*{_FORMULA})*\s*(?:\\?%)?")
@@ -123,13 +121,17 @@ def _chosen(contents: list[str], which: Boxes) -> str:
 
 
 def _marked_line(response: str) -> Extracted | None:
-    last: tuple[int, Extracted] | None = None
-    for pattern, marker in ((_HASH, "hash"), (_PHRASE, "phrase"), (_CHINESE_PHRASE, "phrase")):
-        for match in pattern.finditer(response):
-            text = _answer_of_line(match.group(1))
-            if text and (last is None or match.start(1) > last[0]):
-                last = match.start(1), Extracted(text, marker)
-    return last[1] if last else None
+    """The last line that announces an answer; if nothing follows on it, the next line is the answer."""
+    following = ""
+    for line in reversed(response.split("\n")):
+        lower = line.lower()
+        marked = any(mark in lower for mark in _MARKS)
+        match = (_PHRASE.match(line) or _HEADING.match(line)) if marked else _A_LINE.match(line)
+        if match and (text := _answer_of_line(line[match.end() :]) or _answer_of_line(following)):
+            return Extracted(text, "hash" if "####" in match.group() else "phrase")
+        if line.strip():
+            following = line
+    return None
 
 
 def _answer_of_line(line: str) -> str:

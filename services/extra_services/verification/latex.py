@@ -12,7 +12,12 @@ convention, which the comparison decides.
 import re
 from dataclasses import dataclass, replace
 
-from extra_services.verification.normalization import plain_punctuation, symbols_as_commands, unwrapped
+from extra_services.verification.normalization import (
+    JOINED_THOUSANDS,
+    plain_punctuation,
+    symbols_as_commands,
+    unwrapped,
+)
 from extra_services.verification.units import Unit, split_unit
 
 
@@ -46,7 +51,6 @@ _FONT = re.compile(
     r"\s*\{([^{}]*)\}"
 )
 _TEXT = re.compile(r"\\(?:text|mbox|textnormal|textup)\s*\{([^{}]*)\}")
-_JOINED = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!\s*|\\,|\\!\s*,?|,?\\;)\s*(?=\d{3}(?!\d))")
 _SPACED_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?\Z")
 _NUMBERS_SIDE_BY_SIDE = re.compile(r"\d\s+\.?\d")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\_^{\d.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![a-zA-Z\d.])")
@@ -65,6 +69,8 @@ _BUILDER = re.compile(
     r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\{?\w\}?\s*)?(?:\\mid|\\vert|\||:)\s*(.+)\\\}\Z"
 )
 _NEGATIVE_POWER = re.compile(r"\^\s*(-\s*(?:\d+|\\?[a-zA-Z]+))")
+_GAMMA = re.compile(r"\\gamma(?![a-zA-Z])")
+_E_WITH_INDEX = re.compile(r"(?<![\\a-zA-Z])E(?=_)")
 _PRIME = re.compile(r"(?<=[a-zA-Z)])('+)")
 _APPROXIMATELY = re.compile(
     r"\s*(?:\\approx|\\sim|\\simeq|\\cong|\bapproximately|\babout|\broughly)(?![a-zA-Z])\s*|\s*≈"
@@ -120,7 +126,7 @@ def _plain(text: str) -> str:
     text = _DECIMAL_WITH_DOTS.sub("", text) if _DECIMAL.match(text) else text
     text = text.replace(r"\$", "").replace("\\%", "%")
     text = _DELIMITERS.sub(" ", _STYLE.sub("", text))
-    text = _JOINED.sub("", text)
+    text = JOINED_THOUSANDS.sub("", text)
     text = _SIZES.sub("", _SPACES.sub(" ", text)).replace(r"\!", "").replace(r"\,", " ")
     text = _AND.sub(", ", _TEXT.sub(r" \1 ", _FONT.sub(r" \1 ", text))) if _is_listing(text) else text
     text = _FONT.sub(lambda match: _letters(match.group(1)), text)
@@ -155,7 +161,8 @@ def _mathematics(text: str) -> str:
         return ""
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = _INFINITY.sub(r"\\infty ", _BARE_NAME.sub(r"\\\1 ", text))
-    text = re.sub(r"(?<![\\a-zA-Z])E(?=_)", r"\\Xi ", text)
+    # latex2sympy takes gamma for Euler's constant, and \gamma^2 for infinity; it cannot read E with an index.
+    text = _GAMMA.sub(r"\\upsilon ", _E_WITH_INDEX.sub(r"\\Xi ", text))
     text = _PRIME.sub(lambda match: "^{" + r"\prime" * len(match[1]) + "}", text)
     text = _NEGATIVE_POWER.sub(r"^{\1}", _braced(text))
     text = _TIMES_BEFORE_PAREN.sub(_times, text)

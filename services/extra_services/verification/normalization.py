@@ -36,10 +36,14 @@ _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])")
+#: Unspaced: "100, 200" are two numbers.
+JOINED_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!\s*|\\,|\\!\s*,?|,?\\;)\s*(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"))
 
 _INTEGER = re.compile(r"[+-]?\d+\Z")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)\Z")
+_SCIENTIFIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{1,3}\Z")
 _RATIO = re.compile(r"([+-]?\d+)/(\d+)\Z|([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}\Z")
 #: Longer numbers are left to the workers: exact arithmetic on them takes more than microseconds.
 _MAX_DIGITS = 1000
@@ -57,31 +61,36 @@ def symbols_as_commands(text: str) -> str:
 
 def unwrapped(text: str) -> str:
     """`text` without the delimiters of a formula, Markdown emphasis and the end of the sentence around it."""
-    before = None
-    while text != before:
-        before = text
+    while True:
         text = text.strip().rstrip(".,;:").strip()
-        for begin, end in _WRAPPERS:
+        if not text or text[0] not in "$\\*_`":
+            return text
+        inner = _inside(text)
+        if inner is None:
+            return text
+        text = inner
+
+
+def _inside(text: str) -> str | None:
+    for begin, end in _WRAPPERS:
+        if text.startswith(begin) and text.endswith(end):
             inner = text[len(begin) : len(text) - len(end)]
-            if (
-                text.startswith(begin)
-                and text.endswith(end)
-                and inner
-                and begin not in inner
-                and end not in inner
-            ):
-                text = inner
-    return text
+            if inner and begin not in inner and end not in inner:
+                return inner
+    return None
 
 
 def normalized(text: str) -> str:
     """The normal form of one answer; empty if nothing is left."""
     text = unwrapped(symbols_as_commands(plain_punctuation(text)))
     if "\\" in text:
+        text = JOINED_THOUSANDS.sub("", text).removeprefix(r"\$")
         text = _SPACING.sub(" ", _SIZING.sub("", text))
         text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", _FRACTIONS.sub(r"\\frac", text))
-        text = _TEXT.sub(r"\1", text).replace(r"^{\circ}", r"^\circ").replace("{,}", ",")
-    return _SPACE.sub("", unwrapped(text))
+        text = unwrapped(_TEXT.sub(r"\1", text).replace(r"^{\circ}", r"^\circ"))
+    if "," in text and _THOUSANDS.match(text := text.replace("{,}", ",")):
+        text = text.replace(",", "")
+    return _SPACE.sub("", " ".join(text.split()))
 
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*\Z")
@@ -160,13 +169,21 @@ class PlainNumber:
     kind: str
 
 
+def integer(normal: str) -> str | None:
+    """A normal form that is an integer, of any length, without leading zeros; else None."""
+    if not (normal.isascii() and _INTEGER.match(normal)):
+        return None
+    digits = normal.lstrip("+-").lstrip("0") or "0"
+    return f"-{digits}" if normal[0] == "-" and digits != "0" else digits
+
+
 def number(normal: str) -> PlainNumber | None:
     """The plain number that a normal form is, or None."""
     if not normal or len(normal) > _MAX_DIGITS or not normal.isascii():
         return None
     if _INTEGER.match(normal):
         return PlainNumber(Fraction(int(normal)), "integer")
-    if _DECIMAL.match(normal):
+    if _DECIMAL.match(normal) or _SCIENTIFIC.match(normal):
         return PlainNumber(Fraction(normal), "decimal")
     ratio = _RATIO.match(normal)
     if not ratio:

@@ -4,13 +4,12 @@ Each worker has a thread of the server that feeds it through a pipe of its own a
 the time limit the worker is killed and replaced; a worker that dies by itself (killed from outside, out
 of memory) is replaced and its task given to a fresh one, `ATTEMPTS` times. Nothing is shared between
 workers, so no death can leave a lock held or a channel torn. A task that runs long is moved aside (see
-FairQueue), and its worker, whose priority cannot be raised again, is replaced afterwards. That is why
+FairQueue), and its worker, if its priority cannot be raised again, is replaced afterwards. That is why
 this is not pebble's ProcessPool: its workers share one locked pipe, and killing an idle worker (tried
 with 5.2.3: within a second of random kills) puts that pool into an error state for good. What is used
 instead is the standard library's forkserver, pipes and sentinels.
 """
 
-import contextlib
 import multiprocessing
 import os
 import threading
@@ -19,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -34,9 +34,11 @@ ATTEMPTS = 3
 _TICK = 0.05
 #: Seconds between looks at whether an idle worker is alive.
 _IDLE_CHECK = 1.0
-#: A task that runs longer than this many seconds makes way for others, and goes on at this niceness.
-_SLOW_SECONDS = 0.25
+#: A task that takes more processor seconds than this makes way for others, and goes on at this niceness. Not
+#: seconds of the clock: on a busy machine every task is slow by that.
+_SLOW_SECONDS = 0.5
 _SLOW_NICENESS = 10
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 #: Seconds a new worker may take until it is ready (a cold forkserver imports sympy first).
 _START_SECONDS = 120.0
 _STARTING = threading.Lock()
@@ -157,7 +159,7 @@ class _Slot:
     def _renew(self) -> None:
         """Sees to it that there is a live worker, however often that takes; gives up only when closing."""
         pause = 0.1
-        while not self.closing.is_set() and not (self._worker and self._worker.process.is_alive()):
+        while not self.closing.is_set() and not (self._worker and self._worker.alive):
             self._drop()
             try:
                 self._worker = _Worker(self._memory_bytes)
@@ -170,7 +172,7 @@ class _Slot:
 
     def _drop(self) -> None:
         if self._worker:
-            self._worker.kill()
+            self._worker.reap()
             self._worker = None
 
 
@@ -187,11 +189,12 @@ class _Worker:
         self._connection: Connection[Any, Any]
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=worker.serve, args=(theirs, memory_bytes), daemon=True)
+        self._killed = False
         with _STARTING:  # multiprocessing's bookkeeping of children is not thread-safe
             self.process.start()
         theirs.close()
         if not self._wait(_START_SECONDS):
-            self.kill()
+            self.reap()
             raise _WorkerDied(f"not ready after {_START_SECONDS:.0f} s")
         self.without_network: bool = self._receive()
 
@@ -199,8 +202,8 @@ class _Worker:
         self, task: Task, closing: threading.Event, queue: FairQueue
     ) -> Finished | TimedOut | Failed | None:
         """Runs `task`; None if it was cancelled or the pool closes. _WorkerDied leaves the task undecided."""
-        started = time.monotonic()
-        deadline = started + task.timeout
+        deadline = time.monotonic() + task.timeout
+        slow_at = self._processor_seconds() + _SLOW_SECONDS
         aside = False
         try:
             self._connection.send((task.function, task.argument, task.timeout))
@@ -213,23 +216,45 @@ class _Worker:
             if time.monotonic() >= deadline:
                 self.kill()
                 return TimedOut()
-            if not aside and time.monotonic() >= started + _SLOW_SECONDS and queue.move_aside(task):
+            if not aside and self._processor_seconds() >= slow_at and queue.move_aside(task):
                 aside = True
-                self._slow_down()
+                self._set_niceness(_SLOW_NICENESS)
         returned, value = self._receive()
-        if aside:
+        if aside and not self._set_niceness(0):
             self.kill()
         return Finished(value) if returned else Failed(value)
 
-    def _slow_down(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, self.process.pid or 0, _SLOW_NICENESS)
+    def _set_niceness(self, niceness: int) -> bool:
+        """False if that is not allowed (to raise a priority takes privileges), or the process is gone."""
+        try:
+            os.setpriority(os.PRIO_PROCESS, self.process.pid or 0, niceness)
+        except OSError:
+            return False
+        return True
+
+    def _processor_seconds(self) -> float:
+        """Processor time the worker has used; on systems without /proc, the time of the clock."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return time.monotonic()
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / _CLOCK_TICKS
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take a task."""
+        return not self._killed and self.process.is_alive()
 
     def kill(self) -> None:
-        """Ends the process now, whatever it does, and reaps it."""
+        """Ends the process, whatever it does; returns before it is gone."""
+        self._killed = True
         self.process.kill()
-        with _STARTING:
-            self.process.join()
+
+    def reap(self) -> None:
+        """As `kill`, and returns when the process is gone."""
+        self.kill()
+        self.process.join()
         self._connection.close()
 
     def _wait(self, seconds: float) -> bool:
@@ -242,5 +267,5 @@ class _Worker:
             raise self._death() from error
 
     def _death(self) -> _WorkerDied:
-        self.kill()
+        self.reap()
         return _WorkerDied(f"exit code {self.process.exitcode}")

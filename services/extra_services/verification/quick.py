@@ -10,16 +10,18 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from extra_services.verification import arithmetic
 from extra_services.verification.extraction import final_answer, reference_answer
 from extra_services.verification.normalization import (
-    PlainNumber,
     choice,
+    integer,
     normalized,
     number,
     plain_punctuation,
     unwrapped,
     words,
 )
+from extra_services.verification.units import split_unit
 from extra_services.verification.verdict import Item, Method, Options, Side, Status, Verdict
 
 #: Longest text, in characters, examined on the event loop.
@@ -27,11 +29,14 @@ MAX_LENGTH = 32_768
 #: math-verify rounds to 6 decimals where one side is a decimal, so that 0.333333 is 1/3. Numbers further
 #: apart than this cannot round to the same.
 ROUNDING = Fraction(1, 10**6)
+#: Decimals are floats in the workers; the same number written twice may differ by this fraction of it.
+FLOAT_NOISE = Fraction(1, 10**12)
 #: Longest text put into a verdict.
 SHOWN = 2000
 
+_PERCENT = re.compile(r"\\?%\Z")
+_DEGREES = re.compile(r"\^\\circ\Z")
 _LETTER_IN_PARENTHESES = re.compile(r"\([A-H]\)\Z")
-_WRITTEN_NUMBER = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z|[+-]?[\d.]+[eE][+-]?\d{1,3}\Z")
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ def method_for(answer: str) -> Method:
 
 def decide(asked: Question) -> Verdict | None:
     """The verdict if it can be proved here, else None."""
-    blank = described(asked)
+    response, answer = normalized(asked.found or ""), normalized(asked.answer)
+    if asked.method is Method.MATH and (verdict := _plain_numbers(asked, response, answer)):
+        return verdict
+    blank = _described(asked, response, answer)
     if asked.found is None:
         text = "no final answer in the response"
         return replace(blank, status=Status.UNPARSEABLE, rule="extraction", side=Side.RESPONSE, detail=text)
@@ -72,18 +80,41 @@ def decide(asked: Question) -> Verdict | None:
         return _choice(asked, blank)
     if asked.method is Method.NUMERIC:
         return _numeric(asked, blank)
-    return _math(asked, blank)
+    return _math(asked, blank, response, answer)
 
 
 def described(asked: Question) -> Verdict:
     """A verdict to fill in, with both sides described."""
+    return _described(asked, normalized(asked.found or ""), normalized(asked.answer))
+
+
+def _described(
+    asked: Question, response: str, answer: str, status: Status = Status.ERROR, rule: str = ""
+) -> Verdict:
     return Verdict(
-        Status.ERROR,
-        "",
+        status,
+        rule,
         extracted=(asked.found or "")[:SHOWN],
-        normalized_response=normalized(asked.found or "")[:SHOWN],
-        normalized_answer=normalized(asked.answer)[:SHOWN],
+        normalized_response=response[:SHOWN],
+        normalized_answer=answer[:SHOWN],
     )
+
+
+def _plain_numbers(asked: Question, response: str, answer: str) -> Verdict | None:
+    if integer(response) and integer(answer):
+        status = Status.CORRECT if integer(response) == integer(answer) else Status.WRONG
+        return _described(asked, response, answer, status, "integer")
+    left, right = number(response), number(answer)
+    if left is None or right is None:
+        return None
+    rule = left.kind if left.kind == right.kind else "number"
+    if left.value == right.value:
+        return _described(asked, response, answer, Status.CORRECT, rule)
+    apart = abs(left.value - right.value)
+    exact = "decimal" not in (left.kind, right.kind)
+    if exact or apart > max(ROUNDING, abs(right.value) * FLOAT_NOISE):
+        return _described(asked, response, answer, Status.WRONG, rule)
+    return None
 
 
 def within_tolerance(left: Fraction, right: Fraction, options: Options) -> bool:
@@ -118,19 +149,12 @@ def _numeric(asked: Question, blank: Verdict) -> Verdict | None:
 
 def _written_number(text: str) -> Fraction | None:
     plain = number(normalized(text))
-    if plain is not None:
-        return plain.value
-    normal = normalized(text)
-    return Fraction(normal.replace(",", "")) if _WRITTEN_NUMBER.match(normal) and len(normal) < 100 else None
+    return plain.value if plain else None
 
 
-def _math(asked: Question, blank: Verdict) -> Verdict | None:
-    response, answer = normalized(asked.found or ""), normalized(asked.answer)
+def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdict | None:
     if not response or not answer:
         return None
-    left, right = number(response), number(answer)
-    if left is not None and right is not None:
-        return _numbers(left, right, blank)
     if response == answer:
         return _decided(blank, True, "string")
     if _LETTER_IN_PARENTHESES.match(answer) and choice(asked.found or ""):
@@ -139,16 +163,28 @@ def _math(asked: Question, blank: Verdict) -> Verdict | None:
     if gold_words is not None and (response_words := words(asked.found or "")) is not None:
         shown = replace(blank, normalized_response=response_words, normalized_answer=gold_words)
         return _decided(shown, response_words == gold_words, "words")
-    return None
+    equal = _calculated(response, answer, asked.options)
+    return None if equal is None else _decided(blank, equal, "arithmetic")
 
 
-def _numbers(left: PlainNumber, right: PlainNumber, blank: Verdict) -> Verdict | None:
-    rule = left.kind if left.kind == right.kind else "number"
-    if left.value == right.value:
-        return _decided(blank, True, rule)
-    exact = "decimal" not in (left.kind, right.kind)
-    differ = exact or abs(left.value - right.value) > ROUNDING
-    return _decided(blank, False, rule) if differ else None
+def _calculated(response: str, answer: str, options: Options) -> bool | None:
+    """`arithmetic.equal`, for each sense that a percent or degree sign behind one of the answers can have."""
+    for mark, scaled, strict in (
+        (_PERCENT, r"\frac{@}{100}", options.strict_percent),
+        (_DEGREES, r"\frac{@\pi}{180}", options.strict_degrees),
+    ):
+        left, right = mark.sub("", response), mark.sub("", answer)
+        if (left == response) != (right == answer):
+            bare, other = (left, right) if left != response else (right, left)
+            if not number(bare):
+                return None
+            senses = [scaled.replace("@", bare)] if strict else [bare, scaled.replace("@", bare)]
+            decided = [arithmetic.equal(sense, other, ROUNDING) for sense in senses]
+            return True if True in decided else (None if None in decided else False)
+        response, answer = left, right
+    if split_unit(response)[0] != response or split_unit(answer)[0] != answer:
+        return None
+    return arithmetic.equal(response, answer, ROUNDING)
 
 
 _LONE_CHOICE = re.compile(r"(?<![\w])(?:\(([A-J])\)|\*\*([A-J])\*\*|([A-J])(?=[.:)]|\s*\Z))")

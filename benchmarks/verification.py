@@ -1,0 +1,201 @@
+"""Verification against math-verify in one process, on real and on hard answers, and easy items beside hangs.
+
+`extra-rl bench verification --json` (or `python benchmarks/verification.py`). One JSON object: `ratios`, each the
+median of REPEATS measurements side by side in this run, and `figures`.
+
+- real_responses: pairs a second of this service's domain (fast path, cache off between repeats, worker pool) over
+  those of math-verify's parse and verify in one process, as its README uses it, on graded real responses.
+- hard_mix: the same on the reference answers of the six benchmarks against perturbed and rewritten predictions.
+- p99_under_hangs: 99th percentile of the latency of easy items (an answer written differently, so that a worker has to
+  read it) while every fiftieth item hangs, over that without hangs; through real gRPC, a server with 2 workers.
+
+The data is read from EXTRA_RL_DATA (see tests/conftest.py).
+"""
+
+import json
+import logging
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import math_verify
+
+from extra_rl.v1 import verification_pb2 as pb
+from extra_rl.v1 import verification_pb2_grpc
+from extra_services.verification.pool import WorkerPool
+from extra_services.verification.verdict import Item
+from extra_services.verification.verifier import Hard, Verifier
+
+DATA = Path(os.environ.get("EXTRA_RL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
+REPEATS = 3
+WORKERS = 2
+POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
+#: Easy items offered a second, how many, and the limit of the hanging ones in seconds.
+RATE, EASY_ITEMS, HANG_LIMIT = 40, 600, 1.0
+
+Pair = tuple[str, str]
+
+
+def main() -> None:
+    """Measures, and prints the JSON object."""
+    logging.disable(logging.ERROR)  # math-verify warns of each of its own timeouts
+    real, hard = real_responses(), hard_mix()
+    ratios, figures = {}, {"workers": WORKERS, "repeats": REPEATS}
+    for name, pairs in (("real_responses", real), ("hard_mix", hard)):
+        theirs, ours = _side_by_side(pairs)
+        ratios[name] = statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+        figures[f"{name}_pairs"] = len(pairs)
+        figures[f"{name}_math_verify_pairs_per_second"] = len(pairs) / statistics.median(theirs)
+        figures[f"{name}_pairs_per_second"] = len(pairs) / statistics.median(ours)
+    quiet, hanging = zip(*[(_p99(hang=False), _p99(hang=True)) for _ in range(REPEATS)], strict=True)
+    ratios["p99_under_hangs"] = statistics.median(h / q for q, h in zip(quiet, hanging, strict=True))
+    figures["p99_easy_seconds"] = statistics.median(quiet)
+    figures["p99_easy_seconds_under_hangs"] = statistics.median(hanging)
+    print(json.dumps({"ratios": _rounded(ratios), "figures": _rounded(figures)}))
+
+
+def real_responses() -> list[Pair]:
+    """(response, reference answer) of both graded data files."""
+    rows = [row for name in ("rollouts_math", "graded_gsm8k") for row in _rows(name)]
+    return [(row["response"], row["answer"]) for row in rows]
+
+
+def hard_mix() -> list[Pair]:
+    """Each reference answer of the six benchmarks that is more than a number, against four predictions."""
+    chance = random.Random(0)
+    answers = [row["answer"] for name in BENCHMARKS for row in _rows(name)]
+    answers = [answer.strip("$") for answer in answers if not answer.strip("$-").replace(".", "").isdigit()]
+    pairs = [
+        (rf"The answer is $\boxed{{{prediction}}}$", answer)
+        for answer in answers
+        for prediction in _predictions(answer, chance)
+    ]
+    return chance.sample(pairs, min(len(pairs), 600))
+
+
+def _predictions(answer: str, chance: random.Random) -> Iterator[str]:
+    """Rewritten (equal), perturbed (different), and another problem's kind of answer."""
+    yield answer.replace(r"\frac", r"\dfrac").replace(" ", "  ")
+    yield f"{answer} + 0" if "," not in answer and "=" not in answer else answer
+    digits = [index for index, character in enumerate(answer) if character.isdigit()]
+    at = chance.choice(digits) if digits else len(answer)
+    yield answer[:at] + str(chance.randrange(10)) + answer[at + 1 :]
+    yield rf"\frac{{{chance.randrange(1, 99)}}}{{{chance.randrange(2, 99)}}} \sqrt{{{chance.randrange(2, 9)}}}"
+
+
+def _side_by_side(pairs: list[Pair]) -> tuple[list[float], list[float]]:
+    """Seconds of math-verify and of ours, repeat by repeat."""
+    pool = WorkerPool(WORKERS, 2 * WORKERS, 2**30, len(pairs))
+    pool.start()
+    theirs, ours = [], []
+    try:
+        for _ in range(REPEATS):
+            theirs.append(_seconds(lambda: _math_verify(pairs)))
+            verifier = Verifier(pool, timeout_seconds=5.0, cache_size=65536)
+            ours.append(_seconds(lambda verifier=verifier: _ours(verifier, pairs)))  # type: ignore[misc]
+    finally:
+        pool.close()
+    return theirs, ours
+
+
+def _math_verify(pairs: list[Pair]) -> int:
+    return sum(
+        math_verify.verify(math_verify.parse(rf"\boxed{{{answer}}}"), math_verify.parse(response))
+        for response, answer in pairs
+    )
+
+
+def _ours(verifier: Verifier, pairs: list[Pair]) -> None:
+    with verifier.call() as call:
+        decided = [verifier.decide(Item(response, answer)) for response, answer in pairs]
+        hard = [entry for entry in decided if isinstance(entry, Hard)]
+        for entry, future in zip(hard, call.submit(hard, 5.0), strict=True):
+            verifier.finish(entry, future.result(), 5.0)
+
+
+def _p99(hang: bool) -> float:
+    """99th percentile, in seconds, of the latency of easy items sent at RATE a second."""
+    with _server() as stub:
+        latencies = [0.0] * EASY_ITEMS
+        done = threading.Semaphore(0)
+        hanging = []
+        started = time.perf_counter()
+        for index in range(EASY_ITEMS):
+            time.sleep(max(0.0, started + index / RATE - time.perf_counter()))
+            if hang and index % 50 == 0:
+                hanging.append(stub.Verify.future(_request(POWER_TOWER, "6", HANG_LIMIT)))
+            sent = time.perf_counter()
+
+            def finish(call: grpc.Future, index: int = index, sent: float = sent) -> None:
+                latencies[index] = time.perf_counter() - sent
+                assert call.result().verdicts[0].status == pb.VERDICT_STATUS_CORRECT
+                done.release()
+
+            call = stub.Verify.future(_request(rf"\boxed{{{index}+\sqrt{{2}}}}", rf"\sqrt2+{index}", 5.0))
+            call.add_done_callback(finish)
+        for _ in range(EASY_ITEMS):
+            done.acquire()
+        for call in hanging:
+            assert call.result().verdicts[0].status == pb.VERDICT_STATUS_TIMEOUT
+    return statistics.quantiles(latencies, n=100)[98]
+
+
+def _request(response: str, answer: str, seconds: float) -> pb.VerifyRequest:
+    return pb.VerifyRequest(items=[pb.VerifyItem(response=response, answer=answer)], timeout_seconds=seconds)
+
+
+class _server:
+    """A real server process; gives its stub."""
+
+    def __enter__(self) -> verification_pb2_grpc.VerificationServiceStub:
+        self._folder = tempfile.TemporaryDirectory()
+        address = Path(self._folder.name) / "address"
+        command = [
+            sys.executable,
+            "-m",
+            "extra_cli",
+            "serve",
+            "verification",
+            "--port=0",
+            f"--workers={WORKERS}",
+        ]
+        command += [f"--address-file={address}", "--stop-with-stdin", "--log-level=error"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        while not address.exists():
+            assert self._process.poll() is None, "the server did not start"
+            time.sleep(0.05)
+        self._channel = grpc.insecure_channel(address.read_text())
+        return verification_pb2_grpc.VerificationServiceStub(self._channel)
+
+    def __exit__(self, *error: object) -> None:
+        self._channel.close()
+        self._process.terminate()
+        self._process.wait()
+        self._folder.cleanup()
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _rounded(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in numbers.items()}
+
+
+if __name__ == "__main__":
+    main()
