@@ -33,7 +33,7 @@ class DataConfig(Section):
     evaluation: str
     problem_key: str = "problem"
     answer_key: str = "answer"
-    template: str = Field("{}", description="The prompt, with {} where the problem's text goes.")
+    template: str = Field("{problem}", description="The prompt, with {problem} where the text goes.")
     apply_chat_template: bool = Field(
         False, description="Wrap the problem as a user message of the tokenizer's chat."
     )
@@ -43,8 +43,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _template_has_a_place(self) -> "DataConfig":
-        if self.template.count("{}") != 1:
-            raise ValueError("template must contain {} once, where the problem's text goes")
+        if self.template.count("{problem}") != 1:
+            raise ValueError("template must contain {problem} once, where the problem's text goes")
         return self
 
 

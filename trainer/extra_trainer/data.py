@@ -50,7 +50,7 @@ def read_problems(path: Path, config: DataConfig, tokenizer: Any) -> list[Proble
 
 def make_prompt(problem: str, config: DataConfig, tokenizer: Any) -> str:
     """The prompt of a problem's text: template, and chat template if asked for."""
-    text = config.template.replace("{}", problem)
+    text = config.template.replace("{problem}", problem)
     if not config.apply_chat_template:
         return text
     messages = [{"role": "user", "content": text}]

@@ -50,9 +50,11 @@ def _start_ray(config: Any) -> None:
         local = {"num_cpus": workers + 1, "include_dashboard": False}
         if not torch.cuda.is_available():
             local["num_gpus"] = workers
-    # Ray gives a worker one thread, and so it stays: the policy's and the reference's workers run side by
-    # side, and with two threads each a busy neighbour makes a small model's step ten times slower (OpenMP
-    # waits at every barrier for a thread that does not run).
+    if not torch.cuda.is_available():
+        # The policy's and the reference's workers run side by side. With two threads each, a busy neighbour
+        # makes a small model's step ten times slower: OpenMP waits at every barrier for a thread that does
+        # not run. Ray's own limit comes too late, after the setup hook has imported torch.
+        environment["OMP_NUM_THREADS"] = "1"
     ray.init(
         address=config.ray.address,
         runtime_env={

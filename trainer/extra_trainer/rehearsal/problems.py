@@ -35,9 +35,9 @@ _TENTHS: dict[Split, frozenset[int]] = {
 # ones for reinforcement learning to improve.
 _TERM_COUNTS = (2, 3, 4, 5, 6)
 _TERM_COUNT_WEIGHTS: dict[Split, tuple[int, ...]] = {
-    "fitting": (2, 6, 6, 3, 1),
-    "train": (1, 4, 3, 2, 1),
-    "evaluation": (1, 4, 3, 2, 1),
+    "fitting": (4, 6, 6, 3, 1),
+    "train": (2, 4, 3, 2, 1),
+    "evaluation": (2, 4, 3, 2, 1),
 }
 _PRODUCT_SHARE = 0.15
 # Of the worked examples: how many pair up whatever is left, how many of the others keep a running total in

@@ -1,0 +1,88 @@
+"""A run's config: mistakes are named, the paper's values are the defaults, and OpenRLHF is told all of it."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from extra_rl.config_file import ConfigError
+from extra_trainer import config as configs
+from extra_trainer.run import Run
+from extra_trainer.run_folder import RunFolder
+from extra_trainer.trainer_flags import openrlhf_flags
+
+CONFIGS = Path(__file__).resolve().parents[2] / "trainer" / "configs"
+LEAST = "name: x\nmodel: {path: m}\ndata: {train: a, evaluation: b}\n"
+
+
+def _load(tmp_path: Path, text: str, **overrides: object) -> configs.Config:
+    path = tmp_path / "config.yaml"
+    path.write_text(LEAST + text)
+    return configs.load(path, overrides)
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"novelty\.memory_capcity: .*did you mean 'memory_capacity'"):
+        _load(tmp_path, "novelty: {memory_capcity: 4}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rollout: {samples_per_prompt: 1}\n", "rollout.samples_per_prompt"),
+        ("rollout: {prompts_per_step: 10}\noptimization: {minibatch_prompts: 4}\n", "must divide"),
+        ("evaluation: {samples_per_prompt: 4, k: [8]}\n", "between 1 and samples_per_prompt"),
+        ("prefix: {policy: longest}\n", "prefix.policy"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_and_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        _load(tmp_path, text)
+
+
+def test_a_template_must_hold_the_problem_and_may_hold_other_braces(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(LEAST.replace("evaluation: b", "evaluation: b, template: 'no place'"))
+    with pytest.raises(ConfigError, match="template must contain"):
+        configs.load(path)
+    path.write_text(LEAST.replace("evaluation: b", r"evaluation: b, template: '{problem} in \boxed{}'"))
+    assert configs.load(path).data.template == r"{problem} in \boxed{}"
+
+
+def test_single_settings_can_be_replaced_by_dotted_path(tmp_path: Path) -> None:
+    assert _load(tmp_path, "", **{"novelty.alpha": 0.5, "seed": 3}).novelty.alpha == 0.5
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configs_that_ship_are_valid(path: Path) -> None:
+    assert configs.load(path).name == path.stem
+
+
+def test_the_paper_s_config_reaches_openrlhf_as_the_paper_states_it(tmp_path: Path) -> None:
+    config = configs.load(CONFIGS / "qwen3-1.7b.yaml")
+    flags = openrlhf_flags(Run(config, RunFolder(tmp_path), "g", "n", "v", "launch"))
+    given = dict(pairwise(flags))
+    expected = {
+        "--rollout.batch_size": "512",
+        "--rollout.n_samples_per_prompt": "8",
+        "--train.batch_size": "2048",
+        "--actor.adam.lr": "1e-06",
+        "--actor.adam.weight_decay": "0.01",
+        "--algo.kl.init_coef": "0.001",
+        "--algo.kl.estimator": "k3",
+        "--actor.dual_clip": "10.0",
+        "--actor.max_norm": "1.0",
+        "--train.num_episodes": "10",
+        "--algo.advantage.estimator": "group_norm",
+    }
+    assert {name: given[name] for name in expected} == expected
+    assert flags[flags.index("--actor.eps_clip_low_high") + 1 :][:2] == ["0.2", "0.28"]
+    assert "--algo.kl.use_loss" in flags
+
+
+def test_flags_of_the_openrlhf_section_win(tmp_path: Path) -> None:
+    config = _load(tmp_path, "openrlhf: {ds.zero_stage: 3, actor.gradient_checkpointing_enable: true}\n")
+    flags = openrlhf_flags(Run(config, RunFolder(tmp_path), "g", "n", "v", "launch"))
+    assert flags[flags.index("--ds.zero_stage") + 1] == "3"
+    assert flags.count("--ds.zero_stage") == 1
+    assert "--actor.gradient_checkpointing_enable" in flags
