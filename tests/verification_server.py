@@ -1,11 +1,12 @@
 """Starts real verification servers, each a process of its own, for the tests of several folders."""
 
 import itertools
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -32,18 +33,26 @@ class VerificationServer:
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes: children of the forkserver, which is a child of the server."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if child.ppid() != self.process.pid]
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if child.ppid() != self.process.pid:
+                    found.append(child)
+        return found
 
 
 @contextmanager
-def verification_server(folder: Path, **settings: object) -> Iterator[VerificationServer]:
+def verification_server(
+    folder: Path, environment: dict[str, str] | None = None, **settings: object
+) -> Iterator[VerificationServer]:
     """A server with `settings`, stopped at the end."""
     address_file = folder / "address"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     command = [sys.executable, "-m", "extra_cli", "serve", "verification", "--port=0", "--stop-with-stdin"]
     process = subprocess.Popen(
-        [*command, f"--address-file={address_file}", "--log-level=error", *flags], stdin=subprocess.PIPE
+        [*command, f"--address-file={address_file}", "--log-level=error", *flags],
+        stdin=subprocess.PIPE,
+        env=os.environ | (environment or {}),
     )
     try:
         wait_until(lambda: address_file.exists() or process.poll() is not None)

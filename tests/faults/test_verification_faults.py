@@ -1,7 +1,9 @@
 """What the verification service does when workers die, calls are cancelled and too much is asked."""
 
+import itertools
 import random
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from verification_server import VerificationServer, needs_a_worker, verification
 
 from extra_rl.v1 import verification_pb2 as pb
 
+_numbers = itertools.count()
 POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
 
 
@@ -109,27 +112,59 @@ def test_cancelling_a_stream_stops_its_work(server: VerificationServer) -> None:
     wait_until(lambda: not any(worker.is_running() for worker in hanging))
 
 
-def test_random_kills_under_load_lose_nothing_and_change_no_verdict(server: VerificationServer) -> None:
+def test_a_call_full_of_hangs_delays_others_by_no_more_than_a_turn(server: VerificationServer) -> None:
+    wait_until(lambda: len(server.workers()) == 2)
+    items = [pb.VerifyItem(response=POWER_TOWER, answer="6")] * 8
+    hanging = server.stub.Verify.future(pb.VerifyRequest(items=items, timeout_seconds=1))
+    wait_until(lambda: sum(_busy(worker) for worker in server.workers()) == 2)
+    verdicts = server.verify(*needs_a_worker(2))
+    assert [verdict.status for verdict in verdicts] == [pb.VERDICT_STATUS_CORRECT] * 2
+    # Eight hangs of a second on two workers take four: the other call did not stand behind them all.
+    assert not hanging.done()
+    hanging.cancel()
+
+
+def test_an_item_that_runs_long_is_moved_aside_and_leaves_its_worker_to_others(tmp_path: Path) -> None:
+    with verification_server(tmp_path, workers=1, slow_workers=1, timeout_seconds=30) as server:
+        hanging = _hang(server, 1)
+        wait_until(lambda: any(_busy(worker) for worker in server.workers()))
+        verdict = server.verify(*needs_a_worker(1))[0]
+        assert verdict.status == pb.VERDICT_STATUS_CORRECT
+        assert not hanging.done()
+        hanging.cancel()
+
+
+@pytest.mark.parametrize("seconds", [5.0, pytest.param(60.0, marks=pytest.mark.slow)])
+def test_random_kills_under_load_lose_nothing_and_change_no_verdict(
+    server: VerificationServer, seconds: float
+) -> None:
     stop = threading.Event()
+    kills = []
 
     def kill_at_random() -> None:
         chance = random.Random(0)
         while not stop.wait(chance.uniform(0.1, 0.4)):
-            workers = server.workers()
-            if workers:
-                chance.choice(workers).kill()
+            for worker in chance.sample(workers := server.workers(), min(1, len(workers))):
+                worker.kill()
+                kills.append(worker.pid)
 
     killer = threading.Thread(target=kill_at_random)
     killer.start()
+    verified = 0
+    deadline = time.monotonic() + seconds
     try:
-        for n in range(40):
-            pairs = [(rf"\boxed{{\sin^2 x+{n + k}}}", rf"{n + 3}-\cos^2 x") for k in range(8)]
-            verdicts = server.verify(*pairs)
-            expected = [pb.VERDICT_STATUS_CORRECT if k == 2 else pb.VERDICT_STATUS_WRONG for k in range(8)]
-            assert [verdict.status for verdict in verdicts] == expected
+        while time.monotonic() < deadline:
+            # Unlike any pair before, so that the workers are asked; every third is equal.
+            numbers = [next(_numbers) for _ in range(8)]
+            pairs = [(rf"\boxed{{\sin^2 x+{n}}}", rf"{n + (n % 3 == 0)}-\cos^2 x") for n in numbers]
+            expected = [pb.VERDICT_STATUS_CORRECT if n % 3 == 0 else pb.VERDICT_STATUS_WRONG for n in numbers]
+            assert [verdict.status for verdict in server.verify(*pairs)] == expected
+            verified += len(pairs)
     finally:
         stop.set()
         killer.join()
+    assert kills
+    assert verified
     wait_until(lambda: len(server.workers()) == 2)
 
 

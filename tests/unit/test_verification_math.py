@@ -3,7 +3,7 @@
 import pytest
 
 from extra_services.verification.judge import judge
-from extra_services.verification.verdict import Item, Side, Status
+from extra_services.verification.verdict import Item, Side
 
 
 def _outcome(response: str, answer: str) -> str:

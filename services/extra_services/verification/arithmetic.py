@@ -276,7 +276,7 @@ class _Parser:
     def _letter(self, token: str) -> _Expression:
         letter = token.lower().replace("{", "").replace("}", "").replace(" ", "")
         # "f(x)" may be a function, and i the imaginary unit. An e is a number, or a variable at that value.
-        if not (letter[0].isalpha() or letter[0] == "\\") or letter == "i" or self.next == "(":
+        if not (token[0].isalpha() or token[0] == "\\") or letter == "i" or self.next == "(":
             raise _Unreadable
         if letter == "e":
             return _constant(_Bounded(math.e, math.e * _EPSILON))

@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
 
+import structlog
+
 from extra_services.errors import InvalidInput
 from extra_services.verification import custom, quick
 from extra_services.verification.cache import VerdictCache
@@ -20,6 +22,8 @@ from extra_services.verification.judge import judge, judge_question
 from extra_services.verification.pool import Finished, Outcome, TimedOut, WorkerPool
 from extra_services.verification.quick import Question
 from extra_services.verification.verdict import Item, Method, Status, Verdict
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,14 @@ class Verifier:
         started = time.perf_counter()
         if item.method is Method.CUSTOM or len(item.response) + len(item.answer) > quick.MAX_LENGTH:
             return Hard(item, None)
-        asked = quick.question(item)
-        decided = quick.decide(asked)
+        try:
+            asked = quick.question(item)
+            decided = quick.decide(asked)
+        except (
+            Exception
+        ):  # A text that trips the fast path must not fail its neighbours: it may trip a worker.
+            log.exception("the fast path failed")
+            return Hard(item, None)
         if decided:
             return decided.timed(0.0, time.perf_counter() - started)
         known = self._cache.get(asked)
