@@ -45,6 +45,6 @@ class Server:
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        self.channel.close()
         self.process.send_signal(number)
         self.process.wait(30)
+        self.channel.close()

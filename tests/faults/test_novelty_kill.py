@@ -1,9 +1,19 @@
 """What survives `kill -9` of the real server process."""
 
+import itertools
+import queue
 import signal
+import threading
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
+import grpc
 import numpy as np
+import pytest
+from memory_stores import STORES, RedisServer, redis_server
 from novelty_server import Server
 
 from extra_rl.v1 import novelty_pb2 as n
@@ -50,3 +60,122 @@ def test_after_kill_and_restart_an_idempotency_key_is_answered_as_before_and_cou
     other = n.ScoreGroupsRequest(namespace="run", groups=[group])
     assert server.novelty.ScoreGroups(other).groups[0].memory_before == 16
     server.stop()
+
+
+class Writer(threading.Thread):
+    """Scores one group after the other until the server is gone, noting what was acknowledged."""
+
+    def __init__(self, server: Server, number: int, round_: int, acknowledged: "queue.Queue[str]") -> None:
+        super().__init__()
+        self._server, self._number, self._round = server, number, round_
+        self._acknowledged = acknowledged
+        #: Key -> the answer, None while there is none.
+        self.answers: dict[str, n.GroupScores | None] = {}
+
+    def run(self) -> None:
+        for count in itertools.count():
+            key = f"{self._round}/{self._number}/{count}"
+            self.answers[key] = None
+            try:
+                self.answers[key] = self._server.novelty.ScoreGroups(scored(key)).groups[0]
+            except grpc.RpcError:
+                return
+            self._acknowledged.put(key)
+
+
+def scored(key: str) -> n.ScoreGroupsRequest:
+    """The request a key stands for: two solutions of one of seven prompts, so that callers meet."""
+    seed = zlib.crc32(key.encode())
+    vectors = np.random.default_rng(seed).standard_normal((2, 8)).astype("<f4")
+    group = n.Group(prompt_id=f"p{seed % 7}", embeddings=vectors.tobytes(), correct=[True] * 2)
+    return n.ScoreGroupsRequest(namespace="run", groups=[group], idempotency_key=key)
+
+
+def _stored(server: Server) -> dict[str, int]:
+    prompts = server.novelty.ListPrompts(n.ListPromptsRequest(namespace="run")).prompts
+    return {prompt.prompt_id: prompt.solutions_added for prompt in prompts}
+
+
+def _kill_rounds(folder: Path, redis: RedisServer | None, rounds: int) -> None:
+    """Kills the server (with Redis in every other round Redis instead) under load, again and again."""
+    flags = ["--embedder=none", *([f"--redis-url={redis.url}"] if redis is not None else [])]
+    random = np.random.default_rng(0)
+    server = Server(folder, *flags).ready()
+    settings = n.NamespaceSettings(memory_capacity=60000)
+    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run", settings=settings))
+    known: dict[str, n.GroupScores] = {}
+    for number in range(rounds):
+        acknowledged: queue.Queue[str] = queue.Queue()
+        writers = [Writer(server, i, number, acknowledged) for i in range(4)]
+        for writer in writers:
+            writer.start()
+        for _ in range(int(random.integers(1, 60))):
+            acknowledged.get()
+        if redis is not None and number % 2:
+            redis.kill()
+            redis.start()
+        server.stop(signal.SIGKILL)
+        for writer in writers:
+            writer.join()
+        server = Server(folder, *flags).ready()
+        sent = {key: answer for writer in writers for key, answer in writer.answers.items()}
+        for key, answer in sent.items():
+            again = server.novelty.ScoreGroups(scored(key))
+            if answer is not None:
+                assert again.replayed
+                assert again.groups[0] == answer
+            known[key] = again.groups[0]
+        expected = Counter(scored(key).groups[0].prompt_id for key in known)
+        assert _stored(server) == {prompt: 2 * count for prompt, count in expected.items()}
+    server.stop()
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_killed_under_load_every_acknowledged_write_is_there_and_none_twice(
+    store: str, tmp_path: Path
+) -> None:
+    with redis_server(tmp_path) if store == "redis" else nullcontext() as redis:
+        _kill_rounds(tmp_path, redis, rounds=5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("store", STORES)
+def test_killed_fifty_times_under_load_nothing_is_lost_or_doubled(store: str, tmp_path: Path) -> None:
+    with redis_server(tmp_path) if store == "redis" else nullcontext() as redis:
+        _kill_rounds(tmp_path, redis, rounds=50)
+
+
+def test_two_replicas_on_one_redis_agree(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis:
+        replicas = []
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            replicas.append(Server(tmp_path / name, "--embedder=none", f"--redis-url={redis.url}"))
+        for replica in replicas:
+            replica.ready()
+        settings = n.NamespaceSettings(memory_capacity=16, min_history=0)
+        replicas[0].novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run", settings=settings))
+        keys = [f"key {i}" for i in range(120)]
+        with ThreadPoolExecutor(8) as pool:
+            # Each key twice, once to each replica, at about the same time: one of them is the first.
+            jobs = [
+                pool.submit(replicas[(i + turn) % 2].novelty.ScoreGroups, scored(key))
+                for i, key in enumerate(keys)
+                for turn in range(2)
+            ]
+            answers = [job.result() for job in jobs]
+        for first, second in zip(answers[::2], answers[1::2], strict=True):
+            assert {first.replayed, second.replayed} == {True, False}
+            assert first.groups[0] == second.groups[0]
+        assert _stored(replicas[0]) == _stored(replicas[1])
+        assert sum(_stored(replicas[0]).values()) == 2 * len(keys)
+        for i in range(20):
+            request = n.ScoreGroupsRequest(
+                namespace="run", groups=scored(f"new {i}").groups, mode=n.SCORE_MODE_SCORE_ONLY
+            )
+            one, other = (replica.novelty.ScoreGroups(request).groups[0] for replica in replicas)
+            assert one == other
+            replicas[i % 2].novelty.ScoreGroups(scored(f"new {i}"))
+        for replica in replicas:
+            replica.stop()

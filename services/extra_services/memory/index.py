@@ -9,6 +9,7 @@ if need be, and checked in afterwards; among those checked in the least recently
 memory allowed is full. Prompts without solutions take no list.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
@@ -26,6 +27,8 @@ from extra_services.memory.records import Header, Storage, StoredSolutions
 FIRST_LISTS = 4096
 #: Lists grow by this factor. What is there is copied, so at most 1/8 of the new capacity is held twice.
 GROWTH = 8
+#: Multiplications from which a search is worth a second thread; below, waking it takes longer.
+PARALLEL_WORK = 10**8
 
 Vectors = NDArray[np.float32]
 
@@ -45,12 +48,16 @@ class Ring:
 class RingIndex:
     """Rings of unit vectors [.., dimension] of prompts, about `max_bytes` at most. Thread-safe."""
 
-    def __init__(self, dimension: int, capacity: int, max_bytes: int, storage: Storage = "float32") -> None:
+    def __init__(
+        self, dimension: int, capacity: int, max_bytes: int, storage: Storage = "float32", threads: int = 0
+    ) -> None:
+        """`threads` for one search at most; 0 takes all CPUs."""
         self.dimension = dimension
         self.capacity = capacity
         #: Rings found here, and rings that had to be read from the store.
         self.hits = self.loads = 0
         self._type = np.dtype(storage)
+        self._threads = threads or os.cpu_count() or 1
         self._entry_bytes = dimension * self._type.itemsize + 8
         self._max_lists = max(FIRST_LISTS, max_bytes // (capacity * self._entry_bytes))
         self._quantizer = faiss.IndexFlatIP(dimension)
@@ -126,7 +133,10 @@ class RingIndex:
         """
         if not len(queries):
             return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
+        work = len(queries) * self.capacity * self.dimension
         with self._lock:
+            # For this thread only, as OpenMP has it.
+            faiss.omp_set_num_threads(1 if work < PARALLEL_WORK else self._threads)
             # FAISS skips the list -1.
             numbers = [self._in_use[prompt].list_number for prompt in prompts]
             lists = np.array([-1 if number is None else number for number in numbers], dtype=np.int64)
@@ -138,13 +148,25 @@ class RingIndex:
 
     def append(self, prompts: list[str], counts: NDArray[np.int64], vectors: Vectors) -> None:
         """Adds unit vectors to checked-out prompts, oldest out first; `counts` as in `nearest`."""
-        codes = vectors.astype(self._type, copy=False)
+        codes = np.ascontiguousarray(vectors, dtype=self._type)
         with self._lock:
-            start = 0
-            for prompt, count in zip(prompts, counts.tolist(), strict=True):
-                if count:
-                    self._append(self._in_use[prompt], codes[start : start + count])
-                start += count
+            rings = [self._in_use[prompt] for prompt in prompts]
+            added = np.array([ring.added for ring in rings], dtype=np.int64)
+            starts = np.cumsum(counts) - counts
+            sequences = np.arange(len(codes)) + np.repeat(added - starts, counts)
+            first_code, first_id = codes.ctypes.data, sequences.ctypes.data
+            for ring, start, count in zip(rings, starts.tolist(), counts.tolist(), strict=True):
+                if ring.list_number is None or (ring.added % self.capacity) + count > self.capacity:
+                    self._append(ring, codes[start : start + count])
+                    continue
+                # The usual case, without a copy: the entries are in order and fit before the ring's end.
+                ids = faiss.cast_integer_to_idx_t_ptr(first_id + 8 * start)
+                data = faiss.cast_integer_to_uint8_ptr(first_code + start * codes.strides[0])  # type: ignore[attr-defined]
+                if ring.added < self.capacity:
+                    self._lists.add_entries(ring.list_number, count, ids, data)
+                else:
+                    self._lists.update_entries(ring.list_number, ring.added % self.capacity, count, ids, data)
+                ring.added += count
 
     def renew(self, versions: dict[str, tuple[int, int]]) -> None:
         """Prompts were written: those that are here as of the first version are so now as of the second."""
@@ -172,6 +194,8 @@ class RingIndex:
                     self._empty(ring)
 
     def _append(self, ring: Ring, vectors: NDArray[np.generic]) -> None:
+        if not len(vectors):
+            return
         size = min(ring.added, self.capacity)
         ring.added += len(vectors)
         kept = vectors[-self.capacity :]

@@ -140,8 +140,9 @@ class Change:
 class Indexes:
     """The indexes of the namespaces in use, the least recently used dropped when memory is full."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, threads: int) -> None:
         self._max_bytes = max_bytes
+        self._threads = threads
         self._by_id: OrderedDict[int, tuple[str, RingIndex]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -150,7 +151,9 @@ class Indexes:
         with self._lock:
             if namespace.id not in self._by_id:
                 settings = namespace.settings
-                index = RingIndex(dimension, settings.memory_capacity, self._max_bytes, settings.storage)
+                index = RingIndex(
+                    dimension, settings.memory_capacity, self._max_bytes, settings.storage, self._threads
+                )
                 self._by_id[namespace.id] = (namespace.name, index)
             self._by_id.move_to_end(namespace.id)
             return self._by_id[namespace.id][1]
@@ -179,12 +182,14 @@ class Indexes:
 class Memory:
     """Namespaces, and atomic changes of prompts in them. Thread-safe."""
 
-    def __init__(self, store: Store, embedder: TextEmbedder | None, index_bytes: int = 4 * 2**30) -> None:
-        """`embedder` None: callers send embeddings, never texts."""
+    def __init__(
+        self, store: Store, embedder: TextEmbedder | None, index_bytes: int = 4 * 2**30, threads: int = 0
+    ) -> None:
+        """`embedder` None: callers send embeddings, never texts. `threads` for one search; 0: all CPUs."""
         self.store = store
         self._embedder = embedder
         self._locks = PromptLocks()
-        self._indexes = Indexes(index_bytes)
+        self._indexes = Indexes(index_bytes, threads)
 
     def create_namespace(self, name: str, settings: NamespaceSettings) -> tuple[Namespace, bool]:
         """The namespace, and whether this call created it.

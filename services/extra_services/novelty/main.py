@@ -14,6 +14,7 @@ from extra_services.errors import FailedPrecondition
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.memory import Memory
 from extra_services.memory.sqlite_store import SqliteStore
+from extra_services.memory.store import Store
 from extra_services.novelty.collecting import SampleCollector
 from extra_services.novelty.request import Limits
 from extra_services.novelty.scoring import NoveltyScorer
@@ -34,6 +35,14 @@ class NoveltySettings(ServerSettings):
     port: int = Field(50052, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_folder: Path = Field(
         Path("novelty-data"), description="Folder of the durable memory; made if it does not exist."
+    )
+    redis_url: str = Field(
+        "",
+        description="Redis to keep the memory in instead (redis://, rediss://, unix://): servers share it.",
+    )
+    redis_prefix: str = Field("extra-rl", min_length=1, description="What the keys in Redis begin with.")
+    redis_allow_loss: bool = Field(
+        False, description="Accept a Redis that may lose the last acknowledged writes when it is killed."
     )
     embedder: str = Field(
         "all-MiniLM-L6-v2",
@@ -100,19 +109,27 @@ async def build(settings: NoveltySettings) -> Hosted:
 
 
 def _memory(settings: NoveltySettings) -> Memory:
-    store = SqliteStore(settings.data_folder)
+    store = _store(settings)
     if settings.threads:
-        import faiss
         import torch
 
         torch.set_num_threads(settings.threads)
-        faiss.omp_set_num_threads(settings.threads)
     if settings.embedder == "none":
-        return Memory(store, None, settings.index_bytes)
+        return Memory(store, None, settings.index_bytes, settings.threads)
     embedder = Embedder(
         settings.embedder, settings.device, settings.embedding_batch_size, settings.embedding_cache_texts
     )
-    return Memory(store, embedder, settings.index_bytes)
+    return Memory(store, embedder, settings.index_bytes, settings.threads)
+
+
+def _store(settings: NoveltySettings) -> Store:
+    if not settings.redis_url:
+        return SqliteStore(settings.data_folder)
+    try:
+        from extra_services.memory.redis_store import RedisStore
+    except ModuleNotFoundError as error:
+        raise FailedPrecondition("redis_url is set: pip install 'extra-rl[redis]'") from error
+    return RedisStore(settings.redis_url, settings.redis_prefix, settings.redis_allow_loss)
 
 
 def _adder(add: Callable[..., None], servicer: object) -> Callable[[grpc.aio.Server], None]:

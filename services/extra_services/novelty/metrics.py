@@ -39,9 +39,8 @@ def sibling_similarity(vectors: Vectors, counts: Counts) -> tuple[Vectors, Count
     for rows, products in _products(vectors, counts):
         diagonal = np.arange(rows.shape[1])
         products[:, diagonal, diagonal] = -np.inf
-        nearest = products.argmax(axis=2)
-        position[rows] = nearest
-        similarity[rows] = np.take_along_axis(products, nearest[:, :, None], axis=2)[:, :, 0]
+        position[rows] = products.argmax(axis=2)
+        similarity[rows] = products.max(axis=2)
     return similarity, position
 
 

@@ -1,0 +1,367 @@
+"""How fast novelty is scored, side by side with the plain algorithm: `extra-rl bench novelty --json`.
+
+Every ratio compares two things measured in turn in this run, as the median of several repeats: what the
+issue on novelty asks for is in `ratios`, the rates behind them and what else is worth knowing in `figures`.
+`--part` measures one part only. `--capacity-test` fills an index with 1,000,000 prompts x 16 vectors in
+float16 (about 13 GB of memory) and says what that takes.
+"""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import faiss
+import grpc
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from numpy.typing import NDArray
+
+from extra_rl.v1 import novelty_pb2, novelty_pb2_grpc
+from extra_services.memory.embedding import Embedder
+from extra_services.memory.index import RingIndex
+from extra_services.memory.memory import Memory
+from extra_services.memory.records import NamespaceSettings
+from extra_services.memory.sqlite_store import SqliteStore
+from extra_services.novelty import metrics
+from extra_services.novelty.request import Options, RolloutGroup
+from extra_services.novelty.scoring import NoveltyScorer
+
+PROMPTS, ROLLOUTS, DIMENSION = 512, 8, 384
+REPEATS = 7
+
+Vectors = NDArray[np.float32]
+
+
+class PlainTorch:
+    """Section 3.1 as one writes it down: a deque of tensors per prompt."""
+
+    def __init__(self, capacity: int) -> None:
+        self.memory: dict[int, deque[torch.Tensor]] = {p: deque(maxlen=capacity) for p in range(PROMPTS)}
+
+    def remember(self, embeddings: torch.Tensor) -> None:
+        """Updates the memories only."""
+        unit = functional.normalize(embeddings, dim=-1)
+        for prompt in range(PROMPTS):
+            self.memory[prompt].extend(unit[prompt * ROLLOUTS : (prompt + 1) * ROLLOUTS])
+
+    def score(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Novelty float32 [512 * 8] of consecutive groups; updates the memories."""
+        unit = functional.normalize(embeddings, dim=-1)
+        novelty = torch.zeros(len(unit))
+        for prompt in range(PROMPTS):
+            group = unit[prompt * ROLLOUTS : (prompt + 1) * ROLLOUTS]
+            memory = list(self.memory[prompt])
+            if memory:
+                known = torch.stack(memory)
+                for i in range(ROLLOUTS):
+                    others = torch.cat([known, group[:i], group[i + 1 :]])
+                    novelty[prompt * ROLLOUTS + i] = max(0.0, 1 - (others @ group[i]).max().item())
+            self.memory[prompt].extend(group)
+        return novelty
+
+
+class InMemory:
+    """What the service computes for a batch of sent embeddings, without its checks and its store."""
+
+    def __init__(self, capacity: int) -> None:
+        self.index = RingIndex(DIMENSION, capacity, 4 * 2**30)
+        self.prompts = [f"p{prompt}" for prompt in range(PROMPTS)]
+        self.counts = np.full(PROMPTS, ROLLOUTS)
+
+    def score(self, embeddings: Vectors) -> Vectors:
+        """Novelty float32 [512 * 8] of consecutive groups; updates the memories."""
+        unit, usable = metrics.unit_vectors(embeddings)
+        assert usable.all()
+        self.index.check_out(self.prompts)
+        sizes = self.index.sizes(self.prompts)
+        memory, _ = self.index.nearest(self.prompts, self.counts, unit)
+        siblings, _ = metrics.sibling_similarity(unit, self.counts)
+        novelty = metrics.embedding_novelty(memory[:, 0], siblings, np.repeat(sizes, self.counts), 1)
+        self.index.append(self.prompts, self.counts, unit)
+        self.index.check_in(self.prompts)
+        return novelty
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long a call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def in_turn(repeats: int, *calls: Callable[[], object]) -> list[float]:
+    """Median seconds of each call, the calls made in turn so that what disturbs one disturbs all."""
+    times = [[seconds(call) for call in calls] for _ in range(repeats)]
+    return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def embeddings(seed: int) -> Vectors:
+    """float32 [512 * 8, 384]."""
+    return np.random.default_rng(seed).standard_normal((PROMPTS * ROLLOUTS, DIMENSION)).astype(np.float32)
+
+
+def groups(vectors: Vectors, correct: bool = True) -> list[RolloutGroup]:
+    """The batch as the domain takes it."""
+    mask = np.full(ROLLOUTS, correct)
+    return [
+        RolloutGroup(f"p{p}", mask, embeddings=vectors[p * ROLLOUTS : (p + 1) * ROLLOUTS])
+        for p in range(PROMPTS)
+    ]
+
+
+def scoring(capacity: int, figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """The service's computation against the plain algorithm, memories full and updated."""
+    plain, ours = PlainTorch(capacity), InMemory(capacity)
+    for seed in range(-(-capacity // ROLLOUTS)):
+        vectors = embeddings(seed)
+        plain.remember(torch.from_numpy(vectors))
+        ours.score(vectors)
+    vectors = embeddings(10_000)
+    tensors = torch.from_numpy(vectors)
+    assert np.abs(plain.score(tensors).numpy() - ours.score(vectors)).max() < 1e-5, "both must score the same"
+    repeats = REPEATS if capacity < 100 else 3
+    plain_s, ours_s = in_turn(repeats, lambda: plain.score(tensors), lambda: ours.score(vectors))
+    ratios[f"score_{capacity}"] = plain_s / ours_s
+    figures[f"score_{capacity}"] = {
+        "plain_per_second": PROMPTS * ROLLOUTS / plain_s,
+        "per_second": PROMPTS * ROLLOUTS / ours_s,
+    }
+
+
+def durable_scoring(figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """The whole domain, with checks, locks and the durable write, against the plain algorithm in memory."""
+    plain = PlainTorch(16)
+    with tempfile.TemporaryDirectory() as folder:
+        memory = Memory(SqliteStore(Path(folder)), embedder=None)
+        memory.create_namespace("bench", NamespaceSettings(16, 1))
+        scorer = NoveltyScorer(memory)
+        for seed in range(3):
+            plain.remember(torch.from_numpy(embeddings(seed)))
+            scorer.score("bench", groups(embeddings(seed)))
+        vectors = embeddings(10_000)
+        batch, tensors = groups(vectors), torch.from_numpy(vectors)
+        score_only = Options(mode="score_only")
+        plain_s, durable_s, only_s = in_turn(
+            REPEATS,
+            lambda: plain.score(tensors),
+            lambda: scorer.score("bench", batch),
+            lambda: scorer.score("bench", batch, score_only),
+        )
+        memory.close()
+    ratios["score_16_durable"] = plain_s / durable_s
+    figures["score_16_durable"] = {
+        "per_second": PROMPTS * ROLLOUTS / durable_s,
+        "score_only_per_second": PROMPTS * ROLLOUTS / only_s,
+    }
+
+
+class Server:
+    """A novelty server process on a Unix socket."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.target = f"unix:{folder / 'socket'}"
+        command = [sys.executable, "-m", "extra_services.novelty.main", f"--host={self.target}"]
+        data = [f"--data-folder={folder / 'data'}", "--log-level=error", *flags]
+        self.process = subprocess.Popen([*command, *data])
+        self.channel = grpc.insecure_channel(self.target, [("grpc.max_receive_message_length", -1)])
+        self.stub = novelty_pb2_grpc.NoveltyServiceStub(self.channel)
+        self.stub.ListNamespaces(novelty_pb2.ListNamespacesRequest(), wait_for_ready=True, timeout=120)
+
+    def create(self, name: str) -> None:
+        """Makes a namespace."""
+        settings = novelty_pb2.NamespaceSettings(min_history=1)
+        self.stub.CreateNamespace(novelty_pb2.CreateNamespaceRequest(namespace=name, settings=settings))
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.channel.close()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+
+
+def message(vectors: Vectors, namespace: str, prompts: range) -> novelty_pb2.ScoreGroupsRequest:
+    """The batch, or the part of it about some prompts, as sent."""
+    request = novelty_pb2.ScoreGroupsRequest(namespace=namespace)
+    for prompt in prompts:
+        rows = vectors[prompt * ROLLOUTS : (prompt + 1) * ROLLOUTS]
+        request.groups.add(prompt_id=f"p{prompt}", embeddings=rows.tobytes(), correct=[True] * ROLLOUTS)
+    return request
+
+
+def over_grpc(figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """Through gRPC against in process, both with the durable store; then 16 callers against one."""
+    vectors = embeddings(1)
+    with tempfile.TemporaryDirectory() as folder:
+        memory = Memory(SqliteStore(Path(folder) / "own"), embedder=None)
+        memory.create_namespace("bench", NamespaceSettings(16, 1))
+        scorer, batch = NoveltyScorer(memory), groups(vectors)
+        server = Server(Path(folder), "--embedder=none")
+        try:
+            server.create("bench")
+            whole = message(vectors, "bench", range(PROMPTS))
+            for _ in range(3):
+                scorer.score("bench", batch)
+                server.stub.ScoreGroups(whole)
+            own_s, grpc_s = in_turn(
+                REPEATS, lambda: scorer.score("bench", batch), lambda: server.stub.ScoreGroups(whole)
+            )
+            ratios["grpc_over_inprocess"] = own_s / grpc_s
+            figures["grpc"] = {
+                "inprocess_per_second": PROMPTS * ROLLOUTS / own_s,
+                "grpc_per_second": PROMPTS * ROLLOUTS / grpc_s,
+            }
+            concurrency(server, vectors, figures, ratios)
+        finally:
+            server.stop()
+            memory.close()
+
+
+def concurrency(server: Server, vectors: Vectors, figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """The same 64 requests of 32 groups, sent by one caller and by 16."""
+    parts = [message(vectors, "bench", range(start, start + 32)) for start in range(0, PROMPTS, 32)] * 4
+    latencies: list[float] = []
+
+    def send(request: novelty_pb2.ScoreGroupsRequest) -> None:
+        latencies.append(seconds(lambda: server.stub.ScoreGroups(request)))
+
+    def all_by(callers: int) -> None:
+        with ThreadPoolExecutor(callers) as pool:
+            list(pool.map(send, parts))
+
+    one_s, many_s = in_turn(5, lambda: all_by(1), lambda: latencies.clear() or all_by(16))
+    ratios["callers_16_over_1"] = one_s / many_s
+    p50, p99 = np.percentile(latencies, [50, 99])
+    rollouts = len(parts) * 32 * ROLLOUTS
+    figures["callers"] = {
+        "one_per_second": rollouts / one_s,
+        "sixteen_per_second": rollouts / many_s,
+        "p50_ms": 1000 * p50,
+        "p99_ms": 1000 * p99,
+        "p99_over_p50": p99 / p50,
+    }
+
+
+def solutions(count: int, seed: int) -> list[str]:
+    """Texts like worked solutions of a few sentences, of differing lengths, all different."""
+    random = np.random.default_rng(seed)
+    texts = []
+    for _ in range(count):
+        a, b, *numbers = random.integers(2, 999, size=2 + int(random.integers(2, 14))).tolist()
+        lines = [f"Let x be {a} and y be {b}, so that x + y = {a + b}."]
+        for number in numbers:
+            a += number
+            lines.append(f"Next we add {number}, which gives {a}; check: {a} - {number} = {a - number}.")
+        texts.append("\n".join([*lines, f"The answer is \\boxed{{{a}}}."]))
+    return texts
+
+
+def with_texts(figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """Texts end to end against the model alone, and against embedding every rollout; half are correct."""
+    embedder = Embedder("all-MiniLM-L6-v2")
+    model = embedder._model  # the same model object, so that both sides embed alike
+    correct = np.arange(ROLLOUTS) % 2 == 0
+    count = 16
+    rounds = iter(range(1000))
+    with tempfile.TemporaryDirectory() as folder:
+        memory = Memory(SqliteStore(Path(folder)), embedder)
+        memory.create_namespace("bench", NamespaceSettings(min_history=1))
+        scorer = NoveltyScorer(memory)
+
+        def fresh() -> list[list[str]]:
+            texts = solutions(count * ROLLOUTS, next(rounds))
+            return [texts[start : start + ROLLOUTS] for start in range(0, len(texts), ROLLOUTS)]
+
+        def ours(batch: list[list[str]]) -> None:
+            scorer.score(
+                "bench", [RolloutGroup(f"p{i}", correct, texts=some) for i, some in enumerate(batch)]
+            )
+
+        def encode(batch: list[list[str]], mask: NDArray[np.bool_]) -> None:
+            texts = [text for some in batch for text, counted in zip(some, mask, strict=True) if counted]
+            model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+
+        everything = np.ones(ROLLOUTS, dtype=np.bool_)
+        ours(fresh()), encode(fresh(), correct)
+        # Texts of the same lengths, never the same texts: those would be known.
+        ours_s, raw_s, reference_s = in_turn(
+            5, lambda: ours(fresh()), lambda: encode(fresh(), correct), lambda: encode(fresh(), everything)
+        )
+        memory.close()
+    ratios["encode_efficiency"] = raw_s / ours_s
+    ratios["text_vs_reference"] = reference_s / ours_s
+    figures["texts"] = {
+        "rollouts_per_second": count * ROLLOUTS / ours_s,
+        "embedded_per_second": count * ROLLOUTS / 2 / ours_s,
+        "raw_encode_per_second": count * ROLLOUTS / 2 / raw_s,
+        "reference_rollouts_per_second": count * ROLLOUTS / reference_s,
+    }
+
+
+def capacity_test(prompts: int = 1_000_000, capacity: int = 16) -> dict[str, Any]:
+    """Fills an index in float16, then searches it."""
+    index = RingIndex(DIMENSION, capacity, 16 * 2**30, "float16")
+    block = 4096
+    vectors, _ = metrics.unit_vectors(
+        np.random.default_rng(0).standard_normal((block * capacity, DIMENSION)).astype(np.float32)
+    )
+    started = time.perf_counter()
+    for start in range(0, prompts, block):
+        names = [f"p{prompt}" for prompt in range(start, min(start + block, prompts))]
+        counts = np.full(len(names), capacity)
+        index.check_out(names)
+        index.append(names, counts, vectors[: len(names) * capacity])
+        index.check_in(names)
+    filled = time.perf_counter() - started
+    chosen = [f"p{prompt}" for prompt in np.random.default_rng(1).choice(prompts, PROMPTS, replace=False)]
+    counts = np.full(PROMPTS, ROLLOUTS)
+    assert not index.check_out(chosen), "all must still be there"
+    search_s = statistics.median(
+        seconds(lambda: index.nearest(chosen, counts, vectors[: PROMPTS * ROLLOUTS])) for _ in range(5)
+    )
+    return {
+        "prompts": prompts,
+        "vectors": prompts * capacity,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "vectors_added_per_second": prompts * capacity / filled,
+        "queries_per_second": PROMPTS * ROLLOUTS / search_s,
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Prints one JSON object."""
+    parser = argparse.ArgumentParser(prog="extra-rl bench novelty", description=__doc__)
+    parser.add_argument("--part", choices=["scoring", "grpc", "texts"], help="measure one part only")
+    parser.add_argument("--capacity-test", action="store_true", help="1,000,000 prompts x 16 in float16")
+    parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output is JSON")
+    chosen = parser.parse_args(arguments)
+    ratios: dict[str, float] = {}
+    figures: dict[str, Any] = {"cpus": os.cpu_count(), "faiss": faiss.get_compile_options().split()}
+    if chosen.capacity_test:
+        figures["capacity"] = capacity_test()
+    else:
+        if chosen.part in (None, "scoring"):
+            scoring(16, figures, ratios)
+            scoring(1024, figures, ratios)
+            durable_scoring(figures, ratios)
+        if chosen.part in (None, "grpc"):
+            over_grpc(figures, ratios)
+        if chosen.part in (None, "texts"):
+            with_texts(figures, ratios)
+    print(json.dumps({"ratios": ratios, "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,72 @@
+"""The embedder: which part of a text the model reads, and what need not be embedded again."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from extra_services.errors import FailedPrecondition
+from extra_services.memory.embedding import Embedder
+
+#: More word pieces than the model reads (256), and fewer than the reference window (512) has.
+OPENING = "the sum of all numbers " * 60
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Iterator[Embedder]:
+    made = Embedder("all-MiniLM-L6-v2", batch_size=4)
+    yield made
+    made.close()
+
+
+def test_vectors_are_the_models_own(embedder: Embedder) -> None:
+    texts = ["short", "a somewhat longer text", "short"]
+    expected = embedder._model.encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(embedder.embed(texts), expected, atol=1e-5)
+
+
+def test_texts_seen_before_are_not_embedded_again(embedder: Embedder) -> None:
+    texts = ["seen before", "never seen", "seen before"]
+    first = embedder.embed(texts)
+    before = embedder.embedded
+    np.testing.assert_array_equal(embedder.embed(texts), first)
+    assert embedder.embedded == before
+
+
+ENDINGS = ("a triangle is drawn " * 40, "induction on n proves it " * 40)
+
+
+def test_the_reference_window_is_the_opening_of_the_last_512_tokens(embedder: Embedder) -> None:
+    first, second, late, later = embedder.embed(
+        [*(OPENING + ending for ending in ENDINGS), *("x " * 300 + OPENING + ending for ending in ENDINGS)]
+    )
+    assert float(first @ second) == pytest.approx(1, abs=1e-5)
+    assert float(late @ later) > 0.95
+    assert float(first @ late) > 0.9
+
+
+def test_the_whole_window_sees_the_end_too(embedder: Embedder) -> None:
+    first, second = embedder.embed([OPENING + ending for ending in ENDINGS], "whole")
+    assert float(first @ second) < 0.9
+    assert float(first @ first) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(embedder.embed(["short"], "whole"), embedder.embed(["short"]), atol=1e-6)
+
+
+def test_concurrent_requests_get_their_own_vectors(embedder: Embedder) -> None:
+    def own(number: int) -> bool:
+        texts = [f"text {number} of {i}, a little long " * (1 + i * 20) for i in range(4)]
+        return bool(np.allclose(embedder.embed(texts), alone[number], atol=1e-4))
+
+    alone = [
+        embedder.embed([f"text {n} of {i}, a little long " * (1 + i * 20) for i in range(4)])
+        for n in range(6)
+    ]
+    embedder._cache.clear()
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(own, range(6)))
+
+
+def test_an_unknown_model_is_named(tmp_path: object) -> None:
+    with pytest.raises(FailedPrecondition, match="neither a sentence-transformers folder"):
+        Embedder(str(tmp_path))

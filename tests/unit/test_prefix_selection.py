@@ -1,0 +1,83 @@
+"""How prefixes are chosen, above all by what came of them."""
+
+import numpy as np
+import pytest
+
+from extra_services.memory.records import Header, StoredPrefix
+from extra_services.prefix.selection import Judgement, rank
+
+RANDOM = np.random.default_rng(0)
+OUTCOMES = Judgement("outcome_aware")
+
+
+def _stored(*prefixes: tuple[int, float, int, int]) -> list[StoredPrefix]:
+    """Prefixes of (length, entropy, rollouts, successes), all at right angles to each other."""
+    return [
+        StoredPrefix(
+            i,
+            np.arange(length, dtype=np.int32) + i,
+            "",
+            entropy,
+            np.eye(8, dtype=np.float32)[i],
+            rollouts,
+            successes,
+        )
+        for i, (length, entropy, rollouts, successes) in enumerate(prefixes)
+    ]
+
+
+def _lengths(stored: list[StoredPrefix], judgement: Judgement, header: Header | None = None) -> list[int]:
+    return [candidate.length for candidate in rank(stored, header or Header(), judgement, RANDOM)]
+
+
+def test_without_outcomes_a_short_confident_prefix_is_preferred_to_a_long_unsure_one() -> None:
+    stored = _stored((40, 0.9, 0, 0), (10, 0.1, 0, 0), (80, 0.5, 0, 0))
+    assert _lengths(stored, OUTCOMES)[0] == 10
+
+
+def test_what_succeeded_is_preferred_to_what_failed() -> None:
+    stored = _stored((10, 0.1, 8, 0), (80, 0.9, 8, 6))
+    assert _lengths(stored, OUTCOMES)[0] == 80
+
+
+def test_what_failed_often_enough_is_dropped_and_the_empty_prefix_remains() -> None:
+    stored = _stored((10, 0.1, 16, 0), (20, 0.2, 16, 0))
+    ranking = rank(stored, Header(unguided_rollouts=100), OUTCOMES, RANDOM)
+    assert ranking[0].stored is None
+    assert [candidate.dropped for candidate in ranking] == [False, True, True]
+    assert not any(
+        c.dropped for c in rank(stored, Header(), Judgement("outcome_aware", drop_after=17), RANDOM)
+    )
+
+
+def test_the_empty_prefix_wins_where_sampling_anew_succeeds() -> None:
+    stored = _stored((10, 0.1, 8, 1), (20, 0.2, 8, 1))
+    assert _lengths(stored, OUTCOMES, Header(unguided_rollouts=16, unguided_successes=12))[0] == 0
+
+
+def test_what_was_never_tried_is_tried_in_the_end() -> None:
+    stored = _stored((10, 0.1, 400, 100), (80, 0.9, 0, 0))
+    tried = Header(unguided_rollouts=400, unguided_successes=90)
+    assert _lengths(stored, Judgement("outcome_aware", exploration=1.0), tried)[0] == 80
+    assert _lengths(stored, Judgement("outcome_aware", exploration=0.0), tried)[0] == 10
+
+
+def test_outcomes_count_for_all_prefixes_of_the_same_tokens() -> None:
+    first, second = _stored((10, 0.1, 8, 3), (10, 0.1, 4, 1))
+    same = StoredPrefix(1, first.token_ids, "", 0.1, second.vector, 4, 1)
+    ranking = rank([first, same], Header(), OUTCOMES, RANDOM)
+    assert {(c.rollouts, c.successes) for c in ranking if c.stored} == {(12, 4)}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("smoothed_entropy", [20, 10, 30]), ("shortest", [10, 20, 30]), ("none", [0])],
+)
+def test_the_other_policies_rank_by_what_they_are_named_after(policy: str, expected: list[int]) -> None:
+    stored = _stored((10, 0.5, 0, 0), (20, 0.1, 0, 0), (30, 0.9, 0, 0))
+    assert _lengths(stored, Judgement(policy)) == expected  # type: ignore[arg-type]
+
+
+def test_a_prompt_without_prefixes_leaves_the_empty_one_to_the_policies_that_know_it() -> None:
+    assert rank([], Header(), Judgement(), RANDOM) == []
+    assert _lengths([], OUTCOMES) == [0]
