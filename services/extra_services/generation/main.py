@@ -1,6 +1,7 @@
 """Starts the generation server: `extra-rl serve generation --model FOLDER`."""
 
 import asyncio
+from importlib.util import find_spec
 
 import torch
 import transformers
@@ -8,6 +9,7 @@ import transformers
 from extra_rl.config_file import ConfigError
 from extra_rl.v1 import generation_pb2_grpc
 from extra_services.errors import ServiceError
+from extra_services.generation.rollouts import Engine
 from extra_services.generation.service import GenerationServicer
 from extra_services.generation.settings import GenerationSettings
 from extra_services.generation.transformers_engine import Options, TransformersEngine
@@ -31,16 +33,18 @@ async def build(settings: GenerationSettings) -> server.Hosted:
         raise ConfigError(f"model: there is no folder {settings.model}")
     vocabulary = Vocabulary(settings.model)
     try:
-        engine = await asyncio.to_thread(TransformersEngine, _options(settings), vocabulary.decode)
+        engine = await (_vllm(settings) if settings.engine == "vllm" else _transformers(settings, vocabulary))
     except ServiceError as error:
         raise ConfigError(f"model: {error.message}") from error
     servicer = GenerationServicer(engine, vocabulary, settings.model, settings.weights_root)
     add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
-    return server.Hosted({NAME: lambda grpc_server: add(servicer, grpc_server)}, engine.close)
+    return server.Hosted(
+        {NAME: lambda grpc_server: add(servicer, grpc_server)}, engine.close, engine.readiness
+    )
 
 
-def _options(settings: GenerationSettings) -> Options:
-    return Options(
+async def _transformers(settings: GenerationSettings, vocabulary: Vocabulary) -> Engine:
+    options = Options(
         model=settings.model,
         max_batch=settings.max_batch,
         max_prompts=settings.max_prompts,
@@ -51,6 +55,33 @@ def _options(settings: GenerationSettings) -> Options:
         dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
         device=None if settings.device == "auto" else settings.device,
         threads=settings.threads,
+        compiled=settings.compiled,
         seed=settings.seed,
         policy_version=settings.policy_version,
+    )
+    return await asyncio.to_thread(TransformersEngine, options, vocabulary.decode)
+
+
+async def _vllm(settings: GenerationSettings) -> Engine:
+    if find_spec("vllm") is None:
+        raise ConfigError("engine: vllm is not installed; pip install 'extra-rl[vllm]', or use transformers")
+    # Late: importing vLLM takes seconds and is only possible where it is installed.
+    from extra_services.generation.vllm_engine import VllmEngine, VllmOptions
+
+    return await VllmEngine.start(
+        VllmOptions(
+            model=settings.model,
+            max_batch=settings.max_batch,
+            max_prompts=settings.max_prompts,
+            max_queue=settings.max_queue,
+            max_model_len=settings.max_model_len,
+            dtype=settings.dtype,
+            kv_cache_bytes=int(settings.kv_cache_gib * 2**30),
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            data_parallel_size=settings.data_parallel_size,
+            compiled=settings.compiled,
+            seed=settings.seed,
+            policy_version=settings.policy_version,
+        )
     )

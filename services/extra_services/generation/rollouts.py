@@ -6,7 +6,7 @@ the same things in the same words; a bad parameter fails the request, a bad prom
 """
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -184,6 +184,9 @@ class Engine(Protocol):
         FailedPrecondition, with the old weights still serving, if they are of another model, incomplete,
         older than those served, or not served as delivered.
         """
+
+    def readiness(self) -> AsyncIterator[bool]:
+        """Whether the engine can serve: now, and whenever that changes."""
 
     async def close(self) -> None:
         """Ends what runs and frees the model."""

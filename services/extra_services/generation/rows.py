@@ -34,6 +34,7 @@ CAPACITY_STEP = 64
 Layer = tuple[torch.Tensor, torch.Tensor]
 
 
+@torch.compiler.disable(recursive=True)  # type: ignore[untyped-decorator]
 def attention(
     module: Any,
     query: torch.Tensor,

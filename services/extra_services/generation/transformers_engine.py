@@ -21,7 +21,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,8 @@ class Options:
     device: str | None = None
     #: Of torch on the CPU; 0: torch's default.
     threads: int = 0
+    #: Whether torch.compile is used.
+    compiled: bool = False
     #: From which the seeds of requests without one are drawn; None: from the system.
     seed: int | None = None
     #: Of the weights in `model`.
@@ -118,6 +120,8 @@ class TransformersEngine:
         self._device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = options.dtype or (torch.float32 if self._device.type == "cpu" else None)
         self._model: Any = weights.load(options.model, dtype, self._device)
+        # For steps only: prompts come in too many shapes. Weights are replaced in the module both share.
+        self._compiled: Any = torch.compile(self._model, dynamic=True) if options.compiled else self._model
         self._dtype = next(self._model.parameters()).dtype
         # Each parameter once, in float32, and tied ones twice.
         self.max_weight_bytes = 8 * sum(parameter.numel() for parameter in self._model.parameters())
@@ -200,6 +204,10 @@ class TransformersEngine:
         return await asyncio.shield(
             asyncio.to_thread(self._update_weights, folder, policy_version, in_flight)
         )
+
+    async def readiness(self) -> AsyncIterator[bool]:
+        """Ready from the start: it lives in the server's own process, and ends with it."""
+        yield True
 
     async def close(self) -> None:
         """Fails what runs with Unavailable and ends the thread."""
@@ -410,7 +418,8 @@ class TransformersEngine:
     ) -> torch.Tensor:
         """Logits float32 [rows, kept positions, vocabulary]."""
         # A mask of four dimensions is passed on as it is; `rows.attention` makes its own.
-        out = self._model(
+        model = self._compiled if isinstance(kv, Rows) else self._model
+        out = model(
             input_ids=ids,
             position_ids=positions,
             attention_mask=self._any_mask,

@@ -4,11 +4,13 @@ Pickled weights are never read: unpickling runs code. A folder named by a caller
 root, with everything in it, links resolved.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from extra_services.errors import FailedPrecondition, InvalidInput
@@ -124,3 +126,12 @@ def move_into(served: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict
 def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name, sharing their memory."""
     return {name: own.data for name, own in (*model.named_parameters(), *model.named_buffers())}
+
+
+def parameter_count(folder: Path) -> int:
+    """Numbers in the safetensors files of `folder`, by their headers."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total

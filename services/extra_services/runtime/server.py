@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Hosted:
     services: dict[str, Callable[[grpc.aio.Server], None]]
     #: Called after the last call has ended.
     close: Callable[[], Awaitable[None]]
+    #: Whether the services can serve, now and whenever that changes; None: always.
+    readiness: Callable[[], AsyncIterator[bool]] | None = None
 
 
 def run(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]) -> None:
@@ -59,15 +61,27 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]
     await server.start()
     for name in ("", *hosted.services):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    following = asyncio.create_task(_follow(hosted, checks)) if hosted.readiness else None
     if settings.address_file:
         _write_atomically(settings.address_file, address)
     log.info("serving", address=address, services=list(hosted.services))
     await stopping.wait()
     log.info("draining", seconds=settings.drain_seconds)
+    if following:
+        following.cancel()
     for name in hosted.services:
         await checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.stop(settings.drain_seconds)
     await hosted.close()
+
+
+async def _follow(hosted: Hosted, checks: Any) -> None:
+    """Keeps readiness up to date with what the domain says of itself."""
+    assert hosted.readiness is not None
+    async for ready in hosted.readiness():
+        status = health_pb2.HealthCheckResponse
+        for name in hosted.services:
+            await checks.set(name, status.SERVING if ready else status.NOT_SERVING)
 
 
 def _server(settings: ServerSettings) -> grpc.aio.Server:
