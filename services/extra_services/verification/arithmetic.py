@@ -40,7 +40,7 @@ _COMMANDS = frozenset(("\\frac", "\\sqrt", "\\cdot", "\\times", "\\div", *_FUNCT
 #: "1e5", and three letters in a row: a word, not a product.
 _MISLEADING = re.compile(r"\d[eE][+-]?\d|(?<![\\a-zA-Z])[a-zA-Z]{3}")
 #: "x=5" and "f(x)=x+1", but not "x=2x".
-_ASSIGNMENT = re.compile(r"(([a-zA-Z])(?:\([a-zA-Z]\))?)=((?:(?!\2)[^=<>])+)\Z")
+_ASSIGNMENT = re.compile(r"(([a-zA-Z])(?:\([a-zA-Z]\))?)=((?:\\[a-zA-Z]+|(?!\2)[^=<>])+)\Z")
 _THOUSANDS = re.compile(r"\d,\s?\d{3}(?!\d)")
 _BRACKETS = re.compile(r"([(\[]|\\\{)(.*)([)\]]|\\\})\Z", re.DOTALL)
 
@@ -230,9 +230,19 @@ class _Parser:
             elif divided or token[0].isdigit() or token[0] == ".":
                 raise _Unreadable  # "1/2x", "x2" and "3 4" may mean this or that
             elif token == "\\frac" and self._tokens[self._position - 1].isdigit():
-                raise _Unreadable  # a mixed number, or a product
+                return self._mixed_number(product)
             product = _binary(_multiply, product, self._power())
         return product
+
+    def _mixed_number(self, whole: _Expression) -> _Expression:
+        """ "1\\frac{4}{5}", alone in its product, is a sum; what has more to it may be a product."""
+        start = self._position - 1
+        plain = re.match(
+            r"\d+\\frac\{?\d+\}?\{?\d+\}?(?:[-+)}]|\Z)", "".join(self._tokens[start : start + 9])
+        )
+        if not plain or (start and self._tokens[start - 1] not in ("+", "-", "(", "{")):
+            raise _Unreadable
+        return _binary(_add, whole, self._power())
 
     def _power(self) -> _Expression:
         base = self._atom()

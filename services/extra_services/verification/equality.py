@@ -193,6 +193,8 @@ def _same_relation(solve_and_compare: Callable[..., bool]) -> Callable[..., bool
     """Before anything is solved: two relations are the same if one is a constant multiple of the other."""
 
     def compare(gold: Any, prediction: Any, float_rounding: int, numeric_precision: int) -> bool:
+        if gold.lhs == prediction.lhs:  # "y = ..." twice: their right sides were found different before
+            return False
         ratio = _constant_ratio(gold.lhs - gold.rhs, prediction.lhs - prediction.rhs)
         if ratio is not None:
             turned = grader.INVERSE_RELATIONS.get(type(gold))

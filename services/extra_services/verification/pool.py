@@ -34,10 +34,11 @@ ATTEMPTS = 3
 _TICK = 0.05
 #: Seconds between looks at whether an idle worker is alive.
 _IDLE_CHECK = 1.0
-#: A task that takes more processor seconds than this makes way for others, and goes on at this niceness. Not
-#: seconds of the clock: on a busy machine every task is slow by that.
-_SLOW_SECONDS = 0.5
-_SLOW_NICENESS = 10
+#: A task that runs longer than this many seconds leaves its lane to others. Once it has taken that much
+#: processor time too (on a busy machine every task is slow by the clock), it goes on at a lower priority.
+_SLOW_SECONDS = 0.25
+_NICER = 10
+_NICENESS = os.getpriority(os.PRIO_PROCESS, 0)
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 #: Seconds a new worker may take until it is ready (a cold forkserver imports sympy first).
 _START_SECONDS = 120.0
@@ -203,8 +204,9 @@ class _Worker:
     ) -> Finished | TimedOut | Failed | None:
         """Runs `task`; None if it was cancelled or the pool closes. _WorkerDied leaves the task undecided."""
         deadline = time.monotonic() + task.timeout
-        slow_at = self._processor_seconds() + _SLOW_SECONDS
-        aside = False
+        slow_at = time.monotonic() + _SLOW_SECONDS
+        greedy_at = self._processor_seconds() + _SLOW_SECONDS
+        aside = nice = False
         try:
             self._connection.send((task.function, task.argument, task.timeout))
         except OSError as error:
@@ -216,11 +218,11 @@ class _Worker:
             if time.monotonic() >= deadline:
                 self.kill()
                 return TimedOut()
-            if not aside and self._processor_seconds() >= slow_at and queue.move_aside(task):
-                aside = True
-                self._set_niceness(_SLOW_NICENESS)
+            aside = aside or (time.monotonic() >= slow_at and queue.move_aside(task))
+            if aside and not nice and self._processor_seconds() >= greedy_at:
+                nice = self._set_niceness(_NICENESS + _NICER)
         returned, value = self._receive()
-        if aside and not self._set_niceness(0):
+        if nice and not self._set_niceness(_NICENESS):
             self.kill()
         return Finished(value) if returned else Failed(value)
 

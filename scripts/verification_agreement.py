@@ -1,0 +1,81 @@
+"""Writes docs/verification-agreement.md: our verdicts on graded real responses against their grades.
+
+`python scripts/verification_agreement.py` reads rollouts_math.jsonl and graded_gsm8k.jsonl from EXTRA_RL_DATA
+(default ../shared/data beside the checkout). Each disagreement must have been looked at by a person: RIGHT says
+who is right and why; one that is not in it ends the script with an error.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import math_verify
+
+from extra_services.verification.judge import judge
+from extra_services.verification.verdict import Item, Status, Verdict
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("EXTRA_RL_DATA", ROOT.parent / "shared" / "data"))
+FILES = ("rollouts_math", "graded_gsm8k")
+
+#: Row of each disagreement (file, number from 0) -> who is right, and why.
+RIGHT = {
+    (
+        "rollouts_math",
+        295,
+    ): "We are: the response's 10000 is the reference's 10{,}000, a thousands separator.",
+}
+
+
+def main() -> None:
+    """Writes the page."""
+    logging.disable(logging.ERROR)
+    lines = [
+        "# Agreement with graded responses",
+        "",
+        "Made by `python scripts/verification_agreement.py`, and held to by "
+        "`tests/conformance/test_verification_agreement.py`.",
+        "",
+        "| data | responses | graded correct | we agree | we disagree | undecided | math-verify disagrees |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    disagreements = []
+    for name in FILES:
+        rows = [
+            json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        verdicts = [judge(Item(row["response"], row["answer"])) for row in rows]
+        wrong = [index for index, row in enumerate(rows) if _correct(verdicts[index]) != row["correct"]]
+        undecided = Counter(v.status for v in verdicts if v.status not in (Status.CORRECT, Status.WRONG))
+        theirs = sum(_math_verify(row["response"], row["answer"]) != row["correct"] for row in rows)
+        lines.append(
+            f"| `{name}.jsonl` | {len(rows)} | {sum(row['correct'] for row in rows)} "
+            f"| {len(rows) - len(wrong)} | {len(wrong)} | {undecided.total()} | {theirs} |"
+        )
+        disagreements += [(name, index, rows[index], verdicts[index]) for index in wrong]
+    lines += ["", "## Every disagreement", ""]
+    for name, index, row, verdict in disagreements:
+        if (name, index) not in RIGHT:
+            sys.exit(f"{name} row {index} is a disagreement nobody has judged: add it to RIGHT in {__file__}")
+        lines += [
+            f"- `{name}.jsonl`, row {index} ({row['prompt_id']}): reference `{row['answer']}`, final answer "
+            f"`{verdict.extracted}`, graded {'correct' if row['correct'] else 'wrong'}, our verdict "
+            f"{verdict.status.value} (rule `{verdict.rule}`). {RIGHT[name, index]}"
+        ]
+    (ROOT / "docs" / "verification-agreement.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def _correct(verdict: Verdict) -> bool:
+    return verdict.status is Status.CORRECT
+
+
+def _math_verify(response: str, answer: str) -> bool:
+    gold = math_verify.parse(rf"\boxed{{{answer}}}")
+    return bool(math_verify.verify(gold, math_verify.parse(response)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Our verdicts on real responses against the grades they came with (docs/verification-agreement.md)."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from extra_services.verification.judge import judge
+from extra_services.verification.verdict import Item, Status
+
+
+@pytest.mark.parametrize(
+    ("name", "disagreements"),
+    [
+        # The grader did not take 10000 for the reference's 10{,}000.
+        ("rollouts_math", {295}),
+        ("graded_gsm8k", set()),
+    ],
+)
+def test_verdicts_are_those_of_the_graders_but_where_these_are_wrong(
+    data_folder: Path, name: str, disagreements: set[int]
+) -> None:
+    rows = [
+        json.loads(line) for line in (data_folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    verdicts = [judge(Item(row["response"], row["answer"])) for row in rows]
+    assert {verdict.status for verdict in verdicts} == {Status.CORRECT, Status.WRONG}
+    correct = [verdict.status is Status.CORRECT for verdict in verdicts]
+    assert {index for index, row in enumerate(rows) if correct[index] != row["correct"]} == disagreements
+
+
+@pytest.mark.parametrize("name", ["aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench"])
+def test_every_reference_answer_of_the_benchmarks_equals_itself_in_a_box(
+    data_folder: Path, name: str
+) -> None:
+    rows = [
+        json.loads(line) for line in (data_folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    answers = [row["answer"] for row in rows]
+    wrong = [a for a in answers if judge(Item(rf"So it is $\boxed{{{a}}}$.", a)).status is not Status.CORRECT]
+    assert wrong == []
