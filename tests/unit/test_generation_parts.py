@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_services.errors import InvalidInput
+from extra_services.generation import vllm_worker
 from extra_services.generation.prefix_cache import BLOCK, PrefixCache
 from extra_services.generation.rollouts import Sampling
 from extra_services.generation.rows import Computed
@@ -139,6 +140,22 @@ def test_segments_cover_all_tokens_and_end_at_newlines(tokens: list[int]) -> Non
         assert all(token < 2 for token in tokens[segment.start : segment.end - 1])
         assert segment.max == entropies[segment.end - 1]
     assert all(tokens[segment.end - 1] >= 2 for segment in found[:-1])
+
+
+def test_two_entropies_travel_exactly_in_the_bits_of_one_rank() -> None:
+    logits = torch.randn(100, 30, generator=torch.Generator().manual_seed(0)) * 5
+    logits[3, 4:] = -torch.inf
+    temperature = torch.linspace(0, 2, 100)
+    own = vllm_worker.entropies(vllm_worker.scaled(logits, temperature).log_softmax(-1))
+    raw = vllm_worker.entropies(vllm_worker.scaled(logits, None).log_softmax(-1))
+    ranks = vllm_worker.pack(own, raw).tolist()
+    assert min(ranks) >= 0
+    unpacked = np.array(ranks, np.int64).view(np.float32).reshape(-1, 2)
+    np.testing.assert_array_equal(unpacked, torch.stack([own, raw], -1).numpy())
+    assert own[0] == raw[0]  # greedy: those of temperature 1
+    expected = torch.distributions.Categorical(logits=logits / temperature[:, None]).entropy()
+    torch.testing.assert_close(own[4:], expected[4:])
+    assert torch.isfinite(own[3])
 
 
 def test_a_stream_of_tensors_refuses_more_than_it_may_hold_before_it_arrives() -> None:

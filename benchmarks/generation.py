@@ -1,0 +1,355 @@
+"""How fast rollouts are generated: `extra-rl bench generation --json`.
+
+Every ratio compares two things measured in turn in this run, as the median of several repeats:
+
+- `transformers_with_entropy`: tokens/s through gRPC with entropies and log-probabilities, over those of the
+  same engine called directly that computes neither; 32 concurrent samples of the rehearsal model.
+- `vllm_with_entropy`: the same for vLLM and SmolLM2-135M; left out, and said so, where vLLM is missing.
+- `transformers_vs_generate`: tokens/s of the transformers engine over those of `model.generate`, both in
+  batches of 64, on 256 prompts whose continuations end at very different lengths.
+- `resume_over_cold`: seconds to resume a 1500-token prefix for 8 samples of 8 tokens when it was served
+  before, over the seconds when it was not; SmolLM2-135M; the worse of the engines present.
+
+The models have the shapes of the real ones and random weights: what is measured does not depend on them.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from extra_rl.v1 import generation_pb2 as pb
+from extra_rl.v1 import generation_pb2_grpc
+from extra_services.generation import transformers_engine
+from extra_services.generation.rollouts import Prompt, Request, Rollout, Sampling
+from extra_services.generation.sampling import Drawn, RowParameters, _gumbel
+from extra_services.generation.transformers_engine import Options, TransformersEngine
+
+REPEATS = 5
+CONCURRENT = 32
+EOS = 1
+
+
+def rehearsal_model(folder: Path) -> Path:
+    """The shape of the demo's policy: about 1 million parameters."""
+    config = Qwen3Config(
+        vocab_size=22,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=1024,
+        eos_token_id=EOS,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    return _save(Qwen3ForCausalLM(config), folder)
+
+
+def smollm2_shape(folder: Path) -> Path:
+    """The shape of SmolLM2-135M."""
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        eos_token_id=EOS,
+        pad_token_id=0,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    return _save(LlamaForCausalLM(config), folder)
+
+
+def _save(model: Any, folder: Path) -> Path:
+    vocabulary = {"<pad>": 0, "<eos>": EOS, "<unk>": 2} | {chr(97 + index): 3 + index for index in range(19)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@contextmanager
+def served(model: Path, *flags: str) -> Iterator[generation_pb2_grpc.GenerationServiceStub]:
+    """A server in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        address = Path(folder) / "address"
+        command = [sys.executable, "-m", "extra_cli", "serve", "generation", "--model", str(model)]
+        command += ["--host", f"unix:{folder}/socket", "--address-file", str(address), *flags]
+        command += ["--max-batch", str(CONCURRENT), "--stop-with-stdin", "--log-level", "error"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        try:
+            while not address.exists():
+                if process.poll() is not None:
+                    raise SystemExit("the server ended while starting")
+                time.sleep(0.1)
+            with grpc.insecure_channel(address.read_text()) as channel:
+                yield generation_pb2_grpc.GenerationServiceStub(channel)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def prompts(count: int, vocab_size: int, seed: int, low: int = 10, high: int = 50) -> list[NDArray[np.int32]]:
+    """Random token ids of random lengths."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, vocab_size, rng.integers(low, high)).astype(np.int32) for _ in range(count)]
+
+
+def over_grpc(
+    stub: generation_pb2_grpc.GenerationServiceStub, ids: list[NDArray[np.int32]], n: int, tokens: int
+) -> float:
+    """Tokens/s of one call, with entropies and log-probabilities."""
+    wanted = pb.GenerateRequest(
+        prompts=[pb.Prompt(token_ids=pb.TokenIds(ids=each.tobytes())) for each in ids],
+        n=n,
+        sampling=pb.SamplingParams(max_tokens=tokens, min_tokens=tokens),
+    )
+    started, drawn = time.perf_counter(), 0
+    for event in stub.Generate(wanted):
+        drawn += len(event.rollout.entropies) // 4
+    return drawn / (time.perf_counter() - started)
+
+
+async def direct(
+    engine: TransformersEngine, ids: list[NDArray[np.int32]], n: int, sampling: Sampling
+) -> float:
+    """Tokens/s of the engine called in this process."""
+    started, drawn = time.perf_counter(), 0
+    async for events in engine.generate(Request([Prompt(each) for each in ids], n, sampling)):
+        drawn += sum(len(event.token_ids) for event in events if isinstance(event, Rollout))
+    return drawn / (time.perf_counter() - started)
+
+
+def bare_draw(logits: torch.Tensor, rows: RowParameters, keys: torch.Tensor, banned: Any = None) -> Drawn:
+    """As `sampling.draw`, without log-probabilities and entropies."""
+    scores = logits / rows.temperature[:, None]
+    for row, tokens in (banned or {}).items():
+        scores[row, tokens] = -torch.inf
+    chosen = torch.addcmul(scores, _gumbel(keys, logits.shape[-1]), rows.noise[:, None]).argmax(-1)
+    nothing = torch.zeros(len(logits))
+    return Drawn(chosen, nothing, nothing, nothing, torch.zeros(len(logits), dtype=torch.bool))
+
+
+@contextmanager
+def without_entropies() -> Iterator[None]:
+    """The engine draws tokens only, meanwhile."""
+    draw = transformers_engine.draw
+    transformers_engine.draw = bare_draw
+    try:
+        yield
+    finally:
+        transformers_engine.draw = draw
+
+
+async def transformers_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """The rehearsal model through gRPC, and directly without entropies."""
+    model, threads = rehearsal_model(folder / "rehearsal"), torch.get_num_threads()
+    options = Options(model=model, max_batch=CONCURRENT, threads=threads, prefix_cache_bytes=0)
+    engine = await asyncio.to_thread(TransformersEngine, options, str)
+    ids, length = prompts(CONCURRENT // 8, 22, 0), 256
+    sampling = Sampling(max_tokens=length, min_tokens=length)
+    through, alone = [], []
+    with served(model, "--threads", str(threads), "--prefix-cache-gib", "0") as stub:
+        for repeat in range(REPEATS + 1):
+            one = await asyncio.to_thread(over_grpc, stub, ids, 8, length)
+            with without_entropies():
+                other = await direct(engine, ids, 8, sampling)
+            if repeat:  # the first is a warm-up
+                through.append(one)
+                alone.append(other)
+    await engine.close()
+    _pairs("transformers_with_entropy", through, alone, figures, ratios)
+
+
+async def transformers_vs_generate(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """The engine and model.generate on continuations of mixed lengths."""
+    path, threads, batch = rehearsal_model(folder / "mixed"), torch.get_num_threads(), 64
+    options = Options(model=path, max_batch=batch, threads=threads, prefix_cache_bytes=0)
+    engine = await asyncio.to_thread(TransformersEngine, options, str)
+    model = Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    ids, limit = prompts(256, 22, 1), 256
+    ours, theirs = [], []
+    for repeat in range(4):
+        one = await direct(engine, ids, 1, Sampling(max_tokens=limit))
+        other = await asyncio.to_thread(_generate, model, ids, batch, limit, repeat)
+        if repeat:
+            ours.append(one)
+            theirs.append(other)
+    await engine.close()
+    _pairs("transformers_vs_generate", ours, theirs, figures, ratios)
+
+
+@torch.inference_mode()
+def _generate(model: Any, ids: list[NDArray[np.int32]], batch: int, limit: int, seed: int) -> float:
+    torch.manual_seed(seed)
+    started, drawn = time.perf_counter(), 0
+    for first in range(0, len(ids), batch):
+        part = ids[first : first + batch]
+        width = max(len(each) for each in part)
+        padded = torch.zeros(len(part), width, dtype=torch.int64)
+        mask = torch.zeros_like(padded)
+        for row, each in enumerate(part):  # padded at the start, as generate wants it
+            padded[row, width - len(each) :] = torch.from_numpy(each)
+            mask[row, width - len(each) :] = 1
+        out = model.generate(padded, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=limit)[
+            :, width:
+        ]
+        ended = (out == EOS).cumsum(1) - (out == EOS).int()
+        drawn += int((ended == 0).sum())
+    return drawn / (time.perf_counter() - started)
+
+
+def _pairs(
+    name: str, ours: list[float], theirs: list[float], figures: dict[str, Any], ratios: dict[str, float]
+) -> None:
+    """The median of the ratios of neighbours, which see the same machine."""
+    ratios[name] = round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
+    figures[f"{name}_tokens_per_second"] = [round(statistics.median(ours)), round(statistics.median(theirs))]
+
+
+async def resume_over_cold(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """A long prefix, new and known."""
+    model, threads = smollm2_shape(folder / "resume"), torch.get_num_threads()
+    flags = {"transformers": ["--threads", str(threads)]}
+    if find_spec("vllm"):
+        flags["vllm"] = ["--engine", "vllm", "--max-model-len", "2048", "--kv-cache-gib", "2"]
+    worst = 0.0
+    for name, more in flags.items():
+        with served(model, *more) as stub:
+            seconds = await asyncio.to_thread(_cold_and_warm, stub)
+        figures[f"resume_seconds_{name}"] = seconds
+        worst = max(worst, seconds["warm"] / seconds["cold"])
+    ratios["resume_over_cold"] = round(worst, 3)
+
+
+def _cold_and_warm(stub: generation_pb2_grpc.GenerationServiceStub) -> dict[str, float]:
+    prompt = prompts(1, 49152, 2)
+    over_grpc(stub, prompt, 8, 8)  # a warm-up
+    cold, warm = [], []
+    for repeat in range(3):
+        prefix = np.random.default_rng(repeat).integers(3, 49152, 1500).astype(np.int32)
+        for seconds in (cold, warm):
+            started = time.perf_counter()
+            over_grpc(stub, [np.concatenate([prompt[0], prefix])], 8, 8)
+            seconds.append(time.perf_counter() - started)
+    return {"cold": round(statistics.median(cold), 3), "warm": round(statistics.median(warm), 3)}
+
+
+async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """SmolLM2's shape on vLLM through gRPC, and directly without entropies."""
+    if find_spec("vllm") is None:
+        figures["vllm_with_entropy_left_out"] = "vLLM is not installed"
+        return
+    model, length = smollm2_shape(folder / "smollm2"), 64
+    ids = prompts(CONCURRENT // 8, 49152, 3)
+    through, alone = [], []
+    flags = ("--engine", "vllm", "--max-model-len", "2048", "--kv-cache-gib", "2")
+    async with bare_vllm(model) as generate:
+        with served(model, *flags) as stub:
+            for repeat in range(REPEATS + 1):
+                one = await asyncio.to_thread(over_grpc, stub, ids, 8, length)
+                other = await generate(ids, 8, length)
+                if repeat:
+                    through.append(one)
+                    alone.append(other)
+    _pairs("vllm_with_entropy", through, alone, figures, ratios)
+
+
+@asynccontextmanager
+async def bare_vllm(model: Path) -> AsyncIterator[Callable[[list[NDArray[np.int32]], int, int], Any]]:
+    """vLLM as it comes, with the same settings."""
+    from extra_services.generation.vllm_engine import VllmOptions, _set_environment
+
+    _set_environment(VllmOptions(model=model, kv_cache_bytes=2 * 2**30))
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = AsyncEngineArgs(
+        model=str(model), dtype="float32", max_model_len=2048, max_num_seqs=CONCURRENT, enforce_eager=True
+    )
+    llm = AsyncLLM.from_engine_args(arguments)
+
+    async def generate(ids: list[NDArray[np.int32]], n: int, tokens: int) -> float:
+        async def one(each: NDArray[np.int32], seed: int, name: str) -> int:
+            parameters = SamplingParams(
+                max_tokens=tokens,
+                min_tokens=tokens,
+                seed=seed,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            outputs = [
+                out async for out in llm.generate({"prompt_token_ids": each.tolist()}, parameters, name)
+            ]
+            return len(outputs[-1].outputs[0].token_ids)
+
+        started = time.perf_counter()
+        samples = [(each, seed) for each in ids for seed in range(n)]
+        drawn = await asyncio.gather(
+            *(one(each, seed, f"{started}-{place}") for place, (each, seed) in enumerate(samples))
+        )
+        return sum(drawn) / (time.perf_counter() - started)
+
+    try:
+        yield generate
+    finally:
+        llm.shutdown()
+
+
+PARTS = {
+    "transformers_with_entropy": transformers_with_entropy,
+    "transformers_vs_generate": transformers_vs_generate,
+    "resume_over_cold": resume_over_cold,
+    "vllm_with_entropy": vllm_with_entropy,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Measures and prints one JSON object."""
+    parser = argparse.ArgumentParser(prog="extra-rl bench generation", description=__doc__)
+    parser.add_argument("--part", choices=list(PARTS), help="measure this part only")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
+    parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output is JSON")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    figures: dict[str, Any] = {"threads": chosen.threads}
+    ratios: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, part in PARTS.items():
+            if chosen.part in (None, name):
+                asyncio.run(part(Path(folder), figures, ratios))
+    print(json.dumps({"ratios": ratios, "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
