@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# As extra_cli does for the command: tests run beside servers, on few cores. Before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 

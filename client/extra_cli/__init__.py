@@ -4,6 +4,7 @@ Sub-commands import what they run only when they run it, so that the client-only
 and `--help` is instant.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -69,4 +70,8 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder")]) -> None:
 
 def main() -> None:
     """Entry point of the console command."""
+    # OpenMP's threads (torch, FAISS) spin at barriers by default. Beside a busy neighbour, and services and
+    # trainer are neighbours, that made a small model's step up to a hundred times slower; waiting asleep
+    # costs nothing that could be measured. Read when the library is loaded, and inherited by child processes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

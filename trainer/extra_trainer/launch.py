@@ -23,7 +23,7 @@ import yaml
 from rich.console import Console
 
 from extra_client import GenerationClient, VerificationClient
-from extra_rl.config_file import ConfigError
+from extra_rl.config_file import ConfigError, read_yaml
 from extra_trainer import data, report, services
 from extra_trainer.config import Config
 from extra_trainer.evaluate import Evaluation, evaluate
@@ -38,6 +38,10 @@ EVALUATION_SEED = 7_000_000_000
 REHEARSAL_PROBLEMS = 256
 #: Seconds the driver is given to end Ray before it is killed.
 STOP_SECONDS = 30.0
+
+
+#: Sections of the config that say where a run takes place, not what is trained.
+WHERE = ("services", "ray")
 
 
 class TrainingFailed(RuntimeError):
@@ -83,12 +87,13 @@ class Launcher:
             raise ConfigError(f"there is no run to resume in {self.folder.path}")
         for path in (self.folder.path, self.folder.logs, self.folder.weights, self.folder.memory):
             path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        if there and self.folder.config.read_text(encoding="utf-8") != text:
+        content = self.config.model_dump(mode="json")
+        if there and _what_is_trained(read_yaml(self.folder.config)) != _what_is_trained(content):
             raise ConfigError(
-                f"the config differs from that of the run in {self.folder.path}: a run keeps its config"
+                f"the config differs from that of the run in {self.folder.path}: of a run that goes on, "
+                f"only {' and '.join(WHERE)} may change"
             )
-        self.folder.config.write_text(text, encoding="utf-8")
+        self.folder.config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         self.folder.failure.unlink(missing_ok=True)
         if resume:
             step = self.folder.last_checkpoint()
@@ -217,6 +222,10 @@ class Launcher:
             f"The log is {self.folder.logs / 'trainer.log'}. "
             f"The same command with --resume goes on from {go_on}."
         )
+
+
+def _what_is_trained(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: section for name, section in content.items() if name not in WHERE}
 
 
 @contextlib.contextmanager
