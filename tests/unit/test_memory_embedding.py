@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,20 @@ def test_concurrent_requests_get_their_own_vectors(embedder: Embedder) -> None:
         assert all(pool.map(own, range(6)))
 
 
-def test_an_unknown_model_is_named(tmp_path: object) -> None:
+def test_an_unknown_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="neither a sentence-transformers folder"):
         Embedder(str(tmp_path))
+
+
+def test_the_int8_version_is_another_model_that_sees_alike(embedder: Embedder, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the int8 backend needs extra-rl[onnx]")
+    texts = [f"Solution {i}: we add {i} and {7 * i}, which gives {8 * i}. " * (1 + i % 5) for i in range(12)]
+    exact = embedder.embed(texts)
+    for _ in range(2):  # made, then found
+        quantised = Embedder("all-MiniLM-L6-v2", int8_folder=tmp_path)
+        vectors = quantised.embed(texts)
+        quantised.close()
+        assert quantised.name == f"{embedder.name}+int8"
+        assert ((vectors * exact).sum(axis=1) > 0.97).all()
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{quantised.name}.onnx"]

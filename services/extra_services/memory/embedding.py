@@ -55,9 +55,11 @@ class Embedder:
         device: str | None = None,
         batch_size: int = 64,
         cached_texts: int = 65536,
+        int8_folder: Path | None = None,
     ) -> None:
         """`model` is a name in PACKAGED or the path of a sentence-transformers folder; `device` None picks
-        a GPU where there is one. FailedPrecondition if there is no such folder or package."""
+        a GPU where there is one. With `int8_folder` an int8 version of the model, kept there, runs on the
+        CPU instead. FailedPrecondition if there is no such folder or package."""
         # Late: it takes seconds, and the domain can be used without it, with the caller's embeddings.
         from sentence_transformers import SentenceTransformer
         from tokenizers import Tokenizer
@@ -65,6 +67,10 @@ class Embedder:
         folder = _folder(model)
         self._model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
         self.name = f"{Path(model).name}@{_fingerprint(folder)}"
+        self._int8: Any = None
+        if int8_folder is not None:
+            self.name += "+int8"
+            self._int8 = _int8_model(self._model, int8_folder / f"{self.name}.onnx")
         self.dimension = int(self._model.get_embedding_dimension())
         self._batch_size = batch_size
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
@@ -144,6 +150,9 @@ class Embedder:
         return np.stack([known[key] for key in keys])
 
     def _encode(self, texts: list[str]) -> Vectors:
+        if self._int8 is not None:
+            quantised: Vectors = self._int8.encode(texts, self._batch_size)
+            return quantised
         vectors: Vectors = self._model.encode(
             texts,
             batch_size=self._batch_size,
@@ -179,6 +188,16 @@ class Embedder:
             self._cache.move_to_end(key)
         while len(self._cache) > self._cached_texts:
             self._cache.popitem(last=False)
+
+
+def _int8_model(model: Any, path: Path) -> Any:
+    try:
+        from extra_services.memory.onnx_model import OnnxModel
+    except ModuleNotFoundError as error:
+        raise FailedPrecondition(
+            f"embedding_backend onnx_int8 needs {error.name}: pip install 'extra-rl[onnx]'"
+        ) from error
+    return OnnxModel(model, path)
 
 
 def _folder(model: str) -> Path:

@@ -1,0 +1,88 @@
+"""An embedding model with int8 weights in ONNX Runtime: faster on a CPU, and no longer quite the same model.
+
+sentence-transformers has an ONNX backend of its own, but it needs `optimum-onnx`, which the transformers
+release of this project's trainer and generation service rules out; so the model is exported with torch,
+whole, pooling included, and quantised once, into a folder that keeps it. Weights are quantised per channel
+with seven bits (`reduce_range`); without that the vectors were found far off (mean cosine to the exact ones
+0.94 instead of 0.99 on MATH solutions).
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+Vectors = NDArray[np.float32]
+INPUTS = ("input_ids", "attention_mask")
+OPSET = 17
+
+
+class OnnxModel:
+    """Encodes about as the SentenceTransformer `model` does; `path` is where the int8 version is kept."""
+
+    def __init__(self, model: Any, path: Path, threads: int = 0) -> None:
+        if not path.exists():
+            _make(model, path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._tokenizer = model.tokenizer
+        self._max_length = model.max_seq_length
+        self._dimension = model.get_embedding_dimension()
+
+    def encode(self, texts: list[str], batch_size: int) -> Vectors:
+        """float32 [len(texts), dimension], unit vectors; texts of like length are batched together."""
+        vectors = np.zeros((len(texts), self._dimension), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            tokens = self._tokenizer(
+                [texts[row] for row in rows],
+                padding=True,
+                truncation=True,
+                max_length=self._max_length,
+                return_tensors="np",
+            )
+            feed = {name: tokens[name].astype(np.int64) for name in INPUTS}
+            vectors[rows] = self._session.run(None, feed)[0]
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+
+class _Exported(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        return self.model({"input_ids": input_ids, "attention_mask": attention_mask})["sentence_embedding"]
+
+
+def _make(model: Any, path: Path) -> None:
+    """Exports and quantises the model; `path` appears when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    example = model.tokenizer(["an example", "another, longer"], padding=True, return_tensors="pt")
+    axes = {name: {0: "texts", 1: "tokens"} for name in INPUTS}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        exported, quantised = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        torch.onnx.export(
+            _Exported(model.to("cpu").eval()),
+            tuple(example[name] for name in INPUTS),
+            str(exported),
+            input_names=list(INPUTS),
+            output_names=["vectors"],
+            dynamic_axes={**axes, "vectors": {0: "texts"}},
+            opset_version=OPSET,
+            # The newer exporter fixes the lengths it saw in the example.
+            dynamo=False,
+        )
+        quantize_dynamic(
+            exported, quantised, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True
+        )
+        os.replace(quantised, path)
