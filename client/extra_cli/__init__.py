@@ -68,6 +68,16 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder")]) -> None:
     sys.exit(trainer.report(run))
 
 
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def bench(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="generation, novelty, or verification")]
+) -> None:
+    """Measure ratios side by side and print one JSON object; needs a checkout of the source."""
+    from extra_cli import benchmarks
+
+    benchmarks.run(name, context.args)
+
+
 def main() -> None:
     """Entry point of the console command."""
     # OpenMP's threads (torch, FAISS) spin at barriers by default. Beside a busy neighbour, and services and

@@ -13,7 +13,6 @@ from openrlhf.trainer.ppo_trainer import PPOTrainer
 from transformers import set_seed
 
 from extra_client import (
-    FailedPreconditionError,
     GenerationClient,
     NamespaceSettings,
     NoveltyClient,
@@ -26,7 +25,6 @@ from extra_trainer.exploration import Explorer, Tokens
 from extra_trainer.rollout import RolloutCollector
 from extra_trainer.run import Run
 from extra_trainer.samples import ExTraSamplesGenerator, PolicyState
-from extra_trainer.vocabulary import vocabulary_hash
 
 #: Key of our state among OpenRLHF's client states.
 STATE = "extra_rl"
@@ -62,7 +60,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
 
     def fit(self, global_step: int = 0) -> None:
         """OpenRLHF's loop, once the services are known to match and to serve this policy."""
-        self._check_vocabulary()
+        self._generation.check_vocabulary(self.tokenizer.get_vocab())
         self._policy.version = self._generation.get_info().policy_version
         self.broadcast_to_vllm()
         super().fit(global_step)
@@ -117,14 +115,6 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
 
     def _memories(self, namespace: str) -> NoveltyClient:
         return NoveltyClient(self._run.novelty, namespace)
-
-    def _check_vocabulary(self) -> None:
-        info = self._generation.get_info()
-        if info.vocab_hash != vocabulary_hash(self.tokenizer):
-            raise FailedPreconditionError(
-                f"the generation service at {self._run.generation} serves {info.model}, whose vocabulary "
-                f"is not that of {self._run.config.model.path}: token ids would mean different text"
-            )
 
 
 def _namespace_settings(config: Config) -> NamespaceSettings:
