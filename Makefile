@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The release everything here was tested with. `pip` decides which build: see "Installing torch" in README.md.
 TORCH ?= torch==2.13.0
-EXTRAS := novelty,verification,generation,trainer,dev
+EXTRAS := novelty,redis,verification,generation,trainer,dev
 SEED ?= 0
 RUN ?= runs/demo-seed$(SEED)
 
-.PHONY: demo test lint protos clean
+.PHONY: demo test faults lint protos clean
 
 # A finished demo is repeated from the start; one that was interrupted goes on from its last checkpoint with
 #   make demo ARGS=--resume
@@ -19,7 +19,11 @@ demo: $(VENV)/installed
 	$(BIN)/extra-rl train trainer/configs/rehearsal.yaml --set seed=$(SEED) --run $(RUN) $(ARGS)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# The long versions: 50 rounds of kill -9 on both stores, a minute of workers killed at random.
+faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
