@@ -36,14 +36,14 @@ _TENTHS: dict[Split, frozenset[int]] = {
 _TERM_COUNTS = (2, 3, 4, 5, 6)
 _TERM_COUNT_WEIGHTS: dict[Split, tuple[int, ...]] = {
     "fitting": (4, 6, 6, 3, 1),
-    "train": (2, 4, 3, 2, 1),
-    "evaluation": (2, 4, 3, 2, 1),
+    "train": (4, 4, 3, 2, 1),
+    "evaluation": (4, 4, 3, 2, 1),
 }
 _PRODUCT_SHARE = 0.15
 # Of the worked examples: how many pair up whatever is left, how many of the others keep a running total in
 # the order written (the rest: in any order), and how many add numbers by their tens and then their ones.
-_PAIRS_SHARE = 0.15
-_IN_ORDER_SHARE = 0.5
+_PAIRS_SHARE = 0.1
+_IN_ORDER_SHARE = 0.7
 _SPLIT_SHARE = 0.25
 
 

@@ -35,7 +35,7 @@ from extra_trainer.rehearsal.problems import stream_problems, worked_example
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 # Part of the cache key: raise it with every change to this package that changes the fitted weights.
-CODE_VERSION = 3
+CODE_VERSION = 4
 _IGNORED = -100
 _EXAMPLES_AT_ONCE = 256
 _LINES_PER_DRILL = 8
