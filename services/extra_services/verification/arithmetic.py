@@ -21,7 +21,6 @@ from typing import Any
 _MAX_LENGTH = 160
 _MAX_EXPONENT = 64
 _MAX_SIZE = 10**60
-_FLOAT_NOISE = Fraction(1, 10**12)
 _EPSILON = 2.0**-52
 #: Seeds of the two sets of numbers that letters stand for.
 _POINTS = (1, 2)
@@ -37,8 +36,8 @@ _TOKEN = re.compile(
     re.IGNORECASE,
 )
 _COMMANDS = frozenset(("\\frac", "\\sqrt", "\\cdot", "\\times", "\\div", *_FUNCTIONS))
-#: "1e5", and three letters in a row: a word, not a product.
-_MISLEADING = re.compile(r"\d[eE][+-]?\d|(?<![\\a-zA-Z])[a-zA-Z]{3}")
+#: "1e5", and words rather than products: three letters in a row, and "or".
+_MISLEADING = re.compile(r"\d[eE][+-]?\d|(?<![\\a-zA-Z])(?:[a-zA-Z]{3}|or(?![a-zA-Z]))")
 #: "x=5" and "f(x)=x+1", but not "x=2x".
 _ASSIGNMENT = re.compile(r"(([a-zA-Z])(?:\([a-zA-Z]\))?)=((?:\\[a-zA-Z]+|(?!\2)[^=<>])+)\Z")
 _THOUSANDS = re.compile(r"\d,\s?\d{3}(?!\d)")
@@ -162,7 +161,7 @@ def _compare(left: _Parsed, right: _Parsed, rounding: Fraction) -> bool | None:
 def _exactly(left: Fraction, right: Fraction, rounding: Fraction | None) -> bool | None:
     if left == right:
         return True
-    near = rounding is not None and abs(left - right) <= max(rounding, abs(right) * _FLOAT_NOISE)
+    near = rounding is not None and abs(left - right) <= rounding
     return None if near else False
 
 

@@ -38,7 +38,7 @@ _FORMULAS_FIRST = re.compile(rf"{_FORMULA}(?:\s*(?:,|;|and|or|,\s*and|,\s*or)\s*
 _NUMBER = re.compile(r"(?<![\w.\\])[+-]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _SENTENCE_END = re.compile(
-    r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|,?\s+(?:because|since|which|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
+    r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|,?\s+(?:because|since|which|so\s+that|as\s+(?:required|desired)|i\.e\.|not).*\Z"
     r"|\s+\(.*[a-z]{4}.*\)\Z",
     re.DOTALL,
 )

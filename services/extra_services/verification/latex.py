@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from extra_services.verification.normalization import (
     JOINED_THOUSANDS,
+    braced_fractions,
     plain_punctuation,
     symbols_as_commands,
     unwrapped,
@@ -52,7 +53,7 @@ _FONT = re.compile(
 )
 _TEXT = re.compile(r"\\(?:text|mbox|textnormal|textup)\s*\{([^{}]*)\}")
 _SPACED_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?\Z")
-_NUMBERS_SIDE_BY_SIDE = re.compile(r"\d\s+\.?\d")
+_NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![_^.\d])\d+(?:\.\d+)?\s+\.?\d")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\_^{\d.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![a-zA-Z\d.])")
 _TRAILING_POINT = re.compile(r"(?<=\d)\.(?!\d)")
 _LEADING_POINT = re.compile(r"(?<!\d)\.(?=\d)")
@@ -62,6 +63,8 @@ _BASED = re.compile(r"(\d[0-9A-Za-z]*)(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\
 _PERCENT = re.compile(r"\s*(?:\\?%|\bper\s?cent(?:age)?(?:\s+points?)?\b|\bpct\b)\s*\Z", re.IGNORECASE)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\bdegrees?\b|\bdeg\b)")
 _VARIABLE_BEHIND = re.compile(r"(?<![a-zA-Z])[a-zA-Z]\s*\Z")
+_TRIGONOMETRY = re.compile(r"(?<![a-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]+")
 _AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*[和或与及]\s*")
 _TIMES_BEFORE_PAREN = re.compile(r"(?<=[\d}])\s*(?=\((?!\s*\)))|(?<=\))\s*(?=\(|\d)")
@@ -96,11 +99,15 @@ def has_ellipsis(text: str) -> bool:
 
 def written(text: str) -> Written:
     """`text` as LaTeX, with its marks taken off."""
-    latex = _only_number(_APPROXIMATELY.sub("", _plain(text)))
+    latex = _APPROXIMATELY.sub("", _plain(text))
+    if split_unit(latex)[1] is None:
+        latex = _only_number(latex)
     marks = Written("")
     percent = _PERCENT.sub("", latex)
     if percent != latex and percent:
         latex, marks = percent, replace(marks, percent=True)
+    if _TRIGONOMETRY.search(latex):  # there, the degrees belong to the argument
+        latex = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", latex)
     without_degrees = _DEGREES.sub("", latex)
     if without_degrees != latex and without_degrees.strip():
         latex, marks = without_degrees, replace(marks, degrees=True)
@@ -159,6 +166,7 @@ def _mathematics(text: str) -> str:
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     if _NUMBERS_SIDE_BY_SIDE.search(text) and "matrix" not in text and "array" not in text:
         return ""
+    text = braced_fractions(text).replace(r"\varnothing", r"\emptyset")
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = _INFINITY.sub(r"\\infty ", _BARE_NAME.sub(r"\\\1 ", text))
     # latex2sympy takes gamma for Euler's constant, and \gamma^2 for infinity; it cannot read E with an index.

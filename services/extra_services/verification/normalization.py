@@ -33,7 +33,8 @@ _SYMBOLS = {
 _SPACING = re.compile(r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|displaystyle|limits)(?![a-zA-Z]))|~")
 _SIZING = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|middle)(?![a-zA-Z])\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
+_ONE = r"(\{[^{}]*\}|\d|[a-zA-Z]|\\pi(?![a-zA-Z]))"
+_SHORT_FRACTION = re.compile(rf"\\frac(?![a-zA-Z])\s*{_ONE}\s*{_ONE}")
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])")
 #: Unspaced: "100, 200" are two numbers.
@@ -57,6 +58,16 @@ def plain_punctuation(text: str) -> str:
 def symbols_as_commands(text: str) -> str:
     """`text` with mathematical signs ("π", "≤") written as LaTeX commands."""
     return text if text.isascii() else text.translate(_SYMBOLS)
+
+
+def braced_fractions(text: str) -> str:
+    r"""`text` with `\dfrac12`, `\frac\pi4` and the like written `\frac{1}{2}`."""
+    text = _FRACTIONS.sub(r"\\frac", text)
+    return _SHORT_FRACTION.sub(lambda match: rf"\frac{_in_braces(match[1])}{_in_braces(match[2])}", text)
+
+
+def _in_braces(argument: str) -> str:
+    return argument if argument[0] == "{" else f"{{{argument}}}"
 
 
 def unwrapped(text: str) -> str:
@@ -86,7 +97,7 @@ def normalized(text: str) -> str:
     if "\\" in text:
         text = JOINED_THOUSANDS.sub("", text).removeprefix(r"\$")
         text = _SPACING.sub(" ", _SIZING.sub("", text))
-        text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", _FRACTIONS.sub(r"\\frac", text))
+        text = braced_fractions(text)
         text = unwrapped(_TEXT.sub(r"\1", text).replace(r"^{\circ}", r"^\circ"))
     if "," in text and _THOUSANDS.match(text := text.replace("{,}", ",")):
         text = text.replace(",", "")
@@ -153,6 +164,11 @@ def words(text: str) -> str | None:
         return None
     plain = _ARTICLE.sub("", plain, count=1)
     return _SYNONYMS.get(plain, plain)
+
+
+def has_text(text: str) -> bool:
+    r"""Whether part of `text` is marked as words (`\text{cm}`, `\mathrm{cm}`)."""
+    return "\\" in text and bool(_TEXT.search(text))
 
 
 def choice(text: str) -> str | None:

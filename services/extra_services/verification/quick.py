@@ -14,6 +14,7 @@ from extra_services.verification import arithmetic
 from extra_services.verification.extraction import final_answer, reference_answer
 from extra_services.verification.normalization import (
     choice,
+    has_text,
     integer,
     normalized,
     number,
@@ -29,12 +30,11 @@ MAX_LENGTH = 32_768
 #: math-verify rounds to 6 decimals where one side is a decimal, so that 0.333333 is 1/3. Numbers further
 #: apart than this cannot round to the same.
 ROUNDING = Fraction(1, 10**6)
-#: Decimals are floats in the workers; the same number written twice may differ by this fraction of it.
-FLOAT_NOISE = Fraction(1, 10**12)
 #: Longest text put into a verdict.
 SHOWN = 2000
 
 _PERCENT = re.compile(r"\\?%\Z")
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES = re.compile(r"\^\\circ\Z")
 _LETTER_IN_PARENTHESES = re.compile(r"\([A-H]\)\Z")
 
@@ -112,7 +112,7 @@ def _plain_numbers(asked: Question, response: str, answer: str) -> Verdict | Non
         return _described(asked, response, answer, Status.CORRECT, rule)
     apart = abs(left.value - right.value)
     exact = "decimal" not in (left.kind, right.kind)
-    if exact or apart > max(ROUNDING, abs(right.value) * FLOAT_NOISE):
+    if exact or apart > ROUNDING:
         return _described(asked, response, answer, Status.WRONG, rule)
     return None
 
@@ -163,12 +163,16 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
     if gold_words is not None and (response_words := words(asked.found or "")) is not None:
         shown = replace(blank, normalized_response=response_words, normalized_answer=gold_words)
         return _decided(shown, response_words == gold_words, "words")
+    if has_text(asked.found or "") or has_text(asked.answer):  # units, perhaps, or "and"
+        return None
     equal = _calculated(response, answer, asked.options)
     return None if equal is None else _decided(blank, equal, "arithmetic")
 
 
 def _calculated(response: str, answer: str, options: Options) -> bool | None:
     """`arithmetic.equal`, for each sense that a percent or degree sign behind one of the answers can have."""
+    if "\\circ" in response + answer and _TRIGONOMETRY.search(response + answer):
+        return None
     for mark, scaled, strict in (
         (_PERCENT, r"\frac{@}{100}", options.strict_percent),
         (_DEGREES, r"\frac{@\pi}{180}", options.strict_degrees),
