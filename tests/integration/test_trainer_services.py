@@ -138,7 +138,7 @@ def test_a_guided_prompt_continues_its_prefix_and_keeps_its_own_answer(
     for request in planned[1:]:
         assert request.answer == own[request.prompt]
     for group in collector.collect(planned, SAMPLING, policy_version=0).groups[1:]:
-        prefix = tokens.tokenizer.decode(list(group.request.prefix_tokens))
+        prefix = tokens.tokenizer.decode(list(group.request.prefix_tokens), skip_special_tokens=True)
         assert prefix.endswith("\n")
         assert all(rollout.text.startswith(prefix) for rollout in group.rollouts)
         assert all(
