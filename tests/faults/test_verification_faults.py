@@ -168,6 +168,15 @@ def test_random_kills_under_load_lose_nothing_and_change_no_verdict(
     wait_until(lambda: len(server.workers()) == 2)
 
 
+def test_workers_are_replaced_even_when_what_forks_them_is_killed(tmp_path: Path) -> None:
+    with verification_server(tmp_path, workers=2, slow_workers=0) as server:
+        parents = {worker.ppid() for worker in server.workers()}
+        for parent in parents:
+            psutil.Process(parent).kill()
+        assert server.verify(*needs_a_worker(4))[3].status == pb.VERDICT_STATUS_CORRECT
+        wait_until(lambda: len(server.workers()) == 2 and not parents & {w.ppid() for w in server.workers()})
+
+
 def test_a_server_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
     with verification_server(tmp_path, workers=1, slow_workers=0) as server:
         processes = psutil.Process(server.process.pid).children(recursive=True)

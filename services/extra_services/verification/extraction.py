@@ -39,10 +39,13 @@ _NUMBER = re.compile(r"(?<![\w.\\])[+-]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _SENTENCE_END = re.compile(
     r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|,?\s+(?:because|since|which|so\s+that|as\s+(?:required|desired)|i\.e\.|not).*\Z"
-    r"|\s+\(.*[a-z]{4}.*\)\Z",
+    r"|\s+\([^()]*[a-z]{4}[^()]*\)\Z",
     re.DOTALL,
 )
 _LONGEST_BARE_ANSWER = 100
+_LONGEST_HEADING = 200
+#: What follows an announcement, in characters; a box may be longer.
+_LONGEST_ANSWER = 1000
 #: Four letters that are neither a command nor the name of a function.
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sinh|cosh|tanh|arc|beta|theta|alpha|gamma)[a-zA-Z]{4}")
 #: An unmarked answer is looked for among this many last characters.
@@ -126,7 +129,9 @@ def _marked_line(response: str) -> Extracted | None:
     for line in reversed(response.split("\n")):
         lower = line.lower()
         marked = any(mark in lower for mark in _MARKS)
-        match = (_PHRASE.match(line) or _HEADING.match(line)) if marked else _A_LINE.match(line)
+        match = _PHRASE.match(line) if marked else None
+        if match is None and len(line) <= _LONGEST_HEADING:
+            match = (_HEADING if marked else _A_LINE).match(line)
         if match and (text := _answer_of_line(line[match.end() :]) or _answer_of_line(following)):
             return Extracted(text, "hash" if "####" in match.group() else "phrase")
         if line.strip():
@@ -135,7 +140,7 @@ def _marked_line(response: str) -> Extracted | None:
 
 
 def _answer_of_line(line: str) -> str:
-    line = line.strip()
+    line = line.strip()[:_LONGEST_ANSWER]
     if line.count("**") % 2:  # the answer stands in bold, whose opening is before the line
         line = line.partition("**")[0]
     elif bold := _BOLD.match(line):

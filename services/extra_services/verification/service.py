@@ -1,9 +1,9 @@
 """The verification servicer: translates between the API and the domain, and never blocks the event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
@@ -41,8 +41,8 @@ _BOXES = {
 }
 _DEFAULTS = Options()
 
-#: The fast path yields to other calls after this many items.
-_ITEMS_PER_TURN = 32
+#: A batch yields to other calls after this many items.
+_ITEMS_PER_TURN = 16
 
 
 class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
@@ -54,21 +54,17 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
     async def Verify(self, request: pb.VerifyRequest, context: Any) -> pb.VerifyResponse:
         """Verdicts in the order of the items; an invalid item refuses the batch before anything starts."""
         timeout = self._verifier.timeout(_optional_timeout(request))
-        items = [self._item(item, f"items[{index}].") for index, item in enumerate(request.items)]
-        decided: list[Verdict | Hard] = []
-        for item in items:
-            decided.append(self._verifier.decide(item))
-            if len(decided) % _ITEMS_PER_TURN == 0:
-                await asyncio.sleep(0)
+        items = [self._item(item, f"items[{n}].") async for n, item in _in_turns(request.items)]
+        decided = [self._verifier.decide(item) async for _, item in _in_turns(items)]
         hard = [entry for entry in decided if isinstance(entry, Hard)]
         with self._verifier.call() as call:
             futures = call.submit(hard, timeout)
             outcomes = iter(await asyncio.gather(*map(asyncio.wrap_future, futures)))
-        verdicts = [
+        verdicts = (
             entry if isinstance(entry, Verdict) else self._verifier.finish(entry, next(outcomes), timeout)
             for entry in decided
-        ]
-        return pb.VerifyResponse(verdicts=map(_to_proto, verdicts))
+        )
+        return pb.VerifyResponse(verdicts=[_to_proto(verdict) async for _, verdict in _in_turns(verdicts)])
 
     async def VerifyStream(
         self, requests: AsyncIterator[pb.VerifyStreamRequest], context: Any
@@ -140,6 +136,17 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
     ) -> None:
         verdict = self._verifier.finish(hard, await asyncio.wrap_future(future), timeout)
         answers.put_nowait(pb.VerifyStreamResponse(id=name, verdict=_to_proto(verdict)))
+
+
+Entry = TypeVar("Entry")
+
+
+async def _in_turns(entries: Iterable[Entry]) -> AsyncIterator[tuple[int, Entry]]:
+    """`entries` with their indices, letting other calls have a turn now and then."""
+    for index, entry in enumerate(entries):
+        if index % _ITEMS_PER_TURN == _ITEMS_PER_TURN - 1:
+            await asyncio.sleep(0)
+        yield index, entry
 
 
 def _options(message: pb.VerifyOptions, path: str) -> Options:
