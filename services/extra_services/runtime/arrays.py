@@ -10,7 +10,9 @@ def floats(data: bytes, field: str) -> NDArray[np.float32]:
     """float32 [len(data) / 4]; InvalidInput if the length is no multiple of 4 or a value is not finite."""
     values = _decode(data, "<f4", field)
     if not np.isfinite(values).all():
-        raise InvalidInput(field, f"entry {int(np.flatnonzero(~np.isfinite(values))[0])} is not a finite number")
+        raise InvalidInput(
+            field, f"entry {int(np.flatnonzero(~np.isfinite(values))[0])} is not a finite number"
+        )
     return values.astype(np.float32, copy=False)
 
 

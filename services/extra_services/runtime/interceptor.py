@@ -25,7 +25,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Wraps the async handlers of this project's services; health and reflection pass untouched."""
 
     async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(details)
         if handler is None or not details.method.startswith("/extra_rl."):
@@ -75,7 +77,9 @@ class _Around:
 
         return call
 
-    def stream(self, inner: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    def stream(
+        self, inner: Callable[[Any, Any], AsyncIterator[Any]]
+    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             started = time.monotonic()
             try:
