@@ -86,7 +86,8 @@ def test_a_problem_has_many_distinct_worked_examples() -> None:
     rng = random.Random(0)
     for problem in problems("train", 50, seed=0):
         if len(problem.terms) > 2:
-            assert len({worked_example(problem, rng) for _ in range(16)}) >= 5
+            # Most examples take the terms as written: the rarer ways show only in more of them.
+            assert len({worked_example(problem, rng) for _ in range(48)}) >= 5
 
 
 def test_answers_are_spread_so_widely_that_a_constant_guess_does_not_hit() -> None:
