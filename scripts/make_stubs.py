@@ -5,6 +5,7 @@ differ, which is what CI runs.
 """
 
 import filecmp
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ def generate(out: Path) -> None:
     outputs = [f"--{kind}_out={out}" for kind in ("python", "grpc_python")]
     # quiet keeps the plug-in from printing a line a file; mypy_grpc types servicers and stubs, sync and aio.
     outputs += [f"--mypy_out=quiet:{out}", f"--mypy_grpc_out=quiet:{out}"]
+    # protoc finds its plug-ins on PATH, where those of an environment that is not activated are not.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     if protoc.main(["protoc", f"-I{ROOT / 'protos'}", *outputs, *protos]) != 0:
         sys.exit("protoc failed")
 
