@@ -44,6 +44,14 @@ class Server:
             raise AssertionError(self.log.read_text()) from error
         return self
 
+    def __enter__(self) -> "Server":
+        return self.ready()
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever has happened, no process stays."""
+        if self.process.poll() is None:
+            self.stop(signal.SIGKILL)
+
     def stop(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
         self.process.wait(30)

@@ -7,7 +7,7 @@ import threading
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import grpc
@@ -41,25 +41,23 @@ def test_after_kill_and_restart_an_idempotency_key_is_answered_as_before_and_cou
         newline_token_ids=[10],
         idempotency_key="step-1",
     )
-    server = Server(tmp_path).ready()
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run"))
-    scored, added = server.novelty.ScoreGroups(score), server.prefix.AddRollouts(add)
-    selected = server.prefix.SelectPrefixes(p.SelectPrefixesRequest(namespace="run", prompt_ids=["q"]))
-    server.stop(signal.SIGKILL)
+    with Server(tmp_path) as server:
+        server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run"))
+        first, added = server.novelty.ScoreGroups(score), server.prefix.AddRollouts(add)
+        selected = server.prefix.SelectPrefixes(p.SelectPrefixesRequest(namespace="run", prompt_ids=["q"]))
+        server.stop(signal.SIGKILL)
 
-    server = Server(tmp_path).ready()
-    again = server.novelty.ScoreGroups(score)
-    assert again.replayed
-    assert list(again.groups) == list(scored.groups)
-    assert server.prefix.AddRollouts(add).replayed
-    described = server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="run"))
-    assert (described.solutions, described.prefixes) == (16, len(added.prompts[0].lengths))
-    assert (
-        server.prefix.SelectPrefixes(p.SelectPrefixesRequest(namespace="run", prompt_ids=["q"])) == selected
-    )
-    other = n.ScoreGroupsRequest(namespace="run", groups=[group])
-    assert server.novelty.ScoreGroups(other).groups[0].memory_before == 16
-    server.stop()
+    with Server(tmp_path) as server:
+        again = server.novelty.ScoreGroups(score)
+        assert again.replayed
+        assert list(again.groups) == list(first.groups)
+        assert server.prefix.AddRollouts(add).replayed
+        described = server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="run"))
+        assert (described.solutions, described.prefixes) == (16, len(added.prompts[0].lengths))
+        chosen = server.prefix.SelectPrefixes(p.SelectPrefixesRequest(namespace="run", prompt_ids=["q"]))
+        assert chosen == selected
+        other = n.ScoreGroupsRequest(namespace="run", groups=[group])
+        assert server.novelty.ScoreGroups(other).groups[0].memory_before == 16
 
 
 class Writer(threading.Thread):
@@ -100,34 +98,43 @@ def _kill_rounds(folder: Path, redis: RedisServer | None, rounds: int) -> None:
     """Kills the server (with Redis in every other round Redis instead) under load, again and again."""
     flags = ["--embedder=none", *([f"--redis-url={redis.url}"] if redis is not None else [])]
     random = np.random.default_rng(0)
-    server = Server(folder, *flags).ready()
-    settings = n.NamespaceSettings(memory_capacity=60000)
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run", settings=settings))
     known: dict[str, n.GroupScores] = {}
+    with Server(folder, *flags) as server:
+        settings = n.NamespaceSettings(memory_capacity=60000)
+        server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run", settings=settings))
     for number in range(rounds):
-        acknowledged: queue.Queue[str] = queue.Queue()
-        writers = [Writer(server, i, number, acknowledged) for i in range(4)]
-        for writer in writers:
-            writer.start()
-        for _ in range(int(random.integers(1, 60))):
-            acknowledged.get()
-        if redis is not None and number % 2:
-            redis.kill()
-            redis.start()
-        server.stop(signal.SIGKILL)
-        for writer in writers:
-            writer.join()
-        server = Server(folder, *flags).ready()
-        sent = {key: answer for writer in writers for key, answer in writer.answers.items()}
-        for key, answer in sent.items():
-            again = server.novelty.ScoreGroups(scored(key))
-            if answer is not None:
-                assert again.replayed
-                assert again.groups[0] == answer
-            known[key] = again.groups[0]
-        expected = Counter(scored(key).groups[0].prompt_id for key in known)
-        assert _stored(server) == {prompt: 2 * count for prompt, count in expected.items()}
-    server.stop()
+        with Server(folder, *flags) as server:
+            sent = _written_until_killed(
+                server, number, int(random.integers(1, 60)), redis if number % 2 else None
+            )
+        with Server(folder, *flags) as server:
+            for key, answer in sent.items():
+                again = server.novelty.ScoreGroups(scored(key))
+                if answer is not None:
+                    assert again.replayed
+                    assert again.groups[0] == answer
+                known[key] = again.groups[0]
+            expected = Counter(scored(key).groups[0].prompt_id for key in known)
+            assert _stored(server) == {prompt: 2 * count for prompt, count in expected.items()}
+
+
+def _written_until_killed(
+    server: Server, number: int, wanted: int, redis: RedisServer | None
+) -> dict[str, n.GroupScores | None]:
+    """What four callers sent, and what was answered, when Redis, if given, and the server were killed."""
+    acknowledged: queue.Queue[str] = queue.Queue()
+    writers = [Writer(server, i, number, acknowledged) for i in range(4)]
+    for writer in writers:
+        writer.start()
+    for _ in range(wanted):
+        acknowledged.get(timeout=60)
+    if redis is not None:
+        redis.kill()
+        redis.start()
+    server.stop(signal.SIGKILL)
+    for writer in writers:
+        writer.join()
+    return {key: answer for writer in writers for key, answer in writer.answers.items()}
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -147,13 +154,12 @@ def test_killed_fifty_times_under_load_nothing_is_lost_or_doubled(store: str, tm
 
 
 def test_two_replicas_on_one_redis_agree(tmp_path: Path) -> None:
-    with redis_server(tmp_path) as redis:
+    with redis_server(tmp_path) as redis, ExitStack() as running:
         replicas = []
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
-            replicas.append(Server(tmp_path / name, "--embedder=none", f"--redis-url={redis.url}"))
-        for replica in replicas:
-            replica.ready()
+            flags = ("--embedder=none", f"--redis-url={redis.url}")
+            replicas.append(running.enter_context(Server(tmp_path / name, *flags)))
         settings = n.NamespaceSettings(memory_capacity=16, min_history=0)
         replicas[0].novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run", settings=settings))
         keys = [f"key {i}" for i in range(120)]
@@ -177,5 +183,3 @@ def test_two_replicas_on_one_redis_agree(tmp_path: Path) -> None:
             one, other = (replica.novelty.ScoreGroups(request).groups[0] for replica in replicas)
             assert one == other
             replicas[i % 2].novelty.ScoreGroups(scored(f"new {i}"))
-        for replica in replicas:
-            replica.stop()

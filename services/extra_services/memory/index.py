@@ -256,6 +256,8 @@ class RingIndex:
         # The quantizer is never asked, since every query names its list; FAISS wants one all the same.
         self._index = self._new_index(lists)
         self._index.is_trained = True
+        # Queries in parallel; otherwise search_preassigned uses one thread, whatever their number.
+        self._index.parallel_mode = 3
         self._lists: Any = faiss.downcast_InvertedLists(self._index.invlists)
 
     def _new_index(self, lists: int) -> Any:

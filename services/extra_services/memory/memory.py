@@ -147,9 +147,13 @@ class Indexes:
         self._lock = threading.Lock()
 
     def of(self, namespace: Namespace, dimension: int) -> RingIndex:
-        """The namespace's index, made if there is none."""
+        """The namespace's index, made if there is none.
+
+        Until the namespace holds vectors it has no dimension, and one request may differ from the next.
+        """
         with self._lock:
-            if namespace.id not in self._by_id:
+            known = self._by_id.get(namespace.id)
+            if known is None or known[1].dimension != dimension:
                 settings = namespace.settings
                 index = RingIndex(
                     dimension, settings.memory_capacity, self._max_bytes, settings.storage, self._threads

@@ -1,4 +1,4 @@
-"""The metrics, as arithmetic on arrays: no memory, no store, no transport.
+"""The metrics, as arithmetic on arrays, and the search they begin with: no store, no transport.
 
 Formulas, papers, ranges and costs are in sections 3.1 and 3.2 of docs/algorithm.md. Vectors are unit
 vectors, so that an inner product is a cosine similarity. Groups lie one after the other: the first
@@ -6,13 +6,19 @@ vectors, so that an inner product is a cosine similarity. Groups lie one after t
 """
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_services.memory.index import RingIndex
+
 Vectors = NDArray[np.float32]
 Counts = NDArray[np.int64]
 
+#: Siblings are compared in a thread beside the one that searches: both spend their time outside the
+#: interpreter, so that two CPUs share the work.
+_BESIDE = ThreadPoolExecutor(4, thread_name_prefix="siblings")
 #: A vector shorter than this has no direction.
 LEAST_NORM = 1e-12
 #: Standard deviations below this are taken for 0 (policy surprise).
@@ -42,6 +48,19 @@ def sibling_similarity(vectors: Vectors, counts: Counts) -> tuple[Vectors, Count
         position[rows] = products.argmax(axis=2)
         similarity[rows] = products.max(axis=2)
     return similarity, position
+
+
+def nearest_of_both(
+    index: RingIndex, prompts: list[str], counts: Counts, vectors: Vectors
+) -> tuple[Vectors, Counts, Vectors, Counts]:
+    """Nearest solution and nearest sibling of each vector, at the same time.
+
+    `prompts` are checked out of the index. Returns similarity float32 [m] and sequence number int64 [m] of
+    the solution, then similarity and position of the sibling; see RingIndex.nearest and sibling_similarity.
+    """
+    siblings = _BESIDE.submit(sibling_similarity, vectors, counts)
+    memory, sequence = index.nearest(prompts, counts, vectors)
+    return memory[:, 0], sequence[:, 0], *siblings.result()
 
 
 def embedding_novelty(memory: Vectors, siblings: Vectors, history: Counts, min_history: int) -> Vectors:

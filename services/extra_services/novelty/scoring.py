@@ -175,16 +175,15 @@ class Attempt:
         nearest: list[Nearest | None] = []
         if self._options.metric == "embedding" or self._options.explain:
             prompts = [item.group.prompt_id for item in items]
-            memory, sequence = index.nearest(prompts, counts, vectors)
-            siblings, sibling = metrics.sibling_similarity(vectors, counts)
+            memory, sequence, siblings, sibling = metrics.nearest_of_both(index, prompts, counts, vectors)
             if self._options.explain:
-                nearest = self._explain(items, memory[:, 0], sequence[:, 0], siblings, sibling)
+                nearest = self._explain(items, memory, sequence, siblings, sibling)
         if self._options.metric == "mean_cosine":
             return metrics.mean_cosine_novelty(vectors, counts), nearest
         if self._options.metric == "cluster_size":
             return metrics.cluster_novelty(vectors, counts, self._settings.cluster_similarity), nearest
         history = np.repeat(before, counts)
-        return metrics.embedding_novelty(memory[:, 0], siblings, history, self._settings.min_history), nearest
+        return metrics.embedding_novelty(memory, siblings, history, self._settings.min_history), nearest
 
     def _explain(
         self,
