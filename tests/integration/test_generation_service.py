@@ -155,6 +155,8 @@ def test_a_bad_prompt_gets_an_error_of_its_own_and_its_neighbours_are_served(sha
         (pb.Prompt(text="1", prefix_token_ids=b"abc"), "prefix_token_ids"),
         (pb.Prompt(text=""), "token_ids"),
         (pb.Prompt(), "input"),
+        (pb.Prompt(text="1", max_tokens=25), "max_tokens"),
+        (pb.Prompt(text="1", max_tokens=0), "max_tokens"),
     ]
     events = list(shared.stub.Generate(request([prompt("1+2="), *(one for one, _ in bad), prompt("3")], n=2)))
     errors = {e.prompt_error.prompt_index: e.prompt_error.error for e in events if e.HasField("prompt_error")}
@@ -163,7 +165,7 @@ def test_a_bad_prompt_gets_an_error_of_its_own_and_its_neighbours_are_served(sha
     }
     assert all(error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0] for error in errors.values())
     served = sorted((e.rollout.prompt_index, e.rollout.sample_index) for e in events if e.HasField("rollout"))
-    assert served == [(0, 0), (0, 1), (7, 0), (7, 1)]
+    assert served == [(0, 0), (0, 1), (9, 0), (9, 1)]
 
 
 def test_a_full_queue_refuses_and_cancelling_frees_it(shared: Served) -> None:
@@ -211,6 +213,16 @@ def test_min_p_and_min_tokens_restrict_what_is_drawn(shared: Served) -> None:
     )
     assert min(len(tokens(r)) for r in late.values()) == 6
     assert all(not {EOS, *every} & set(tokens(r)[:5]) for r in late.values())
+
+
+def test_a_prompt_may_have_fewer_tokens_than_the_call_allows(shared: Served) -> None:
+    short = pb.Prompt(text="1+2=", max_tokens=7)
+    found = rollouts(shared, request([short, prompt("1+2=")], n=4, max_tokens=20, stop_token_ids=[]))
+    drawn = all_tokens(found)
+    assert max(len(drawn[0, sample]) for sample in range(4)) == 7
+    assert max(len(drawn[1, sample]) for sample in range(4)) == 20
+    wanted = request([short], n=2, max_tokens=20, min_tokens=8)
+    assert next(shared.stub.Generate(wanted)).prompt_error.error.field == "max_tokens"
 
 
 def test_a_stop_string_ends_the_sample_and_its_text_before_it(shared: Served) -> None:

@@ -5,6 +5,7 @@ yield events, each a finished `Rollout` or a `PromptRefused`. All checks are her
 the same things in the same words; a bad parameter fails the request, a bad prompt only itself.
 """
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError
+from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded, ServiceError
 
 MAX_SEED = 2**64 - 1
 
@@ -45,6 +46,8 @@ class Prompt:
 
     prompt: NDArray[np.int32]
     prefix: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    #: Most new tokens of each of its samples; None: the request's max_tokens.
+    max_tokens: int | None = None
 
     @property
     def tokens(self) -> NDArray[np.int32]:
@@ -231,8 +234,64 @@ def _check_sampling(sampling: Sampling, limits: Limits) -> None:
             raise InvalidInput(f"sampling.stop_token_ids[{index}]", text)
 
 
-def check_prompt(prompt: Prompt, limits: Limits) -> None:
+@dataclass(frozen=True)
+class Accepted:
+    """A prompt that can be served."""
+
+    #: Its place in the request.
+    index: int
+    #: int32 [prompt + prefix].
+    tokens: NDArray[np.int32]
+    #: New tokens that each of its samples has at most.
+    limit: int
+
+
+def accept(request: Request, limits: Limits) -> tuple[list[Accepted], list[Event]]:
+    """The prompts of `request` that can be served, and a PromptRefused for each of the others."""
+    accepted: list[Accepted] = []
+    refused: list[Event] = []
+    for index, prompt in enumerate(request.prompts):
+        try:
+            if not isinstance(prompt, Prompt):
+                raise prompt
+            _check_prompt(prompt, request.sampling, limits)
+        except ServiceError as error:
+            refused.append(PromptRefused(index, error))
+            continue
+        tokens = prompt.tokens
+        wanted = request.sampling.max_tokens if prompt.max_tokens is None else prompt.max_tokens
+        accepted.append(Accepted(index, tokens, min(wanted, limits.max_model_len - len(tokens))))
+    return accepted, refused
+
+
+async def until_complete(
+    request: Request, happened: "asyncio.Queue[list[Event] | Exception]"
+) -> AsyncGenerator[list[Event], None]:
+    """What is put into `happened`, until each sample of `request` has ended; raises the exceptions in it."""
+    left = len(request.prompts) * request.n
+    while left:
+        what = await happened.get()
+        if isinstance(what, Exception):
+            raise what
+        left -= sum(isinstance(event, Rollout) for event in what)
+        left -= request.n * sum(isinstance(event, PromptRefused) for event in what)
+        yield what
+
+
+def check_room(queued: int, more: int, limits: Limits) -> None:
+    """Overloaded if `more` samples are too many beside the `queued` ones."""
+    if queued + more > limits.max_queue:
+        text = f"{queued} samples wait; {more} more exceed max_queue, {limits.max_queue}"
+        raise Overloaded(text, retry_after_seconds=1.0)
+
+
+def _check_prompt(prompt: Prompt, sampling: Sampling, limits: Limits) -> None:
     """InvalidInput, naming the field inside the prompt, if this prompt cannot be served."""
+    if prompt.max_tokens is not None:
+        least = max(1, sampling.min_tokens)
+        if not least <= prompt.max_tokens <= sampling.max_tokens:
+            text = f"{prompt.max_tokens} is not in [{least}, {sampling.max_tokens}], from the call's sampling"
+            raise InvalidInput("max_tokens", text)
     for name, ids in (("token_ids.ids", prompt.prompt), ("prefix_token_ids", prompt.prefix)):
         outside = np.flatnonzero((ids < 0) | (ids >= limits.vocab_size))
         if len(outside):

@@ -7,6 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.v1 import generation_pb2_grpc
 from extra_services.errors import InvalidInput, ServiceError
@@ -125,17 +128,21 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _prompt(self, prompt: pb.Prompt) -> Prompt | ServiceError:
         try:
+            ids = self._prompt_ids(prompt)
             prefix = arrays.ints(prompt.prefix_token_ids, "prefix_token_ids")
-            if prompt.WhichOneof("input") == "text":
-                return Prompt(self._vocabulary.encode(prompt.text), prefix)
-            if prompt.WhichOneof("input") == "token_ids":
-                return Prompt(arrays.ints(prompt.token_ids.ids, "token_ids.ids"), prefix)
-            if prompt.WhichOneof("input") == "chat":
-                messages = [(message.role, message.content) for message in prompt.chat.messages]
-                return Prompt(self._vocabulary.encode_chat(messages), prefix)
-            return InvalidInput("input", "the prompt has no text, token ids or chat messages")
         except InvalidInput as error:
             return error
+        return Prompt(ids, prefix, prompt.max_tokens if prompt.HasField("max_tokens") else None)
+
+    def _prompt_ids(self, prompt: pb.Prompt) -> NDArray[np.int32]:
+        if prompt.WhichOneof("input") == "text":
+            return self._vocabulary.encode(prompt.text)
+        if prompt.WhichOneof("input") == "token_ids":
+            return arrays.ints(prompt.token_ids.ids, "token_ids.ids")
+        if prompt.WhichOneof("input") == "chat":
+            messages = [(message.role, message.content) for message in prompt.chat.messages]
+            return self._vocabulary.encode_chat(messages)
+        raise InvalidInput("input", "the prompt has no text, token ids or chat messages")
 
     def _response(
         self, event: Event, prompts: list[Prompt | ServiceError], with_segments: bool

@@ -33,7 +33,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded, ServiceError, Unavailable
+from extra_services.errors import FailedPrecondition, Overloaded, ServiceError, Unavailable
 from extra_services.generation import weights
 from extra_services.generation.prefix_cache import PrefixCache
 from extra_services.generation.rollouts import (
@@ -41,15 +41,14 @@ from extra_services.generation.rollouts import (
     FinishReason,
     InFlight,
     Limits,
-    Prompt,
-    PromptRefused,
     Request,
-    Rollout,
     Update,
+    accept,
     check_min_version,
-    check_prompt,
     check_request,
+    check_room,
     check_version,
+    until_complete,
 )
 from extra_services.generation.rows import Computed, Prefill, Rows
 from extra_services.generation.samples import Deliver, Group, Sample, Ticket
@@ -170,9 +169,7 @@ class TransformersEngine:
             count = sum(len(group.waiting) for group in groups)
             if self._closed:
                 raise Unavailable("the engine is shutting down")
-            if self._queued + count > self.limits.max_queue:
-                text = f"{self._queued} samples wait; {count} more exceed max_queue, {self.limits.max_queue}"
-                raise Overloaded(text, retry_after_seconds=1.0)
+            check_room(self._queued, count, self.limits)
             if refused:
                 deliver(refused)
             self._waiting.extend(groups)
@@ -186,13 +183,7 @@ class TransformersEngine:
         happened: asyncio.Queue[list[Event] | Exception] = asyncio.Queue()
         ticket = self.submit(request, lambda what: _call(loop, happened.put_nowait, what))
         try:
-            left = len(request.prompts) * request.n
-            while left:
-                what = await happened.get()
-                if isinstance(what, Exception):
-                    raise what
-                left -= sum(isinstance(event, Rollout) for event in what)
-                left -= request.n * sum(isinstance(event, PromptRefused) for event in what)
+            async for what in until_complete(request, happened):
                 yield what
         finally:
             ticket.cancel()
@@ -218,28 +209,14 @@ class TransformersEngine:
 
     def _groups(self, ticket: Ticket) -> tuple[list[Group], list[Event]]:
         request = ticket.request
-        groups: dict[bytes, Group] = {}
-        refused: list[Event] = []
-        for index, prompt in enumerate(request.prompts):
-            error = self._refusal(prompt)
-            if error is not None:
-                refused.append(PromptRefused(index, error))
-                continue
-            assert isinstance(prompt, Prompt)
-            tokens = prompt.tokens
-            limit = min(request.sampling.max_tokens, self.limits.max_model_len - len(tokens))
-            group = groups.setdefault(tokens.tobytes(), Group(ticket, tokens, deque(), limit))
-            group.waiting.extend((index, sample) for sample in range(request.n))
+        accepted, refused = accept(request, self.limits)
+        # Samples of equal prompts are one group, so that the prompt is computed once for all of them.
+        groups: dict[tuple[bytes, int], Group] = {}
+        for prompt in accepted:
+            key = prompt.tokens.tobytes(), prompt.limit
+            group = groups.setdefault(key, Group(ticket, prompt.tokens, deque(), prompt.limit))
+            group.waiting.extend((prompt.index, sample) for sample in range(request.n))
         return list(groups.values()), refused
-
-    def _refusal(self, prompt: Prompt | ServiceError) -> ServiceError | None:
-        if isinstance(prompt, ServiceError):
-            return prompt
-        try:
-            check_prompt(prompt, self.limits)
-        except InvalidInput as error:
-            return error
-        return None
 
     # The loop. From here on, the engine's thread only (and `__init__`, before it starts).
 

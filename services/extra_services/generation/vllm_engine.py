@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, GenerationConfig
 
-from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded, ServiceError, Unavailable
+from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError, Unavailable
 from extra_services.generation import weights
 from extra_services.generation.rollouts import (
     Event,
@@ -40,16 +40,17 @@ from extra_services.generation.rollouts import (
     InFlight,
     Limits,
     Prompt,
-    PromptRefused,
     Request,
     Rollout,
     Sampling,
     Token,
     Update,
+    accept,
     check_min_version,
-    check_prompt,
     check_request,
+    check_room,
     check_version,
+    until_complete,
 )
 
 log = structlog.get_logger()
@@ -176,13 +177,7 @@ class VllmEngine:
             happened.put_nowait(refused)
         tasks = [asyncio.create_task(self._sample(sample, happened)) for sample in samples]
         try:
-            left = len(request.prompts) * request.n
-            while left:
-                what = await happened.get()
-                if isinstance(what, Exception):
-                    raise what
-                left -= sum(isinstance(event, Rollout) for event in what)
-                left -= request.n * sum(isinstance(event, PromptRefused) for event in what)
+            async for what in until_complete(request, happened):
                 yield what
         finally:
             for task in tasks:
@@ -211,33 +206,15 @@ class VllmEngine:
         if not self._ready:
             raise Unavailable("the engine's process ended and is being started again; try later")
         seed = request.seed if request.seed is not None else int(self._seeds.integers(2**63))
-        samples: list[_Sample] = []
-        refused: list[Event] = []
-        for index, prompt in enumerate(request.prompts):
-            error = self._refusal(prompt)
-            if error is not None:
-                refused.append(PromptRefused(index, error))
-                continue
-            assert isinstance(prompt, Prompt)
-            tokens = prompt.tokens
-            limit = min(request.sampling.max_tokens, self.limits.max_model_len - len(tokens))
-            samples += [_Sample(request, seed, index, place, tokens, limit) for place in range(request.n)]
-        if self._queued + len(samples) > self.limits.max_queue:
-            text = (
-                f"{self._queued} samples wait; {len(samples)} more exceed max_queue, {self.limits.max_queue}"
-            )
-            raise Overloaded(text, retry_after_seconds=1.0)
+        accepted, refused = accept(request, self.limits)
+        samples = [
+            _Sample(request, seed, prompt.index, place, prompt.tokens, prompt.limit)
+            for prompt in accepted
+            for place in range(request.n)
+        ]
+        check_room(self._queued, len(samples), self.limits)
         self._queued += len(samples)
         return samples, refused
-
-    def _refusal(self, prompt: Prompt | ServiceError) -> ServiceError | None:
-        if isinstance(prompt, ServiceError):
-            return prompt
-        try:
-            check_prompt(prompt, self.limits)
-        except InvalidInput as error:
-            return error
-        return None
 
     async def _sample(self, sample: _Sample, happened: "asyncio.Queue[list[Event] | Exception]") -> None:
         """Runs a sample to its end, through the updates on the way."""
