@@ -164,6 +164,31 @@ def _check_finished(run: Path, output: str) -> None:
     assert str(run / "report.html") in "".join(output.split("\n"))
 
 
+@pytest.mark.timeout(900)
+def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
+    mark: str, config: Path, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert _start(mark, config, whole).wait(PATIENCE) == 0
+    process = _start(mark, config, killed)
+    _wait_for(lambda: len(_metrics(killed)) >= 3 or process.poll() is not None, "three steps never came")
+    process.kill()
+    process.wait()
+    _wait_for(lambda: not _marked(mark), "processes outlived the launcher")
+    resumed = _start(mark, config, killed, "--resume")
+    output = _end(resumed)
+    assert resumed.returncode == 0, output
+    assert "from step 2" in output or "from step 4" in output
+    for expected, found in zip(_metrics(whole), _metrics(killed), strict=True):
+        assert _what_happened(found) == pytest.approx(_what_happened(expected), rel=1e-4, abs=1e-6)
+    for step in range(1, 7):
+        assert [row["text"] for row in _rollouts(killed, step)] == [r["text"] for r in _rollouts(whole, step)]
+
+
+def _what_happened(record: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in record.items() if not name.startswith("seconds/")}
+
+
 @pytest.mark.timeout(600)
 def test_ctrl_c_stops_everything_that_was_started(mark: str, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

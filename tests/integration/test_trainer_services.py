@@ -1,6 +1,7 @@
 """The trainer's side of the services, without OpenRLHF: real services, a model that is mostly wrong."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +9,24 @@ import pytest
 from transformers import AutoTokenizer
 
 from extra_client import (
+    FinishReason,
     GenerationClient,
+    NamespaceSettings,
     NoveltyClient,
     PrefixClient,
+    Rollout,
+    Timings,
     UnavailableError,
+    VerdictStatus,
     VerificationClient,
     embedded,
 )
 from extra_trainer.config import EvaluationConfig, NoveltyConfig, PrefixConfig
 from extra_trainer.data import prompt_identity
 from extra_trainer.evaluate import evaluate
-from extra_trainer.exploration import Explorer, Tokens, step_metrics
+from extra_trainer.exploration import Explorer, GroupNovelty, Tokens, step_metrics
 from extra_trainer.rehearsal.start_model import FitSettings, start_model
-from extra_trainer.rollout import RolloutCollector, RolloutError, RolloutRequest, Sampling
+from extra_trainer.rollout import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 from extra_trainer.run_folder import RunFolder
 
 SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
@@ -69,6 +75,45 @@ def _requests(tokens: Tokens, *prompts: str, answer: str = "12") -> list[Rollout
     ]
 
 
+def _explorer(
+    tokens: Tokens,
+    novelty: str,
+    name: str,
+    config: NoveltyConfig,
+    *,
+    min_history: int = 8,
+    prefix: PrefixConfig | None = None,
+) -> Explorer:
+    settings = NamespaceSettings(min_history=min_history, memory_policy=config.memory_policy)
+    memory = NoveltyClient(novelty, name, settings=settings)
+    memory.create_namespace()
+    prefixes = PrefixClient(novelty, name)
+    return Explorer(config, prefix or PrefixConfig(), memory, prefixes, tokens, launch_id="test")
+
+
+def _rollout(tokens: Tokens, text: str, index: int, skip: int = 0) -> Rollout:
+    """A rollout of this text, as if sampled; its first `skip` tokens were its prefix."""
+    ids = np.array(tokens.tokenizer(text)["input_ids"][skip:], dtype=np.int32)
+    numbers = np.full(len(ids), 0.5, dtype=np.float32)
+    nothing = np.zeros(0, dtype=np.float32)
+    return Rollout(
+        prompt_index=0,
+        sample_index=index,
+        token_ids=ids,
+        logprobs=-numbers,
+        entropies=numbers,
+        text=text,
+        finish_reason=FinishReason.STOP,
+        policy_version=0,
+        prompt_tokens=6 + skip,
+        cached_prompt_tokens=0,
+        timings=Timings(0.0, 0.0, 0.0),
+        raw_entropies=nothing,
+        segments=(),
+        policy_changes=(),
+    )
+
+
 def test_groups_come_back_whole_in_order_and_verified(
     tokens: Tokens, generation: GenerationClient, verification: VerificationClient
 ) -> None:
@@ -82,6 +127,25 @@ def test_groups_come_back_whole_in_order_and_verified(
         assert [rollout.sample_index for rollout in group.rollouts] == [0, 1, 2, 3]
         expected = verification.verify([r.text for r in group.rollouts], [group.request.answer] * 4)
         assert [v.status for v in group.verdicts] == [v.status for v in expected]
+
+
+def test_complete_groups_are_handed_on_in_order_while_others_are_generated(
+    tokens: Tokens, generation: GenerationClient, verification: VerificationClient
+) -> None:
+    requests = _requests(tokens, *(f"{n}+2=?\n" for n in range(10, 20)))
+    handed: list[tuple[int, RolloutRequest]] = []
+    collector = RolloutCollector(generation, verification)
+    collected = collector.collect(
+        requests, SAMPLING, 0, lambda place, group: handed.append((place, group.request))
+    )
+    assert handed == list(enumerate(requests))
+    assert [group.request for group in collected.groups] == requests
+
+    def refuse(place: int, group: Group) -> None:
+        raise ValueError(f"no place for {place}")
+
+    with pytest.raises(ValueError, match="no place for 0"):
+        collector.collect(requests, SAMPLING, 0, refuse)
 
 
 def test_rollouts_of_another_policy_version_stop_the_step(
@@ -127,7 +191,6 @@ def test_a_guided_prompt_continues_its_prefix_and_keeps_its_own_answer(
     collector = RolloutCollector(generation, verification)
     hard = [_requests(tokens, f"{n}+{n}+1=?\n", answer=f"{1000 + n}")[0] for n in range(10, 18)]
     groups = collector.collect(explorer.plan(hard), SAMPLING, policy_version=0).groups
-    explorer.score(groups, step=1)
     queued = explorer.feed(groups, step=1)
     assert queued == len(explorer.queue.waiting) > 2
 
@@ -145,6 +208,65 @@ def test_a_guided_prompt_continues_its_prefix_and_keeps_its_own_answer(
             rollout.prompt_tokens == len(group.request.prompt_tokens) + len(group.request.prefix_tokens)
             for rollout in group.rollouts
         )
+
+
+def _group(
+    tokens: Tokens, verification: VerificationClient, texts: list[str], *, guided: bool = False
+) -> Group:
+    """A group of these texts, verified."""
+    (request,) = _requests(tokens, "1+2+9=?\n")
+    rollouts = [_rollout(tokens, text, index) for index, text in enumerate(texts)]
+    verdicts = verification.verify(texts, [request.answer] * len(texts))
+    return Group(replace(request, guided=guided), rollouts, verdicts)
+
+
+def test_novelty_is_scaled_by_the_service_and_known_raw_too(
+    tokens: Tokens, verification: VerificationClient, novelty: str
+) -> None:
+    explorer = _explorer(tokens, novelty, "scaled", NoveltyConfig(scale="group_max"), min_history=0)
+    group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12", "5"])
+    found = explorer.score(group, step=1, place=0)
+    assert found.scaled.max() == 1
+    assert 0 < found.raw.max() < 1
+    assert found.raw[2] == 0
+    again = explorer.score(group, step=2, place=0)
+    assert np.allclose(again.raw, 0, atol=1e-6)
+
+
+def test_guided_groups_count_in_their_prompt_s_novelty_unless_told_otherwise(
+    tokens: Tokens, verification: VerificationClient, novelty: str
+) -> None:
+    group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12"], guided=True)
+    for counted in (True, False):
+        config = NoveltyConfig(guided_groups=counted)
+        explorer = _explorer(tokens, novelty, f"guided-{counted}", config, min_history=0)
+        assert explorer.score(group, step=1, place=0).raw.any() == counted
+
+
+def test_an_undecided_rollout_is_neither_scored_nor_remembered(
+    tokens: Tokens, verification: VerificationClient, novelty: str
+) -> None:
+    explorer = _explorer(tokens, novelty, "undecided", NoveltyConfig(memory_policy="all"), min_history=0)
+    group = _group(tokens, verification, ["12", "3+9=12\n12", "3"])
+    group.verdicts[1] = replace(group.verdicts[1], status=VerdictStatus.TIMEOUT)
+    assert explorer.score(group, step=1, place=0).raw[1] == 0
+    assert explorer.novelty.describe().solutions == 2
+
+
+@pytest.mark.parametrize(("sources", "fed"), [("unguided", 0), ("wrong", 0), ("all", 1)])
+def test_sources_say_whether_guided_groups_feed_prefixes(
+    tokens: Tokens, verification: VerificationClient, novelty: str, sources: str, fed: int
+) -> None:
+    config = PrefixConfig(warmup_steps=0, min_segment_tokens=2, sources=sources)
+    explorer = _explorer(tokens, novelty, f"sources-{sources}", NoveltyConfig(), prefix=config)
+    text = "1+2=3\n3+9=11\n11"
+    group = _group(tokens, verification, [text, text], guided=True)
+    ids = tokens.tokenizer("1+2=3\n")["input_ids"]
+    group.request = replace(group.request, prefix_tokens=tuple(ids), prefix_entropy=0.25)
+    group.rollouts = [_rollout(tokens, text, index, skip=len(ids)) for index in range(2)]
+    assert explorer.feed([group], step=1) == fed
+    if fed:
+        assert tuple(explorer.queue.waiting[0].prefix_tokens[: len(ids)]) == tuple(ids)
 
 
 def test_requeue_guides_with_an_empty_prefix(
@@ -198,6 +320,6 @@ def test_an_evaluation_is_the_same_twice_and_its_metrics_are_plain(
     assert (first.correct, first.mean_tokens) == (second.correct, second.mean_tokens)
     assert first.problems == 3
     groups = collector.collect(requests, SAMPLING, 0).groups
-    metrics = step_metrics(groups, np.zeros((3, 4)), queued=0, waiting=0)
+    metrics = step_metrics(groups, [GroupNovelty.none(4)] * 3, queued=0, waiting=0)
     assert metrics["undecided"] == 0
     assert 0 < metrics["entropy"] < 4

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from extra_trainer.advantage import NoveltyScale, RewardVariance, advantages, normalise
+from extra_trainer.advantage import advantages, normalise
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8)
 REWARDS = SHAPES.flatmap(lambda shape: hnp.arrays(float, shape, elements=st.sampled_from([0.0, 1.0])))
@@ -64,21 +64,3 @@ def test_an_all_correct_group_has_a_gradient_toward_the_rarer_solution() -> None
 def test_without_division_the_spread_of_rewards_is_kept() -> None:
     rewards = np.array([[1.0, 0.0, 0.0, 0.0]])
     assert normalise(rewards, _all(rewards), divide_by_std=False).tolist() == [[0.75, -0.25, -0.25, -0.25]]
-
-
-def test_group_max_scales_the_most_novel_of_each_group_to_one() -> None:
-    novelty = np.array([[0.02, 0.01, 0.0], [0.0, 0.0, 0.0]])
-    assert NoveltyScale("group_max").apply(novelty).tolist() == [[1, 0.5, 0], [0, 0, 0]]
-
-
-def test_running_mean_makes_a_typical_new_solution_count_one() -> None:
-    scale = NoveltyScale("running_mean")
-    scale.apply(np.array([[0.01, 0.03, 0.0]]))
-    assert scale.apply(np.array([[0.02, 0.0]])) == pytest.approx(np.array([[1.0, 0.0]]))
-
-
-def test_reward_variance_is_a_moving_average_by_prompt() -> None:
-    variance = RewardVariance(rate=0.1)
-    rewards = np.array([[1.0, 0.0], [1.0, 1.0]])
-    assert variance.update(["a", "b"], rewards, _all(rewards)).ravel() == pytest.approx([0.025, 0.0])
-    assert variance.update(["a"], rewards[:1], _all(rewards[:1])).ravel() == pytest.approx([0.0475])

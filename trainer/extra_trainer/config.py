@@ -6,7 +6,7 @@ offers beside these goes under `openrlhf`, as its own flags.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -57,6 +57,11 @@ class RolloutConfig(Section):
     response_max_tokens: int = Field(4096, gt=0)
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
+    overlap_update: bool = Field(
+        False,
+        description="Generate the next step's rollouts while the policy is updated: one step off-policy, "
+        "corrected by OpenRLHF's truncated importance sampling.",
+    )
 
 
 class OptimizationConfig(Section):
@@ -93,6 +98,9 @@ class NoveltyConfig(Section):
     memory_policy: Literal["correct", "all"] = "correct"
     memory_capacity: int = Field(16, gt=0)
     min_history: int | None = Field(None, ge=0, description="Absent: samples_per_prompt.")
+    guided_groups: bool = Field(
+        True, description="Guided groups are scored and remembered under their prompt too."
+    )
 
 
 class PrefixConfig(Section):
@@ -100,7 +108,12 @@ class PrefixConfig(Section):
 
     enabled: bool = True
     warmup_steps: int = Field(30, ge=0, description="Steps before hard prompts feed the memory.")
-    policy: Literal["smoothed_entropy", "shortest", "random", "none"] = "smoothed_entropy"
+    policy: Literal["smoothed_entropy", "shortest", "random", "none", "outcome_aware"] = "smoothed_entropy"
+    sources: Literal["unguided", "wrong", "all"] = Field(
+        "unguided",
+        description="Rollouts of hard prompts that may feed the memory: those sampled without a prefix, "
+        "only the wrong ones among these, or those of guided groups as well.",
+    )
     regen_batch_size: int = Field(16, ge=0, description="Most guided prompts in a step.")
     queue_capacity: int = Field(512, gt=0, description="Guided prompts waiting; the oldest leave first.")
     memory_capacity: int = Field(128, gt=0, description="Prefixes kept per prompt.")
@@ -150,7 +163,8 @@ class CheckpointConfig(Section):
     """When the run can be resumed from."""
 
     every_steps: int = Field(20, gt=0)
-    keep: int = Field(2, gt=0)
+    # OpenRLHF deletes the oldest before it writes the next: with one there would be a moment without any.
+    keep: int = Field(2, ge=2)
 
 
 class RayConfig(Section):
@@ -163,10 +177,46 @@ class RayConfig(Section):
     gpus_per_node: int = Field(1, gt=0, description="Policy workers a node; without CUDA, processes.")
 
 
+#: Settings that a preset stands for; whatever the config itself says wins.
+PRESETS: dict[str, dict[str, dict[str, object]]] = {
+    # As published: the raw distance added after normalisation, a memory of correct solutions.
+    "paper": {
+        "novelty": {
+            "enabled": True,
+            "placement": "after_normalization",
+            "scale": "raw",
+            "memory_policy": "correct",
+        },
+        "prefix": {"enabled": True, "policy": "smoothed_entropy"},
+    },
+    # As the released script runs.
+    "reference": {
+        "novelty": {
+            "enabled": True,
+            "placement": "before_normalization",
+            "scale": "group_max",
+            "memory_policy": "all",
+        },
+        "prefix": {"enabled": True, "policy": "smoothed_entropy"},
+    },
+    "grpo": {"novelty": {"enabled": False}, "prefix": {"enabled": False}},
+    "novelty-only": {"novelty": {"enabled": True}, "prefix": {"enabled": False}},
+    "prefix-only": {
+        "novelty": {"enabled": False},
+        "prefix": {"enabled": True, "policy": "smoothed_entropy"},
+    },
+    # The control that a claim about prefixes needs: hard prompts again, from the beginning.
+    "requeue": {"novelty": {"enabled": False}, "prefix": {"enabled": True, "policy": "none"}},
+}
+
+
 class Config(Section):
     """A training run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Names the run's folder and memories.")
+    preset: Literal["paper", "reference", "grpo", "novelty-only", "prefix-only", "requeue"] | None = Field(
+        None, description="Settings to start from; whatever the config itself says wins."
+    )
     seed: int = Field(0, ge=0)
     model: ModelConfig
     data: DataConfig
@@ -216,6 +266,16 @@ def load(path: str | Path, overrides: dict[str, object] | None = None) -> Config
                 raise ConfigError(f"{dotted}: {parent} is no section")
         node[last] = value
     try:
-        return Config.model_validate(content)
+        return Config.model_validate(_with_preset(content))
     except ValidationError as error:
         raise ConfigError(f"{path}:\n{explain(error, Config)}") from error
+
+
+def _with_preset(content: dict[str, Any]) -> dict[str, Any]:
+    # An unknown name is left to the validation, which says what it could have been.
+    preset = PRESETS.get(str(content.get("preset")), {})
+    merged = dict(content)
+    for section, settings in preset.items():
+        own = content.get(section) or {}
+        merged[section] = {**settings, **own} if isinstance(own, dict) else own
+    return merged

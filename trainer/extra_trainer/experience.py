@@ -12,9 +12,8 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-from extra_trainer.advantage import NoveltyScale, RewardVariance, advantages
+from extra_trainer.advantage import advantages
 from extra_trainer.config import Config
-from extra_trainer.data import prompt_identity
 
 
 class ExTraExperienceMaker(RemoteExperienceMaker):
@@ -31,8 +30,6 @@ class ExTraExperienceMaker(RemoteExperienceMaker):
             base.tokenizer,
         )
         self._config = config
-        self._scale = NoveltyScale(config.novelty.scale)
-        self._variance = RewardVariance()
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:
@@ -40,12 +37,8 @@ class ExTraExperienceMaker(RemoteExperienceMaker):
         experiences = super().compute_advantages_and_returns(experiences)
         order = np.concatenate([experience.index for experience in experiences])
         rewards = self._in_groups([experience.rewards for experience in experiences], order)
-        novelty = self._in_groups([experience.info["novelty"] for experience in experiences], order)
         decided = self._in_groups([experience.info["decided"] for experience in experiences], order) > 0
-        prompts = [prompt for experience in experiences for prompt in experience.prompts]
-        n = rewards.shape[1]
-        identities = [prompt_identity(prompts[place]) for place in np.argsort(order)[::n]]
-        bonus = self._bonus(novelty, rewards, decided, identities)
+        bonus = self._bonus(experiences, order)
         result = advantages(
             rewards,
             bonus,
@@ -62,35 +55,13 @@ class ExTraExperienceMaker(RemoteExperienceMaker):
             experience.info["novelty_bonus"] = torch.tensor(flat_bonus[experience.index], dtype=torch.float32)
         return experiences
 
-    def state(self) -> dict[str, Any]:
-        """What `restore` takes: the running mean of novelty and the variance of each prompt."""
-        return {
-            "total": self._scale.total,
-            "count": self._scale.count,
-            "variance": dict(self._variance.values),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
-        self._scale = NoveltyScale(self._config.novelty.scale, state["total"], state["count"])
-        self._variance = RewardVariance(values=dict(state["variance"]))
-
-    def _bonus(
-        self,
-        novelty: np.ndarray[Any, Any],
-        rewards: np.ndarray[Any, Any],
-        decided: np.ndarray[Any, Any],
-        identities: list[str],
-    ) -> np.ndarray[Any, Any]:
+    def _bonus(self, experiences: list[Experience], order: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         settings = self._config.novelty
-        if not settings.enabled:
-            return np.zeros_like(rewards)
-        bonus = settings.alpha * self._scale.apply(novelty)
-        if settings.placement == "before_normalization":
-            bonus = bonus * np.exp(
-                -settings.variance_decay * self._variance.update(identities, rewards, decided)
-            )
-        return bonus
+        novelty = self._in_groups([experience.info["novelty"] for experience in experiences], order)
+        if settings.placement == "after_normalization":
+            return settings.alpha * novelty
+        variance = self._in_groups([experience.info["reward_variance"] for experience in experiences], order)
+        return settings.alpha * novelty * np.exp(-settings.variance_decay * variance)
 
     def _in_groups(self, parts: list[torch.Tensor], order: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Per-sample values of all experiences, in order of sampling, as float64 [groups, n]."""

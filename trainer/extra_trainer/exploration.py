@@ -1,10 +1,10 @@
 """ExTra around a step: guided prompts in, novelty and prefixes out. Knows no OpenRLHF and no torch.
 
 Before a step the queue's guided prompts take the last places of the batch, each with the answer of its own
-prompt. After it, the groups' novelty is scored in one call (in batch order, so that a run is
-reproducible), the outcomes of guided groups are reported, and the hard prompts among the others feed the
-prefix memory, which hands out the prefix to continue from in the next step. Guided groups keep their
-prompt's identity in the novelty memory, but do not feed prefixes: their first tokens were not sampled now.
+prompt. As its groups are completed their novelty is scored, one call a group in batch order, so that a run is
+reproducible however the rollouts came in. After it the outcomes of guided groups are reported, and hard
+prompts feed the prefix memory, which hands out the prefix to continue from in the next step. Guided groups
+keep their prompt's identity in the memories.
 """
 
 from collections import deque
@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_client import EntropyRollout, HardPrompt, NoveltyClient, Outcome, PrefixClient
+from extra_client import (
+    EntropyRollout,
+    HardPrompt,
+    NotFoundError,
+    NoveltyClient,
+    Outcome,
+    PrefixClient,
+    SelectedPrefix,
+)
 from extra_client import Group as NoveltyGroup
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.rollout import Group, RolloutRequest
@@ -75,6 +83,23 @@ class Tokens:
         return np.array([min(len(opening), len(text)) for opening in openings], dtype=np.int32)
 
 
+@dataclass(frozen=True)
+class GroupNovelty:
+    """How novel the rollouts of a group are; 0 for those that do not count."""
+
+    #: float64 [n], in the units of the config's `novelty.scale`.
+    scaled: NDArray[np.float64]
+    #: float64 [n], as measured.
+    raw: NDArray[np.float64]
+    #: V(x): moving average of the variance of the prompt's rewards, with placement before_normalization.
+    reward_variance: float
+
+    @classmethod
+    def none(cls, n: int) -> "GroupNovelty":
+        """Of a group that is not scored."""
+        return cls(np.zeros(n), np.zeros(n), 0.0)
+
+
 @dataclass
 class Explorer:
     """The exploration side of a training run."""
@@ -97,25 +122,29 @@ class Explorer:
             return batch
         return self.queue.take_places(batch, self.prefix_config.regen_batch_size)
 
-    def score(self, groups: Sequence[Group], step: int) -> NDArray[np.float64]:
-        """Novelty [groups, n], after which the correct solutions are remembered; zeros if switched off."""
-        shape = (len(groups), len(groups[0].rollouts))
-        if not self.novelty_config.enabled:
-            return np.zeros(shape)
-        asked = [
-            NoveltyGroup(
-                prompt_id=group.request.prompt_id,
-                texts=[rollout.text for rollout in group.rollouts],
-                correct=group.correct.tolist(),
-            )
-            for group in groups
-        ]
-        key = f"{self.launch_id}/novelty/{step}"
-        scores = self.novelty.score_groups(asked, idempotency_key=key)
-        for score in scores:
-            if score.error is not None:
-                raise score.error
-        return np.stack([score.novelty for score in scores]).astype(np.float64)
+    def score(self, group: Group, step: int, place: int) -> GroupNovelty:
+        """Novelty of the group at `place` of the batch; what counts of it is remembered."""
+        settings = self.novelty_config
+        decided = group.decided
+        counts = settings.enabled and (settings.guided_groups or not group.request.guided)
+        if not counts or not decided.any():
+            return GroupNovelty.none(len(group.rollouts))
+        asked = NoveltyGroup(
+            prompt_id=group.request.prompt_id,
+            texts=[r.text for r, known in zip(group.rollouts, decided, strict=True) if known],
+            correct=group.correct[decided].tolist(),
+        )
+        (scores,) = self.novelty.score_groups(
+            [asked],
+            scale=settings.scale,
+            track_reward_variance=settings.placement == "before_normalization",
+            idempotency_key=f"{self.launch_id}/novelty/{step}/{place}",
+        )
+        if scores.error is not None:
+            raise scores.error
+        scaled = np.zeros(len(group.rollouts))
+        scaled[decided] = scores.novelty
+        return GroupNovelty(scaled, scaled * scores.divisor, scores.reward_variance or 0.0)
 
     def feed(self, groups: Sequence[Group], step: int) -> int:
         """Reports guided groups, stores prefixes of hard prompts, queues what to continue from.
@@ -127,14 +156,20 @@ class Explorer:
         self._report([group for group in groups if group.request.guided], step)
         if step <= self.prefix_config.warmup_steps:
             return 0
-        hard = [group for group in groups if not group.request.guided and _is_hard(group)]
+        hard = [group for group in groups if self._may_feed(group)]
         if not hard:
             return 0
         if self.prefix_config.policy == "none":
-            return self._enqueue(hard, [((), "")] * len(hard))
-        return self._enqueue(hard, self._select(hard, step))
+            return self._enqueue([(group, None) for group in hard])
+        chosen = self._select(hard, step)
+        # A rollout without a newline leaves nothing to continue from: that prompt is not guided.
+        return self._enqueue([pair for pair in zip(hard, chosen, strict=True) if pair[1].error is None])
+
+    def _may_feed(self, group: Group) -> bool:
+        return _is_hard(group) and (self.prefix_config.sources == "all" or not group.request.guided)
 
     def _report(self, guided: Sequence[Group], step: int) -> None:
+        # The outcome of going without a prefix is of use only where the empty prefix competes.
         outcomes = [
             Outcome(
                 prompt_id=g.request.prompt_id,
@@ -143,12 +178,12 @@ class Explorer:
                 successes=int(g.correct.sum()),
             )
             for g in guided
-            if g.request.prefix_id and g.decided.any()
+            if g.decided.any() and (g.request.prefix_id or self.prefix_config.policy == "outcome_aware")
         ]
         if outcomes:
             self.prefixes.report_outcomes(outcomes, idempotency_key=f"{self.launch_id}/outcomes/{step}")
 
-    def _select(self, hard: Sequence[Group], step: int) -> list[tuple[tuple[int, ...], str] | None]:
+    def _select(self, hard: Sequence[Group], step: int) -> list[SelectedPrefix]:
         added = self.prefixes.add_rollouts(
             [self._hard_prompt(group) for group in hard],
             newline_token_ids=self.tokens.newline_ids,
@@ -164,29 +199,47 @@ class Explorer:
             tau=self.prefix_config.tau,
             seed=step,
         )
-        # A rollout without a newline leaves nothing to continue from: that prompt is not guided.
-        return [None if p.error else (tuple(int(i) for i in p.token_ids), p.prefix_id) for p in selected]
+        for one in selected:
+            if one.error is not None and not isinstance(one.error, NotFoundError):
+                raise one.error
+        return selected
 
     def _hard_prompt(self, group: Group) -> HardPrompt:
-        rollouts = [
-            EntropyRollout(
-                token_ids=r.token_ids,
-                entropies=r.entropies,
-                text=r.text,
-                token_ends=self.tokens.ends(r.token_ids, r.text),
+        request = group.request
+        # Those of a guided group begin with its prefix, whose tokens count with their mean entropy.
+        prefix = np.array(request.prefix_tokens, dtype=np.int32)
+        known = np.full(len(prefix), request.prefix_entropy, dtype=np.float32)
+        rollouts = []
+        for rollout, verdict_known, correct in zip(group.rollouts, group.decided, group.correct, strict=True):
+            if self.prefix_config.sources == "wrong" and (correct or not verdict_known):
+                continue
+            tokens = np.concatenate([prefix, rollout.token_ids])
+            rollouts.append(
+                EntropyRollout(
+                    token_ids=tokens,
+                    entropies=np.concatenate([known, rollout.entropies]),
+                    text=rollout.text,
+                    token_ends=self.tokens.ends(tokens, rollout.text),
+                )
             )
-            for r in group.rollouts
-        ]
-        return HardPrompt(prompt_id=group.request.prompt_id, rollouts=rollouts)
+        return HardPrompt(prompt_id=request.prompt_id, rollouts=rollouts)
 
-    def _enqueue(self, hard: Sequence[Group], chosen: Sequence[tuple[tuple[int, ...], str] | None]) -> int:
-        queued = 0
-        for group, prefix in zip(hard, chosen, strict=True):
-            if prefix is not None:
-                tokens, prefix_id = prefix
-                self.queue.add(replace(group.request, guided=True, prefix_tokens=tokens, prefix_id=prefix_id))
-                queued += 1
-        return queued
+    def _enqueue(self, chosen: Sequence[tuple[Group, SelectedPrefix | None]]) -> int:
+        for group, prefix in chosen:
+            plain = replace(group.request, guided=True, prefix_tokens=(), prefix_id="", prefix_entropy=0.0)
+            if prefix is None:
+                self.queue.add(plain)
+                continue
+            tokens = tuple(int(i) for i in prefix.token_ids)
+            self.queue.add(
+                replace(
+                    plain,
+                    prefix_tokens=tokens,
+                    prefix_id=prefix.prefix_id,
+                    prefix_entropy=float(prefix.mean_entropy),
+                )
+            )
+        return len(chosen)
 
 
 def _is_hard(group: Group) -> bool:
@@ -195,9 +248,10 @@ def _is_hard(group: Group) -> bool:
 
 
 def step_metrics(
-    groups: Sequence[Group], novelty: NDArray[np.float64], queued: int, waiting: int
+    groups: Sequence[Group], novelty: Sequence[GroupNovelty], queued: int, waiting: int
 ) -> dict[str, float]:
-    """The exploration metrics of a step, under their stable names."""
+    """The exploration metrics of a step, under their stable names (docs/training.md)."""
+    raw = np.stack([group.raw for group in novelty])
     rates = np.array([group.pass_rate for group in groups])
     correct = np.stack([group.correct for group in groups])
     guided = [group for group in groups if group.request.guided]
@@ -207,8 +261,8 @@ def step_metrics(
         "reward": float(correct.sum() / max(correct.size - undecided, 1)),
         "groups_all_right": float(np.mean(rates == 1)),
         "groups_all_wrong": float(np.mean(rates == 0)),
-        "novelty": float(novelty[correct].mean()) if correct.any() else 0.0,
-        "novelty_std": float(novelty[correct].std()) if correct.any() else 0.0,
+        "novelty": float(raw[correct].mean()) if correct.any() else 0.0,
+        "novelty_std": float(raw[correct].std()) if correct.any() else 0.0,
         "guided_groups": float(len(guided)),
         "guided_rescued": float(sum(bool(group.correct.any()) for group in guided)),
         "guided_queued": float(queued),

@@ -116,6 +116,11 @@ class Launcher:
                 (self.folder.train_data, self.config.data.train, self.config.data.train_problems),
             ):
                 data.write_problems(path, self._problems(source, path.stem, most, tokenizer))
+        if not self._steps():
+            raise ConfigError(
+                f"data.train has fewer problems than one step takes (rollout.prompts_per_step "
+                f"{self.config.rollout.prompts_per_step})"
+            )
         return model
 
     def _start_model(self) -> Path:
@@ -207,8 +212,8 @@ class Launcher:
 
     def _steps(self) -> int:
         problems = sum(1 for _ in self.folder.train_data.open(encoding="utf-8"))
-        per_epoch = -(-problems // self.config.rollout.prompts_per_step)
-        return per_epoch * self.config.optimization.epochs
+        # What does not fill a batch is left out of a pass (samples.py).
+        return problems // self.config.rollout.prompts_per_step * self.config.optimization.epochs
 
     def _why(self, code: int) -> str:
         reason = f"the trainer ended with exit code {code}"

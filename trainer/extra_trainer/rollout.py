@@ -1,14 +1,16 @@
 """Groups of verified rollouts from the services: generation and verification, overlapped.
 
 Rollouts arrive from the generation service as they finish and go straight to the verification service on
-one bidirectional stream, so that verdicts come in while other samples are still being generated. Knows
-nothing of OpenRLHF: training and evaluation both use it. A service that fails stops the collection with its
-error; a rollout is never given a reward it did not earn.
+one bidirectional stream, so that verdicts come in while other samples are still being generated; a group that
+is complete may be handed on meanwhile, which is how training overlaps novelty. Knows nothing of OpenRLHF:
+training and evaluation both use it. A service that fails stops the collection with its error; a rollout is
+never given a reward it did not earn.
 """
 
 import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -44,6 +46,8 @@ class RolloutRequest:
     guided: bool = False
     prefix_tokens: tuple[int, ...] = ()
     prefix_id: str = ""
+    #: Mean entropy of the prefix's tokens, in nats.
+    prefix_entropy: float = 0.0
 
 
 @dataclass
@@ -79,6 +83,8 @@ class Collected:
     generation_seconds: float
     #: How long verification went on after the last rollout had arrived.
     verification_wait_seconds: float
+    #: How long `on_group` went on after the last verdict.
+    on_group_wait_seconds: float
 
 
 @dataclass(frozen=True)
@@ -101,27 +107,38 @@ class RolloutCollector:
     #: Called with the number of finished rollouts so far.
     progress: Callable[[int], None] = field(default=lambda finished: None)
 
-    def collect(self, requests: list[RolloutRequest], sampling: Sampling, policy_version: int) -> Collected:
-        """Samples and verifies; every rollout is of exactly `policy_version`, or RolloutError."""
+    def collect(
+        self,
+        requests: list[RolloutRequest],
+        sampling: Sampling,
+        policy_version: int,
+        on_group: Callable[[int, Group], None] | None = None,
+    ) -> Collected:
+        """Samples and verifies; every rollout is of exactly `policy_version`, or RolloutError.
+
+        `on_group` is called with each complete group and its place, in order of the requests, in a thread of
+        its own, while others are still being generated. Its error stops the collection.
+        """
         started = time.monotonic()
-        verifying = _Verifying(self.verification, requests, sampling.n)
-        rollouts: dict[tuple[int, int], Rollout] = {}
+        handing_on = _HandingOn(on_group or (lambda place, group: None))
+        verifying = _Verifying(self.verification, requests, sampling.n, handing_on.put)
+        arrived = 0
         try:
             for rollout in self._generate(requests, sampling, policy_version):
-                rollouts[rollout.prompt_index, rollout.sample_index] = rollout
                 verifying.put(rollout)
-                self.progress(len(rollouts))
+                arrived += 1
+                self.progress(arrived)
                 verifying.raise_if_failed()
+                handing_on.raise_if_failed()
             generated = time.monotonic()
-            verdicts = verifying.finish()
+            verifying.finish()
+            verified = time.monotonic()
+            handing_on.finish()
         finally:
             verifying.close()
-        indices = range(sampling.n)
-        groups = [
-            Group(request, [rollouts[p, s] for s in indices], [verdicts[p, s] for s in indices])
-            for p, request in enumerate(requests)
-        ]
-        return Collected(groups, generated - started, time.monotonic() - generated)
+            handing_on.close()
+        groups = [verifying.groups[place] for place in range(len(requests))]
+        return Collected(groups, generated - started, verified - generated, time.monotonic() - verified)
 
     def _generate(
         self, requests: list[RolloutRequest], sampling: Sampling, version: int
@@ -150,42 +167,107 @@ class RolloutCollector:
             yield event
 
 
-class _Verifying:
-    """A verification stream fed from one thread and read in another."""
+class _Worker(threading.Thread):
+    """A thread whose error is raised where its work is waited for."""
 
-    def __init__(self, client: VerificationClient, requests: list[RolloutRequest], n: int) -> None:
-        self._client = client
-        self._requests = requests
-        self._n = n
-        self._items: queue.SimpleQueue[tuple[int, str, str] | None] = queue.SimpleQueue()
-        self._verdicts: dict[tuple[int, int], Verdict] = {}
+    def __init__(self) -> None:
+        # A daemon: Ctrl-C must not wait for a service that does not answer.
+        super().__init__(daemon=True)
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
 
-    def put(self, rollout: Rollout) -> None:
-        item = rollout.prompt_index * self._n + rollout.sample_index
-        self._items.put((item, rollout.text, self._requests[rollout.prompt_index].answer))
+    def run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # raised by raise_if_failed, in the thread that collects
+            self._error = error
 
-    def finish(self) -> dict[tuple[int, int], Verdict]:
-        self._items.put(None)
-        self._thread.join()
-        self.raise_if_failed()
-        return self._verdicts
+    def _work(self) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
-        self._items.put(None)
+        """Nothing more comes."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Returns when all that was put is done."""
+        self.close()
+        self.join()
+        self.raise_if_failed()
 
     def raise_if_failed(self) -> None:
         if self._error:
             raise self._error
 
-    def _read(self) -> None:
-        try:
-            for item, verdict in self._client.verify_stream(iter(self._items.get, None)):
-                self._verdicts[divmod(item, self._n)] = verdict
-        except Exception as error:  # handed to the thread that collects
-            self._error = error
+
+class _Verifying(_Worker):
+    """A verification stream fed from one thread and read in another."""
+
+    def __init__(
+        self,
+        client: VerificationClient,
+        requests: list[RolloutRequest],
+        n: int,
+        on_group: Callable[[int, Group], None],
+    ) -> None:
+        super().__init__()
+        self._client = client
+        self._requests = requests
+        self._n = n
+        self._on_group = on_group
+        self._items: queue.SimpleQueue[tuple[int, str, str] | None] = queue.SimpleQueue()
+        self._rollouts: dict[int, Rollout] = {}
+        self._verdicts: dict[int, dict[int, Verdict]] = defaultdict(dict)
+        #: Place of the request -> its group, once all n verdicts are there.
+        self.groups: dict[int, Group] = {}
+        self.start()
+
+    def put(self, rollout: Rollout) -> None:
+        item = rollout.prompt_index * self._n + rollout.sample_index
+        self._rollouts[item] = rollout
+        self._items.put((item, rollout.text, self._requests[rollout.prompt_index].answer))
+
+    def close(self) -> None:
+        self._items.put(None)
+
+    def _work(self) -> None:
+        for item, verdict in self._client.verify_stream(iter(self._items.get, None)):
+            place, sample = divmod(item, self._n)
+            verdicts = self._verdicts[place]
+            verdicts[sample] = verdict
+            if len(verdicts) == self._n:
+                self._complete(place, verdicts)
+
+    def _complete(self, place: int, verdicts: dict[int, Verdict]) -> None:
+        samples = range(self._n)
+        rollouts = [self._rollouts.pop(place * self._n + sample) for sample in samples]
+        group = Group(self._requests[place], rollouts, [verdicts[sample] for sample in samples])
+        self.groups[place] = group
+        self._on_group(place, group)
+
+
+class _HandingOn(_Worker):
+    """Calls a function with complete groups in order of their places."""
+
+    def __init__(self, on_group: Callable[[int, Group], None]) -> None:
+        super().__init__()
+        self._on_group = on_group
+        self._complete: queue.SimpleQueue[tuple[int, Group] | None] = queue.SimpleQueue()
+        self.start()
+
+    def put(self, place: int, group: Group) -> None:
+        self._complete.put((place, group))
+
+    def close(self) -> None:
+        self._complete.put(None)
+
+    def _work(self) -> None:
+        waiting: dict[int, Group] = {}
+        following = 0
+        for place, group in iter(self._complete.get, None):
+            waiting[place] = group
+            while following in waiting:
+                self._on_group(following, waiting.pop(following))
+                following += 1
 
 
 def _decided(verdict: Verdict) -> bool:

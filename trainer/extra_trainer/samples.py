@@ -4,25 +4,52 @@ OpenRLHF asks its generator for the experiences of a batch; both training and ev
 `_generate_vllm`, which is the one method replaced. Prompts go out as token ids, guided prompts take the
 last places, groups come back verified and scored, and OpenRLHF's own code turns each rollout into an
 Experience: prompt and prefix are context (outside the action range), log-probabilities are the engine's.
+
+With `rollout.overlap_update` the next step's rollouts are begun as soon as a step's are there, on the weights
+of that moment. Everything that writes to a memory waits for their own step, and a checkpoint records the
+data position and queue from before they were begun, so that it never holds half a step.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
 
-from extra_client import FinishReason, Rollout
+from extra_client import FinishReason
 from extra_trainer.config import Config
 from extra_trainer.data import prompt_identity
-from extra_trainer.exploration import Explorer, step_metrics
+from extra_trainer.exploration import Explorer, GroupNovelty, step_metrics
 from extra_trainer.rollout import Collected, Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 from extra_trainer.run_folder import RunFolder
 
 #: Keeps the seeds of evaluation apart from those of training steps.
 EVALUATION_SEED = 2**32
+
+
+@dataclass(frozen=True)
+class DataPosition:
+    """Where a resumed run goes on: OpenRLHF's dataloader state, and the guided queue."""
+
+    dataloader: dict[str, Any]
+    queue: list[dict[str, Any]]
+
+
+@dataclass
+class Batch:
+    """The prompts of one step, under way or done."""
+
+    requests: list[RolloutRequest]
+    #: Prompts taken from the data, guided ones included (they displace theirs).
+    prompts: int
+    exhausted: bool
+    #: None if there are no prompts.
+    collected: Future[Collected] | None
+    #: Groups scored while the others were generated, by place.
+    novelty: dict[int, GroupNovelty]
 
 
 @dataclass
@@ -55,8 +82,19 @@ class ExTraSamplesGenerator(SamplesGenerator):
         self._explorer = explorer
         self._policy = policy
         self._folder = folder
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        self._following: Batch | None = None
         #: Metrics of the last training batch.
         self.metrics: dict[str, float] = {}
+        #: Where the step after the last training batch begins.
+        self.position = DataPosition({}, [])
+
+    def generate_samples(self, **generate_kwargs: Any) -> Any:
+        """OpenRLHF's, with a shuffle that depends on the seed and the pass over the data alone."""
+        if getattr(self, "_dataloader_iter", None) is None:
+            steps = len(self.prompts_dataloader) // self._config.rollout.prompts_per_step
+            torch.manual_seed(self._config.seed * 1_000_003 + self._policy.step // steps)
+        return super().generate_samples(**generate_kwargs)
 
     def _generate_vllm(
         self, dataloader_iter: Any, num_prompts: int, dynamic_filtering: bool, **generate_kwargs: Any
@@ -66,20 +104,78 @@ class ExTraSamplesGenerator(SamplesGenerator):
                 "dynamic filtering drops the all-wrong groups that prefixes come from: "
                 "remove algo.dynamic_filtering_enable from the config's openrlhf section"
             )
-        prompts, answers, _, exhausted = _collect_prompt_batch(dataloader_iter, num_prompts)
-        if not prompts:
-            return [], 0, True
-        batch = [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         if dataloader_iter is getattr(self, "_eval_dataloader_iter", None):
-            groups, novelty = self._evaluate(batch, generate_kwargs), None
-        else:
-            groups, novelty = self._train(batch)
-        experiences = [
-            self._experience(group, sample, 0.0 if novelty is None else novelty[row, sample], generate_kwargs)
-            for row, group in enumerate(groups)
+            return self._evaluate(dataloader_iter, num_prompts, generate_kwargs)
+        batch = self._following or self._begin(dataloader_iter, num_prompts, self._policy.step + 1)
+        self._following = None
+        if batch.collected is None:
+            return [], 0, True
+        groups, novelty = self._finish(batch, batch.collected.result(), self._policy.step + 1)
+        self.position = self._position()
+        if self._config.rollout.overlap_update:
+            self._following = self._begin(dataloader_iter, num_prompts, self._policy.step + 2)
+        experiences = self._experiences(groups, novelty, generate_kwargs)
+        return experiences, batch.prompts, batch.exhausted
+
+    def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> Batch:
+        """Takes the prompts of `step` and has their rollouts collected in the background."""
+        prompts, answers, _, exhausted = _collect_prompt_batch(dataloader_iter, num_prompts)
+        # The rest of a pass that does not fill a batch would leave gradients behind for the next update:
+        # it is left out, and another shuffle leaves out others.
+        if len(prompts) < num_prompts:
+            return Batch([], 0, True, None, {})
+        requests = self._explorer.plan(
+            [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        )
+        batch = Batch(requests, len(prompts), exhausted, None, {})
+
+        def score(place: int, group: Group) -> None:
+            batch.novelty[place] = self._explorer.score(group, step, place)
+
+        batch.collected = self._background.submit(
+            self._collector.collect,
+            requests,
+            self._sampling(self._config.seed * 1_000_003 + step),
+            self._policy.version,
+            None if self._config.rollout.overlap_update else score,
+        )
+        return batch
+
+    def _finish(
+        self, batch: Batch, collected: Collected, step: int
+    ) -> tuple[list[Group], list[GroupNovelty]]:
+        """Scores what is not yet scored, feeds the prefix memory, and records the step."""
+        groups = collected.groups
+        self._check_undecided(groups)
+        clock = self._folder.clock()
+        for place, group in enumerate(groups):
+            if place not in batch.novelty:
+                batch.novelty[place] = self._explorer.score(group, step, place)
+        novelty = [batch.novelty[place] for place in range(len(groups))]
+        novelty_wait = collected.on_group_wait_seconds + clock()
+        queued = self._explorer.feed(groups, step)
+        self.metrics = {
+            **step_metrics(groups, novelty, queued, len(self._explorer.queue.waiting)),
+            "policy_version": float(groups[0].rollouts[0].policy_version),
+            "seconds/generation": collected.generation_seconds,
+            "seconds/verification_wait": collected.verification_wait_seconds,
+            "seconds/novelty_wait": novelty_wait,
+            "seconds/prefix": clock(),
+        }
+        self._folder.write_rollouts(step, groups, np.stack([group.raw for group in novelty]))
+        return groups, novelty
+
+    def _position(self) -> DataPosition:
+        return DataPosition(self.prompts_dataloader.state_dict(), self._explorer.queue.state())
+
+    def _experiences(
+        self, groups: list[Group], novelty: list[GroupNovelty], generate_kwargs: dict[str, Any]
+    ) -> list[Experience]:
+        return [
+            self._experience(group, sample, scores, generate_kwargs)
+            for group, scores in zip(groups, novelty, strict=True)
             for sample in range(len(group.rollouts))
         ]
-        return experiences, len(prompts), exhausted
 
     def _request(self, prompt: str, answer: str) -> RolloutRequest:
         tokens = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -91,34 +187,22 @@ class ExTraSamplesGenerator(SamplesGenerator):
             )
         return RolloutRequest(prompt, prompt_identity(prompt), tuple(tokens), answer)
 
-    def _train(self, batch: list[RolloutRequest]) -> tuple[list[Group], NDArray[np.float64]]:
-        step = self._policy.step + 1
-        collected = self._collector.collect(
-            self._explorer.plan(batch),
-            self._sampling(self._config.seed * 1_000_003 + step),
-            self._policy.version,
-        )
-        self._check_undecided(collected.groups)
-        clock = self._folder.clock()
-        novelty = self._explorer.score(collected.groups, step)
-        novelty_seconds = clock()
-        queued = self._explorer.feed(collected.groups, step)
-        self.metrics = {
-            **step_metrics(collected.groups, novelty, queued, len(self._explorer.queue.waiting)),
-            "policy_version": float(self._policy.version),
-            **_seconds(collected, novelty_seconds, clock()),
-        }
-        self._folder.write_rollouts(step, collected.groups, novelty)
-        return collected.groups, novelty
-
-    def _evaluate(self, batch: list[RolloutRequest], generate_kwargs: dict[str, Any]) -> list[Group]:
+    def _evaluate(
+        self, dataloader_iter: Any, num_prompts: int, generate_kwargs: dict[str, Any]
+    ) -> tuple[list[Experience], int, bool]:
+        prompts, answers, _, exhausted = _collect_prompt_batch(dataloader_iter, num_prompts)
+        if not prompts:
+            return [], 0, True
+        requests = [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         sampling = Sampling(
             n=generate_kwargs["n_samples_per_prompt"],
             max_tokens=self._config.rollout.response_max_tokens,
             temperature=generate_kwargs["temperature"],
             seed=EVALUATION_SEED + self._policy.step,
         )
-        return self._collector.collect(batch, sampling, self._policy.version).groups
+        groups = self._collector.collect(requests, sampling, self._policy.version).groups
+        nothing = [GroupNovelty.none(len(group.rollouts)) for group in groups]
+        return self._experiences(groups, nothing, generate_kwargs), len(prompts), exhausted
 
     def _sampling(self, seed: int) -> Sampling:
         rollout = self._config.rollout
@@ -146,7 +230,7 @@ class ExTraSamplesGenerator(SamplesGenerator):
             )
 
     def _experience(
-        self, group: Group, sample: int, novelty: float, generate_kwargs: dict[str, Any]
+        self, group: Group, sample: int, novelty: GroupNovelty, generate_kwargs: dict[str, Any]
     ) -> Experience:
         request, rollout = group.request, group.rollouts[sample]
         context = [*request.prompt_tokens, *request.prefix_tokens]
@@ -164,26 +248,14 @@ class ExTraSamplesGenerator(SamplesGenerator):
             "reward": reward,
             "scores": reward,
             "truncated": rollout.finish_reason is FinishReason.LENGTH,
-            "extra_logs": _info(rollout, novelty, correct, decided, request.guided),
+            "extra_logs": {
+                # Every sample has the same keys.
+                "novelty": float(novelty.scaled[sample]),
+                "reward_variance": novelty.reward_variance,
+                "correct": float(correct),
+                "decided": float(decided),
+                "guided": float(request.guided),
+                "entropy": float(rollout.entropies.mean()),
+            },
         }
         return self._process_response_into_experience(response, **generate_kwargs)
-
-
-def _info(rollout: Rollout, novelty: float, correct: bool, decided: bool, guided: bool) -> dict[str, float]:
-    """Per-sample values that travel with the experience; every sample has the same keys."""
-    return {
-        "novelty": float(novelty),
-        "correct": float(correct),
-        "decided": float(decided),
-        "guided": float(guided),
-        "entropy": float(rollout.entropies.mean()),
-    }
-
-
-def _seconds(collected: Collected, novelty: float, prefix: float) -> dict[str, float]:
-    return {
-        "seconds/generation": collected.generation_seconds,
-        "seconds/verification_wait": collected.verification_wait_seconds,
-        "seconds/novelty": novelty,
-        "seconds/prefix": prefix,
-    }

@@ -59,10 +59,8 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         self.experience_maker = ExTraExperienceMaker(self.experience_maker, run.config)
 
     def fit(self, global_step: int = 0) -> None:
-        """OpenRLHF's loop, once the services are known to match and to serve this policy."""
+        """OpenRLHF's loop, once the services are known to match this policy."""
         self._generation.check_vocabulary(self.tokenizer.get_vocab())
-        self._policy.version = self._generation.get_info().policy_version
-        self.broadcast_to_vllm()
         super().fit(global_step)
 
     def broadcast_to_vllm(self) -> None:
@@ -77,6 +75,14 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         self._policy.step = step
         return status, step
 
+    def ppo_train(self, global_steps: int) -> dict[str, Any]:
+        """OpenRLHF's, with workers whose random states depend on the seed and the step alone."""
+        seed = self._run.config.seed * 1_000_003 + global_steps
+        workers = self.actor_model_group._actor_handlers
+        ray.get([worker.__ray_call__.remote(_seed_worker, seed) for worker in workers])
+        status: dict[str, Any] = super().ppo_train(global_steps)
+        return status
+
     def save_logs_and_checkpoints(
         self,
         global_step: int,
@@ -85,7 +91,12 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
     ) -> None:
         """Adds the exploration metrics and our state; a checkpoint also snapshots the memories."""
         metrics = {**self.samples_generator.metrics, **_phases(logs_dict or {})}
-        states = {**(client_states or {}), STATE: self._state()}
+        position = self.samples_generator.position
+        states = {
+            **(client_states or {}),
+            "data_loader_state_dict": position.dataloader,
+            STATE: {"queue": position.queue},
+        }
         if global_step % self.args.ckpt.save_steps == 0:
             self._novelty.copy_to(self._snapshot(global_step), replace=True)
         super().save_logs_and_checkpoints(global_step, {**(logs_dict or {}), **metrics}, states)
@@ -96,25 +107,34 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         self._run.folder.append_metrics({"step": global_step, **_numbers(logs_dict or {}), **metrics})
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """OpenRLHF's states; from a checkpoint, ours are restored and the memories put back."""
-        states: dict[str, Any] = super().init_checkpoint_states()
-        ours = states.get(STATE)
-        if ours:
-            step = states["global_step"]
-            self._policy.step = step
-            self._explorer.queue.restore(ours["queue"])
-            self.experience_maker.restore(ours["novelty"])
-            self._memories(self._snapshot(step)).copy_to(self._run.namespace, replace=True)
-        return states
+        """OpenRLHF's states; queue and memories are put back as they were at the checkpoint.
 
-    def _state(self) -> dict[str, Any]:
-        return {"queue": self._explorer.queue.state(), "novelty": self.experience_maker.state()}
+        Without a checkpoint the memories begin empty: an earlier launch may have left something in them.
+        """
+        states: dict[str, Any] = super().init_checkpoint_states()
+        step = states["global_step"]
+        self._policy.step = step
+        # A resumed run goes on counting where it was, unless the service has seen later versions.
+        self._policy.version = max(step, self._generation.get_info().policy_version)
+        if step:
+            self._explorer.queue.restore(states[STATE]["queue"])
+            self._memories(self._snapshot(step)).copy_to(self._run.namespace, replace=True)
+        else:
+            self._novelty.delete()
+            self._novelty.create_namespace()
+            # With a checkpoint OpenRLHF calls it itself.
+            self.broadcast_to_vllm()
+        return states
 
     def _snapshot(self, step: int) -> str:
         return f"{self._run.namespace}@{step}"
 
     def _memories(self, namespace: str) -> NoveltyClient:
         return NoveltyClient(self._run.novelty, namespace)
+
+
+def _seed_worker(worker: Any, seed: int) -> None:
+    set_seed(seed)
 
 
 def _namespace_settings(config: Config) -> NamespaceSettings:

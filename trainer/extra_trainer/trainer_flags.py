@@ -12,6 +12,7 @@ def openrlhf_flags(run: Run) -> list[str]:
         **_data(run),
         **_rollouts(run),
         **_optimization(run),
+        **_off_policy(run),
         **_checkpoints(run),
         **run.config.openrlhf,
     }
@@ -89,6 +90,17 @@ def _optimization(run: Run) -> dict[str, Any]:
         "algo.kl.init_coef": settings.kl_coefficient,
         "algo.kl.use_loss": settings.kl_coefficient > 0,
         "algo.kl.estimator": "k3",
+    }
+
+
+def _off_policy(run: Run) -> dict[str, Any]:
+    if not run.config.rollout.overlap_update:
+        return {}
+    # Truncated importance sampling: a token's weight is the ratio of the two policies, at most 2.
+    return {
+        "algo.advantage.is_correction_level": "token",
+        "algo.advantage.is_correction_mode": "clip",
+        "algo.advantage.is_correction_threshold": 2.0,
     }
 
 
