@@ -68,6 +68,75 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder")]) -> None:
     sys.exit(trainer.report(run))
 
 
+@app.command("eval")
+def evaluate(
+    output: Annotated[
+        Path, typer.Argument(help="Folder of samples and results; the same command goes on in it")
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="PATH or NAME=PATH of a set: JSON Lines, Parquet, a dataset folder (FOLDER#SPLIT), or a "
+            "folder with files named like the paper's benchmarks; may be repeated"
+        ),
+    ],
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder: a generation service is started for it")
+    ] = None,
+    generation: Annotated[str | None, typer.Option(help="Address of one that runs, instead")] = None,
+    verification: Annotated[
+        str | None, typer.Option(help="Address of a verification service; default: one is started")
+    ] = None,
+    samples_per_prompt: Annotated[int, typer.Option(help="Samples of each problem, n")] = 16,
+    k: Annotated[str, typer.Option(help="For which k to estimate pass@k, each at most n")] = "1,16",
+    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 1.0,
+    top_p: float = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of a sample")] = 4096,
+    seed: Annotated[int, typer.Option(help="Of samples and bootstrap")] = 0,
+    problems: Annotated[int | None, typer.Option(help="Use the first so many of each set")] = None,
+    problems_at_once: Annotated[
+        int, typer.Option(help="Problems sampled side by side; it changes no result")
+    ] = 32,
+    template: Annotated[
+        str, typer.Option(help="The prompt, with {problem} where its text goes")
+    ] = "{problem}",
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Send prompts as a user's messages")
+    ] = False,
+    problem_key: Annotated[str, typer.Option(help="Column of the problem's text")] = "problem",
+    answer_key: Annotated[str, typer.Option(help="Column of the reference answer")] = "answer",
+) -> None:
+    """Estimate pass@k, with intervals, on sets of problems; resumable."""
+    try:
+        from extra_trainer import eval_command
+    except ModuleNotFoundError as error:
+        sys.exit(f"cannot import {error.name!r}: pip install 'extra-rl[eval]'")
+    options = eval_command.Options(
+        output=output,
+        data=data,
+        model=model,
+        generation=generation,
+        verification=verification,
+        evaluation={
+            "samples_per_prompt": samples_per_prompt,
+            "k": k.split(","),
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "problems": problems,
+            "problems_at_once": problems_at_once,
+        },
+        prompts={
+            "template": template,
+            "apply_chat_template": apply_chat_template,
+            "problem_key": problem_key,
+            "answer_key": answer_key,
+        },
+    )
+    sys.exit(eval_command.run(options))
+
+
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def bench(
     context: typer.Context, name: Annotated[str, typer.Argument(help="generation, novelty, or verification")]

@@ -26,26 +26,36 @@ class ModelConfig(Section):
     seed: int = Field(0, ge=0, description="Of the rehearsal's start model; runs with other seeds share it.")
 
 
-class DataConfig(Section):
-    """Problems: JSON Lines or Parquet files, or `rehearsal`: made by the project."""
+class PromptConfig(Section):
+    """How a row of a file becomes a prompt with a reference answer."""
 
-    train: str
-    evaluation: str
-    problem_key: str = "problem"
-    answer_key: str = "answer"
+    problem_key: str = Field(
+        "problem", description="Column of the problem's text; dots lead into nested values: prompt.0.content."
+    )
+    answer_key: str = Field("answer", description="Column of the reference answer, likewise.")
     template: str = Field("{problem}", description="The prompt, with {problem} where the text goes.")
     apply_chat_template: bool = Field(
         False, description="Wrap the problem as a user message of the tokenizer's chat."
     )
-    train_problems: int | None = Field(
-        None, gt=0, description="Use this many training problems; absent: all."
-    )
 
     @model_validator(mode="after")
-    def _template_has_a_place(self) -> "DataConfig":
+    def _template_has_a_place(self) -> "PromptConfig":
         if self.template.count("{problem}") != 1:
             raise ValueError("template must contain {problem} once, where the problem's text goes")
         return self
+
+
+class DataConfig(PromptConfig):
+    """Problems: JSON Lines or Parquet files, Hugging Face dataset folders (FOLDER#SPLIT), or `rehearsal`."""
+
+    train: str
+    evaluation: str | dict[str, str] = Field(
+        description="One such source, {NAME: source, ...}, or a folder of files named like the paper's "
+        "benchmarks: aime24.jsonl, math500.parquet, ..."
+    )
+    train_problems: int | None = Field(
+        None, gt=0, description="Use this many training problems; absent: all."
+    )
 
 
 class RolloutConfig(Section):
@@ -124,11 +134,18 @@ class PrefixConfig(Section):
 class EvaluationConfig(Section):
     """pass@k on held-out problems, before and after training."""
 
-    problems: int | None = Field(None, gt=0, description="Use this many; absent: all.")
+    problems: int | None = Field(None, gt=0, description="Use this many of each set; absent: all.")
     samples_per_prompt: int = Field(16, gt=0)
-    k: tuple[int, ...] = (1, 16)
+    k: tuple[int, ...] = Field((1, 16), min_length=1)
     temperature: float = Field(1.0, ge=0)
-    problems_per_call: int = Field(256, gt=0, description="Problems per call of the generation service.")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int | None = Field(
+        None, gt=0, description="Of a response; absent: rollout.response_max_tokens."
+    )
+    seed: int = Field(0, ge=0, description="Of samples and of the bootstrap.")
+    problems_at_once: int = Field(
+        32, gt=0, description="Problems that are sampled side by side; it changes no result."
+    )
 
     @model_validator(mode="after")
     def _k_is_within_samples(self) -> "EvaluationConfig":

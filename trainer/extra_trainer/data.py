@@ -7,13 +7,23 @@ workers and runs, which is what the novelty and prefix memories are keyed by.
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from extra_rl.config_file import ConfigError
-from extra_trainer.config import DataConfig
+from extra_trainer.config import PromptConfig
+from extra_trainer.problem_files import read_rows, split_source
+
+#: The benchmarks of the paper; found by name in a folder of such files.
+BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
+#: What an evaluation set may be called: it names files.
+SET_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -30,38 +40,59 @@ def prompt_identity(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
 
-def read_problems(path: Path, config: DataConfig, tokenizer: Any) -> list[Problem]:
-    """The problems of a JSON Lines or Parquet file; ConfigError names the file and row that is wrong."""
+def read_problems(
+    source: str, config: PromptConfig, tokenizer: Any | None, most: int | None = None
+) -> list[Problem]:
+    """The first `most` problems of a file or dataset folder; ConfigError names the row that is wrong.
+
+    Without a tokenizer the chat template is not applied: the generation service will.
+    """
     problems = []
-    for number, row in enumerate(_rows(path), start=1):
-        missing = [
-            key for key in (config.problem_key, config.answer_key) if not str(row.get(key) or "").strip()
-        ]
-        if missing:
-            raise ConfigError(
-                f"{path}, row {number}: no {missing[0]!r} (data.problem_key and data.answer_key name them)"
-            )
-        prompt = make_prompt(str(row[config.problem_key]), config, tokenizer)
-        problems.append(Problem(str(row.get("id", number)), prompt, str(row[config.answer_key])))
+    for number, (place, row) in enumerate(islice(read_rows(source), most), start=1):
+        text = _text(row, config.problem_key, "problem_key", place)
+        answer = _text(row, config.answer_key, "answer_key", place)
+        problems.append(Problem(str(row.get("id", number)), make_prompt(text, config, tokenizer), answer))
     if not problems:
-        raise ConfigError(f"{path} holds no problems")
+        raise ConfigError(f"{source} holds no problems")
     return problems
 
 
-def make_prompt(problem: str, config: DataConfig, tokenizer: Any) -> str:
-    """The prompt of a problem's text: template, and chat template if asked for."""
+def make_prompt(problem: str, config: PromptConfig, tokenizer: Any | None) -> str:
+    """The prompt of a problem's text: template, and chat template if asked for and there is a tokenizer."""
     text = config.template.replace("{problem}", problem)
-    if not config.apply_chat_template:
+    if not config.apply_chat_template or tokenizer is None:
         return text
     messages = [{"role": "user", "content": text}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
+def evaluation_sets(source: str | Mapping[str, str]) -> dict[str, str]:
+    """Name -> source of each evaluation set.
+
+    `source` is a mapping of that kind; or one file or dataset folder, which is called by its own name; or a
+    folder with files (or dataset folders) that have names of BENCHMARKS: all that are there.
+    """
+    if not isinstance(source, str):
+        sets = dict(source)
+    else:
+        path, _ = split_source(source)
+        sets = _benchmarks(path) or {path.stem if path.is_file() else path.name: source}
+    for name in sets:
+        if not SET_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} cannot name an evaluation set: use letters, digits, dots, - and _ "
+                "(evaluation sets can be named: NAME and PATH)"
+            )
+    return sets
+
+
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
-    """Writes the JSON Lines file a run reads."""
+    """Writes the JSON Lines file a run reads; it appears once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(problem), ensure_ascii=False) for problem in problems)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def load_written(path: Path) -> list[Problem]:
@@ -70,15 +101,28 @@ def load_written(path: Path) -> list[Problem]:
         return [Problem(**json.loads(line)) for line in file]
 
 
-def _rows(path: Path) -> Iterable[dict[str, Any]]:
-    if not path.is_file():
-        raise ConfigError(f"no file {path}")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
+def _benchmarks(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in BENCHMARKS:
+        forms = (folder / form for form in (f"{name}.jsonl", f"{name}.parquet", name))
+        there = next((path for path in forms if path.exists()), None)
+        if there:
+            found[name] = str(there)
+    return found
 
-        return pyarrow.parquet.read_table(path).to_pylist()
-    with path.open(encoding="utf-8") as file:
-        try:
-            return [json.loads(line) for line in file if line.strip()]
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path} is no JSON Lines file: {error}") from error
+
+def _text(row: Mapping[str, Any], key: str, setting: str, place: str) -> str:
+    """The text or number under `key`, which may lead into nested values: `reward_model.ground_truth`."""
+    value: Any = row
+    for part in [key] if key in row else key.split("."):
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
+            raise ConfigError(f"{place}: there is no {key!r} ({setting} names it); it has {', '.join(row)}")
+    if value is None or value != value or not str(value).strip():
+        raise ConfigError(f"{place}: {key!r} is empty")
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        raise ConfigError(f"{place}: {key!r} is a {type(value).__name__}, not a text or a number")
+    return str(value)

@@ -1,83 +1,207 @@
-"""pass@k of the policy that a generation service serves, on problems with known answers.
+"""Evaluation: pass@k of the policy that a generation service serves, on problems with known answers.
 
-Unbiased estimate of Chen et al. (arXiv 2107.03374, section 2.1): with c of n samples correct,
-pass@k = 1 - C(n - c, k) / C(n, k), averaged over problems. A sample without a verdict counts as not
-correct, and the number of such samples is reported beside the result.
+`extra-rl eval` and the evaluations before and after training are this module. Each problem is a call of
+its own, with a seed made of the evaluation's seed, the problem and its place: what is sampled for it
+depends on nothing else, so problems may be evaluated side by side, in any order, in several launches, or
+in part, and come out the same. A problem that is finished is appended to a journal at once, and a launch
+evaluates what is not in it. Prompts travel as text: the tokenizer is the service's own.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from math import comb
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from extra_client import (
+    FinishReason,
+    GenerationClient,
+    GenerationInfo,
+    OverloadedError,
+    Rollout,
+    Verdict,
+    VerificationClient,
+)
 from extra_trainer.config import EvaluationConfig
-from extra_trainer.rollout import Group, RolloutCollector, RolloutRequest, Sampling
+from extra_trainer.data import Problem, prompt_identity
+from extra_trainer.evaluation_journal import Journal
+from extra_trainer.evaluation_result import Evaluation, ProblemResult, summarize
+from extra_trainer.rollout import Group, PromptRefusedError, RolloutCollector, RolloutRequest, Sampling
+
+#: Name -> problems.
+Sets = Mapping[str, Sequence[Problem]]
+#: Seconds that a full queue of a service is waited for.
+OVERLOAD_PATIENCE = 600.0
+#: Bytes at each end of a weights file that tell it from another.
+_END = 2**20
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of one evaluation."""
+def request(
+    info: GenerationInfo, sets: Sets, config: EvaluationConfig, *, max_tokens: int, chat: bool, weights: str
+) -> dict[str, Any]:
+    """All that decides the samples of an evaluation, as JSON: a journal of another request is another's.
 
-    policy_version: int
-    problems: int
-    samples_per_prompt: int
-    temperature: float
-    #: k -> pass@k, in [0, 1].
-    pass_at: dict[int, float]
-    #: Correct samples of each problem, in order.
-    correct: list[int]
-    undecided: int
-    mean_tokens: float
-    seconds: float
-
-    def save(self, path: Path) -> None:
-        """Writes it as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> "Evaluation":
-        """What `save` wrote."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "pass_at": {int(k): v for k, v in content["pass_at"].items()}})
+    `weights` tells the model's weights from others, see `weights_identity`; "" where their files are out of
+    reach.
+    """
+    return {
+        "model": info.model,
+        "policy_version": info.policy_version,
+        "weights": weights,
+        "vocab_hash": info.vocab_hash,
+        "engine": info.engine,
+        "max_model_len": info.max_model_len,
+        "samples_per_prompt": config.samples_per_prompt,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_tokens": max_tokens,
+        "seed": config.seed,
+        "chat": chat,
+        "sets": {name: _digest([[p.id, p.prompt, p.answer] for p in sets[name]]) for name in sets},
+    }
 
 
-def pass_at_k(correct: Sequence[int], n: int, k: int) -> float:
-    """Unbiased pass@k over problems with `correct` of n samples right; k at most n."""
-    if not 1 <= k <= n:
-        raise ValueError(f"k must lie between 1 and n ({n}), not {k}")
-    return float(np.mean([1 - comb(n - c, k) / comb(n, k) for c in correct]))
+def weights_identity(folder: Path) -> str:
+    """Tells the weights in a model's folder from others: a hash of sizes, first and last MiB of its files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            digest.update(file.read(_END))
+            file.seek(max(0, size - _END))
+            digest.update(file.read(_END))
+    return digest.hexdigest()[:32]
 
 
-def evaluate(
-    collector: RolloutCollector,
-    requests: Sequence[RolloutRequest],
-    config: EvaluationConfig,
-    *,
-    max_tokens: int,
-    seed: int,
-    policy_version: int,
-    clock: Callable[[], float],
-) -> Evaluation:
-    """Samples and verifies all requests, in calls of `config.problems_per_call`."""
-    clock()
-    groups: list[Group] = []
-    for start in range(0, len(requests), config.problems_per_call):
-        sampling = Sampling(config.samples_per_prompt, max_tokens, config.temperature, seed=seed + start)
-        part = list(requests[start : start + config.problems_per_call])
-        groups += collector.collect(part, sampling, policy_version).groups
-    correct = [int(group.correct.sum()) for group in groups]
-    n = config.samples_per_prompt
-    return Evaluation(
-        policy_version=policy_version,
-        problems=len(groups),
-        samples_per_prompt=n,
-        temperature=config.temperature,
-        pass_at={k: pass_at_k(correct, n, k) for k in config.k},
-        correct=correct,
-        undecided=sum(int((~group.decided).sum()) for group in groups),
-        mean_tokens=float(np.mean([len(r.token_ids) for g in groups for r in g.rollouts])),
-        seconds=clock(),
+@dataclass
+class Evaluator:
+    """Evaluates problems through a generation and a verification client."""
+
+    generation: GenerationClient
+    verification: VerificationClient
+    config: EvaluationConfig
+    #: Most tokens of a sample.
+    max_tokens: int
+    #: Whether prompts are messages to the chat template of the served model, not its plain input.
+    chat: bool = False
+    #: Called with samples that are new, from several threads.
+    progress: Callable[[int], None] = field(default=lambda samples: None)
+
+    def run(self, sets: Sets, journal_path: Path, *, weights: str = "", replace: bool = False) -> Evaluation:
+        """Evaluates what the journal does not hold yet, and sums up all.
+
+        ConfigError if the journal is of another request (with `replace` it is started anew); the errors of
+        the services as they are. What was finished before an error is in the journal.
+        """
+        info = self.generation.get_info()
+        asked = request(info, sets, self.config, max_tokens=self.max_tokens, chat=self.chat, weights=weights)
+        with Journal(journal_path, asked, replace=replace) as journal:
+            left = [
+                (name, index, problem)
+                for name, problems in sets.items()
+                for index, problem in enumerate(problems)
+                if (name, index) not in journal.done
+            ]
+            self.progress(len(journal.done) * self.config.samples_per_prompt)
+            self._evaluate(left, info.policy_version, journal)
+            return summarize(journal.done.values(), asked, self.config.k, journal.seconds)
+
+    def _evaluate(self, left: Iterable[tuple[str, int, Problem]], version: int, journal: Journal) -> None:
+        """Evaluates `left`, some side by side; each is in the journal as soon as it is finished."""
+        pool = ThreadPoolExecutor(self.config.problems_at_once, thread_name_prefix="evaluate")
+        stopped = threading.Event()
+        running: set[Future[tuple[ProblemResult, list[dict[str, Any]]]]] = set()
+        try:
+            for name, index, problem in left:
+                if len(running) == self.config.problems_at_once:
+                    running = _finish(running, journal)
+                running.add(pool.submit(self._problem, name, index, problem, version, stopped))
+            while running:
+                running = _finish(running, journal)
+        finally:
+            # After an error no one waits for the others: they end when the clients are closed.
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _problem(
+        self, name: str, index: int, problem: Problem, version: int, stopped: threading.Event
+    ) -> tuple[ProblemResult, list[dict[str, Any]]]:
+        wanted = RolloutRequest(
+            problem.prompt, prompt_identity(problem.prompt), (), problem.answer, chat=self.chat
+        )
+        sampling = Sampling(
+            n=self.config.samples_per_prompt,
+            max_tokens=self.max_tokens,
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            seed=int(_digest([self.config.seed, index, problem.prompt])[:16], 16),
+        )
+        shown = 0
+
+        def progress(finished: int) -> None:
+            nonlocal shown
+            self.progress(finished - shown)
+            shown = finished
+
+        collector = RolloutCollector(self.generation, self.verification, progress)
+        until = time.monotonic() + OVERLOAD_PATIENCE
+        while True:
+            try:
+                (group,) = collector.collect([wanted], sampling, version).groups
+                return _result(name, index, problem, group)
+            except PromptRefusedError as error:
+                progress(sampling.n)
+                return ProblemResult(set=name, index=index, id=problem.id, refused=error.reason), []
+            except OverloadedError as error:
+                if time.monotonic() > until or stopped.wait(error.retry_after or 1.0):
+                    raise
+                progress(0)
+
+
+def _finish(
+    running: set[Future[tuple[ProblemResult, list[dict[str, Any]]]]], journal: Journal
+) -> set[Future[tuple[ProblemResult, list[dict[str, Any]]]]]:
+    """Waits for the next to finish; those still running."""
+    finished, others = wait(running, return_when=FIRST_COMPLETED)
+    # An error is raised after what else has finished is safe.
+    for future in sorted(finished, key=lambda future: future.exception() is not None):
+        journal.append(*future.result())
+    return others
+
+
+def _result(
+    name: str, index: int, problem: Problem, group: Group
+) -> tuple[ProblemResult, list[dict[str, Any]]]:
+    result = ProblemResult(
+        set=name,
+        index=index,
+        id=problem.id,
+        correct=int(group.correct.sum()),
+        undecided=int((~group.decided).sum()),
+        cut_off=sum(rollout.finish_reason is FinishReason.LENGTH for rollout in group.rollouts),
+        tokens=sum(len(rollout.token_ids) for rollout in group.rollouts),
     )
+    return result, [_sample(*pair) for pair in zip(group.rollouts, group.verdicts, strict=True)]
+
+
+def _sample(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
+    """What the journal keeps of a sample, for a person to read."""
+    return {
+        "text": rollout.text,
+        "correct": verdict.correct,
+        "status": str(verdict.status),
+        "extracted": verdict.extracted,
+        "detail": verdict.detail,
+        "tokens": len(rollout.token_ids),
+        "finish_reason": str(rollout.finish_reason),
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

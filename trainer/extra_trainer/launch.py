@@ -26,14 +26,12 @@ from extra_client import GenerationClient, VerificationClient
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_trainer import data, report, services
 from extra_trainer.config import Config
-from extra_trainer.evaluate import Evaluation, evaluate
+from extra_trainer.evaluate import Evaluator, weights_identity
+from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.progress import EvaluationProgress, TrainingProgress
-from extra_trainer.rollout import RolloutCollector, RolloutRequest
 from extra_trainer.run import Run
 from extra_trainer.run_folder import RunFolder
 
-#: Seeds of the two evaluations: the same, so that they differ by the policy alone.
-EVALUATION_SEED = 7_000_000_000
 #: Problems of the rehearsal where the config does not say how many.
 REHEARSAL_PROBLEMS = 256
 #: Seconds the driver is given to end Ray before it is killed.
@@ -110,12 +108,14 @@ class Launcher:
         if not self.folder.start_model.exists():
             self.folder.start_model.symlink_to(model.resolve())
         tokenizer = AutoTokenizer.from_pretrained(model)
+        # The training problems come last: once they are written, all are.
         if not self.folder.train_data.is_file():
-            for path, source, most in (
-                (self.folder.evaluation_data, self.config.data.evaluation, self.config.evaluation.problems),
-                (self.folder.train_data, self.config.data.train, self.config.data.train_problems),
-            ):
-                data.write_problems(path, self._problems(source, path.stem, most, tokenizer))
+            most = self.config.evaluation.problems
+            for name, source in data.evaluation_sets(self.config.data.evaluation).items():
+                path = self.folder.evaluation_data / f"{name}.jsonl"
+                data.write_problems(path, self._problems(source, "evaluation", most, tokenizer))
+            source, most = self.config.data.train, self.config.data.train_problems
+            data.write_problems(self.folder.train_data, self._problems(source, "train", most, tokenizer))
         if not self._steps():
             raise ConfigError(
                 f"data.train has fewer problems than one step takes (rollout.prompts_per_step "
@@ -146,45 +146,38 @@ class Launcher:
                 data.Problem(p.id, data.make_prompt(p.prompt, self.config.data, tokenizer), p.answer)
                 for p in made
             ]
-        return data.read_problems(Path(source), self.config.data, tokenizer)[:most]
+        return data.read_problems(source, self.config.data, tokenizer, most)
 
     def _evaluate(self, when: str, addresses: services.Addresses, *, fresh: bool) -> Evaluation:
         path = self.folder.evaluation(when)
         if path.is_file() and not fresh:
             return Evaluation.load(path)
-        requests = self._evaluation_requests()
+        sets = self._evaluation_sets()
+        settings = self.config.evaluation
+        samples = sum(len(problems) for problems in sets.values()) * settings.samples_per_prompt
+        trained = self.folder.weights / self.folder.policy_path
+        weights = weights_identity(self.folder.start_model if when == "before" else trained)
         with (
             GenerationClient(addresses.generation) as generation,
             VerificationClient(addresses.verification) as verification,
-            EvaluationProgress(
-                self.console, when, len(requests) * self.config.evaluation.samples_per_prompt
-            ) as shown,
+            EvaluationProgress(self.console, f"Evaluation {when} training", samples) as shown,
         ):
-            result = evaluate(
-                RolloutCollector(generation, verification, shown.advance_to),
-                requests,
-                self.config.evaluation,
-                max_tokens=self.config.rollout.response_max_tokens,
-                seed=EVALUATION_SEED,
-                policy_version=generation.get_info().policy_version,
-                clock=self.folder.clock(),
+            evaluator = Evaluator(
+                generation,
+                verification,
+                settings,
+                settings.max_tokens or self.config.rollout.response_max_tokens,
+                progress=shown.advance,
             )
+            # A journal of other weights is of an earlier launch that went on differently.
+            result = evaluator.run(sets, path.with_suffix(".jsonl"), weights=weights, replace=True)
         result.save(path)
         return result
 
-    def _evaluation_requests(self) -> list[RolloutRequest]:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(self.folder.start_model)
-        return [
-            RolloutRequest(
-                problem.prompt,
-                data.prompt_identity(problem.prompt),
-                tuple(tokenizer(problem.prompt, add_special_tokens=False)["input_ids"]),
-                problem.answer,
-            )
-            for problem in data.load_written(self.folder.evaluation_data)
-        ]
+    def _evaluation_sets(self) -> dict[str, list[data.Problem]]:
+        # The paper's benchmarks come in its order: that of the alphabet.
+        files = sorted(self.folder.evaluation_data.glob("*.jsonl"))
+        return {path.stem: data.load_written(path) for path in files}
 
     def _run_openrlhf(self, addresses: services.Addresses) -> None:
         run = Run(

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
 
+import threading
 import time
 from typing import Any, Self
 
@@ -53,18 +54,18 @@ class _Shown:
 
 
 class EvaluationProgress(_Shown):
-    """Progress of an evaluation, in rollouts."""
+    """Progress of an evaluation, in samples; may be told from several threads."""
 
-    def __init__(self, console: Console, when: str, rollouts: int) -> None:
-        super().__init__(console, f"Evaluation {when} training", rollouts)
-        self._base = self._latest = 0
+    def __init__(self, console: Console, title: str, samples: int) -> None:
+        super().__init__(console, title, samples)
+        self._lock = threading.Lock()
+        self._done = 0
 
-    def advance_to(self, finished: int) -> None:
-        """`finished` rollouts of the current call are there; the count starts over with each call."""
-        if finished < self._latest:
-            self._base += self._latest
-        self._latest = finished
-        self._show(self._base + finished, "rollouts")
+    def advance(self, samples: int) -> None:
+        """So many samples more are finished."""
+        with self._lock:
+            self._done += samples
+            self._show(self._done, "samples")
 
 
 class TrainingProgress(_Shown):

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from rich.table import Table
 
 from extra_trainer.config import Config
-from extra_trainer.evaluate import Evaluation
+from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.run_folder import RunFolder
 
 #: Title of a curve -> the metrics drawn in it.
@@ -40,7 +40,7 @@ def summary_table(folder: RunFolder, config: Config, before: Evaluation, after: 
 def summary_rows(folder: RunFolder, before: Evaluation, after: Evaluation) -> list[tuple[str, str, str]]:
     """Rows (what, before or first steps, after or last steps)."""
     records = folder.read_metrics()
-    rows = [(f"pass@{k}", f"{before.pass_at[k]:.1%}", f"{after.pass_at[k]:.1%}") for k in after.pass_at]
+    rows = _pass_rows(before, after)
     for title, name, form in (
         (f"training reward, first and last {ENDS} steps", "reward", "{:.3f}"),
         ("mean novelty of correct rollouts", "novelty", "{:.4f}"),
@@ -54,7 +54,24 @@ def summary_rows(folder: RunFolder, before: Evaluation, after: Evaluation) -> li
     rows.append(("guided groups, of them rescued", f"{guided:.0f}", f"{rescued:.0f}"))
     rows.append(("rollouts without a verdict", "", f"{sum(record['undecided'] for record in records):.0f}"))
     rows += [(f"seconds: {phase}", "", f"{total:.1f}") for phase, total in phase_seconds(records).items()]
+    if before.undecided or after.undecided:
+        rows.append(("evaluation samples without a verdict", str(before.undecided), str(after.undecided)))
+    if before.refused or after.refused:
+        rows.append(("evaluation problems refused", str(before.refused), str(after.refused)))
     rows.append(("seconds: evaluation", f"{before.seconds:.1f}", f"{after.seconds:.1f}"))
+    return rows
+
+
+def _pass_rows(before: Evaluation, after: Evaluation) -> list[tuple[str, str, str]]:
+    """pass@k of each set, and of their mean if there are several."""
+    several = len(after.sets) > 1
+    rows = [
+        (f"pass@{k}, {name}" if several else f"pass@{k}", str(before.sets[name].pass_at[k]), str(estimate))
+        for name, result in after.sets.items()
+        for k, estimate in result.pass_at.items()
+    ]
+    if several:
+        rows += [(f"pass@{k}, mean of sets", str(before.mean[k]), str(e)) for k, e in after.mean.items()]
     return rows
 
 
@@ -72,7 +89,8 @@ def write(folder: RunFolder, config: Config) -> Path:
     lines = [
         f"# {title}",
         "",
-        f"{after.problems} held-out problems, {after.samples_per_prompt} samples each.",
+        f"{after.problems} held-out problems, {after.samples_per_prompt} samples each; pass@k with 95 % "
+        "bootstrap intervals over problems.",
         "",
     ]
     lines += ["| | before | after |", "|---|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows), ""]

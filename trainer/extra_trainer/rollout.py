@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from extra_client import (
     GenerationClient,
+    Prompt,
     PromptFailure,
     Rollout,
     UnparseableSide,
@@ -35,12 +36,21 @@ class RolloutError(RuntimeError):
     """A step that cannot be completed; the message says which prompt or service, and why."""
 
 
+class PromptRefusedError(RolloutError):
+    """The generation service did not take a prompt; `reason` is what it said."""
+
+    def __init__(self, prompt: str, reason: str) -> None:
+        super().__init__(f"the generation service refused a prompt: {reason} (prompt: {prompt[:200]!r})")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class RolloutRequest:
     """One group to sample: a prompt, possibly with a prefix to continue from, and its own answer."""
 
     prompt: str
     prompt_id: str
+    #: Empty: the generation service makes them, of the text or (with `chat`) of a user's message.
     prompt_tokens: tuple[int, ...]
     answer: str
     guided: bool = False
@@ -48,6 +58,14 @@ class RolloutRequest:
     prefix_id: str = ""
     #: Mean entropy of the prefix's tokens, in nats.
     prefix_entropy: float = 0.0
+    chat: bool = False
+
+    @property
+    def sent(self) -> Prompt:
+        """What the generation service is sent as the prompt."""
+        if self.prompt_tokens:
+            return self.prompt_tokens
+        return [{"role": "user", "content": self.prompt}] if self.chat else self.prompt
 
 
 @dataclass
@@ -144,7 +162,7 @@ class RolloutCollector:
         self, requests: list[RolloutRequest], sampling: Sampling, version: int
     ) -> Iterator[Rollout]:
         events = self.generation.generate_stream(
-            [request.prompt_tokens for request in requests],
+            [request.sent for request in requests],
             prefixes=[request.prefix_tokens for request in requests],
             n=sampling.n,
             max_tokens=sampling.max_tokens,
@@ -155,10 +173,7 @@ class RolloutCollector:
         )
         for event in events:
             if isinstance(event, PromptFailure):
-                prompt = requests[event.prompt_index].prompt
-                raise RolloutError(
-                    f"the generation service refused a prompt: {event.error} (prompt: {prompt[:200]!r})"
-                )
+                raise PromptRefusedError(requests[event.prompt_index].prompt, str(event.error))
             if event.policy_version != version:
                 raise RolloutError(
                     f"a rollout is of policy version {event.policy_version}, not {version}: does another run "

@@ -1,14 +1,14 @@
 """The folder of a run: everything it reads and writes, and how to find it.
 
 config.yaml             the config as resolved
-data/                   the problems the run reads
+data/                   the problems the run reads: train.jsonl, evaluation/SET.jsonl
 start_model             the policy to start from (a link)
 weights/policy/         the policy as the generation service loads it (the final model, at the end)
 checkpoints/            OpenRLHF's checkpoints, from which the run resumes
 memory/                 the store of a novelty server that the launcher started
 metrics.jsonl           one line a step
 rollouts/               one file a step, one line a rollout
-evaluation-before.json, evaluation-after.json
+evaluation-before.json, evaluation-after.json, and with .jsonl the samples they come from
 logs/                   of the services and of OpenRLHF
 report.html, report.md
 identity                names the run's memories on servers it shares with other runs
@@ -46,7 +46,8 @@ class RunFolder:
 
     @property
     def evaluation_data(self) -> Path:
-        return self.path / "data" / "evaluation.jsonl"
+        """Folder with a file for each evaluation set."""
+        return self.path / "data" / "evaluation"
 
     @property
     def weights(self) -> Path:

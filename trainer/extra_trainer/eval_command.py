@@ -1,0 +1,165 @@
+"""What `extra-rl eval` does: options in, exit code out; the work is that of `evaluate.Evaluator`.
+
+Services that no address is given for are started as children and end with the command. The output folder
+holds samples.jsonl (the journal: all samples with their verdicts), results.json and the started services'
+logs. The same command goes on where an earlier one was stopped.
+"""
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from extra_client import ExtraError, GenerationClient, VerificationClient, embedded
+from extra_rl.config_file import ConfigError, explain
+from extra_trainer.config import EvaluationConfig, PromptConfig, Section
+from extra_trainer.data import SET_NAME, Problem, evaluation_sets, read_problems
+from extra_trainer.evaluate import Evaluator, weights_identity
+from extra_trainer.evaluation_result import Evaluation, result_table
+from extra_trainer.progress import EvaluationProgress
+from extra_trainer.rollout import RolloutError
+
+#: Refused problems that are named in the terminal; results.json names all.
+NAMED = 10
+#: Columns where there is no terminal: room for the whole table.
+WIDTH = 120
+
+Settings = TypeVar("Settings", bound=Section)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options, as given."""
+
+    output: Path
+    data: list[str]
+    model: Path | None
+    generation: str | None
+    verification: str | None
+    #: Fields of EvaluationConfig and PromptConfig.
+    evaluation: dict[str, Any]
+    prompts: dict[str, Any]
+
+
+def run(options: Options) -> int:
+    """Evaluates; 0 if all was done, 1 on an error that is told, 130 after Ctrl-C or SIGTERM."""
+    # Data sets come from folders; nothing should wait for a hub that cannot be reached.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        evaluation = _evaluate(options, console)
+    except (ConfigError, ExtraError, RolloutError) as error:
+        console.print(f"[red]{type(error).__name__}[/]", end=": ")
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped; what is finished is kept. The same command goes on.")
+        return 130
+    console.print(result_table(evaluation))
+    _print_refused(evaluation, console)
+    console.print(f"{evaluation.seconds:.0f} s in all. Results: {options.output / 'results.json'}")
+    return 0
+
+
+def _evaluate(options: Options, console: Console) -> Evaluation:
+    settings = _settings(EvaluationConfig, options.evaluation)
+    sets = _sets(options, settings)
+    if (options.model is None) == (options.generation is None):
+        raise ConfigError("give either --model, to start a generation service, or --generation, its address")
+    options.output.mkdir(parents=True, exist_ok=True)
+    total = sum(len(problems) for problems in sets.values())
+    console.print(f"{total} problems: " + ", ".join(f"{name} {len(sets[name])}" for name in sets))
+    with ExitStack() as stack:
+        targets = _start_services(options, stack)
+        generation = stack.enter_context(GenerationClient(targets[0]))
+        verification = stack.enter_context(VerificationClient(targets[1]))
+        for client in (generation, verification):
+            client.wait_for_ready()
+        shown = stack.enter_context(
+            EvaluationProgress(console, "Evaluation", total * settings.samples_per_prompt)
+        )
+        assert settings.max_tokens is not None
+        evaluator = Evaluator(
+            generation,
+            verification,
+            settings,
+            settings.max_tokens,
+            chat=bool(options.prompts["apply_chat_template"]),
+            progress=shown.advance,
+        )
+        weights = "" if options.model is None else weights_identity(options.model)
+        evaluation = evaluator.run(sets, options.output / "samples.jsonl", weights=weights)
+    evaluation.save(options.output / "results.json")
+    return evaluation
+
+
+def _settings(model: type[Settings], values: dict[str, Any]) -> Settings:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, model)) from error
+
+
+def _sets(options: Options, settings: EvaluationConfig) -> dict[str, list[Problem]]:
+    prompts = _settings(PromptConfig, options.prompts)
+    sources: dict[str, str] = {}
+    for given in options.data:
+        own_name, equals, path = given.partition("=")
+        named = bool(equals) and SET_NAME.fullmatch(own_name) is not None and not Path(given).exists()
+        for name, source in evaluation_sets({own_name: path} if named else given).items():
+            if name in sources:
+                raise ConfigError(f"two sets are called {name}: name them, --data NAME=PATH")
+            sources[name] = source
+    # The chat template is the served model's: the service applies it.
+    return {name: read_problems(source, prompts, None, settings.problems) for name, source in sources.items()}
+
+
+def _start_services(options: Options, stack: ExitStack) -> tuple[str, str]:
+    """Addresses of generation and verification; what is started here stops with `stack`."""
+    logs = options.output / "logs"
+    logs.mkdir(exist_ok=True)
+
+    def address(name: str, given: str | None, **settings: Any) -> str:
+        if given is not None:
+            return given
+        service = embedded.start(name, logs / f"{name}.log", **settings)
+        stack.callback(service.stop)
+        return service.target
+
+    model = None if options.model is None else options.model.resolve()
+    # Side by side: each loads what it needs.
+    with ThreadPoolExecutor() as pool:
+        generation = pool.submit(address, "generation", options.generation, model=model)
+        verification = pool.submit(address, "verification", options.verification)
+        return generation.result(), verification.result()
+
+
+def _print_refused(evaluation: Evaluation, console: Console) -> None:
+    refused = [
+        (name, problem, reason)
+        for name, result in evaluation.sets.items()
+        for problem, reason in result.refused.items()
+    ]
+    if refused:
+        console.print(
+            f"[yellow]{len(refused)} problems were refused by the generation service "
+            "and count as not solved:[/]"
+        )
+    for name, problem, reason in refused[:NAMED]:
+        console.print(f"  {name} {problem}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(refused) > NAMED:
+        console.print(f"  and {len(refused) - NAMED} more, in results.json")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
