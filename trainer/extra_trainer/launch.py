@@ -22,11 +22,12 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from extra_client import GenerationClient, VerificationClient
+from extra_client import VerificationClient
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_trainer import data, report, services
 from extra_trainer.config import Config
 from extra_trainer.evaluate import Evaluation, evaluate
+from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.progress import EvaluationProgress, TrainingProgress
 from extra_trainer.rollout import RolloutCollector, RolloutRequest
 from extra_trainer.run import Run
@@ -149,7 +150,7 @@ class Launcher:
             return Evaluation.load(path)
         requests = self._evaluation_requests()
         with (
-            GenerationClient(addresses.generation) as generation,
+            GenerationPool(addresses.generation) as generation,
             VerificationClient(addresses.verification) as verification,
             EvaluationProgress(
                 self.console, when, len(requests) * self.config.evaluation.samples_per_prompt
@@ -161,7 +162,7 @@ class Launcher:
                 self.config.evaluation,
                 max_tokens=self.config.rollout.response_max_tokens,
                 seed=EVALUATION_SEED,
-                policy_version=generation.get_info().policy_version,
+                policy_version=generation.policy_version(),
                 clock=self.folder.clock(),
             )
         result.save(path)
