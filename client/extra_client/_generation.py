@@ -182,6 +182,9 @@ class GenerateOptions(TypedDict, total=False):
     raw_entropies: bool
     #: Also give Rollout.segments.
     segment_entropies: bool
+    #: One a prompt, in the place of its index in what the draws depend on: requests that share a seed, split
+    #: over servers, then draw the tokens of one request.
+    seed_indices: Sequence[int] | None
 
 
 def generate(
@@ -201,6 +204,7 @@ def generate(
     min_policy_version: int | None = None,
     raw_entropies: bool = False,
     segment_entropies: bool = False,
+    seed_indices: Sequence[int] | None = None,
     stream_tokens: bool = False,
 ) -> Call[Event]:
     """Generate, as GenerationClient.generate and GenerateOptions document it."""
@@ -211,9 +215,19 @@ def generate(
             f"prefixes: {len(prefixes)} for {len(prompts)} prompts; give one each, None for no prefix",
             field="prefixes",
         )
+    if seed_indices is not None and len(seed_indices) != len(prompts):
+        raise InvalidArgumentError(
+            f"seed_indices: {len(seed_indices)} for {len(prompts)} prompts; give one each",
+            field="seed_indices",
+        )
     request = pb.GenerateRequest(
         prompts=[
-            _prompt(prompt, prefixes[index] if prefixes else None, index)
+            _prompt(
+                prompt,
+                prefixes[index] if prefixes else None,
+                index,
+                None if seed_indices is None else seed_indices[index],
+            )
             for index, prompt in enumerate(prompts)
         ],
         n=n,
@@ -315,14 +329,18 @@ def raise_failure(event: Event) -> None:
         raise error
 
 
-def _prompt(prompt: Prompt, prefix: TokenIds | None, index: int) -> pb.Prompt:
-    prefix_ids = b"" if prefix is None else _wire.int_bytes(prefix, f"prefixes[{index}]")
+def _prompt(prompt: Prompt, prefix: TokenIds | None, index: int, seed_index: int | None) -> pb.Prompt:
+    message = pb.Prompt(
+        prefix_token_ids=b"" if prefix is None else _wire.int_bytes(prefix, f"prefixes[{index}]"),
+        seed_index=seed_index,
+    )
     if isinstance(prompt, str):
-        return pb.Prompt(text=prompt, prefix_token_ids=prefix_ids)
-    if len(prompt) and isinstance(prompt[0], Mapping):
-        return pb.Prompt(chat=_chat(prompt, f"prompts[{index}]"), prefix_token_ids=prefix_ids)
-    ids = pb.TokenIds(ids=_wire.int_bytes(cast(TokenIds, prompt), f"prompts[{index}]"))
-    return pb.Prompt(token_ids=ids, prefix_token_ids=prefix_ids)
+        message.text = prompt
+    elif len(prompt) and isinstance(prompt[0], Mapping):
+        message.chat.CopyFrom(_chat(prompt, f"prompts[{index}]"))
+    else:
+        message.token_ids.ids = _wire.int_bytes(cast(TokenIds, prompt), f"prompts[{index}]")
+    return message
 
 
 def _chat(messages: Any, field: str) -> pb.ChatMessages:

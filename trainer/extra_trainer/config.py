@@ -165,10 +165,44 @@ class ServiceConfig(Section):
     )
 
 
+class GenerationServiceConfig(ServiceConfig):
+    """The generation service, or several replicas of it between which a step's prompts are shared."""
+
+    target: str | tuple[str, ...] | None = Field(  # type: ignore[assignment]
+        None, description="Address, or list of the replicas' addresses; absent: the launcher starts them."
+    )
+    replicas: int = Field(1, gt=0, description="Replicas to start where no target is given.")
+    gpus: int = Field(
+        0,
+        ge=0,
+        description="GPUs of each replica started on a Ray cluster (vLLM: tensor parallel).",
+    )
+    weights: Literal["folder", "stream"] | None = Field(
+        None,
+        description="How new weights arrive: read from the run folder, or sent where no disk is shared. "
+        "Absent: stream for replicas started on a Ray cluster (ray.address), else folder.",
+    )
+
+    @model_validator(mode="after")
+    def _targets_differ(self) -> "GenerationServiceConfig":
+        if isinstance(self.target, tuple) and (not self.target or len(set(self.target)) < len(self.target)):
+            raise ValueError("target must be a list of different addresses, at least one")
+        if self.target is not None and self.replicas > 1:
+            raise ValueError("replicas are those to start: with target, list the addresses there")
+        return self
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Addresses of the replicas that run already; empty where they are to be started."""
+        if self.target is None:
+            return ()
+        return self.target if isinstance(self.target, tuple) else (self.target,)
+
+
 class ServicesConfig(Section):
     """The three services."""
 
-    generation: ServiceConfig = ServiceConfig()
+    generation: GenerationServiceConfig = GenerationServiceConfig()
     novelty: ServiceConfig = ServiceConfig()
     verification: ServiceConfig = ServiceConfig()
     max_undecided: float = Field(
@@ -248,6 +282,13 @@ class Config(Section):
     openrlhf: dict[str, str | int | float | bool | list[float]] = Field(
         default_factory=dict, description="Further flags of OpenRLHF, such as {ds.zero_stage: 3}."
     )
+
+    @property
+    def weights_delivery(self) -> Literal["folder", "stream"]:
+        """How new weights reach the generation replicas."""
+        given = self.services.generation
+        placed = self.ray.address is not None and not given.targets
+        return given.weights or ("stream" if placed else "folder")
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "Config":

@@ -31,6 +31,7 @@ from extra_trainer.config import EvaluationConfig
 from extra_trainer.data import Problem, prompt_identity
 from extra_trainer.evaluation_journal import Journal
 from extra_trainer.evaluation_result import Evaluation, ProblemResult, summarize
+from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.rollout import Group, PromptRefusedError, RolloutCollector, RolloutRequest, Sampling
 
 #: Name -> problems.
@@ -83,7 +84,7 @@ def weights_identity(folder: Path) -> str:
 class Evaluator:
     """Evaluates problems through a generation and a verification client."""
 
-    generation: GenerationClient
+    generation: GenerationClient | GenerationPool
     verification: VerificationClient
     config: EvaluationConfig
     #: Most tokens of a sample.

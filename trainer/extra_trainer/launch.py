@@ -22,12 +22,13 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from extra_client import GenerationClient, VerificationClient
+from extra_client import VerificationClient
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_trainer import data, report, services
 from extra_trainer.config import Config
 from extra_trainer.evaluate import Evaluator, weights_identity
 from extra_trainer.evaluation_result import Evaluation
+from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.progress import EvaluationProgress, TrainingProgress
 from extra_trainer.run import Run
 from extra_trainer.run_folder import RunFolder
@@ -158,7 +159,7 @@ class Launcher:
         trained = self.folder.weights / self.folder.policy_path
         weights = weights_identity(self.folder.start_model if when == "before" else trained)
         with (
-            GenerationClient(addresses.generation) as generation,
+            GenerationPool(addresses.generation) as generation,
             VerificationClient(addresses.verification) as verification,
             EvaluationProgress(self.console, f"Evaluation {when} training", samples) as shown,
         ):

@@ -27,6 +27,7 @@ from extra_client import (
     VerdictStatus,
     VerificationClient,
 )
+from extra_trainer.generation_pool import GenerationPool
 
 #: Statuses after which nothing is known about the response.
 UNDECIDED = (VerdictStatus.TIMEOUT, VerdictStatus.ERROR)
@@ -118,9 +119,9 @@ class Sampling:
 
 @dataclass
 class RolloutCollector:
-    """Collects groups through a generation and a verification client."""
+    """Collects groups through one or several generation services and a verification client."""
 
-    generation: GenerationClient
+    generation: GenerationClient | GenerationPool
     verification: VerificationClient
     #: Called with the number of finished rollouts so far.
     progress: Callable[[int], None] = field(default=lambda finished: None)

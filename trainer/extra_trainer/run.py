@@ -12,7 +12,8 @@ class Run:
 
     config: Config
     folder: RunFolder
-    generation: str
+    #: Addresses of the replicas.
+    generation: tuple[str, ...]
     novelty: str
     verification: str
     #: Unique to this launch, resumed or not: it makes the keys of idempotent writes.

@@ -12,16 +12,11 @@ import ray
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from transformers import set_seed
 
-from extra_client import (
-    GenerationClient,
-    NamespaceSettings,
-    NoveltyClient,
-    PrefixClient,
-    VerificationClient,
-)
+from extra_client import NamespaceSettings, NoveltyClient, PrefixClient, VerificationClient
 from extra_trainer.config import Config
 from extra_trainer.experience import ExTraExperienceMaker
 from extra_trainer.exploration import Explorer, Tokens
+from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.rollout import RolloutCollector
 from extra_trainer.run import Run
 from extra_trainer.samples import ExTraSamplesGenerator, PolicyState
@@ -41,7 +36,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         self.vllm_engines = []
         self._run = run
         self._policy = PolicyState()
-        self._generation = GenerationClient(run.generation)
+        self._generation = GenerationPool(run.generation, run.config.weights_delivery)
         self._novelty = NoveltyClient(run.novelty, run.namespace, settings=_namespace_settings(run.config))
         explorer = Explorer(
             run.config.novelty,
@@ -64,9 +59,10 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         super().fit(global_step)
 
     def broadcast_to_vllm(self) -> None:
-        """Writes the policy's weights and has the generation service serve them, as the next version."""
+        """Writes the policy's weights and has all generation replicas serve them, as the next version."""
         ray.get(self.actor_model_group.async_save_model())
-        update = self._generation.update_weights(self._run.folder.policy_path, self._policy.version + 1)
+        folder = self._run.folder
+        update = self._generation.deliver(folder.weights, folder.policy_path, self._policy.version + 1)
         self._policy.version = update.policy_version
 
     def train_step(self, rollout_samples: Any, global_step: int) -> tuple[dict[str, Any], int]:
@@ -90,7 +86,11 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         client_states: dict[str, Any] | None = None,
     ) -> None:
         """Adds the exploration metrics and our state; a checkpoint also snapshots the memories."""
-        metrics = {**self.samples_generator.metrics, **_phases(logs_dict or {})}
+        metrics = {
+            **self.samples_generator.metrics,
+            "generation_replicas": float(len(self._generation.serving)),
+            **_phases(logs_dict or {}),
+        }
         position = self.samples_generator.position
         states = {
             **(client_states or {}),
@@ -115,7 +115,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         step = states["global_step"]
         self._policy.step = step
         # A resumed run goes on counting where it was, unless the service has seen later versions.
-        self._policy.version = max(step, self._generation.get_info().policy_version)
+        self._policy.version = max(step, self._generation.policy_version())
         if step:
             self._explorer.queue.restore(states[STATE]["queue"])
             self._memories(self._snapshot(step)).copy_to(self._run.namespace, replace=True)

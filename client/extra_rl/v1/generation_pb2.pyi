@@ -163,6 +163,7 @@ class Prompt(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     PREFIX_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    SEED_INDEX_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text, encoded by the server's tokenizer without adding special tokens."""
     prefix_token_ids: _builtins.bytes
@@ -172,6 +173,10 @@ class Prompt(_message.Message):
     max_tokens: _builtins.int
     """Most new tokens a sample of this prompt may have, where that is fewer than SamplingParams.max_tokens:
     say, what a prefix leaves of a response's budget. Not fewer than min_tokens. Absent: max_tokens.
+    """
+    seed_index: _builtins.int
+    """Stands in the place of the prompt's index in what the draws depend on, so that requests which share
+    a seed, split over servers, draw the tokens of one request. Absent: its index in the request.
     """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
@@ -189,17 +194,22 @@ class Prompt(_message.Message):
         chat: Global___ChatMessages | None = ...,
         prefix_token_ids: _builtins.bytes = ...,
         max_tokens: _builtins.int | None = ...,
+        seed_index: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed_index", b"_seed_index", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "seed_index", b"seed_index", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "prefix_token_ids", b"prefix_token_ids", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed_index", b"_seed_index", "chat", b"chat", "input", b"input", "max_tokens", b"max_tokens", "prefix_token_ids", b"prefix_token_ids", "seed_index", b"seed_index", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__seed_index: _TypeAlias = _typing.Literal["seed_index"]  # noqa: Y015
+    _WhichOneofArgType__seed_index: _TypeAlias = _typing.Literal["_seed_index", b"_seed_index"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed_index) -> _WhichOneofReturnType__seed_index | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 

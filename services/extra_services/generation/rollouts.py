@@ -48,6 +48,8 @@ class Prompt:
     prefix: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     #: Most new tokens of each of its samples; None: the request's max_tokens.
     max_tokens: int | None = None
+    #: What the draws depend on in the place of its index in the request; None: that index.
+    seed_index: int | None = None
 
     @property
     def tokens(self) -> NDArray[np.int32]:
@@ -70,6 +72,12 @@ class Request:
     stream_tokens: bool = False
     #: Whether entropies at temperature 1 are computed, too.
     raw_entropies: bool = False
+
+    def seed_index(self, prompt_index: int) -> int:
+        """The prompt's part of what its draws depend on."""
+        prompt = self.prompts[prompt_index]
+        assert isinstance(prompt, Prompt)
+        return prompt_index if prompt.seed_index is None else prompt.seed_index
 
 
 class FinishReason(Enum):

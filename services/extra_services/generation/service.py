@@ -132,7 +132,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             prefix = arrays.ints(prompt.prefix_token_ids, "prefix_token_ids")
         except InvalidInput as error:
             return error
-        return Prompt(ids, prefix, prompt.max_tokens if prompt.HasField("max_tokens") else None)
+        return Prompt(
+            ids,
+            prefix,
+            prompt.max_tokens if prompt.HasField("max_tokens") else None,
+            prompt.seed_index if prompt.HasField("seed_index") else None,
+        )
 
     def _prompt_ids(self, prompt: pb.Prompt) -> NDArray[np.int32]:
         if prompt.WhichOneof("input") == "text":

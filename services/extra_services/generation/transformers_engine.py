@@ -370,7 +370,9 @@ class TransformersEngine:
             prompt=group.tokens,
             limit=group.limit,
             stop_ids=frozenset((*self.eos_token_ids, *group.ticket.request.sampling.stop_token_ids)),
-            keys=noise_keys(group.ticket.seed, prompt_index, sample_index, group.limit),
+            keys=noise_keys(
+                group.ticket.seed, group.ticket.request.seed_index(prompt_index), sample_index, group.limit
+            ),
             policy_version=self.policy_version,
             cached_tokens=group.cached_tokens,
             queue_seconds=max(0.0, now - group.ticket.submitted - group.prefill_seconds),

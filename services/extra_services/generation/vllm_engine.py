@@ -268,7 +268,8 @@ class VllmEngine:
 
         sampling, drawn = sample.request.sampling, len(sample.tokens)
         # A sample that goes in again must not draw the same noise again.
-        place = [sample.seed, sample.prompt_index, sample.sample_index, drawn]
+        prompt = sample.request.seed_index(sample.prompt_index)
+        place = [sample.seed, prompt, sample.sample_index, drawn]
         return SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
