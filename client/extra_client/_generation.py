@@ -185,6 +185,8 @@ class GenerateOptions(TypedDict, total=False):
     #: One a prompt, in the place of its index in what the draws depend on: requests that share a seed, split
     #: over servers, then draw the tokens of one request.
     seed_indices: Sequence[int] | None
+    #: One a prompt, None for the call's: most new tokens of its samples, at most max_tokens.
+    max_tokens_per_prompt: Sequence[int | None] | None
 
 
 def generate(
@@ -205,30 +207,28 @@ def generate(
     raw_entropies: bool = False,
     segment_entropies: bool = False,
     seed_indices: Sequence[int] | None = None,
+    max_tokens_per_prompt: Sequence[int | None] | None = None,
     stream_tokens: bool = False,
 ) -> Call[Event]:
     """Generate, as GenerationClient.generate and GenerateOptions document it."""
     if isinstance(prompts, str):
         raise InvalidArgumentError("prompts: must be a list of prompts, not one text", field="prompts")
-    if prefixes is not None and len(prefixes) != len(prompts):
-        raise InvalidArgumentError(
-            f"prefixes: {len(prefixes)} for {len(prompts)} prompts; give one each, None for no prefix",
-            field="prefixes",
-        )
-    if seed_indices is not None and len(seed_indices) != len(prompts):
-        raise InvalidArgumentError(
-            f"seed_indices: {len(seed_indices)} for {len(prompts)} prompts; give one each",
-            field="seed_indices",
-        )
+    _check_one_each("prefixes", prefixes, len(prompts))
+    _check_one_each("seed_indices", seed_indices, len(prompts))
+    _check_one_each("max_tokens_per_prompt", max_tokens_per_prompt, len(prompts))
+    nothing = [None] * len(prompts)
     request = pb.GenerateRequest(
         prompts=[
-            _prompt(
-                prompt,
-                prefixes[index] if prefixes else None,
-                index,
-                None if seed_indices is None else seed_indices[index],
+            _prompt(*parts, index)
+            for index, parts in enumerate(
+                zip(
+                    prompts,
+                    prefixes or nothing,
+                    nothing if seed_indices is None else seed_indices,
+                    max_tokens_per_prompt or nothing,
+                    strict=True,
+                )
             )
-            for index, prompt in enumerate(prompts)
         ],
         n=n,
         sampling=pb.SamplingParams(
@@ -329,10 +329,20 @@ def raise_failure(event: Event) -> None:
         raise error
 
 
-def _prompt(prompt: Prompt, prefix: TokenIds | None, index: int, seed_index: int | None) -> pb.Prompt:
+def _check_one_each(field: str, given: Sequence[Any] | None, prompts: int) -> None:
+    if given is not None and len(given) != prompts:
+        raise InvalidArgumentError(
+            f"{field}: {len(given)} for {prompts} prompts; give one each, None for none", field=field
+        )
+
+
+def _prompt(
+    prompt: Prompt, prefix: TokenIds | None, seed_index: int | None, max_tokens: int | None, index: int
+) -> pb.Prompt:
     message = pb.Prompt(
         prefix_token_ids=b"" if prefix is None else _wire.int_bytes(prefix, f"prefixes[{index}]"),
         seed_index=seed_index,
+        max_tokens=max_tokens,
     )
     if isinstance(prompt, str):
         message.text = prompt

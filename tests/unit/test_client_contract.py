@@ -56,7 +56,11 @@ def enums() -> list[EnumDescriptor]:
 def messages() -> list[Descriptor]:
     """Those that have a dataclass; the fields of the others are arguments or results of a method."""
     every = [message for proto in PROTOS for message in proto.DESCRIPTOR.message_types_by_name.values()]
-    return [message for message in every if hasattr(extra_client, dataclass_name(message))]
+    return [
+        message
+        for message in every
+        if dataclasses.is_dataclass(getattr(extra_client, dataclass_name(message), None))
+    ]
 
 
 def dataclass_name(message: Descriptor) -> str:

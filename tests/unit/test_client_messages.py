@@ -76,7 +76,13 @@ def test_prompts_are_texts_or_ids_each_with_its_own_prefix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "changes", "field"), [("text", {}, "prompts"), (["text"], {"prefixes": []}, "prefixes")]
+    ("prompts", "changes", "field"),
+    [
+        ("text", {}, "prompts"),
+        (["text"], {"prefixes": []}, "prefixes"),
+        (["text"], {"seed_indices": [1, 2]}, "seed_indices"),
+        (["text"], {"max_tokens_per_prompt": []}, "max_tokens_per_prompt"),
+    ],
 )
 def test_a_lone_prompt_or_missing_prefix_is_refused_before_sending(
     prompts: Any, changes: dict[str, Any], field: str

@@ -120,6 +120,7 @@ class GenerationPool:
         *,
         top_p: float,
         min_policy_version: int,
+        max_tokens_per_prompt: Sequence[int | None] | None = None,
     ) -> Iterator[Rollout | PromptFailure]:
         """As GenerationClient.generate_stream, with the tokens that one replica alone would draw.
 
@@ -135,8 +136,12 @@ class GenerationPool:
         }
         if len(self._clients) == 1:
             (client,) = self._clients.values()
-            return client.generate_stream(prompts, prefixes=prefixes, **options)
-        return self._spread(_Spread(prompts, prefixes, options, self.serving, self._lose))
+            return client.generate_stream(
+                prompts, prefixes=prefixes, max_tokens_per_prompt=max_tokens_per_prompt, **options
+            )
+        limits = max_tokens_per_prompt or [None] * len(prompts)
+        each = list(zip(prompts, prefixes, limits, strict=True))
+        return self._spread(_Spread(each, options, self.serving, self._lose))
 
     def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptFailure]:
         thread = threading.Thread(target=spread.run, name="generation-pool", daemon=True)
@@ -188,21 +193,20 @@ class _Spread:
 
     def __init__(
         self,
-        prompts: Sequence[Prompt],
-        prefixes: Sequence[Sequence[int]],
+        groups: Sequence[tuple[Prompt, Sequence[int], int | None]],
         options: dict[str, Any],
         targets: list[str],
         lose: Callable[[str, Exception], None],
     ) -> None:
-        self._prompts = prompts
-        self._prefixes = prefixes
+        #: Prompt, prefix and most new tokens of each.
+        self._groups = groups
         self._options = options
         self._left = list(targets)
         self._lose = lose
         #: What happened, in order; None at the end, an exception where it ends early.
         self.events: queue.SimpleQueue[Rollout | PromptFailure | BaseException | None] = queue.SimpleQueue()
         #: Samples of each prompt that were handed on already.
-        self._delivered: list[set[int]] = [set() for _ in prompts]
+        self._delivered: list[set[int]] = [set() for _ in groups]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = threading.Event()
@@ -236,9 +240,9 @@ class _Spread:
         if not self._left:
             raise UnavailableError("no generation service is left: all stopped answering in earlier steps")
         self._todo: asyncio.Queue[int] = asyncio.Queue()
-        for index in range(len(self._prompts)):
+        for index in range(len(self._groups)):
             self._todo.put_nowait(index)
-        at_once = max(1, -(-len(self._prompts) // (2 * len(self._left))))
+        at_once = max(1, -(-len(self._groups) // (2 * len(self._left))))
         async with AsyncExitStack() as stack:
             replicas = [await stack.enter_async_context(aio.GenerationClient(t)) for t in self._left]
             async with asyncio.TaskGroup() as tasks:
@@ -275,8 +279,13 @@ class _Spread:
                 raise error
 
     async def _serve(self, index: int, replica: aio.GenerationClient) -> None:
+        prompt, prefix, most = self._groups[index]
         events = replica.generate_stream(
-            [self._prompts[index]], prefixes=[self._prefixes[index]], seed_indices=[index], **self._options
+            [prompt],
+            prefixes=[prefix],
+            max_tokens_per_prompt=[most],
+            seed_indices=[index],
+            **self._options,
         )
         async for event in events:
             if isinstance(event, Rollout):

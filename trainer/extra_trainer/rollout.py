@@ -171,6 +171,10 @@ class RolloutCollector:
             top_p=sampling.top_p,
             seed=sampling.seed,
             min_policy_version=version,
+            # A response that begins with a prefix is no longer than others (but has a token of its own).
+            max_tokens_per_prompt=[
+                max(1, sampling.max_tokens - len(request.prefix_tokens)) for request in requests
+            ],
         )
         for event in events:
             if isinstance(event, PromptFailure):

@@ -54,8 +54,8 @@ def _data(run: Run) -> dict[str, Any]:
         "data.prompt_dataset": str(run.folder.train_data),
         "data.input_key": "prompt",
         "data.label_key": "answer",
-        # A guided response is a prefix and a continuation, each of response_max_tokens at most.
-        "data.max_len": rollout.prompt_max_tokens + 2 * rollout.response_max_tokens,
+        # One more for a prefix that fills a response: see RolloutCollector.
+        "data.max_len": rollout.prompt_max_tokens + rollout.response_max_tokens + 1,
     }
 
 
