@@ -190,6 +190,17 @@ def _what_happened(record: dict[str, float]) -> dict[str, float]:
 
 
 @pytest.mark.timeout(600)
+def test_rollouts_generated_during_the_update_are_one_step_off_policy(
+    mark: str, config: Path, tmp_path: Path
+) -> None:
+    process = _start(mark, config, tmp_path / "run", "--set", "rollout.overlap_update=true")
+    output = _end(process)
+    assert process.returncode == 0, output
+    # A pass has three steps; nothing is generated ahead over its end.
+    assert [record["policy_version"] for record in _metrics(tmp_path / "run")] == [1, 1, 2, 4, 4, 5]
+
+
+@pytest.mark.timeout(600)
 def test_ctrl_c_stops_everything_that_was_started(mark: str, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = _start(mark, config, run)

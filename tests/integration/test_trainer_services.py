@@ -311,7 +311,7 @@ def test_the_metrics_of_a_step_are_plain(
 ) -> None:
     requests = _requests(tokens, "1+2=?\n", "4+5=?\n", "30+40=?\n")
     groups = RolloutCollector(generation, verification).collect(requests, SAMPLING, 0).groups
-    metrics = step_metrics(groups, [GroupNovelty.none(4)] * 3, queued=0, waiting=0)
+    metrics = step_metrics(groups, [GroupNovelty.none(4)] * 3)
     assert metrics["undecided"] == 0
     assert 0 < metrics["entropy"] < 4
 

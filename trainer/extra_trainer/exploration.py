@@ -247,9 +247,7 @@ def _is_hard(group: Group) -> bool:
     return group.pass_rate <= 1 / len(group.rollouts)
 
 
-def step_metrics(
-    groups: Sequence[Group], novelty: Sequence[GroupNovelty], queued: int, waiting: int
-) -> dict[str, float]:
+def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> dict[str, float]:
     """The exploration metrics of a step, under their stable names (docs/training.md)."""
     raw = np.stack([group.raw for group in novelty])
     rates = np.array([group.pass_rate for group in groups])
@@ -265,8 +263,6 @@ def step_metrics(
         "novelty_std": float(raw[correct].std()) if correct.any() else 0.0,
         "guided_groups": float(len(guided)),
         "guided_rescued": float(sum(bool(group.correct.any()) for group in guided)),
-        "guided_queued": float(queued),
-        "guided_waiting": float(waiting),
         "entropy": float(entropies.mean()),
         "undecided": float(undecided),
         "response_tokens": float(np.mean([len(r.token_ids) for g in groups for r in g.rollouts])),

@@ -82,11 +82,13 @@ class ExTraSamplesGenerator(SamplesGenerator):
         self._explorer = explorer
         self._policy = policy
         self._folder = folder
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
+        # One for rollouts, one for the prefix memory.
+        self._background = ThreadPoolExecutor(2, thread_name_prefix="exploration")
         self._following: Batch | None = None
-        #: Metrics of the last training batch.
+        self._feeding: Future[int] | None = None
+        #: Metrics of the last training batch; whole once `settle` was called.
         self.metrics: dict[str, float] = {}
-        #: Where the step after the last training batch begins.
+        #: Where the step after the last training batch begins; as of `settle`.
         self.position = DataPosition({}, [])
 
     def generate_samples(self, **generate_kwargs: Any) -> Any:
@@ -106,16 +108,33 @@ class ExTraSamplesGenerator(SamplesGenerator):
             )
         if dataloader_iter is getattr(self, "_eval_dataloader_iter", None):
             return self._evaluate(dataloader_iter, num_prompts, generate_kwargs)
+        self.settle()
         batch = self._following or self._begin(dataloader_iter, num_prompts, self._policy.step + 1)
         self._following = None
         if batch.collected is None:
             return [], 0, True
-        groups, novelty = self._finish(batch, batch.collected.result(), self._policy.step + 1)
-        self.position = self._position()
+        clock = self._folder.clock()
+        collected = batch.collected.result()
+        waited = clock()
+        groups, novelty = self._finish(batch, collected, self._policy.step + 1)
+        # Of rollouts that were begun during the update only what the step waited for.
+        self.metrics["seconds/generation"] = min(waited, collected.generation_seconds)
         if self._config.rollout.overlap_update:
+            self.settle()
             self._following = self._begin(dataloader_iter, num_prompts, self._policy.step + 2)
         experiences = self._experiences(groups, novelty, generate_kwargs)
         return experiences, batch.prompts, batch.exhausted
+
+    def settle(self) -> None:
+        """Waits for the prefix memory; then metrics are whole, and the queue and position the next step's."""
+        if self._feeding is None:
+            return
+        clock = self._folder.clock()
+        self.metrics["guided_queued"] = float(self._feeding.result())
+        self._feeding = None
+        self.metrics["guided_waiting"] = float(len(self._explorer.queue.waiting))
+        self.metrics["seconds/prefix_wait"] = clock()
+        self.position = DataPosition(self.prompts_dataloader.state_dict(), self._explorer.queue.state())
 
     def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> Batch:
         """Takes the prompts of `step` and has their rollouts collected in the background."""
@@ -144,7 +163,7 @@ class ExTraSamplesGenerator(SamplesGenerator):
     def _finish(
         self, batch: Batch, collected: Collected, step: int
     ) -> tuple[list[Group], list[GroupNovelty]]:
-        """Scores what is not yet scored, feeds the prefix memory, and records the step."""
+        """Scores what is not yet scored, begins to feed the prefix memory, and records the step."""
         groups = collected.groups
         self._check_undecided(groups)
         clock = self._folder.clock()
@@ -152,21 +171,16 @@ class ExTraSamplesGenerator(SamplesGenerator):
             if place not in batch.novelty:
                 batch.novelty[place] = self._explorer.score(group, step, place)
         novelty = [batch.novelty[place] for place in range(len(groups))]
-        novelty_wait = collected.on_group_wait_seconds + clock()
-        queued = self._explorer.feed(groups, step)
         self.metrics = {
-            **step_metrics(groups, novelty, queued, len(self._explorer.queue.waiting)),
+            **step_metrics(groups, novelty),
             "policy_version": float(groups[0].rollouts[0].policy_version),
-            "seconds/generation": collected.generation_seconds,
             "seconds/verification_wait": collected.verification_wait_seconds,
-            "seconds/novelty_wait": novelty_wait,
-            "seconds/prefix": clock(),
+            "seconds/novelty_wait": collected.on_group_wait_seconds + clock(),
         }
+        # What comes of it is needed when the next step begins: OpenRLHF trains meanwhile.
+        self._feeding = self._background.submit(self._explorer.feed, groups, step)
         self._folder.write_rollouts(step, groups, np.stack([group.raw for group in novelty]))
         return groups, novelty
-
-    def _position(self) -> DataPosition:
-        return DataPosition(self.prompts_dataloader.state_dict(), self._explorer.queue.state())
 
     def _experiences(
         self, groups: list[Group], novelty: list[GroupNovelty], generate_kwargs: dict[str, Any]

@@ -86,6 +86,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         client_states: dict[str, Any] | None = None,
     ) -> None:
         """Adds the exploration metrics and our state; a checkpoint also snapshots the memories."""
+        self.samples_generator.settle()
         metrics = {
             **self.samples_generator.metrics,
             "generation_replicas": float(len(self._generation.serving)),
