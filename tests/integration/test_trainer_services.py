@@ -15,13 +15,11 @@ from extra_client import (
     VerificationClient,
     embedded,
 )
-from extra_trainer.config import EvaluationConfig, NoveltyConfig, PrefixConfig
+from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data import prompt_identity
-from extra_trainer.evaluate import evaluate
 from extra_trainer.exploration import Explorer, Tokens, step_metrics
 from extra_trainer.rehearsal.start_model import FitSettings, start_model
 from extra_trainer.rollout import RolloutCollector, RolloutError, RolloutRequest, Sampling
-from extra_trainer.run_folder import RunFolder
 
 SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
 
@@ -186,18 +184,11 @@ def test_during_warmup_nothing_is_queued(
     assert [explorer.feed(groups, step) for step in (1, 2, 3)] == [0, 0, 0]
 
 
-def test_an_evaluation_is_the_same_twice_and_its_metrics_are_plain(
+def test_the_metrics_of_a_step_are_plain(
     tokens: Tokens, generation: GenerationClient, verification: VerificationClient
 ) -> None:
-    config = EvaluationConfig(samples_per_prompt=4, k=(1, 4), problems_per_call=2)
     requests = _requests(tokens, "1+2=?\n", "4+5=?\n", "30+40=?\n")
-    collector = RolloutCollector(generation, verification)
-    options = {"max_tokens": 24, "seed": 5, "policy_version": 0, "clock": RunFolder.clock()}
-    first = evaluate(collector, requests, config, **options)
-    second = evaluate(collector, requests, config, **options)
-    assert (first.correct, first.mean_tokens) == (second.correct, second.mean_tokens)
-    assert first.problems == 3
-    groups = collector.collect(requests, SAMPLING, 0).groups
+    groups = RolloutCollector(generation, verification).collect(requests, SAMPLING, 0).groups
     metrics = step_metrics(groups, np.zeros((3, 4)), queued=0, waiting=0)
     assert metrics["undecided"] == 0
     assert 0 < metrics["entropy"] < 4
