@@ -159,6 +159,21 @@ def test_after_a_service_has_died_what_was_finished_is_kept(
     assert _texts(tmp_path / "journal") == _texts(tmp_path / "whole")
 
 
+def test_a_full_queue_is_waited_for(
+    model: Path, generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"problems_at_once": 5})
+    with (
+        # Room for one problem's samples: with five at once most calls are refused at first.
+        embedded.start("generation", model=model, threads=1, max_batch=4, max_queue=4) as service,
+        GenerationClient(service.target) as narrow,
+    ):
+        result = Evaluator(narrow, verification, config, 60).run({"a": EASY}, tmp_path / "narrow")
+    wide = Evaluator(generation, verification, config, 60).run({"a": EASY}, tmp_path / "wide")
+    assert result.sets == wide.sets
+    assert _texts(tmp_path / "narrow") == _texts(tmp_path / "wide")
+
+
 @pytest.fixture
 def mark() -> Iterator[str]:
     """A word in the environment of all that a command starts; none of it may outlive the command."""

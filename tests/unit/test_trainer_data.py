@@ -165,6 +165,8 @@ def test_other_sets_are_called_by_their_files_or_as_given(tmp_path: Path) -> Non
     assert evaluation_sets({"mine": path}) == {"mine": path}
     with pytest.raises(ConfigError, match="cannot name an evaluation set"):
         evaluation_sets({"a/b": path})
+    with pytest.raises(ConfigError, match="no evaluation set"):
+        evaluation_sets({})
 
 
 def test_the_benchmark_files_are_read_whole(data_folder: Path) -> None:
