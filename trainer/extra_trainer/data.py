@@ -77,6 +77,8 @@ def evaluation_sets(source: str | Mapping[str, str]) -> dict[str, str]:
     else:
         path, _ = split_source(source)
         sets = _benchmarks(path) or {path.stem if path.is_file() else path.name: source}
+    if not sets:
+        raise ConfigError("no evaluation set is named")
     for name in sets:
         if not SET_NAME.fullmatch(name):
             raise ConfigError(

@@ -29,7 +29,7 @@ from extra_trainer.rollout import RolloutError
 #: Refused problems that are named in the terminal; results.json names all.
 NAMED = 10
 #: Columns where there is no terminal: room for the whole table.
-WIDTH = 120
+WIDTH = 110
 
 Settings = TypeVar("Settings", bound=Section)
 
@@ -145,18 +145,16 @@ def _start_services(options: Options, stack: ExitStack) -> tuple[str, str]:
 
 
 def _print_refused(evaluation: Evaluation, console: Console) -> None:
-    refused = [
-        (name, problem, reason)
-        for name, result in evaluation.sets.items()
-        for problem, reason in result.refused.items()
-    ]
+    refused = [(name, problem) for name, result in evaluation.sets.items() for problem in result.refused]
     if refused:
         console.print(
             f"[yellow]{len(refused)} problems were refused by the generation service "
             "and count as not solved:[/]"
         )
-    for name, problem, reason in refused[:NAMED]:
-        console.print(f"  {name} {problem}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    for name, problem in refused[:NAMED]:
+        console.print(
+            f"  {name} {problem.id}: {problem.reason}", markup=False, highlight=False, soft_wrap=True
+        )
     if len(refused) > NAMED:
         console.print(f"  and {len(refused) - NAMED} more, in results.json")
 

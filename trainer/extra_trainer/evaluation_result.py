@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+from rich import box
 from rich.table import Table
 
 from extra_trainer.pass_at_k import bootstrap_means, interval, problem_pass_at_k
@@ -46,7 +47,15 @@ class Estimate(_Result):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
+        return f"{self.value:.1%} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+class Refusal(_Result):
+    """A problem that was not sampled, and why."""
+
+    index: int
+    id: str
+    reason: str
 
 
 class SetResult(_Result):
@@ -58,8 +67,7 @@ class SetResult(_Result):
     #: Correct samples of each problem, in order.
     correct: list[int]
     undecided: int
-    #: Id of a problem that was not sampled -> why.
-    refused: dict[str, str]
+    refused: list[Refusal]
     #: Share of samples that reached max_tokens or the window; None if there are no samples.
     cut_off: float | None
     mean_tokens: float | None
@@ -143,7 +151,7 @@ def _set_result(problems: list[ProblemResult], n: int, pass_at: dict[int, Estima
         pass_at=pass_at,
         correct=[problem.correct for problem in problems],
         undecided=sum(problem.undecided for problem in problems),
-        refused={problem.id: problem.refused for problem in problems if problem.refused},
+        refused=[Refusal(index=p.index, id=p.id, reason=p.refused) for p in problems if p.refused],
         cut_off=sum(problem.cut_off for problem in problems) / samples if samples else None,
         mean_tokens=sum(problem.tokens for problem in problems) / samples if samples else None,
     )
@@ -154,18 +162,14 @@ def result_table(evaluation: Evaluation) -> Table:
     table = Table(
         title=f"{evaluation.samples_per_prompt} samples a problem; [95 % bootstrap interval over problems]",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     ks = list(evaluation.mean)
     table.add_column("set", no_wrap=True)
     passes = (f"pass@{k}" for k in ks)
-    for column in (
-        "problems",
-        *passes,
-        "tokens a sample",
-        "cut off",
-        "undecided samples",
-        "refused problems",
-    ):
+    counts = ("tokens\na sample", "cut off", "undecided\nsamples", "refused\nproblems")
+    for column in ("problems", *passes, *counts):
         table.add_column(column, justify="right")
     for name, result in evaluation.sets.items():
         table.add_row(

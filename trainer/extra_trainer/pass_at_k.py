@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
+#: Bounds the memory of the draws.
+DRAWS_AT_ONCE = 2**20
 #: Of the interval's ends.
 PERCENTILES = (2.5, 97.5)
 
@@ -38,7 +40,12 @@ def bootstrap_means(values: NDArray[np.float64], seed: Sequence[int]) -> NDArray
     """
     random = np.random.default_rng(list(seed))
     count = values.shape[1]
-    return np.stack([values[:, random.integers(0, count, count)].mean(axis=1) for _ in range(RESAMPLES)])
+    at_once = max(1, DRAWS_AT_ONCE // count)
+    parts = [
+        values[:, random.integers(0, count, (min(at_once, RESAMPLES - start), count))].mean(axis=2).T
+        for start in range(0, RESAMPLES, at_once)
+    ]
+    return np.concatenate(parts)
 
 
 def interval(means: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,0 +1,280 @@
+"""Evaluation with real services: what is sampled, what is missing, and what survives a kill."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from extra_client import GenerationClient, UnavailableError, VerificationClient, embedded
+from extra_trainer.config import EvaluationConfig
+from extra_trainer.data import Problem
+from extra_trainer.evaluate import Evaluator
+from extra_trainer.evaluation_result import Evaluation
+from extra_trainer.rehearsal.problems import problems
+from extra_trainer.rehearsal.start_model import FitSettings, start_model
+
+PATIENCE = 120
+CONFIG = EvaluationConfig(samples_per_prompt=4, k=(1, 4), problems_at_once=3)
+EASY = [Problem(str(n), f"{n}+1=?\n", str(n + 1)) for n in range(1, 6)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has hardly learnt anything, but is now and then right by chance."""
+    settings = FitSettings(
+        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
+    )
+    return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def generation(model: Path) -> Iterator[GenerationClient]:
+    with (
+        embedded.start("generation", model=model, threads=1) as service,
+        GenerationClient(service.target) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def verification() -> Iterator[VerificationClient]:
+    with embedded.start("verification", workers=1) as service, VerificationClient(service.target) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets that take the model some seconds."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name, count, seed in (("first", 30, 0), ("second", 20, 1)):
+        rows = ({"id": p.id, "problem": p.prompt, "answer": p.answer} for p in problems("train", count, seed))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def _lines(journal: Path) -> list[dict[str, Any]]:
+    """The problems in a journal, without a line that is still being written."""
+    content = journal.read_bytes() if journal.exists() else b""
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()][1:]
+
+
+def _texts(journal: Path) -> dict[tuple[str, str], list[str]]:
+    return {(p["set"], p["id"]): [sample["text"] for sample in p["samples"]] for p in _lines(journal)}
+
+
+def test_what_a_problem_s_samples_are_depends_on_nothing_beside_it(
+    generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+) -> None:
+    def run(name: str, sets: dict[str, list[Problem]], at_once: int, seed: int = 0) -> Evaluation:
+        config = CONFIG.model_copy(update={"problems_at_once": at_once, "seed": seed})
+        return Evaluator(generation, verification, config, 24).run(sets, tmp_path / name)
+
+    together = run("together", {"a": EASY, "b": EASY[:2]}, at_once=3)
+    alone = run("alone", {"a": EASY[:4]}, at_once=1)
+    assert together.sets["a"].correct[:4] == alone.sets["a"].correct
+    texts = _texts(tmp_path / "together")
+    assert {name: texts[name] for name in _texts(tmp_path / "alone")} == _texts(tmp_path / "alone")
+    run("other", {"a": EASY[:4]}, at_once=1, seed=1)
+    assert _texts(tmp_path / "other") != _texts(tmp_path / "alone")
+    # Problems of one set do not share their draws.
+    assert len({tuple(sample) for sample in texts.values()}) > len(EASY) // 2
+
+
+def test_the_journal_s_samples_and_the_counts_agree(
+    generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+) -> None:
+    told: list[int] = []
+    evaluator = Evaluator(generation, verification, CONFIG, 24, progress=told.append)
+    result = evaluator.run({"a": EASY}, tmp_path / "journal")
+    assert sum(told) == 20
+    lines = sorted(_lines(tmp_path / "journal"), key=lambda line: int(line["index"]))
+    assert [line["id"] for line in lines] == [problem.id for problem in EASY]
+    assert [sum(s["correct"] is True for s in line["samples"]) for line in lines] == result.sets["a"].correct
+    expected = verification.verify(
+        [s["text"] for line in lines for s in line["samples"]], [p.answer for p in EASY for _ in range(4)]
+    )
+    assert [s["status"] for line in lines for s in line["samples"]] == [str(v.status) for v in expected]
+    again = evaluator.run({"a": EASY}, tmp_path / "journal")
+    assert sum(told) == 40
+    assert again.sets == result.sets
+    assert len(_lines(tmp_path / "journal")) == 5
+
+
+def test_refused_prompts_and_unreadable_answers_harm_no_other_problem_and_are_told(
+    generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+) -> None:
+    window = generation.get_info().max_model_len
+    long = Problem("long", "1+" * window + "1=?\n", "1")
+    unreadable = Problem("unreadable", "1+1=?\n", "")
+    result = Evaluator(generation, verification, CONFIG, 24).run(
+        {"a": [long, *EASY, unreadable]}, tmp_path / "journal"
+    )
+    (refused,) = result.sets["a"].refused
+    assert (refused.index, refused.id) == (0, "long")
+    assert f"no room in a window of {window}" in refused.reason
+    assert result.sets["a"].undecided == 4
+    alone = Evaluator(generation, verification, CONFIG, 24).run({"a": EASY}, tmp_path / "alone")
+    assert alone.undecided == alone.refused == 0
+    assert len(result.sets["a"].correct) == 7
+
+
+def test_without_a_chat_template_every_chat_prompt_is_refused_by_name(
+    generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+) -> None:
+    result = Evaluator(generation, verification, CONFIG, 24, chat=True).run({"a": EASY}, tmp_path / "journal")
+    assert result.refused == 5
+    assert "no chat template" in result.sets["a"].refused[0].reason
+
+
+def test_after_a_service_has_died_what_was_finished_is_kept(
+    generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+) -> None:
+    many = [Problem(str(n), f"{n}+{n}=?\n", str(2 * n)) for n in range(40)]
+    config = CONFIG.model_copy(update={"problems_at_once": 1})
+    with embedded.start("verification", workers=1) as service, VerificationClient(service.target) as dying:
+
+        def kill_after_some(_: int) -> None:
+            if len(_lines(tmp_path / "journal")) >= 2 and service.process.poll() is None:
+                service.process.kill()
+                service.process.wait()
+
+        with pytest.raises(UnavailableError, match="verification service"):
+            Evaluator(generation, dying, config, 24, progress=kill_after_some).run(
+                {"a": many}, tmp_path / "journal"
+            )
+    kept = _texts(tmp_path / "journal")
+    assert 2 <= len(kept) < 40
+    resumed = Evaluator(generation, verification, CONFIG, 24).run({"a": many}, tmp_path / "journal")
+    whole = Evaluator(generation, verification, CONFIG, 24).run({"a": many}, tmp_path / "whole")
+    assert resumed.sets == whole.sets
+    assert _texts(tmp_path / "journal") == _texts(tmp_path / "whole")
+
+
+def test_a_full_queue_is_waited_for(
+    model: Path, generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"problems_at_once": 5})
+    with (
+        # Room for one problem's samples: with five at once most calls are refused at first.
+        embedded.start("generation", model=model, threads=1, max_batch=4, max_queue=4) as service,
+        GenerationClient(service.target) as narrow,
+    ):
+        result = Evaluator(narrow, verification, config, 60).run({"a": EASY}, tmp_path / "narrow")
+    wide = Evaluator(generation, verification, config, 60).run({"a": EASY}, tmp_path / "wide")
+    assert result.sets == wide.sets
+    assert _texts(tmp_path / "narrow") == _texts(tmp_path / "wide")
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """A word in the environment of all that a command starts; none of it may outlive the command."""
+    word = uuid.uuid4().hex
+    yield word
+    _wait_for(lambda: not _marked(word), "processes were left running")
+
+
+def _marked(word: str) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            there = process.environ().get("EXTRA_RL_TEST_MARK") == word
+            if there and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _wait_for(condition: Callable[[], bool], otherwise: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, otherwise
+        time.sleep(0.01)
+
+
+def _start(mark: str, *arguments: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "EXTRA_RL_TEST_MARK": mark, "EXTRA_RL_GENERATION_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "extra_cli", "eval", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def test_a_command_killed_in_the_middle_and_repeated_ends_like_one_that_was_not(
+    mark: str,
+    model: Path,
+    generation: GenerationClient,
+    verification: VerificationClient,
+    files: Path,
+    tmp_path: Path,
+) -> None:
+    sets = ("--data", files / "first.jsonl", "--data", f"other={files / 'second.jsonl'}")
+    sampling = ("--samples-per-prompt", 4, "--k", "1,4", "--max-tokens", 100, "--problems-at-once", 2)
+    killed = (tmp_path / "killed", *sets, *sampling, "--model", model)
+    journal = tmp_path / "killed" / "samples.jsonl"
+    process = _start(mark, *killed)
+    _wait_for(lambda: len(_lines(journal)) >= 5 or process.poll() is not None, "no problem was finished")
+    process.kill()
+    process.communicate()
+    finished = _texts(journal)
+    assert 5 <= len(finished) < 50
+    # The services that it started go with it.
+    _wait_for(lambda: not _marked(mark), "its services outlived the killed command")
+    with journal.open("ab") as file:
+        file.write(b'{"set": "first", "ind')
+
+    different = _start(mark, *killed, "--temperature", 0.5)
+    output, _ = different.communicate(timeout=PATIENCE)
+    assert different.returncode == 1
+    assert "temperature was 1.0 and is 0.5" in output
+
+    repeated = _start(mark, *killed)
+    output, _ = repeated.communicate(timeout=PATIENCE)
+    assert repeated.returncode == 0, output
+    assert finished.items() <= _texts(journal).items()
+    assert len(_lines(journal)) == 50
+    assert re.search(r"first +30 ", output)
+    assert re.search(r"other +20 ", output)
+    assert "pass@4" in output
+
+    services = ("--generation", generation.target, "--verification", verification.target)
+    whole = _start(mark, tmp_path / "whole", *sets, *sampling, *services)
+    output, _ = whole.communicate(timeout=PATIENCE)
+    assert whole.returncode == 0, output
+    assert _texts(journal) == _texts(tmp_path / "whole" / "samples.jsonl")
+    one, other = (Evaluation.load(tmp_path / name / "results.json") for name in ("killed", "whole"))
+    assert one.sets == other.sets
+    assert one.mean == other.mean
+    assert list(one.sets) == ["first", "other"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "either --model, to start a generation service, or --generation"),
+        (("--model", "m", "--samples-per-prompt", 4), "every k must lie between 1 and samples_per_prompt"),
+        (("--model", "m", "--k", "1,x"), "k.1: Input should be a valid integer"),
+        (("--model", "m", "--data", "second.jsonl"), "no file or folder second.jsonl"),
+        (("--model", "m", "--template", "x"), "template must contain"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_anything_starts(
+    arguments: tuple[object, ...], message: str, mark: str, files: Path, tmp_path: Path
+) -> None:
+    process = _start(mark, tmp_path / "out", "--data", files / "first.jsonl", *arguments)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert message in " ".join(output.split())
+    assert not (tmp_path / "out").exists()
