@@ -77,12 +77,22 @@ def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: S
         n.Group(prompt_id="a", texts=["x", ""], correct=[True, True]),
         n.Group(prompt_id="a", texts=["x", "y" * 10_000_000], correct=[True, False]),
         n.Group(prompt_id="", embeddings=vectors.tobytes(), correct=[True, True]),
+        n.Group(prompt_id="a\0b", embeddings=vectors.tobytes(), correct=[True, True]),
         n.Group(prompt_id="a", embeddings=np.ones((2, 5), dtype="<f4").tobytes(), correct=[True, True]),
         good,
     ]
     answers = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="bad", groups=groups)).groups
     fields = [answer.error.field for answer in answers]
-    expected = ["embeddings[1]", "embeddings[0]", "embeddings", "texts", "texts[1]", "texts[1]", "prompt_id"]
+    expected = [
+        "embeddings[1]",
+        "embeddings[0]",
+        "embeddings",
+        "texts",
+        "texts[1]",
+        "texts[1]",
+        "prompt_id",
+        "prompt_id",
+    ]
     assert fields == ["", *expected, "embeddings", ""]
     assert all(a.error.code == code_pb2.INVALID_ARGUMENT for a in answers[1:-1])
     assert (answers[0].memory_after, answers[-1].memory_after) == (2, 4)
@@ -96,6 +106,10 @@ def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: S
         (n.ScoreGroupsRequest(namespace="missing"), grpc.StatusCode.NOT_FOUND),
         (
             n.ScoreGroupsRequest(namespace="bad", groups=[n.Group(prompt_id="a", correct=[True] * 100_000)]),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+        (
+            n.ScoreGroupsRequest(namespace="bad", groups=[n.Group(prompt_id="a")] * 100_000),
             grpc.StatusCode.INVALID_ARGUMENT,
         ),
     ],
@@ -412,6 +426,48 @@ def test_a_sample_that_does_not_fit_its_group_is_refused_and_the_group_goes_on(s
     assert first.result().samples == 2
 
 
+def test_a_sample_that_cannot_be_scored_is_refused_at_once_and_the_group_goes_on(samples: Server) -> None:
+    vectors = np.random.default_rng(0).standard_normal((2, 16)).astype("<f4")
+
+    def sample(index: int, embedding: np.ndarray | None, prompt: str = "q") -> n.CollectSampleRequest:
+        data = b"" if embedding is None else embedding.tobytes()
+        fields = {"group_size": 2, "wait_seconds": 60.0, "group_id": "sound"}
+        return n.CollectSampleRequest(
+            namespace="samples", prompt_id=prompt, index=index, embedding=data, correct=True, **fields
+        )
+
+    first = samples.novelty.CollectSample.future(sample(0, vectors[0]))
+    for wrong, field in (
+        (sample(1, None), "text"),
+        (sample(1, vectors[1] * 0), "embedding"),
+        (sample(1, vectors[1] * np.nan), "embedding"),
+        (sample(1, vectors[1, :8].copy()), "embedding"),
+        (sample(1, vectors[1], "a\0b"), "prompt_id"),
+    ):
+        with pytest.raises(grpc.RpcError) as failure:
+            samples.novelty.CollectSample(wrong)
+        assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert failure.value.details().startswith(f"{field}: ")
+    assert samples.novelty.CollectSample(sample(1, vectors[1])).samples == 2
+    assert first.result().samples == 2
+
+
+def test_after_a_restart_only_the_prompts_that_are_used_are_read(tmp_path: Path) -> None:
+    described = n.DescribeNamespaceRequest(namespace="run")
+    with Server(tmp_path, "--embedder=none") as first:
+        first.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run"))
+        groups = [_embedded_group(f"p{i}", i) for i in range(500)]
+        first.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="run", groups=groups))
+        first.stop()
+    with Server(tmp_path, "--embedder=none") as second:
+        assert second.novelty.DescribeNamespace(described).index_loads == 0
+        request = n.ScoreGroupsRequest(namespace="run", groups=groups[7:8])
+        (scores,) = second.novelty.ScoreGroups(request).groups
+        assert (scores.memory_before, scores.memory_after) == (8, 16)
+        found = second.novelty.DescribeNamespace(described)
+        assert (found.prompts, found.index_loads) == (500, 1)
+
+
 def test_neighbours_of_a_text_are_found_and_nothing_is_changed(server: Server) -> None:
     server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="query"))
     texts = ["Add 3 and 4 to get 7.", "By symmetry the middle number is the mean.", "Draw a circle."]
@@ -429,7 +485,7 @@ def test_neighbours_of_a_text_are_found_and_nothing_is_changed(server: Server) -
     similarities = [neighbour.similarity for neighbour in found.neighbors]
     assert len(similarities) == 2
     assert similarities == sorted(similarities, reverse=True)
-    assert empty.error.field == "texts[0]"
+    assert empty.error.field == "text"
     assert not unknown.neighbors
     assert server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="query")).solutions == 3
 
@@ -495,9 +551,11 @@ def test_a_namespace_moves_as_one_file(server: Server) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         server.novelty.ImportNamespace(pieces("in", file))
     assert failure.value.code() == grpc.StatusCode.ALREADY_EXISTS
-    for broken in (b"no file at all", file[:-100], b""):
+    damaged = bytearray(file)
+    damaged[len(file) // 2] ^= 1
+    for broken in (b"no file at all", file[:-100], b"x", bytes(damaged)):
         with pytest.raises(grpc.RpcError) as failure:
-            server.novelty.ImportNamespace(pieces("broken", broken or b"x"))
+            server.novelty.ImportNamespace(pieces("broken", broken))
         assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "broken" not in server.novelty.ListNamespaces(n.ListNamespacesRequest()).namespaces
 
@@ -537,6 +595,11 @@ def test_prefixes_are_ranked_listed_and_forgotten(server: Server) -> None:
     ).prompts
     assert [prefix.length for prefix in listed[0].prefixes] == [len(lines[0]) + 1, 2 * len(lines[0]) + 2, 0]
     assert listed[1].error.code == code_pb2.INVALID_ARGUMENT
+    with pytest.raises(grpc.RpcError) as failure:
+        server.prefix.ForgetPrefixes(
+            p.ForgetPrefixesRequest(namespace="ranked", prompts=[p.ForgottenPrefixes(prompt_id="q\0r")])
+        )
+    assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     ids = [prefix.prefix_id for prefix in listed[0].prefixes]
     forgotten = server.prefix.ForgetPrefixes(
         p.ForgetPrefixesRequest(

@@ -1,7 +1,8 @@
 """Both RPCs of the verification service, through real gRPC and real worker processes."""
 
+import asyncio
 import queue
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
@@ -10,6 +11,9 @@ from grpc_status import rpc_status
 from verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 from extra_rl.v1 import verification_pb2 as pb
+from extra_services.verification.pool import WorkerPool
+from extra_services.verification.service import VerificationServicer
+from extra_services.verification.verifier import Verifier
 
 POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
 CORRECT, WRONG = pb.VERDICT_STATUS_CORRECT, pb.VERDICT_STATUS_WRONG
@@ -18,7 +22,7 @@ CORRECT, WRONG = pb.VERDICT_STATUS_CORRECT, pb.VERDICT_STATUS_WRONG
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationServer]:
     folder = tmp_path_factory.mktemp("verification")
-    with verification_server(folder, workers=2, slow_workers=0, timeout_seconds=3) as running:
+    with verification_server(folder, workers=2, slow_workers=0, timeout_seconds=2.9) as running:
         yield running
 
 
@@ -60,6 +64,8 @@ def test_a_hang_is_killed_while_its_neighbours_are_answered(server: Verification
         timeout_seconds=1,
     )  # fmt: skip
     assert verdicts[0].status == pb.VERDICT_STATUS_TIMEOUT
+    assert (verdicts[0].extracted, verdicts[0].normalized_answer) == (POWER_TOWER[7:-1], "6")
+    assert verdicts[0].normalized_response
     assert 1 <= verdicts[0].execution_seconds < 1.5
     assert [verdict.status for verdict in verdicts[1:]] == [CORRECT] * 4
     wait_until(lambda: {worker.pid for worker in server.workers()} != before)
@@ -88,6 +94,11 @@ def test_a_time_limit_out_of_range_is_refused(server: VerificationServer, second
     assert _bad_field(refused.value) == "timeout_seconds"
 
 
+def test_the_servers_own_time_limit_may_be_asked_for(server: VerificationServer) -> None:
+    # The message holds 2.9 as 2.9000001.
+    assert server.verify((r"\boxed{5}", "5"), timeout_seconds=2.9)[0].status == CORRECT
+
+
 def test_an_unknown_method_is_refused(server: VerificationServer) -> None:
     item = pb.VerifyItem(response="1", answer="1", method=77)  # type: ignore[arg-type]
     with pytest.raises(grpc.RpcError) as refused:
@@ -107,6 +118,28 @@ def test_a_stream_answers_each_item_as_soon_as_it_is_decided(server: Verificatio
     last = next(answers)
     assert (last.id, last.verdict.status) == (1, pb.VERDICT_STATUS_TIMEOUT)
     assert list(answers) == []
+
+
+async def test_a_stream_whose_answers_are_not_fetched_is_not_read_on() -> None:
+    taken = 0
+
+    async def items() -> AsyncIterator[pb.VerifyStreamRequest]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield _stream_item(taken, r"\boxed{26}", "26")
+
+    # None of these needs a worker, so the pool need not run.
+    servicer = VerificationServicer(Verifier(WorkerPool(1, 0, 2**28, 8), 1.0, 8))
+    answers = servicer.VerifyStream(items(), None)
+    assert (await anext(answers)).id == 1
+    for _ in range(20_000):
+        await asyncio.sleep(0)
+    assert 8192 <= taken <= 8194
+    async for answer in answers:
+        if answer.id > 20_000:
+            break
+    await answers.aclose()
 
 
 def test_an_invalid_item_of_a_stream_is_an_error_of_its_own(server: VerificationServer) -> None:

@@ -87,6 +87,29 @@ def test_a_ring_holds_the_last_solutions_in_their_slots_after_opening_again(
     assert store.sizes(namespace).solutions == 3
 
 
+def test_a_ring_far_larger_than_usual_is_written_in_one_commit(opened: Callable[[], Store]) -> None:
+    store = opened()
+    namespace, _ = store.create_namespace("large", NamespaceSettings(memory_capacity=10_000))
+    store.commit(namespace, _solutions(0, _vectors(9000)))
+    header, ring = store.solutions(namespace, ["q"])["q"]
+    assert ring is not None
+    assert (header.solutions_added, len(ring.sequences)) == (9000, 9000)
+    np.testing.assert_array_equal(ring.vectors, _vectors(9000))
+
+
+def test_a_read_that_fails_leaves_no_old_state_to_the_next(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    namespace = _made(store)
+    store.commit(namespace, Write({"q": PromptWrite(0, prefixes=[_prefix([1])])}, prefixes=SPACE))
+    # SQLite reads the id up to its NUL, and so finds a prompt that was not asked for.
+    with pytest.raises(KeyError) as kept:
+        store.prefixes(namespace, ["q\0r"])
+    store.commit(namespace, _solutions(1, _vectors(1)))
+    assert store.headers(namespace, ["q"])["q"].solutions_added == 1
+    assert kept.tb is not None
+    store.close()
+
+
 def test_a_write_computed_from_an_old_version_changes_nothing(opened: Callable[[], Store]) -> None:
     store = opened()
     namespace = _made(store)

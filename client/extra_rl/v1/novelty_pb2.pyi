@@ -605,7 +605,7 @@ class Group(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SEQUENCE_LOGPROBS_FIELD_NUMBER: _builtins.int
     prompt_id: _builtins.str
-    """Identity of the prompt, stable across steps and epochs: 1 to 512 bytes."""
+    """Identity of the prompt, stable across steps and epochs: 1 to 512 bytes, none of them NUL."""
     embeddings: _builtins.bytes
     """float32 [n, dimension]: the caller's own embeddings; need not be normalised, none may be zero."""
     sequence_logprobs: _builtins.bytes

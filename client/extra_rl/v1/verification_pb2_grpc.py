@@ -61,7 +61,8 @@ class VerificationServiceServicer:
     def VerifyStream(self, request_iterator, context):
         """Verifies items as they arrive and answers each as soon as it is decided, in order of decision; for
         verifying while generation goes on. An invalid item gets a verdict ERROR of its own. While the server's
-        queue is full it reads no further item: a caller that never reads answers can stall itself.
+        queue is full, or 8192 items of the stream are not answered or their answers not fetched, it reads no
+        further item: a caller that never reads answers can stall itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

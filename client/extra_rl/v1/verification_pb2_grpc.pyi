@@ -38,7 +38,8 @@ class VerificationServiceStub:
     VerifyStream: _grpc.StreamStreamMultiCallable[_verification_pb2.VerifyStreamRequest, _verification_pb2.VerifyStreamResponse]
     """Verifies items as they arrive and answers each as soon as it is decided, in order of decision; for
     verifying while generation goes on. An invalid item gets a verdict ERROR of its own. While the server's
-    queue is full it reads no further item: a caller that never reads answers can stall itself.
+    queue is full, or 8192 items of the stream are not answered or their answers not fetched, it reads no
+    further item: a caller that never reads answers can stall itself.
     """
 
 @_typing.type_check_only
@@ -51,7 +52,8 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     VerifyStream: _aio.StreamStreamMultiCallable[_verification_pb2.VerifyStreamRequest, _verification_pb2.VerifyStreamResponse]  # type: ignore[assignment]
     """Verifies items as they arrive and answers each as soon as it is decided, in order of decision; for
     verifying while generation goes on. An invalid item gets a verdict ERROR of its own. While the server's
-    queue is full it reads no further item: a caller that never reads answers can stall itself.
+    queue is full, or 8192 items of the stream are not answered or their answers not fetched, it reads no
+    further item: a caller that never reads answers can stall itself.
     """
 
 class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -73,7 +75,8 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_verification_pb2.VerifyStreamResponse], _abc.AsyncIterator[_verification_pb2.VerifyStreamResponse]]:
         """Verifies items as they arrive and answers each as soon as it is decided, in order of decision; for
         verifying while generation goes on. An invalid item gets a verdict ERROR of its own. While the server's
-        queue is full it reads no further item: a caller that never reads answers can stall itself.
+        queue is full, or 8192 items of the stream are not answered or their answers not fetched, it reads no
+        further item: a caller that never reads answers can stall itself.
         """
 
 def add_VerificationServiceServicer_to_server(servicer: VerificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -233,6 +233,9 @@ class Memory:
 
     def delete_prompts(self, name: str, prompts: list[str]) -> list[str]:
         """Deletes all that is stored of prompts; those that existed."""
+        for number, prompt in enumerate(prompts):
+            check_prompt_id(prompt, f"prompt_ids[{number}]")
+        prompts = list(dict.fromkeys(prompts))
         namespace = self.store.namespace(name)
         with self._locks.hold(namespace.id, prompts):
             existed = self.store.delete_prompts(namespace, prompts)
@@ -338,9 +341,11 @@ def check_name(name: str, field: str = "namespace") -> None:
 
 
 def check_prompt_id(prompt_id: str, field: str = "prompt_id") -> None:
-    """InvalidInput unless it has 1 to 512 bytes."""
+    """InvalidInput unless it has 1 to 512 bytes, none of them NUL (where SQLite would end it)."""
     if not 1 <= len(prompt_id.encode()) <= MAX_PROMPT_BYTES:
         raise InvalidInput(field, f"must have 1 to {MAX_PROMPT_BYTES} bytes, has {len(prompt_id.encode())}")
+    if "\0" in prompt_id:
+        raise InvalidInput(field, "must not hold a NUL character")
 
 
 def check_space(stored: EmbeddingSpace, given: EmbeddingSpace, namespace: str) -> None:

@@ -77,7 +77,7 @@ return 0
 """
 #: The hashes of a prompt.
 KINDS = "hsexog"
-#: Keys handled in one round trip.
+#: Keys handled in one round trip, and entries written by one command (Lua passes on at most 8000 words).
 BATCH = 500
 #: Of a prefix: sequence number, mean entropy, tokens, dimension; then tokens, vector and text.
 PREFIX_HEAD = struct.Struct("<qdii")
@@ -456,12 +456,14 @@ class RedisStore:
     ) -> Iterator[Command]:
         capacity = namespace.settings.memory_capacity
         rows = np.ascontiguousarray(vectors, dtype=namespace.vector_type())
-        solutions: Command = ["HSET", self._key(namespace.id, "s", prompt)]
-        texts: Command = ["HSET", self._key(namespace.id, "e", prompt)]
-        for row, sequence, excerpt in zip(rows, sequences, excerpts, strict=True):
-            solutions += [sequence % capacity, SOLUTION_HEAD.pack(sequence) + row.tobytes()]
-            texts += [sequence % capacity, excerpt]
-        yield from (solutions, texts)
+        entries = list(zip(rows, sequences, excerpts, strict=True))
+        for start in range(0, len(entries), BATCH):
+            solutions: Command = ["HSET", self._key(namespace.id, "s", prompt)]
+            texts: Command = ["HSET", self._key(namespace.id, "e", prompt)]
+            for row, sequence, excerpt in entries[start : start + BATCH]:
+                solutions += [sequence % capacity, SOLUTION_HEAD.pack(sequence) + row.tobytes()]
+                texts += [sequence % capacity, excerpt]
+            yield from (solutions, texts)
 
     def _change_prefixes(
         self, namespace: Namespace, prompt: str, header: Header, change: PromptWrite

@@ -192,10 +192,12 @@ def _run_in_savepoint(connection: sqlite3.Connection, job: Job) -> tuple[Any, Ex
     connection.execute("SAVEPOINT job")
     try:
         result = job(connection)
-    except sqlite3.Error:
-        raise
     except Exception as error:
-        # Also a bug in one job must not fail its neighbours, nor end the thread.
+        if isinstance(error, sqlite3.Error) and not isinstance(
+            error, sqlite3.IntegrityError | sqlite3.DataError
+        ):
+            raise  # The store is at fault, not the job.
+        # What one job asks in vain, or a bug in it, must not fail its neighbours, nor end the thread.
         connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
         return None, error

@@ -1,7 +1,8 @@
 """Tables of the SQLite store, and everything that is read from and done to them, as functions.
 
 Rows of rings are addressed by (prompt, slot), so a full ring overwrites in place and nothing is ever moved.
-The functions run inside whatever transaction the caller has begun.
+The functions run inside whatever transaction the caller has begun. Rows are fetched at once: a statement that
+an exception leaves half read would keep its transaction, and so an old state of the database, alive.
 """
 
 import json
@@ -134,7 +135,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def names(connection: sqlite3.Connection) -> list[str]:
     """See Store.namespaces."""
-    rows = connection.execute("SELECT name FROM namespaces ORDER BY name")
+    rows = connection.execute("SELECT name FROM namespaces ORDER BY name").fetchall()
     return [name for (name,) in rows if not name.startswith(HIDDEN)]
 
 
@@ -238,7 +239,7 @@ def headers(
     """See Store.headers."""
     rows = connection.execute(
         f"SELECT prompt, {HEADER_COLUMNS} FROM prompts WHERE {CHOSEN}", _chosen(namespace, prompts)
-    )
+    ).fetchall()
     found = {prompt: Header(*counters) for prompt, *counters in rows}
     return {prompt: found.get(prompt, Header()) for prompt in prompts}
 
@@ -252,7 +253,7 @@ def solutions(
         f" (SELECT id, prompt, {HEADER_COLUMNS} FROM prompts WHERE {CHOSEN}) p"
         " LEFT JOIN solutions s ON s.prompt = p.id ORDER BY p.id, s.slot",
         _chosen(namespace, prompts),
-    )
+    ).fetchall()
     known: dict[str, Header] = {}
     rings: dict[str, list[tuple[int, bytes, str]]] = {}
     for prompt, *counters, sequence, vector, excerpt in rows:
@@ -275,7 +276,7 @@ def prefixes(
         f" FROM (SELECT id, prompt FROM prompts WHERE {CHOSEN}) p JOIN prefixes x ON x.prompt = p.id"
         " ORDER BY p.id, x.sequence",
         _chosen(namespace, prompts),
-    )
+    ).fetchall()
     found: dict[str, list[StoredPrefix]] = {prompt: [] for prompt in prompts}
     for prompt, sequence, token_ids, text, entropy, vector, rollouts, successes in rows:
         ids, unit = np.frombuffer(token_ids, dtype="<i4"), np.frombuffer(vector, dtype="<f4")
@@ -311,7 +312,7 @@ def excerpts(
         " JOIN solutions s ON s.prompt = p.id AND s.slot = json_extract(w.value, '$[1]') % ?"
         " WHERE s.sequence = json_extract(w.value, '$[1]')",
         (json.dumps(list(wanted)), namespace.id, namespace.settings.memory_capacity),
-    )
+    ).fetchall()
     return {(prompt, sequence): excerpt for prompt, sequence, excerpt in rows}
 
 
@@ -323,7 +324,7 @@ def page(
         f"SELECT prompt, {HEADER_COLUMNS} FROM prompts WHERE namespace=? AND prompt > ?"
         " ORDER BY prompt LIMIT ?",
         (namespace.id, after, limit),
-    )
+    ).fetchall()
     return [(prompt, Header(*counters)) for prompt, *counters in rows]
 
 
@@ -408,7 +409,7 @@ def _lookup(connection: sqlite3.Connection, name: str) -> Namespace | None:
         NamespaceSettings(**json.loads(settings)),
         EmbeddingSpace(*spaces[:2]),
         EmbeddingSpace(*spaces[2:]),
-        {metric: (total, count) for metric, total, count in sums},
+        {metric: (total, count) for metric, total, count in sums.fetchall()},
     )
 
 

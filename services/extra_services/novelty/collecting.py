@@ -1,15 +1,15 @@
 """Groups that arrive sample by sample: each sample waits until its group can be scored as a whole.
 
-Waiting costs no thread: a sample is a future on the event loop. A group is scored when its last sample is
-there or, at the deadline its first sample set, with those that are. Scoring is the ordinary `NoveltyScorer`,
-under an idempotency key made of the group's id, so a sample sent again after that gets the same answer, also
-after a restart. All of a group's samples must come to the same server; samples that wait are in memory only,
-and none is acknowledged before its group is durable.
+Waiting costs no thread: a sample is a future on the event loop. A sample that could not be scored is refused
+when it arrives, and its group goes on. A group is scored when its last sample is there or, at the deadline
+its first sample set, with those that are. Scoring is the ordinary `NoveltyScorer`, under an idempotency key
+made of the group's id, so a sample sent again after that gets the same answer, also after a restart. All of a
+group's samples must come to the same server; samples that wait are in memory only, and none is acknowledged
+before its group is durable.
 """
 
 import asyncio
 import json
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -95,7 +95,9 @@ class SampleCollector:
         was scored without it at its deadline; Overloaded if too many samples wait.
         """
         _check(sample)
-        known = await asyncio.get_running_loop().run_in_executor(self._executor, self._known, sample)
+        group = self._groups.get((sample.namespace, sample.group_id))
+        metric = group.first.metric if group else sample.metric
+        known = await asyncio.get_running_loop().run_in_executor(self._executor, self._known, sample, metric)
         if known is not None:
             return known
         if self._waiting >= self._max_waiting:
@@ -112,11 +114,12 @@ class SampleCollector:
             self._waiting -= 1
             self._leave(sample, score)
 
-    def _known(self, sample: Sample) -> SampleScore | None:
-        """What was answered when the group was scored, if it was."""
+    def _known(self, sample: Sample, metric: Metric) -> SampleScore | None:
+        """What was answered when the group was scored, if it was; if not, the sample is checked."""
         namespace = self._memory.store.namespace(sample.namespace)
         stored = self._memory.store.answer(namespace, OPERATION, sample.group_id)
         if stored is None:
+            self._scorer.check_rollout(namespace, _group_of([sample]), metric)
             return None
         prompt_id, indices = json.loads(stored.fingerprint)
         if prompt_id != sample.prompt_id:
@@ -137,6 +140,12 @@ class SampleCollector:
         for what in ("prompt_id", "group_size"):
             if getattr(sample, what) != getattr(group.first, what):
                 raise InvalidInput(what, f"differs from the first sample's of group {sample.group_id!r}")
+        if _dimension(sample) != _dimension(group.first):
+            raise InvalidInput(
+                "embedding",
+                f"has {_dimension(sample)} dimensions, the first sample's of group {sample.group_id!r}"
+                f" {_dimension(group.first)}",
+            )
         if group.scoring and sample.index not in group.samples:
             raise FailedPrecondition(
                 f"group {sample.group_id!r} is being scored without sample {sample.index}"
@@ -171,11 +180,11 @@ class SampleCollector:
 
     async def _score(self, group: _Group) -> None:
         indices = sorted(group.samples)
-        score: Callable[[], list[SampleScore]] = lambda: self._score_now(group, indices)  # noqa: E731
         failure: BaseException | None = None
         scored: list[SampleScore] = []
         try:
-            scored = await asyncio.get_running_loop().run_in_executor(self._executor, score)
+            loop = asyncio.get_running_loop()
+            scored = await loop.run_in_executor(self._executor, self._score_now, group, indices)
         except BaseException as error:
             failure = error
         del self._groups[(group.first.namespace, group.first.group_id)]
@@ -208,11 +217,14 @@ def _check(sample: Sample) -> None:
         raise InvalidInput("wait_seconds", f"must be positive and at most {MAX_WAIT_SECONDS:g}")
 
 
+def _dimension(sample: Sample) -> int:
+    """0 for a text."""
+    return 0 if sample.embedding is None else len(sample.embedding)
+
+
 def _group_of(samples: list[Sample]) -> RolloutGroup:
-    """The samples as a group; what only some of them have is left for the checks to complain about."""
+    """The samples as a group; all have a text or all have embeddings of one dimension."""
     embeddings = [sample.embedding for sample in samples if sample.embedding is not None]
-    if len({len(embedding) for embedding in embeddings}) > 1:
-        raise InvalidInput("embedding", "the samples of the group have different dimensions")
     logprobs = [sample.sequence_logprob for sample in samples if sample.sequence_logprob is not None]
     tokens = [sample.token_ids for sample in samples if sample.token_ids is not None]
     texts = [sample.text for sample in samples if sample.text is not None]

@@ -7,7 +7,7 @@ import numpy as np
 from extra_services.errors import InvalidInput
 from extra_services.memory.memory import Change, Computed, Key, Memory
 from extra_services.memory.records import Namespace
-from extra_services.novelty.preparing import Batch, prepare
+from extra_services.novelty.preparing import Batch, of_one, prepare
 from extra_services.novelty.request import Limits, Nearest, RolloutGroup, Vectors
 
 MAX_NEIGHBORS = 1024
@@ -55,7 +55,7 @@ def _as_group(query: NeighborQuery) -> RolloutGroup:
 
 def _search(change: Change, namespace: Namespace, batch: Batch, k: int) -> list[list[Nearest] | InvalidInput]:
     answers: list[list[Nearest] | InvalidInput] = [
-        answer if isinstance(answer, InvalidInput) else [] for answer in batch.answers
+        of_one(answer) if isinstance(answer, InvalidInput) else [] for answer in batch.answers
     ]
     if not batch.items or not namespace.solutions.dimension:
         return answers

@@ -16,6 +16,8 @@ from extra_services.memory.records import EmbeddingSpace, Namespace
 from extra_services.novelty.metrics import unit_vectors
 from extra_services.novelty.request import VECTOR_METRICS, GroupAnswer, Limits, Metric, RolloutGroup, Vectors
 
+#: Fields of a rollout that is sent alone, by those of a group.
+ALONE = {"texts": "text", "embeddings": "embedding", "sequence_logprobs": "sequence_logprob"}
 #: Characters of a solution's text kept beside its vector, to show what a rollout was compared with.
 EXCERPT_CHARACTERS = 200
 
@@ -53,10 +55,8 @@ def prepare(
     namespace of another embedding model."""
     answers: list[GroupAnswer | None] = [None] * len(groups)
     items: list[Item] = []
-    everything = namespace.settings.memory_policy == "all"
     for index, group in enumerate(groups):
-        rows = np.arange(len(group.correct)) if everything else np.flatnonzero(group.correct)
-        item = Item(index, group, rows)
+        item = _item(namespace, index, group)
         try:
             _check(item, metric, limits)
         except InvalidInput as error:
@@ -66,6 +66,38 @@ def prepare(
     if metric not in VECTOR_METRICS:
         return Batch(items, answers, np.zeros((0, 1), dtype=np.float32), EmbeddingSpace())
     return _with_vectors(memory, namespace, items, answers)
+
+
+def check_rollout(
+    memory: Memory, namespace: Namespace, rollout: RolloutGroup, metric: Metric, limits: Limits
+) -> None:
+    """Raises what `prepare` would refuse a group of this one rollout for, and embeds nothing."""
+    item = _item(namespace, 0, rollout)
+    try:
+        _check(item, metric, limits)
+    except InvalidInput as error:
+        raise of_one(error) from error
+    if metric not in VECTOR_METRICS:
+        return
+    if rollout.embeddings is None:
+        check_space(namespace.solutions, memory.space_of_texts(), namespace.name)
+        return
+    answers: list[GroupAnswer | None] = [None]
+    _with_vectors(memory, namespace, [item], answers)
+    if isinstance(answers[0], InvalidInput):
+        raise of_one(answers[0])
+
+
+def of_one(error: InvalidInput) -> InvalidInput:
+    """The error of a group of one rollout, naming the field of a message about that rollout alone."""
+    field = error.field.partition("[")[0]
+    return InvalidInput(ALONE.get(field, field), error.message)
+
+
+def _item(namespace: Namespace, index: int, group: RolloutGroup) -> Item:
+    everything = namespace.settings.memory_policy == "all"
+    rows = np.arange(len(group.correct)) if everything else np.flatnonzero(group.correct)
+    return Item(index, group, rows)
 
 
 def _check(item: Item, metric: Metric, limits: Limits) -> None:

@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from extra_services.errors import InvalidInput
 from extra_services.memory.index import RingIndex
 from extra_services.memory.memory import Change, Computed, Key, Memory, check_space
-from extra_services.memory.records import NewSolutions, PromptWrite, Write
+from extra_services.memory.records import Namespace, NewSolutions, PromptWrite, Write
 from extra_services.novelty import answers as stored_answers
 from extra_services.novelty import metrics
-from extra_services.novelty.preparing import Batch, Item, prepare
+from extra_services.novelty.preparing import Batch, Item, check_rollout, prepare
 from extra_services.novelty.request import (
     VECTOR_METRICS,
     GroupAnswer,
     GroupScores,
     Limits,
+    Metric,
     Nearest,
     Options,
     RolloutGroup,
@@ -74,6 +75,10 @@ class NoveltyScorer:
             stored_answers.encode,
         )
         return (stored_answers.decode(result), True) if isinstance(result, str) else (result, False)
+
+    def check_rollout(self, namespace: Namespace, rollout: RolloutGroup, metric: Metric) -> None:
+        """InvalidInput or FailedPrecondition for what would fail the group that this rollout is to be of."""
+        check_rollout(self._memory, namespace, rollout, metric, self._limits)
 
     def _check(self, groups: list[RolloutGroup], options: Options) -> None:
         rollouts = sum(len(group.correct) for group in groups)

@@ -184,9 +184,9 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
             raise InvalidInput(
                 "prompt_ids", f"{len(request.prompt_ids)} in one request; send at most {limit}"
             )
-        prompts = list(dict.fromkeys(request.prompt_ids))
+        prompts = list(request.prompt_ids)
         existed = set(await self._run(lambda: self._memory.delete_prompts(request.namespace, prompts)))
-        return novelty_pb2.DeletePromptsResponse(existed=[prompt in existed for prompt in request.prompt_ids])
+        return novelty_pb2.DeletePromptsResponse(existed=[prompt in existed for prompt in prompts])
 
     async def ExportNamespace(
         self, request: novelty_pb2.ExportNamespaceRequest, context: object
@@ -254,6 +254,9 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
             track_reward_variance=request.track_reward_variance,
             vendi=request.vendi,
         )
+        limit = self._limits.rollouts_per_request
+        if len(request.groups) > limit:
+            raise InvalidInput("groups", f"{len(request.groups)} in one request; send at most {limit}")
         decoded = [_group(message) for message in request.groups]
         groups = [group for group in decoded if isinstance(group, RolloutGroup)]
         scored, replayed = self._scorer.score(request.namespace, groups, options, request.idempotency_key)
@@ -283,7 +286,7 @@ def _known(names: dict[int, Result], number: int, field: str) -> Result:
 
 def _settings(message: novelty_pb2.NamespaceSettings) -> NamespaceSettings:
     given = {name: getattr(message, name) for name in NUMBERS if message.HasField(name)}  # type: ignore[arg-type]
-    settings = replace(
+    return replace(
         NamespaceSettings(
             memory_policy=_known(POLICIES, message.memory_policy, "settings.memory_policy"),
             text_window=_known(WINDOWS, message.text_window, "settings.text_window"),
@@ -291,13 +294,6 @@ def _settings(message: novelty_pb2.NamespaceSettings) -> NamespaceSettings:
         ),
         **given,
     )
-    if settings.min_history > settings.memory_capacity:
-        raise InvalidInput(
-            "settings.min_history",
-            f"{settings.min_history} is more than memory_capacity, {settings.memory_capacity}:"
-            " novelty would always be 0",
-        )
-    return settings
 
 
 def _settings_message(settings: NamespaceSettings) -> novelty_pb2.NamespaceSettings:

@@ -7,6 +7,7 @@ is complete, so that a namespace is never seen half imported; a file that is not
 """
 
 import json
+import math
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -61,7 +62,9 @@ def export(memory: Memory, name: str) -> Iterator[bytes]:
     """The file, in pieces, one per page of prompts. NotFound if there is no such namespace."""
     namespace = memory.store.namespace(name)
     sink = _Sink()
-    with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), _schema(namespace)) as writer:
+    with pq.ParquetWriter(
+        pa.PythonFile(sink, mode="w"), _schema(namespace), write_page_checksum=True
+    ) as writer:
         after = ""
         while page := memory.store.page(namespace, after, PROMPTS_PER_PAGE):
             after = page[-1][0]
@@ -73,15 +76,16 @@ def export(memory: Memory, name: str) -> Iterator[bytes]:
 
 
 def import_file(memory: Memory, name: str, path: Path, replace: bool) -> tuple[Namespace, Sizes]:
-    """Makes a namespace of an exported file; InvalidInput (field `chunk`) if it is not one."""
+    """Makes a namespace of an exported file; InvalidInput (field `chunk`) if it is not one, or damaged."""
     check_name(name)
     if not replace and _exists(memory, name):
         raise AlreadyExists(f"namespace {name!r} exists: choose another name, or set replace")
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             like = _described(file.schema_arrow, name)
             return _import(memory, name, file, like, replace)
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    # OSError is what pyarrow says of a file that is not what it claims to be.
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput("chunk", f"not a file that ExportNamespace made: {error}") from error
 
 
@@ -216,7 +220,7 @@ def _record(prompt: str, kinds: dict[str, list[Row]], like: Namespace) -> Prompt
         len(prefixes),
         int(counters["rollouts"]),
         int(counters["successes"]),
-        float(counters["reward_variance"]),
+        _finite(counters["reward_variance"], prompt),
     )
     ring = None
     if solutions:
@@ -230,19 +234,25 @@ def _record(prompt: str, kinds: dict[str, list[Row]], like: Namespace) -> Prompt
         [row["sequence"] for row in solutions], header.solutions_added, like.settings.memory_capacity, prompt
     )
     units = _vectors(prefixes, like.prefixes, prompt)
-    stored = [_prefix(row, units[i]) for i, row in enumerate(prefixes)]
+    stored = [_prefix(row, units[i], prompt) for i, row in enumerate(prefixes)]
     ngrams = {
         np.array(row["token_ids"], dtype="<i4").tobytes(): int(row["count"]) for row in kinds.get("ngram", [])
     }
     return PromptRecord(prompt, header, ring, stored, ngrams)
 
 
-def _prefix(row: Row, vector: np.ndarray[Any, np.dtype[np.float32]]) -> StoredPrefix:
+def _finite(value: Any, prompt: str) -> float:
+    if not math.isfinite(value):
+        raise InvalidInput("chunk", f"prompt {prompt!r} has a figure that is not finite")
+    return float(value)
+
+
+def _prefix(row: Row, vector: np.ndarray[Any, np.dtype[np.float32]], prompt: str) -> StoredPrefix:
     return StoredPrefix(
         int(row["sequence"]),
         np.array(row["token_ids"], dtype=np.int32),
         row["text"],
-        float(row["mean_entropy"]),
+        _finite(row["mean_entropy"], prompt),
         vector,
         int(row["rollouts"]),
         int(row["successes"]),
@@ -257,7 +267,8 @@ def _vectors(rows: list[Row], space: EmbeddingSpace, prompt: str) -> np.ndarray[
         raise InvalidInput(
             "chunk", f"prompt {prompt!r} has vectors that are not of {space.dimension} dimensions"
         )
-    lengths = np.linalg.norm(vectors, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1)
     if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
         raise InvalidInput("chunk", f"prompt {prompt!r} has a vector that is not of length 1")
     return vectors

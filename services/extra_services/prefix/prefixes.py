@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extra_services.errors import InvalidInput, NotFound, ServiceError
 from extra_services.memory.memory import Change, Computed, Key, Memory, check_prompt_id, check_space
-from extra_services.memory.records import Header, NewOutcome, PromptWrite, StoredPrefix, Write
+from extra_services.memory.records import Header, NewOutcome, PromptWrite, StoredPrefix, TextWindow, Write
 from extra_services.prefix.selection import DEFAULT_TAU, Candidate, Judgement, candidates, rank
 from extra_services.prefix.splitting import boundaries
 
@@ -75,6 +75,10 @@ class Outcome:
     successes: int
 
 
+#: A prompt, its rollout, and the length in tokens of one of its prefixes.
+Cut = tuple[str, EntropyRollout, int]
+
+
 class PrefixMemory:
     """Adds, selects and judges prefixes. Thread-safe; blocks while it embeds and commits."""
 
@@ -103,7 +107,8 @@ class PrefixMemory:
         if answered is not None:
             return _decode_added(answered), True
         check_space(found.prefixes, self._memory.space_of_texts(), namespace)
-        answers, new = self._split_all(prompts, set(newline_token_ids), min_segment_tokens)
+        answers, cuts = self._split_all(prompts, set(newline_token_ids), min_segment_tokens)
+        new = self._stored(cuts, found.settings.text_window)
 
         def compute(change: Change) -> Computed[list[AddedPrefixes | InvalidInput]]:
             headers = change.headers()
@@ -126,23 +131,24 @@ class PrefixMemory:
             value = getattr(judgement, field)
             if not (np.isfinite(value) and value >= 0) or (field == "tau" and value == 0):
                 raise InvalidInput(field, f"must be a positive number, is {value}")
-        found = self._memory.store.namespace(namespace)
-        stored = self._memory.store.prefixes(found, dict.fromkeys(prompt_ids))
-        headers = self._memory.store.headers(found, dict.fromkeys(prompt_ids))
+        refused, stored, headers = self._read(namespace, prompt_ids)
         random = np.random.default_rng(seed)
-        return [_select(prompt, stored[prompt], headers[prompt], judgement, random) for prompt in prompt_ids]
+        return [
+            refused.get(prompt) or _select(prompt, stored[prompt], headers[prompt], judgement, random)
+            for prompt in prompt_ids
+        ]
 
     def stored(self, namespace: str, prompt_ids: list[str]) -> list[list[Candidate] | InvalidInput]:
         """Per prompt its stored prefixes, oldest first, and the empty one if outcomes of it were reported."""
         self._check_size("prompt_ids", len(prompt_ids))
-        found = self._memory.store.namespace(namespace)
-        stored = self._memory.store.prefixes(found, dict.fromkeys(prompt_ids))
-        headers = self._memory.store.headers(found, dict.fromkeys(prompt_ids))
-        return [_listed(prompt, stored[prompt], headers[prompt]) for prompt in prompt_ids]
+        refused, stored, headers = self._read(namespace, prompt_ids)
+        return [refused.get(prompt) or _listed(stored[prompt], headers[prompt]) for prompt in prompt_ids]
 
     def forget(self, namespace: str, wanted: dict[str, set[str]]) -> dict[str, int]:
         """Forgets prefixes by prompt and id, no ids meaning all; how many were forgotten, by prompt."""
         self._check_size("prompts", len(wanted))
+        for index, prompt_id in enumerate(wanted):
+            check_prompt_id(prompt_id, f"prompts[{index}].prompt_id")
 
         def compute(change: Change) -> Computed[dict[str, int]]:
             headers, stored = change.headers(), change.prefixes()
@@ -194,6 +200,21 @@ class PrefixMemory:
         result = self._memory.change(namespace, prompts, names, compute, _encode_errors)
         return (_decode_errors(result), True) if isinstance(result, str) else (result, False)
 
+    def _read(
+        self, namespace: str, prompt_ids: list[str]
+    ) -> tuple[dict[str, InvalidInput], dict[str, list[StoredPrefix]], dict[str, Header]]:
+        """Why some ids can name no prompt; and prefixes and header of each of the others."""
+        refused: dict[str, InvalidInput] = {}
+        for prompt_id in prompt_ids:
+            try:
+                check_prompt_id(prompt_id, "")
+            except InvalidInput as error:
+                refused[prompt_id] = error
+        usable = [prompt_id for prompt_id in dict.fromkeys(prompt_ids) if prompt_id not in refused]
+        found = self._memory.store.namespace(namespace)
+        store = self._memory.store
+        return refused, store.prefixes(found, usable), store.headers(found, usable)
+
     def _check_size(self, field: str, count: int) -> None:
         if count > self._limits.prompts_per_request:
             limit = self._limits.prompts_per_request
@@ -201,10 +222,10 @@ class PrefixMemory:
 
     def _split_all(
         self, prompts: list[HardPrompt], newlines: set[int], min_segment_tokens: int
-    ) -> tuple[list[AddedPrefixes | InvalidInput], dict[str, list[StoredPrefix]]]:
-        """Answers per prompt, and the new prefixes by prompt, in order."""
+    ) -> tuple[list[AddedPrefixes | InvalidInput], list[Cut]]:
+        """Answers per prompt, and where its rollouts are cut, in order."""
         answers: list[AddedPrefixes | InvalidInput] = []
-        cuts: list[tuple[str, EntropyRollout, int]] = []
+        cuts: list[Cut] = []
         for prompt in prompts:
             try:
                 self._check(prompt)
@@ -216,15 +237,19 @@ class PrefixMemory:
             lengths = boundaries(rollout.token_ids, newlines, min_segment_tokens)
             answers.append(AddedPrefixes(chosen, lengths))
             cuts += [(prompt.prompt_id, rollout, length) for length in lengths]
+        return answers, cuts
+
+    def _stored(self, cuts: list[Cut], window: TextWindow) -> dict[str, list[StoredPrefix]]:
+        """The prefixes as they are stored, by prompt, in order."""
         texts = [rollout.text[: int(rollout.token_ends[length - 1])] for _, rollout, length in cuts]
         new: dict[str, list[StoredPrefix]] = {}
         for (prompt_id, rollout, length), text, vector in zip(
-            cuts, texts, self._memory.embedder.embed(texts), strict=True
+            cuts, texts, self._memory.embedder.embed(texts, window), strict=True
         ):
             entropy = float(np.mean(rollout.entropies[:length], dtype=np.float64))
             prefix = StoredPrefix(0, rollout.token_ids[:length], text, entropy, vector)
             new.setdefault(prompt_id, []).append(prefix)
-        return answers, new
+        return new
 
     def _check(self, prompt: HardPrompt) -> None:
         check_prompt_id(prompt.prompt_id)
@@ -270,11 +295,7 @@ def _select(
     header: Header,
     judgement: Judgement,
     random: np.random.Generator,
-) -> SelectedPrefix | ServiceError:
-    try:
-        check_prompt_id(prompt_id)
-    except InvalidInput as error:
-        return InvalidInput("", error.message)
+) -> SelectedPrefix | NotFound:
     ranking = rank(stored, header, judgement, random)
     if not ranking:
         return NotFound(f"prompt {prompt_id!r} has no stored prefix; add rollouts of it first")
@@ -282,11 +303,7 @@ def _select(
     return SelectedPrefix(ranking[0], competed, ranking)
 
 
-def _listed(prompt_id: str, stored: list[StoredPrefix], header: Header) -> list[Candidate] | InvalidInput:
-    try:
-        check_prompt_id(prompt_id)
-    except InvalidInput as error:
-        return InvalidInput("", error.message)
+def _listed(stored: list[StoredPrefix], header: Header) -> list[Candidate]:
     known = candidates(stored, DEFAULT_TAU)
     if header.unguided_rollouts:
         known.append(Candidate(None, rollouts=header.unguided_rollouts, successes=header.unguided_successes))

@@ -41,6 +41,8 @@ _BOXES = {
 }
 _DEFAULTS = Options()
 
+#: Items of one stream that are read and whose answers were not fetched yet, at most.
+_UNANSWERED = 8192
 #: A batch yields to other calls after this many items.
 _ITEMS_PER_TURN = 16
 
@@ -69,15 +71,18 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
     async def VerifyStream(
         self, requests: AsyncIterator[pb.VerifyStreamRequest], context: Any
     ) -> AsyncIterator[pb.VerifyStreamResponse]:
-        """Each item is answered as soon as it is decided; while the queue is full, no more is read."""
+        """Each item is answered as soon as it is decided; while the workers' queue is full, or too many
+        answers have not been fetched, no more is read."""
         answers: asyncio.Queue[pb.VerifyStreamResponse | Exception | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_UNANSWERED)
         with self._verifier.call() as call:
-            reader = asyncio.create_task(self._read(requests, call, answers))
+            reader = asyncio.create_task(self._read(requests, call, answers, room))
             try:
                 while (answer := await answers.get()) is not None:
                     if isinstance(answer, Exception):
                         raise answer
                     yield answer
+                    room.release()
             finally:
                 reader.cancel()
 
@@ -86,10 +91,12 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
         requests: AsyncIterator[pb.VerifyStreamRequest],
         call: Call,
         answers: "asyncio.Queue[pb.VerifyStreamResponse | Exception | None]",
+        room: asyncio.Semaphore,
     ) -> None:
         try:
             async with asyncio.TaskGroup() as running:
                 async for request in requests:
+                    await room.acquire()
                     decided = await self._start(request, call)
                     if isinstance(decided, Verdict):
                         answers.put_nowait(pb.VerifyStreamResponse(id=request.id, verdict=_to_proto(decided)))

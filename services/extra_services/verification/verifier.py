@@ -25,6 +25,9 @@ from extra_services.verification.verdict import Item, Method, Status, Verdict
 
 log = structlog.get_logger()
 
+#: How far a number may be from its 32-bit form, as a fraction of it.
+_FLOAT32 = 2.0**-23
+
 
 @dataclass(frozen=True)
 class Hard:
@@ -50,10 +53,11 @@ class Verifier:
         """The time limit of an item in seconds; InvalidInput if `wanted` is out of range."""
         if wanted is None:
             return self._timeout_seconds
-        if not 0 < wanted <= self._timeout_seconds:
+        # The message holds 32 bits of it: the server's own limit may come back a little larger.
+        if not 0 < wanted <= self._timeout_seconds * (1 + _FLOAT32):
             text = f"must be above 0 and at most the server's {self._timeout_seconds:g} s, not {wanted:g}"
             raise InvalidInput("timeout_seconds", text)
-        return wanted
+        return min(wanted, self._timeout_seconds)
 
     def check(self, item: Item, path: str) -> None:
         """InvalidInput if `item`, at `path` of its request, cannot be verified whatever the response says."""
@@ -93,14 +97,18 @@ class Verifier:
             if hard.asked:
                 self._cache.put(hard.asked, decided)
         elif isinstance(outcome.end, TimedOut):
-            decided = Verdict(
-                Status.TIMEOUT, "time_limit", detail=f"undecided after {timeout:g} s of execution"
-            )
+            text = f"undecided after {timeout:g} s of execution"
+            decided = _undecided(hard, Status.TIMEOUT, "time_limit", text)
         else:
-            decided = Verdict(Status.ERROR, "worker", detail=outcome.end.reason)
-        if hard.asked and not decided.extracted:
-            decided = replace(decided, extracted=(hard.asked.found or "")[: quick.SHOWN])
+            decided = _undecided(hard, Status.ERROR, "worker", outcome.end.reason)
         return decided.timed(outcome.queue_seconds, outcome.execution_seconds)
+
+
+def _undecided(hard: Hard, status: Status, rule: str, detail: str) -> Verdict:
+    """What a worker left undecided, with both sides described if the fast path has read them."""
+    if hard.asked is None:
+        return Verdict(status, rule, detail=detail)
+    return replace(quick.described(hard.asked), status=status, rule=rule, detail=detail)
 
 
 class Call:
