@@ -54,6 +54,8 @@ class GenerationPool:
             raise ValueError(f"targets must be different addresses, at least one, not {list(targets)}")
         self._clients = {target: GenerationClient(target) for target in targets}
         self._weights = weights
+        # Held while groups are spread: weights that changed in between would give a step two policies.
+        self._spreading = threading.Lock()
         #: Replicas that are passed over, and why.
         self.lost: dict[str, str] = {}
 
@@ -95,7 +97,7 @@ class GenerationPool:
 
         "folder": the services read `name` below their own weights root. A replica that does not answer is
         passed over until it takes a delivery again. Any other error of any replica is raised: its weights
-        would not be those of the others. The slowest update is returned.
+        would not be those of the others. Groups under way are waited for. The slowest update is returned.
         """
 
         def update(client: GenerationClient) -> WeightsUpdate:
@@ -103,7 +105,8 @@ class GenerationPool:
                 return client.update_weights(name, policy_version)
             return client.stream_weights(_tensors(root / name), policy_version)
 
-        updates = self._each(update)
+        with self._spreading:
+            updates = self._each(update)
         for target in updates:
             if self.lost.pop(target, None):
                 logger.warning("the generation service at %s serves again", target)
@@ -144,16 +147,17 @@ class GenerationPool:
         return self._spread(_Spread(each, options, self.serving, self._lose))
 
     def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptFailure]:
-        thread = threading.Thread(target=spread.run, name="generation-pool", daemon=True)
-        thread.start()
-        try:
-            while (event := spread.events.get()) is not None:
-                if isinstance(event, BaseException):
-                    raise event
-                yield event
-        finally:
-            spread.stop()
-            thread.join()
+        with self._spreading:
+            thread = threading.Thread(target=spread.run, name="generation-pool", daemon=True)
+            thread.start()
+            try:
+                while (event := spread.events.get()) is not None:
+                    if isinstance(event, BaseException):
+                        raise event
+                    yield event
+            finally:
+                spread.stop()
+                thread.join()
 
     def _lose(self, target: str, error: Exception) -> None:
         if target not in self.lost:
