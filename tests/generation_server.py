@@ -1,5 +1,6 @@
 """A generation server in a process of its own, and what its tests say to it."""
 
+import os
 import subprocess
 import sys
 import time
@@ -32,32 +33,40 @@ class Served:
     #: Its weights root.
     root: Path
     process: subprocess.Popen[bytes]
+    #: What it has logged.
+    log: Path
+
+
+def command(folder: Path, model: Path, *flags: str) -> list[str]:
+    """Starts a server of `model` on a socket in `folder`, with a weights root there."""
+    files = ["--host", f"unix:{folder}/socket", "--address-file", f"{folder}/address"]
+    files += ["--model", str(model), "--weights-root", f"{folder}/weights"]
+    ends = ["--drain-seconds", "0", "--stop-with-stdin"]
+    return [sys.executable, "-m", "extra_cli", "serve", "generation", *files, "--threads", "1", *ends, *flags]
 
 
 @contextmanager
-def served(folder: Path, model: Path, *flags: str) -> Iterator[Served]:
-    """Serves `model` on a socket in `folder` for the duration of the context."""
-    root = folder / "weights"
+def served(
+    folder: Path, model: Path, *flags: str, environment: dict[str, str] | None = None
+) -> Iterator[Served]:
+    """Serves `model` for the duration of the context; what the server logs goes to `folder`/log."""
+    root, address, log = folder / "weights", folder / "address", folder / "log"
     root.mkdir()
-    address = folder / "address"
-    command = [sys.executable, "-m", "extra_cli", "serve", "generation", "--model", str(model)]
-    command += [
-        "--host",
-        f"unix:{folder}/socket",
-        "--address-file",
-        str(address),
-        "--weights-root",
-        str(root),
-    ]
-    command += ["--threads", "1", "--drain-seconds", "0", "--stop-with-stdin", *flags]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command(folder, model, *flags),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        )
     try:
         while not address.exists():
-            assert process.poll() is None, "the server ended while starting"
+            assert process.poll() is None, f"the server ended while starting:\n{log.read_text()[-5000:]}"
             time.sleep(0.05)
         with grpc.insecure_channel(address.read_text()) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
-            yield Served(stub, address.read_text(), model, root, process)
+            yield Served(stub, address.read_text(), model, root, process, log)
     finally:
         process.terminate()
         process.wait()
@@ -119,6 +128,42 @@ def plain(
     logprobs = torch.log_softmax(logits / temperature, -1)
     entropies = -(logprobs.exp() * logprobs).sum(-1)
     return logprobs[range(len(continuation)), continuation].numpy(), entropies.numpy()
+
+
+def agree_with_a_plain_forward_pass(
+    server: Served, texts: list[str], tolerance: float, tokens_each: int
+) -> int:
+    """Two calls at once, of other temperatures and filters: all numbers are those of a plain forward pass.
+
+    How many tokens were compared, of three samples of each text in each call.
+    """
+    prompts, length = [prompt(text) for text in texts], {"max_tokens": tokens_each, "min_tokens": tokens_each}
+    warm = request(prompts, n=3, seed=1, **length)
+    cool = request(prompts, n=3, seed=2, temperature=0.6, top_p=0.9, **length)
+    cool.raw_entropies = True
+    calls = [server.stub.Generate(wanted) for wanted in (warm, cool)]
+    compared = 0
+    for temperature, call in zip((1.0, 0.6), calls, strict=True):
+        for event in call:
+            drawn, context = event.rollout, encode(server, texts[event.rollout.prompt_index])
+            logprobs, entropies = plain(server.model, context, tokens(drawn), temperature)
+            np.testing.assert_allclose(floats(drawn.logprobs), logprobs, atol=tolerance)
+            np.testing.assert_allclose(floats(drawn.entropies), entropies, atol=tolerance)
+            if temperature != 1.0:
+                raw = plain(server.model, context, tokens(drawn))[1]
+                np.testing.assert_allclose(floats(drawn.raw_entropies), raw, atol=tolerance)
+            compared += len(tokens(drawn))
+    return compared
+
+
+def continues_as_if_never_interrupted(server: Served, text: str, length: int, cut: int) -> None:
+    """A greedy sample resumed after `cut` of its `length` tokens is the rest of the uninterrupted one."""
+    whole = rollouts(server, request([prompt(text)], max_tokens=length, temperature=0.0))[0, 0]
+    head = tokens(whole)[:cut]
+    rest = rollouts(server, request([prompt(text, head)], max_tokens=length - cut, temperature=0.0))[0, 0]
+    assert head + tokens(rest) == tokens(whole)
+    assert rest.text == whole.text
+    assert rest.prompt_tokens == whole.prompt_tokens + cut
 
 
 @cache

@@ -16,7 +16,9 @@ import torch
 from generation_models import make_smollm2
 from generation_server import (
     Served,
+    agree_with_a_plain_forward_pass,
     all_tokens,
+    continues_as_if_never_interrupted,
     encode,
     floats,
     plain,
@@ -73,38 +75,32 @@ def agrees(
 
 
 def test_a_thousand_tokens_in_mixed_batches_agree_with_a_plain_forward_pass(server: Served) -> None:
-    warm = request([prompt(text) for text in TEXTS], n=3, seed=1, max_tokens=48, min_tokens=48)
-    cool = request(
-        [prompt(text) for text in TEXTS],
-        n=3,
-        seed=2,
-        max_tokens=32,
-        min_tokens=32,
-        temperature=0.6,
-        top_p=0.9,
-    )
-    cool.raw_entropies = True
-    calls = [server.stub.Generate(wanted) for wanted in (warm, cool)]
-    compared = 0
-    for temperature, call in zip((1.0, 0.6), calls, strict=True):
-        for event in call:
-            drawn, context = event.rollout, encode(server, TEXTS[event.rollout.prompt_index])
-            logprobs, entropies = plain(server.model, context, tokens(drawn), temperature)
-            np.testing.assert_allclose(floats(drawn.logprobs), logprobs, atol=1e-3)
-            np.testing.assert_allclose(floats(drawn.entropies), entropies, atol=1e-3)
-            if temperature != 1.0:
-                raw = plain(server.model, context, tokens(drawn))[1]
-                np.testing.assert_allclose(floats(drawn.raw_entropies), raw, atol=1e-3)
-            compared += len(tokens(drawn))
-    assert compared > 1000
+    assert agree_with_a_plain_forward_pass(server, TEXTS, tolerance=1e-3, tokens_each=40) >= 1000
 
 
 def test_a_resumed_greedy_sample_continues_as_if_never_interrupted(server: Served) -> None:
-    whole = rollouts(server, request([prompt(TEXTS[2])], max_tokens=40, temperature=0.0))[0, 0]
-    head = tokens(whole)[:17]
-    rest = rollouts(server, request([prompt(TEXTS[2], head)], max_tokens=23, temperature=0.0))[0, 0]
-    assert head + tokens(rest) == tokens(whole)
-    assert rest.text == whole.text
+    continues_as_if_never_interrupted(server, TEXTS[2], 40, 17)
+
+
+def test_a_known_prompt_comes_from_the_cache_and_the_time_is_accounted_for(server: Served) -> None:
+    long = prompt("The quick brown fox jumps over the lazy dog. " * 30)
+    first = rollouts(server, request([long], n=40, max_tokens=4, min_tokens=4))
+    again = rollouts(server, request([long], n=1, max_tokens=4, min_tokens=4))[0, 0]
+    assert again.cached_prompt_tokens >= 128
+    waited = [rollout.timings.queue_seconds for rollout in first.values()]
+    assert max(waited) > min(waited) >= 0  # 40 samples, of which 32 run at once
+    assert all(r.timings.prefill_seconds > 0 and r.timings.decode_seconds > 0 for r in first.values())
+
+
+def test_samples_of_a_cancelled_call_do_not_go_on(server: Served) -> None:
+    call = server.stub.Generate(
+        request([prompt(TEXTS[0])], n=500, max_tokens=1500, min_tokens=1500), timeout=2
+    )
+    with pytest.raises(grpc.RpcError) as late:
+        list(call)
+    assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    # Would wait for hours behind the 500 samples.
+    assert len(rollouts(server, request([prompt(TEXTS[0])], n=2, max_tokens=4))) == 2
 
 
 def test_seed_streaming_stops_and_bad_prompts_are_as_with_the_other_engine(server: Served) -> None:

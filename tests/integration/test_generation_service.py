@@ -13,6 +13,7 @@ from generation_server import (
     MIXED,
     Served,
     all_tokens,
+    continues_as_if_never_interrupted,
     encode,
     floats,
     ids,
@@ -73,13 +74,8 @@ def test_each_sample_ends_with_a_stop_token_or_at_max_tokens(shared: Served) -> 
 
 
 def test_a_resumed_greedy_sample_continues_as_if_never_interrupted(shared: Served) -> None:
-    whole = rollouts(shared, request([prompt("12+3=")], max_tokens=40, temperature=0.0))[0, 0]
-    for cut in (1, 7, len(tokens(whole)) - 1):
-        head = tokens(whole)[:cut]
-        rest = rollouts(shared, request([prompt("12+3=", head)], max_tokens=40 - cut, temperature=0.0))[0, 0]
-        assert head + tokens(rest) == tokens(whole)
-        assert rest.text == whole.text
-        assert rest.prompt_tokens == whole.prompt_tokens + cut
+    for cut in (1, 7, 20):
+        continues_as_if_never_interrupted(shared, "12+3=", 40, cut)
 
 
 def test_the_same_seed_gives_the_same_tokens_whatever_else_is_in_the_batch(shared: Served) -> None:

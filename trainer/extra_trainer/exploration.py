@@ -60,27 +60,49 @@ class GuidedQueue:
         )
 
 
-@dataclass
 class Tokens:
-    """What exploration must know of the tokenizer."""
+    """What exploration must know of a tokenizer: which tokens end a line, and where in a text tokens end."""
 
-    tokenizer: Any
-    newline_ids: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        size = len(self.tokenizer)
-        texts = self.tokenizer.batch_decode([[i] for i in range(size)])
-        self.newline_ids = [i for i, text in enumerate(texts) if "\n" in text]
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        ids = [[i] for i in range(len(tokenizer))]
+        #: The text of each token alone, nothing for special ones.
+        self._pieces: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        self.newline_ids = [i for i, text in enumerate(tokenizer.batch_decode(ids)) if "\n" in text]
 
     def ends(self, token_ids: NDArray[np.int32], text: str) -> NDArray[np.int32]:
-        """[length]: characters of `text` up to and including each token."""
-        pieces = self.tokenizer.batch_decode([[int(i)] for i in token_ids], skip_special_tokens=True)
-        if "".join(pieces) == text:
-            return np.cumsum([len(piece) for piece in pieces]).astype(np.int32)
-        # A character may be spread over tokens (byte-level BPE): then only whole openings decode right.
-        ids = [int(i) for i in token_ids]
-        openings = (self.tokenizer.decode(ids[: i + 1], skip_special_tokens=True) for i in range(len(ids)))
-        return np.array([min(len(opening), len(text)) for opening in openings], dtype=np.int32)
+        """[length]: characters of `text` up to and including each token.
+
+        `text` is what the tokens decode to, without special ones; it may end before them (at a stop string).
+        """
+        ids = token_ids.tolist()
+        ends, decoded = self._by_pieces(ids)
+        if not decoded.startswith(text):
+            # Tokens whose text depends on those before: only whole openings decode right.
+            ends = [
+                len(self.tokenizer.decode(ids[: i + 1], skip_special_tokens=True)) for i in range(len(ids))
+            ]
+        return np.minimum(ends, len(text)).astype(np.int32)
+
+    def _by_pieces(self, ids: list[int]) -> tuple[list[int], str]:
+        """Ends of tokens that decode piece by piece, and the whole; pieces of one character go together."""
+        ends: list[int] = []
+        decoded: list[str] = []
+        length, run = 0, []
+        for i in ids:
+            run.append(i)
+            # A replacement character at the end: the next token may hold the rest of a character.
+            piece = self._pieces[i] if len(run) == 1 else self.tokenizer.decode(run, skip_special_tokens=True)
+            if piece.endswith("\ufffd"):
+                ends.append(length)
+                continue
+            decoded.append(piece)
+            length += len(piece)
+            run = []
+            ends.append(length)
+        if run:
+            decoded.append(self.tokenizer.decode(run, skip_special_tokens=True))
+        return ends, "".join(decoded)
 
 
 @dataclass(frozen=True)
