@@ -83,7 +83,10 @@ def evaluate(
     model: Annotated[
         Path | None, typer.Option(help="Model folder: a generation service is started for it")
     ] = None,
-    generation: Annotated[str | None, typer.Option(help="Address of one that runs, instead")] = None,
+    generation: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of one that runs, instead; repeat it for several replicas"),
+    ] = None,
     verification: Annotated[
         str | None, typer.Option(help="Address of a verification service; default: one is started")
     ] = None,
@@ -115,7 +118,7 @@ def evaluate(
         output=output,
         data=data,
         model=model,
-        generation=generation,
+        generation=generation or [],
         verification=verification,
         evaluation={
             "samples_per_prompt": samples_per_prompt,

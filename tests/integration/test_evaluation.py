@@ -14,11 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from extra_client import GenerationClient, UnavailableError, VerificationClient, embedded
+from extra_client import GenerationClient, Rollout, UnavailableError, VerificationClient, embedded
 from extra_trainer.config import EvaluationConfig
 from extra_trainer.data import Problem
 from extra_trainer.evaluate import Evaluator
 from extra_trainer.evaluation_result import Evaluation
+from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.rehearsal.problems import problems
 from extra_trainer.rehearsal.start_model import FitSettings, start_model
 
@@ -172,6 +173,33 @@ def test_a_full_queue_is_waited_for(
     wide = Evaluator(generation, verification, config, 60).run({"a": EASY}, tmp_path / "wide")
     assert result.sets == wide.sets
     assert _texts(tmp_path / "narrow") == _texts(tmp_path / "wide")
+
+
+def test_several_replicas_share_the_problems_and_give_the_same_samples(
+    model: Path, generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+) -> None:
+    with (
+        embedded.start("generation", model=model, threads=1) as second,
+        GenerationPool([generation.target, second.target]) as pool,
+    ):
+        Evaluator(pool, verification, CONFIG, 24).run({"a": EASY}, tmp_path / "pool")
+        # A replica has a prompt in its cache once it has served it: calls go to one and the other in turn.
+        cached = [
+            next(
+                iter(
+                    pool.generate_stream(["91+92=?\n"], 1, 2, [()], seed, 1.0, top_p=1, min_policy_version=0)
+                )
+            )
+            for seed in range(4)
+        ]
+    Evaluator(generation, verification, CONFIG, 24).run({"a": EASY}, tmp_path / "one")
+    assert _texts(tmp_path / "pool") == _texts(tmp_path / "one")
+    assert [isinstance(r, Rollout) and r.cached_prompt_tokens > 0 for r in cached] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from rich.console import Console
 
-from extra_client import ExtraError, GenerationClient, VerificationClient, embedded
+from extra_client import ExtraError, VerificationClient, embedded
 from extra_rl.config_file import ConfigError, explain
 from extra_trainer.config import EvaluationConfig, PromptConfig, Section
 from extra_trainer.data import SET_NAME, Problem, evaluation_sets, read_problems
 from extra_trainer.evaluate import Evaluator, weights_identity
 from extra_trainer.evaluation_result import Evaluation, result_table
+from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.progress import EvaluationProgress
 from extra_trainer.rollout import RolloutError
 
@@ -41,7 +42,8 @@ class Options:
     output: Path
     data: list[str]
     model: Path | None
-    generation: str | None
+    #: Of all replicas; empty: one is started.
+    generation: list[str]
     verification: str | None
     #: Fields of EvaluationConfig and PromptConfig.
     evaluation: dict[str, Any]
@@ -74,17 +76,17 @@ def run(options: Options) -> int:
 def _evaluate(options: Options, console: Console) -> Evaluation:
     settings = _settings(EvaluationConfig, options.evaluation)
     sets = _sets(options, settings)
-    if (options.model is None) == (options.generation is None):
+    if (options.model is None) == (not options.generation):
         raise ConfigError("give either --model, to start a generation service, or --generation, its address")
     options.output.mkdir(parents=True, exist_ok=True)
     total = sum(len(problems) for problems in sets.values())
     console.print(f"{total} problems: " + ", ".join(f"{name} {len(sets[name])}" for name in sets))
     with ExitStack() as stack:
         targets = _start_services(options, stack)
-        generation = stack.enter_context(GenerationClient(targets[0]))
+        generation = stack.enter_context(GenerationPool(targets[0]))
         verification = stack.enter_context(VerificationClient(targets[1]))
-        for client in (generation, verification):
-            client.wait_for_ready()
+        generation.wait_for_ready()
+        verification.wait_for_ready()
         shown = stack.enter_context(
             EvaluationProgress(console, "Evaluation", total * settings.samples_per_prompt)
         )
@@ -124,24 +126,22 @@ def _sets(options: Options, settings: EvaluationConfig) -> dict[str, list[Proble
     return {name: read_problems(source, prompts, None, settings.problems) for name, source in sources.items()}
 
 
-def _start_services(options: Options, stack: ExitStack) -> tuple[str, str]:
+def _start_services(options: Options, stack: ExitStack) -> tuple[list[str], str]:
     """Addresses of generation and verification; what is started here stops with `stack`."""
     logs = options.output / "logs"
     logs.mkdir(exist_ok=True)
 
-    def address(name: str, given: str | None, **settings: Any) -> str:
-        if given is not None:
-            return given
+    def start(name: str, **settings: Any) -> str:
         service = embedded.start(name, logs / f"{name}.log", **settings)
         stack.callback(service.stop)
         return service.target
 
-    model = None if options.model is None else options.model.resolve()
     # Side by side: each loads what it needs.
     with ThreadPoolExecutor() as pool:
-        generation = pool.submit(address, "generation", options.generation, model=model)
-        verification = pool.submit(address, "verification", options.verification)
-        return generation.result(), verification.result()
+        model = options.model and pool.submit(start, "generation", model=options.model.resolve())
+        verifier = None if options.verification else pool.submit(start, "verification")
+        generation = [model.result()] if model else options.generation
+        return generation, verifier.result() if verifier else str(options.verification)
 
 
 def _print_refused(evaluation: Evaluation, console: Console) -> None:

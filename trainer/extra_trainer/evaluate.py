@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from extra_client import (
+    CancelledError,
     FinishReason,
     GenerationClient,
     GenerationInfo,
@@ -147,6 +148,8 @@ class Evaluator:
 
         def progress(finished: int) -> None:
             nonlocal shown
+            if stopped.is_set():
+                raise CancelledError("the evaluation was stopped")
             self.progress(finished - shown)
             shown = finished
 

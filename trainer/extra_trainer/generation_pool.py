@@ -11,6 +11,7 @@ left out: calls go straight to its client.
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 import queue
 import threading
@@ -54,8 +55,11 @@ class GenerationPool:
             raise ValueError(f"targets must be different addresses, at least one, not {list(targets)}")
         self._clients = {target: GenerationClient(target) for target in targets}
         self._weights = weights
-        # Held while groups are spread: weights that changed in between would give a step two policies.
-        self._spreading = threading.Lock()
+        # Counts calls, each of which begins with another replica.
+        self._calls = itertools.count()
+        # Calls whose groups are being spread: weights that changed in between would give one two policies.
+        self._spreading = 0
+        self._spread_ended = threading.Condition()
         #: Replicas that are passed over, and why.
         self.lost: dict[str, str] = {}
 
@@ -105,7 +109,9 @@ class GenerationPool:
                 return client.update_weights(name, policy_version)
             return client.stream_weights(_tensors(root / name), policy_version)
 
-        with self._spreading:
+        with self._spread_ended:
+            # Held while the weights change: no call begins meanwhile.
+            self._spread_ended.wait_for(lambda: not self._spreading)
             updates = self._each(update)
         for target in updates:
             if self.lost.pop(target, None):
@@ -144,20 +150,27 @@ class GenerationPool:
             )
         limits = max_tokens_per_prompt or [None] * len(prompts)
         each = list(zip(prompts, prefixes, limits, strict=True))
-        return self._spread(_Spread(each, options, self.serving, self._lose))
+        # Each call begins with another replica: calls of one prompt, side by side, spread as well.
+        serving = self.serving
+        first = next(self._calls) % max(1, len(serving))
+        return self._spread(_Spread(each, options, serving[first:] + serving[:first], self._lose))
 
     def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptFailure]:
-        with self._spreading:
-            thread = threading.Thread(target=spread.run, name="generation-pool", daemon=True)
-            thread.start()
-            try:
-                while (event := spread.events.get()) is not None:
-                    if isinstance(event, BaseException):
-                        raise event
-                    yield event
-            finally:
-                spread.stop()
-                thread.join()
+        with self._spread_ended:
+            self._spreading += 1
+        thread = threading.Thread(target=spread.run, name="generation-pool", daemon=True)
+        thread.start()
+        try:
+            while (event := spread.events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            spread.stop()
+            thread.join()
+            with self._spread_ended:
+                self._spreading -= 1
+                self._spread_ended.notify_all()
 
     def _lose(self, target: str, error: Exception) -> None:
         if target not in self.lost:
