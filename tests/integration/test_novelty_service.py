@@ -135,6 +135,14 @@ def test_namespaces_keep_their_settings_and_refuse_others(server: Server) -> Non
     with pytest.raises(grpc.RpcError) as failure:
         server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="no spaces"))
     assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    for wrong, field in (
+        (n.NamespaceSettings(memory_capacity=0), "settings.memory_capacity"),
+        (n.NamespaceSettings(memory_capacity=4), "settings.min_history"),
+        (n.NamespaceSettings(cluster_similarity=float("nan")), "settings.cluster_similarity"),
+    ):
+        with pytest.raises(grpc.RpcError) as failure:
+            server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="wrong", settings=wrong))
+        assert failure.value.details().startswith(f"{field}: ")
 
 
 def test_a_snapshot_restores_memory_and_keys_as_they_were(server: Server) -> None:

@@ -28,7 +28,7 @@ def hangs(response, answer):
         pass
 
 def greedy(response, answer):
-    return len([bytes(10**8) + b"x" * 10**8 for _ in range(100)]) == 100
+    return len([bytes(10**8) for _ in range(100)]) == 100
 
 def raises(response, answer):
     raise ValueError("no such thing as " + answer)

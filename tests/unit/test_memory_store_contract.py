@@ -276,6 +276,20 @@ def test_one_sqlite_folder_serves_one_process(tmp_path: Path) -> None:
     store.close()
 
 
+def test_an_import_that_was_killed_leaves_nothing_in_the_next_process(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.create_namespace("#import/1", SETTINGS)
+    _made(store)
+    store.close()
+    store = SqliteStore(tmp_path)
+    # Writes are done in order, so this one comes after the cleaning.
+    store.create_namespace("another", SETTINGS)
+    with pytest.raises(NotFound):
+        store.namespace("#import/1")
+    assert store.namespaces() == ["another", "n"]
+    store.close()
+
+
 def test_a_redis_that_could_lose_writes_is_refused(server: RedisServer) -> None:
     client = server.store("x")._redis
     client.config_set("appendfsync", "everysec")

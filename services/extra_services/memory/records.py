@@ -54,12 +54,6 @@ class NamespaceSettings:
         ):
             if not least <= getattr(self, name) <= most:
                 raise InvalidInput(f"settings.{name}", f"must be {least} to {most}, is {getattr(self, name)}")
-        if self.min_history > self.memory_capacity:
-            raise InvalidInput(
-                "settings.min_history",
-                f"{self.min_history} is more than memory_capacity, {self.memory_capacity}:"
-                " novelty would always be 0",
-            )
 
 
 @dataclass(frozen=True)

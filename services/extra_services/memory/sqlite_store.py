@@ -5,7 +5,8 @@ savepoint of its own and commits them together: one fsync for many concurrent re
 Reads use a connection of their own and never wait for a commit. A lock file keeps a second process out,
 because a server believes what it has read (`shared` is false); several replicas need the Redis store.
 
-What the jobs do to the tables is in `sqlite_tables`. Nothing is read at start-up.
+What the jobs do to the tables is in `sqlite_tables`. At start-up nothing is read but the names of namespaces:
+what an import that was killed has left is deleted, by the writer's first job.
 """
 
 import fcntl
@@ -54,6 +55,7 @@ class SqliteStore:
         self._jobs: queue.SimpleQueue[tuple[Job, Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._commit_jobs, name="sqlite-writer", daemon=True)
         self._thread.start()
+        self._jobs.put((tables.forget_imports, Future()))
 
     def create_namespace(self, name: str, settings: NamespaceSettings) -> tuple[Namespace, bool]:
         return self._do(lambda connection: tables.create(connection, name, settings))

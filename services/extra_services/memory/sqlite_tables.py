@@ -139,6 +139,15 @@ def names(connection: sqlite3.Connection) -> list[str]:
     return [name for (name,) in rows if not name.startswith(HIDDEN)]
 
 
+def forget_imports(connection: sqlite3.Connection) -> None:
+    """Deletes what is left of imports that were killed; for a time at which none can be running."""
+    hidden = connection.execute(
+        "SELECT name FROM namespaces WHERE substr(name, 1, 1)=?", (HIDDEN,)
+    ).fetchall()
+    for (name,) in hidden:
+        delete(connection, name)
+
+
 def find(connection: sqlite3.Connection, name: str) -> Namespace:
     """See Store.namespace."""
     namespace = _lookup(connection, name)

@@ -96,7 +96,7 @@ def of_one(error: InvalidInput) -> InvalidInput:
 
 def _item(namespace: Namespace, index: int, group: RolloutGroup) -> Item:
     everything = namespace.settings.memory_policy == "all"
-    rows = np.arange(len(group.correct)) if everything else np.flatnonzero(group.correct)
+    rows = np.arange(len(group.correct)) if everything else group.correct.nonzero()[0]
     return Item(index, group, rows)
 
 

@@ -286,7 +286,7 @@ def _known(names: dict[int, Result], number: int, field: str) -> Result:
 
 def _settings(message: novelty_pb2.NamespaceSettings) -> NamespaceSettings:
     given = {name: getattr(message, name) for name in NUMBERS if message.HasField(name)}  # type: ignore[arg-type]
-    return replace(
+    settings = replace(
         NamespaceSettings(
             memory_policy=_known(POLICIES, message.memory_policy, "settings.memory_policy"),
             text_window=_known(WINDOWS, message.text_window, "settings.text_window"),
@@ -294,6 +294,15 @@ def _settings(message: novelty_pb2.NamespaceSettings) -> NamespaceSettings:
         ),
         **given,
     )
+    settings.check()
+    # Arithmetic allows it, and the reference's cases have it; of a caller it can only be a mistake.
+    if settings.min_history > settings.memory_capacity:
+        raise InvalidInput(
+            "settings.min_history",
+            f"{settings.min_history} is more than memory_capacity, {settings.memory_capacity}:"
+            " novelty would always be 0",
+        )
+    return settings
 
 
 def _settings_message(settings: NamespaceSettings) -> novelty_pb2.NamespaceSettings:
