@@ -53,11 +53,15 @@ def train(
     cache: Annotated[Path, typer.Option(help="Where start models made by the project are kept")] = Path(
         ".cache/extra-rl"
     ),
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the resolved plan and what is wrong with it; start nothing"),
+    ] = False,
 ) -> None:
     """Train with GRPO and ExTra: services, OpenRLHF, evaluation before and after, report."""
     from extra_trainer import main as trainer
 
-    sys.exit(trainer.train(config, run, resume, settings or [], cache))
+    sys.exit(trainer.train(config, run, resume, settings or [], cache, dry_run))
 
 
 @app.command()

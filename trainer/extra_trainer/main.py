@@ -13,10 +13,16 @@ from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
 
 
-def train(config_path: Path, run: Path | None, resume: bool, settings: list[str], cache: Path) -> int:
-    """Trains; 0 if it went to the end, 1 on an error that is told, 130 after Ctrl-C."""
+def train(
+    config_path: Path, run: Path | None, resume: bool, settings: list[str], cache: Path, dry_run: bool
+) -> int:
+    """Trains; 0 if it went to the end, 1 on an error that is told, 130 after Ctrl-C.
+
+    With `dry_run` the resolved plan is printed instead; 1 if it has problems. Without, they stop the run too.
+    """
     # Models come from folders; nothing should wait for a hub that cannot be reached.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from extra_trainer import plan as plans
     from extra_trainer.launch import Launcher, TrainingFailed
     from extra_trainer.run_folder import RunFolder
 
@@ -25,6 +31,13 @@ def train(config_path: Path, run: Path | None, resume: bool, settings: list[str]
     try:
         config = configs.load(config_path, dict(_setting(text) for text in settings))
         folder = RunFolder(run or Path("runs") / f"{config.name}-seed{config.seed}")
+        plan = plans.make(config, folder)
+        if dry_run:
+            plans.show(plan, console)
+            return 1 if plan.problems else 0
+        plans.show_problems(plan, console)
+        if plan.problems:
+            return 1
         Launcher(config, folder, console, cache).train(resume=resume)
     except (ConfigError, ExtraError, TrainingFailed) as error:
         console.print(f"[red]{type(error).__name__}[/]", end=": ")
