@@ -1,6 +1,6 @@
-"""kill -9 of each process of a run: it stops, says why, leaves nothing running, and goes on as if nothing was.
+"""kill -9 of each process of a run: it stops, says why, leaves nothing running, and goes on as it would have.
 
-What happened in each case stands in a table in docs/training.md.
+What happened in each case stands in a table in trainer/README.md.
 """
 
 from pathlib import Path

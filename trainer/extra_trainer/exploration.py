@@ -270,7 +270,7 @@ def _is_hard(group: Group) -> bool:
 
 
 def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> dict[str, float]:
-    """The exploration metrics of a step, under their stable names (docs/training.md)."""
+    """The exploration metrics of a step, under their stable names (trainer/README.md)."""
     raw = np.stack([group.raw for group in novelty])
     rates = np.array([group.pass_rate for group in groups])
     correct = np.stack([group.correct for group in groups])

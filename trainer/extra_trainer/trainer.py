@@ -87,8 +87,11 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
     ) -> None:
         """Adds the exploration metrics and our state; a checkpoint also snapshots the memories."""
         self.samples_generator.settle()
+        memory = self._novelty.describe()
         metrics = {
             **self.samples_generator.metrics,
+            "memory_solutions": float(memory.solutions),
+            "memory_prefixes": float(memory.prefixes),
             "generation_replicas": float(len(self._generation.serving)),
             **_phases(logs_dict or {}),
         }
