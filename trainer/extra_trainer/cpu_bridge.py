@@ -15,14 +15,14 @@ import types
 from typing import Any
 
 #: module -> names openrlhf imports from it at import time.
-FLASH_ATTN = {
+FLASH_ATTN: dict[str, tuple[str, ...]] = {
     "flash_attn": (),
     # models/ring_attn_utils.py imports these; they are called only with packing or ring attention.
     "flash_attn.bert_padding": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
     "flash_attn.utils": (),
     "flash_attn.utils.distributed": ("all_gather",),
 }
-VLLM = {
+VLLM: dict[str, tuple[str, ...]] = {
     # trainer/ray/vllm_engine.py and samples_generator.py import these; generation is our service's here.
     "vllm": ("SamplingParams",),
     "vllm.inputs": ("TokensPrompt",),
@@ -41,7 +41,7 @@ def install() -> None:
 def _cuda_is_available() -> bool:
     import torch
 
-    return torch.cuda.is_available()
+    return bool(torch.cuda.is_available())
 
 
 def _stand_in(modules: dict[str, tuple[str, ...]], features: str) -> None:
@@ -83,7 +83,7 @@ def _bridge_cuda() -> None:
     torch.cuda.set_device = lambda device: None
     torch.cuda.synchronize = lambda device=None: None
     # Tensors are moved to torch.cuda.current_device() everywhere.
-    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment, return-value]
+    torch.cuda.current_device = lambda: _CPU
     # setup_distributed() asks for a mesh on "cuda".
     device_mesh.init_device_mesh = _mesh_on_cpu(device_mesh.init_device_mesh)
     _bridge_deepspeed()

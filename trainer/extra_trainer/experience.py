@@ -16,7 +16,7 @@ from extra_trainer.advantage import advantages
 from extra_trainer.config import Config
 
 
-class ExTraExperienceMaker(RemoteExperienceMaker):
+class ExTraExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
     """Makes experiences whose advantages carry the novelty bonus."""
 
     def __init__(self, base: RemoteExperienceMaker, config: Config) -> None:
@@ -31,7 +31,7 @@ class ExTraExperienceMaker(RemoteExperienceMaker):
         )
         self._config = config
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:
         """OpenRLHF's, then per-sample advantages of section 3.3, constant over the action tokens."""
         experiences = super().compute_advantages_and_returns(experiences)
@@ -68,4 +68,5 @@ class ExTraExperienceMaker(RemoteExperienceMaker):
         values = torch.cat([part.reshape(-1).double() for part in parts]).numpy()
         sorted_values = np.empty_like(values)
         sorted_values[order] = values
-        return sorted_values.reshape(-1, self.args.rollout.n_samples_per_prompt)
+        grouped: np.ndarray[Any, Any] = sorted_values.reshape(-1, self.args.rollout.n_samples_per_prompt)
+        return grouped

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -32,6 +32,9 @@ from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.progress import EvaluationProgress, TrainingProgress
 from extra_trainer.run import Run
 from extra_trainer.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from extra_trainer.rehearsal.problems import Split
 
 #: Problems of the rehearsal where the config does not say how many.
 REHEARSAL_PROBLEMS = 256
@@ -136,7 +139,7 @@ class Launcher:
             )
         return path
 
-    def _problems(self, source: str, split: str, most: int | None, tokenizer: Any) -> list[data.Problem]:
+    def _problems(self, source: str, split: "Split", most: int | None, tokenizer: Any) -> list[data.Problem]:
         if source == "rehearsal":
             from extra_trainer.rehearsal.problems import problems
 

@@ -62,7 +62,7 @@ class PolicyState:
     version: int = 0
 
 
-class ExTraSamplesGenerator(SamplesGenerator):
+class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     """Generates one training batch, or the evaluation set, through the services."""
 
     def __init__(

@@ -12,7 +12,7 @@ import ray
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from transformers import set_seed
 
-from extra_client import NamespaceSettings, NoveltyClient, PrefixClient, VerificationClient
+from extra_client import MemoryPolicy, NamespaceSettings, NoveltyClient, PrefixClient, VerificationClient
 from extra_trainer.config import Config
 from extra_trainer.experience import ExTraExperienceMaker
 from extra_trainer.exploration import Explorer, Tokens
@@ -25,7 +25,7 @@ from extra_trainer.samples import ExTraSamplesGenerator, PolicyState
 STATE = "extra_rl"
 
 
-class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined, misc]
+class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
     """GRPO with ExTra. Arguments are PPOTrainer's, and the run."""
 
     def __init__(self, *arguments: Any, run: Run, **generate_kwargs: Any) -> None:
@@ -33,7 +33,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         set_seed(run.config.seed)
         super().__init__(*arguments, **generate_kwargs)
         # Not None: then weights are broadcast after each update, through the method below.
-        self.vllm_engines = []
+        self.vllm_engines: list[Any] = []
         self._run = run
         self._policy = PolicyState()
         self._generation = GenerationPool(run.generation, run.config.weights_delivery)
@@ -48,10 +48,10 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[name-defined
         )
         collector = RolloutCollector(self._generation, VerificationClient(run.verification))
         self._explorer = explorer
-        self.samples_generator = ExTraSamplesGenerator(
+        self.samples_generator: Any = ExTraSamplesGenerator(
             self.samples_generator, run.config, collector, explorer, self._policy, run.folder
         )
-        self.experience_maker = ExTraExperienceMaker(self.experience_maker, run.config)
+        self.experience_maker: Any = ExTraExperienceMaker(self.experience_maker, run.config)
 
     def fit(self, global_step: int = 0) -> None:
         """OpenRLHF's loop, once the services are known to match this policy."""
@@ -146,7 +146,7 @@ def _namespace_settings(config: Config) -> NamespaceSettings:
     return NamespaceSettings(
         memory_capacity=config.novelty.memory_capacity,
         min_history=config.rollout.samples_per_prompt if minimum is None else minimum,
-        memory_policy=config.novelty.memory_policy,
+        memory_policy=MemoryPolicy(config.novelty.memory_policy),
         prefix_capacity=config.prefix.memory_capacity,
     )
 

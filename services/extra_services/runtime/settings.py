@@ -6,7 +6,7 @@ win over the environment, and that over the file.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -74,7 +74,8 @@ def load(settings: type[Settings], arguments: list[str]) -> Settings:
             return flags, env_settings, InitSettingsSource(settings_cls, init_kwargs=section)
 
     try:
-        return settings.model_construct(**dict(Loaded()))
+        # The plug-in for pydantic forgets the type variable.
+        return cast(Settings, settings.model_construct(**dict(Loaded())))
     except ValidationError as error:
         raise ConfigError(explain(error, settings)) from error
 
