@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +23,8 @@ def train(
     """
     # Models come from folders; nothing should wait for a hub that cannot be reached.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Torch's own advice to those who installed pynvml, which here DeepSpeed did.
+    warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
     from extra_trainer import plan as plans
     from extra_trainer.launch import Launcher, TrainingFailed
     from extra_trainer.run_folder import RunFolder
