@@ -28,7 +28,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-vllm: $(VENV_VLLM)/installed
-	$(VENV_VLLM)/bin/python -m pytest tests/conformance/test_generation_vllm.py $(ARGS)
+	$(VENV_VLLM)/bin/python -m pytest $(wildcard tests/conformance/test_generation_*.py) $(ARGS)
 
 # The long versions: 50 rounds of kill -9 on both stores, a minute of workers killed at random.
 faults: $(VENV)/installed

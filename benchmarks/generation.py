@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import statistics
 import subprocess
 import sys
@@ -44,7 +45,7 @@ from extra_services.generation.rollouts import Prompt, Request, Rollout, Samplin
 from extra_services.generation.sampling import Drawn, RowParameters, _gumbel
 from extra_services.generation.transformers_engine import Options, TransformersEngine
 
-REPEATS = 5
+REPEATS = 9
 CONCURRENT = 32
 EOS = 1
 
@@ -172,7 +173,7 @@ async def transformers_with_entropy(folder: Path, figures: dict[str, Any], ratio
     model, threads = rehearsal_model(folder / "rehearsal"), torch.get_num_threads()
     options = Options(model=model, max_batch=CONCURRENT, threads=threads, prefix_cache_bytes=0)
     engine = await asyncio.to_thread(TransformersEngine, options, str)
-    ids, length = prompts(CONCURRENT // 8, 22, 0), 256
+    ids, length = prompts(CONCURRENT // 8, 22, 0), 128
     sampling = Sampling(max_tokens=length, min_tokens=length)
     through, alone = [], []
     with served(model, "--threads", str(threads), "--prefix-cache-gib", "0") as stub:
@@ -242,23 +243,24 @@ async def resume_over_cold(folder: Path, figures: dict[str, Any], ratios: dict[s
     worst = 0.0
     for name, more in flags.items():
         with served(model, *more) as stub:
-            seconds = await asyncio.to_thread(_cold_and_warm, stub)
-        figures[f"resume_seconds_{name}"] = seconds
-        worst = max(worst, seconds["warm"] / seconds["cold"])
+            cold, warm = await asyncio.to_thread(_cold_and_warm, stub)
+        figures[f"resume_seconds_{name}"] = [round(statistics.median(each), 3) for each in (warm, cold)]
+        worst = max(worst, statistics.median(w / c for w, c in zip(warm, cold, strict=True)))
     ratios["resume_over_cold"] = round(worst, 3)
 
 
-def _cold_and_warm(stub: generation_pb2_grpc.GenerationServiceStub) -> dict[str, float]:
+def _cold_and_warm(stub: generation_pb2_grpc.GenerationServiceStub) -> tuple[list[float], list[float]]:
+    """Seconds for a prefix never seen, and for the same again, of four prefixes."""
     prompt = prompts(1, 49152, 2)
     over_grpc(stub, prompt, 8, 8)  # a warm-up
     cold, warm = [], []
-    for repeat in range(3):
+    for repeat in range(4):
         prefix = np.random.default_rng(repeat).integers(3, 49152, 1500).astype(np.int32)
         for seconds in (cold, warm):
             started = time.perf_counter()
             over_grpc(stub, [np.concatenate([prompt[0], prefix])], 8, 8)
             seconds.append(time.perf_counter() - started)
-    return {"cold": round(statistics.median(cold), 3), "warm": round(statistics.median(warm), 3)}
+    return cold, warm
 
 
 async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
@@ -266,7 +268,7 @@ async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[
     if find_spec("vllm") is None:
         figures["vllm_with_entropy_left_out"] = "vLLM is not installed"
         return
-    model, length = smollm2_shape(folder / "smollm2"), 64
+    model, length = smollm2_shape(folder / "smollm2"), 32
     ids = prompts(CONCURRENT // 8, 49152, 3)
     through, alone = [], []
     flags = ("--engine", "vllm", "--max-model-len", "2048", "--kv-cache-gib", "2")
@@ -284,16 +286,21 @@ async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[
 @asynccontextmanager
 async def bare_vllm(model: Path) -> AsyncIterator[Callable[[list[NDArray[np.int32]], int, int], Any]]:
     """vLLM as it comes, with the same settings."""
-    from extra_services.generation.vllm_engine import VllmOptions, _set_environment
+    from extra_services.generation.vllm_engine import _set_environment
 
-    _set_environment(VllmOptions(model=model, kv_cache_bytes=2 * 2**30))
+    _set_environment()
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments = AsyncEngineArgs(
-        model=str(model), dtype="float32", max_model_len=2048, max_num_seqs=CONCURRENT, enforce_eager=True
+        model=str(model),
+        dtype="float32",
+        max_model_len=2048,
+        max_num_seqs=CONCURRENT,
+        enforce_eager=True,
+        kv_cache_memory_bytes=2 * 2**30,
     )
     llm = AsyncLLM.from_engine_args(arguments)
 
@@ -342,13 +349,16 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(chosen.threads)
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    # vLLM and its processes log to standard output, where only the result belongs.
+    result = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     figures: dict[str, Any] = {"threads": chosen.threads}
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, part in PARTS.items():
             if chosen.part in (None, name):
                 asyncio.run(part(Path(folder), figures, ratios))
-    print(json.dumps({"ratios": ratios, "figures": figures}, indent=2))
+    print(json.dumps({"ratios": ratios, "figures": figures}, indent=2), file=result, flush=True)
 
 
 if __name__ == "__main__":

@@ -131,15 +131,15 @@ def plain(
 
 
 def agree_with_a_plain_forward_pass(
-    server: Served, texts: list[str], tolerance: float, tokens_each: int
+    server: Served, texts: list[str], tolerance: float, tokens_each: int, **filters: float
 ) -> int:
-    """Two calls at once, of other temperatures and filters: all numbers are those of a plain forward pass.
+    """Two calls at once, the second cooler and with `filters`: all numbers are those of a plain forward pass.
 
     How many tokens were compared, of three samples of each text in each call.
     """
     prompts, length = [prompt(text) for text in texts], {"max_tokens": tokens_each, "min_tokens": tokens_each}
     warm = request(prompts, n=3, seed=1, **length)
-    cool = request(prompts, n=3, seed=2, temperature=0.6, top_p=0.9, **length)
+    cool = request(prompts, n=3, seed=2, temperature=0.6, **filters, **length)
     cool.raw_entropies = True
     calls = [server.stub.Generate(wanted) for wanted in (warm, cool)]
     compared = 0

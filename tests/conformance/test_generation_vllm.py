@@ -75,7 +75,7 @@ def agrees(
 
 
 def test_a_thousand_tokens_in_mixed_batches_agree_with_a_plain_forward_pass(server: Served) -> None:
-    assert agree_with_a_plain_forward_pass(server, TEXTS, tolerance=1e-3, tokens_each=40) >= 1000
+    assert agree_with_a_plain_forward_pass(server, TEXTS, tolerance=1e-3, tokens_each=40, top_p=0.9) >= 1000
 
 
 def test_a_resumed_greedy_sample_continues_as_if_never_interrupted(server: Served) -> None:

@@ -60,9 +60,6 @@ log = structlog.get_logger()
 PREFILL_TOKENS = 4096
 #: Logits computed in one go, at most: 256 MiB of them.
 PREFILL_LOGITS = 2**26
-#: Nats by which the engine may differ from a plain forward pass on the probe.
-PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
-PROBE_LENGTH = 48
 
 
 @dataclass(frozen=True)
@@ -124,7 +121,7 @@ class TransformersEngine:
         self._dtype = next(self._model.parameters()).dtype
         # Each parameter once, in float32, and tied ones twice.
         self.max_weight_bytes = 8 * sum(parameter.numel() for parameter in self._model.parameters())
-        self.eos_token_ids = _eos_token_ids(self._model)
+        self.eos_token_ids = weights.eos_token_ids(options.model, self._model.config)
         self._changed = threading.Condition()
         self._waiting: deque[Group] = deque()
         self._queued = 0
@@ -141,7 +138,7 @@ class TransformersEngine:
         self._working: list[Ticket] = []
         self._any_mask = torch.zeros(1, 1, 1, 1, device=self._device)
         vocab_size, window = self._model.config.vocab_size, self._model.config.max_position_embeddings
-        self._probe = weights.probe_tokens(vocab_size, min(PROBE_LENGTH, window)).to(self._device)
+        self._probe = weights.probe_tokens(vocab_size, min(weights.PROBE_LENGTH, window)).to(self._device)
         self._kv_tokens = options.kv_cache_bytes // self._check_attention()
         max_model_len = min(options.max_model_len or window, self._kv_tokens)
         self.limits = Limits(vocab_size, max_model_len, options.max_prompts, options.max_queue)
@@ -580,7 +577,7 @@ class TransformersEngine:
         return float((logprobs - reference).abs().max()), kv_bytes
 
     def _check_probe(self, difference: float) -> None:
-        tolerance = PROBE_TOLERANCE[self._dtype]
+        tolerance = weights.TOLERANCE[self._dtype]
         if not difference <= tolerance:  # NaN is no agreement either
             text = (
                 f"the engine's log-probabilities on the probe differ by {difference:.2g} nats from those of "
@@ -612,12 +609,3 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[[Any], None], argu
         loop.call_soon_threadsafe(function, argument)
     except RuntimeError:  # the loop is closed: nobody listens any more
         log.info("events of a request came after its event loop was closed")
-
-
-def _eos_token_ids(model: Any) -> list[int]:
-    found = model.generation_config.eos_token_id
-    if found is None:
-        found = model.config.eos_token_id
-    if found is None:
-        return []
-    return [found] if isinstance(found, int) else list(found)

@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError, Unavailable
 from extra_services.generation import weights
@@ -41,9 +41,7 @@ from extra_services.generation.rollouts import (
     Limits,
     Prompt,
     Request,
-    Rollout,
     Sampling,
-    Token,
     Update,
     accept,
     check_min_version,
@@ -52,16 +50,15 @@ from extra_services.generation.rollouts import (
     check_version,
     until_complete,
 )
+from extra_services.generation.vllm_samples import Sample
 
 log = structlog.get_logger()
 
-#: Nats by which the engine may differ from a plain forward pass in float32 of the same weights.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.03}
-PROBE_LENGTH = 48
 #: vLLM raises lower temperatures to this one.
 LEAST_TEMPERATURE = 0.01
 #: Seconds between looks at whether the engine's process lives.
 WATCH_SECONDS = 0.2
+RESTARTING = "the engine's process ended and is being started again; try later"
 
 
 @dataclass(frozen=True)
@@ -84,32 +81,6 @@ class VllmOptions:
     policy_version: int = 0
 
 
-@dataclass
-class _Sample:
-    """One sample, from its submission to its end."""
-
-    request: Request
-    seed: int
-    prompt_index: int
-    sample_index: int
-    prompt: NDArray[np.int32]
-    limit: int
-    submitted: float = field(default_factory=time.monotonic)
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    #: Two float32 each, see `vllm_worker.pack`.
-    ranks: list[int] = field(default_factory=list)
-    #: Of its first token, then (index, version) of each change.
-    policy_version: int = 0
-    policy_changes: list[tuple[int, int]] = field(default_factory=list)
-    #: Set by an update that takes it out of vLLM.
-    interrupted: InFlight | None = None
-    cached_tokens: int = 0
-    scheduled: float = 0.0
-    first_token: float = 0.0
-    stop_string: str | None = None
-
-
 class VllmEngine:
     """AsyncLLM with entropies; made by `start`."""
 
@@ -126,12 +97,12 @@ class VllmEngine:
         self._config = config
         window = options.max_model_len or config.max_position_embeddings
         self.limits = Limits(config.vocab_size, window, options.max_prompts, options.max_queue)
-        self.eos_token_ids = _eos_token_ids(options.model, config)
+        self.eos_token_ids = weights.eos_token_ids(options.model, config)
         self.max_weight_bytes = 8 * weights.parameter_count(options.model)
         self.last_update = Update(options.policy_version, options.policy_version, 0.0, 0.0)
         self._seeds = np.random.Generator(np.random.Philox(options.seed))
         self._queued = 0
-        self._inside: dict[str, _Sample] = {}
+        self._inside: dict[str, Sample] = {}
         self._slots = asyncio.Semaphore(options.max_batch)
         self._gate = asyncio.Event()
         self._emptied = asyncio.Condition()
@@ -141,16 +112,26 @@ class VllmEngine:
         self._copies = tempfile.TemporaryDirectory(prefix="extra-rl-weights-")
         self._served = options.model
         self._ready = False
+        #: Whether vLLM must be started again, even if its process lives.
+        self._broken = False
+        #: Where the calls in progress hear what happened.
+        self._calls: set[asyncio.Queue[list[Event] | Exception]] = set()
         self._readiness_changed = asyncio.Condition()
         self._watcher: asyncio.Task[None] | None = None
         self._tolerance = 0.0
 
     @classmethod
     async def start(cls, options: VllmOptions) -> "VllmEngine":
-        """Loads the model; FailedPrecondition if the entropies that come out are not exact."""
-        _set_environment(options)
+        """Loads the model; FailedPrecondition if vLLM cannot, or if what its sampler gives is not exact."""
+        _set_environment()
         engine = cls(options)
-        await engine._launch()
+        try:
+            await engine._launch()
+        except Exception as error:
+            await engine.close()
+            if isinstance(error, ServiceError):
+                raise
+            raise FailedPrecondition(f"vLLM {engine.version} does not start: {error}") from error
         engine._watcher = asyncio.create_task(engine._watch())
         return engine
 
@@ -176,10 +157,12 @@ class VllmEngine:
         if refused:
             happened.put_nowait(refused)
         tasks = [asyncio.create_task(self._sample(sample, happened)) for sample in samples]
+        self._calls.add(happened)
         try:
             async for what in until_complete(request, happened):
                 yield what
         finally:
+            self._calls.discard(happened)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -192,23 +175,24 @@ class VllmEngine:
         """Ends the engine's process."""
         if self._watcher is not None:
             self._watcher.cancel()
-        self._llm.shutdown()
+        if self._llm is not None:
+            self._llm.shutdown()
         self._copies.cleanup()
 
     # Samples.
 
-    def _take(self, request: Request) -> tuple[list[_Sample], list[Event]]:
+    def _take(self, request: Request) -> tuple[list[Sample], list[Event]]:
         check_request(request, len(request.prompts), self.limits)
         if 0 < request.sampling.temperature < LEAST_TEMPERATURE:
             text = f"vLLM has no temperature between 0 and {LEAST_TEMPERATURE}; use 0 (greedy)"
             raise InvalidInput("sampling.temperature", text)
         check_min_version(self.policy_version, request.min_policy_version)
         if not self._ready:
-            raise Unavailable("the engine's process ended and is being started again; try later")
+            raise Unavailable(RESTARTING)
         seed = request.seed if request.seed is not None else int(self._seeds.integers(2**63))
         accepted, refused = accept(request, self.limits)
         samples = [
-            _Sample(request, seed, prompt.index, place, prompt.tokens, prompt.limit)
+            Sample(request, seed, prompt.index, place, prompt.tokens, prompt.limit)
             for prompt in accepted
             for place in range(request.n)
         ]
@@ -216,7 +200,7 @@ class VllmEngine:
         self._queued += len(samples)
         return samples, refused
 
-    async def _sample(self, sample: _Sample, happened: "asyncio.Queue[list[Event] | Exception]") -> None:
+    async def _sample(self, sample: Sample, happened: "asyncio.Queue[list[Event] | Exception]") -> None:
         """Runs a sample to its end, through the updates on the way."""
         try:
             reason = None
@@ -224,7 +208,7 @@ class VllmEngine:
                 async with self._slots:
                     await self._gate.wait()
                     reason = await self._inside_vllm(sample, happened)
-            happened.put_nowait([_rollout(sample, reason)])
+            happened.put_nowait([sample.rollout(reason)])
         except ServiceError as error:
             happened.put_nowait(error)
         except Exception as error:
@@ -233,36 +217,30 @@ class VllmEngine:
             self._queued -= 1
 
     async def _inside_vllm(
-        self, sample: _Sample, happened: "asyncio.Queue[list[Event] | Exception]"
+        self, sample: Sample, happened: "asyncio.Queue[list[Event] | Exception]", rank: int | None = None
     ) -> FinishReason | None:
         """Lets vLLM draw the sample's next tokens; None if it goes on after an update."""
-        self._note_version(sample)
+        sample.enter(self.policy_version)
         name = f"sample-{next(self._names)}"
-        sample.interrupted = None
         self._inside[name] = sample
         try:
             async for out in self._llm.generate(
                 {"prompt_token_ids": [*sample.prompt.tolist(), *sample.tokens]},
                 self._parameters(sample),
                 name,
+                data_parallel_rank=rank,
             ):
                 first = len(sample.tokens)
-                _add(sample, out)
+                sample.add(out)
                 if sample.request.stream_tokens and len(sample.tokens) > first:
-                    happened.put_nowait(_tokens(sample, first))
+                    happened.put_nowait(sample.new_tokens(first))
         finally:
             del self._inside[name]
             async with self._emptied:
                 self._emptied.notify_all()
-        return _finish_reason(sample, out.outputs[0])
+        return sample.finish_reason(out.outputs[0])
 
-    def _note_version(self, sample: _Sample) -> None:
-        if not sample.tokens:
-            sample.policy_version = self.policy_version
-        elif self.policy_version != ([sample.policy_version] + [v for _, v in sample.policy_changes])[-1]:
-            sample.policy_changes.append((len(sample.tokens), self.policy_version))
-
-    def _parameters(self, sample: _Sample) -> Any:
+    def _parameters(self, sample: Sample) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -292,7 +270,7 @@ class VllmEngine:
 
     def _told(self, error: Exception) -> Exception:
         if self._llm.errored or type(error).__name__ == "EngineDeadError":
-            return Unavailable("the engine's process ended; it is being started again")
+            return Unavailable(RESTARTING)
         return error
 
     # Start and restart.
@@ -302,30 +280,16 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        options = self._options
-        more = {} if self._on_cpu() else {"gpu_memory_utilization": options.gpu_memory_utilization}
-        arguments = AsyncEngineArgs(
-            model=str(options.model),
-            dtype=_dtype_name(options),
-            max_model_len=options.max_model_len,
-            max_num_seqs=options.max_batch,
-            tensor_parallel_size=options.tensor_parallel_size,
-            data_parallel_size=options.data_parallel_size,
-            enforce_eager=not options.compiled,
-            enable_prefix_caching=True,
-            load_format="safetensors",
-            worker_extension_cls="extra_services.generation.vllm_worker.EntropyWorker",
-            seed=options.seed if options.seed is not None else 0,
-            **more,
-        )
+        arguments = AsyncEngineArgs(**_arguments(self._options))
         # In a thread: calls that come while it starts again must be told so, not left to wait.
         self._llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
-        self._tolerance = TOLERANCE[str(self._llm.model_config.dtype).removeprefix("torch.")]
+        self._tolerance = weights.TOLERANCE[self._llm.model_config.dtype]
         runners = await self._llm.collective_rpc("extra_install_entropy")
         log.info("vLLM started", version=self.version, model_runners=runners)
         await self._check_entropies()
-        if self._served != options.model:
+        if self._served != self._options.model:
             await self._load(self._served)
+        self._broken = False
         self._gate.set()
         await self._set_ready(True)
 
@@ -333,13 +297,16 @@ class VllmEngine:
         """Starts vLLM again whenever its process has died."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if not self._llm.errored:
+            if not (self._llm.errored or self._broken):
                 continue
             log.error("vLLM's process ended; starting it again")
+            self._broken = True
             self._gate.clear()
             await self._set_ready(False)
-            self._llm.shutdown()
+            for happened in self._calls:
+                happened.put_nowait(Unavailable(RESTARTING))
             try:
+                await asyncio.to_thread(self._llm.shutdown)
                 await self._launch()
             except Exception as error:
                 log.error("vLLM does not start", exc_info=error)
@@ -349,19 +316,18 @@ class VllmEngine:
         async with self._readiness_changed:
             self._readiness_changed.notify_all()
 
-    def _on_cpu(self) -> bool:
-        from vllm.platforms import current_platform
-
-        return bool(current_platform.is_cpu())
-
     async def _check_entropies(self) -> None:
         """FailedPrecondition unless log-probabilities and entropies agree with a plain forward pass."""
-        tokens = weights.probe_tokens(self.limits.vocab_size, PROBE_LENGTH // 2).numpy().astype(np.int32)
+        tokens = (
+            weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH // 2).numpy().astype(np.int32)
+        )
         model = await asyncio.to_thread(weights.load, self._options.model, torch.float32, torch.device("cpu"))
-        samples = [self._probe_sample(tokens, temperature) for temperature in (0.0, 0.7, 1.0)]
-        await asyncio.gather(*(self._inside_vllm(sample, asyncio.Queue()) for sample in samples))
+        cases = list(itertools.product((0.0, 0.7, 1.0), self._ranks))
+        samples = [self._probe_sample(tokens, temperature) for temperature, _ in cases]
+        calls = zip(samples, (rank for _, rank in cases), strict=True)
+        await asyncio.gather(*(self._inside_vllm(sample, asyncio.Queue(), rank) for sample, rank in calls))
         for sample in samples:
-            rollout = _rollout(sample, FinishReason.LENGTH)
+            rollout = sample.rollout(FinishReason.LENGTH)
             temperature = sample.request.sampling.temperature or 1.0
             got = np.stack([rollout.logprobs, rollout.entropies, rollout.raw_entropies])
             wanted = await asyncio.to_thread(_plain, model, tokens, rollout.token_ids, temperature)
@@ -374,10 +340,10 @@ class VllmEngine:
                 )
                 raise FailedPrecondition(text)
 
-    def _probe_sample(self, tokens: NDArray[np.int32], temperature: float) -> _Sample:
+    def _probe_sample(self, tokens: NDArray[np.int32], temperature: float) -> Sample:
         sampling = Sampling(max_tokens=8, temperature=temperature, min_tokens=8)
         request = Request([Prompt(tokens)], 1, sampling, seed=0, raw_entropies=True)
-        return _Sample(request, 0, 0, 0, tokens, limit=8)
+        return Sample(request, 0, 0, 0, tokens, limit=8)
 
     # Weights.
 
@@ -388,7 +354,7 @@ class VllmEngine:
                 return self.last_update
             check_version(previous, policy_version)
             if not self._ready:
-                raise Unavailable("the engine's process ended and is being started again; try later")
+                raise Unavailable(RESTARTING)
             started = time.monotonic()
             reference, copy = await asyncio.to_thread(self._prepare, folder, policy_version)
             self._gate.clear()
@@ -407,7 +373,7 @@ class VllmEngine:
         """Checks the delivered weights; log-probabilities of the probe under them, and a copy to load."""
         weights.check_same_model(folder, self._config)
         model = weights.load(folder, torch.float32, torch.device("cpu"))
-        probe = weights.probe_tokens(self.limits.vocab_size, PROBE_LENGTH)
+        probe = weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH)
         reference = weights.plain_logprobs(model, probe).numpy()
         copy = Path(self._copies.name) / str(policy_version)
         shutil.rmtree(copy, ignore_errors=True)  # of an update that failed
@@ -429,7 +395,8 @@ class VllmEngine:
         """Loads and probes `copy`; what was served before is loaded again if that fails."""
         try:
             await self._load(copy)
-            difference = float(np.abs(await self._probe() - reference).max())
+            probes = [await self._probe(rank) for rank in self._ranks]
+            difference = float(np.abs(np.stack(probes) - reference).max())
             if not difference <= self._tolerance:
                 text = (
                     f"vLLM's log-probabilities on the probe differ by {difference:.2g} nats from those of a "
@@ -439,23 +406,38 @@ class VllmEngine:
         except Exception as error:
             if self._llm.errored:
                 raise Unavailable("the engine's process ended during the update") from error
-            await self._load(self._served)
+            await self._restore()
             raise
         return difference
+
+    async def _restore(self) -> None:
+        """Loads the weights served before again; where that fails, too, vLLM is started anew with them."""
+        try:
+            await self._load(self._served)
+        except Exception as error:
+            log.error("the weights served before cannot be loaded again", exc_info=error)
+            self._ready, self._broken = False, True
 
     async def _load(self, folder: Path) -> None:
         await self._llm.collective_rpc("extra_load_weights", args=(str(folder),))
         if not await self._llm.reset_prefix_cache():
             raise FailedPrecondition("vLLM would not drop what older weights computed; try again")
 
-    async def _probe(self) -> NDArray[np.float32]:
-        """float32 [probe length - 1]: vLLM's log-probabilities of the probe's tokens after the first."""
+    @property
+    def _ranks(self) -> list[int | None]:
+        """The copies of the model, as vLLM names them to a request; None: the only one."""
+        count = self._options.data_parallel_size
+        return [None] if count == 1 else list(range(count))
+
+    async def _probe(self, rank: int | None) -> NDArray[np.float32]:
+        """float32 [probe length - 1]: a copy's log-probabilities of the probe's tokens after the first."""
         from vllm import SamplingParams
 
-        tokens = weights.probe_tokens(self.limits.vocab_size, PROBE_LENGTH).tolist()
+        tokens = weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH).tolist()
         parameters = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         name = f"probe-{next(self._names)}"
-        async for out in self._llm.generate({"prompt_token_ids": tokens}, parameters, name):
+        prompt = {"prompt_token_ids": tokens}
+        async for out in self._llm.generate(prompt, parameters, name, data_parallel_rank=rank):
             found = out.prompt_logprobs
         pairs = zip(found[1:], tokens[1:], strict=True)
         return np.array([at[token].logprob for at, token in pairs], np.float32)
@@ -465,76 +447,33 @@ class VllmEngine:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _set_environment(options: VllmOptions) -> None:
+def _set_environment() -> None:
     """What vLLM reads from the environment when it is imported; what is set already stays."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, options.kv_cache_bytes // 2**30)))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def _dtype_name(options: VllmOptions) -> str:
+def _arguments(options: VllmOptions) -> dict[str, Any]:
+    """AsyncEngineArgs for `options`."""
     from vllm.platforms import current_platform
 
-    return "float32" if options.dtype == "auto" and current_platform.is_cpu() else options.dtype
-
-
-def _add(sample: _Sample, out: Any) -> None:
-    """Appends what a vLLM output brings."""
-    completion = out.outputs[0]
-    sample.tokens += list(completion.token_ids)
-    if completion.logprobs is not None:
-        sample.logprobs += completion.logprobs.logprobs
-        sample.ranks += completion.logprobs.ranks
-    sample.cached_tokens = max(sample.cached_tokens, min(out.num_cached_tokens or 0, len(sample.prompt)))
-    if isinstance(completion.stop_reason, str):
-        sample.stop_string = completion.stop_reason
-    if out.metrics is not None and not sample.first_token and out.metrics.first_token_ts:
-        sample.scheduled = out.metrics.scheduled_ts - out.metrics.queued_ts
-        sample.first_token = out.metrics.first_token_ts - out.metrics.scheduled_ts
-
-
-def _finish_reason(sample: _Sample, completion: Any) -> FinishReason | None:
-    if completion.finish_reason == "stop":
-        return FinishReason.STOP
-    if completion.finish_reason == "length":
-        return FinishReason.LENGTH
-    if sample.interrupted is None:
-        raise Unavailable("the engine gave the sample up; try again")
-    if sample.interrupted is InFlight.ABORT and sample.tokens:
-        return FinishReason.ABORT
-    return None
-
-
-def _tokens(sample: _Sample, first: int) -> list[Event]:
-    entropies = np.array(sample.ranks[first:], np.int64).view(np.float32).reshape(-1, 2)[:, 0]
-    new = zip(sample.tokens[first:], sample.logprobs[first:], entropies.tolist(), strict=True)
-    return [
-        Token(sample.prompt_index, sample.sample_index, first + index, token, logprob, entropy)
-        for index, (token, logprob, entropy) in enumerate(new)
-    ]
-
-
-def _rollout(sample: _Sample, reason: FinishReason) -> Rollout:
-    entropies = np.array(sample.ranks, np.int64).view(np.float32).reshape(-1, 2)
-    total = time.monotonic() - sample.submitted
-    return Rollout(
-        prompt_index=sample.prompt_index,
-        sample_index=sample.sample_index,
-        token_ids=np.array(sample.tokens, np.int32),
-        logprobs=np.array(sample.logprobs, np.float32),
-        entropies=entropies[:, 0].copy(),
-        finish_reason=reason,
-        policy_version=sample.policy_version,
-        prompt_tokens=len(sample.prompt),
-        cached_prompt_tokens=sample.cached_tokens,
-        queue_seconds=sample.scheduled,
-        prefill_seconds=sample.first_token,
-        decode_seconds=max(0.0, total - sample.scheduled - sample.first_token),
-        raw_entropies=entropies[:, 1].copy() if sample.request.raw_entropies else np.zeros(0, np.float32),
-        policy_changes=tuple(sample.policy_changes),
-        stop_string=sample.stop_string,
-    )
+    on_cpu = current_platform.is_cpu()
+    memory = {"kv_cache_memory_bytes": options.kv_cache_bytes}
+    return {
+        "model": str(options.model),
+        "dtype": "float32" if options.dtype == "auto" and on_cpu else options.dtype,
+        "max_model_len": options.max_model_len,
+        "max_num_seqs": options.max_batch,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "data_parallel_size": options.data_parallel_size,
+        "enforce_eager": not options.compiled,
+        "enable_prefix_caching": True,
+        "load_format": "safetensors",
+        "worker_extension_cls": "extra_services.generation.vllm_worker.EntropyWorker",
+        "seed": options.seed if options.seed is not None else 0,
+        **(memory if on_cpu else {"gpu_memory_utilization": options.gpu_memory_utilization}),
+    }
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
@@ -550,12 +489,3 @@ def _plain(
     entropies = [torch.special.entr(each.exp()).sum(-1) for each in (logprobs, raw)]
     stacked: NDArray[np.float32] = torch.stack([chosen, *entropies]).numpy()
     return stacked
-
-
-def _eos_token_ids(model: Path, config: Any) -> list[int]:
-    found = config.eos_token_id
-    if (model / "generation_config.json").is_file():
-        found = GenerationConfig.from_pretrained(model, local_files_only=True).eos_token_id or found
-    if found is None:
-        return []
-    return [found] if isinstance(found, int) else list(found)

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from extra_services.errors import FailedPrecondition, InvalidInput
 from extra_services.generation.rows import ATTENTION
+
+#: Nats by which an engine of this number format may differ from a plain forward pass of the same weights.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
+#: Tokens of the fixed text on which engine and plain forward pass are compared.
+PROBE_LENGTH = 48
 
 #: What decides what a model computes, beyond the shapes of its tensors.
 COMPARED = (
@@ -126,6 +131,16 @@ def move_into(served: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict
 def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name, sharing their memory."""
     return {name: own.data for name, own in (*model.named_parameters(), *model.named_buffers())}
+
+
+def eos_token_ids(folder: Path, config: Any) -> list[int]:
+    """Token ids that end a sample: those of generation_config.json in `folder`, else those of `config`."""
+    found = config.eos_token_id
+    if (folder / "generation_config.json").is_file():
+        found = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id or found
+    if found is None:
+        return []
+    return [found] if isinstance(found, int) else list(found)
 
 
 def parameter_count(folder: Path) -> int:
