@@ -158,9 +158,14 @@ def agree_with_a_plain_forward_pass(
 
 def continues_as_if_never_interrupted(server: Served, text: str, length: int, cut: int) -> None:
     """A greedy sample resumed after `cut` of its `length` tokens is the rest of the uninterrupted one."""
-    whole = rollouts(server, request([prompt(text)], max_tokens=length, temperature=0.0))[0, 0]
+
+    def greedy(start: pb.Prompt, count: int) -> pb.Rollout:
+        wanted = request([start], max_tokens=count, min_tokens=count, temperature=0.0)
+        return rollouts(server, wanted)[0, 0]
+
+    whole = greedy(prompt(text), length)
     head = tokens(whole)[:cut]
-    rest = rollouts(server, request([prompt(text, head)], max_tokens=length - cut, temperature=0.0))[0, 0]
+    rest = greedy(prompt(text, head), length - cut)
     assert head + tokens(rest) == tokens(whole)
     assert rest.text == whole.text
     assert rest.prompt_tokens == whole.prompt_tokens + cut

@@ -77,7 +77,7 @@ def update_to_other_weights(server: Served) -> None:
 
 
 def test_the_second_model_runner_agrees_with_a_plain_forward_pass(model: Path, tmp_path: Path) -> None:
-    """On a CPU it needs Triton's interpreter: slow, and its kernel for top-p fails there, but it is vLLM's code."""
+    """On a CPU it needs Triton's interpreter, which is slow and cannot run the kernel for top-p."""
     if find_spec("triton") is None:
         pytest.skip("vLLM's second model runner needs Triton")
     environment = with_start_up(tmp_path / "start-up", LOG1P)
