@@ -56,7 +56,8 @@ def _start_ray(config: Any) -> None:
         # not run. Ray's own limit comes too late, after the setup hook has imported torch.
         environment["OMP_NUM_THREADS"] = "1"
     ray.init(
-        address=config.ray.address,
+        # Not None: it would join a cluster that someone else has started on this machine.
+        address=config.ray.address or "local",
         runtime_env={
             "env_vars": environment,
             "worker_process_setup_hook": "extra_trainer.cpu_bridge.install",
@@ -67,6 +68,7 @@ def _start_ray(config: Any) -> None:
 
 def _put_our_trainer_in_place(run: Any) -> None:
     import openrlhf.trainer.ppo_trainer as ppo_trainer
+    import openrlhf.trainer.ray as openrlhf_ray
     import ray
 
     from extra_trainer.trainer import ExTraTrainer
@@ -80,6 +82,8 @@ def _put_our_trainer_in_place(run: Any) -> None:
 
     # train() imports the class from here when it needs it.
     ppo_trainer.PPOTrainer = WithRun
+    # OpenRLHF packs samples only for a run with vLLM engines (trainer_flags.py says one); ours has none.
+    openrlhf_ray.create_vllm_engines = lambda *_, **__: None
 
 
 def _message(error: Any) -> str:
