@@ -67,7 +67,7 @@ class Launcher:
         model = self._prepare()
         with ExitStack() as stack:
             self.console.print("Starting the generation, novelty and verification services")
-            addresses = services.start(self.config.services, self.folder, model, stack)
+            addresses = services.start(self.config, self.folder, model, stack)
             services.wait_for(addresses)
             before = self._evaluate("before", addresses, fresh=not resume)
             self._run_openrlhf(addresses)
@@ -186,7 +186,8 @@ class Launcher:
     def _run_openrlhf(self, addresses: services.Addresses) -> None:
         run = Run(
             self.config,
-            self.folder,
+            # The workers of a cluster have working directories of their own.
+            RunFolder(self.folder.path.absolute()),
             addresses.generation,
             addresses.novelty,
             addresses.verification,

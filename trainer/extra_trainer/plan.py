@@ -23,6 +23,7 @@ from extra_rl.config_file import ConfigError
 from extra_trainer import data, memory_estimate, openrlhf_parser
 from extra_trainer.config import Config
 from extra_trainer.launch import REHEARSAL_PROBLEMS
+from extra_trainer.ray_services import connected
 from extra_trainer.run import Run
 from extra_trainer.run_folder import RunFolder
 from extra_trainer.trainer_flags import openrlhf_flags
@@ -287,6 +288,11 @@ def _workers(config: Config, arguments: dict[str, Any] | None, plan: Plan) -> No
             f"optimization.minibatch_prompts x rollout.samples_per_prompt ({samples}) must be a multiple of "
             f"{name} ({unit}): the workers would get different numbers of batches"
         )
+    if arguments["train"]["colocate_all"]:
+        plan.problems.append(
+            "openrlhf: train.colocate_all shares GPUs with OpenRLHF's own vLLM engines, which are "
+            "not used; train.colocate_actor_ref shares them between policy and reference"
+        )
     plan.figures.append(("training", _training(arguments, parallel)))
     if arguments["ds"]["packing_samples"] and find_spec("flash_attn") is None:
         plan.warnings.append("ds.packing_samples needs flash-attn, which is not installed on this machine")
@@ -316,6 +322,11 @@ def _services(config: Config, tokenizer: Any | None, plan: Plan) -> None:
     for name, label in (("novelty", "novelty and prefix server"), ("verification", "verification server")):
         given = getattr(config.services, name)
         plan.processes.append(Processes(label, 1, 0, given.target or started))
+    if generation.gpus and not generation.targets and config.ray.address is None:
+        plan.warnings.append(
+            "services.generation.gpus are reserved on a Ray cluster (ray.address): without one the replicas "
+            "are child processes here, which share this machine's GPUs with the workers"
+        )
     plan.figures.append(("new weights", f"{config.weights_delivery}, to {count} replica(s)"))
     for target in generation.targets:
         _check_generation(config, target, tokenizer, plan)
@@ -331,7 +342,7 @@ def _services(config: Config, tokenizer: Any | None, plan: Plan) -> None:
 
 
 def _started_where(config: Config) -> str:
-    return "Ray actor, where there is room" if config.ray.address else "child process here"
+    return "Ray actor" if config.ray.address else "child process here"
 
 
 def _check_generation(config: Config, target: str, tokenizer: Any | None, plan: Plan) -> None:
@@ -465,17 +476,10 @@ def _cluster(address: str, plan: Plan) -> dict[str, float] | None:
             f"ray.address: nothing answers at {address}; start a cluster (`ray start --head`) or correct it"
         )
         return None
-    was_connected = ray.is_initialized()
-    try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, ignore_reinit_error=True)
+    with plan.collecting(), connected(address):
         alive = sum(1 for node in ray.nodes() if node["Alive"])
         return {**ray.cluster_resources(), "nodes": alive}
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        plan.problems.append(f"ray.address: cannot join the cluster at {address}: {error}")
-        return None
-    finally:
-        if not was_connected:
-            ray.shutdown()
+    return None
 
 
 def _answers(address: str) -> bool:
