@@ -180,6 +180,9 @@ def test_the_paper_s_config_is_resolved_without_a_gpu_from_stand_in_files(
             "model.path": str(_qwen(tmp_path / "Qwen3-1.7B", model)),
             "data.train": str(folder / "train.jsonl"),
             "data.evaluation": str(folder / "evaluation.jsonl"),
+            # There is no cluster here, and vLLM may not be installed.
+            "ray.address": None,
+            "services.generation.settings.engine": "transformers",
         },
     )
     made = plan.make(config, RunFolder(tmp_path / "run"))
@@ -189,6 +192,14 @@ def test_the_paper_s_config_is_resolved_without_a_gpu_from_stand_in_files(
     # 1.72 billion parameters, 2 bytes each; ZeRO-2 over eight workers.
     assert memory["policy worker: weights"] == pytest.approx(2 * 1.72e9 / 2**30, rel=0.01)
     assert memory["policy worker: optimizer"] == pytest.approx(12 * 1.72e9 / 8 / 2**30, rel=0.01)
+    # Weights, gradients and optimizer, the reference beside them, and 16,384 tokens at a time.
+    assert 30 < memory["policy worker: together"] < 40
+    figures = dict(made.figures)
+    assert figures["training"] == (
+        "ZeRO-2 over 8, bf16, flash_attention_2, gradient checkpointing, packing, "
+        "dynamic batches of 16,384 tokens"
+    )
+    assert made.gpus == 12
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     plan.show(made, console)
     text = console.export_text()

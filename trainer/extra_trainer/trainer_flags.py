@@ -32,20 +32,32 @@ def _models(run: Run) -> dict[str, Any]:
     import torch
 
     ray = run.config.ray
+    # With an address the workers run elsewhere: what this machine lacks says nothing about them.
+    on_gpus = ray.address is not None or torch.cuda.is_available()
     return {
         "actor.model_name_or_path": str(run.folder.start_model),
         "actor.num_nodes": ray.nodes,
         "actor.num_gpus_per_node": ray.gpus_per_node,
         "ref.num_nodes": ray.nodes,
         "ref.num_gpus_per_node": ray.gpus_per_node,
-        # Rollouts come from the generation service.
-        "vllm.num_engines": 0,
+        # Rollouts come from the generation service. OpenRLHF's check wants an engine where samples are
+        # packed; driver.py sees to it that none is made.
+        "vllm.num_engines": 1 if _packs(run.config.openrlhf) else 0,
         "vllm.sync_backend": "gloo",
-        "ds.attn_implementation": "sdpa" if torch.cuda.is_available() else "eager",
+        "ds.attn_implementation": "sdpa" if on_gpus else "eager",
         "ds.zero_stage": 2,
         # Any value: it tells OpenRLHF that no reward model is wanted. Rewards come with the samples.
         "reward.remote_url": "extra-rl",
     }
+
+
+def _packs(flags: dict[str, Any]) -> bool:
+    """Whether OpenRLHF will pack samples: asked to, or because of what it does only with packed ones."""
+    return bool(
+        flags.get("ds.packing_samples")
+        or flags.get("train.dynamic_batch_enable")
+        or int(flags.get("ds.ring_attn_size", 1)) > 1
+    )
 
 
 def _data(run: Run) -> dict[str, Any]:
