@@ -70,10 +70,13 @@ def _put_our_trainer_in_place(run: Any) -> None:
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ray as openrlhf_ray
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from extra_trainer.trainer import ExTraTrainer
 
-    actor_class = ray.remote(ExTraTrainer)
+    # On this node: the trainer writes the run folder that the launcher reads.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor_class = ray.remote(ExTraTrainer).options(scheduling_strategy=here)
 
     class WithRun:
         @staticmethod
