@@ -5,7 +5,6 @@ One server for all tests, in this order: vLLM takes its time to start. Skipped w
 
 import threading
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
@@ -13,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from generation_models import make_smollm2
+from generation_models import make_smollm2, why_vllm_cannot_run
 from generation_server import (
     Served,
     agree_with_a_plain_forward_pass,
@@ -34,9 +33,7 @@ from transformers import AutoModelForCausalLM
 from extra_rl.v1 import generation_pb2 as pb
 
 pytestmark = [
-    pytest.mark.skipif(
-        find_spec("vllm") is None, reason="vLLM is not installed: `make test-vllm` installs it and runs these"
-    ),
+    pytest.mark.skipif(bool(why_vllm_cannot_run()), reason=why_vllm_cannot_run()),
     pytest.mark.timeout(900),
 ]
 

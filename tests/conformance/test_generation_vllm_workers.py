@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from generation_models import make_model
+from generation_models import make_model, why_vllm_cannot_run
 from generation_server import (
     MIXED,
     Served,
@@ -23,9 +23,7 @@ from generation_server import (
 from extra_rl.v1 import generation_pb2 as pb
 
 pytestmark = [
-    pytest.mark.skipif(
-        find_spec("vllm") is None, reason="vLLM is not installed: `make test-vllm` installs it and runs these"
-    ),
+    pytest.mark.skipif(bool(why_vllm_cannot_run()), reason=why_vllm_cannot_run()),
     pytest.mark.timeout(600),
 ]
 

@@ -100,6 +100,8 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
     output = output_of(resumed)
     assert resumed.returncode == 0, output
     assert "from step 2" in output or "from step 4" in output
+    # Otherwise there would be nothing to lose.
+    assert all(record["actor_grad_norm"] for record in metrics_of(whole))
     for expected, found in zip(metrics_of(whole), metrics_of(killed), strict=True):
         assert what_happened(found) == pytest.approx(what_happened(expected), rel=1e-4, abs=1e-6)
     for step in range(1, 7):

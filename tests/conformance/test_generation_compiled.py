@@ -1,0 +1,15 @@
+"""The transformers engine with a compiled model gives the numbers of one that is not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from generation_models import make_model
+from generation_server import MIXED, agree_with_a_plain_forward_pass, served
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_model_agrees_with_a_plain_forward_pass(tmp_path: Path) -> None:
+    with served(tmp_path, make_model(tmp_path / "model"), "--compiled") as server:
+        assert agree_with_a_plain_forward_pass(server, MIXED, tolerance=1e-4, tokens_each=20, top_p=0.9) > 0
