@@ -31,7 +31,7 @@ def main(run_file: Path) -> None:
         _put_our_trainer_in_place(run)
         sys.argv = ["train_ppo_ray", *openrlhf_flags(run)]
         runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__")
-    except ray.exceptions.RayTaskError as error:
+    except ray.exceptions.RayError as error:
         run.folder.failure.write_text(_message(error), encoding="utf-8")
         raise
     finally:
