@@ -49,6 +49,8 @@ Pair = tuple[str, str]
 
 def main() -> None:
     """Measures, and prints the JSON object."""
+    if not DATA.is_dir():
+        sys.exit(f"no folder {DATA}: set EXTRA_RL_DATA to the folder of graded responses and benchmarks")
     logging.disable(logging.ERROR)  # math-verify warns of each of its own timeouts
     real, hard = real_responses(), hard_mix()
     ratios, figures = {}, {"workers": WORKERS, "repeats": REPEATS}
