@@ -7,7 +7,6 @@ workers and runs, which is what the novelty and prefix memories are keyed by.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from extra_rl.config_file import ConfigError
 from extra_trainer.config import PromptConfig
 from extra_trainer.problem_files import read_rows, split_source
+from extra_trainer.run_folder import write_whole
 
 #: The benchmarks of the paper; found by name in a folder of such files.
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
@@ -92,9 +92,7 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """Writes the JSON Lines file a run reads; it appears once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(problem), ensure_ascii=False) for problem in problems)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 def load_written(path: Path) -> list[Problem]:

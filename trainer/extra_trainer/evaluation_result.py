@@ -15,6 +15,7 @@ from rich import box
 from rich.table import Table
 
 from extra_trainer.pass_at_k import bootstrap_means, interval, problem_pass_at_k
+from extra_trainer.run_folder import write_whole
 
 
 class _Result(BaseModel):
@@ -103,7 +104,7 @@ class Evaluation(_Result):
 
     def save(self, path: Path) -> None:
         """Writes it as JSON."""
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":

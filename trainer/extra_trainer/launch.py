@@ -31,7 +31,7 @@ from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.progress import EvaluationProgress, TrainingProgress
 from extra_trainer.run import Run
-from extra_trainer.run_folder import RunFolder
+from extra_trainer.run_folder import RunFolder, write_whole
 
 if TYPE_CHECKING:
     from extra_trainer.rehearsal.problems import Split
@@ -95,7 +95,7 @@ class Launcher:
                 f"the config differs from that of the run in {self.folder.path}: of a run that goes on, "
                 f"only {' and '.join(WHERE)} may change"
             )
-        self.folder.config.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        write_whole(self.folder.config, yaml.safe_dump(content, sort_keys=False))
         self.folder.failure.unlink(missing_ok=True)
         if resume:
             step = self.folder.last_checkpoint()

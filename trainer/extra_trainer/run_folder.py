@@ -16,6 +16,7 @@ identity                names the run's memories on servers it shares with other
 
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -28,6 +29,13 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from extra_trainer.rollout import Group
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is there whole or as it was before, whenever the process is killed."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class RunFolder:
         """A name of this run that no other has; made when first asked for, the same ever after."""
         path = self.path / "identity"
         if not path.is_file():
-            path.write_text(f"{self.path.name}-{uuid.uuid4().hex[:8]}", encoding="utf-8")
+            write_whole(path, f"{self.path.name}-{uuid.uuid4().hex[:8]}")
         return path.read_text(encoding="utf-8")
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -110,11 +118,12 @@ class RunFolder:
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def forget_after(self, step: int) -> None:
-        """Drops the metrics of later steps, which a resumed run makes again."""
+        """Drops what there is of later steps, which a resumed run makes again: metrics, half a checkpoint."""
+        for tag in self.checkpoints.glob("_actor/global_step*"):
+            if int(tag.name.removeprefix("global_step")) > step:
+                shutil.rmtree(tag)
         kept = [record for record in self.read_metrics() if record["step"] <= step]
-        temporary = self.metrics.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(temporary, self.metrics)
+        write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_rollouts(self, step: int, groups: "Sequence[Group]", novelty: NDArray[np.float64]) -> None:
         """Writes what happened in a step, one line a rollout."""
