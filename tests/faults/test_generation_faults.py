@@ -50,7 +50,10 @@ def test_a_client_that_is_gone_leaves_no_work_behind(server: Served) -> None:
 
 
 def test_the_server_ends_with_its_parent_even_while_it_generates(server: Served) -> None:
-    call = server.stub.Generate(request([prompt("1")], n=100, max_tokens=8000, min_tokens=8000))
+    wanted = request([prompt("1")], n=100, max_tokens=8000, min_tokens=8000)
+    wanted.stream_tokens = True
+    call = server.stub.Generate(wanted)
+    next(call)  # it generates now
     server.process.stdin.close()
     with pytest.raises(grpc.RpcError) as ended:
         list(call)

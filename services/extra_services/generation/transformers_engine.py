@@ -58,6 +58,9 @@ log = structlog.get_logger()
 
 #: Padded tokens of prompts computed in one go, so that a long queue of prompts does not stall the batch.
 PREFILL_TOKENS = 4096
+#: A prompt costs about as much as a step of the whole batch, so those that wait for the last free rows do so
+#: until one in so many is free, or for as many steps: they are computed together then.
+ADMISSION = 4
 #: Logits computed in one go, at most: 256 MiB of them.
 PREFILL_LOGITS = 2**26
 
@@ -133,6 +136,8 @@ class TransformersEngine:
         self._rows = Rows(options.max_batch)
         self._samples: list[Sample] = []
         self._parameters: RowParameters | None = None
+        #: Steps for which prompts have waited although a row was free.
+        self._steps_waited = 0
         self._cache = PrefixCache(options.prefix_cache_bytes)
         #: Requests whose work is being done now: one of them is at fault if memory runs out.
         self._working: list[Ticket] = []
@@ -232,10 +237,19 @@ class TransformersEngine:
         self._drop_cancelled()
         if self._update is not None and not (self._update.in_flight is InFlight.WAIT and self._samples):
             self._apply_update()
-        if self._update is None:
+        if self._update is None and self._may_admit():
             self._admit()
         if self._samples:
             self._step()
+
+    def _may_admit(self) -> bool:
+        """Whether enough rows are free, or the prompts that wait have waited enough; see `ADMISSION`."""
+        free = self._rows.max_rows - len(self._samples)
+        self._steps_waited = self._steps_waited + 1 if self._waiting and free else 0
+        if free * ADMISSION < self._rows.max_rows and self._steps_waited < ADMISSION:
+            return False
+        self._steps_waited = 0
+        return True
 
     def _wait_for_work(self) -> bool:
         with self._changed:
