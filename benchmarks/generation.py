@@ -7,8 +7,9 @@ Every ratio compares two things measured in turn in this run, as the median of s
 - `vllm_with_entropy`: the same for vLLM and SmolLM2-135M; left out, and said so, where vLLM is missing.
 - `transformers_vs_generate`: tokens/s of the transformers engine over those of `model.generate`, both in
   batches of 64, on 256 prompts whose continuations have 1 to 256 tokens, about 64 on average.
-- `resume_over_cold`: seconds to resume a 1500-token prefix for 8 samples of 8 tokens when it was served
-  before, over the seconds when it was not; SmolLM2-135M; the worse of the engines present.
+- `resume_over_cold`: seconds until each of 8 samples has its first token after a 1500-token prefix that was
+  served before, over the seconds when it was not; SmolLM2-135M; the worse of the engines present. The figures
+  also have the seconds until each sample has 8 tokens.
 
 The models have the shapes of the real ones and random weights: what is measured does not depend on them.
 """
@@ -45,7 +46,7 @@ from extra_services.generation.rollouts import Prompt, Request, Rollout, Samplin
 from extra_services.generation.sampling import Drawn, RowParameters, _gumbel
 from extra_services.generation.transformers_engine import Options, TransformersEngine
 
-REPEATS = 9
+REPEATS = 7
 CONCURRENT = 32
 EOS = 1
 
@@ -173,7 +174,7 @@ async def transformers_with_entropy(folder: Path, figures: dict[str, Any], ratio
     model, threads = rehearsal_model(folder / "rehearsal"), torch.get_num_threads()
     options = Options(model=model, max_batch=CONCURRENT, threads=threads, prefix_cache_bytes=0)
     engine = await asyncio.to_thread(TransformersEngine, options, str)
-    ids, length = prompts(CONCURRENT // 8, 22, 0), 128
+    ids, length = prompts(CONCURRENT // 8, 22, 0), 256
     sampling = Sampling(max_tokens=length, min_tokens=length)
     through, alone = [], []
     with served(model, "--threads", str(threads), "--prefix-cache-gib", "0") as stub:
@@ -243,22 +244,27 @@ async def resume_over_cold(folder: Path, figures: dict[str, Any], ratios: dict[s
     worst = 0.0
     for name, more in flags.items():
         with served(model, *more) as stub:
-            cold, warm = await asyncio.to_thread(_cold_and_warm, stub)
-        figures[f"resume_seconds_{name}"] = [round(statistics.median(each), 3) for each in (warm, cold)]
-        worst = max(worst, statistics.median(w / c for w, c in zip(warm, cold, strict=True)))
+            for tokens in (1, 8):
+                cold, warm = await asyncio.to_thread(_cold_and_warm, stub, tokens)
+                seconds = [round(statistics.median(each), 3) for each in (warm, cold)]
+                figures[f"resume_seconds_{name}_{tokens}_tokens"] = seconds
+                if tokens == 1:
+                    worst = max(worst, statistics.median(w / c for w, c in zip(warm, cold, strict=True)))
     ratios["resume_over_cold"] = round(worst, 3)
 
 
-def _cold_and_warm(stub: generation_pb2_grpc.GenerationServiceStub) -> tuple[list[float], list[float]]:
-    """Seconds for a prefix never seen, and for the same again, of four prefixes."""
+def _cold_and_warm(
+    stub: generation_pb2_grpc.GenerationServiceStub, tokens: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of 8 samples of a prefix never seen, and of the same again, for four prefixes."""
     prompt = prompts(1, 49152, 2)
-    over_grpc(stub, prompt, 8, 8)  # a warm-up
+    over_grpc(stub, prompt, 8, tokens)  # a warm-up
     cold, warm = [], []
     for repeat in range(4):
-        prefix = np.random.default_rng(repeat).integers(3, 49152, 1500).astype(np.int32)
+        prefix = np.random.default_rng([repeat, tokens]).integers(3, 49152, 1500).astype(np.int32)
         for seconds in (cold, warm):
             started = time.perf_counter()
-            over_grpc(stub, [np.concatenate([prompt[0], prefix])], 8, 8)
+            over_grpc(stub, [np.concatenate([prompt[0], prefix])], 8, tokens)
             seconds.append(time.perf_counter() - started)
     return cold, warm
 
@@ -268,7 +274,7 @@ async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[
     if find_spec("vllm") is None:
         figures["vllm_with_entropy_left_out"] = "vLLM is not installed"
         return
-    model, length = smollm2_shape(folder / "smollm2"), 32
+    model, length = smollm2_shape(folder / "smollm2"), 64
     ids = prompts(CONCURRENT // 8, 49152, 3)
     through, alone = [], []
     flags = ("--engine", "vllm", "--max-model-len", "2048", "--kv-cache-gib", "2")

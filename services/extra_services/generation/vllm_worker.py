@@ -75,6 +75,8 @@ def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _install_v1(runner: Any) -> None:
+    from vllm.v1.outputs import LogprobsTensors
+
     sampler = runner.sampler
     forward, gather = sampler.forward, sampler.gather_logprobs
     # Of the step in progress; None outside of one, when prompt log-probabilities pass through the same code.
@@ -95,11 +97,12 @@ def _install_v1(runner: Any) -> None:
         return scaled(logits, step.get("temperature")).log_softmax(-1)
 
     def gather_logprobs(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> Any:
-        gathered = gather(logprobs, num_logprobs, token_ids)
         if not step:
-            return gathered
-        own = entropies(logprobs)
-        return gathered._replace(selected_token_ranks=pack(own, own if step["raw"] is None else step["raw"]))
+            return gather(logprobs, num_logprobs, token_ids)
+        # The engine asks for no other tokens than the one drawn. Counting its rank would be thrown away.
+        own, drawn = entropies(logprobs), token_ids[:, None]
+        ranks = pack(own, own if step["raw"] is None else step["raw"])
+        return LogprobsTensors(drawn.to(torch.int32), logprobs.gather(-1, drawn), ranks)
 
     sampler.forward, sampler.compute_logprobs, sampler.gather_logprobs = (
         sample,
