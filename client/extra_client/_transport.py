@@ -78,8 +78,8 @@ VERIFICATION = Service(
     "extra_rl.v1.VerificationService",
     50053,
     verification_pb2_grpc.VerificationServiceStub,
-    # Not VerifyStream: with a retry policy, which grpcio 1.85.1 applies to a stream of requests too, it hung for
-    # good in one case of ten when its server had just been killed; without the policy in none of 30.
+    # Not VerifyStream: with a retry policy (grpcio 1.85.1) it hung for good in one case of ten when its
+    # server had just been killed; without the policy in none of 30.
     ("Verify",),
 )
 SERVICES = (GENERATION, NOVELTY, PREFIX, VERIFICATION)
