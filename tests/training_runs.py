@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -99,7 +100,13 @@ def start(mark: str, config: Path, run: Path, *flags: str) -> subprocess.Popen[s
     command = [sys.executable, "-m", "extra_cli", "train", str(config), "--run", str(run), *flags]
     environment = {**os.environ, "EXTRA_RL_TEST_MARK": mark}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        # As from a terminal: what a shell starts in the background ignores Ctrl-C, and so would the run.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
