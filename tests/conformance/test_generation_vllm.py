@@ -134,7 +134,9 @@ def test_weights_change_under_samples_in_flight(server: Served, in_flight: pb.In
     version = server.stub.GetInfo(pb.GetInfoRequest()).policy_version
     old = server.root / f"step{version}" if version else server.model
     new = changed(server.model, server.root / f"step{version + 1}", seed=version)
-    wanted = request([prompt(TEXTS[0]), prompt(TEXTS[2])], n=2, max_tokens=48, min_tokens=48)
+    # Long enough that on a busy machine the new weights are there before the samples end.
+    length = {pb.IN_FLIGHT_WAIT: 48, pb.IN_FLIGHT_ABORT: 900, pb.IN_FLIGHT_KEEP: 300}[in_flight]
+    wanted = request([prompt(TEXTS[0]), prompt(TEXTS[2])], n=2, max_tokens=length, min_tokens=length)
     wanted.stream_tokens = True
     update = pb.UpdateWeightsRequest(path=new.name, policy_version=version + 1, in_flight=in_flight)
     updating = threading.Thread(target=server.stub.UpdateWeights, args=(update,))
