@@ -1,4 +1,4 @@
-"""Folders of golden cases and public data, which the project does not need in order to run."""
+"""What many tests use: a small model, and folders of golden cases and public data."""
 
 import os
 from pathlib import Path
@@ -28,3 +28,15 @@ def golden_folder() -> Path:
 def data_folder() -> Path:
     """Public benchmark problems and graded responses."""
     return _folder("EXTRA_RL_DATA", SHARED / "data")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rehearsal model that has hardly learnt anything, but is now and then right by chance."""
+    # Late: tests of the generation service alone run where the trainer is not installed.
+    from extra_trainer.rehearsal.start_model import FitSettings, start_model
+
+    settings = FitSettings(
+        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
+    )
+    return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)

@@ -1,35 +1,23 @@
 """Starts small training runs, real OpenRLHF, Ray, DeepSpeed and services, and looks at what they did."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import yaml
+from processes import MARK, PATIENCE
 
 from extra_trainer.rehearsal.problems import problems
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
-
-#: What a run may take on a busy machine; nothing is asserted about time.
-PATIENCE = 280
 
 
-def tiny_config(folder: Path) -> Path:
-    """Six steps of four prompts with four samples; a checkpoint every second step.
+def tiny_config(folder: Path, model: Path) -> Path:
+    """A config for `model`: six steps of four prompts with four samples; a checkpoint every second step.
 
-    The model is far too small to solve anything, so the "answers" are digits, which it ends on now and then.
+    The tiny model solves nothing, so the "answers" are digits, which it ends on now and then.
     """
-    settings = FitSettings(
-        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
-    )
-    model = start_model(folder / "cache", seed=0, settings=settings)
     for split, count in (("train", 12), ("evaluation", 4)):
         rows = (
             {"id": problem.id, "problem": problem.prompt, "answer": str(place % 9 + 1)}
@@ -69,36 +57,9 @@ def tiny_config(folder: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def nothing_left_running() -> Iterator[str]:
-    """A word in the environment of all that a run starts; none of it may outlive the run."""
-    word = uuid.uuid4().hex
-    yield word
-    wait_for(lambda: not marked(word), "processes were left running")
-
-
-def marked(word: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if (
-                process.environ().get("EXTRA_RL_TEST_MARK") == word
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(process)
-    return found
-
-
-def wait_for(condition: Callable[[], bool], otherwise: str) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, otherwise
-        time.sleep(0.1)
-
-
 def start(mark: str, config: Path, run: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "extra_cli", "train", str(config), "--run", str(run), *flags]
-    environment = {**os.environ, "EXTRA_RL_TEST_MARK": mark}
+    environment = {**os.environ, MARK: mark}
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

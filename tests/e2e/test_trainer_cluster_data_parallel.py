@@ -13,7 +13,6 @@ import yaml
 from safetensors.torch import load_file
 
 from extra_client import embedded
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
 
 #: What a run may take on a busy machine; nothing is asserted about time.
 PATIENCE = 280
@@ -21,18 +20,10 @@ PROMPTS = [f"{number}+{number + 3}=?\n" for number in (11, 27, 38, 45)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = FitSettings(
-        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
-    )
-    return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)
-
-
-@pytest.fixture(scope="module")
-def targets(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def targets(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Services that both runs use; weights come as a stream, no folder is shared."""
     with (
-        embedded.start("generation", model=model, threads=1) as generation,
+        embedded.start("generation", model=tiny_model, threads=1) as generation,
         embedded.start("verification", workers=1) as verification,
         embedded.start("novelty", data_folder=tmp_path_factory.mktemp("memory"), threads=1) as novelty,
     ):
@@ -41,14 +32,14 @@ def targets(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
 
 
 @pytest.fixture(scope="module")
-def config(model: Path, targets: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(tiny_model: Path, targets: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One step of four prompts with sixteen samples. The model knows no sums: right is what it often says."""
     folder = tmp_path_factory.mktemp("config")
     rows = [{"problem": prompt, "answer": "1"} for prompt in PROMPTS]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = {
         "name": "parallel",
-        "model": {"path": str(model)},
+        "model": {"path": str(tiny_model)},
         "data": {"train": str(folder / "problems.jsonl"), "evaluation": str(folder / "problems.jsonl")},
         "rollout": {
             "prompts_per_step": 4,
@@ -77,8 +68,8 @@ def config(model: Path, targets: dict[str, str], tmp_path_factory: pytest.TempPa
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * PATIENCE)
-def test_two_workers_make_the_first_update_of_one(config: Path, model: Path, tmp_path: Path) -> None:
-    start = load_file(model / "model.safetensors")
+def test_two_workers_make_the_first_update_of_one(config: Path, tiny_model: Path, tmp_path: Path) -> None:
+    start = load_file(tiny_model / "model.safetensors")
     updates, metrics, rollouts = [], [], []
     for workers in (1, 2):
         run = tmp_path / f"workers-{workers}"

@@ -7,25 +7,24 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from processes import MARK, marked, wait_for
 
 from extra_trainer import config as configs
 from extra_trainer import plan
 from extra_trainer.rehearsal.problems import problems
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
 from extra_trainer.run_folder import RunFolder
 
 #: What a run may take on a busy machine; nothing is asserted about time.
 PATIENCE = 420
 #: In the environment of all that the cluster runs.
-MARK = uuid.uuid4().hex
+WORD = uuid.uuid4().hex
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def address() -> Iterator[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         # All that runs on the cluster inherits it.
-        patch.setenv("EXTRA_RL_TEST_MARK", MARK)
+        patch.setenv(MARK, WORD)
         # Where Ray notes the cluster's address for whoever asks for none: not for other tests. Short, for
         # the paths of its sockets.
         folder = tempfile.mkdtemp(prefix="ray-")
@@ -51,19 +50,15 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of four prompts with two generation replicas; one policy worker."""
     folder = tmp_path_factory.mktemp("run")
-    settings = FitSettings(
-        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
-    )
-    model = start_model(folder / "cache", seed=0, settings=settings)
     for split, count in (("train", 8), ("evaluation", 2)):
         rows = ({"id": p.id, "problem": p.prompt, "answer": p.answer} for p in problems(split, count, seed=0))
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = {
         "name": "cluster",
-        "model": {"path": str(model)},
+        "model": {"path": str(tiny_model)},
         "data": {name: str(folder / f"{name}.jsonl") for name in ("train", "evaluation")},
         "rollout": {
             "prompts_per_step": 4,
@@ -102,18 +97,12 @@ def _start(config: Path, run: Path, address: str) -> subprocess.Popen[str]:
 def _servers() -> list[psutil.Process]:
     """The servers on the cluster."""
     found = []
-    for process in psutil.process_iter():
+    for process in marked(WORD):
+        # It may end meanwhile.
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("EXTRA_RL_TEST_MARK") == MARK and "serve" in process.cmdline():
+            if "serve" in process.cmdline():
                 found.append(process)
     return found
-
-
-def _wait_for(condition: Callable[[], bool], otherwise: str) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, otherwise
-        time.sleep(0.1)
 
 
 def test_the_plan_counts_the_cluster_s_gpus(address: str, config: Path, tmp_path: Path) -> None:
@@ -141,7 +130,7 @@ def test_services_run_as_actors_on_the_nodes_a_run_trains_and_nothing_is_left(
     served = [json.loads(line) for line in (run / "logs" / "generation-1.log").open() if line.startswith("{")]
     serving = next(record for record in served if record["event"] == "serving")
     assert not serving["address"].startswith(("unix:", "127.0.0.1"))
-    _wait_for(lambda: not _servers(), "servers were left running")
+    wait_for(lambda: not _servers(), "servers were left running", PATIENCE)
 
 
 @pytest.mark.slow
@@ -151,8 +140,10 @@ def test_a_launcher_that_is_killed_leaves_no_service_on_the_cluster(
 ) -> None:
     run = tmp_path / "run"
     process = _start(config, run, address)
-    _wait_for(lambda: len(_servers()) == 4 or process.poll() is not None, "the services never started")
+    wait_for(
+        lambda: len(_servers()) == 4 or process.poll() is not None, "the services never started", PATIENCE
+    )
     assert process.poll() is None, process.communicate()[0]
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _wait_for(lambda: not _servers(), "servers outlived the launcher")
+    wait_for(lambda: not _servers(), "servers outlived the launcher", PATIENCE)

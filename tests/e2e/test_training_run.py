@@ -7,25 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_runs import (
-    PATIENCE,
-    marked,
-    metrics_of,
-    nothing_left_running,
-    output_of,
-    rollouts_of,
-    start,
-    tiny_config,
-    wait_for,
-    what_happened,
-)
+from processes import PATIENCE, marked, nothing_left_running, wait_for
+from training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
 
 from extra_client import embedded
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_config(tmp_path_factory.mktemp("run"))
+def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_config(tmp_path_factory.mktemp("run"), tiny_model)
 
 
 @pytest.fixture

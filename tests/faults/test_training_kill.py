@@ -7,15 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from training_runs import (
-    metrics_of,
-    nothing_left_running,
-    output_of,
-    start,
-    tiny_config,
-    wait_for,
-    what_happened,
-)
+from processes import nothing_left_running, wait_for
+from training_runs import metrics_of, output_of, start, tiny_config, what_happened
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -33,8 +26,8 @@ VICTIMS = {
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_config(tmp_path_factory.mktemp("run"))
+def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_config(tmp_path_factory.mktemp("run"), tiny_model)
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,12 @@ import os
 import re
 import subprocess
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from processes import MARK, marked, nothing_left_running, wait_for
 
 from extra_client import GenerationClient, Rollout, UnavailableError, VerificationClient, embedded
 from extra_trainer.config import EvaluationConfig
@@ -21,7 +19,6 @@ from extra_trainer.evaluate import Evaluator
 from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.rehearsal.problems import problems
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
 
 PATIENCE = 120
 CONFIG = EvaluationConfig(samples_per_prompt=4, k=(1, 4), problems_at_once=3)
@@ -29,18 +26,9 @@ EASY = [Problem(str(n), f"{n}+1=?\n", str(n + 1)) for n in range(1, 6)]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has hardly learnt anything, but is now and then right by chance."""
-    settings = FitSettings(
-        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
-    )
-    return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)
-
-
-@pytest.fixture(scope="module")
-def generation(model: Path) -> Iterator[GenerationClient]:
+def generation(tiny_model: Path) -> Iterator[GenerationClient]:
     with (
-        embedded.start("generation", model=model, threads=1) as service,
+        embedded.start("generation", model=tiny_model, threads=1) as service,
         GenerationClient(service.target) as client,
     ):
         yield client
@@ -161,12 +149,12 @@ def test_after_a_service_has_died_what_was_finished_is_kept(
 
 
 def test_a_full_queue_is_waited_for(
-    model: Path, generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+    tiny_model: Path, generation: GenerationClient, verification: VerificationClient, tmp_path: Path
 ) -> None:
     config = CONFIG.model_copy(update={"problems_at_once": 5})
     with (
         # Room for one problem's samples: with five at once most calls are refused at first.
-        embedded.start("generation", model=model, threads=1, max_batch=4, max_queue=4) as service,
+        embedded.start("generation", model=tiny_model, threads=1, max_batch=4, max_queue=4) as service,
         GenerationClient(service.target) as narrow,
     ):
         result = Evaluator(narrow, verification, config, 60).run({"a": EASY}, tmp_path / "narrow")
@@ -176,10 +164,10 @@ def test_a_full_queue_is_waited_for(
 
 
 def test_several_replicas_share_the_problems_and_give_the_same_samples(
-    model: Path, generation: GenerationClient, verification: VerificationClient, tmp_path: Path
+    tiny_model: Path, generation: GenerationClient, verification: VerificationClient, tmp_path: Path
 ) -> None:
     with (
-        embedded.start("generation", model=model, threads=1) as second,
+        embedded.start("generation", model=tiny_model, threads=1) as second,
         GenerationPool([generation.target, second.target]) as pool,
     ):
         Evaluator(pool, verification, CONFIG, 24).run({"a": EASY}, tmp_path / "pool")
@@ -204,33 +192,12 @@ def test_several_replicas_share_the_problems_and_give_the_same_samples(
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    """A word in the environment of all that a command starts; none of it may outlive the command."""
-    word = uuid.uuid4().hex
-    yield word
-    _wait_for(lambda: not _marked(word), "processes were left running")
-
-
-def _marked(word: str) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            there = process.environ().get("EXTRA_RL_TEST_MARK") == word
-            if there and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
-def _wait_for(condition: Callable[[], bool], otherwise: str) -> None:
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, otherwise
-        time.sleep(0.01)
+    with nothing_left_running(PATIENCE) as word:
+        yield word
 
 
 def _start(mark: str, *arguments: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "EXTRA_RL_TEST_MARK": mark, "EXTRA_RL_GENERATION_THREADS": "1"}
+    environment = {**os.environ, MARK: mark, "EXTRA_RL_GENERATION_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "extra_cli", "eval", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -242,7 +209,7 @@ def _start(mark: str, *arguments: object) -> subprocess.Popen[str]:
 
 def test_a_command_killed_in_the_middle_and_repeated_ends_like_one_that_was_not(
     mark: str,
-    model: Path,
+    tiny_model: Path,
     generation: GenerationClient,
     verification: VerificationClient,
     files: Path,
@@ -250,16 +217,18 @@ def test_a_command_killed_in_the_middle_and_repeated_ends_like_one_that_was_not(
 ) -> None:
     sets = ("--data", files / "first.jsonl", "--data", f"other={files / 'second.jsonl'}")
     sampling = ("--samples-per-prompt", 4, "--k", "1,4", "--max-tokens", 100, "--problems-at-once", 2)
-    killed = (tmp_path / "killed", *sets, *sampling, "--model", model)
+    killed = (tmp_path / "killed", *sets, *sampling, "--model", tiny_model)
     journal = tmp_path / "killed" / "samples.jsonl"
     process = _start(mark, *killed)
-    _wait_for(lambda: len(_lines(journal)) >= 5 or process.poll() is not None, "no problem was finished")
+    wait_for(
+        lambda: len(_lines(journal)) >= 5 or process.poll() is not None, "no problem was finished", PATIENCE
+    )
     process.kill()
     process.communicate()
     finished = _texts(journal)
     assert 5 <= len(finished) < 50
     # The services that it started go with it.
-    _wait_for(lambda: not _marked(mark), "its services outlived the killed command")
+    wait_for(lambda: not marked(mark), "its services outlived the killed command", PATIENCE)
     with journal.open("ab") as file:
         file.write(b'{"set": "first", "ind')
 

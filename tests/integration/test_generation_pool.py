@@ -13,40 +13,31 @@ from transformers import AutoTokenizer
 
 from extra_client import FailedPreconditionError, GenerationClient, Rollout, UnavailableError, embedded
 from extra_trainer.generation_pool import GenerationPool
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
 
 OPTIONS = {"n": 3, "max_tokens": 24, "seed": 5, "temperature": 1.0, "top_p": 1.0, "min_policy_version": 0}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = FitSettings(
-        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
-    )
-    return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)
-
-
-@pytest.fixture(scope="module")
-def root(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights root: folders `start`, the model, and `policy`, the model with other weights."""
     root = tmp_path_factory.mktemp("weights")
     generator = torch.Generator().manual_seed(0)
     for name, change in (("start", 0.0), ("policy", 0.05)):
         (root / name).mkdir()
-        (root / name / "config.json").write_text((model / "config.json").read_text())
+        (root / name / "config.json").write_text((tiny_model / "config.json").read_text())
         tensors = {
             key: tensor + change * torch.randn(tensor.shape, generator=generator)
-            for key, tensor in load_file(model / "model.safetensors").items()
+            for key, tensor in load_file(tiny_model / "model.safetensors").items()
         }
         save_file(tensors, root / name / "model.safetensors", {"format": "pt"})
     return root
 
 
 @pytest.fixture(scope="module")
-def replicas(model: Path, root: Path) -> Iterator[list[embedded.EmbeddedService]]:
+def replicas(tiny_model: Path, root: Path) -> Iterator[list[embedded.EmbeddedService]]:
     with ExitStack() as stack:
         yield [
-            stack.enter_context(embedded.start("generation", model=model, threads=1, weights_root=root))
+            stack.enter_context(embedded.start("generation", model=tiny_model, threads=1, weights_root=root))
             for _ in range(2)
         ]
 
@@ -61,8 +52,8 @@ def targets(replicas: list[embedded.EmbeddedService], root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def prompts(model: Path) -> list[list[int]]:
-    tokenizer = AutoTokenizer.from_pretrained(model)
+def prompts(tiny_model: Path) -> list[list[int]]:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     return [tokenizer(f"{number}+{number + 1}=?\n")["input_ids"] for number in range(10, 22)]
 
 
@@ -141,13 +132,14 @@ def test_a_replica_with_older_weights_than_asked_for_serves_nothing(
 def test_the_groups_of_a_replica_that_dies_go_to_the_others_and_it_serves_again_once_it_is_back(
     targets: list[str],
     root: Path,
-    model: Path,
+    tiny_model: Path,
     prompts: list[list[int]],
     prefixes: list[list[int]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    settings = {"model": model, "threads": 1, "host": f"unix:{tmp_path / 'socket'}", "weights_root": root}
+    host = f"unix:{tmp_path / 'socket'}"
+    settings = {"model": tiny_model, "threads": 1, "host": host, "weights_root": root}
     with ExitStack() as stack:
         mortal = stack.enter_context(embedded.start("generation", **settings))
         pool = stack.enter_context(GenerationPool([mortal.target, targets[0]]))

@@ -15,7 +15,6 @@ from extra_client import embedded
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
 from extra_trainer import memory_estimate, openrlhf_parser, plan
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
 from extra_trainer.run_folder import RunFolder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "trainer" / "configs"
@@ -37,15 +36,7 @@ QWEN3_1_7B = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    settings = FitSettings(
-        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
-    )
-    return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)
-
-
-@pytest.fixture(scope="module")
-def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with problems and a config that has nothing wrong with it."""
     folder = tmp_path_factory.mktemp("run")
     rows = [
@@ -55,7 +46,7 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = {
         "name": "planned",
-        "model": {"path": str(model)},
+        "model": {"path": str(tiny_model)},
         "data": {name: str(folder / f"{name}.jsonl") for name in ("train", "evaluation")},
         "rollout": {
             "prompts_per_step": 8,
@@ -73,8 +64,8 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def generation(model: Path) -> Iterator[str]:
-    with embedded.start("generation", model=model, threads=1, max_model_len=64) as service:
+def generation(tiny_model: Path) -> Iterator[str]:
+    with embedded.start("generation", model=tiny_model, threads=1, max_model_len=64) as service:
         yield service.target
 
 
@@ -144,7 +135,7 @@ def test_prompts_that_are_too_long_are_counted_and_the_first_is_named(folder: Pa
 
 
 def test_a_service_that_runs_is_asked_for_its_vocabulary_and_window(
-    folder: Path, generation: str, tmp_path: Path, model: Path
+    folder: Path, generation: str, tmp_path: Path, tiny_model: Path
 ) -> None:
     assert _plan(folder, **{"services.generation.target": generation}).problems == []
     (window,) = _plan(
@@ -153,7 +144,7 @@ def test_a_service_that_runs_is_asked_for_its_vocabulary_and_window(
     assert "serves at most 64 tokens of prompt and response" in window
     other = tmp_path / "other"
     other.mkdir()
-    for path in model.iterdir():
+    for path in tiny_model.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
@@ -172,12 +163,12 @@ def test_a_ray_address_where_nothing_answers_is_a_problem(folder: Path) -> None:
 
 
 def test_the_paper_s_config_is_resolved_without_a_gpu_from_stand_in_files(
-    folder: Path, model: Path, tmp_path: Path
+    folder: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     config = configs.load(
         CONFIGS / "qwen3-1.7b.yaml",
         {
-            "model.path": str(_qwen(tmp_path / "Qwen3-1.7B", model)),
+            "model.path": str(_qwen(tmp_path / "Qwen3-1.7B", tiny_model)),
             "data.train": str(folder / "train.jsonl"),
             "data.evaluation": str(folder / "evaluation.jsonl"),
             # There is no cluster here, and vLLM may not be installed.

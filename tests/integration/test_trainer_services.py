@@ -24,30 +24,20 @@ from extra_client import (
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data import prompt_identity
 from extra_trainer.exploration import Explorer, GroupNovelty, Tokens, step_metrics
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
 from extra_trainer.rollout import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 
 SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model too small to solve anything: all its groups are hard."""
-    settings = FitSettings(
-        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
-    )
-    return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)
+def tokens(tiny_model: Path) -> Tokens:
+    return Tokens(AutoTokenizer.from_pretrained(tiny_model))
 
 
 @pytest.fixture(scope="module")
-def tokens(model: Path) -> Tokens:
-    return Tokens(AutoTokenizer.from_pretrained(model))
-
-
-@pytest.fixture(scope="module")
-def generation(model: Path) -> Iterator[GenerationClient]:
+def generation(tiny_model: Path) -> Iterator[GenerationClient]:
     with (
-        embedded.start("generation", model=model, threads=1) as service,
+        embedded.start("generation", model=tiny_model, threads=1) as service,
         GenerationClient(service.target) as client,
     ):
         yield client
