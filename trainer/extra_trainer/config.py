@@ -73,6 +73,10 @@ class RolloutConfig(Section):
         "corrected by OpenRLHF's truncated importance sampling.",
     )
 
+    def steps_per_pass(self, problems: int) -> int:
+        """Steps of one pass over so many problems; what does not fill a batch is left out (samples.py)."""
+        return problems // self.prompts_per_step
+
 
 class OptimizationConfig(Section):
     """The policy update."""

@@ -6,12 +6,10 @@ logs. The same command goes on where an earlier one was stopped.
 """
 
 import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -21,6 +19,7 @@ from extra_client import ExtraError, VerificationClient, embedded
 from extra_rl.config_file import ConfigError, explain
 from extra_trainer.config import EvaluationConfig, PromptConfig, Section
 from extra_trainer.data import SET_NAME, Problem, evaluation_sets, read_problems
+from extra_trainer.ending import exit_code
 from extra_trainer.evaluate import Evaluator, weights_identity
 from extra_trainer.evaluation_result import Evaluation, result_table
 from extra_trainer.generation_pool import GenerationPool
@@ -57,20 +56,16 @@ def run(options: Options) -> int:
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+
+    def work() -> int:
         evaluation = _evaluate(options, console)
-    except (ConfigError, ExtraError, RolloutError) as error:
-        console.print(f"[red]{type(error).__name__}[/]", end=": ")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        console.print("Stopped; what is finished is kept. The same command goes on.")
-        return 130
-    console.print(result_table(evaluation))
-    _print_refused(evaluation, console)
-    console.print(f"{evaluation.seconds:.0f} s in all. Results: {options.output / 'results.json'}")
-    return 0
+        console.print(result_table(evaluation))
+        _print_refused(evaluation, console)
+        console.print(f"{evaluation.seconds:.0f} s in all. Results: {options.output / 'results.json'}")
+        return 0
+
+    told = (ConfigError, ExtraError, RolloutError)
+    return exit_code(work, console, told, "Stopped; what is finished is kept. The same command goes on.")
 
 
 def _evaluate(options: Options, console: Console) -> Evaluation:
@@ -157,7 +152,3 @@ def _print_refused(evaluation: Evaluation, console: Console) -> None:
         )
     if len(refused) > NAMED:
         console.print(f"  and {len(refused) - NAMED} more, in results.json")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

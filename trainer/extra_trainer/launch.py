@@ -210,8 +210,7 @@ class Launcher:
 
     def _steps(self) -> int:
         problems = sum(1 for _ in self.folder.train_data.open(encoding="utf-8"))
-        # What does not fill a batch is left out of a pass (samples.py).
-        return problems // self.config.rollout.prompts_per_step * self.config.optimization.epochs
+        return self.config.rollout.steps_per_pass(problems) * self.config.optimization.epochs
 
     def _why(self, code: int) -> str:
         reason = f"the trainer ended with exit code {code}"

@@ -1,17 +1,16 @@
 """What `extra-rl train` and `extra-rl report` do: arguments in, exit code out."""
 
 import os
-import signal
 import sys
 import warnings
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
 from extra_client import ExtraError
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
+from extra_trainer.ending import exit_code
 
 
 def train(
@@ -30,8 +29,8 @@ def train(
     from extra_trainer.run_folder import RunFolder
 
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+
+    def work() -> int:
         config = configs.load(config_path, dict(_setting(text) for text in settings))
         folder = RunFolder(run or Path("runs") / f"{config.name}-seed{config.seed}")
         plan = plans.make(config, folder)
@@ -42,14 +41,11 @@ def train(
         if plan.problems:
             return 1
         Launcher(config, folder, console, cache).train(resume=resume)
-    except (ConfigError, ExtraError, TrainingFailed) as error:
-        console.print(f"[red]{type(error).__name__}[/]", end=": ")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        console.print("Stopped; all that was started has ended. The same command with --resume goes on.")
-        return 130
-    return 0
+        return 0
+
+    told = (ConfigError, ExtraError, TrainingFailed)
+    stopped = "Stopped; all that was started has ended. The same command with --resume goes on."
+    return exit_code(work, console, told, stopped)
 
 
 def report(run: Path) -> int:
@@ -72,7 +68,3 @@ def _setting(text: str) -> tuple[str, object]:
     if not equals:
         raise ConfigError(f"--set takes NAME=VALUE, not {text!r}")
     return name, yaml.safe_load(value)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -236,7 +236,7 @@ def _steps(config: Config, problems: int | None, plan: Plan) -> None:
     ]
     if problems is None:
         return
-    per_pass = problems // rollout.prompts_per_step
+    per_pass = rollout.steps_per_pass(problems)
     steps = per_pass * settings.epochs
     plan.figures += [
         ("steps", f"{steps:,}: {per_pass:,} a pass over the problems, {settings.epochs} passes"),

@@ -94,7 +94,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     def generate_samples(self, **generate_kwargs: Any) -> Any:
         """OpenRLHF's, with a shuffle that depends on the seed and the pass over the data alone."""
         if getattr(self, "_dataloader_iter", None) is None:
-            steps = len(self.prompts_dataloader) // self._config.rollout.prompts_per_step
+            steps = self._config.rollout.steps_per_pass(len(self.prompts_dataloader))
             torch.manual_seed(self._config.seed * 1_000_003 + self._policy.step // steps)
         return super().generate_samples(**generate_kwargs)
 
