@@ -14,7 +14,17 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike, NDArray
 
-from extra_client import _generation, _novelty, _prefix, _transport, _verification, _weights, embedded, errors
+from extra_client import (
+    _generation,
+    _novelty,
+    _prefix,
+    _sync,
+    _transport,
+    _verification,
+    _weights,
+    embedded,
+    errors,
+)
 from extra_client._generation import (
     Event,
     GenerateOptions,
@@ -127,21 +137,17 @@ class _Client:
         return call.parse(response)
 
     async def _send(
-        self, messages: AsyncIterator[Any], make: Callable[[Any], Call[Result]], deadline: float | None
+        self, messages: Iterator[Any], make: Callable[[Any], Call[Result]], deadline: float | None
     ) -> Result:
-        source = _Source(messages)
-        call = make(aiter(source))
-        method, attempt = await self._prepare(call, deadline)
-        source.call = method(call.request, **attempt.arguments)
-        try:
-            response = await source.call
-        except grpc.RpcError as failure:
-            raise source.failure or attempt.error(failure) from None
-        except asyncio.CancelledError:
-            if source.failure:
-                raise source.failure from None
-            raise
-        return call.parse(response)
+        """Sends from a thread, over a connection of the blocking client's.
+
+        Where a message is under way when the server ends the call, grpc.aio says "Internal error from Core"
+        in the place of what the server said (grpc/grpc issue 36066).
+        """
+        # It knows the address of an embedded service.
+        await self._channel()
+        with _Blocking(self._service, self.target, self._deadline) as blocking:
+            return await asyncio.to_thread(blocking._send, messages, make, deadline)
 
     async def _prepare(self, call: Call[Any], deadline: float | None) -> tuple[Any, _transport.Attempt]:
         method = getattr(call.service.stub(await self._channel()), call.rpc)
@@ -180,9 +186,12 @@ class _Source:
         self.exhausted = True
 
 
-async def _in_thread(messages: Iterator[Any]) -> AsyncIterator[Any]:
-    while (message := await asyncio.to_thread(next, messages, None)) is not None:
-        yield message
+class _Blocking(_sync._Client):
+    """A blocking connection to one service."""
+
+    def __init__(self, service: Service, target: str, deadline: float | None) -> None:
+        self._service = service
+        super().__init__(target, deadline=deadline)
 
 
 class GenerationClient(_Client):
@@ -287,7 +296,7 @@ class GenerationClient(_Client):
     ) -> WeightsUpdate:
         """As extra_client.GenerationClient.stream_weights."""
         messages = _weights.messages(tensors, policy_version, in_flight)
-        return await self._send(_in_thread(messages), _generation.stream_weights, deadline)
+        return await self._send(messages, _generation.stream_weights, deadline)
 
     async def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
         """As extra_client.GenerationClient.get_info."""
@@ -510,7 +519,7 @@ class NoveltyClient(_NamespaceClient):
     ) -> ImportedNamespace:
         """As extra_client.NoveltyClient.import_from."""
         messages = _novelty.import_messages(self.namespace, Path(path), replace)
-        imported = await self._send(_in_thread(messages), _novelty.import_namespace, deadline)
+        imported = await self._send(messages, _novelty.import_namespace, deadline)
         self._created = True
         return imported
 
