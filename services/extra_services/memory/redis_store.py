@@ -37,7 +37,7 @@ from extra_services.memory.records import (
     StoredSolutions,
     Write,
 )
-from extra_services.memory.store import ANSWER_SECONDS, HIDDEN
+from extra_services.memory.store import ANSWER_SECONDS, HIDDEN, import_began
 
 Command = list[Any]
 
@@ -83,6 +83,11 @@ BATCH = 500
 PREFIX_HEAD = struct.Struct("<qdii")
 #: Of a solution: sequence number; then the vector.
 SOLUTION_HEAD = struct.Struct("<q")
+#: Seconds in which Redis must be reached, and answer, unless its URL says otherwise: without them, when Redis
+#: hangs, so do its servers. A copy of a large namespace is one command.
+CONNECT_SECONDS, REDIS_SECONDS = 5.0, 120.0
+#: After so many seconds a namespace that is still being imported is what a killed server has left.
+IMPORT_SECONDS = 24 * 3600
 #: Old answers deleted with each new one, so that they stay bounded and no write pays for a long clean-up.
 ANSWERS_FORGOTTEN = 8
 
@@ -95,7 +100,9 @@ class RedisStore:
     def __init__(self, url: str, prefix: str = "extra-rl", allow_loss: bool = False) -> None:
         """FailedPrecondition if Redis is not durable and `allow_loss` is false; Unavailable if it is not
         reached."""
-        self._redis: Any = redis.Redis.from_url(url)
+        self._redis: Any = redis.Redis.from_url(
+            url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=REDIS_SECONDS
+        )
         self._root = f"{{{prefix}}}"
         with _reaching():
             if not allow_loss:
@@ -103,6 +110,7 @@ class RedisStore:
             self._commit_script = self._redis.register_script(COMMIT)
             self._copy_script = self._redis.register_script(COPY)
             self._empty_trash()
+        self._forget_imports()
 
     def create_namespace(self, name: str, settings: NamespaceSettings) -> tuple[Namespace, bool]:
         with _reaching():
@@ -303,6 +311,14 @@ class RedisStore:
         if failed:
             raise Conflict("a prompt, the idempotency key or the namespace's model has changed meanwhile")
         return dict.fromkeys(write.prompts, version)
+
+    def _forget_imports(self) -> None:
+        """Deletes what killed servers have left; an import that another replica runs now is younger."""
+        with _reaching():
+            names = [name.decode() for name in self._redis.hkeys(self._names)]
+        for name in names:
+            if name.startswith(HIDDEN) and import_began(name) < time.time() - IMPORT_SECONDS:
+                self.delete_namespace(name)
 
     def close(self) -> None:
         self._redis.close()

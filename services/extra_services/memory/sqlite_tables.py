@@ -9,7 +9,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,16 @@ OF_PROMPTS = {
     "prefixes": "slot, sequence, token_ids, text, mean_entropy, vector, rollouts, successes",
     "ngrams": "ngram, count",
 }
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A prompt's row in the table of prompts."""
+
+    id: int
+    header: Header
+
+
 #: Of the prompts in a JSON array: their row.
 CHOSEN = "namespace=? AND prompt IN (SELECT value FROM json_each(?))"
 
@@ -400,10 +410,7 @@ def apply(connection: sqlite3.Connection, namespace: Namespace, write: Write) ->
         " SET sum=sum+excluded.sum, count=count+excluded.count",
         [(namespace.id, metric, *sums) for metric, sums in write.positive.items()],
     )
-    return {
-        prompt: _apply_to_prompt(connection, namespace, prompt, change)
-        for prompt, change in write.prompts.items()
-    }
+    return _apply_to_prompts(connection, namespace, write.prompts)
 
 
 def _lookup(connection: sqlite3.Connection, name: str) -> Namespace | None:
@@ -474,54 +481,103 @@ def _claim_space(
         raise Conflict(f"namespace {namespace.name!r} was given vectors of another model meanwhile")
 
 
-def _apply_to_prompt(
-    connection: sqlite3.Connection, namespace: Namespace, prompt: str, change: PromptWrite
-) -> int:
-    row = connection.execute(
-        "SELECT id, version, solutions_added, prefixes_added FROM prompts WHERE namespace=? AND prompt=?",
-        (namespace.id, prompt),
-    ).fetchone()
-    if row is None:
-        cursor = connection.execute(
-            "INSERT INTO prompts (namespace, prompt) VALUES (?, ?)", (namespace.id, prompt)
-        )
-        row = (cursor.lastrowid, 0, 0, 0)
-    id_, version, solutions_added, prefixes_added = map(int, row)
-    if version != change.version:
-        raise Conflict(f"prompt {prompt!r} has changed meanwhile")
-    if change.solutions is not None:
-        _put_solutions(connection, namespace, id_, solutions_added, change.solutions)
-        solutions_added += len(change.solutions.vectors)
-    capacity = namespace.settings.prefix_capacity
-    _add_outcomes(connection, id_, capacity, change.outcomes)
-    _put_prefixes(connection, id_, prefixes_added, capacity, change.prefixes)
-    _forget_prefixes(connection, id_, capacity, change.forgotten)
-    _count_ngrams(connection, id_, change.ngrams)
-    connection.execute(
-        "UPDATE prompts SET version=version+1, solutions_added=?, prefixes_added=?,"
-        " reward_variance=coalesce(?, reward_variance) WHERE id=?",
-        (solutions_added, prefixes_added + len(change.prefixes), change.reward_variance, id_),
+def _apply_to_prompts(
+    connection: sqlite3.Connection, namespace: Namespace, writes: dict[str, PromptWrite]
+) -> dict[str, int]:
+    """One statement for the solutions of all prompts, and one for their counters: a batch has hundreds."""
+    known = _rows_of(connection, namespace, writes)
+    for prompt, change in writes.items():
+        if known[prompt].header.version != change.version:
+            raise Conflict(f"prompt {prompt!r} has changed meanwhile")
+    _put_solutions(connection, namespace, known, writes)
+    for prompt, change in writes.items():
+        if (
+            change.solutions is None
+            or change.prefixes
+            or change.forgotten
+            or change.outcomes
+            or change.ngrams
+        ):
+            _apply_the_rest(connection, namespace, known[prompt], change)
+    connection.executemany(
+        "UPDATE prompts SET version=version+1, solutions_added=solutions_added+?,"
+        " prefixes_added=prefixes_added+?, reward_variance=coalesce(?, reward_variance) WHERE id=?",
+        [
+            (
+                len(change.solutions.vectors) if change.solutions is not None else 0,
+                len(change.prefixes),
+                change.reward_variance,
+                known[prompt].id,
+            )
+            for prompt, change in writes.items()
+        ],
     )
+    return {prompt: change.version + 1 for prompt, change in writes.items()}
+
+
+def _apply_the_rest(
+    connection: sqlite3.Connection, namespace: Namespace, row: _Row, change: PromptWrite
+) -> None:
+    capacity = namespace.settings.prefix_capacity
+    _add_outcomes(connection, row.id, capacity, change.outcomes)
+    _put_prefixes(connection, row.id, row.header.prefixes_added, capacity, change.prefixes)
+    _forget_prefixes(connection, row.id, capacity, change.forgotten)
+    _count_ngrams(connection, row.id, change.ngrams)
     if change.prefixes or change.forgotten:
         connection.execute(
             "UPDATE prompts SET prefixes_stored=(SELECT count(*) FROM prefixes WHERE prompt=?) WHERE id=?",
-            (id_, id_),
+            (row.id, row.id),
         )
-    return version + 1
+
+
+def _rows_of(
+    connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
+) -> dict[str, _Row]:
+    """The prompts' rows in the table, made where there were none."""
+    found = _find_rows(connection, namespace, prompts)
+    missing = [prompt for prompt in prompts if prompt not in found]
+    if missing:
+        connection.executemany(
+            "INSERT INTO prompts (namespace, prompt) VALUES (?, ?)",
+            [(namespace.id, prompt) for prompt in missing],
+        )
+        found |= _find_rows(connection, namespace, missing)
+    return found
+
+
+def _find_rows(
+    connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
+) -> dict[str, _Row]:
+    rows = connection.execute(
+        f"SELECT prompt, id, {HEADER_COLUMNS} FROM prompts WHERE {CHOSEN}", _chosen(namespace, prompts)
+    ).fetchall()
+    return {prompt: _Row(id_, Header(*counters)) for prompt, id_, *counters in rows}
 
 
 def _put_solutions(
-    connection: sqlite3.Connection, namespace: Namespace, prompt: int, added: int, new: NewSolutions
+    connection: sqlite3.Connection,
+    namespace: Namespace,
+    known: dict[str, _Row],
+    writes: dict[str, PromptWrite],
 ) -> None:
-    capacity = namespace.settings.memory_capacity
-    rows = np.ascontiguousarray(new.vectors, dtype=namespace.vector_type())
     connection.executemany(
         "INSERT OR REPLACE INTO solutions (prompt, slot, sequence, vector, excerpt) VALUES (?, ?, ?, ?, ?)",
         [
-            (prompt, (added + i) % capacity, added + i, rows[i].data, new.excerpts[i])
-            for i in range(max(0, len(rows) - capacity), len(rows))
+            row
+            for prompt, change in writes.items()
+            if change.solutions is not None
+            for row in _solution_rows(namespace, known[prompt], change.solutions)
         ],
     )
+
+
+def _solution_rows(namespace: Namespace, row: _Row, new: NewSolutions) -> list[tuple[Any, ...]]:
+    capacity, added = namespace.settings.memory_capacity, row.header.solutions_added
+    vectors = np.ascontiguousarray(new.vectors, dtype=namespace.vector_type())
+    return [
+        (row.id, (added + i) % capacity, added + i, vectors[i].data, new.excerpts[i])
+        for i in range(max(0, len(vectors) - capacity), len(vectors))
+    ]
 
 
 def _prefix_row(prompt: int, sequence: int, capacity: int, prefix: StoredPrefix) -> tuple[Any, ...]:

@@ -6,6 +6,8 @@ it saw; the store refuses with Conflict if one has changed. When `commit` return
 `kill -9`. Reads see every write whose commit has returned.
 """
 
+import time
+import uuid
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
@@ -25,6 +27,16 @@ from extra_services.memory.records import (
 ANSWER_SECONDS = 30 * 24 * 3600
 #: Names that begin with this are namespaces being imported; no caller can choose such a name.
 HIDDEN = "#"
+
+
+def import_name() -> str:
+    """A hidden name for a namespace while it is being imported; it tells when the import began."""
+    return f"{HIDDEN}import/{int(time.time())}/{uuid.uuid4().hex}"
+
+
+def import_began(name: str) -> float:
+    """When the import with this hidden name began, in seconds since 1970."""
+    return float(name.split("/")[1])
 
 
 class Store(Protocol):

@@ -84,7 +84,8 @@ class SampleCollector:
         self._scorer = scorer
         self._executor = executor
         self._max_waiting = max_waiting
-        self._waiting = 0
+        #: Samples that wait for their groups now.
+        self.waiting = 0
         self._groups: dict[tuple[str, str], _Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,18 +101,18 @@ class SampleCollector:
         known = await asyncio.get_running_loop().run_in_executor(self._executor, self._known, sample, metric)
         if known is not None:
             return known
-        if self._waiting >= self._max_waiting:
-            raise Overloaded(f"{self._waiting} samples wait for their groups already", 1.0)
+        if self.waiting >= self._max_waiting:
+            raise Overloaded(f"{self.waiting} samples wait for their groups already", 1.0)
         group = self._join(sample)
         score: asyncio.Future[SampleScore] = asyncio.get_running_loop().create_future()
         group.waiting.setdefault(sample.index, []).append(score)
-        self._waiting += 1
+        self.waiting += 1
         if len(group.samples) == sample.group_size and not group.scoring:
             self._start(group)
         try:
             return await score
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
             self._leave(sample, score)
 
     def _known(self, sample: Sample, metric: Metric) -> SampleScore | None:

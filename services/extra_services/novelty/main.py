@@ -60,7 +60,7 @@ class NoveltySettings(ServerSettings):
     threads: int = Field(
         0, ge=0, description="CPU threads for embedding and search; 0 leaves it to the libraries."
     )
-    embedding_batch_size: int = Field(0, ge=0, description="Texts embedded at once; 0 suits the device.")
+    embedding_batch_size: int = Field(0, ge=0, description="Most texts in a batch; 0 suits the device.")
     embedding_cache_texts: int = Field(65536, ge=0, description="Texts whose embedding is kept in memory.")
     index_bytes: int = Field(
         4 * 2**30, gt=0, description="Memory for vectors in FAISS; others wait in the store."

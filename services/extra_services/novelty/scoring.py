@@ -1,9 +1,9 @@
 """Scoring groups of rollouts against the memory of their prompts: the domain of the novelty service.
 
 A request goes through four steps. `preparing` checks each group and makes vectors of what counts; with the
-prompts locked, an `Attempt` scores the whole batch, by one index search where the metric compares vectors,
-and says what is to be remembered; one durable write remembers it together with the answer. Groups of a
-prompt that appears more than once are taken in order, in rounds.
+prompts locked, an `Attempt` scores the whole batch, by one search of the rings (`ring_scoring`) where the
+metric compares vectors, and says what is to be remembered; one durable write remembers it together with the
+answer. Groups of a prompt that appears more than once are taken in order, in rounds.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import astuple, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from extra_services.errors import InvalidInput
 from extra_services.memory.index import RingIndex
@@ -31,6 +30,7 @@ from extra_services.novelty.request import (
     RolloutGroup,
     Vectors,
 )
+from extra_services.novelty.ring_scoring import Neighbours, RingScorer
 
 #: A group whose largest novelty is not above this is not scaled to 1.
 LEAST_GROUP_MAX = 1e-8
@@ -149,18 +149,22 @@ class Attempt:
     def _score_round(self, index: RingIndex, items: list[Item], vectors: Vectors) -> None:
         prompts = [item.group.prompt_id for item in items]
         counts = np.array([len(item.rows) for item in items], dtype=np.int64)
-        before = index.sizes(prompts)
+        before = index.sizes(prompts).tolist()
+        rings = RingScorer(index, self._settings)
         novelty = np.zeros(len(vectors), dtype=np.float32)
         nearest: list[Nearest | None] = []
         if self._options.scores and len(vectors):
-            novelty, nearest = self._novelty(index, items, counts, vectors, before)
+            explain = self._options.explain
+            novelty, found = rings.score(prompts, counts, vectors, self._options.metric, explain)
+            if explain and found is not None:
+                nearest = self._explain(items, found)
         vendi = metrics.vendi_scores(vectors, counts).tolist() if self._options.vendi else [None] * len(items)
         if self._options.remembers:
             self._remember(index, items, vectors)
-            index.append(prompts, counts, vectors)
+            rings.remember(prompts, counts, vectors)
         after = index.sizes(prompts).tolist()
         start = 0
-        for item, had, has, diversity in zip(items, before.tolist(), after, vendi, strict=True):
+        for item, had, has, diversity in zip(items, before, after, vendi, strict=True):
             end = start + len(item.rows)
             values = novelty[start:end]
             if len(item.rows) < len(item.group.correct):
@@ -169,54 +173,26 @@ class Attempt:
             self._answer(item, values, had, has, self._spread(item, nearest[start:end]), diversity)
             start = end
 
-    def _novelty(
-        self,
-        index: RingIndex,
-        items: list[Item],
-        counts: NDArray[np.int64],
-        vectors: Vectors,
-        before: NDArray[np.int64],
-    ) -> tuple[Vectors, list[Nearest | None]]:
-        nearest: list[Nearest | None] = []
-        if self._options.metric == "embedding" or self._options.explain:
-            prompts = [item.group.prompt_id for item in items]
-            memory, sequence, siblings, sibling = metrics.nearest_of_both(index, prompts, counts, vectors)
-            if self._options.explain:
-                nearest = self._explain(items, memory, sequence, siblings, sibling)
-        if self._options.metric == "mean_cosine":
-            return metrics.mean_cosine_novelty(vectors, counts), nearest
-        if self._options.metric == "cluster_size":
-            return metrics.cluster_novelty(vectors, counts, self._settings.cluster_similarity), nearest
-        history = np.repeat(before, counts)
-        return metrics.embedding_novelty(memory, siblings, history, self._settings.min_history), nearest
-
-    def _explain(
-        self,
-        items: list[Item],
-        memory: Vectors,
-        sequence: NDArray[np.int64],
-        siblings: Vectors,
-        sibling: NDArray[np.int64],
-    ) -> list[Nearest | None]:
+    def _explain(self, items: list[Item], found: Neighbours) -> list[Nearest | None]:
         """The nearest neighbour of each rollout that counts; of equals the stored one."""
         owners = [(item, row) for item in items for row in range(len(item.rows))]
-        stored = memory >= siblings
+        stored = (found.stored >= found.sibling) & (found.sequence >= 0)
         wanted = {
-            (owners[i][0].group.prompt_id, int(sequence[i])) for i in np.flatnonzero(stored & (sequence >= 0))
+            (owners[i][0].group.prompt_id, int(found.sequence[i])) for i in stored.nonzero()[0].tolist()
         }
         excerpts = {**self._change.excerpts(wanted), **self._pending_excerpts(wanted)}
-        found: list[Nearest | None] = []
+        nearest: list[Nearest | None] = []
         for i, (item, _) in enumerate(owners):
-            if stored[i] and sequence[i] >= 0:
-                number = int(sequence[i])
+            if stored[i]:
+                number = int(found.sequence[i])
                 excerpt = excerpts.get((item.group.prompt_id, number), "")
-                found.append(Nearest("solution", number, excerpt, float(memory[i])))
-            elif np.isneginf(siblings[i]):
-                found.append(None)
+                nearest.append(Nearest("solution", number, excerpt, float(found.stored[i])))
+            elif np.isneginf(found.sibling[i]):
+                nearest.append(None)
             else:
-                row = int(item.rows[sibling[i]])
-                found.append(Nearest("sibling", row, item.excerpt(row), float(siblings[i])))
-        return found
+                row = int(item.rows[found.position[i]])
+                nearest.append(Nearest("sibling", row, item.excerpt(row), float(found.sibling[i])))
+        return nearest
 
     def _pending_excerpts(self, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """Excerpts of solutions of an earlier round, which are in the index and not yet in the store."""

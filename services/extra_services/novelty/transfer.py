@@ -8,7 +8,6 @@ is complete, so that a namespace is never seen half imported; a file that is not
 
 import json
 import math
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,7 @@ from extra_services.memory.records import (
     StoredPrefix,
     StoredSolutions,
 )
-from extra_services.memory.store import HIDDEN
+from extra_services.memory.store import import_name
 
 FORMAT = 1
 METADATA_KEY = b"extra_rl"
@@ -92,7 +91,7 @@ def import_file(memory: Memory, name: str, path: Path, replace: bool) -> tuple[N
 def _import(
     memory: Memory, name: str, file: pq.ParquetFile, like: Namespace, replace: bool
 ) -> tuple[Namespace, Sizes]:
-    hidden = f"{HIDDEN}import/{uuid.uuid4().hex}"
+    hidden = import_name()
     made, _ = memory.store.create_namespace(hidden, like.settings)
     try:
         for number in range(file.num_row_groups):
