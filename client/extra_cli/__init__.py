@@ -72,6 +72,28 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder")]) -> None:
     sys.exit(trainer.report(run))
 
 
+@app.command()
+def experiment(
+    config: Annotated[
+        Path, typer.Argument(help="YAML file of the experiment, such as trainer/experiments/rehearsal.yaml")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of results, table, curves and page")] = Path(
+        "docs/evidence"
+    ),
+    runs: Annotated[Path, typer.Option(help="Where the run folders are kept")] = Path("runs/experiment"),
+    seeds: Annotated[int | None, typer.Option(help="Runs of each arm; default: as the file says")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be repeated")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin no run after so many minutes")] = None,
+    cache: Annotated[Path, typer.Option(help="Where start models made by the project are kept")] = Path(
+        ".cache/extra-rl"
+    ),
+) -> None:
+    """Train the arms and seeds whose results are missing, and write the table of all; resumable."""
+    from extra_trainer import main as trainer
+
+    sys.exit(trainer.experiment(config, output, runs, seeds, arm or [], minutes, cache))
+
+
 @app.command("eval")
 def evaluate(
     output: Annotated[

@@ -7,6 +7,7 @@ the variance that the decay needs, are the novelty service's. Rollouts without a
 are left out of mean and std, and their advantage is 0.
 """
 
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -32,6 +33,22 @@ def normalise(values: Floats, counted: Bools, divide_by_std: bool) -> Floats:
     variance = (centred**2).sum(axis=1, keepdims=True) / np.maximum(counts - 1, 1)
     std = np.where(counts > 1, np.sqrt(variance), 1.0)
     return centred / (std + EPSILON)
+
+
+def controlled(bonus: Floats, paid: Bools, control: Literal["shuffled", "constant"], seed: int) -> Floats:
+    """The bonus [groups, n] of an experiment's control: what is paid is, over all groups, the same.
+
+    `paid` marks the rollouts that get one. "shuffled" hands their bonuses out in random order, "constant"
+    pays each the mean. The order follows from `seed` and the bonuses, so a repeated step has the same.
+    """
+    values = bonus[paid]
+    if control == "constant":
+        values = np.full_like(values, values.mean() if len(values) else 0.0)
+    else:
+        values = np.random.default_rng([seed, zlib.crc32(values.tobytes())]).permutation(values)
+    changed = np.zeros_like(bonus)
+    changed[paid] = values
+    return changed
 
 
 def advantages(

@@ -112,6 +112,11 @@ class NoveltyConfig(Section):
     memory_policy: Literal["correct", "all"] = "correct"
     memory_capacity: int = Field(16, gt=0)
     min_history: int | None = Field(None, ge=0, description="Absent: samples_per_prompt.")
+    control: Literal["shuffled", "constant"] | None = Field(
+        None,
+        description="For experiments: a step's bonuses in random order among its correct rollouts, or their "
+        "mean for each, so that only what a bonus says of its rollout is missing.",
+    )
     guided_groups: bool = Field(
         True, description="Guided groups are scored and remembered under their prompt too."
     )

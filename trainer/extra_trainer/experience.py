@@ -12,7 +12,7 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-from extra_trainer.advantage import advantages
+from extra_trainer.advantage import advantages, controlled
 from extra_trainer.config import Config
 
 
@@ -39,6 +39,9 @@ class ExTraExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         rewards = self._in_groups([experience.rewards for experience in experiences], order)
         decided = self._in_groups([experience.info["decided"] for experience in experiences], order) > 0
         bonus = self._bonus(experiences, order)
+        control = self._config.novelty.control
+        if control is not None:
+            bonus = controlled(bonus, decided & (rewards > 0), control, self._config.seed)
         result = advantages(
             rewards,
             bonus,

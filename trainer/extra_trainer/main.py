@@ -1,4 +1,4 @@
-"""What `extra-rl train` and `extra-rl report` do: arguments in, exit code out."""
+"""What `extra-rl train`, `experiment` and `report` do: arguments in, exit code out."""
 
 import os
 import sys
@@ -46,6 +46,30 @@ def train(
     told = (ConfigError, ExtraError, TrainingFailed)
     stopped = "Stopped; all that was started has ended. The same command with --resume goes on."
     return exit_code(work, console, told, stopped)
+
+
+def experiment(
+    path: Path,
+    output: Path,
+    runs: Path,
+    seeds: int | None,
+    arms: list[str],
+    minutes: float | None,
+    cache: Path,
+) -> int:
+    """Trains what is missing of an experiment and writes its evidence; exit codes as `train`."""
+    from extra_trainer.experiment import Experiment, ExperimentFailed
+
+    console = Console()
+
+    def work() -> int:
+        this = Experiment(path, output, runs, cache, console)
+        this.train(seeds, arms, minutes)
+        this.show()
+        return 0
+
+    told = (ConfigError, ExperimentFailed)
+    return exit_code(work, console, told, "Stopped. The same command goes on with the run that was stopped.")
 
 
 def report(run: Path) -> int:

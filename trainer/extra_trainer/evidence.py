@@ -1,0 +1,270 @@
+"""What training runs of several arms and seeds came to: results, paired differences, table, curves, page.
+
+A finished run becomes one small file, RESULTS/ARM/seed-N.json, which can be committed; its run folder may go.
+The summary is made of these files alone, so a long table is gathered in pieces, on several machines or in
+several sittings. Arms are compared by pairs of runs of one seed: the difference's 95 % interval is Student's,
+over seeds, and has no bounds with fewer than two. Runs count together only if they were made with the same
+settings: each result carries them, and a result made with others is refused.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plotly.subplots import make_subplots
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from extra_trainer.evaluation_result import Evaluation
+from extra_trainer.run_folder import RunFolder, write_whole
+
+#: Metrics of a step that a result keeps, and the titles of their curves.
+CURVES = {
+    "reward": "Reward: pass rate of training rollouts",
+    "entropy": "Token entropy (nats)",
+    "groups_all_right": "Share of groups all right",
+    "groups_all_wrong": "Share of groups all wrong",
+    "novelty_bonus": "Mean bonus of all rollouts",
+    "novelty": "Mean novelty of correct rollouts",
+    "response_tokens": "Response length (tokens)",
+    "guided_rescued": "Guided groups with a success",
+}
+#: Metrics that are summed up, or averaged, over a run.
+KEPT = (*CURVES, "guided_groups", "guided_queued")
+#: Steps that a point of a drawn curve averages over.
+SMOOTHED = 5
+
+
+class Result(BaseModel):
+    """What one run came to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arm: str
+    seed: int
+    #: The run's config, without what only says where it ran.
+    config: dict[str, Any]
+    #: "pass@1" and so on, as fractions, on the held-out problems.
+    before: dict[str, float]
+    after: dict[str, float]
+    #: Correct samples of each held-out problem after training, in order.
+    correct: list[int]
+    #: Metric -> its value at each step.
+    steps: dict[str, list[float]]
+    #: Tokens sampled in training, prefixes not counted.
+    generated_tokens: int
+    #: Optimizer steps.
+    updates: int
+    #: Wall time of the training steps.
+    seconds: float
+
+    def save(self, results: Path) -> None:
+        """Writes it to its place."""
+        path = place(results, self.arm, self.seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, self.model_dump_json() + "\n")
+
+
+def place(results: Path, arm: str, seed: int) -> Path:
+    """Where the result of a run is kept."""
+    return results / arm / f"seed-{seed}.json"
+
+
+def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Result:
+    """The result of a finished run."""
+    records = folder.read_metrics()
+    before, after = (Evaluation.load(folder.evaluation(when)) for when in ("before", "after"))
+    rollouts = config["rollout"]["prompts_per_step"] * config["rollout"]["samples_per_prompt"]
+    batches = config["rollout"]["prompts_per_step"] // config["optimization"]["minibatch_prompts"]
+    phases = (value for record in records for name, value in record.items() if name.startswith("seconds/"))
+    return Result(
+        arm=arm,
+        seed=seed,
+        config=config,
+        before=_passes(before),
+        after=_passes(after),
+        correct=[count for result in after.sets.values() for count in result.correct],
+        steps={name: [round(record.get(name, 0.0), 6) for record in records] for name in KEPT},
+        generated_tokens=round(sum(record["response_tokens"] for record in records) * rollouts),
+        updates=len(records) * batches,
+        seconds=round(sum(phases), 1),
+    )
+
+
+def read(results: Path) -> list[Result]:
+    """All results, by arm and seed."""
+    found = [Result.model_validate_json(path.read_bytes()) for path in sorted(results.glob("*/seed-*.json"))]
+    return sorted(found, key=lambda result: (result.arm, result.seed))
+
+
+def summarize(found: Iterable[Result], baselines: Iterable[str]) -> dict[str, Any]:
+    """Per arm its seeds and their figures; per baseline, arm and metric the paired difference."""
+    by_arm: dict[str, dict[int, Result]] = {}
+    for result in found:
+        by_arm.setdefault(result.arm, {})[result.seed] = result
+    arms = {arm: _arm(list(runs.values())) for arm, runs in by_arm.items()}
+    differences = {
+        baseline: {
+            arm: _differences(runs, by_arm[baseline]) for arm, runs in by_arm.items() if arm != baseline
+        }
+        for baseline in baselines
+        if baseline in by_arm
+    }
+    first, *others = differences.items() or [("", {})]
+    return {
+        "arms": arms,
+        "differences": first[1],
+        **{f"differences_to_{baseline}": values for baseline, values in others},
+    }
+
+
+def paired(differences: list[float]) -> dict[str, Any]:
+    """Mean, Student's 95 % interval (None: fewer than two) and number of pairs of differences."""
+    values = np.array(differences)
+    interval: list[float | None] = [None, None]
+    if len(values) > 1:
+        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+        interval = [float(values.mean() - half), float(values.mean() + half)]
+    return {"mean": float(values.mean()), "interval": interval, "seeds": len(values)}
+
+
+def table(summary: dict[str, Any]) -> list[list[str]]:
+    """The table of a report, its head first."""
+    metrics = list(next(iter(summary["arms"].values()))["metrics"])
+    others = [name for name in summary if name.startswith("differences_to_")]
+    head = ["arm", "seeds", *metrics, *(f"{metric} - grpo" for metric in metrics)]
+    head += [f"{metric} - {name.removeprefix('differences_to_')}" for name in others for metric in metrics]
+    head += ["tokens (millions)", "guided groups", "rescued"]
+    rows = []
+    for arm, figures in summary["arms"].items():
+        row = [arm, str(len(figures["seeds"]))]
+        row += [f"{100 * np.mean(figures[metric]):.1f}" for metric in metrics]
+        for name in ("differences", *others):
+            row += [_shown(summary[name].get(arm, {}).get(metric)) for metric in metrics]
+        rescue = figures["rescue_rate"]
+        row += [
+            f"{np.mean(figures['generated_tokens']) / 1e6:.2f}",
+            f"{np.mean(figures['guided_groups']):.0f}",
+            "-" if rescue is None else f"{100 * rescue:.0f} %",
+        ]
+        rows.append(row)
+    return [head, *rows]
+
+
+def write(results: Path, output: Path, baselines: Iterable[str], command: str) -> dict[str, Any]:
+    """Writes summary.json, curves.json, table.md and report.html of the results; returns the summary."""
+    found = read(results)
+    summary = {"command": command, **summarize(found, baselines)}
+    curves = _curves(found)
+    rows = table(summary)
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_whole(output / "curves.json", json.dumps(curves) + "\n")
+    write_whole(output / "table.md", _markdown(rows, command))
+    write_whole(output / "report.html", _page(rows, curves, command))
+    return summary
+
+
+def _passes(evaluation: Evaluation) -> dict[str, float]:
+    return {f"pass@{k}": estimate.value for k, estimate in evaluation.mean.items()}
+
+
+def _arm(runs: list[Result]) -> dict[str, Any]:
+    metrics = list(runs[0].after)
+    guided = [sum(run.steps["guided_groups"]) for run in runs]
+    rescued = sum(sum(run.steps["guided_rescued"]) for run in runs)
+    return {
+        "seeds": [run.seed for run in runs],
+        "metrics": metrics,
+        **{metric: [run.after[metric] for run in runs] for metric in metrics},
+        "before": {metric: runs[0].before[metric] for metric in metrics},
+        "generated_tokens": [run.generated_tokens for run in runs],
+        "updates": [run.updates for run in runs],
+        "guided_groups": guided,
+        "rescue_rate": rescued / sum(guided) if sum(guided) else None,
+        "seconds": [run.seconds for run in runs],
+    }
+
+
+def _differences(runs: dict[int, Result], baseline: dict[int, Result]) -> dict[str, Any]:
+    seeds = [seed for seed in runs if seed in baseline]
+    if not seeds:
+        return {}
+    return {
+        metric: paired([runs[seed].after[metric] - baseline[seed].after[metric] for seed in seeds])
+        for metric in runs[seeds[0]].after
+    }
+
+
+def _shown(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return "-"
+    low, high = difference["interval"]
+    mean = f"{100 * difference['mean']:+.1f}"
+    return mean if low is None else f"{mean} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _curves(found: list[Result]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Arm -> metric -> mean, low and high over seeds (one standard error to each side), by step."""
+    by_arm: dict[str, list[Result]] = {}
+    for result in found:
+        by_arm.setdefault(result.arm, []).append(result)
+    return {
+        arm: {name: _band([run.steps[name] for run in runs]) for name in CURVES}
+        for arm, runs in by_arm.items()
+    }
+
+
+def _band(runs: list[list[float]]) -> dict[str, list[float]]:
+    window = np.ones(SMOOTHED) / SMOOTHED
+    smooth: Callable[[list[float]], Any] = lambda values: np.convolve(values, window, "valid")  # noqa: E731
+    values = np.stack([smooth(run) for run in runs])
+    mean = values.mean(axis=0)
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros_like(mean)
+    return {
+        name: np.round(part, 5).tolist()
+        for name, part in (("mean", mean), ("low", mean - error), ("high", mean + error))
+    }
+
+
+def _markdown(rows: list[list[str]], command: str) -> str:
+    head, *body = rows
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    lines += [f"| {' | '.join(row)} |" for row in body]
+    notes = (
+        "pass@k in percent on the held-out problems, mean over seeds. Differences in points, paired by seed, "
+        "with Student's 95 % interval. Made with"
+    )
+    return "\n".join([*lines, "", notes, "", f"    {command}", ""])
+
+
+def _page(rows: list[list[str]], curves: dict[str, dict[str, dict[str, list[float]]]], command: str) -> str:
+    figure = make_subplots(rows=-(-len(CURVES) // 2), cols=2, subplot_titles=list(CURVES.values()))
+    colours = dict(zip(curves, _COLOURS * 9, strict=False))
+    for place_, name in enumerate(CURVES):
+        at = {"row": place_ // 2 + 1, "col": place_ % 2 + 1}
+        for arm, drawn in curves.items():
+            mean = drawn[name]["mean"]
+            steps = [step + SMOOTHED for step in range(len(mean))]
+            line = {"color": colours[arm]}
+            figure.add_scatter(
+                x=steps, y=mean, name=arm, line=line, legendgroup=arm, showlegend=not place_, **at
+            )
+    figure.update_layout(height=330 * -(-len(CURVES) // 2), template="plotly_white")
+    head, *body = rows
+    cells = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body)
+    plots: str = figure.to_html(full_html=False, include_plotlyjs=True)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Experiment</title>'
+        "<style>body{font:16px sans-serif;margin:2em auto;max-width:1200px}"
+        "td,th{padding:.2em .6em;text-align:right}td:first-child{text-align:left}</style>"
+        f"<h1>Experiment</h1><p><code>{command}</code></p><table><tr>"
+        + "".join(f"<th>{name}</th>" for name in head)
+        + f"</tr>{cells}</table>"
+        + f"{plots}</html>"
+    )
+
+
+_COLOURS = ("#333333", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#17becf", "#bcbd22")
