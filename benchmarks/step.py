@@ -39,9 +39,9 @@ from extra_client import (
     embedded,
 )
 from extra_trainer.config import NoveltyConfig, PrefixConfig
-from extra_trainer.exploration import Explorer, GroupNovelty, Tokens
+from extra_trainer.exploration import Explorer, StepNovelty, Tokens
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
-from extra_trainer.rollout import Group, RolloutCollector, RolloutRequest, Sampling
+from extra_trainer.rollout import RolloutCollector, RolloutRequest, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS, ROLLOUTS, TOKENS = 512, 8, 2000
@@ -180,14 +180,12 @@ def paper_size(prompts: int, rate: float, figures: dict[str, Any], ratios: dict[
         explorer = Explorer(
             NoveltyConfig(), PrefixConfig(warmup_steps=0), novelty, prefixes, Tokens(tokenizer), "bench"
         )
-        scored: dict[int, GroupNovelty] = {}
-
-        def score(place: int, group: Group) -> None:
-            scored[place] = explorer.score(group, 1, place)
-
+        step = StepNovelty(explorer, 1)
         started = time.monotonic()
         collector = RolloutCollector(simulated, verification)  # type: ignore[arg-type]
-        groups = collector.collect(requests, Sampling(ROLLOUTS, TOKENS), 0, score).groups
+        sampling = Sampling(ROLLOUTS, TOKENS)
+        groups = collector.collect(requests, sampling, 0, step.add, step.prepare).groups
+        step.finish(groups)
         collected = time.monotonic()
         queued = explorer.feed(groups, 1)
         fed = time.monotonic() - collected

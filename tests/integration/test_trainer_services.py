@@ -213,11 +213,11 @@ def test_novelty_is_scaled_by_the_service_and_known_raw_too(
 ) -> None:
     explorer = _explorer(tokens, novelty, "scaled", NoveltyConfig(scale="group_max"), min_history=0)
     group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12", "5"])
-    found = explorer.score(group, step=1, place=0)
+    (found,) = explorer.score([group], step=1, place=0)
     assert found.scaled.max() == 1
     assert 0 < found.raw.max() < 1
     assert found.raw[2] == 0
-    again = explorer.score(group, step=2, place=0)
+    (again,) = explorer.score([group], step=2, place=0)
     assert np.allclose(again.raw, 0, atol=1e-6)
 
 
@@ -228,7 +228,7 @@ def test_guided_groups_count_in_their_prompt_s_novelty_unless_told_otherwise(
     for counted in (True, False):
         config = NoveltyConfig(guided_groups=counted)
         explorer = _explorer(tokens, novelty, f"guided-{counted}", config, min_history=0)
-        assert explorer.score(group, step=1, place=0).raw.any() == counted
+        assert explorer.score([group], step=1, place=0)[0].raw.any() == counted
 
 
 def test_an_undecided_rollout_is_neither_scored_nor_remembered(
@@ -237,7 +237,7 @@ def test_an_undecided_rollout_is_neither_scored_nor_remembered(
     explorer = _explorer(tokens, novelty, "undecided", NoveltyConfig(memory_policy="all"), min_history=0)
     group = _group(tokens, verification, ["12", "3+9=12\n12", "3"])
     group.verdicts[1] = replace(group.verdicts[1], status=VerdictStatus.TIMEOUT)
-    assert explorer.score(group, step=1, place=0).raw[1] == 0
+    assert explorer.score([group], step=1, place=0)[0].raw[1] == 0
     assert explorer.novelty.describe().solutions == 2
 
 

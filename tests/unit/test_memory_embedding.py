@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from extra_services.errors import FailedPrecondition
 from extra_services.memory.embedding import Embedder
@@ -33,6 +34,20 @@ def test_texts_seen_before_are_not_embedded_again(embedder: Embedder) -> None:
     before = embedder.embedded
     np.testing.assert_array_equal(embedder.embed(texts), first)
     assert embedder.embedded == before
+
+
+def test_with_one_thread_a_vector_does_not_depend_on_what_else_is_embedded() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = Embedder("all-MiniLM-L6-v2", cached_texts=0)
+    texts = [f"We add {i} and {i * i}, which gives {i + i * i}. " * (1 + i % 7) for i in range(30)]
+    try:
+        together = made.embed(texts)
+        apart = np.concatenate([made.embed(texts[start : start + 7]) for start in range(0, 30, 7)])
+    finally:
+        made.close()
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(together, apart)
 
 
 ENDINGS = ("a triangle is drawn " * 40, "induction on n proves it " * 40)

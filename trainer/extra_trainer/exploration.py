@@ -1,12 +1,15 @@
 """ExTra around a step: guided prompts in, novelty and prefixes out. Knows no OpenRLHF and no torch.
 
 Before a step the queue's guided prompts take the last places of the batch, each with the answer of its own
-prompt. As its groups are completed their novelty is scored, one call a group in batch order, so that a run is
-reproducible however the rollouts came in. After it the outcomes of guided groups are reported, and hard
-prompts feed the prefix memory, which hands out the prefix to continue from in the next step. Guided groups
-keep their prompt's identity in the memories.
+prompt. As its groups are completed their novelty is scored, so many groups a call in batch order, so that a
+run is reproducible however the rollouts came in. What takes the novelty service long is embedding; it is
+therefore sent solutions as they are found, to embed while others are generated. After the step the outcomes
+of guided groups are reported, and hard prompts feed the prefix memory, which hands out the prefix to continue
+from in the next step. Guided groups keep their prompt's identity in the memories.
 """
 
+import queue
+import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,16 +20,24 @@ from numpy.typing import NDArray
 
 from extra_client import (
     EntropyRollout,
+    ExtraError,
     HardPrompt,
     NotFoundError,
     NoveltyClient,
     Outcome,
     PrefixClient,
+    Rollout,
+    ScoreMode,
     SelectedPrefix,
+    Verdict,
+    VerdictStatus,
 )
 from extra_client import Group as NoveltyGroup
 from extra_trainer.config import NoveltyConfig, PrefixConfig
-from extra_trainer.rollout import Group, RolloutRequest
+from extra_trainer.rollout import Group, RolloutRequest, is_decided
+
+#: Groups scored in one call: a call and its durable write cost about as much for one as for so many.
+GROUPS_A_CALL = 16
 
 
 @dataclass
@@ -144,29 +155,41 @@ class Explorer:
             return batch
         return self.queue.take_places(batch, self.prefix_config.regen_batch_size)
 
-    def score(self, group: Group, step: int, place: int) -> GroupNovelty:
-        """Novelty of the group at `place` of the batch; what counts of it is remembered."""
+    def score(self, groups: Sequence[Group], step: int, place: int) -> list[GroupNovelty]:
+        """Novelty of groups, the first at `place` of the batch; what counts of them is remembered."""
+        novelty = [GroupNovelty.none(len(group.rollouts)) for group in groups]
+        counted = [
+            number
+            for number, group in enumerate(groups)
+            if self._counts(group.request) and group.decided.any()
+        ]
+        if not counted:
+            return novelty
         settings = self.novelty_config
-        decided = group.decided
-        counts = settings.enabled and (settings.guided_groups or not group.request.guided)
-        if not counts or not decided.any():
-            return GroupNovelty.none(len(group.rollouts))
-        asked = NoveltyGroup(
-            prompt_id=group.request.prompt_id,
-            texts=[r.text for r, known in zip(group.rollouts, decided, strict=True) if known],
-            correct=group.correct[decided].tolist(),
-        )
-        (scores,) = self.novelty.score_groups(
-            [asked],
+        answers = self.novelty.score_groups(
+            [_asked(groups[number]) for number in counted],
             scale=settings.scale,
             track_reward_variance=settings.placement == "before_normalization",
             idempotency_key=f"{self.launch_id}/novelty/{step}/{place}",
         )
-        if scores.error is not None:
-            raise scores.error
-        scaled = np.zeros(len(group.rollouts))
-        scaled[decided] = scores.novelty
-        return GroupNovelty(scaled, scaled * scores.divisor, scores.reward_variance or 0.0)
+        for number, scores in zip(counted, answers, strict=True):
+            if scores.error is not None:
+                raise scores.error
+            scaled = np.zeros(len(groups[number].rollouts))
+            scaled[groups[number].decided] = scores.novelty
+            novelty[number] = GroupNovelty(scaled, scaled * scores.divisor, scores.reward_variance or 0.0)
+        return novelty
+
+    def will_be_embedded(self, request: RolloutRequest, verdict: Verdict) -> bool:
+        """Whether scoring takes the embedding of a rollout with this verdict."""
+        if not self._counts(request):
+            return False
+        remembers_all = self.novelty_config.memory_policy == "all"
+        return is_decided(verdict) if remembers_all else verdict.status is VerdictStatus.CORRECT
+
+    def _counts(self, request: RolloutRequest) -> bool:
+        settings = self.novelty_config
+        return settings.enabled and (settings.guided_groups or not request.guided)
 
     def feed(self, groups: Sequence[Group], step: int) -> int:
         """Reports guided groups, stores prefixes of hard prompts, queues what to continue from.
@@ -262,6 +285,86 @@ class Explorer:
                 )
             )
         return len(chosen)
+
+
+class StepNovelty:
+    """Scores a step's groups while it goes on: `prepare` and `add` are what RolloutCollector calls.
+
+    Groups are scored GROUPS_A_CALL at a time, always the same ones together, since what a call finds depends
+    on what earlier ones remembered.
+    """
+
+    def __init__(self, explorer: Explorer, step: int) -> None:
+        self._explorer = explorer
+        self._step = step
+        self._scored: list[GroupNovelty] = []
+        self._waiting: list[Group] = []
+        self._found: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._embedding = False
+
+    def prepare(self, request: RolloutRequest, rollout: Rollout, verdict: Verdict) -> None:
+        """Has the service embed a rollout's text ahead of its group, if it will have to; does not block."""
+        if self._explorer.will_be_embedded(request, verdict):
+            self._found.put((request.prompt_id, rollout.text))
+            if not self._embedding:
+                self._embedding = True
+                # A daemon: Ctrl-C must not wait for a service that does not answer.
+                threading.Thread(target=self._embed_ahead, daemon=True).start()
+
+    def add(self, place: int, group: Group) -> None:
+        """Takes the group at the next place of the batch; scores those that wait if they are enough."""
+        self._waiting.append(group)
+        if len(self._waiting) == GROUPS_A_CALL:
+            self._score(self._waiting)
+            self._waiting = []
+
+    def finish(self, groups: Sequence[Group]) -> list[GroupNovelty]:
+        """Novelty of all groups of the batch, those that were not added included."""
+        self._found.put(None)
+        while rest := groups[len(self._scored) :]:
+            self._score(rest[:GROUPS_A_CALL])
+        return self._scored
+
+    def _score(self, groups: Sequence[Group]) -> None:
+        self._scored += self._explorer.score(groups, self._step, len(self._scored))
+
+    def _embed_ahead(self) -> None:
+        """Asks for scores and leaves them: the service keeps the embeddings."""
+        known: set[str] = set()
+        for first in iter(self._found.get, None):
+            found, last = _rest_of(self._found, first)
+            new = {text: prompt_id for prompt_id, text in found if text not in known}
+            known.update(new)
+            asked = [NoveltyGroup(prompt_id=p, texts=[text], correct=[True]) for text, p in new.items()]
+            try:
+                if asked:
+                    self._explorer.novelty.score_groups(asked, mode=ScoreMode.SCORE_ONLY)
+            except ExtraError:
+                return  # The call that the step needs says what is wrong.
+            if last:
+                return
+
+
+def _rest_of(
+    waiting: "queue.SimpleQueue[tuple[str, str] | None]", first: tuple[str, str]
+) -> tuple[list[tuple[str, str]], bool]:
+    """`first` and all that waits, and whether the end (None) was among it."""
+    found = [first]
+    while not waiting.empty():
+        item = waiting.get()
+        if item is None:
+            return found, True
+        found.append(item)
+    return found, False
+
+
+def _asked(group: Group) -> NoveltyGroup:
+    decided = group.decided
+    return NoveltyGroup(
+        prompt_id=group.request.prompt_id,
+        texts=[r.text for r, known in zip(group.rollouts, decided, strict=True) if known],
+        correct=group.correct[decided].tolist(),
+    )
 
 
 def _is_hard(group: Group) -> bool:

@@ -80,7 +80,7 @@ class Group:
     @property
     def decided(self) -> NDArray[np.bool_]:
         """[n]: whether there is a verdict on the response (an unreadable reference answer is none)."""
-        return np.array([_decided(verdict) for verdict in self.verdicts])
+        return np.array([is_decided(verdict) for verdict in self.verdicts])
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -132,15 +132,19 @@ class RolloutCollector:
         sampling: Sampling,
         policy_version: int,
         on_group: Callable[[int, Group], None] | None = None,
+        on_verdict: Callable[[RolloutRequest, Rollout, Verdict], None] | None = None,
     ) -> Collected:
         """Samples and verifies; every rollout is of exactly `policy_version`, or RolloutError.
 
         `on_group` is called with each complete group and its place, in order of the requests, in a thread of
-        its own, while others are still being generated. Its error stops the collection.
+        its own, while others are still being generated. `on_verdict` is called with each rollout as soon as
+        its verdict is there, and must not block. An error of either stops the collection.
         """
         started = time.monotonic()
         handing_on = _HandingOn(on_group or (lambda place, group: None))
-        verifying = _Verifying(self.verification, requests, sampling.n, handing_on.put)
+        verifying = _Verifying(
+            self.verification, requests, sampling.n, handing_on.put, on_verdict or (lambda *_: None)
+        )
         arrived = 0
         try:
             for rollout in self._generate(requests, sampling, policy_version):
@@ -228,12 +232,14 @@ class _Verifying(_Worker):
         requests: list[RolloutRequest],
         n: int,
         on_group: Callable[[int, Group], None],
+        on_verdict: Callable[[RolloutRequest, Rollout, Verdict], None],
     ) -> None:
         super().__init__()
         self._client = client
         self._requests = requests
         self._n = n
         self._on_group = on_group
+        self._on_verdict = on_verdict
         self._items: queue.SimpleQueue[tuple[int, str, str] | None] = queue.SimpleQueue()
         self._rollouts: dict[int, Rollout] = {}
         self._verdicts: dict[int, dict[int, Verdict]] = defaultdict(dict)
@@ -252,6 +258,7 @@ class _Verifying(_Worker):
     def _work(self) -> None:
         for item, verdict in self._client.verify_stream(iter(self._items.get, None)):
             place, sample = divmod(item, self._n)
+            self._on_verdict(self._requests[place], self._rollouts[item], verdict)
             verdicts = self._verdicts[place]
             verdicts[sample] = verdict
             if len(verdicts) == self._n:
@@ -290,5 +297,6 @@ class _HandingOn(_Worker):
                 following += 1
 
 
-def _decided(verdict: Verdict) -> bool:
+def is_decided(verdict: Verdict) -> bool:
+    """Whether anything is known about the response."""
     return verdict.status not in UNDECIDED and verdict.unparseable_side is not UnparseableSide.ANSWER

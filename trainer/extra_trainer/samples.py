@@ -22,7 +22,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _coll
 from extra_client import FinishReason
 from extra_trainer.config import Config
 from extra_trainer.data import prompt_identity
-from extra_trainer.exploration import Explorer, GroupNovelty, step_metrics
+from extra_trainer.exploration import Explorer, GroupNovelty, StepNovelty, step_metrics
 from extra_trainer.rollout import Collected, Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 from extra_trainer.run_folder import RunFolder
 
@@ -48,8 +48,7 @@ class Batch:
     exhausted: bool
     #: None if there are no prompts.
     collected: Future[Collected] | None
-    #: Groups scored while the others were generated, by place.
-    novelty: dict[int, GroupNovelty]
+    novelty: StepNovelty
 
 
 @dataclass
@@ -85,6 +84,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         # One for rollouts, one for the prefix memory.
         self._background = ThreadPoolExecutor(2, thread_name_prefix="exploration")
         self._following: Batch | None = None
+        self._to_feed: tuple[list[Group], int] | None = None
         self._feeding: Future[int] | None = None
         #: Metrics of the last training batch; whole once `settle` was called.
         self.metrics: dict[str, float] = {}
@@ -125,8 +125,15 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         experiences = self._experiences(groups, novelty, generate_kwargs)
         return experiences, batch.prompts, batch.exhausted
 
+    def begin_feeding(self) -> None:
+        """Has the groups of the last training batch feed the prefix memory, in the background."""
+        if self._to_feed is not None:
+            self._feeding = self._background.submit(self._explorer.feed, *self._to_feed)
+            self._to_feed = None
+
     def settle(self) -> None:
         """Waits for the prefix memory; then metrics are whole, and the queue and position the next step's."""
+        self.begin_feeding()
         if self._feeding is None:
             return
         clock = self._folder.clock()
@@ -142,43 +149,37 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         # The rest of a pass that does not fill a batch would leave gradients behind for the next update:
         # it is left out, and another shuffle leaves out others.
         if len(prompts) < num_prompts:
-            return Batch([], 0, True, None, {})
+            return Batch([], 0, True, None, StepNovelty(self._explorer, step))
         requests = self._explorer.plan(
             [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         )
-        batch = Batch(requests, len(prompts), exhausted, None, {})
-
-        def score(place: int, group: Group) -> None:
-            batch.novelty[place] = self._explorer.score(group, step, place)
-
+        batch = Batch(requests, len(prompts), exhausted, None, StepNovelty(self._explorer, step))
         batch.collected = self._background.submit(
             self._collector.collect,
             requests,
             self._sampling(self._config.seed * 1_000_003 + step),
             self._policy.version,
-            None if self._config.rollout.overlap_update else score,
+            None if self._config.rollout.overlap_update else batch.novelty.add,
+            batch.novelty.prepare,
         )
         return batch
 
     def _finish(
         self, batch: Batch, collected: Collected, step: int
     ) -> tuple[list[Group], list[GroupNovelty]]:
-        """Scores what is not yet scored, begins to feed the prefix memory, and records the step."""
+        """Scores what is not yet scored, and records the step."""
         groups = collected.groups
         self._check_undecided(groups)
         clock = self._folder.clock()
-        for place, group in enumerate(groups):
-            if place not in batch.novelty:
-                batch.novelty[place] = self._explorer.score(group, step, place)
-        novelty = [batch.novelty[place] for place in range(len(groups))]
+        novelty = batch.novelty.finish(groups)
         self.metrics = {
             **step_metrics(groups, novelty),
             "policy_version": float(groups[0].rollouts[0].policy_version),
             "seconds/verification_wait": collected.verification_wait_seconds,
             "seconds/novelty_wait": collected.on_group_wait_seconds + clock(),
         }
-        # What comes of it is needed when the next step begins: OpenRLHF trains meanwhile.
-        self._feeding = self._background.submit(self._explorer.feed, groups, step)
+        # What comes of it is needed when the next step begins.
+        self._to_feed = groups, step
         self._folder.write_rollouts(step, groups, np.stack([group.raw for group in novelty]))
         return groups, novelty
 

@@ -72,7 +72,12 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         return status, step
 
     def ppo_train(self, global_steps: int) -> dict[str, Any]:
-        """OpenRLHF's, with workers whose random states depend on the seed and the step alone."""
+        """OpenRLHF's, with workers whose random states depend on the seed and the step alone.
+
+        The prefix memory is fed meanwhile: before, policy and reference both compute log-probabilities, and
+        on a small machine no processor is free.
+        """
+        self.samples_generator.begin_feeding()
         seed = self._run.config.seed * 1_000_003 + global_steps
         workers = self.actor_model_group._actor_handlers
         ray.get([worker.__ray_call__.remote(_seed_worker, seed) for worker in workers])

@@ -2,8 +2,11 @@
 
 Embedding is by far the most expensive thing the novelty server does, so one worker thread embeds for all
 requests: it takes whatever texts have been submitted meanwhile, drops repeats and those a bounded cache
-knows, sorts the rest by length and hands them to the model in batches of about as many tokens each. Callers
-wait on a future. Which texts need embedding at all is the domain's decision.
+knows, and embeds the rest in batches. Callers wait on a future. Which texts need embedding at all is the
+domain's decision. The texts of a batch are padded to one multiple of a few tokens: little is computed for
+padding, and on a CPU with one thread a text's vector is the same to the bit whatever it is batched with,
+which depends on who asks when (tests/unit/test_memory_embedding.py). With more threads, or int8, it may
+differ in the last bits.
 
 Text window `reference` (the reference implementation's): of the last 512 tokens of the text the model reads
 as much as fits its input, 256 word pieces for MiniLM. Window `whole`: the whole text in consecutive pieces
@@ -37,8 +40,8 @@ BATCH_ON_CPU, BATCH_ON_GPU = 64, 256
 #: tokens are a third faster in batches of 5 than of 32), and a smaller one is all overhead (texts of 11
 #: tokens are 1.6 times as fast in batches of 64 as of 8).
 TOKENS_ON_CPU, TOKENS_ON_GPU = 1024, 65536
-#: About how many characters of a solution make a token: enough to batch by, and free to count.
-CHARACTERS_PER_TOKEN = 3
+#: Texts are padded to a multiple of so many tokens.
+PADDED_TO = 16
 #: Tokens a model adds around a text: [CLS] and [SEP], or their like.
 SPECIAL_TOKENS = 2
 #: Texts given to the model in one call at most: the time a small request waits behind a large one.
@@ -167,6 +170,17 @@ class Embedder:
             vectors[rows] = self._encode_batch([texts[row] for row in rows])
         return vectors
 
+    def _batches(self, texts: list[str]) -> Iterator[list[int]]:
+        """Positions of the texts in batches of one padded length."""
+        by_length: dict[int, list[int]] = {}
+        for row, cut in enumerate(self._cutter.encode_batch(texts, add_special_tokens=False)):
+            tokens = min(len(cut) + SPECIAL_TOKENS, self._model.max_seq_length)
+            by_length.setdefault(-(-tokens // PADDED_TO) * PADDED_TO, []).append(row)
+        for length, rows in sorted(by_length.items()):
+            size = min(self._batch_size, max(1, self._batch_tokens // length))
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size]
+
     def _encode_batch(self, texts: list[str]) -> Vectors:
         if self._int8 is not None:
             quantised: Vectors = self._int8.encode(texts)
@@ -177,21 +191,9 @@ class Embedder:
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,
+            processing_kwargs={"text": {"pad_to_multiple_of": PADDED_TO}},
         )
         return vectors
-
-    def _batches(self, texts: list[str]) -> Iterator[list[int]]:
-        """The texts in batches of like length, as their places in the list."""
-        batch: list[int] = []
-        for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
-            tokens = SPECIAL_TOKENS + len(texts[row]) // CHARACTERS_PER_TOKEN
-            tokens = min(tokens, self._model.max_seq_length)
-            if batch and (len(batch) == self._batch_size or (len(batch) + 1) * tokens > self._batch_tokens):
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
 
     def _last_tokens(self, text: str) -> str:
         if len(text) <= WINDOW_TOKENS:
