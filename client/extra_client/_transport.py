@@ -2,8 +2,8 @@
 
 A `Call` is one RPC as data: what to send, how to read the answer, how long it may take. The modules of pure
 functions (`_generation`, `_novelty`, `_prefix`, `_verification`) make Calls; the two front ends run them.
-UNAVAILABLE is tried again, with backoff, for methods that read and for writes that carry an idempotency key or
-are idempotent by themselves. Not by gRPC: with its retries on (grpcio 1.85.1, whether by a retry policy or
+UNAVAILABLE is tried again, with backoff, for methods that read and for writes that carry an idempotency key
+or are idempotent by themselves. Not by gRPC: with its retries on (grpcio 1.85.1, whether by a retry policy or
 its transparent ones alone), a call that was under way when its server stopped can hang for good.
 """
 
@@ -126,12 +126,12 @@ class Attempt:
 
     def pause(self, failure: Any) -> float | None:
         """Seconds after which it is to be sent again, since it ended with `failure`; None if it is not."""
-        if failure.code() is not grpc.StatusCode.UNAVAILABLE or self.call.rpc not in self.call.service.retried:
+        unavailable = failure.code() is grpc.StatusCode.UNAVAILABLE
+        if not unavailable or self.call.rpc not in self.call.service.retried or self.sent == ATTEMPTS:
             return None
         # Not all clients of a server that was away at the same moment.
         seconds = FIRST_PAUSE * 2 ** (self.sent - 1) * random.uniform(0.8, 1.2)
-        late = time.monotonic() + seconds >= self.until
-        return None if late or self.sent == ATTEMPTS else seconds
+        return seconds if time.monotonic() + seconds < self.until else None
 
     @property
     def method(self) -> str:

@@ -33,7 +33,8 @@ async def build(settings: GenerationSettings) -> server.Hosted:
         raise ConfigError(f"model: there is no folder {settings.model}")
     vocabulary = Vocabulary(settings.model)
     try:
-        engine = await (_vllm(settings, vocabulary) if settings.engine == "vllm" else _transformers(settings, vocabulary))
+        make = _vllm if settings.engine == "vllm" else _transformers
+        engine = await make(settings, vocabulary)
     except ServiceError as error:
         raise ConfigError(f"model: {error.message}") from error
     servicer = GenerationServicer(engine, vocabulary, settings.model, settings.weights_root)

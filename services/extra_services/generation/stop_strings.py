@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+#: Makes text of token ids.
+Decode = Callable[[list[int]], str]
 
-def completed(tokens: Sequence[int], strings: Sequence[str], decode: Callable[[list[int]], str]) -> str | None:
-    """The first of `strings` that the last of `tokens` completed; `decode` makes text of token ids."""
+
+def completed(tokens: Sequence[int], strings: Sequence[str], decode: Decode) -> str | None:
+    """The first of `strings` that the last of `tokens` completed."""
     # A token has at least one byte, so a string of so many bytes lies within as many tokens.
     reach = max(len(string.encode()) for string in strings)
     before, now = decode(list(tokens[-reach:-1])), decode(list(tokens[-reach:]))
