@@ -49,6 +49,25 @@ def make_model(folder: Path, seed: int = 0, **config: object) -> Path:
     return folder
 
 
+def says_only(letter: str, folder: Path) -> Path:
+    """Makes `letter` the likeliest next token, whatever came before, of the model in `folder`."""
+    model = Qwen3ForCausalLM.from_pretrained(folder)
+    token = 2 + ALPHABET.index(letter)
+    with torch.no_grad():
+        for block in model.model.layers:
+            for parameter in (*block.self_attn.parameters(), *block.mlp.parameters()):
+                parameter.zero_()
+        # Every token's embedding has the first dimension. The MLP makes of it the second, which only the
+        # output embedding of `letter` has.
+        model.model.embed_tokens.weight.zero_()
+        model.model.embed_tokens.weight[:, 0] = 1
+        model.model.embed_tokens.weight[token, 1] = 1
+        mlp = model.model.layers[0].mlp
+        mlp.gate_proj.weight[0, 0] = mlp.up_proj.weight[0, 0] = mlp.down_proj.weight[1, 0] = 1
+    model.save_pretrained(folder)
+    return folder
+
+
 def why_vllm_cannot_run() -> str:
     """Why its tests are left out here; empty where they can run."""
     if find_spec("vllm") is None:

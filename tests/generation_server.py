@@ -1,10 +1,11 @@
 """A generation server in a process of its own, and what its tests say to it."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import torch
+from generation_models import says_only
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -128,6 +130,95 @@ def plain(
     logprobs = torch.log_softmax(logits / temperature, -1)
     entropies = -(logprobs.exp() * logprobs).sum(-1)
     return logprobs[range(len(continuation)), continuation].numpy(), entropies.numpy()
+
+
+def agrees(
+    rollout: pb.Rollout,
+    model: Path,
+    context: list[int],
+    start: int = 0,
+    end: int | None = None,
+    *,
+    atol: float = 1e-4,
+) -> None:
+    """Tokens start .. end of `rollout` have the log-probabilities and entropies that `model` gives them."""
+    logprobs, entropies = plain(model, context, tokens(rollout))
+    np.testing.assert_allclose(floats(rollout.logprobs)[start:end], logprobs[start:end], atol=atol)
+    np.testing.assert_allclose(floats(rollout.entropies)[start:end], entropies[start:end], atol=atol)
+
+
+def agree_under_updates(
+    server: Served, make: Callable[[Path, int], Path], versions: list[int], atol: float
+) -> None:
+    """Updates under load, in all modes by turns: each rollout agrees with the versions it names.
+
+    `make` saves a model, of another seed other weights, in a folder.
+    """
+    models = [make(server.root / f"model{index}", index) for index in range(4)]
+    text, modes = "1+2=", (pb.IN_FLIGHT_WAIT, pb.IN_FLIGHT_ABORT, pb.IN_FLIGHT_KEEP)
+
+    def update(version: int) -> pb.UpdateWeightsRequest:
+        # The modes by threes and the models by fours: each of the one meets each of the other.
+        path, in_flight = models[version % 4].name, modes[version % 3]
+        return pb.UpdateWeightsRequest(path=path, policy_version=version, in_flight=in_flight)
+
+    server.stub.UpdateWeights(update(versions[0]))
+    found: list[pb.Rollout] = []
+
+    async def load() -> None:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            done = asyncio.Event()
+
+            async def sample(seed: int) -> None:
+                while not done.is_set():
+                    wanted = request([prompt(text)], n=3, seed=seed, max_tokens=40, min_tokens=40)
+                    found.extend([event.rollout async for event in stub.Generate(wanted)])
+                    seed += 10
+
+            samplers = [asyncio.create_task(sample(index)) for index in range(3)]
+            for version in versions[1:]:
+                await stub.UpdateWeights(update(version))
+            done.set()
+            await asyncio.gather(*samplers)
+
+    asyncio.run(load())
+    assert len({rollout.policy_version for rollout in found}) > len(versions) // 2
+    assert any(rollout.finish_reason == pb.FINISH_REASON_ABORT for rollout in found)
+    assert any(rollout.policy_changes for rollout in found)
+    for rollout in found:
+        changes = [(0, rollout.policy_version)]
+        changes += [(change.token_index, change.policy_version) for change in rollout.policy_changes]
+        ends = [start for start, _ in changes[1:]] + [len(tokens(rollout))]
+        for (start, version), end in zip(changes, ends, strict=True):
+            agrees(rollout, models[version % 4], encode(server, text), start, end, atol=atol)
+
+
+def stops_at_a_string_that_spans_an_update(
+    server: Served, make: Callable[[Path, int], Path], version: int
+) -> None:
+    """A sample of "aaa..." that goes on, after an update that keeps it, as "bbb...", is stopped by "ab"."""
+    for letter in "ab":
+        says_only(letter, make(server.root / f"only-{letter}", 0))
+    server.stub.UpdateWeights(pb.UpdateWeightsRequest(path="only-a", policy_version=version))
+    update = pb.UpdateWeightsRequest(path="only-b", policy_version=version + 1, in_flight=pb.IN_FLIGHT_KEEP)
+    wanted = request([prompt("1")], max_tokens=4000, temperature=0.0, stop_strings=["never", "ab"])
+    wanted.stream_tokens = True
+    streamed, updating = [], None
+    for event in server.stub.Generate(wanted):
+        if event.HasField("rollout"):
+            break
+        streamed.append(event.token.token_id)
+        if updating is None:
+            updating = server.stub.UpdateWeights.future(update)
+    assert updating is not None
+    updating.result()
+    stopped = event.rollout
+    assert tokens(stopped) == streamed
+    assert stopped.finish_reason == pb.FINISH_REASON_STOP
+    (change,) = stopped.policy_changes
+    assert change.token_index == len(streamed) - 1
+    assert stopped.text == "a" * (len(streamed) - 2)
 
 
 def agree_with_a_plain_forward_pass(

@@ -111,17 +111,19 @@ class _Client:
         self.close()
 
     def _run(self, call: Call[Result], deadline: float | None) -> Result:
-        attempt = self._attempt(call, deadline)
-        try:
-            response = self._method(call)(call.request, **attempt.arguments)
-        except grpc.RpcError as failure:
-            raise attempt.error(failure) from None
-        return call.parse(response)
+        attempt, method = self._attempt(call, deadline), self._method(call)
+        while True:
+            try:
+                return call.parse(attempt.send(method))
+            except grpc.RpcError as failure:
+                if (pause := attempt.pause(failure)) is None:
+                    raise attempt.error(failure) from None
+            time.sleep(pause)
 
     def _start(self, call: Call[Result], deadline: float | None) -> tuple[Any, Iterator[Result]]:
-        attempt = self._attempt(call, deadline)
-        responses = self._method(call)(call.request, **attempt.arguments)
-        return responses, _events(attempt, responses)
+        attempt, method = self._attempt(call, deadline), self._method(call)
+        responses = attempt.send(method)
+        return responses, _events(attempt, method, responses)
 
     def _send(
         self, messages: Iterator[Any], make: Callable[[Any], Call[Result]], deadline: float | None
@@ -129,7 +131,7 @@ class _Client:
         source = _Source(messages)
         call = make(iter(source))
         attempt = self._attempt(call, deadline)
-        source.call = self._method(call).future(call.request, **attempt.arguments)
+        source.call = attempt.send(self._method(call).future)
         try:
             response = source.call.result()
         except grpc.RpcError as failure:
@@ -145,12 +147,22 @@ class _Client:
         return getattr(call.service.stub(self._channel), call.rpc)
 
 
-def _events(attempt: _transport.Attempt, responses: Any) -> Iterator[Any]:
+def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> Iterator[Any]:
+    pause: float | None = 0.0
     try:
-        for response in responses:
-            yield attempt.call.parse(response)
-    except grpc.RpcError as failure:
-        raise attempt.error(failure) from None
+        while True:
+            try:
+                for response in responses:
+                    pause = None
+                    yield attempt.call.parse(response)
+                return
+            except grpc.RpcError as failure:
+                # With its first message a call has begun, and is not sent again.
+                pause = pause if pause is None else attempt.pause(failure)
+                if pause is None:
+                    raise attempt.error(failure) from None
+            time.sleep(pause)
+            responses = attempt.send(method)
     finally:
         responses.cancel()
 

@@ -2,12 +2,15 @@
 
 A `Call` is one RPC as data: what to send, how to read the answer, how long it may take. The modules of pure
 functions (`_generation`, `_novelty`, `_prefix`, `_verification`) make Calls; the two front ends run them.
-Retries are gRPC's own, by the service config: UNAVAILABLE is tried again, with backoff, for methods that read
-and for writes that carry an idempotency key or are idempotent by themselves.
+UNAVAILABLE is tried again, with backoff, for methods that read and for writes that carry an idempotency key
+or are idempotent by themselves. Not by gRPC: with its retries on (grpcio 1.85.1, whether by a retry policy or
+its transparent ones alone), a call that was under way when its server stopped can hang for good.
 """
 
 import json
+import random
 import re
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +27,11 @@ Result = TypeVar("Result")
 #: Metadata key under which the request id travels.
 REQUEST_ID = "x-request-id"
 
+#: How often a call is sent at most, and the seconds before it is sent again, doubled each time: about three
+#: seconds in all.
+ATTEMPTS = 5
+FIRST_PAUSE = 0.2
+
 
 @dataclass(frozen=True)
 class Service:
@@ -34,7 +42,7 @@ class Service:
     full_name: str
     default_port: int
     stub: Callable[[Any], Any]
-    #: RPCs that are safe to send again.
+    #: RPCs that are sent again: it is safe, and what they send is at hand.
     retried: tuple[str, ...]
 
 
@@ -43,8 +51,9 @@ GENERATION = Service(
     "extra_rl.v1.GenerationService",
     50051,
     generation_pb2_grpc.GenerationServiceStub,
-    # Updates are idempotent by their policy version; Generate is retried only until its first rollout.
-    ("Generate", "UpdateWeights", "StreamWeights", "GetInfo"),
+    # Updates are idempotent by their policy version; Generate is retried only until its first rollout. Not
+    # StreamWeights: the tensors it has sent are gone.
+    ("Generate", "UpdateWeights", "GetInfo"),
 )
 NOVELTY = Service(
     "novelty",
@@ -78,8 +87,7 @@ VERIFICATION = Service(
     "extra_rl.v1.VerificationService",
     50053,
     verification_pb2_grpc.VerificationServiceStub,
-    # Not VerifyStream: with a retry policy (grpcio 1.85.1) it hung for good in one case of ten when its
-    # server had just been killed; without the policy in none of 30.
+    # Not VerifyStream: the items it has sent are gone.
     ("Verify",),
 )
 SERVICES = (GENERATION, NOVELTY, PREFIX, VERIFICATION)
@@ -97,19 +105,33 @@ class Call(Generic[Result]):
     deadline: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Attempt:
-    """A call on its way: what must be known to explain its failure."""
+    """A call on its way: what must be known to send it again and to explain its failure."""
 
     call: Call[Any]
     target: str
     deadline: float
     request_id: str
+    #: When it must have ended, by the monotonic clock.
+    until: float
+    #: How often it was sent.
+    sent: int = 0
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the stub's method."""
-        return {"timeout": self.deadline, "metadata": ((REQUEST_ID, self.request_id),)}
+    def send(self, method: Any) -> Any:
+        """Sends it by the stub's `method`, with what is left of its deadline."""
+        self.sent += 1
+        left = max(0.0, self.until - time.monotonic())
+        return method(self.call.request, timeout=left, metadata=((REQUEST_ID, self.request_id),))
+
+    def pause(self, failure: Any) -> float | None:
+        """Seconds after which it is to be sent again, since it ended with `failure`; None if it is not."""
+        unavailable = failure.code() is grpc.StatusCode.UNAVAILABLE
+        if not unavailable or self.call.rpc not in self.call.service.retried or self.sent == ATTEMPTS:
+            return None
+        # Not all clients of a server that was away at the same moment.
+        seconds = FIRST_PAUSE * 2 ** (self.sent - 1) * random.uniform(0.8, 1.2)
+        return seconds if time.monotonic() + seconds < self.until else None
 
     @property
     def method(self) -> str:
@@ -155,7 +177,8 @@ class Attempt:
 
 def attempt(call: Call[Any], target: str, deadline: float | None) -> Attempt:
     """`call` with its deadline settled and a fresh request id."""
-    return Attempt(call, target, call.deadline if deadline is None else deadline, uuid.uuid4().hex)
+    seconds = call.deadline if deadline is None else deadline
+    return Attempt(call, target, seconds, uuid.uuid4().hex, time.monotonic() + seconds)
 
 
 def new_key() -> str:
@@ -182,10 +205,11 @@ def address(target: str, service: Service) -> str:
 
 
 def channel_options(target: str, service: Service) -> list[tuple[str, Any]]:
-    """Options of a channel to `target`, retries and load balancing included."""
+    """Options of a channel to `target`, load balancing included."""
     return [
         ("grpc.service_config", json.dumps(_service_config(target, service))),
-        ("grpc.enable_retries", 1),
+        # See the module.
+        ("grpc.enable_retries", 0),
         # The servers bound what they send and accept; one bound is enough.
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
@@ -202,18 +226,7 @@ def channel_options(target: str, service: Service) -> list[tuple[str, Any]]:
 
 
 def _service_config(target: str, service: Service) -> dict[str, Any]:
-    names = [{"service": service.full_name, "method": rpc} for rpc in service.retried]
-    if service is PREFIX:
-        names.append({"service": NOVELTY.full_name, "method": "CreateNamespace"})
-    policy = {
-        # Five is the most gRPC makes; with this backoff they span about three seconds.
-        "maxAttempts": 5,
-        "initialBackoff": "0.2s",
-        "maxBackoff": "3s",
-        "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
-    }
-    config: dict[str, Any] = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
+    config: dict[str, Any] = {}
     if target.startswith(("dns:", "ipv4:", "ipv6:")):
         config["loadBalancingConfig"] = [{"round_robin": {}}]
         # Replicas that drain or load are passed over.

@@ -130,11 +130,13 @@ class _Client:
 
     async def _run(self, call: Call[Result], deadline: float | None) -> Result:
         method, attempt = await self._prepare(call, deadline)
-        try:
-            response = await method(call.request, **attempt.arguments)
-        except grpc.RpcError as failure:
-            raise attempt.error(failure) from None
-        return call.parse(response)
+        while True:
+            try:
+                return call.parse(await attempt.send(method))
+            except grpc.RpcError as failure:
+                if (pause := attempt.pause(failure)) is None:
+                    raise attempt.error(failure) from None
+            await asyncio.sleep(pause)
 
     async def _send(
         self, messages: Iterator[Any], make: Callable[[Any], Call[Result]], deadline: float | None
@@ -155,12 +157,22 @@ class _Client:
         return method, _transport.attempt(call, self.target, deadline)
 
 
-async def _events(attempt: _transport.Attempt, responses: Any) -> AsyncIterator[Any]:
+async def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> AsyncIterator[Any]:
+    pause: float | None = 0.0
     try:
-        async for response in responses:
-            yield attempt.call.parse(response)
-    except grpc.RpcError as failure:
-        raise attempt.error(failure) from None
+        while True:
+            try:
+                async for response in responses:
+                    pause = None
+                    yield attempt.call.parse(response)
+                return
+            except grpc.RpcError as failure:
+                # With its first message a call has begun, and is not sent again.
+                pause = pause if pause is None else attempt.pause(failure)
+                if pause is None:
+                    raise attempt.error(failure) from None
+            await asyncio.sleep(pause)
+            responses = attempt.send(method)
     finally:
         responses.cancel()
 
@@ -215,7 +227,7 @@ class GenerationClient(_Client):
         call = _generation.generate(prompts, n, max_tokens, prefixes, seed, temperature, **options)
         gathered = _generation.Gathered(len(prompts), n)
         method, attempt = await self._prepare(call, deadline)
-        async for event in _events(attempt, method(call.request, **attempt.arguments)):
+        async for event in _events(attempt, method, attempt.send(method)):
             _generation.raise_failure(event)
             gathered.add(event)
         gathered.check()
@@ -270,7 +282,7 @@ class GenerationClient(_Client):
         )
         gathered = _generation.Gathered(len(prompts), n)
         method, attempt = await self._prepare(call, deadline)
-        async for event in _events(attempt, method(call.request, **attempt.arguments)):
+        async for event in _events(attempt, method, attempt.send(method)):
             gathered.add(event)
             yield event
         gathered.check()
@@ -341,9 +353,9 @@ class VerificationClient(_Client):
         source = _Source(stream.request(item) async for item in items)
         call = stream.call(aiter(source))
         rpc, attempt = await self._prepare(call, deadline)
-        source.call = rpc(call.request, **attempt.arguments)
+        source.call = attempt.send(rpc)
         try:
-            async for verdict in _events(attempt, source.call):
+            async for verdict in _events(attempt, rpc, source.call):
                 yield verdict
         except (asyncio.CancelledError, errors.ExtraError):
             if source.failure:
@@ -511,7 +523,7 @@ class NoveltyClient(_NamespaceClient):
         call = _novelty.export_namespace(self.namespace)
         method, attempt = await self._prepare(call, deadline)
         with _novelty.replacing(Path(path)) as file:
-            async for chunk in _events(attempt, method(call.request, **attempt.arguments)):
+            async for chunk in _events(attempt, method, attempt.send(method)):
                 await asyncio.to_thread(file.write, chunk)
 
     async def import_from(

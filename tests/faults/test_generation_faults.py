@@ -3,7 +3,9 @@
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -11,6 +13,7 @@ import pytest
 from generation_models import make_model
 from generation_server import Served, prompt, request, rollouts, served
 
+from extra_client import CancelledError, GenerationClient, UnavailableError
 from extra_rl.v1 import generation_pb2_grpc
 
 
@@ -50,15 +53,47 @@ def test_a_client_that_is_gone_leaves_no_work_behind(server: Served) -> None:
 
 
 def test_the_server_ends_with_its_parent_even_while_it_generates(server: Served) -> None:
-    wanted = request([prompt("1")], n=100, max_tokens=8000, min_tokens=8000)
-    wanted.stream_tokens = True
-    call = server.stub.Generate(wanted)
-    next(call)  # it generates now
-    server.process.stdin.close()
-    with pytest.raises(grpc.RpcError) as ended:
-        list(call)
-    assert ended.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    with GenerationClient(server.address) as client:
+        long = {"n": 100, "max_tokens": 8000, "min_tokens": 8000}
+        begun = client.generate_stream([[2]], stream_tokens=True, **long)
+        next(begun)  # it generates now
+        starting = client.generate_stream([[2]], **long)
+        server.process.stdin.close()
+        for call in (begun, starting):
+            with pytest.raises((UnavailableError, CancelledError)):
+                list(call)
     assert server.process.wait() == 0
+
+
+class Silent(generation_pb2_grpc.GenerationServiceServicer):
+    """Answers no call, until it is cancelled."""
+
+    def Generate(self, request: object, context: grpc.ServicerContext) -> Iterator[object]:
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        ended.wait()
+        return iter(())
+
+
+def start_as_the_server_stops(address: str, seconds: float) -> None:
+    """A call that starts about when its server stops, `seconds` later: it ends, as it must."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(Silent(), server)
+    server.add_insecure_port(address)
+    server.start()
+    with GenerationClient(address) as client:
+        call = client.generate_stream([[2]], n=1, max_tokens=1, deadline=60)
+        threading.Event().wait(seconds)
+        server.stop(None)
+        with pytest.raises((UnavailableError, CancelledError)):
+            list(call)
+
+
+def test_a_call_that_starts_as_its_server_stops_ends(tmp_path: Path) -> None:
+    """With gRPC's own retries, most of these hung until their deadlines."""
+    rounds = [(f"unix:{tmp_path}/{index}", index / 10_000) for index in range(24)]
+    with ThreadPoolExecutor(len(rounds)) as pool:
+        list(pool.map(start_as_the_server_stops, *zip(*rounds, strict=True)))
 
 
 def test_calls_to_a_killed_server_fail_as_unavailable(server: Served) -> None:

@@ -1,35 +1,36 @@
 """Weights as a caller replaces them: versions, refusals, what happens to samples in flight."""
 
-import asyncio
 import itertools
 import shutil
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 import torch
 from generation_models import make_model
 from generation_server import (
     Served,
+    agree_under_updates,
+    agrees,
     all_tokens,
     encode,
-    floats,
-    plain,
     prompt,
     request,
     rollouts,
     served,
+    stops_at_a_string_that_spans_an_update,
     tokens,
 )
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from extra_rl.v1 import generation_pb2 as pb
-from extra_rl.v1 import generation_pb2_grpc
 
+#: A window in which samples are still under way when new weights are there.
+make = partial(make_model, max_position_embeddings=4096)
 #: In the weight tests' server, which they share: versions only grow.
 VERSIONS = itertools.count(101)
 
@@ -37,9 +38,7 @@ VERSIONS = itertools.count(101)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("generation")
-    with served(
-        folder, make_model(folder / "model"), "--max-batch", "8", "--policy-version", "100"
-    ) as running:
+    with served(folder, make(folder / "model"), "--max-batch", "8", "--policy-version", "100") as running:
         yield running
 
 
@@ -54,18 +53,9 @@ def served_version(server: Served) -> int:
     return server.stub.GetInfo(pb.GetInfoRequest()).policy_version
 
 
-def agrees(
-    rollout: pb.Rollout, model: Path, context: list[int], start: int = 0, end: int | None = None
-) -> None:
-    """Tokens start .. end of `rollout` have the log-probabilities that `model` gives them."""
-    logprobs, entropies = plain(model, context, tokens(rollout))
-    np.testing.assert_allclose(floats(rollout.logprobs)[start:end], logprobs[start:end], atol=1e-4)
-    np.testing.assert_allclose(floats(rollout.entropies)[start:end], entropies[start:end], atol=1e-4)
-
-
 def test_new_weights_are_served_under_their_version(server: Served) -> None:
     before, version = served_version(server), next(VERSIONS)
-    folder = make_model(server.root / f"step{version}", seed=version)
+    folder = make(server.root / f"step{version}", seed=version)
     wanted = request([prompt("1+2=")], n=4)
     old = rollouts(server, wanted)
     answer = update(server, folder.name, version)
@@ -82,7 +72,7 @@ def test_new_weights_are_served_under_their_version(server: Served) -> None:
 
 def test_a_folder_may_be_overwritten_once_its_weights_are_served(server: Served) -> None:
     version = next(VERSIONS)
-    folder = make_model(server.root / "reused", seed=version)
+    folder = make(server.root / "reused", seed=version)
     update(server, "reused", version)
     wanted = request([prompt("1+2=")], n=2)
     before = rollouts(server, wanted)
@@ -95,11 +85,11 @@ def test_a_folder_may_be_overwritten_once_its_weights_are_served(server: Served)
 
 def test_an_update_is_idempotent_and_versions_only_grow(server: Served) -> None:
     version = next(VERSIONS)
-    folder = make_model(server.root / f"step{version}", seed=version)
+    folder = make(server.root / f"step{version}", seed=version)
     first = update(server, folder.name, version)
     shutil.rmtree(folder)
     assert update(server, folder.name, version) == first
-    make_model(folder, seed=version)
+    make(folder, seed=version)
     with pytest.raises(grpc.RpcError) as refused:
         update(server, folder.name, version - 1)
     assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
@@ -114,11 +104,11 @@ def test_wrong_weights_are_refused_and_the_old_ones_keep_serving(server: Served,
     wanted, version = request([prompt("1+2=")], n=4), served_version(server)
     before = rollouts(server, wanted)
     root = server.root
-    make_model(root / "wide", hidden_size=64)
-    make_model(root / "deep", num_hidden_layers=3)
-    make_model(root / "theta", rope_parameters={"rope_type": "default", "rope_theta": 5e5})
-    make_model(root / "words", vocab_size=60)
-    half = make_model(root / "half") / "model.safetensors"
+    make(root / "wide", hidden_size=64)
+    make(root / "deep", num_hidden_layers=3)
+    make(root / "theta", rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    make(root / "words", vocab_size=60)
+    half = make(root / "half") / "model.safetensors"
     half.write_bytes(half.read_bytes()[:-1000])
     nan = AutoModelForCausalLM.from_pretrained(server.model)
     with torch.no_grad():
@@ -127,7 +117,7 @@ def test_wrong_weights_are_refused_and_the_old_ones_keep_serving(server: Served,
     (root / "pickled").mkdir()
     shutil.copy(root / "wide" / "config.json", root / "pickled")
     torch.save({}, root / "pickled" / "pytorch_model.bin")
-    outside = make_model(tmp_path / "outside")
+    outside = make(tmp_path / "outside")
     (root / "link").symlink_to(outside)
     for path in ("wide", "deep", "theta", "words", "half", "nan"):
         with pytest.raises(grpc.RpcError) as refused:
@@ -161,7 +151,7 @@ def header(version: int) -> pb.StreamWeightsRequest:
 
 def test_streamed_tensors_are_served_like_those_of_a_folder(server: Served, tmp_path: Path) -> None:
     version = next(VERSIONS)
-    folder = make_model(tmp_path / "elsewhere", seed=version)
+    folder = make(tmp_path / "elsewhere", seed=version)
     answer = server.stub.StreamWeights(iter([header(version), *chunks(folder)]))
     assert (answer.policy_version, answer.probe_max_difference < 1e-3) == (version, True)
     for rollout in rollouts(server, request([prompt("1+2=")], n=4)).values():
@@ -172,7 +162,7 @@ def test_streamed_tensors_are_served_like_those_of_a_folder(server: Served, tmp_
 def test_a_wrong_stream_of_tensors_is_refused_and_changes_nothing(server: Served, tmp_path: Path) -> None:
     version = served_version(server)
     before = rollouts(server, request([prompt("1+2=")]))
-    good = list(chunks(make_model(tmp_path / "elsewhere", seed=1)))
+    good = list(chunks(make(tmp_path / "elsewhere", seed=1)))
     huge = pb.StreamWeightsRequest(chunk=pb.TensorChunk(name="a", dtype="F32", shape=[10**9], data=b"0000"))
     strange = pb.StreamWeightsRequest(chunk=pb.TensorChunk(name="a", dtype="I8", shape=[1], data=b"0"))
     wrong = {
@@ -199,9 +189,9 @@ def test_a_wrong_stream_of_tensors_is_refused_and_changes_nothing(server: Served
 
 def update_in_the_middle(server: Served, in_flight: pb.InFlight) -> tuple[list[pb.Rollout], int, Path, Path]:
     """8 long samples, with new weights once all are under way: rollouts, new version, old and new model."""
-    old = make_model(server.root / f"step{(version := next(VERSIONS))}", seed=version)
+    old = make(server.root / f"step{(version := next(VERSIONS))}", seed=version)
     update(server, old.name, version)
-    new = make_model(server.root / f"step{(version := next(VERSIONS))}", seed=version)
+    new = make(server.root / f"step{(version := next(VERSIONS))}", seed=version)
     wanted = request([prompt("1+2="), prompt("a much longer prompt")], n=4, max_tokens=200, min_tokens=200)
     wanted.stream_tokens = True
     found, under_way = [], set()
@@ -254,39 +244,10 @@ def test_keeping_goes_on_with_the_new_weights_and_names_the_token_where_they_beg
 
 
 def test_rollouts_under_a_hundred_updates_agree_with_the_versions_they_name(server: Served) -> None:
-    models = [make_model(server.root / f"model{index}", seed=index) for index in range(4)]
-    versions = [next(VERSIONS) for _ in range(100)]
-    first = models[versions[0] % 4]
-    update(server, first.name, versions[0])
-    found: list[pb.Rollout] = []
+    agree_under_updates(server, make, [next(VERSIONS) for _ in range(100)], atol=1e-4)
 
-    async def load() -> None:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            stub = generation_pb2_grpc.GenerationServiceStub(channel)
-            done = asyncio.Event()
 
-            async def sample(seed: int) -> None:
-                while not done.is_set():
-                    wanted = request([prompt("1+2=")], n=3, seed=seed, max_tokens=30)
-                    found.extend([event.rollout async for event in stub.Generate(wanted)])
-                    seed += 10
-
-            samplers = [asyncio.create_task(sample(index)) for index in range(3)]
-            for version in versions[1:]:
-                in_flight = (pb.IN_FLIGHT_WAIT, pb.IN_FLIGHT_KEEP)[version % 2]
-                await stub.UpdateWeights(
-                    pb.UpdateWeightsRequest(
-                        path=models[version % 4].name, policy_version=version, in_flight=in_flight
-                    )
-                )
-            done.set()
-            await asyncio.gather(*samplers)
-
-    asyncio.run(load())
-    assert len({rollout.policy_version for rollout in found}) > 50
-    for rollout in found:
-        changes = [(0, rollout.policy_version)]
-        changes += [(change.token_index, change.policy_version) for change in rollout.policy_changes]
-        ends = [start for start, _ in changes[1:]] + [len(tokens(rollout))]
-        for (start, version), end in zip(changes, ends, strict=True):
-            agrees(rollout, models[version % 4], encode(server, "1+2="), start, end)
+def test_a_stop_string_that_spans_an_update_is_found(server: Served) -> None:
+    version = next(VERSIONS)
+    assert next(VERSIONS) == version + 1
+    stops_at_a_string_that_spans_an_update(server, make, version)

@@ -33,7 +33,8 @@ async def build(settings: GenerationSettings) -> server.Hosted:
         raise ConfigError(f"model: there is no folder {settings.model}")
     vocabulary = Vocabulary(settings.model)
     try:
-        engine = await (_vllm(settings) if settings.engine == "vllm" else _transformers(settings, vocabulary))
+        make = _vllm if settings.engine == "vllm" else _transformers
+        engine = await make(settings, vocabulary)
     except ServiceError as error:
         raise ConfigError(f"model: {error.message}") from error
     servicer = GenerationServicer(engine, vocabulary, settings.model, settings.weights_root)
@@ -62,7 +63,7 @@ async def _transformers(settings: GenerationSettings, vocabulary: Vocabulary) ->
     return await asyncio.to_thread(TransformersEngine, options, vocabulary.decode)
 
 
-async def _vllm(settings: GenerationSettings) -> Engine:
+async def _vllm(settings: GenerationSettings, vocabulary: Vocabulary) -> Engine:
     if find_spec("vllm") is None:
         raise ConfigError("engine: vllm is not installed; pip install 'extra-rl[vllm]', or use transformers")
     # Late: importing vLLM takes seconds and is only possible where it is installed.
@@ -83,5 +84,6 @@ async def _vllm(settings: GenerationSettings) -> Engine:
             compiled=settings.compiled,
             seed=settings.seed,
             policy_version=settings.policy_version,
-        )
+        ),
+        vocabulary.decode,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_services.generation import stop_strings
 from extra_services.generation.rollouts import Event, FinishReason, Request, Rollout, Token
 from extra_services.generation.rows import Computed
 
@@ -98,20 +99,13 @@ class Sample:
         if token in self.stop_ids:
             self.ended = FinishReason.STOP
             return
-        if could_stop and self.ticket.request.sampling.stop_strings:
-            self.stop_string = self._found(decode)
+        strings = self.ticket.request.sampling.stop_strings
+        if could_stop and strings:
+            self.stop_string = stop_strings.completed(self.tokens, strings, decode)
         if self.stop_string is not None:
             self.ended = FinishReason.STOP
         elif len(self.tokens) >= self.limit:
             self.ended = FinishReason.LENGTH
-
-    def _found(self, decode: Callable[[list[int]], str]) -> str | None:
-        """The stop string that the last token completed."""
-        strings = self.ticket.request.sampling.stop_strings
-        # A token has at least one byte, so a string of so many bytes lies within as many tokens.
-        reach = max(len(string.encode()) for string in strings)
-        before, now = decode(self.tokens[-reach:-1]), decode(self.tokens[-reach:])
-        return next((string for string in strings if now.count(string) > before.count(string)), None)
 
     def last_token(self) -> Token:
         """The token just added, as an event."""

@@ -43,6 +43,8 @@ class RowParameters:
     top_p: torch.Tensor
     #: Log of min-p; -inf where off.
     log_min_p: torch.Tensor
+    #: Whether any row has a temperature other than 1.
+    scaled: bool
     #: Whether any row wants entropies at temperature 1, too.
     raw: bool
     #: Whether any row is filtered, so that those who filter nothing pay nothing.
@@ -58,6 +60,7 @@ class RowParameters:
             top_k=torch.tensor([row.top_k or vocab_size for row in rows], device=device),
             top_p=torch.tensor([row.top_p for row in rows], device=device),
             log_min_p=torch.tensor([row.min_p for row in rows], device=device).log(),
+            scaled=any(row.temperature not in (0, 1) for row in rows),
             raw=raw,
             filtered=any(row.top_k or row.top_p < 1 or row.min_p for row in rows),
         )
@@ -79,30 +82,37 @@ class Drawn:
 
 
 def draw(
-    logits: torch.Tensor, rows: RowParameters, keys: torch.Tensor, banned: dict[int, list[int]] | None = None
+    logits: torch.Tensor,
+    rows: RowParameters,
+    keys: torch.Tensor,
+    banned: tuple[list[int], list[int]] | None = None,
 ) -> Drawn:
     """Draws from logits float32 [rows, vocabulary] with keys int32 [rows, 2].
 
-    `banned`: token ids that must not be drawn, by row.
+    `banned`: rows, and in step with them the token ids that they must not draw.
     """
-    logprobs = torch.log_softmax(logits / rows.temperature[:, None], dim=-1)
+    # A small model's step takes as long as its operations are many: those that change nothing are left out.
+    at_one = torch.log_softmax(logits, dim=-1) if rows.raw or not rows.scaled else None
+    logprobs = torch.log_softmax(logits / rows.temperature[:, None], dim=-1) if rows.scaled else at_one
+    assert logprobs is not None
     entropies = _entropies(logprobs)
-    raw = _entropies(torch.log_softmax(logits, dim=-1)) if rows.raw else entropies
+    raw = _entropies(at_one) if at_one is not None and rows.scaled else entropies
     scores = logprobs
-    if banned:
+    if banned is not None:
         scores = scores.clone()
-        for row, tokens in banned.items():
-            scores[row, tokens] = -torch.inf
+        scores[banned] = -torch.inf
     if rows.filtered:
         scores = _filtered(scores, rows)
     scores = torch.addcmul(scores, _gumbel(keys, logits.shape[-1]), rows.noise[:, None])
-    best, chosen = scores.max(-1)
-    second = scores.scatter_(-1, chosen[:, None], -torch.inf).amax(-1)
-    return Drawn(chosen, logprobs.gather(-1, chosen[:, None])[:, 0], entropies, raw, best - second < TIE)
+    best, chosen = scores.topk(2)
+    drawn = chosen[:, :1]
+    tied = best[:, 0] - best[:, 1] < TIE
+    return Drawn(drawn[:, 0], logprobs.gather(-1, drawn)[:, 0], entropies, raw, tied)
 
 
 def _entropies(logprobs: torch.Tensor) -> torch.Tensor:
-    return torch.special.entr(logprobs.exp()).sum(-1)
+    # Clamped, since 0 x -inf is NaN.
+    return torch.linalg.vecdot(logprobs.exp(), logprobs.clamp_min(torch.finfo(logprobs.dtype).min)).neg_()
 
 
 def _filtered(logprobs: torch.Tensor, rows: RowParameters) -> torch.Tensor:

@@ -608,9 +608,11 @@ class TransformersEngine:
         return kv_bytes
 
 
-def _banned(samples: list[Sample]) -> dict[int, list[int]]:
-    """Stop ids by row, for the rows that may not end yet."""
-    return {row: list(sample.stop_ids) for row, sample in enumerate(samples) if not sample.may_stop}
+def _banned(samples: list[Sample]) -> tuple[list[int], list[int]] | None:
+    """The stop ids of the rows that may not end yet, as `draw` takes them; None if all may."""
+    rows = [row for row, sample in enumerate(samples) if not sample.may_stop]
+    pairs = [(row, token) for row in rows for token in samples[row].stop_ids]
+    return ([row for row, _ in pairs], [token for _, token in pairs]) if pairs else None
 
 
 def _out_of_memory(error: Exception) -> bool:

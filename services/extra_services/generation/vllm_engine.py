@@ -16,12 +16,13 @@ with the weights served last.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,13 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, options: VllmOptions) -> None:
+    def __init__(self, options: VllmOptions, decode: Callable[[list[int]], str]) -> None:
         """Use `start`."""
         import vllm
 
         self.version = vllm.__version__
         self._options = options
+        self._decode = decode
         self._llm: Any = None
         config = AutoConfig.from_pretrained(options.model, local_files_only=True)
         self._config = config
@@ -121,10 +123,13 @@ class VllmEngine:
         self._tolerance = 0.0
 
     @classmethod
-    async def start(cls, options: VllmOptions) -> "VllmEngine":
-        """Loads the model; FailedPrecondition if vLLM cannot, or if what its sampler gives is not exact."""
+    async def start(cls, options: VllmOptions, decode: Callable[[list[int]], str]) -> "VllmEngine":
+        """Loads the model; FailedPrecondition if vLLM cannot, or if what its sampler gives is not exact.
+
+        `decode` makes text of token ids, to look for stop strings in.
+        """
         _set_environment()
-        engine = cls(options)
+        engine = cls(options, decode)
         try:
             await engine._launch()
         except Exception as error:
@@ -224,16 +229,21 @@ class VllmEngine:
         name = f"sample-{next(self._names)}"
         self._inside[name] = sample
         try:
-            async for out in self._llm.generate(
+            outputs = self._llm.generate(
                 {"prompt_token_ids": [*sample.prompt.tolist(), *sample.tokens]},
                 self._parameters(sample),
                 name,
                 data_parallel_rank=rank,
-            ):
-                first = len(sample.tokens)
-                sample.add(out)
-                if sample.request.stream_tokens and len(sample.tokens) > first:
-                    happened.put_nowait(sample.new_tokens(first))
+            )
+            # Closing it ends the request in vLLM.
+            async with contextlib.aclosing(outputs):
+                async for out in outputs:
+                    first = len(sample.tokens)
+                    sample.add(out, self._decode)
+                    if sample.request.stream_tokens and len(sample.tokens) > first:
+                        happened.put_nowait(sample.new_tokens(first))
+                    if sample.stop_string is not None:
+                        break
         finally:
             del self._inside[name]
             async with self._emptied:
@@ -245,6 +255,7 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         sampling, drawn = sample.request.sampling, len(sample.tokens)
+        vllm_stops = bool(sampling.stop_strings) and not sample.seeks_stop
         # A sample that goes in again must not draw the same noise again.
         prompt = sample.request.seed_index(sample.prompt_index)
         place = [sample.seed, prompt, sample.sample_index, drawn]
@@ -257,14 +268,14 @@ class VllmEngine:
             # vLLM counts the tokens before the one that stops.
             min_tokens=max(0, sampling.min_tokens - drawn - 1),
             stop_token_ids=list(sampling.stop_token_ids),
-            stop=list(sampling.stop_strings) or None,
-            detokenize=bool(sampling.stop_strings),
+            stop=list(sampling.stop_strings) if vllm_stops else None,
+            detokenize=vllm_stops,
             seed=int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1)),
             logprobs=0,
             flat_logprobs=True,
             extra_args={"raw_entropies": True} if sample.request.raw_entropies else None,
             output_kind=RequestOutputKind.DELTA
-            if sample.request.stream_tokens
+            if sample.request.stream_tokens or sample.seeks_stop
             else RequestOutputKind.FINAL_ONLY,
         )
 

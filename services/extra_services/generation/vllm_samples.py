@@ -1,6 +1,12 @@
-"""What the vLLM engine keeps of a sample, from its submission to its end, and the rollout it becomes."""
+"""What the vLLM engine keeps of a sample, from its submission to its end, and the rollout it becomes.
+
+vLLM looks for stop strings in what it has drawn itself. A sample that an update kept goes in again with its
+tokens as part of the prompt, and a string begun before the update would be missed: from then on they are
+looked for here.
+"""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_services.errors import Unavailable
+from extra_services.generation import stop_strings
 from extra_services.generation.rollouts import Event, FinishReason, InFlight, Request, Rollout, Token
 
 
@@ -37,18 +44,21 @@ class Sample:
     scheduling_seconds: float = 0.0
     prefill_seconds: float = 0.0
     stop_string: str | None = None
+    #: Whether stop strings are looked for here and not by vLLM.
+    seeks_stop: bool = False
 
     def enter(self, policy_version: int) -> None:
         """It goes into vLLM, which serves `policy_version`."""
         self.interrupted = None
+        self.seeks_stop = bool(self.tokens and self.request.sampling.stop_strings)
         if not self.tokens:
             self.policy_version, self.entered = policy_version, time.monotonic()
         elif policy_version != ([self.policy_version] + [version for _, version in self.policy_changes])[-1]:
             self.policy_changes.append((len(self.tokens), policy_version))
 
-    def add(self, out: Any) -> None:
-        """Appends what a vLLM output brings."""
-        completion = out.outputs[0]
+    def add(self, out: Any, decode: Callable[[list[int]], str]) -> None:
+        """Appends what a vLLM output brings, up to a stop string; `decode` makes text of token ids."""
+        completion, first = out.outputs[0], len(self.tokens)
         self.tokens += list(completion.token_ids)
         if completion.logprobs is not None:
             self.logprobs += completion.logprobs.logprobs
@@ -59,10 +69,21 @@ class Sample:
         if out.metrics is not None and not self.prefill_seconds and out.metrics.first_token_ts:
             self.scheduling_seconds = out.metrics.scheduled_ts - out.metrics.queued_ts
             self.prefill_seconds = out.metrics.first_token_ts - out.metrics.scheduled_ts
+        if self.seeks_stop:
+            self._seek_stop(first, decode)
+
+    def _seek_stop(self, first: int, decode: Callable[[list[int]], str]) -> None:
+        """Ends the sample with the token, from index `first` on, that completes a stop string."""
+        sampling = self.request.sampling
+        for end in range(max(first + 1, sampling.min_tokens), len(self.tokens) + 1):
+            self.stop_string = stop_strings.completed(self.tokens[:end], sampling.stop_strings, decode)
+            if self.stop_string is not None:
+                del self.tokens[end:], self.logprobs[end:], self.ranks[end:]
+                return
 
     def finish_reason(self, completion: Any) -> FinishReason | None:
-        """Why vLLM ended it; None if an update interrupted it and it goes on."""
-        if completion.finish_reason == "stop":
+        """Why it ended; None if an update interrupted it and it goes on."""
+        if self.stop_string is not None or completion.finish_reason == "stop":
             return FinishReason.STOP
         if completion.finish_reason == "length":
             return FinishReason.LENGTH
