@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from extra_services.errors import FailedPrecondition
 from extra_services.memory.embedding import Embedder
@@ -33,6 +34,19 @@ def test_texts_seen_before_are_not_embedded_again(embedder: Embedder) -> None:
     before = embedder.embedded
     np.testing.assert_array_equal(embedder.embed(texts), first)
     assert embedder.embedded == before
+
+
+def test_a_vector_does_not_depend_on_what_is_embedded_with_it(embedder: Embedder) -> None:
+    texts = [f"{a}+{b}={a + b}" + "\nand so on" * (a % 4) for a in range(12, 22) for b in (3, 45)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        together = embedder.embed(texts)
+        embedder._cache.clear()
+        alone = np.concatenate([embedder.embed([text]) for text in texts])
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(together, alone)
 
 
 ENDINGS = ("a triangle is drawn " * 40, "induction on n proves it " * 40)
