@@ -28,8 +28,9 @@ demo: $(VENV)/installed
 experiment: $(VENV)/installed
 	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml $(ARGS)
 
+# Two files of tests at a time: much of a test is a server that starts, on one CPU.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-vllm: $(VENV_VLLM)/installed
 	$(VENV_VLLM)/bin/python -m pytest $(wildcard tests/conformance/test_generation_*.py) $(ARGS)

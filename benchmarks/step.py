@@ -3,7 +3,9 @@
 - `overhead_rehearsal`: wall time of a rehearsal step with ExTra over that of a step with plain GRPO on the
   same services, minus 1. Real training runs (OpenRLHF, Ray, DeepSpeed, services), in turn, with the same
   seeds; a step is everything between one batch of prompts and the next, and the medians of all steps but the
-  first of each run are compared.
+  first of each run are compared. Steps are compared as they are: the arms train apart, and a guided group's
+  samples are shorter but carry their prefix, so they differ in tokens too. How many were generated is told
+  (`tokens_per_rollout`), and nothing is taken off for it.
 - `overhead_paper_size`: the same for a step of the paper's size, 512 x 8 rollouts of 2,000 tokens, of which
   only the generation is simulated: rollouts of made-up solutions finish at a stated rate of tokens a second,
   in random order within the groups under way, and go through the real verification, novelty and prefix
@@ -61,6 +63,7 @@ def rehearsal(
 ) -> None:
     """Training runs in turn, with and without ExTra."""
     seconds: dict[str, list[float]] = {"grpo": [], "extra": []}
+    tokens: dict[str, list[float]] = {"grpo": [], "extra": []}
     waits: list[float] = []
     for seed in range(runs):
         for arm in seconds if seed % 2 else reversed(seconds):
@@ -68,6 +71,7 @@ def rehearsal(
                 records = _train(Path(folder) / "run", arm, seed, problems, cache)
             # The first step loads what later ones find loaded.
             seconds[arm] += [_step_seconds(record) for record in records[1:]]
+            tokens[arm] += [record["response_tokens"] for record in records[1:]]
             if arm == "extra":
                 names = ("verification_wait", "novelty_wait", "prefix_wait")
                 waits += [sum(record[f"seconds/{name}"] for name in names) for record in records[1:]]
@@ -76,6 +80,7 @@ def rehearsal(
     figures["rehearsal"] = {
         "step_seconds": medians,
         "steps": {arm: len(values) for arm, values in seconds.items()},
+        "tokens_per_rollout": {arm: statistics.mean(values) for arm, values in tokens.items()},
         "waited_for_services_seconds": statistics.median(waits),
     }
 

@@ -1,4 +1,4 @@
-"""Two policy workers make the update that one makes: real OpenRLHF, Ray and DeepSpeed on the CPU."""
+"""Two policy workers, or batches of so many tokens that are packed, make the update that one makes: real OpenRLHF, Ray and DeepSpeed on the CPU."""
 
 import json
 import os
@@ -67,15 +67,18 @@ def config(tiny_model: Path, targets: dict[str, str], tmp_path_factory: pytest.T
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2 * PATIENCE)
-def test_two_workers_make_the_first_update_of_one(config: Path, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(3 * PATIENCE)
+def test_two_workers_and_packed_batches_make_the_first_update_of_one(
+    config: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     start = load_file(tiny_model / "model.safetensors")
     updates, metrics, rollouts = [], [], []
-    for workers in (1, 2):
-        run = tmp_path / f"workers-{workers}"
+    dynamic = "openrlhf={train.dynamic_batch_enable: true, train.max_tokens_per_gpu: 128}"
+    for number, setting in enumerate(("ray.gpus_per_node=1", "ray.gpus_per_node=2", dynamic)):
+        run = tmp_path / f"run-{number}"
         command = [sys.executable, "-m", "extra_cli", "train", str(config), "--run", str(run)]
         done = subprocess.run(
-            [*command, "--set", f"ray.gpus_per_node={workers}"],
+            [*command, "--set", setting],
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -89,14 +92,16 @@ def test_two_workers_make_the_first_update_of_one(config: Path, tiny_model: Path
         rollouts.append(
             [json.loads(line)["text"] for line in (run / "rollouts" / "step-000001.jsonl").open()]
         )
-    assert rollouts[0] == rollouts[1]
+    assert rollouts[0] == rollouts[1] == rollouts[2]
     assert 0 < metrics[0]["reward"] < 1
     # Over all workers; OpenRLHF's policy_loss is the first worker's share.
     for name in ("reward", "actor_grad_norm"):
-        assert metrics[1][name] == pytest.approx(metrics[0][name], rel=0.01), name
+        for other in metrics[1:]:
+            assert other[name] == pytest.approx(metrics[0][name], rel=0.01), name
     # Adam's first step is the learning rate with the gradient's sign: rounding to bfloat16, summed in another
     # order, decides a sign where the gradient is nearly zero, and nowhere else.
-    one, two = updates
+    one, *others = updates
     assert one.abs().median() > 5e-3
-    assert ((one - two).abs() > 1e-3).float().mean() < 0.01
-    assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.99
+    for other in others:
+        assert ((one - other).abs() > 1e-3).float().mean() < 0.01
+        assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99

@@ -23,7 +23,7 @@ from extra_client import (
 )
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data import prompt_identity
-from extra_trainer.exploration import Explorer, GroupNovelty, Tokens, step_metrics
+from extra_trainer.exploration import Explorer, GroupNovelty, StepNovelty, Tokens, step_metrics
 from extra_trainer.rollout import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 
 SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
@@ -219,6 +219,24 @@ def test_novelty_is_scaled_by_the_service_and_known_raw_too(
     assert found.raw[2] == 0
     (again,) = explorer.score([group], step=2, place=0)
     assert np.allclose(again.raw, 0, atol=1e-6)
+
+
+def test_solutions_embedded_ahead_of_their_group_are_neither_scored_nor_remembered_twice(
+    tokens: Tokens, verification: VerificationClient, novelty: str
+) -> None:
+    group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12", "5"])
+    found = []
+    for ahead in (True, False):
+        explorer = _explorer(tokens, novelty, f"ahead-{ahead}", NoveltyConfig(), min_history=0)
+        step = StepNovelty(explorer, 1)
+        for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True) if ahead else ():
+            step.prepare(group.request, rollout, verdict)
+        step.add(0, group)
+        (novel,) = step.finish([group])
+        found.append(novel.raw.tolist())
+        assert explorer.novelty.describe().solutions == 2
+    assert found[0] == found[1]
+    assert any(found[0])
 
 
 def test_guided_groups_count_in_their_prompt_s_novelty_unless_told_otherwise(

@@ -36,18 +36,17 @@ def test_texts_seen_before_are_not_embedded_again(embedder: Embedder) -> None:
     assert embedder.embedded == before
 
 
-def test_with_one_thread_a_vector_does_not_depend_on_what_else_is_embedded() -> None:
-    before = torch.get_num_threads()
+def test_a_vector_does_not_depend_on_what_is_embedded_with_it(embedder: Embedder) -> None:
+    texts = [f"{a}+{b}={a + b}" + "\nand so on" * (a % 4) for a in range(12, 22) for b in (3, 45)]
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    made = Embedder("all-MiniLM-L6-v2", cached_texts=0)
-    texts = [f"We add {i} and {i * i}, which gives {i + i * i}. " * (1 + i % 7) for i in range(30)]
     try:
-        together = made.embed(texts)
-        apart = np.concatenate([made.embed(texts[start : start + 7]) for start in range(0, 30, 7)])
+        together = embedder.embed(texts)
+        embedder._cache.clear()
+        alone = np.concatenate([embedder.embed([text]) for text in texts])
     finally:
-        made.close()
-        torch.set_num_threads(before)
-    np.testing.assert_array_equal(together, apart)
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(together, alone)
 
 
 ENDINGS = ("a triangle is drawn " * 40, "induction on n proves it " * 40)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 
 def _run(code: str) -> str:
@@ -46,3 +47,23 @@ def test_where_there_is_a_gpu_and_the_packages_nothing_is_touched() -> None:
         "      'vllm.inputs' in sys.modules, 'deepspeed' in sys.modules)\n"
     )
     assert out.split("\n")[-2] == "True True False False"
+
+
+def test_packed_samples_have_the_log_probabilities_of_padded_ones_without_flash_attn(
+    tiny_model: Path,
+) -> None:
+    out = _run(
+        "from extra_trainer import cpu_bridge; cpu_bridge.install()\n"
+        "import torch\n"
+        "from openrlhf.models import Actor\n"
+        "ids = torch.arange(3, 18).repeat(3, 1) % 17\n"
+        "mask = torch.ones_like(ids)\n"
+        "for row, padding in enumerate((0, 4, 7)): mask[row, len(mask[row]) - padding:] = 0\n"
+        "actions = mask[:, 1:].bool()\n"
+        "found = []\n"
+        "for packs in (True, False):\n"
+        f"    actor = Actor({str(tiny_model)!r}, attn_implementation='sdpa', packing_samples=packs, param_dtype='fp32')\n"
+        "    found.append(actor(ids, action_mask=actions, attention_mask=mask))\n"
+        "print((found[0] - found[1]).abs().max().item() < 1e-5, found[0].min().item() < -1)\n"
+    )
+    assert out.split("\n")[-2] == "True True"

@@ -8,6 +8,7 @@ installed it does nothing at all. Nothing of OpenRLHF is edited or copied.
 """
 
 import functools
+import importlib
 import importlib.util
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 #: module -> names openrlhf imports from it at import time.
 FLASH_ATTN: dict[str, tuple[str, ...]] = {
     "flash_attn": (),
-    # models/ring_attn_utils.py imports these; they are called only with packing or ring attention.
+    # models/ring_attn_utils.py imports these, for packing and ring attention.
     "flash_attn.bert_padding": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
     "flash_attn.utils": (),
     "flash_attn.utils.distributed": ("all_gather",),
@@ -28,14 +29,27 @@ VLLM: dict[str, tuple[str, ...]] = {
     "vllm.inputs": ("TokensPrompt",),
     "vllm.utils": ("random_uuid",),
 }
+#: Names that need no more than torch -> the module that has them.
+IN_TORCH = {
+    "index_first_axis": "extra_trainer.packing",
+    "pad_input": "extra_trainer.packing",
+    "unpad_input": "extra_trainer.packing",
+    "rearrange": "einops",
+}
 
 
 def install() -> None:
     """Installs what this machine needs; call before importing openrlhf or deepspeed. Idempotent."""
-    _stand_in(FLASH_ATTN, "--ds.packing_samples and ring attention")
+    _stand_in(FLASH_ATTN, "ring attention")
     _stand_in(VLLM, "OpenRLHF's own vLLM engines (--vllm.num_engines above 0)")
     if not _cuda_is_available():
         _bridge_cuda()
+
+
+def flash_attn_is_there() -> bool:
+    """Whether flash-attn is installed, rather than stood in for."""
+    spec = importlib.util.find_spec("flash_attn")
+    return spec is not None and spec.loader is not None
 
 
 def _cuda_is_available() -> bool:
@@ -56,7 +70,9 @@ def _stand_in(modules: dict[str, tuple[str, ...]], features: str) -> None:
         # transformers asks find_spec() about flash_attn: a spec without a loader says "there, not usable".
         module.__spec__ = importlib.util.spec_from_loader(module_name, loader=None)
         for name in names:
-            setattr(module, name, _missing(package, name, features))
+            ours = IN_TORCH.get(name)
+            stand_in = getattr(importlib.import_module(ours), name) if ours else None
+            setattr(module, name, stand_in or _missing(package, name, features))
         sys.modules[module_name] = module
 
 

@@ -69,6 +69,7 @@ def _start_ray(config: Any) -> None:
 def _put_our_trainer_in_place(run: Any) -> None:
     import openrlhf.trainer.ppo_trainer as ppo_trainer
     import openrlhf.trainer.ray as openrlhf_ray
+    import openrlhf.utils as openrlhf_utils
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -87,6 +88,19 @@ def _put_our_trainer_in_place(run: Any) -> None:
     ppo_trainer.PPOTrainer = WithRun
     # OpenRLHF packs samples only for a run with vLLM engines (trainer_flags.py says one); ours has none.
     openrlhf_ray.create_vllm_engines = lambda *_, **__: None
+    if run.config.ray.address is None and not cpu_bridge.flash_attn_is_there():
+        openrlhf_utils.get_strategy = _with_torch_attention(openrlhf_utils.get_strategy)
+
+
+def _with_torch_attention(get_strategy: Any) -> Any:
+    """OpenRLHF asks for flash attention wherever it packs; without flash-attn torch's does it."""
+
+    def with_torch_attention(args: Any) -> Any:
+        if "flash_attention" in args.ds.attn_implementation:
+            args.ds.attn_implementation = "sdpa"
+        return get_strategy(args)
+
+    return with_torch_attention
 
 
 def _message(error: Any) -> str:

@@ -120,11 +120,6 @@ class Launcher:
                 data.write_problems(path, self._problems(source, "evaluation", most, tokenizer))
             source, most = self.config.data.train, self.config.data.train_problems
             data.write_problems(self.folder.train_data, self._problems(source, "train", most, tokenizer))
-        if not self._steps():
-            raise ConfigError(
-                f"data.train has fewer problems than one step takes (rollout.prompts_per_step "
-                f"{self.config.rollout.prompts_per_step})"
-            )
         return model
 
     def _start_model(self) -> Path:

@@ -295,7 +295,10 @@ def _workers(config: Config, arguments: dict[str, Any] | None, plan: Plan) -> No
         )
     plan.figures.append(("training", _training(arguments, parallel)))
     if arguments["ds"]["packing_samples"] and find_spec("flash_attn") is None:
-        plan.warnings.append("ds.packing_samples needs flash-attn, which is not installed on this machine")
+        plan.warnings.append(
+            "ds.packing_samples: flash-attn is not installed on this machine; torch's attention, which packs "
+            "in its place on this machine alone, takes memory that grows with the square of a batch's tokens"
+        )
 
 
 def _training(arguments: dict[str, Any], parallel: int) -> str:
