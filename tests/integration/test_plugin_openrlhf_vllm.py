@@ -26,9 +26,9 @@ from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor
 
 target = "{target}"
 AgentExecutor = agent_executor(
-    lambda response, label: len(response) % 2 == int(label), NoveltyScoring(target=target, namespace="run",
-    metric="ngram_count", settings=NamespaceSettings(min_history=1)), prefixes=PrefixCollecting(target=target,
-    namespace="prefixes"),
+    lambda response, label: len(response) % 2 == int(label),
+    NoveltyScoring(target=target, namespace="run", settings=NamespaceSettings(min_history=1)),
+    prefixes=PrefixCollecting(target=target, namespace="prefixes"),
 )
 """
 

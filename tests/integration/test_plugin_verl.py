@@ -1,6 +1,6 @@
 """The verl plug-in in verl's own configuration, reward workers and advantage code, with a real service.
 
-verl wants other releases than the trainer does: `make test-verl` makes an environment for it and runs these.
+verl wants other releases than the trainer does: `make test-plugins` makes an environment, and runs these.
 """
 
 import asyncio
@@ -20,7 +20,9 @@ from extra_client import NoveltyClient, UnavailableError
 from extra_client.integrations import prompt_id
 
 if find_spec("verl") is None:
-    pytest.skip("verl is not installed: `make test-verl` installs it and runs these", allow_module_level=True)
+    pytest.skip(
+        "verl is not installed: `make test-plugins` installs it and runs these", allow_module_level=True
+    )
 
 import torch
 import verl
