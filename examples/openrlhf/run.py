@@ -44,11 +44,14 @@ async def main() -> None:
 
     os.environ["NOVELTY"] = embedded.start("novelty").target
     os.environ["VERIFICATION"] = embedded.start("verification").target
-    for name, load in (("agent.py", _load_agent_executor), ("reward.py", SingleTurnAgentExecutor)):
+    files = (
+        ("agent.py", _load_agent_executor, "12+3=?\n"),
+        ("reward.py", SingleTurnAgentExecutor, "3+12=?\n"),
+    )
+    for name, load, prompt in files:
         executor = load(str(HERE / name))
         for texts in ROUNDS:
             engine, parameters = Engine(texts), SimpleNamespace(temperature=1.0, max_tokens=32, logprobs=None)
-            prompt = f"12+3=?\n{name}\n"
             calls = [executor.execute(prompt, "15", parameters, 96, make_tokenizer(), engine) for _ in texts]
             outputs = await asyncio.gather(*calls)
             print(name, "rewards", [round(output["reward"], 4) for output in outputs])

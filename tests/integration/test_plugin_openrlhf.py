@@ -23,13 +23,12 @@ from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor
 from extra_trainer import cpu_bridge
 
-cpu_bridge.install()
-
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
-from openrlhf.trainer.ray import vllm_engine  # noqa: E402
-
-ROLLOUTS = vllm_engine.RolloutRayActor.__ray_metadata__.modified_class
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def openrlhf_can_be_imported() -> None:
+    cpu_bridge.install()
 
 
 class Engine:
@@ -81,9 +80,12 @@ def scoring(target: str, namespace: str, **options: Any) -> NoveltyScoring:
 
 async def rollouts(executor: Any, tokenizer: Any, texts: list[str], count: int | None = None) -> list[Any]:
     """One prompt's responses, by the method of OpenRLHF's rollout actor."""
+    from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+
     actor = SimpleNamespace(executor=executor, generate=Engine(tokenizer, texts).generate)
     actor.llm = SimpleNamespace(collective_rpc=Engine(tokenizer, [])._called)
-    return await ROLLOUTS.generate_responses(
+    actor_class = RolloutRayActor.__ray_metadata__.modified_class
+    return await actor_class.generate_responses(
         actor, "2 + 2 = ", "4", parameters(), 64, tokenizer, num_samples=count or len(texts)
     )
 
@@ -114,6 +116,8 @@ AgentExecutor = agent_executor(right, novelty)
     )
 
     async def steps() -> list[list[Any]]:
+        from openrlhf.trainer.ray import vllm_engine
+
         executor = vllm_engine._load_agent_executor(path)
         # The same prompt twice in a batch, and another time with a group of another size.
         twice = [rollouts(executor, tokenizer, ANSWERS) for _ in range(2)]
@@ -139,6 +143,7 @@ def test_with_alpha_0_the_experience_is_bit_identical_to_the_plain_executor(
     path = written(
         tmp_path, "def reward_func(q, p, l):\n    return {'rewards': float('4' in q[0].split('=')[1])}\n"
     )
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
     async def run(executor: Any) -> list[Any]:
