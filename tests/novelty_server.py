@@ -11,6 +11,9 @@ import grpc
 from extra_rl.v1 import novelty_pb2 as n
 from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
 
+#: The services may live in another environment than what is tested with them.
+PYTHON = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
+
 
 class Server:
     """A novelty server process with a data folder."""
@@ -24,7 +27,7 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
+                    PYTHON,
                     "-m",
                     "extra_services.novelty.main",
                     f"--data-folder={folder / 'data'}",

@@ -15,6 +15,9 @@ import psutil
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 
+#: The services may live in another environment than what is tested with them.
+PYTHON = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
+
 
 class VerificationServer:
     """A running server: its stub, and its processes."""
@@ -48,7 +51,7 @@ def verification_server(
     """A server with `settings`, stopped at the end."""
     address_file = folder / "address"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-m", "extra_cli", "serve", "verification", "--port=0", "--stop-with-stdin"]
+    command = [PYTHON, "-m", "extra_cli", "serve", "verification", "--port=0", "--stop-with-stdin"]
     process = subprocess.Popen(
         [*command, f"--address-file={address_file}", "--log-level=error", *flags],
         stdin=subprocess.PIPE,

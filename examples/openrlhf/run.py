@@ -1,0 +1,61 @@
+"""Runs agent.py and reward.py in OpenRLHF's executors, with given responses in the place of vLLM's engine.
+
+    make example-openrlhf
+
+On a machine with vLLM the same files run in training: docs/plugins/openrlhf.md has the command line.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from extra_client import embedded
+from extra_trainer import cpu_bridge
+from extra_trainer.rehearsal.tokenizer import make_tokenizer
+
+HERE = Path(__file__).parent
+#: Eight known solutions; then a round of which one is new, and one is wrong.
+ROUNDS = [
+    ["12+3=15\n", "3+12=15\n"] * 4,
+    ["12+3=15\n"] * 6 + ["12+3=10+5=15\n", "12+3=14\n"],
+]
+
+
+class Engine:
+    """Answers with one text after the other."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts = iter(texts)
+
+    async def generate(self, _tokens: Any, _parameters: Any, multi_modal_data: Any = None) -> Any:
+        text = next(self.texts)
+        ids = make_tokenizer()(text)["input_ids"]
+        output = SimpleNamespace(token_ids=ids, text=text, finish_reason="stop", logprobs=None)
+        return SimpleNamespace(outputs=[output])
+
+
+async def main() -> None:
+    """Two rounds of eight rollouts of one prompt, by each of the two files."""
+    cpu_bridge.install()
+    from openrlhf.trainer.ray.vllm_engine import _load_agent_executor
+    from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+    os.environ["NOVELTY"] = embedded.start("novelty").target
+    os.environ["VERIFICATION"] = embedded.start("verification").target
+    files = (
+        ("agent.py", _load_agent_executor, "12+3=?\n"),
+        ("reward.py", SingleTurnAgentExecutor, "3+12=?\n"),
+    )
+    for name, load, prompt in files:
+        executor = load(str(HERE / name))
+        for texts in ROUNDS:
+            engine, parameters = Engine(texts), SimpleNamespace(temperature=1.0, max_tokens=32, logprobs=None)
+            calls = [executor.execute(prompt, "15", parameters, 96, make_tokenizer(), engine) for _ in texts]
+            outputs = await asyncio.gather(*calls)
+            print(name, "rewards", [round(output["reward"], 4) for output in outputs])
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,95 @@
+"""What a trainer without a plug-in uses: prompt_id and novelty_bonus; and a client in another language."""
+
+import json
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extra_client import (
+    InvalidArgumentError,
+    NamespaceSettings,
+    NoveltyClient,
+    UnavailableError,
+    embedded,
+)
+from extra_client.integrations import Absence, novelty_bonus, prompt_id
+
+ROOT = Path(__file__).resolve().parents[2]
+USUAL, OTHER, WRONG = "Pair the terms from both ends.", "By induction on n.", "Guess."
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    service = embedded.start("novelty", host="127.0.0.1", port=0)
+    yield service.target
+    service.stop()
+
+
+def test_a_prompt_is_known_by_its_content_alone() -> None:
+    chat = [{"role": "user", "content": "1 + 1 = "}]
+    turned = np.array([{"content": "1 + 1 = ", "role": "user"}], dtype=object)
+    assert prompt_id(chat) == prompt_id(turned) == prompt_id(tuple(chat))
+    others = ["1 + 1 = ", [{"role": "system", "content": "1 + 1 = "}]]
+    assert prompt_id(chat) not in {prompt_id(other) for other in others}
+    # Written down: it must stay the same in every release, or memories are lost.
+    assert prompt_id("1 + 1 = ") == "54eb229447b5409cd2ec18e2376a2f9b"
+
+
+def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once(target: str) -> None:
+    with NoveltyClient(target, "function", NamespaceSettings(min_history=1)) as client:
+        for _ in range(2):
+            first = novelty_bonus(
+                ["a", "a"], [USUAL, WRONG], [True, None], client=client, idempotency_key="1"
+            )
+            assert first.tolist() == [0, 0]
+        texts, correct = [USUAL, USUAL, OTHER, WRONG, OTHER], [True, True, True, False, True]
+        bonus = novelty_bonus(["a", "b", "a", "a", "b"], texts, correct, client=client)
+        assert bonus.dtype == np.float32
+        assert [value > 0 for value in bonus] == [False, False, True, False, False]
+        assert {prompt.prompt_id: prompt.solutions for prompt in client.list_prompts()} == {"a": 3, "b": 2}
+        with pytest.raises(ValueError, match="must be as many of each"):
+            novelty_bonus(["a"], [USUAL, OTHER], [True, True], client=client)
+        with pytest.raises(InvalidArgumentError, match="texts"):
+            novelty_bonus(["a"], [""], [True], client=client)
+
+
+def test_an_absence_is_told_once_until_it_is_over_and_never_excuses_a_wrong_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    absence = Absence("novelty", "continue", "the bonus")
+    with caplog.at_level(logging.WARNING, "extra_client"):
+        for _ in range(2):
+            absence.excuse(UnavailableError("away"))
+            absence.excuse(UnavailableError("away"))
+            absence.over()
+            absence.over()
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 4
+    assert ["without the bonus" in record.message for record in caplog.records] == [True, False] * 2
+    with pytest.raises(InvalidArgumentError):
+        absence.excuse(InvalidArgumentError("wrong"))
+    with pytest.raises(ValueError, match="ignore"):
+        Absence("novelty", "ignore", "the bonus")
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_a_client_in_javascript_generated_from_the_protos_scores_a_group(target: str, tmp_path: Path) -> None:
+    example = tmp_path / "examples" / "javascript"
+    made = shutil.ignore_patterns("node_modules", "gen")
+    shutil.copytree(ROOT / "examples" / "javascript", example, ignore=made)
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+
+    def run(*command: str) -> str:
+        ran = subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=200, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    run("npm", "ci", "--no-audit", "--no-fund")
+    run("npm", "run", "generate")
+    usual, other, wrong = json.loads(run("node", "score.js", f"http://{target}"))
+    assert usual == wrong == 0
+    assert other > 0.01

@@ -1,0 +1,247 @@
+"""The OpenRLHF plug-in in OpenRLHF's own executor, reward loader and rollout code, with real services.
+
+The engine is a stand-in that answers with given tokens; with vLLM's engine: test_plugin_openrlhf_vllm.py.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from generation_models import make_model
+from novelty_server import Server
+from transformers import AutoTokenizer
+
+from extra_client import NamespaceSettings, NoveltyClient, PrefixClient, UnavailableError
+from extra_client.errors import FailedPreconditionError
+from extra_client.integrations import NoveltyScoring, prompt_id
+from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor
+from extra_trainer import cpu_bridge
+
+ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def openrlhf_can_be_imported() -> None:
+    cpu_bridge.install()
+
+
+class Engine:
+    """Answers the i-th call with the i-th text; with entropies 0.5 if it was asked for them."""
+
+    def __init__(self, tokenizer: Any, texts: list[str]) -> None:
+        self.tokenizer, self.texts = tokenizer, iter(texts)
+        self.llm = SimpleNamespace(collective_rpc=self._called)
+        self.sent: list[Any] = []
+
+    async def _called(self, function: Any) -> None:
+        self.sent.append(function)
+
+    async def generate(self, tokens: list[int], parameters: Any, multi_modal_data: Any = None) -> Any:
+        text = next(self.texts)
+        ids = self.tokenizer(text)["input_ids"] + [self.tokenizer.eos_token_id]
+        steps = None
+        if parameters.logprobs is not None:
+            rank = int(np.array([0.5, 0.5], "<f4").view("<i8")[0])
+            steps = [{token: SimpleNamespace(logprob=-1.0, rank=rank)} for token in ids]
+        output = SimpleNamespace(token_ids=ids, text=text, finish_reason="stop", logprobs=steps)
+        return SimpleNamespace(outputs=[output])
+
+
+def right(response: str, label: str) -> bool | None:
+    return None if response == "hm" else response.endswith(label)
+
+
+def parameters() -> Any:
+    return SimpleNamespace(temperature=1.0, max_tokens=16, logprobs=None)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return AutoTokenizer.from_pretrained(make_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("novelty")
+    with Server(folder):
+        yield f"unix:{folder / 'socket'}"
+
+
+def scoring(target: str, namespace: str, **options: Any) -> NoveltyScoring:
+    settings = NamespaceSettings(min_history=1)
+    return NoveltyScoring(target=target, namespace=namespace, alpha=0.5, settings=settings, **options)
+
+
+async def rollouts(executor: Any, tokenizer: Any, texts: list[str], count: int | None = None) -> list[Any]:
+    """One prompt's responses, by the method of OpenRLHF's rollout actor."""
+    from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+
+    actor = SimpleNamespace(executor=executor, generate=Engine(tokenizer, texts).generate)
+    actor.llm = SimpleNamespace(collective_rpc=Engine(tokenizer, [])._called)
+    actor_class = RolloutRayActor.__ray_metadata__.modified_class
+    return await actor_class.generate_responses(
+        actor, "2 + 2 = ", "4", parameters(), 64, tokenizer, num_samples=count or len(texts)
+    )
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "file.py"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_agent_file_gives_whole_groups_verification_plus_alpha_times_novelty(
+    tokenizer: Any, server: str, tmp_path: Path
+) -> None:
+    path = written(
+        tmp_path,
+        f"""
+from extra_client import NamespaceSettings
+from extra_client.integrations import NoveltyScoring
+from extra_client.integrations.openrlhf import agent_executor
+
+def right(response, label):
+    return response.endswith(label)
+
+settings = NamespaceSettings(min_history=1)
+novelty = NoveltyScoring(target="{server}", namespace="agent", settings=settings, alpha=0.5)
+AgentExecutor = agent_executor(right, novelty)
+""",
+    )
+
+    async def steps() -> list[list[Any]]:
+        from openrlhf.trainer.ray import vllm_engine
+
+        executor = vllm_engine._load_agent_executor(path)
+        # The same prompt twice in a batch, and another time with a group of another size.
+        twice = [rollouts(executor, tokenizer, ANSWERS) for _ in range(2)]
+        return [*await asyncio.gather(*twice), await rollouts(executor, tokenizer, ["but 4", "or then 4"])]
+
+    first, second, third = asyncio.run(steps())
+    assert [output["scores"] for output in first] == [1.0, 1.0, 1.0, 0.0]
+    with NoveltyClient(server, "agent") as client:
+        (prompt,) = client.list_prompts()
+        assert (prompt.prompt_id, prompt.solutions_added) == (prompt_id("2 + 2 = "), 3 + 3 + 2)
+    for output in [*first, *second, *third]:
+        logs = output["extra_logs"]
+        assert output["reward"] == output["scores"] + 0.5 * logs["novelty"]
+        assert logs["novelty_missing"] == logs["undecided"] == 0
+    # The first group found an empty memory, the second what it knows already.
+    assert not any(output["extra_logs"]["novelty"] for output in [*first, *second])
+    assert all(output["extra_logs"]["novelty"] > 0 for output in third)
+
+
+def test_with_alpha_0_the_experience_is_bit_identical_to_the_plain_executor(
+    tokenizer: Any, server: str, tmp_path: Path
+) -> None:
+    path = written(
+        tmp_path, "def reward_func(q, p, l):\n    return {'rewards': float('4' in q[0].split('=')[1])}\n"
+    )
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+    from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+    async def run(executor: Any) -> list[Any]:
+        return await rollouts(executor, tokenizer, ANSWERS)
+
+    plain = asyncio.run(run(SingleTurnAgentExecutor([path])))
+    silent = NoveltyScoring(target=server, namespace="alpha-0", alpha=0.0)
+    ours = asyncio.run(run(agent_executor(right, silent)()))
+    make = SamplesGenerator._process_response_into_experience
+    for one, other in zip(plain, ours, strict=True):
+        before, after = make(None, one), make(None, other)
+        for name in ("sequences", "attention_mask", "action_mask", "rewards", "scores"):
+            assert getattr(before, name).numpy().tobytes() == getattr(after, name).numpy().tobytes()
+
+
+def test_the_reward_file_forms_groups_of_what_comes_sample_by_sample(
+    tokenizer: Any, server: str, tmp_path: Path
+) -> None:
+    """Eight samples at once, more than the event loop of a small machine has threads."""
+    path = written(
+        tmp_path,
+        f"""
+from extra_client import NamespaceSettings
+from extra_client.integrations import NoveltyScoring
+from extra_client.integrations.openrlhf import reward_function
+
+novelty = NoveltyScoring(target="{server}", namespace="file", settings=NamespaceSettings(min_history=1))
+reward_func = reward_function(lambda response, label: label in response, novelty, group_size=8)
+""",
+    )
+
+    async def steps() -> list[list[Any]]:
+        from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+        executor = SingleTurnAgentExecutor([path])
+        return [
+            await rollouts(executor, tokenizer, texts) for texts in (ANSWERS * 2, [*ANSWERS[:1] * 7, "ah 4"])
+        ]
+
+    first, second = asyncio.run(steps())
+    assert [output["scores"] for output in first] == [1.0, 1.0, 1.0, 0.0] * 2
+    news = [output["extra_logs"]["novelty"] for output in second]
+    assert news[:7] == [0.0] * 7
+    assert news[7] > 0
+    assert second[7]["reward"] == pytest.approx(1 + 0.1 * news[7])
+
+
+def test_the_rollouts_of_a_hard_prompt_reach_the_prefix_service_with_their_entropies(
+    tokenizer: Any, server: str
+) -> None:
+    long = "\n".join(["add one and one and one and one"] * 4)
+    prefixes = PrefixCollecting(target=server, namespace="prefixes")
+
+    async def run() -> None:
+        executor = agent_executor(right, scoring(server, "hard"), prefixes=prefixes)()
+        await rollouts(executor, tokenizer, [long] * 3)
+
+    asyncio.run(run())
+    with PrefixClient(server, "prefixes") as client:
+        (stored,) = client.list_prefixes([prompt_id("2 + 2 = ")])
+    assert len(stored.prefixes) == 2
+    assert {prefix.mean_entropy for prefix in stored.prefixes} == {0.5}
+
+
+def test_an_undecided_response_fails_the_step_unless_it_is_given_a_reward(
+    tokenizer: Any, server: str
+) -> None:
+    async def run(**options: Any) -> list[Any]:
+        executor = agent_executor(right, scoring(server, "undecided"), **options)()
+        return await rollouts(executor, tokenizer, ["hm"])
+
+    with pytest.raises(FailedPreconditionError, match="undecided_reward"):
+        asyncio.run(run())
+    (output,) = asyncio.run(run(undecided_reward=-1.0))
+    assert (output["reward"], output["extra_logs"]["undecided"]) == (-1.0, 1.0)
+
+
+def test_a_rollout_whose_server_is_killed_fails_or_goes_on_as_it_was_told(
+    tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = f"unix:{tmp_path / 'socket'}"
+
+    async def run(server: Server) -> list[Any]:
+        executors = [
+            agent_executor(right, scoring(target, "run", metric="ngram_count", on_failure=told))()
+            for told in ("fail", "continue")
+        ]
+        for executor in executors:
+            await rollouts(executor, tokenizer, ANSWERS)
+        server.stop(signal.SIGKILL)
+        outputs = [rollouts(executor, tokenizer, ANSWERS) for executor in executors]
+        return await asyncio.gather(*outputs, return_exceptions=True)
+
+    with caplog.at_level(logging.WARNING, "extra_client"), Server(tmp_path, "--embedder=none") as server:
+        failed, went_on = asyncio.run(run(server))
+    assert isinstance(failed, UnavailableError)
+    assert [output["reward"] for output in went_on] == [1.0, 1.0, 1.0, 0.0]
+    assert {output["extra_logs"]["novelty_missing"] for output in went_on} == {1.0}
+    assert [record.message.split(" until")[0] for record in caplog.records] == [
+        "training goes on without the novelty bonus"
+    ]

@@ -1,0 +1,218 @@
+"""The TRL plug-in inside TRL's real GRPOTrainer, training a tiny model on the CPU with real services."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trl
+from datasets import Dataset
+from generation_models import make_model
+from novelty_server import Server
+from transformers import TrainerCallback
+from verification_server import verification_server
+
+from extra_client import NamespaceSettings, NoveltyClient, UnavailableError
+from extra_client.integrations import NoveltyScoring, prompt_id
+from extra_client.integrations.trl import NoveltyAdvantage, novelty_reward, verification_reward
+
+PROMPTS = ["1 + 1 = ", "2 + 2 = ", "3 + 3 = "]
+EAGER = NamespaceSettings(min_history=1)
+
+
+class Trainer(NoveltyAdvantage, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+    """As a user writes it."""
+
+
+def has_an_even_digit(completions: list[str], **_: Any) -> list[float]:
+    """A reward that a random model often gets."""
+    return [float(any(digit in text for digit in "02468")) for text in completions]
+
+
+class KillsTheServer(TrainerCallback):
+    """Kills it when the second step is over."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def on_step_end(self, _arguments: Any, state: Any, _control: Any, **_: Any) -> None:
+        if state.global_step == 2:
+            self.server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def novelty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("novelty")
+    with Server(folder):
+        yield f"unix:{folder / 'socket'}"
+
+
+def quick_server(folder: Path) -> Server:
+    """A server without a model: it counts n-grams."""
+    return Server(folder, "--embedder=none")
+
+
+@pytest.fixture
+def train(model: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Trains three steps of two prompts x 4 and gives the trainer back."""
+
+    def run(base: Any = trl.GRPOTrainer, rewards: Any = has_an_even_digit, **options: Any) -> Any:
+        weights = options.pop("reward_weights", None)
+        arguments = trl.GRPOConfig(
+            output_dir=str(tmp_path / "out"),
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_steps=1,
+            max_steps=3,
+            learning_rate=1e-2,
+            per_device_train_batch_size=8,
+            num_generations=4,
+            max_completion_length=8,
+            reward_weights=weights,
+            seed=1,
+        )
+        data = Dataset.from_list([{"prompt": prompt, "answer": "2"} for prompt in PROMPTS])
+        trainer = base(str(model), rewards, args=arguments, train_dataset=data, **options)
+        trainer.train()
+        return trainer
+
+    return run
+
+
+def weights(trainer: Any) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in trainer.model.state_dict().items()}
+
+
+def logged(trainer: Any, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def test_the_bonus_moves_the_policy_and_with_alpha_0_the_policy_is_bit_identical(
+    train: Callable[..., Any], novelty: str
+) -> None:
+    plain = weights(train())
+    for alpha, same in ((0.0, True), (1.0, False)):
+        scoring = NoveltyScoring(target=novelty, namespace=f"after-{alpha}", alpha=alpha, settings=EAGER)
+        trainer = train(Trainer, novelty=scoring)
+        assert (weights(trainer) == plain) is same
+        assert logged(trainer, "novelty/missing") == [0, 0, 0]
+        assert max(logged(trainer, "novelty/mean")) > 0
+    # As a reward function: weight 0 is TRL's own alpha.
+    scoring = NoveltyScoring(target=novelty, namespace="before", alpha=1.0, settings=EAGER)
+    rewards = [has_an_even_digit, novelty_reward(scoring, correct=has_an_even_digit)]
+    trainer = train(rewards=rewards, reward_weights=[1.0, 0.0])
+    assert weights(trainer) == plain
+    assert max(logged(trainer, "rewards/novelty_reward/mean")) > 0
+    assert weights(train(rewards=rewards, reward_weights=[1.0, 1.0])) != plain
+    with NoveltyClient(novelty, "before") as client:
+        known = {prompt.prompt_id: prompt.solutions for prompt in client.list_prompts()}
+    assert set(known) == {prompt_id(prompt) for prompt in PROMPTS}
+
+
+def test_a_run_whose_server_is_killed_fails_or_goes_on_as_it_was_told(
+    train: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scoring = NoveltyScoring(
+        target=f"unix:{tmp_path / 'socket'}", namespace="run", metric="ngram_count", settings=EAGER
+    )
+    lenient = replace(scoring, on_failure="continue")
+    with quick_server(tmp_path) as server, pytest.raises(UnavailableError, match="no novelty service"):
+        train(Trainer, novelty=scoring, callbacks=[KillsTheServer(server)])
+    with caplog.at_level(logging.WARNING, "extra_client"), quick_server(tmp_path) as server:
+        trainer = train(Trainer, novelty=lenient, callbacks=[KillsTheServer(server)])
+    assert logged(trainer, "novelty/missing") == [0, 0, 1]
+    assert len(logged(trainer, "novelty/mean")) == 2
+    assert [record.message.split(" until")[0] for record in caplog.records] == [
+        "training goes on without the novelty bonus"
+    ]
+    with quick_server(tmp_path) as server:
+        rewards = [has_an_even_digit, novelty_reward(lenient, correct=has_an_even_digit)]
+        trainer = train(rewards=rewards, callbacks=[KillsTheServer(server)])
+    assert logged(trainer, "novelty/missing") == [0, 0, 1]
+    # TRL takes None for "not rewarded by this function": no mean, no zero.
+    assert [entry is None for entry in logged(trainer, "rewards/novelty_reward/mean")] == [False, False, True]
+    assert None not in logged(trainer, "reward")
+
+
+def test_verification_rewards_what_is_correct_and_leaves_out_what_is_undecided(
+    train: Callable[..., Any], tmp_path: Path, novelty: str
+) -> None:
+    with verification_server(tmp_path) as server:
+        verify = verification_reward(server.address)
+        bonus = novelty_reward(NoveltyScoring(target=novelty, namespace="verified"), correct=verify)
+        trainer = train(rewards=[verify, bonus])
+        assert logged(trainer, "verification/undecided") == [0, 0, 0]
+        assert len(logged(trainer, "rewards/verification_reward/mean")) == 3
+
+        completions = [r"\boxed{2}", [{"role": "assistant", "content": r"\boxed{3}"}], r"\boxed{2}"]
+        assert asyncio.run(verify(completions=completions, answer=["2", "2", "@@@"])) == [1.0, 0.0, None]
+        lenient = verification_reward(server.address, on_failure="continue")
+        server.process.kill()
+        server.process.wait(30)
+        assert asyncio.run(lenient(completions=["so 2"], answer=["2"])) == [None]
+
+
+def test_a_wrong_name_is_said_at_once(train: Callable[..., Any], novelty: str) -> None:
+    scoring = NoveltyScoring(target=novelty, namespace="names")
+    with pytest.raises(ValueError, match=r"'accuracy' is none of the reward functions has_an_even_digit"):
+        train(Trainer, novelty=scoring, correct_by="accuracy")
+    verify = verification_reward("localhost:1", answer="solution")
+    with pytest.raises(ValueError, match="the data set has no column 'solution'"):
+        train(rewards=verify)
+
+
+TWO_RANKS = """
+import sys
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+from extra_client.integrations import NoveltyScoring
+from extra_client.integrations.trl import NoveltyAdvantage
+
+class Trainer(NoveltyAdvantage, GRPOTrainer):
+    pass
+
+model, target, out = sys.argv[1:]
+arguments = GRPOConfig(
+    output_dir=out, use_cpu=True, bf16=False, report_to="none", save_strategy="no", max_steps=1, seed=1,
+    per_device_train_batch_size=2, num_generations=4, max_completion_length=8,
+)
+data = Dataset.from_list([{"prompt": p} for p in ["1 + 1 = ", "2 + 2 = ", "3 + 3 = ", "4 + 4 = "]])
+def always(completions, **_):
+    return [1.0] * len(completions)
+scoring = NoveltyScoring(target=target, namespace="ranks")
+Trainer(model, always, args=arguments, train_dataset=data, novelty=scoring).train()
+"""
+
+
+def test_a_group_on_two_ranks_is_scored_whole_and_once(model: Path, novelty: str, tmp_path: Path) -> None:
+    """Two ranks with two completions each share one group of four."""
+    (tmp_path / "train.py").write_text(TWO_RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    command += ["--rdzv-endpoint=localhost:0", str(tmp_path / "train.py")]
+    ran = subprocess.run(
+        [*command, str(model), novelty, str(tmp_path / "out")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    with NoveltyClient(novelty, "ranks") as client:
+        (prompt,) = client.list_prompts()
+    assert prompt.solutions == 4

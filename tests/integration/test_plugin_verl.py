@@ -1,0 +1,252 @@
+"""The verl plug-in in verl's own configuration, reward workers and advantage code, with a real service.
+
+verl wants other releases than the trainer does: `make test-plugins` makes an environment, and runs these.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from novelty_server import Server
+from verification_server import verification_server
+
+from extra_client import NoveltyClient, UnavailableError
+from extra_client.integrations import prompt_id
+
+if find_spec("verl") is None:
+    pytest.skip(
+        "verl is not installed: `make test-plugins` installs it and runs these", allow_module_level=True
+    )
+
+import torch
+import verl
+from generation_models import make_model
+from hydra import compose, initialize_config_dir
+from tensordict import TensorDict
+from transformers import AutoTokenizer
+from verl import DataProto
+from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
+from verl.trainer.ppo.ray_trainer import compute_advantage
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+PROMPT = [{"role": "user", "content": "2 + 2 = "}]
+ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
+FILE = """
+from extra_client import NamespaceSettings
+from extra_client.integrations import NoveltyScoring
+from extra_client.integrations.verl import reward_manager, verification_score
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    return float(solution_str.endswith(ground_truth))
+
+verified = verification_score("{verification}")
+novelty = NoveltyScoring(
+    target="{target}", namespace="{namespace}", settings=NamespaceSettings(min_history=1), **{options}
+)
+NoveltyRewardManager = reward_manager(novelty)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("novelty")
+    with Server(folder):
+        yield f"unix:{folder / 'socket'}"
+
+
+class Run:
+    """verl's configuration as its command line makes it, two of its reward workers, its advantages."""
+
+    def __init__(self, file: Path, model: Path, *overrides: str) -> None:
+        with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
+            self.config = compose(
+                "ppo_trainer",
+                [
+                    f"actor_rollout_ref.model.path={model}",
+                    "actor_rollout_ref.rollout.n=4",
+                    f"reward.custom_reward_function.path={file}",
+                    "reward.reward_manager.source=importlib",
+                    "reward.reward_manager.name=NoveltyRewardManager",
+                    f"reward.reward_manager.module.path={file}",
+                    "algorithm.adv_estimator=extra_grpo",
+                    *overrides,
+                ],
+            )
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.workers = [RewardLoopWorker(self.config) for _ in range(2)]
+
+    async def reward(self, texts: list[str], uid: str, split: str = "train") -> list[Any]:
+        """What verl's rollout makes of a group: each rollout goes to any worker."""
+        calls = [
+            self.workers[place % 2].compute_score(self._data(text, uid, place, split))
+            for place, text in enumerate(texts)
+        ]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    def _data(self, text: str, uid: str, place: int, split: str) -> DataProto:
+        """As AgentLoopWorker._compute_score makes it."""
+        prompt = torch.tensor(self.tokenizer("2 + 2 = ")["input_ids"])
+        response = torch.tensor(self.tokenizer(text)["input_ids"])
+        tensors = {"prompts": prompt[None], "responses": response[None]}
+        tensors["attention_mask"] = torch.ones(1, len(prompt) + len(response), dtype=torch.int64)
+        columns = {
+            "raw_prompt": PROMPT,
+            "data_source": "sums",
+            "reward_model": {"ground_truth": "4"},
+            "extra_info": {"split": split},
+            "uid": uid,
+            "session_id": place,
+        }
+        extra = {name: np.array([value]) for name, value in columns.items()}
+        extra["tool_extra_fields"] = np.array([{}], dtype=object)
+        return DataProto(batch=TensorDict(tensors, batch_size=1), non_tensor_batch=extra)
+
+    def advantages(self, rewards: list[float], estimator: str) -> torch.Tensor:
+        """By the code that verl's trainer v1 calls, and by its older one: [4], the same."""
+        found = []
+        for compute, more in (
+            (compute_advantage, {}),
+            (compute_advantage_for_multi_trajectories, {"batch_keys": [f"u_{i}_0" for i in range(4)]}),
+        ):
+            scores = torch.zeros(4, 3)
+            scores[:, 2] = torch.tensor(rewards)
+            batch = TensorDict(
+                {"token_level_rewards": scores, "response_mask": torch.ones(4, 3)}, batch_size=4
+            )
+            data = DataProto(batch=batch, non_tensor_batch={"uid": np.array(["u"] * 4, dtype=object)})
+            data = compute(data, adv_estimator=estimator, num_repeat=4, config=self.config.algorithm, **more)
+            found.append(data.batch["advantages"])
+        assert torch.equal(*found)
+        return found[0][:, 0]
+
+
+def file(
+    folder: Path, target: str, namespace: str, verification: str = "localhost:1", **options: Any
+) -> Path:
+    path = folder / f"{namespace}.py"
+    values = {"target": target, "namespace": namespace, "verification": verification, "options": options}
+    path.write_text(FILE.format(**values))
+    return path
+
+
+def test_a_group_over_two_reward_workers_gets_the_bonus_after_normalization(
+    server: str, tmp_path: Path, model: Path
+) -> None:
+    run = Run(file(tmp_path, server, "after", alpha=0.5), model)
+
+    async def steps() -> list[list[Any]]:
+        return [await run.reward(ANSWERS, "group-1"), await run.reward(["but 4", *ANSWERS[1:]], "group-2")]
+
+    first, second = asyncio.get_event_loop().run_until_complete(steps())
+    assert [result["reward_score"] for result in first] == [1.0, 1.0, 1.0, 0.0]
+    news = [result["reward_extra_info"]["novelty"] for result in second]
+    assert news[0] > 0
+    assert news[1:] == [0.0, 0.0, 0.0]
+    plain = run.advantages([1.0, 1.0, 1.0, 0.0], "grpo")
+    ours = run.advantages([result["reward_score"] for result in second], "extra_grpo")
+    assert torch.allclose(ours - plain, 0.5 * torch.tensor(news), atol=1e-6)
+    with NoveltyClient(server, "after") as client:
+        (prompt,) = client.list_prompts()
+    assert (prompt.prompt_id, prompt.solutions_added) == (prompt_id(PROMPT), 6)
+
+
+def test_with_alpha_0_rewards_and_advantages_are_bit_identical(
+    server: str, tmp_path: Path, model: Path
+) -> None:
+    silent = Run(file(tmp_path, server, "silent", alpha=0.0), model)
+    plain = Run(
+        file(tmp_path, server, "plain"),
+        model,
+        "reward.reward_manager.source=register",
+        "reward.reward_manager.name=naive",
+        "algorithm.adv_estimator=grpo",
+    )
+
+    async def rewards(run: Run) -> list[float]:
+        return [result["reward_score"] for result in await run.reward(ANSWERS, "group")]
+
+    loop = asyncio.get_event_loop()
+    theirs, ours = (loop.run_until_complete(rewards(run)) for run in (plain, silent))
+    assert theirs == ours
+    expected = plain.advantages(theirs, "grpo").numpy().tobytes()
+    assert silent.advantages(ours, "extra_grpo").numpy().tobytes() == expected
+
+
+def test_before_normalization_the_bonus_is_part_of_the_reward_and_evaluation_is_left_alone(
+    server: str, tmp_path: Path, model: Path
+) -> None:
+    run = Run(file(tmp_path, server, "before", alpha=0.5), model, "algorithm.adv_estimator=grpo")
+
+    async def steps() -> list[list[Any]]:
+        evaluated = await run.reward(ANSWERS[:1], "group-0", split="test")
+        return [evaluated, await run.reward(ANSWERS, "group-1"), await run.reward(["but 4"] * 4, "group-2")]
+
+    evaluated, _, second = asyncio.get_event_loop().run_until_complete(steps())
+    assert evaluated[0]["reward_extra_info"]["novelty_missing"] == 0.0
+    for result in second:
+        novelty = result["reward_extra_info"]["novelty"]
+        assert result["reward_score"] == 1 + 0.5 * novelty
+    with NoveltyClient(server, "before") as client:
+        (prompt,) = client.list_prompts()
+    assert prompt.solutions_added == 3 + 4
+
+
+def test_rewards_that_hide_the_bonus_are_refused(server: str, tmp_path: Path, model: Path) -> None:
+    path = file(tmp_path, server, "hidden")
+    path.write_text(path.read_text().replace("return float(", "return 2 * float("))
+    run = Run(path, model)
+    results = asyncio.get_event_loop().run_until_complete(run.reward(ANSWERS, "group"))
+    assert ["needs a reward of 1" in str(result) for result in results] == [True, True, True, False]
+    run.config.algorithm.use_kl_in_reward = True
+    with pytest.raises(ValueError, match="use_kl_in_reward=False"):
+        run.advantages([1.0] * 4, "extra_grpo")
+
+
+def test_the_verification_service_is_a_custom_reward_function(
+    server: str, tmp_path: Path, model: Path
+) -> None:
+    with verification_server(tmp_path) as verification:
+        path = file(tmp_path, server, "verified", verification.address)
+        texts = ["the answer is 4", "the answer is 5", "the answer is 2+2", "no idea"]
+        run = Run(path, model, "reward.custom_reward_function.name=verified")
+        results = asyncio.get_event_loop().run_until_complete(run.reward(texts, "group"))
+    assert [result["reward_score"] for result in results] == [1.0, 0.0, 1.0, 0.0]
+    assert {result["reward_extra_info"]["undecided"] for result in results} == {0.0}
+
+
+def test_a_run_whose_server_is_killed_fails_the_step_or_goes_on_as_it_was_told(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = f"unix:{tmp_path / 'socket'}"
+    runs = [
+        Run(file(tmp_path, target, told, metric="ngram_count", on_failure=told), model)
+        for told in ("fail", "continue")
+    ]
+
+    async def steps(server: Server) -> list[list[Any]]:
+        for run in runs:
+            await run.reward(ANSWERS, "group-1")
+        server.stop(signal.SIGKILL)
+        return await asyncio.gather(*(run.reward(ANSWERS, "group-2") for run in runs))
+
+    with caplog.at_level(logging.WARNING, "extra_client"), Server(tmp_path, "--embedder=none") as server:
+        failed, went_on = asyncio.get_event_loop().run_until_complete(steps(server))
+    with pytest.raises(UnavailableError, match="4 of 4 rollouts have no novelty"):
+        runs[0].advantages([result["reward_score"] for result in failed], "extra_grpo")
+    assert [result["reward_score"] for result in went_on] == [1.0, 1.0, 1.0, 0.0]
+    assert {result["reward_extra_info"]["novelty_missing"] for result in went_on} == {1.0}
+    # Once for each of the two reward workers.
+    assert [record.message.split(" until")[0] for record in caplog.records] == [
+        "training goes on without the novelty bonus"
+    ] * 2
