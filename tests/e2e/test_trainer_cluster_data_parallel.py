@@ -1,4 +1,7 @@
-"""Two policy workers, or batches of so many tokens that are packed, make the update that one makes: real OpenRLHF, Ray and DeepSpeed on the CPU."""
+"""Two policy workers, or packed batches of so many tokens, make the update of one with padded batches.
+
+Real OpenRLHF, Ray and DeepSpeed on the CPU.
+"""
 
 import json
 import os

@@ -88,19 +88,22 @@ def _put_our_trainer_in_place(run: Any) -> None:
     ppo_trainer.PPOTrainer = WithRun
     # OpenRLHF packs samples only for a run with vLLM engines (trainer_flags.py says one); ours has none.
     openrlhf_ray.create_vllm_engines = lambda *_, **__: None
-    if run.config.ray.address is None and not cpu_bridge.flash_attn_is_there():
-        openrlhf_utils.get_strategy = _with_torch_attention(openrlhf_utils.get_strategy)
+    flash_attention = run.config.ray.address is not None or cpu_bridge.flash_attn_is_there()
+    openrlhf_utils.get_strategy = _with_our_strategy(openrlhf_utils.get_strategy, flash_attention)
 
 
-def _with_torch_attention(get_strategy: Any) -> Any:
-    """OpenRLHF asks for flash attention wherever it packs; without flash-attn torch's does it."""
+def _with_our_strategy(get_strategy: Any, flash_attention: bool) -> Any:
+    from extra_trainer.strategy import AccumulatingStrategy
 
-    def with_torch_attention(args: Any) -> Any:
-        if "flash_attention" in args.ds.attn_implementation:
+    def with_our_strategy(args: Any) -> Any:
+        # OpenRLHF asks for flash attention wherever it packs; without flash-attn torch's does it.
+        if not flash_attention and "flash_attention" in args.ds.attn_implementation:
             args.ds.attn_implementation = "sdpa"
-        return get_strategy(args)
+        strategy = get_strategy(args)
+        strategy.__class__ = AccumulatingStrategy
+        return strategy
 
-    return with_torch_attention
+    return with_our_strategy
 
 
 def _message(error: Any) -> str:
