@@ -5,8 +5,8 @@ requests: it takes whatever texts have been submitted meanwhile, drops repeats a
 knows, and embeds the rest in batches. Callers wait on a future. Which texts need embedding at all is the
 domain's decision. The texts of a batch are padded to one multiple of a few tokens: little is computed for
 padding, and on a CPU with one thread a text's vector is the same to the bit whatever it is batched with,
-which depends on who asks when (tests/unit/test_memory_embedding.py). With more threads, or int8, it may
-differ in the last bits.
+which depends on who asks when (tests/unit/test_memory_embedding.py). With more threads it may differ in the
+last bits.
 
 Text window `reference` (the reference implementation's): of the last 512 tokens of the text the model reads
 as much as fits its input, 256 word pieces for MiniLM. Window `whole`: the whole text in consecutive pieces
@@ -171,7 +171,11 @@ class Embedder:
         return vectors
 
     def _batches(self, texts: list[str]) -> Iterator[list[int]]:
-        """Positions of the texts in batches of one padded length."""
+        """Positions of the texts in batches of one padded length; for int8, where a batch gains nothing and
+        activations are quantised in units of its largest, one by one."""
+        if self._int8 is not None:
+            yield from ([row] for row in range(len(texts)))
+            return
         by_length: dict[int, list[int]] = {}
         for row, cut in enumerate(self._cutter.encode_batch(texts, add_special_tokens=False)):
             tokens = min(len(cut) + SPECIAL_TOKENS, self._model.max_seq_length)
