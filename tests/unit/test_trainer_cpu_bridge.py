@@ -62,8 +62,8 @@ def test_packed_samples_have_the_log_probabilities_of_padded_ones_without_flash_
         "actions = mask[:, 1:].bool()\n"
         "found = []\n"
         "for packs in (True, False):\n"
-        "    options = dict(attn_implementation='sdpa', packing_samples=packs, param_dtype='fp32')\n"
-        f"    actor = Actor({str(tiny_model)!r}, **options)\n"
+        "    options = dict(attn_implementation='sdpa', packing_samples=packs)\n"
+        f"    actor = Actor({str(tiny_model)!r}, **options).float()\n"
         "    found.append(actor(ids, action_mask=actions, attention_mask=mask))\n"
         "print((found[0] - found[1]).abs().max().item() < 1e-5, found[0].min().item() < -1)\n"
     )
