@@ -424,18 +424,22 @@ def test_requests_go_round_the_replicas_that_are_ready() -> None:
 
 
 def test_waiting_for_readiness_ends_when_a_server_comes_up_and_says_so(free_port: int) -> None:
-    script, checks = Scripted(free_port), health.HealthServicer()
-    name = "extra_rl.v1.NoveltyService"
-    checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    script, name = Scripted(free_port), "extra_rl.v1.NoveltyService"
+    # Two of them: grpcio's servicer for threads can lock itself up when one watch ends as another is told.
+    loading, loaded = health.HealthServicer(), health.HealthServicer()
+    for checks in (loading, loaded):
+        checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     with NoveltyClient(script.target, "n") as client, ThreadPoolExecutor(1) as pool:
         with pytest.raises(UnavailableError, match="no novelty service answers"):
             client.wait_for_ready(0.1)
-        waiting = pool.submit(client.wait_for_ready, 60)
-        server = start(script, checks)
+        server = start(script, loading)
         with pytest.raises(UnavailableError, match="not ready"):
             client.wait_for_ready(1)
+        server.stop(None).wait()
+        waiting = pool.submit(client.wait_for_ready, 60)
+        server = start(script, loaded)
         assert not waiting.done()
-        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        loaded.set(name, health_pb2.HealthCheckResponse.SERVING)
         waiting.result()
         server.stop(None).wait()
 

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,7 +86,17 @@ def test_a_client_in_javascript_generated_from_the_protos_scores_a_group(target:
     shutil.copytree(ROOT / "protos", tmp_path / "protos")
 
     def run(*command: str) -> str:
-        ran = subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=200, check=False)
+        # buf comes with the development extra, into the environment of these tests.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        ran = subprocess.run(
+            command,
+            cwd=example,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 

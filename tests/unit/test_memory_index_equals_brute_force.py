@@ -177,4 +177,5 @@ def _score_both(memory: Memory, plain: Plain, groups: list[tuple[Any, ...]], mod
     answers, _ = NoveltyScorer(memory).score("n", made, Options(mode=mode))
     for answer, values in zip(answers, expected, strict=True):
         assert isinstance(answer, GroupScores)
-        np.testing.assert_allclose(answer.novelty, values, atol=1e-5)
+        # A float64 and a float32 unit vector may round to neighbouring float16 numbers.
+        np.testing.assert_allclose(answer.novelty, values, atol=1e-3 if plain.half else 1e-5)
