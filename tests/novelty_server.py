@@ -3,16 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import grpc
+from processes import SERVICES_PYTHON
 
 from extra_rl.v1 import novelty_pb2 as n
 from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
-
-#: The services may live in another environment than what is tested with them.
-PYTHON = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
 
 
 class Server:
@@ -27,7 +24,7 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    PYTHON,
+                    SERVICES_PYTHON,
                     "-m",
                     "extra_services.novelty.main",
                     f"--data-folder={folder / 'data'}",

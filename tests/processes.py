@@ -1,12 +1,16 @@
 """Processes that a test starts, told from all others by a word in their environment."""
 
 import contextlib
+import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 
 import psutil
 
+#: Runs the services, which may live in another environment than what is tested with them.
+SERVICES_PYTHON = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
 #: Name of the variable that holds the word.
 MARK = "EXTRA_RL_TEST_MARK"
 #: Seconds that anything may take on a busy machine; nothing is asserted about time.

@@ -3,20 +3,16 @@
 import itertools
 import os
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
 import psutil
+from processes import SERVICES_PYTHON, wait_for
 
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
-
-#: The services may live in another environment than what is tested with them.
-PYTHON = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
 
 
 class VerificationServer:
@@ -51,7 +47,7 @@ def verification_server(
     """A server with `settings`, stopped at the end."""
     address_file = folder / "address"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = [PYTHON, "-m", "extra_cli", "serve", "verification", "--port=0", "--stop-with-stdin"]
+    command = [SERVICES_PYTHON, "-m", "extra_cli", "serve", "verification", "--port=0", "--stop-with-stdin"]
     process = subprocess.Popen(
         [*command, f"--address-file={address_file}", "--log-level=error", *flags],
         stdin=subprocess.PIPE,
@@ -77,8 +73,4 @@ def needs_a_worker(count: int) -> list[tuple[str, str]]:
 
 def wait_until(condition, seconds: float = 30.0) -> None:  # type: ignore[no-untyped-def]
     """Returns once `condition()` holds; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"still not so after {seconds} s")
-        time.sleep(0.01)
+    wait_for(condition, f"still not so after {seconds} s", seconds)

@@ -116,8 +116,7 @@ class _Client:
             try:
                 return call.parse(attempt.send(method))
             except grpc.RpcError as failure:
-                if (pause := attempt.pause(failure)) is None:
-                    raise attempt.error(failure) from None
+                pause = attempt.pause(failure)
             time.sleep(pause)
 
     def _start(self, call: Call[Result], deadline: float | None) -> tuple[Any, Iterator[Result]]:
@@ -148,19 +147,15 @@ class _Client:
 
 
 def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> Iterator[Any]:
-    pause: float | None = 0.0
     try:
         while True:
             try:
                 for response in responses:
-                    pause = None
+                    attempt.begun = True
                     yield attempt.call.parse(response)
                 return
             except grpc.RpcError as failure:
-                # With its first message a call has begun, and is not sent again.
-                pause = pause if pause is None else attempt.pause(failure)
-                if pause is None:
-                    raise attempt.error(failure) from None
+                pause = attempt.pause(failure)
             time.sleep(pause)
             responses = attempt.send(method)
     finally:

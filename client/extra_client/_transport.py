@@ -117,6 +117,8 @@ class Attempt:
     until: float
     #: How often it was sent.
     sent: int = 0
+    #: Whether a message of a stream has come back: the call has begun, and is not sent again.
+    begun: bool = False
 
     def send(self, method: Any) -> Any:
         """Sends it by the stub's `method`, with what is left of its deadline."""
@@ -124,14 +126,19 @@ class Attempt:
         left = max(0.0, self.until - time.monotonic())
         return method(self.call.request, timeout=left, metadata=((REQUEST_ID, self.request_id),))
 
-    def pause(self, failure: Any) -> float | None:
-        """Seconds after which it is to be sent again, since it ended with `failure`; None if it is not."""
-        unavailable = failure.code() is grpc.StatusCode.UNAVAILABLE
-        if not unavailable or self.call.rpc not in self.call.service.retried or self.sent == ATTEMPTS:
-            return None
+    def pause(self, failure: Any) -> float:
+        """Seconds after which it is to be sent again, since it ended with `failure`; raises what that means
+        to the caller if it is not."""
         # Not all clients of a server that was away at the same moment.
-        seconds = FIRST_PAUSE * 2 ** (self.sent - 1) * random.uniform(0.8, 1.2)
-        return seconds if time.monotonic() + seconds < self.until else None
+        seconds: float = FIRST_PAUSE * 2 ** (self.sent - 1) * random.uniform(0.8, 1.2)
+        if not self._is_sent_again(failure) or time.monotonic() + seconds >= self.until:
+            raise self.error(failure) from None
+        return seconds
+
+    def _is_sent_again(self, failure: Any) -> bool:
+        unavailable = failure.code() is grpc.StatusCode.UNAVAILABLE
+        retried = self.call.rpc in self.call.service.retried
+        return unavailable and retried and not self.begun and self.sent < ATTEMPTS
 
     @property
     def method(self) -> str:

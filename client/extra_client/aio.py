@@ -134,8 +134,7 @@ class _Client:
             try:
                 return call.parse(await attempt.send(method))
             except grpc.RpcError as failure:
-                if (pause := attempt.pause(failure)) is None:
-                    raise attempt.error(failure) from None
+                pause = attempt.pause(failure)
             await asyncio.sleep(pause)
 
     async def _send(
@@ -158,19 +157,15 @@ class _Client:
 
 
 async def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> AsyncIterator[Any]:
-    pause: float | None = 0.0
     try:
         while True:
             try:
                 async for response in responses:
-                    pause = None
+                    attempt.begun = True
                     yield attempt.call.parse(response)
                 return
             except grpc.RpcError as failure:
-                # With its first message a call has begun, and is not sent again.
-                pause = pause if pause is None else attempt.pause(failure)
-                if pause is None:
-                    raise attempt.error(failure) from None
+                pause = attempt.pause(failure)
             await asyncio.sleep(pause)
             responses = attempt.send(method)
     finally:

@@ -8,7 +8,7 @@ settings: each result carries them, and a result made with others is refused.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from extra_trainer import report
 from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.run_folder import RunFolder, write_whole
 
@@ -78,7 +79,6 @@ def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Re
     before, after = (Evaluation.load(folder.evaluation(when)) for when in ("before", "after"))
     rollouts = config["rollout"]["prompts_per_step"] * config["rollout"]["samples_per_prompt"]
     batches = config["rollout"]["prompts_per_step"] // config["optimization"]["minibatch_prompts"]
-    phases = (value for record in records for name, value in record.items() if name.startswith("seconds/"))
     return Result(
         arm=arm,
         seed=seed,
@@ -89,7 +89,7 @@ def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Re
         steps={name: [round(record.get(name, 0.0), 6) for record in records] for name in KEPT},
         generated_tokens=round(sum(record["response_tokens"] for record in records) * rollouts),
         updates=len(records) * batches,
-        seconds=round(sum(phases), 1),
+        seconds=round(sum(report.phase_seconds(records).values()), 1),
     )
 
 
@@ -219,8 +219,7 @@ def _curves(found: list[Result]) -> dict[str, dict[str, dict[str, list[float]]]]
 
 def _band(runs: list[list[float]]) -> dict[str, list[float]]:
     window = np.ones(SMOOTHED) / SMOOTHED
-    smooth: Callable[[list[float]], Any] = lambda values: np.convolve(values, window, "valid")  # noqa: E731
-    values = np.stack([smooth(run) for run in runs])
+    values = np.stack([np.convolve(run, window, "valid") for run in runs])
     mean = values.mean(axis=0)
     error = values.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros_like(mean)
     return {
@@ -231,8 +230,7 @@ def _band(runs: list[list[float]]) -> dict[str, list[float]]:
 
 def _markdown(rows: list[list[str]], command: str) -> str:
     head, *body = rows
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    lines += [f"| {' | '.join(row)} |" for row in body]
+    lines = report.markdown_table(head, body)
     notes = (
         "pass@k in percent on the held-out problems, mean over seeds. Differences in points, paired by seed, "
         "with Student's 95 % interval. Made with"
@@ -254,17 +252,7 @@ def _page(rows: list[list[str]], curves: dict[str, dict[str, dict[str, list[floa
             )
     figure.update_layout(height=330 * -(-len(CURVES) // 2), template="plotly_white")
     head, *body = rows
-    cells = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body)
-    plots: str = figure.to_html(full_html=False, include_plotlyjs=True)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Experiment</title>'
-        "<style>body{font:16px sans-serif;margin:2em auto;max-width:1200px}"
-        "td,th{padding:.2em .6em;text-align:right}td:first-child{text-align:left}</style>"
-        f"<h1>Experiment</h1><p><code>{command}</code></p><table><tr>"
-        + "".join(f"<th>{name}</th>" for name in head)
-        + f"</tr>{cells}</table>"
-        + f"{plots}</html>"
-    )
+    return report.page("Experiment", head, body, figure, f"<p><code>{command}</code></p>")
 
 
 _COLOURS = ("#333333", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#17becf", "#bcbd22")

@@ -25,10 +25,8 @@ from extra_trainer import config as configs
 from extra_trainer import evidence
 from extra_trainer.config import Section
 from extra_trainer.evidence import Result
+from extra_trainer.launch import what_is_trained
 from extra_trainer.run_folder import RunFolder
-
-#: Sections of a run's config that say where it runs, not what is trained.
-WHERE = ("services", "ray", "checkpoint")
 
 
 class ExperimentConfig(Section):
@@ -59,8 +57,7 @@ class Run:
 
     def what_is_trained(self) -> dict[str, Any]:
         """Its config without what only says where it runs."""
-        content = self.config.model_dump(mode="json")
-        return {name: value for name, value in content.items() if name not in WHERE}
+        return what_is_trained(self.config.model_dump(mode="json"))
 
 
 class Experiment:
@@ -79,6 +76,7 @@ class Experiment:
         started = time.monotonic()
         missing = [run for run in self.planned(seeds, arms) if not self._is_there(run)]
         self._console.print(f"{len(missing)} runs to train; results in {self._output}")
+        self.show()
         for number, run in enumerate(missing, start=1):
             minutes_gone = (time.monotonic() - started) / 60
             if minutes is not None and minutes_gone > minutes:

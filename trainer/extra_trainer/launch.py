@@ -90,7 +90,7 @@ class Launcher:
         for path in (self.folder.path, self.folder.logs, self.folder.weights, self.folder.memory):
             path.mkdir(parents=True, exist_ok=True)
         content = self.config.model_dump(mode="json")
-        if there and _what_is_trained(read_yaml(self.folder.config)) != _what_is_trained(content):
+        if there and what_is_trained(read_yaml(self.folder.config)) != what_is_trained(content):
             raise ConfigError(
                 f"the config differs from that of the run in {self.folder.path}: of a run that goes on, "
                 f"only {' and '.join(WHERE)} may change"
@@ -221,7 +221,8 @@ class Launcher:
         )
 
 
-def _what_is_trained(content: dict[str, Any]) -> dict[str, Any]:
+def what_is_trained(content: dict[str, Any]) -> dict[str, Any]:
+    """A config's content without what only says where it runs."""
     return {name: section for name, section in content.items() if name not in WHERE}
 
 

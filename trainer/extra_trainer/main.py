@@ -63,9 +63,7 @@ def experiment(
     console = Console()
 
     def work() -> int:
-        this = Experiment(path, output, runs, cache, console)
-        this.train(seeds, arms, minutes)
-        this.show()
+        Experiment(path, output, runs, cache, console).train(seeds, arms, minutes)
         return 0
 
     told = (ConfigError, ExperimentFailed)

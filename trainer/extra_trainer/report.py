@@ -1,5 +1,6 @@
 """The report of a run: a table for the terminal, report.md, and a self-contained report.html with curves."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ CURVES = {
     "Token entropy (nats)": ("entropy",),
     "Response length (tokens)": ("response_tokens",),
 }
+#: Head of the summary's table.
+HEAD = ("", "before", "after")
 #: Steps at each end of training that the table averages over.
 ENDS = 5
 
@@ -30,7 +33,7 @@ def summary_table(folder: RunFolder, config: Config, before: Evaluation, after: 
     table = Table(
         title=f"{config.name}, seed {config.seed}: {after.problems} held-out problems", title_justify="left"
     )
-    for column in ("", "before", "after"):
+    for column in HEAD:
         table.add_column(column, justify="left" if not column else "right")
     for row in summary_rows(folder, before, after):
         table.add_row(*row)
@@ -93,11 +96,11 @@ def write(folder: RunFolder, config: Config) -> Path:
         "bootstrap intervals over problems.",
         "",
     ]
-    lines += ["| | before | after |", "|---|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    lines += [*markdown_table(HEAD, rows), ""]
     (folder.path / "report.md").write_text("\n".join(lines), encoding="utf-8")
-    page = folder.path / "report.html"
-    page.write_text(_page(title, rows, _figure(folder.read_metrics())), encoding="utf-8")
-    return page
+    where = folder.path / "report.html"
+    where.write_text(page(title, HEAD, rows, _figure(folder.read_metrics())), encoding="utf-8")
+    return where
 
 
 def _mean(records: list[dict[str, Any]], name: str) -> float:
@@ -116,7 +119,20 @@ def _figure(records: list[dict[str, Any]]) -> go.Figure:
     return figure
 
 
-def _page(title: str, rows: list[tuple[str, str, str]], figure: go.Figure) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first column is text and whose others are figures."""
+    return [
+        f"| {' | '.join(head)} |",
+        f"|---|{'---:|' * (len(head) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def page(
+    title: str, head: Sequence[str], rows: Iterable[Sequence[str]], figure: go.Figure, note: str = ""
+) -> str:
+    """A self-contained page of a table and a figure; `note` is HTML that comes first."""
+    names = "".join(f"<th>{name}</th>" for name in head)
     cells = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     plots = figure.to_html(full_html=False, include_plotlyjs=True)
     return (
@@ -124,5 +140,5 @@ def _page(title: str, rows: list[tuple[str, str, str]], figure: go.Figure) -> st
         "<style>body{font:16px sans-serif;margin:2em auto;max-width:1100px}"
         "td,th{padding:.2em 1em;text-align:right}"
         "td:first-child{text-align:left}</style>"
-        f"<h1>{title}</h1><table><tr><th></th><th>before</th><th>after</th></tr>{cells}</table>{plots}</html>"
+        f"<h1>{title}</h1>{note}<table><tr>{names}</tr>{cells}</table>{plots}</html>"
     )

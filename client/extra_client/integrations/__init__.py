@@ -31,6 +31,7 @@ from extra_client import (
     OverloadedError,
     Scale,
     UnavailableError,
+    aio,
 )
 
 __all__ = ["Absence", "NoveltyScoring", "OnFailure", "groups_of", "novelty_bonus", "prompt_id", "write_key"]
@@ -99,6 +100,20 @@ class NoveltyScoring:
     def client(self) -> NoveltyClient:
         """A client to score with."""
         return NoveltyClient(self.target, self.namespace, self.settings, deadline=self.deadline)
+
+    def aio_client(self) -> aio.NoveltyClient:
+        """An asyncio client to score with; it belongs to one event loop."""
+        return aio.NoveltyClient(self.target, self.namespace, self.settings, deadline=self.deadline)
+
+    def collecting(self) -> dict[str, Any]:
+        """How a sample is scored with its group: arguments of `collect_sample`."""
+        return {
+            "metric": self.metric,
+            "scale": self.scale,
+            "wait_seconds": self.deadline,
+            # The server answers when the wait is over; scoring then takes its time too.
+            "deadline": self.deadline + 120,
+        }
 
     def absence(self) -> Absence:
         """What to do while the service is away."""

@@ -101,9 +101,7 @@ def agent_executor(
         def __init__(self) -> None:
             super().__init__()
             self._decide = _deciding(verify)
-            self._novelty = aio.NoveltyClient(
-                novelty.target, novelty.namespace, novelty.settings, deadline=novelty.deadline
-            )
+            self._novelty = novelty.aio_client()
             self._absence = novelty.absence()
             self._entropies = None if prefixes is None else _Entropies(prefixes)
             self._group = _Group()
@@ -151,11 +149,7 @@ def agent_executor(
                     correct,
                     text=text,
                     token_ids=recorder.token_ids,
-                    metric=novelty.metric,
-                    scale=novelty.scale,
-                    wait_seconds=novelty.deadline,
-                    # The server answers when the wait is over; scoring then takes its time too.
-                    deadline=novelty.deadline + 120,
+                    **novelty.collecting(),
                 )
             except ExtraError as failure:
                 self._absence.excuse(failure)
@@ -203,10 +197,7 @@ def reward_function(
                 index,
                 correct,
                 text=response,
-                metric=novelty.metric,
-                scale=novelty.scale,
-                wait_seconds=novelty.deadline,
-                deadline=novelty.deadline + 120,
+                **novelty.collecting(),
             )
         except ExtraError as failure:
             absence.excuse(failure)

@@ -81,9 +81,7 @@ def reward_manager(novelty: NoveltyScoring) -> type:
             self._group_size = int(config.actor_rollout_ref.rollout.n)
             self._after = config.algorithm.adv_estimator == ESTIMATOR
             self._absence = novelty.absence()
-            self._client = aio.NoveltyClient(
-                novelty.target, novelty.namespace, novelty.settings, deadline=novelty.deadline
-            )
+            self._client = novelty.aio_client()
 
         async def run_single(self, data: Any) -> dict[str, Any]:
             result: dict[str, Any] = await super().run_single(data)
@@ -124,11 +122,7 @@ def reward_manager(novelty: NoveltyScoring) -> type:
                 correct,
                 text=self.tokenizer.decode(tokens, skip_special_tokens=True),
                 token_ids=tokens.numpy(),
-                metric=novelty.metric,
-                scale=novelty.scale,
-                wait_seconds=novelty.deadline,
-                # The server answers when the wait is over; scoring then takes its time too.
-                deadline=novelty.deadline + 120,
+                **novelty.collecting(),
             )
             return score.novelty
 

@@ -256,11 +256,8 @@ def headers(
     connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
 ) -> dict[str, Header]:
     """See Store.headers."""
-    rows = connection.execute(
-        f"SELECT prompt, {HEADER_COLUMNS} FROM prompts WHERE {CHOSEN}", _chosen(namespace, prompts)
-    ).fetchall()
-    found = {prompt: Header(*counters) for prompt, *counters in rows}
-    return {prompt: found.get(prompt, Header()) for prompt in prompts}
+    found = _find_rows(connection, namespace, prompts)
+    return {prompt: found[prompt].header if prompt in found else Header() for prompt in prompts}
 
 
 def solutions(
@@ -491,13 +488,7 @@ def _apply_to_prompts(
             raise Conflict(f"prompt {prompt!r} has changed meanwhile")
     _put_solutions(connection, namespace, known, writes)
     for prompt, change in writes.items():
-        if (
-            change.solutions is None
-            or change.prefixes
-            or change.forgotten
-            or change.outcomes
-            or change.ngrams
-        ):
+        if change.prefixes or change.forgotten or change.outcomes or change.ngrams:
             _apply_the_rest(connection, namespace, known[prompt], change)
     connection.executemany(
         "UPDATE prompts SET version=version+1, solutions_added=solutions_added+?,"
