@@ -13,6 +13,7 @@ from extra_trainer.rehearsal.problems import (
     Problem,
     Split,
     Term,
+    half_of,
     problems,
     split_of,
     worked_example,
@@ -49,6 +50,17 @@ def test_reordering_terms_and_factors_never_moves_a_problem_to_another_split(
 @given(st.sampled_from(SPLITS), st.integers(0, 2**32))
 def test_every_problem_lies_in_its_own_split_whatever_the_seed(split: Split, seed: int) -> None:
     assert {split_of(problem.terms) for problem in problems(split, 5, seed)} == {split}
+
+
+@given(st.sampled_from(SPLITS), st.integers(0, 2**32))
+def test_what_is_drawn_from_one_half_cannot_be_drawn_from_the_other(split: Split, seed: int) -> None:
+    halves = [problems(split, 5, seed, half=half) for half in ("first", "second")]
+    assert [{half_of(p.terms) for p in half} for half in halves] == [{"first"}, {"second"}]
+    assert {split_of(p.terms) for half in halves for p in half} == {split}
+
+
+def test_the_number_of_terms_can_be_chosen() -> None:
+    assert {len(p.terms) for p in problems("train", 50, seed=0, terms=(4, 7))} == {4, 7}
 
 
 def test_no_two_splits_share_a_problem_and_no_split_repeats_one() -> None:

@@ -56,6 +56,14 @@ class DataConfig(PromptConfig):
     train_problems: int | None = Field(
         None, gt=0, description="Use this many training problems; absent: all."
     )
+    rehearsal_half: Literal["first", "second"] | None = Field(
+        None,
+        description="Half of the rehearsal's problems to draw from: what is tuned "
+        "on one can be reported on the other. Absent: all.",
+    )
+    rehearsal_terms: tuple[int, ...] | None = Field(
+        None, min_length=1, description="Numbers of terms of the rehearsal's problems; absent: its own mix."
+    )
 
 
 class RolloutConfig(Section):

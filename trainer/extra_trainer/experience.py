@@ -13,6 +13,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
 from extra_trainer.advantage import advantages, controlled
+from extra_trainer.by_length import cut_by_length
 from extra_trainer.config import Config
 
 
@@ -30,6 +31,22 @@ class ExTraExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
             base.tokenizer,
         )
         self._config = config
+
+    def split_rollout_samples(self, rollout_samples: list[Experience]) -> list[Experience]:
+        """OpenRLHF's micro-batches, of samples of like length; `index` says where each was sampled."""
+        if self.args.train.dynamic_batch_enable:
+            return list(super().split_rollout_samples(rollout_samples))
+        for place, sample in enumerate(rollout_samples):
+            sample.index = [place]
+        ds = self.args.ds
+        workers = len(self.actor_model_group._actor_handlers) // (ds.ring_attn_size * ds.tensor_parallel_size)
+        lengths = [int(sample.total_length) for sample in rollout_samples]
+        batches = cut_by_length(lengths, self.args.rollout.micro_batch_size, workers)
+        padding = self.tokenizer.pad_token_id
+        return [
+            Experience.concat_experiences([rollout_samples[place] for place in batch], padding)
+            for batch in batches
+        ]
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:

@@ -7,6 +7,7 @@ curves and the page are written anew (`evidence`).
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,7 +37,8 @@ class ExperimentConfig(Section):
     arms: dict[str, dict[str, Any]] = Field(
         min_length=1, description="Name of an arm -> settings it changes, by dotted path."
     )
-    seeds: int = Field(8, gt=0, description="Runs of each arm, with seeds 0, 1, ...")
+    seeds: int = Field(8, gt=0, description="Runs of each arm, with seeds first_seed, first_seed + 1, ...")
+    first_seed: int = Field(0, ge=0)
     baselines: tuple[str, ...] = Field(("grpo",), description="Arms the others are compared with.")
 
     @model_validator(mode="after")
@@ -94,7 +96,8 @@ class Experiment:
         for arm in chosen:
             if arm not in self._config.arms:
                 raise ConfigError(f"there is no arm {arm!r}; there are {', '.join(self._config.arms)}")
-        for seed in range(seeds or self._config.seeds):
+        first = self._config.first_seed
+        for seed in range(first, first + (seeds or self._config.seeds)):
             for arm in chosen:
                 settings = {"seed": seed, "name": arm, **self._config.arms[arm]}
                 yield Run(arm, seed, configs.load(self._base, settings))
@@ -112,6 +115,11 @@ class Experiment:
         for row in rows:
             table.add_row(*row)
         self._console.print(table)
+
+    @property
+    def _before(self) -> Path:
+        """The last run's samples of the start model, which need not be drawn again for the next."""
+        return self._runs / "evaluation-before.jsonl"
 
     @property
     def _results(self) -> Path:
@@ -137,6 +145,10 @@ class Experiment:
     def _start(self, run: Run, folder: RunFolder) -> None:
         """In a process of its own: OpenRLHF and Ray are made to be started once in a process."""
         folder.path.mkdir(parents=True, exist_ok=True)
+        before = folder.evaluation("before").with_suffix(".jsonl")
+        if self._before.is_file() and not before.exists():
+            # The start model is the same, mostly: a journal of another request is begun anew.
+            shutil.copyfile(self._before, before)
         config = folder.path.with_suffix(".yaml")
         config.write_text(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
         command = [sys.executable, "-m", "extra_cli", "train", str(config), "--run", str(folder.path)]
@@ -148,6 +160,7 @@ class Experiment:
             raise ExperimentFailed(
                 f"{run.arm}, seed {run.seed}: `{' '.join(command)}` ended with code {code}"
             )
+        shutil.copyfile(before, self._before)
 
 
 class ExperimentFailed(Exception):

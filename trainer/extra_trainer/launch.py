@@ -140,7 +140,8 @@ class Launcher:
 
             # The same held-out problems for every seed, so that runs can be compared.
             seed = self.config.seed if split == "train" else 0
-            made = problems(split, most or REHEARSAL_PROBLEMS, seed)
+            half, terms = self.config.data.rehearsal_half, self.config.data.rehearsal_terms
+            made = problems(split, most or REHEARSAL_PROBLEMS, seed, half=half, terms=terms)
             return [
                 data.Problem(p.id, data.make_prompt(p.prompt, self.config.data, tokenizer), p.answer)
                 for p in made

@@ -6,6 +6,7 @@ that a resumed run needs travels in OpenRLHF's checkpoints, and a checkpoint com
 memories: a copy of the run's namespace under a name that carries the step.
 """
 
+import gc
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from openrlhf.trainer.ppo_trainer import PPOTrainer
 from transformers import set_seed
 
 from extra_client import MemoryPolicy, NamespaceSettings, NoveltyClient, PrefixClient, VerificationClient
+from extra_trainer.by_length import loader_by_length
 from extra_trainer.config import Config
 from extra_trainer.experience import ExTraExperienceMaker
 from extra_trainer.exploration import Explorer, Tokens
@@ -56,6 +58,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
     def fit(self, global_step: int = 0) -> None:
         """OpenRLHF's loop, once the services are known to match this policy."""
         self._generation.check_vocabulary(self.tokenizer.get_vocab())
+        self._on_workers(_make_quick)
         super().fit(global_step)
 
     def broadcast_to_vllm(self) -> None:
@@ -78,9 +81,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         on a small machine no processor is free.
         """
         self.samples_generator.begin_feeding()
-        seed = self._run.config.seed * 1_000_003 + global_steps
-        workers = self.actor_model_group._actor_handlers
-        ray.get([worker.__ray_call__.remote(_seed_worker, seed) for worker in workers])
+        self._on_workers(_seed_worker, self._run.config.seed * 1_000_003 + global_steps)
         status: dict[str, Any] = super().ppo_train(global_steps)
         return status
 
@@ -135,6 +136,11 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             self.broadcast_to_vllm()
         return states
 
+    def _on_workers(self, function: Any, *arguments: Any) -> None:
+        """Calls `function(worker, *arguments)` in every worker of the policy."""
+        workers = self.actor_model_group._actor_handlers
+        ray.get([worker.__ray_call__.remote(function, *arguments) for worker in workers])
+
     def _snapshot(self, step: int) -> str:
         return f"{self._run.namespace}@{step}"
 
@@ -144,6 +150,18 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
 
 def _seed_worker(worker: Any, seed: int) -> None:
     set_seed(seed)
+
+
+def _make_quick(worker: Any) -> None:
+    from openrlhf.trainer.ray import ppo_actor
+
+    strategy = worker.strategy
+    samples_per_update = strategy.accumulated_gradient * strategy.micro_train_batch_size
+    ppo_actor.DataLoader = loader_by_length(samples_per_update)
+    # OpenRLHF collects garbage whenever it saves the weights, here after each step: 0.3 s to look through all
+    # that torch, transformers and DeepSpeed keep for as long as the process lives. Frozen, it is passed over.
+    gc.collect()
+    gc.freeze()
 
 
 def _namespace_settings(config: Config) -> NamespaceSettings:

@@ -9,7 +9,7 @@ more slips are possible and the longer one must know which of them are still to 
 
 Problems for fitting the start model, for training and for evaluation are disjoint by construction: a hash
 of the multiset decides to which split a problem belongs, so no seed, count or order of terms can put it
-into two.
+into two. Each split has two halves, likewise: what is tuned on one can be reported on the other.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 Split = Literal["fitting", "train", "evaluation"]
+Half = Literal["first", "second"]
 # The factors of a term: (47,) is the number 47, (6, 8) the product 6*8.
 Term = tuple[int, ...]
 
@@ -64,27 +65,44 @@ def canonical(terms: Iterable[Term]) -> str:
 
 def split_of(terms: Iterable[Term]) -> Split:
     """The one split that may hold these terms."""
-    tenth = int.from_bytes(hashlib.sha256(canonical(terms).encode()).digest()[:8], "big") % 10
+    tenth = _number_of(terms) % 10
     return next(split for split, tenths in _TENTHS.items() if tenth in tenths)
 
 
-def problems(split: Split, count: int, seed: int) -> list[Problem]:
-    """`count` problems of `split`, no two of the same terms; the same ones for the same seed."""
-    stream = stream_problems(split, seed)
+def half_of(terms: Iterable[Term]) -> Half:
+    """The one half of their split that may hold these terms."""
+    return "second" if _number_of(terms) // 10 % 2 else "first"
+
+
+def _number_of(terms: Iterable[Term]) -> int:
+    return int.from_bytes(hashlib.sha256(canonical(terms).encode()).digest()[:8], "big")
+
+
+def problems(
+    split: Split, count: int, seed: int, *, half: Half | None = None, terms: tuple[int, ...] | None = None
+) -> list[Problem]:
+    """`count` problems of `split`, no two of the same terms; the same ones for the same seed.
+
+    `half` takes them from one half of the split; `terms` draws the number of terms from these, with equal
+    weights, instead of from the split's own mix.
+    """
+    stream = stream_problems(split, seed, half=half, terms=terms)
     return [next(stream) for _ in range(count)]
 
 
-def stream_problems(split: Split, seed: int) -> Iterator[Problem]:
-    """Problems of `split` in an endless stream, no two of the same terms."""
+def stream_problems(
+    split: Split, seed: int, *, half: Half | None = None, terms: tuple[int, ...] | None = None
+) -> Iterator[Problem]:
+    """Problems as `problems` makes them, in an endless stream."""
+    counts = (_TERM_COUNTS, _TERM_COUNT_WEIGHTS[split]) if terms is None else (terms, None)
     rng = random.Random(f"{split}/{seed}")
     seen: set[str] = set()
     while True:
-        count = rng.choices(_TERM_COUNTS, _TERM_COUNT_WEIGHTS[split])[0]
-        terms = tuple(_draw_term(rng) for _ in range(count))
-        key = canonical(terms)
-        if key not in seen and split_of(terms) == split:
+        drawn = tuple(_draw_term(rng) for _ in range(rng.choices(*counts)[0]))
+        key = canonical(drawn)
+        if key not in seen and split_of(drawn) == split and half in (None, half_of(drawn)):
             seen.add(key)
-            yield _problem(terms, key)
+            yield _problem(drawn, key)
 
 
 def write_jsonl(path: Path, items: Iterable[Problem]) -> None:
