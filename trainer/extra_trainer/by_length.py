@@ -24,7 +24,7 @@ def cut_by_length(lengths: Sequence[int], size: int, workers: int = 1) -> list[l
     return [batch for worker in range(workers) for batch in batches[worker::workers]]
 
 
-class UpdatesByLength(Sampler[list[int]]):
+class UpdatesByLength(Sampler[list[int]]):  # type: ignore[misc]
     """Micro-batches of `size` for optimizer steps of `samples_per_update` samples, drawn without replacement.
 
     What fills no whole step is left out, as OpenRLHF leaves it out. The draw is torch's global one.
