@@ -65,11 +65,17 @@ def train(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Run folder")]) -> None:
-    """Write the report of a finished run again."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are shown side by side")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The page's path; default: report.html in the run's folder, of several runs here"),
+    ] = None,
+) -> None:
+    """Write one self-contained page of runs: curves, pass@k, groups, novelty, guided groups, time, config."""
     from extra_trainer import main as trainer
 
-    sys.exit(trainer.report(run))
+    sys.exit(trainer.report(runs, output))
 
 
 @app.command()

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plotly.subplots import make_subplots
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from extra_trainer import report
+from extra_trainer import pages, report
+from extra_trainer.arms import Curve
 from extra_trainer.evaluation_result import Evaluation
+from extra_trainer.figures import Figure, curves_figure
 from extra_trainer.run_folder import RunFolder, write_whole
 
 #: Metrics of a step that a result keeps, and the titles of their curves.
@@ -239,20 +240,28 @@ def _markdown(rows: list[list[str]], command: str) -> str:
 
 
 def _page(rows: list[list[str]], curves: dict[str, dict[str, dict[str, list[float]]]], command: str) -> str:
-    figure = make_subplots(rows=-(-len(CURVES) // 2), cols=2, subplot_titles=list(CURVES.values()))
-    colours = dict(zip(curves, _COLOURS * 9, strict=False))
-    for place_, name in enumerate(CURVES):
-        at = {"row": place_ // 2 + 1, "col": place_ % 2 + 1}
-        for arm, drawn in curves.items():
-            mean = drawn[name]["mean"]
-            steps = [step + SMOOTHED for step in range(len(mean))]
-            line = {"color": colours[arm]}
-            figure.add_scatter(
-                x=steps, y=mean, name=arm, line=line, legendgroup=arm, showlegend=not place_, **at
-            )
-    figure.update_layout(height=330 * -(-len(CURVES) // 2), template="plotly_white")
     head, *body = rows
-    return report.page("Experiment", head, body, figure, f"<p><code>{command}</code></p>")
+    return pages.page(
+        "Experiment",
+        [
+            pages.Section("Results", [Figure("Results", "", "", head, body)]),
+            pages.Section("Training", [_figure(name, title, curves) for name, title in CURVES.items()]),
+        ],
+        lead=f"Curves are averaged over {SMOOTHED} steps; bands are a standard error over seeds each way.",
+        commands=[command],
+        arms=list(curves),
+    )
 
 
-_COLOURS = ("#333333", "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#17becf", "#bcbd22")
+def _figure(name: str, title: str, curves: dict[str, dict[str, dict[str, list[float]]]]) -> Figure:
+    drawn = {
+        arm: Curve(
+            np.arange(len(c[name]["mean"]), dtype=np.float64) + SMOOTHED, *map(np.array, _band_of(c[name]))
+        )
+        for arm, c in curves.items()
+    }
+    return curves_figure(title, "", drawn, list(curves), ".3f")
+
+
+def _band_of(curve: dict[str, list[float]]) -> tuple[list[float], list[float], list[float]]:
+    return curve["mean"], curve["low"], curve["high"]

@@ -24,9 +24,9 @@ from rich.table import Table
 from extra_rl.config_file import ConfigError, explain, read_yaml
 from extra_trainer import config as configs
 from extra_trainer import evidence
+from extra_trainer.arms import what_is_trained
 from extra_trainer.config import Section
 from extra_trainer.evidence import Result
-from extra_trainer.launch import what_is_trained
 from extra_trainer.run_folder import RunFolder
 
 

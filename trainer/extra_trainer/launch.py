@@ -25,6 +25,7 @@ from rich.console import Console
 from extra_client import VerificationClient
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_trainer import data, report, services
+from extra_trainer.arms import WHERE, what_is_trained
 from extra_trainer.config import Config
 from extra_trainer.evaluate import Evaluator, weights_identity
 from extra_trainer.evaluation_result import Evaluation
@@ -40,10 +41,6 @@ if TYPE_CHECKING:
 REHEARSAL_PROBLEMS = 256
 #: Seconds the driver is given to end Ray before it is killed.
 STOP_SECONDS = 30.0
-
-
-#: Sections of the config that say where a run takes place, not what is trained.
-WHERE = ("services", "ray")
 
 
 class TrainingFailed(RuntimeError):
@@ -72,7 +69,7 @@ class Launcher:
             before = self._evaluate("before", addresses, fresh=not resume)
             self._run_openrlhf(addresses)
             after = self._evaluate("after", addresses, fresh=True)
-        page = report.write(self.folder, self.config)
+        page = report.write(self.folder)
         self.console.print(report.summary_table(self.folder, self.config, before, after))
         self.console.print(f"{time.monotonic() - started:.0f} s in all. Run folder: {self.folder.path}")
         self.console.print(f"Report: {page}")
@@ -220,11 +217,6 @@ class Launcher:
             f"The log is {self.folder.logs / 'trainer.log'}. "
             f"The same command with --resume goes on from {go_on}."
         )
-
-
-def what_is_trained(content: dict[str, Any]) -> dict[str, Any]:
-    """A config's content without what only says where it runs."""
-    return {name: section for name, section in content.items() if name not in WHERE}
 
 
 @contextlib.contextmanager

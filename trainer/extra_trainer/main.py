@@ -70,16 +70,15 @@ def experiment(
     return exit_code(work, console, told, "Stopped. The same command goes on with the run that was stopped.")
 
 
-def report(run: Path) -> int:
-    """Writes a run's report again and prints its path."""
+def report(runs: list[Path], output: Path | None) -> int:
+    """Writes the report of one run again, or of several side by side, and prints the page's path."""
     from extra_trainer import report as reports
-    from extra_trainer.run_folder import RunFolder
 
-    folder = RunFolder(run)
-    if not folder.evaluation("after").is_file():
-        print(f"{run} holds no finished run", file=sys.stderr)
+    try:
+        print(reports.write_all(runs, output))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
         return 1
-    print(reports.write(folder, configs.load(folder.config)))
     return 0
 
 

@@ -1,0 +1,95 @@
+"""What a report says of runs: who is compared with whom, and that its figures are those of the folders."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import STEPS, write_run
+
+from extra_rl.config_file import ConfigError
+from extra_trainer import arms, figures, report
+from extra_trainer.arms import TrainedRun
+
+
+def _read(*paths: Path) -> list[TrainedRun]:
+    return [TrainedRun.read(path) for path in paths]
+
+
+def test_runs_that_differ_in_seed_and_place_alone_are_one_arm(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a", seed=0)
+    second = write_run(tmp_path / "b", seed=1, name="elsewhere")
+    other = write_run(tmp_path / "c", seed=0, alpha=0.0)
+    made = arms.grouped(_read(first, other, second))
+    assert [arm.seeds for arm in made] == ["0, 1", "0"]
+    assert [arm.name for arm in made] == ["made 1 (novelty.alpha=0.1)", "made 2 (novelty.alpha=0.0)"]
+    assert arms.differences(made) == {"novelty.alpha": ["0.1", "0.0"]}
+
+
+def test_a_curve_has_the_interval_of_its_seeds_and_one_seed_has_none(tmp_path: Path) -> None:
+    runs = _read(*(write_run(tmp_path / str(seed), seed=seed) for seed in range(3)))
+    (arm,) = arms.grouped(runs)
+    curve = arm.curve("reward")
+    assert curve is not None
+    assert curve.low is not None
+    assert curve.high is not None
+    rewards = np.array([[record["reward"] for record in run.metrics[:5]] for run in runs]).mean(axis=1)
+    # Student's t with two degrees of freedom.
+    half = 4.302653 * rewards.std(ddof=1) / np.sqrt(3)
+    assert curve.steps[0] == 3
+    assert (curve.mean[0], curve.high[0] - curve.low[0]) == pytest.approx((rewards.mean(), 2 * half))
+    single = arms.Arm("one", runs[:1]).curve("reward")
+    assert single is not None
+    assert single.low is None
+
+
+def test_shares_of_groups_add_up(tmp_path: Path) -> None:
+    (arm,) = arms.grouped(_read(write_run(tmp_path / "a")))
+    figure = figures.group_shares(arm)
+    assert figure is not None
+    assert figure.head == ["steps", "all right", "mixed", "all wrong"]
+    for row in figure.rows:
+        assert sum(float(cell.rstrip("%")) for cell in row[1:]) == pytest.approx(100, abs=0.3)
+
+
+def test_novelties_are_counted_where_they_lie(tmp_path: Path) -> None:
+    (arm,) = arms.grouped(_read(write_run(tmp_path / "a")))
+    figure = figures.novelty_bands(arm)
+    assert figure is not None
+    values = arm.runs[0].novelties[1]
+    shares = dict(zip(figure.head[1:], figure.rows[0][1:], strict=True))
+    assert float(shares["to 0.05"].rstrip("%")) == pytest.approx(100 * np.mean(values == 0.03), abs=0.1)
+    assert float(shares["repeats"].rstrip("%")) == pytest.approx(100 * np.mean(values == 0), abs=0.1)
+
+
+def test_a_run_that_goes_on_has_a_report_of_what_there_is(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", evaluated=False, steps=3)
+    html = report.write_all([run], None).read_text()
+    assert "Reward" in html
+    assert "pass@1" not in html
+
+
+def test_a_run_that_has_not_begun_has_a_report_of_its_config(tmp_path: Path) -> None:
+    assert (
+        "novelty.alpha"
+        in report.write_all([write_run(tmp_path / "a", evaluated=False, steps=0)], None).read_text()
+    )
+
+
+def test_what_a_config_says_cannot_become_part_of_the_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", name="</script><script>alert(1)</script>", steps=STEPS)
+    html = report.write_all([run], tmp_path / "page.html").read_text()
+    assert "<script>alert" not in html
+
+
+def test_the_page_is_whole(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    html = report.write_all(runs, tmp_path / "page.html").read_text()
+    body = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", body)
+    assert not re.search(r"@import|url\(", body)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.yaml"):
+        report.write_all([tmp_path], None)
