@@ -3,7 +3,12 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No timed asserts: a busy machine is no failure. The examples are the same in every run.
+hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("here")
 
 # As extra_cli does for the command: tests run beside servers, on few cores. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

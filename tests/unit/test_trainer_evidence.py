@@ -31,6 +31,7 @@ def _result(arm: str, seed: int, first: float, sixteenth: float) -> Result:
         after=after,
         correct=[1],
         steps=steps,
+        paid={"correct_new": 0.25} if arm == "paper" else {},
         generated_tokens=1000,
         updates=8,
         seconds=1.0,
@@ -54,13 +55,15 @@ def test_one_pair_has_no_interval() -> None:
 
 
 def test_what_is_there_makes_the_whole_evidence(tmp_path: Path) -> None:
-    for result in (_result("grpo", 0, 0.4, 0.8), _result("requeue", 0, 0.5, 0.7)):
+    paper = _result("paper", 0, 0.4, 0.8)
+    for result in (_result("grpo", 0, 0.4, 0.8), _result("requeue", 0, 0.5, 0.7), paper):
         result.save(tmp_path / "runs")
     evidence.write(tmp_path / "runs", tmp_path, ["grpo", "requeue"], "the command")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["differences"]["requeue"]["pass@16"]["mean"] == pytest.approx(-0.1)
     assert summary["differences_to_requeue"]["grpo"]["pass@16"]["mean"] == pytest.approx(0.1)
     assert "the command" in (tmp_path / "table.md").read_text()
+    assert "| paper | 0.250 |" in (tmp_path / "table.md").read_text()
     assert "+10.0" in (tmp_path / "report.html").read_text()
     assert json.loads((tmp_path / "curves.json").read_text())["grpo"]["reward"]["mean"] == [0.5] * 4
 

@@ -18,6 +18,7 @@ from scipy import stats
 
 from extra_trainer import pages, report
 from extra_trainer.arms import Curve
+from extra_trainer.bonus import what_was_paid
 from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.figures import Figure, curves_figure
 from extra_trainer.run_folder import RunFolder, write_whole
@@ -55,6 +56,8 @@ class Result(BaseModel):
     correct: list[int]
     #: Metric -> its value at each step.
     steps: dict[str, list[float]]
+    #: What the novelty bonus was paid for (`bonus.what_was_paid`); empty without one.
+    paid: dict[str, float]
     #: Tokens sampled in training, prefixes not counted.
     generated_tokens: int
     #: Optimizer steps.
@@ -88,6 +91,7 @@ def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Re
         after=_passes(after),
         correct=[count for result in after.sets.values() for count in result.correct],
         steps={name: [round(record.get(name, 0.0), 6) for record in records] for name in KEPT},
+        paid={name: round(value, 4) for name, value in what_was_paid(folder.read_rollouts()).items()},
         generated_tokens=round(sum(record["response_tokens"] for record in records) * rollouts),
         updates=len(records) * batches,
         seconds=round(sum(report.phase_seconds(records).values()), 1),
@@ -154,6 +158,15 @@ def table(summary: dict[str, Any]) -> list[list[str]]:
     return [head, *rows]
 
 
+def paid_table(summary: dict[str, Any]) -> list[list[str]]:
+    """What the bonus of each arm that has one was paid for, its head first."""
+    arms = {arm: figures["paid"] for arm, figures in summary["arms"].items() if figures["paid"]}
+    if not arms:
+        return []
+    names = list(next(iter(arms.values())))
+    return [["arm", *names], *([arm, *(f"{paid[name]:.3f}" for name in names)] for arm, paid in arms.items())]
+
+
 def write(results: Path, output: Path, baselines: Iterable[str], command: str) -> dict[str, Any]:
     """Writes summary.json, curves.json, table.md and report.html of the results; returns the summary."""
     found = read(results)
@@ -163,7 +176,7 @@ def write(results: Path, output: Path, baselines: Iterable[str], command: str) -
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_whole(output / "curves.json", json.dumps(curves) + "\n")
-    write_whole(output / "table.md", _markdown(rows, command))
+    write_whole(output / "table.md", _markdown(rows, paid_table(summary), command))
     write_whole(output / "report.html", _page(rows, curves, command))
     return summary
 
@@ -176,6 +189,7 @@ def _arm(runs: list[Result]) -> dict[str, Any]:
     metrics = list(runs[0].after)
     guided = [sum(run.steps["guided_groups"]) for run in runs]
     rescued = sum(sum(run.steps["guided_rescued"]) for run in runs)
+    paid = {name: float(np.mean([run.paid[name] for run in runs if run.paid])) for name in _names(runs)}
     return {
         "seeds": [run.seed for run in runs],
         "metrics": metrics,
@@ -185,8 +199,13 @@ def _arm(runs: list[Result]) -> dict[str, Any]:
         "updates": [run.updates for run in runs],
         "guided_groups": guided,
         "rescue_rate": rescued / sum(guided) if sum(guided) else None,
+        "paid": paid,
         "seconds": [run.seconds for run in runs],
     }
+
+
+def _names(runs: list[Result]) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for name in run.paid))
 
 
 def _differences(runs: dict[int, Result], baseline: dict[int, Result]) -> dict[str, Any]:
@@ -229,14 +248,18 @@ def _band(runs: list[list[float]]) -> dict[str, list[float]]:
     }
 
 
-def _markdown(rows: list[list[str]], command: str) -> str:
+def _markdown(rows: list[list[str]], paid: list[list[str]], command: str) -> str:
     head, *body = rows
     lines = report.markdown_table(head, body)
     notes = (
         "pass@k in percent on the held-out problems, mean over seeds. Differences in points, paired by seed, "
         "with Student's 95 % interval. Made with"
     )
-    return "\n".join([*lines, "", notes, "", f"    {command}", ""])
+    lines += ["", notes, "", f"    {command}", ""]
+    if paid:
+        lines += ["What the bonus was paid for (`bonus.py` says what each figure is), mean over seeds:", ""]
+        lines += [*report.markdown_table(paid[0], paid[1:]), ""]
+    return "\n".join(lines)
 
 
 def _page(rows: list[list[str]], curves: dict[str, dict[str, dict[str, list[float]]]], command: str) -> str:

@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,13 @@ class RunFolder:
                         "mean_entropy": round(float(rollout.entropies.mean()), 5),
                     }
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def read_rollouts(self) -> Iterator[list[dict[str, Any]]]:
+        """The lines of each step that there is, in order."""
+        for path in sorted((self.path / "rollouts").glob("step-*.jsonl")):
+            # Not splitlines: a text may hold other ends of line, which JSON leaves as they are.
+            with path.open(encoding="utf-8") as lines:
+                yield [json.loads(line) for line in lines]
 
     @staticmethod
     def clock() -> Callable[[], float]:
