@@ -17,11 +17,11 @@ def what_was_paid(steps: Iterable[list[dict[str, Any]]]) -> dict[str, float]:
 
     - correct_new: share of correct rollouts with any novelty;
     - new_mean: mean novelty of these (1 - cosine);
-    - to_all_right, to_guided, to_first_seen: share of all novelty that went to groups without a wrong rollout,
+    - to_all_right, to_guided, to_first_seen: share of all novelty that went to groups without a wrong one,
       to guided groups, and to texts that were not seen before for their prompt;
     - longer: tokens of a correct rollout, weighted by novelty, over their plain mean;
-    - distinct_first, distinct_last: distinct texts a correct rollout, among those of the first and of the last
-      tenth of the steps.
+    - distinct_first, distinct_last: distinct texts a correct rollout, in the first and in the last tenth of
+      the steps.
 
     Empty if no correct rollout was novel.
     """
