@@ -172,7 +172,9 @@ class Attempt:
     def _explain(self, status: status_pb2.Status, details: str) -> tuple[status_pb2.Status, str]:
         where, server = f"{self.method} at {self.target}", self.call.service.server
         code = grpc.StatusCode
-        if status.code == code.UNAVAILABLE.value[0] and re.search("handshake|certificate", details, re.I):
+        if status.code == code.UNAVAILABLE.value[0] and re.search(
+            "handshake|certificate|verification check", details, re.I
+        ):
             return status, f"no TLS with the {server} server at {self.target}: {details}"
         if status.code == code.UNAVAILABLE.value[0]:
             return status, f"{absent(server, self.target)} ({self.method}: {details})"

@@ -210,7 +210,7 @@ class GenerationServiceConfig(ServiceConfig):
 
 
 class CredentialsConfig(Section):
-    """What the run shows the services, as extra_client.Credentials: names of files, and never the token itself.
+    """What the run shows the services, as extra_client.Credentials: names of files, never the token itself.
 
     A run's config is kept in its folder and shown in its report.
     """

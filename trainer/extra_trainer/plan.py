@@ -385,15 +385,15 @@ def _check_credentials(config: Config, plan: Plan) -> None:
         return
     if os.environ.get(credentials.TOKEN):
         plan.problems.append(
-            f"{credentials.TOKEN} does not reach the workers of a Ray cluster: put the token into a file that its "
-            "nodes can read, and name that in services.credentials.token_file"
+            f"{credentials.TOKEN} does not reach the workers of a Ray cluster: put the token into a file "
+            "that its nodes can read, and name that in services.credentials.token_file"
         )
     for name in NEEDED:
         given: ServiceConfig = getattr(config.services, name)
         if credentials.CA in os.environ and given.target is None and "tls_certificate" not in given.settings:
             plan.problems.append(
-                f"services.{name}: services.credentials.ca makes clients want TLS, which a service started on "
-                "the Ray cluster has only with tls_certificate and tls_key in its settings"
+                f"services.{name}: services.credentials.ca makes clients want TLS, which a service started "
+                "on the Ray cluster has only with tls_certificate and tls_key in its settings"
             )
 
 

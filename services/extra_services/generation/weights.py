@@ -6,6 +6,7 @@ root, with everything in it, links resolved.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def resolve(root: Path | None, path: str) -> Path:
     folder = _resolved(root / path)
     if folder is None or not folder.is_relative_to(root) or folder == root:
         raise InvalidInput("path", f"{path!r} is not a folder inside the server's weights root")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
         raise InvalidInput("path", f"there is no folder {path!r} in the server's weights root")
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise InvalidInput("path", f"{path!r} holds no model: config.json and *.safetensors are needed")
