@@ -1,4 +1,4 @@
-"""A training run whose services want a client certificate and a token; it allows no more than the run needs."""
+"""A training run whose services want a client certificate and a token; the token allows what it needs alone."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from extra_client import embedded
 from extra_services.runtime import tokens
 
 #: What docs/security.md says a run needs.
-SCOPES = {"tiny*": "admin", "@generation": "admin", "@verification": "read"}
+SCOPES = {"run-*": "admin", "@generation": "admin", "@verification": "read"}
 
 
 @pytest.fixture
