@@ -39,6 +39,34 @@ def serve(
 
 
 @app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Who is to have it; appears in the servers' logs")],
+    scopes: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help="PATTERN=read, write or admin, such as run-1*=write; may be repeated"),
+    ] = None,
+) -> None:
+    """Make a token: the secret for the caller, and its hash for the servers' config."""
+    from extra_cli import tokens
+
+    tokens.mint(name, scopes or ["*=admin"])
+
+
+@app.command()
+def health(
+    service: Annotated[str, typer.Argument(help="generation, novelty, or verification")],
+    target: Annotated[str, typer.Option(help="Address of the server; default: its port on this machine")] = (
+        "localhost"
+    ),
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer")] = 5.0,
+) -> None:
+    """Exit with 0 if the service is ready; for probes, over TLS too (EXTRA_RL_TLS_CA and so on)."""
+    from extra_cli import probing
+
+    sys.exit(probing.probe(service, target, timeout))
+
+
+@app.command()
 def train(
     config: Annotated[
         Path, typer.Argument(help="YAML file of the run, such as trainer/configs/rehearsal.yaml")

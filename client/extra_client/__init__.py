@@ -63,6 +63,7 @@ from extra_client._verification import (
     VerdictStatus,
     VerifyOptions,
 )
+from extra_client.credentials import Credentials
 from extra_client.errors import (
     AlreadyExistsError,
     CancelledError,
@@ -73,6 +74,8 @@ from extra_client.errors import (
     InvalidArgumentError,
     NotFoundError,
     OverloadedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
 )
@@ -82,6 +85,7 @@ __all__ = [
     "AlreadyExistsError",
     "BoxChoice",
     "CancelledError",
+    "Credentials",
     "DeadlineExceededError",
     "EntropyRollout",
     "ExtraError",
@@ -112,6 +116,7 @@ __all__ = [
     "NoveltyClient",
     "Outcome",
     "OverloadedError",
+    "PermissionDeniedError",
     "PolicyChange",
     "PositiveNovelty",
     "PrefixCandidate",
@@ -131,6 +136,7 @@ __all__ = [
     "SelectionPolicy",
     "TextWindow",
     "Timings",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
     "UnparseableSide",

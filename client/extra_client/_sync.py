@@ -53,6 +53,7 @@ from extra_client._prefix import (
 )
 from extra_client._transport import Call, Service
 from extra_client._verification import Method, Verdict, VerifyOptions
+from extra_client.credentials import Credentials
 
 Result = TypeVar("Result")
 Id = TypeVar("Id")
@@ -63,19 +64,21 @@ class _Client:
 
     _service: Service
 
-    def __init__(self, target: str, *, deadline: float | None = None) -> None:
+    def __init__(
+        self, target: str, *, deadline: float | None = None, credentials: Credentials | None = None
+    ) -> None:
         """Connects when first used, except that "embedded" starts the service now.
 
         `target` is host:port (the port may be left out), unix:path, dns:///name (round robin over its
         addresses), or "embedded": a child process shared by all embedded clients of this process.
-        `deadline`, in seconds, replaces the defaults of all methods.
+        `deadline`, in seconds, replaces the defaults of all methods. `credentials` are those of the
+        environment unless given.
         """
+        self._credentials = credentials or Credentials.from_environment()
         self._embedded = embedded.acquire(self._service.server) if target == "embedded" else None
         self.target = self._embedded.target if self._embedded else _transport.address(target, self._service)
         self._deadline = deadline
-        self._channel = grpc.insecure_channel(
-            self.target, options=_transport.channel_options(self.target, self._service)
-        )
+        self._channel = _transport.open_channel(grpc, self.target, self._service, self._credentials)
 
     def wait_for_ready(self, timeout: float = 60.0) -> None:
         """Returns once the server says that it serves; UnavailableError after `timeout` seconds."""
@@ -140,7 +143,8 @@ class _Client:
         return call.parse(response)
 
     def _attempt(self, call: Call[Any], deadline: float | None) -> _transport.Attempt:
-        return _transport.attempt(call, self.target, self._deadline if deadline is None else deadline)
+        seconds = self._deadline if deadline is None else deadline
+        return _transport.attempt(call, self.target, seconds, self._credentials.token)
 
     def _method(self, call: Call[Any]) -> Any:
         return getattr(call.service.stub(self._channel), call.rpc)
@@ -392,13 +396,14 @@ class _NamespaceClient(_Client):
         settings: NamespaceSettings | None = None,
         *,
         deadline: float | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
-        """`target` and `deadline` as for every client.
+        """`target`, `deadline` and `credentials` as for every client.
 
         `namespace` is created on first use with `settings`; if it exists with others, that is a
         FailedPreconditionError. With None an existing one is used as it is, a new one gets the defaults.
         """
-        super().__init__(target, deadline=deadline)
+        super().__init__(target, deadline=deadline, credentials=credentials)
         self.namespace = namespace
         self._settings = settings
         self._created = False
@@ -411,7 +416,8 @@ class _NamespaceClient(_Client):
     def _create(self, deadline: float | None) -> None:
         try:
             self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
-        except errors.FailedPreconditionError:
+        except (errors.FailedPreconditionError, errors.PermissionDeniedError):
+            # It exists with other settings; or the token may only read, and it may exist.
             if self._settings is not None:
                 raise
         self._created = True

@@ -13,13 +13,14 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import grpc
 from google.rpc import status_pb2
 
 from extra_client import embedded, errors
+from extra_client.credentials import Credentials
 from extra_rl.v1 import generation_pb2_grpc, novelty_pb2_grpc, prefix_pb2_grpc, verification_pb2_grpc
 
 Result = TypeVar("Result")
@@ -113,6 +114,7 @@ class Attempt:
     target: str
     deadline: float
     request_id: str
+    token: str = field(repr=False)
     #: When it must have ended, by the monotonic clock.
     until: float
     #: How often it was sent.
@@ -124,7 +126,10 @@ class Attempt:
         """Sends it by the stub's `method`, with what is left of its deadline."""
         self.sent += 1
         left = max(0.0, self.until - time.monotonic())
-        return method(self.call.request, timeout=left, metadata=((REQUEST_ID, self.request_id),))
+        metadata = [(REQUEST_ID, self.request_id)]
+        if self.token:
+            metadata.append(("authorization", f"Bearer {self.token}"))
+        return method(self.call.request, timeout=left, metadata=metadata)
 
     def pause(self, failure: Any) -> float:
         """Seconds after which it is to be sent again, since it ended with `failure`; raises what that means
@@ -167,6 +172,10 @@ class Attempt:
     def _explain(self, status: status_pb2.Status, details: str) -> tuple[status_pb2.Status, str]:
         where, server = f"{self.method} at {self.target}", self.call.service.server
         code = grpc.StatusCode
+        if status.code == code.UNAVAILABLE.value[0] and re.search(
+            "handshake|certificate|verification check", details, re.I
+        ):
+            return status, f"no TLS with the {server} server at {self.target}: {details}"
         if status.code == code.UNAVAILABLE.value[0]:
             return status, f"{absent(server, self.target)} ({self.method}: {details})"
         if status.code == code.DEADLINE_EXCEEDED.value[0]:
@@ -182,10 +191,10 @@ class Attempt:
         return status, f"{where}: {details}"
 
 
-def attempt(call: Call[Any], target: str, deadline: float | None) -> Attempt:
+def attempt(call: Call[Any], target: str, deadline: float | None, token: str) -> Attempt:
     """`call` with its deadline settled and a fresh request id."""
     seconds = call.deadline if deadline is None else deadline
-    return Attempt(call, target, seconds, uuid.uuid4().hex, time.monotonic() + seconds)
+    return Attempt(call, target, seconds, uuid.uuid4().hex, token, time.monotonic() + seconds)
 
 
 def new_key() -> str:
@@ -209,6 +218,15 @@ def address(target: str, service: Service) -> str:
     if target.startswith("unix:") or re.search(r":\d+$", target):
         return target
     return f"{target}:{service.default_port}"
+
+
+def open_channel(kind: Any, target: str, service: Service, credentials: Credentials) -> Any:
+    """A channel of the module `kind`, grpc or grpc.aio, to `target`."""
+    options = channel_options(target, service)
+    tls = credentials.channel_credentials(target)
+    if tls is None:
+        return kind.insecure_channel(target, options=options)
+    return kind.secure_channel(target, tls, options=options)
 
 
 def channel_options(target: str, service: Service) -> list[tuple[str, Any]]:

@@ -63,6 +63,7 @@ from extra_client._prefix import (
 )
 from extra_client._transport import Call, Service
 from extra_client._verification import Method, Verdict, VerifyOptions
+from extra_client.credentials import Credentials
 
 Result = TypeVar("Result")
 Id = TypeVar("Id")
@@ -75,10 +76,13 @@ class _Client:
 
     _service: Service
 
-    def __init__(self, target: str, *, deadline: float | None = None) -> None:
+    def __init__(
+        self, target: str, *, deadline: float | None = None, credentials: Credentials | None = None
+    ) -> None:
         """As for the clients of extra_client; nothing is connected or started before first use."""
         self.target = target if target == "embedded" else _transport.address(target, self._service)
         self._deadline = deadline
+        self._credentials = credentials or Credentials.from_environment()
         self._embedded: embedded.EmbeddedService | None = None
         self._open: Any = None
         self._opening = asyncio.Lock()
@@ -124,8 +128,7 @@ class _Client:
                 if self.target == "embedded":
                     self._embedded = await asyncio.to_thread(embedded.acquire, self._service.server)
                     self.target = self._embedded.target
-                options = _transport.channel_options(self.target, self._service)
-                self._open = grpc.aio.insecure_channel(self.target, options=options)
+                self._open = _transport.open_channel(grpc.aio, self.target, self._service, self._credentials)
             return self._open
 
     async def _run(self, call: Call[Result], deadline: float | None) -> Result:
@@ -147,13 +150,13 @@ class _Client:
         """
         # It knows the address of an embedded service.
         await self._channel()
-        with _Blocking(self._service, self.target, self._deadline) as blocking:
+        with _Blocking(self._service, self.target, self._deadline, self._credentials) as blocking:
             return await asyncio.to_thread(blocking._send, messages, make, deadline)
 
     async def _prepare(self, call: Call[Any], deadline: float | None) -> tuple[Any, _transport.Attempt]:
         method = getattr(call.service.stub(await self._channel()), call.rpc)
         deadline = self._deadline if deadline is None else deadline
-        return method, _transport.attempt(call, self.target, deadline)
+        return method, _transport.attempt(call, self.target, deadline, self._credentials.token)
 
 
 async def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> AsyncIterator[Any]:
@@ -196,9 +199,11 @@ class _Source:
 class _Blocking(_sync._Client):
     """A blocking connection to one service."""
 
-    def __init__(self, service: Service, target: str, deadline: float | None) -> None:
+    def __init__(
+        self, service: Service, target: str, deadline: float | None, credentials: Credentials
+    ) -> None:
         self._service = service
-        super().__init__(target, deadline=deadline)
+        super().__init__(target, deadline=deadline, credentials=credentials)
 
 
 class GenerationClient(_Client):
@@ -369,9 +374,10 @@ class _NamespaceClient(_Client):
         settings: NamespaceSettings | None = None,
         *,
         deadline: float | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """As for the clients of extra_client; nothing is connected or started before first use."""
-        super().__init__(target, deadline=deadline)
+        super().__init__(target, deadline=deadline, credentials=credentials)
         self.namespace = namespace
         self._settings = settings
         self._created = False
@@ -384,7 +390,8 @@ class _NamespaceClient(_Client):
     async def _create(self, deadline: float | None) -> None:
         try:
             await self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
-        except errors.FailedPreconditionError:
+        except (errors.FailedPreconditionError, errors.PermissionDeniedError):
+            # It exists with other settings; or the token may only read, and it may exist.
             if self._settings is not None:
                 raise
         self._created = True

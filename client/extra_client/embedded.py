@@ -37,6 +37,8 @@ class EmbeddedService:
         self.service = service
         self.target = ""
         self.log_file = log_file or folder / "log"
+        #: Whether it serves with TLS.
+        self.tls = settings.get("tls_certificate") is not None
         self._folder = folder
         self._owner = os.getpid()
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
@@ -53,6 +55,8 @@ class EmbeddedService:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                # The token is for other servers; workers of this one run what others wrote.
+                env={name: value for name, value in os.environ.items() if name != "EXTRA_RL_TOKEN"},
             )
         _running.add(self)
 

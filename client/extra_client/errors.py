@@ -74,6 +74,14 @@ class DeadlineExceededError(ExtraError):
     """The answer did not come within the call's deadline; the server has stopped working on it."""
 
 
+class UnauthenticatedError(ExtraError):
+    """The server wants a token, and got none that it knows: see `Credentials`."""
+
+
+class PermissionDeniedError(ExtraError):
+    """The token is known, but has not the scope for this in that namespace."""
+
+
 class UnimplementedError(ExtraError):
     """The server does not know the method: it is older than this client, or another service."""
 
@@ -92,11 +100,13 @@ _BY_CODE: dict[int, type[ExtraError]] = {
     4: DeadlineExceededError,
     5: NotFoundError,
     6: AlreadyExistsError,
+    7: PermissionDeniedError,
     8: OverloadedError,
     9: FailedPreconditionError,
     12: UnimplementedError,
     13: InternalError,
     14: UnavailableError,
+    16: UnauthenticatedError,
 }
 
 

@@ -43,3 +43,11 @@ class Overloaded(ServiceError):
 
 class Unavailable(ServiceError):
     """The service cannot serve now, for no fault of the request; worth another try."""
+
+
+class Unauthenticated(ServiceError):
+    """The request does not show who sends it, where that is required."""
+
+
+class PermissionDenied(ServiceError):
+    """Who sends the request is known, and may not do this."""

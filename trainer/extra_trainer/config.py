@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from extra_client import credentials
 from extra_rl.config_file import ConfigError, explain, read_yaml
 
 
@@ -216,9 +217,47 @@ class GenerationServiceConfig(ServiceConfig):
         return self.target if isinstance(self.target, tuple) else (self.target,)
 
 
+class CredentialsConfig(Section):
+    """What the run shows the services, as extra_client.Credentials: names of files, never the token itself.
+
+    A run's config is kept in its folder and shown in its report.
+    """
+
+    token_file: str | None = Field(None, description="File of the token; absent: EXTRA_RL_TOKEN, or none.")
+    ca: str | None = Field(None, description="PEM file of the services' authority; turns TLS on.")
+    certificate: str | None = Field(None, description="PEM file of this side's certificate (mTLS).")
+    key: str | None = Field(None, description="PEM file of its key.")
+    allow_plaintext_network: bool = Field(
+        False, description="Send the token to other machines without TLS too."
+    )
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "CredentialsConfig":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together")
+        if self.certificate is not None and self.ca is None:
+            raise ValueError("certificate and key are for TLS, which ca turns on")
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make every client of a process use them."""
+        files = {
+            credentials.TOKEN_FILE: self.token_file,
+            credentials.CA: self.ca,
+            credentials.CERTIFICATE: self.certificate,
+            credentials.KEY: self.key,
+        }
+        # Ray's workers have working directories of their own.
+        variables = {name: str(Path(file).absolute()) for name, file in files.items() if file}
+        if self.allow_plaintext_network:
+            variables[credentials.ALLOW_PLAINTEXT_NETWORK] = "true"
+        return variables
+
+
 class ServicesConfig(Section):
     """The three services."""
 
+    credentials: CredentialsConfig = CredentialsConfig()
     generation: GenerationServiceConfig = GenerationServiceConfig()
     novelty: ServiceConfig = ServiceConfig()
     verification: ServiceConfig = ServiceConfig()

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from extra_client.credentials import NOT_SECRET
 from extra_trainer import cpu_bridge
 from extra_trainer.trainer_flags import openrlhf_flags
 
@@ -43,6 +44,9 @@ def _start_ray(config: Any) -> None:
     import torch
 
     environment = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
+    # The workers of a cluster that runs already have its environment, not this one. Ray shows what is set
+    # here to whoever asks: names of files, and no token.
+    environment |= {name: os.environ[name] for name in NOT_SECRET if name in os.environ}
     local: dict[str, Any] = {}
     if config.ray.address is None:
         # OpenRLHF asks Ray for a GPU per model worker: without CUDA they are only names for processes.

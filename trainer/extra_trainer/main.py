@@ -32,6 +32,7 @@ def train(
 
     def work() -> int:
         config = configs.load(config_path, dict(_setting(text) for text in settings))
+        os.environ.update(config.services.credentials.environment())
         folder = RunFolder(run or Path("runs") / f"{config.name}-seed{config.seed}")
         plan = plans.make(config, folder)
         if dry_run:

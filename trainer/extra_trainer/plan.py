@@ -6,6 +6,7 @@ stopping at the first. `extra-rl train --dry-run` prints the plan; without it th
 No GPU is needed: what is assumed in its place is said.
 """
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from extra_client import ExtraError, GenerationClient, NoveltyClient, VerificationClient, vocab_hash
+from extra_client import (
+    ExtraError,
+    GenerationClient,
+    NoveltyClient,
+    VerificationClient,
+    credentials,
+    vocab_hash,
+)
 from extra_rl.config_file import ConfigError
 from extra_trainer import data, memory_estimate, openrlhf_parser
-from extra_trainer.config import Config
+from extra_trainer.config import Config, ServiceConfig
 from extra_trainer.launch import REHEARSAL_PROBLEMS
 from extra_trainer.ray_services import connected
 from extra_trainer.run import Run
@@ -336,6 +344,7 @@ def _services(config: Config, tokenizer: Any | None, plan: Plan) -> None:
     _check_address(config.services.novelty.target, lambda t: NoveltyClient(t, "unused"), plan)
     _check_address(config.services.verification.target, VerificationClient, plan)
     _check_installed(config, engine, plan)
+    _check_credentials(config, plan)
     away = [t for t in generation.targets if not t.startswith(("unix:", "localhost", "127.0.0.1", "[::1]"))]
     if away and config.weights_delivery == "folder":
         plan.assumed.append(
@@ -369,6 +378,23 @@ def _check_address(target: str | None, client: Callable[[str], Any], plan: Plan)
     if target is not None:
         with plan.collecting(), client(target) as connected:
             connected.wait_for_ready(HEALTH_SECONDS)
+
+
+def _check_credentials(config: Config, plan: Plan) -> None:
+    if config.ray.address is None:
+        return
+    if os.environ.get(credentials.TOKEN):
+        plan.problems.append(
+            f"{credentials.TOKEN} does not reach the workers of a Ray cluster: put the token into a file "
+            "that its nodes can read, and name that in services.credentials.token_file"
+        )
+    for name in NEEDED:
+        given: ServiceConfig = getattr(config.services, name)
+        if credentials.CA in os.environ and given.target is None and "tls_certificate" not in given.settings:
+            plan.problems.append(
+                f"services.{name}: services.credentials.ca makes clients want TLS, which a service started "
+                "on the Ray cluster has only with tls_certificate and tls_key in its settings"
+            )
 
 
 def _check_installed(config: Config, engine: object, plan: Plan) -> None:

@@ -31,6 +31,9 @@ class ServiceActor:
         # The run folder need not be on this node's disks.
         log_file = Path(log) if Path(log).parent.is_dir() else None
         here = {"host": ray.util.get_node_ip_address(), "port": 0, **settings}
+        if "tls_certificate" not in settings:
+            # A Ray cluster's own traffic, code included, is as open: its network must be trusted anyway.
+            here["allow_plaintext_network"] = True
         self._service = embedded.start(name, log_file, start_timeout=START_SECONDS, **here)
         return self._service.target
 

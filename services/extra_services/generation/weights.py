@@ -4,7 +4,9 @@ Pickled weights are never read: unpickling runs code. A folder named by a caller
 root, with everything in it, links resolved.
 """
 
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +48,44 @@ def resolve(root: Path | None, path: str) -> Path:
         raise FailedPrecondition(
             "this server has no weights_root, so its weights cannot be replaced from a folder"
         )
+    if "\0" in path:
+        raise InvalidInput("path", "must not hold a NUL character")
     root = root.resolve()
-    folder = (root / path).resolve()
-    if not folder.is_relative_to(root) or folder == root:
+    folder = _resolved(root / path)
+    if folder is None or not folder.is_relative_to(root) or folder == root:
         raise InvalidInput("path", f"{path!r} is not a folder inside the server's weights root")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
         raise InvalidInput("path", f"there is no folder {path!r} in the server's weights root")
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise InvalidInput("path", f"{path!r} holds no model: config.json and *.safetensors are needed")
     if (folder / "adapter_config.json").exists():
         raise InvalidInput("path", f"{path!r} holds an adapter; merge it and save the whole model")
-    for file in folder.iterdir():
-        if not file.resolve().is_relative_to(root):
+    for file in folder.rglob("*"):
+        target = _resolved(file)
+        if target is None or not target.is_relative_to(root):
             raise InvalidInput("path", f"{path!r} has a link out of the server's weights root: {file.name}")
+    _check_shards(folder, path)
     return folder
+
+
+def _resolved(path: Path) -> Path | None:
+    """`path` without links; None where that cannot be told (links in a circle, names too long)."""
+    try:
+        return path.resolve(strict=path.is_symlink())
+    except (OSError, RuntimeError):
+        return None
+
+
+def _check_shards(folder: Path, path: str) -> None:
+    # A sharded model's index names the files that are read: it could name any.
+    for index in folder.glob("*.index.json"):
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+            elsewhere = [name for name in names if Path(name).name != name]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput("path", f"{path!r}: {index.name} is no index of a sharded model") from error
+        if elsewhere:
+            raise InvalidInput("path", f"{path!r}: {index.name} names files outside the folder")
 
 
 def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch.nn.Module:

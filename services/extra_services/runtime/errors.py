@@ -15,7 +15,9 @@ from extra_services.errors import (
     InvalidInput,
     NotFound,
     Overloaded,
+    PermissionDenied,
     ServiceError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -26,6 +28,8 @@ CODES: dict[type[ServiceError], int] = {
     FailedPrecondition: code_pb2.FAILED_PRECONDITION,
     Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     Unavailable: code_pb2.UNAVAILABLE,
+    Unauthenticated: code_pb2.UNAUTHENTICATED,
+    PermissionDenied: code_pb2.PERMISSION_DENIED,
 }
 
 

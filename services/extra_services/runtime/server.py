@@ -24,8 +24,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from extra_services.runtime import logs
+from extra_services.runtime.guard import Guard
 from extra_services.runtime.interceptor import CallInterceptor
-from extra_services.runtime.settings import ServerSettings
+from extra_services.runtime.settings import ServerSettings, stays_here
+from extra_services.runtime.tls import Certificates
+from extra_services.runtime.tokens import Tokens
 
 log = structlog.get_logger()
 
@@ -86,7 +89,7 @@ async def _follow(hosted: Hosted, checks: Any) -> None:
 
 def _server(settings: ServerSettings) -> grpc.aio.Server:
     return grpc.aio.server(
-        interceptors=[CallInterceptor()],
+        interceptors=[CallInterceptor(), Guard(Tokens(settings.tokens))],
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -113,8 +116,14 @@ def _add_standard_services(server: grpc.aio.Server, names: list[str]) -> Any:
 def _listen(server: grpc.aio.Server, settings: ServerSettings) -> str:
     unix = settings.host.startswith("unix:")
     wanted = settings.host if unix else f"{settings.host}:{settings.port}"
+    if settings.tls_certificate is None and not stays_here(settings.host):
+        log.warning("serving other machines without TLS, as allow_plaintext_network says", host=settings.host)
     try:
-        port = server.add_insecure_port(wanted)
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            files = Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+            port = server.add_secure_port(wanted, files.server_credentials())
+        else:
+            port = server.add_insecure_port(wanted)
     except RuntimeError as error:
         raise SystemExit(f"cannot listen on {wanted}: is another server running there?") from error
     return wanted if unix else f"{settings.host}:{port}"

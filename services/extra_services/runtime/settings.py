@@ -5,10 +5,11 @@
 win over the environment, and that over the file.
 """
 
+import ipaddress
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -18,6 +19,7 @@ from pydantic_settings import (
 )
 
 from extra_rl.config_file import ConfigError, explain, read_yaml
+from extra_services.runtime.tokens import TokenSettings, check_distinct
 
 
 class ServerSettings(BaseSettings):
@@ -42,6 +44,49 @@ class ServerSettings(BaseSettings):
         4096, gt=0, description="Calls served at once; more get RESOURCE_EXHAUSTED."
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the server's certificate and its chain; may be replaced at any time."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the authority whose certificates clients must show (mTLS)."
+    )
+    tokens: list[TokenSettings] = Field(
+        [],
+        description="Tokens that callers must bring, each {name, sha256, scopes, requests_per_second}; none:"
+        " whoever can connect may do everything.",
+    )
+    allow_plaintext_network: bool = Field(
+        False, description="Serve without TLS to other machines: whoever is on the way reads and changes all."
+    )
+
+    @model_validator(mode="after")
+    def _check_security(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: set both or neither")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.tls_certificate is not None and self.host.startswith("unix:"):
+            raise ValueError("a unix: socket has no TLS: leave out tls_certificate, or give a host")
+        check_distinct(self.tokens)
+        if self.tls_certificate is None and not self.allow_plaintext_network and not stays_here(self.host):
+            tokens = ", and so would the tokens" if self.tokens else ""
+            raise ValueError(
+                f"host {self.host}: without TLS all that other machines send and get could be read and"
+                f" changed on the way{tokens}. Set tls_certificate and tls_key; or listen on 127.0.0.1; or,"
+                " if the network is yours alone, set allow_plaintext_network"
+            )
+        return self
+
+
+def stays_here(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
+    if host.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 Settings = TypeVar("Settings", bound=ServerSettings)

@@ -86,7 +86,9 @@ class WorkerPool:
             slot.thread.start()
         for slot in self._slots:
             slot.ready.wait()
-        if not all(slot.without_network for slot in self._slots):
+        if all(slot.without_network for slot in self._slots):
+            log.info("workers have no network")
+        else:
             log.warning("this system does not let workers give up the network; they keep it")
 
     def submit(

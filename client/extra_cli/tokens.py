@@ -1,0 +1,28 @@
+"""`extra-rl token`: the secret once, for who is to have it, and what the servers' config gets instead."""
+
+import sys
+
+
+def mint(name: str, scopes: list[str]) -> None:
+    """Prints a new token on standard output and its config entry on standard error: each can be piped."""
+    try:
+        from extra_services.runtime import tokens
+        from extra_services.runtime.tokens import TokenSettings
+    except ModuleNotFoundError as error:
+        sys.exit(f"cannot import {error.name!r}: pip install 'extra-rl[server]'")
+    import yaml
+    from pydantic import ValidationError
+
+    from extra_rl.config_file import explain
+
+    token, digest = tokens.mint()
+    pairs = [scope.rpartition("=") for scope in scopes]
+    entry = {"name": name, "sha256": digest, "scopes": {pattern: scope for pattern, _, scope in pairs}}
+    try:
+        TokenSettings.model_validate(entry)
+    except ValidationError as error:
+        sys.exit(f"extra-rl token: {explain(error, TokenSettings)}")
+    print("# For the caller, as EXTRA_RL_TOKEN; it is shown this once:", file=sys.stderr)
+    print(token, flush=True)
+    print("# For the servers' config, under `tokens:`", file=sys.stderr)
+    print(yaml.safe_dump([entry], sort_keys=False), end="", file=sys.stderr)

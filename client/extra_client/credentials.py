@@ -1,0 +1,109 @@
+"""What a client shows a server, and how it knows the server: a token, and the files of TLS.
+
+Given to a client, or else taken from the environment, where one setting serves every client of a process,
+those of the trainer and of the plug-ins included. The files are read when a client connects.
+"""
+
+import ipaddress
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from extra_client import embedded
+from extra_client.errors import InvalidArgumentError
+
+TOKEN = "EXTRA_RL_TOKEN"
+#: Variables that name files or say yes, and hold no secret themselves.
+TOKEN_FILE = "EXTRA_RL_TOKEN_FILE"
+CA = "EXTRA_RL_TLS_CA"
+CERTIFICATE = "EXTRA_RL_TLS_CERTIFICATE"
+KEY = "EXTRA_RL_TLS_KEY"
+ALLOW_PLAINTEXT_NETWORK = "EXTRA_RL_ALLOW_PLAINTEXT_NETWORK"
+NOT_SECRET = (TOKEN_FILE, CA, CERTIFICATE, KEY, ALLOW_PLAINTEXT_NETWORK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """A token and PEM files; each may be left out.
+
+    With `ca` connections to hosts are TLS, and the server must show a certificate of that authority for the
+    target's name; a file with the system's authorities serves for public ones. Unix sockets and embedded
+    services have no TLS.
+    """
+
+    #: Sent with every call.
+    token: str = field(default="", repr=False)
+    ca: str | Path | None = None
+    #: What this side shows, for servers that ask for it (mTLS), and its key.
+    certificate: str | Path | None = None
+    key: str | Path | None = None
+    #: Send the token to other machines without TLS too: whoever is on the way can take it.
+    allow_plaintext_network: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidArgumentError("certificate and key belong together", field="credentials.certificate")
+        if self.certificate is not None and self.ca is None:
+            raise InvalidArgumentError(
+                "certificate and key are for TLS, which ca turns on", field="credentials.ca"
+            )
+        if not re.fullmatch("[!-~]*", self.token):
+            raise InvalidArgumentError(
+                "the token must be printable ASCII without spaces", field="credentials.token"
+            )
+
+    @classmethod
+    def from_environment(cls) -> "Credentials":
+        """Those that EXTRA_RL_TOKEN (or EXTRA_RL_TOKEN_FILE), EXTRA_RL_TLS_CA and so on give."""
+        token, file = os.environ.get(TOKEN, ""), os.environ.get(TOKEN_FILE)
+        return cls(
+            token=_read(file).decode("ascii", "replace").strip() if file and not token else token,
+            ca=os.environ.get(CA) or None,
+            certificate=os.environ.get(CERTIFICATE) or None,
+            key=os.environ.get(KEY) or None,
+            allow_plaintext_network=os.environ.get(ALLOW_PLAINTEXT_NETWORK, "").lower()
+            in ("1", "true", "yes"),
+        )
+
+    def channel_credentials(self, target: str) -> grpc.ChannelCredentials | None:
+        """TLS for a channel to `target`, or None where it has none.
+
+        InvalidArgumentError if that would show the token to the network, or a file cannot be read.
+        """
+        child = embedded.find(target)
+        if self.ca is not None and not target.startswith("unix:") and (child is None or child.tls):
+            shown = (
+                (_read(self.key), _read(self.certificate)) if self.key and self.certificate else (None, None)
+            )
+            return grpc.ssl_channel_credentials(_read(self.ca), *shown)
+        if self.token and not self.allow_plaintext_network and not _stays_here(target):
+            raise InvalidArgumentError(
+                f"the token would go to {target} unencrypted: give the server's authority (ca, or {CA}), or, "
+                f"if the network is yours alone, allow_plaintext_network ({ALLOW_PLAINTEXT_NETWORK}=true)",
+                field="credentials.ca",
+            )
+        return None
+
+
+def _stays_here(target: str) -> bool:
+    if target.startswith("unix:"):
+        return True
+    addresses = re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)", "", target).split(",")
+    return all(_is_loopback(re.sub(r":\d+$", "", address).strip("[]")) for address in addresses)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot read {path}: {error.strerror}", field="credentials") from None

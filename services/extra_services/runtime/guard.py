@@ -1,0 +1,174 @@
+"""What a call must pass before a servicer sees it: its token, its rate, its message, its namespace.
+
+An interceptor of its own, inside the one that makes statuses of errors. It takes the request as bytes and
+decodes it here: gRPC itself answers a malformed message as if the server were at fault. Health stays open to
+those who probe it; where tokens are on, everything else that is no service of the API (reflection, channelz)
+wants one, of any scope.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from extra_services.errors import InvalidInput, ServiceError
+from extra_services.runtime.access import NEEDS, Need
+from extra_services.runtime.errors import CODES
+from extra_services.runtime.tokens import Token, Tokens
+
+OPEN = "/grpc.health.v1.Health/"
+API = "/extra_rl."
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Refuses what `tokens` do not allow (all is allowed if there are none), and malformed messages."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(OPEN):
+            return handler
+        api = details.method.startswith(API)
+        token: Token | None = None
+        try:
+            if self._tokens:
+                token = self._identify(details)
+        except ServiceError as error:
+            return _remade(handler, _Refused(error) if api else _RefusedOutside(error))
+        return _remade(handler, _Admitted(handler, NEEDS[details.method], token)) if api else handler
+
+    def _identify(self, details: grpc.HandlerCallDetails) -> Token:
+        token = self._tokens.identify(details.invocation_metadata or ())
+        # Of every line that is logged for this call.
+        structlog.contextvars.bind_contextvars(token=token.name)
+        token.count()
+        # Before anything is read of the request, which may be large.
+        for need in NEEDS.get(details.method, ()):
+            if not need.field:
+                token.require(need.scope, need.namespace)
+        return token
+
+
+def _remade(handler: Any, calls: Any) -> Any:
+    """A handler of the same kind that hands the undecoded request to `calls`."""
+    if handler.response_streaming:
+        kind = "stream_stream" if handler.request_streaming else "unary_stream"
+        behaviour = calls.stream
+    else:
+        kind = "stream_unary" if handler.request_streaming else "unary_unary"
+        behaviour = calls.unary
+    make = getattr(grpc, f"{kind}_rpc_method_handler")
+    return make(behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
+
+
+class _Refused:
+    """Raises what the interceptor around this one tells."""
+
+    def __init__(self, error: ServiceError) -> None:
+        self._error = error
+
+    async def unary(self, request: Any, context: Any) -> Any:
+        raise self._error
+
+    async def stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        raise self._error
+        yield
+
+
+class _RefusedOutside:
+    """As _Refused, for services that no interceptor makes statuses for."""
+
+    def __init__(self, error: ServiceError) -> None:
+        self._error = error
+
+    async def unary(self, request: Any, context: Any) -> Any:
+        await context.abort(_BY_NUMBER[CODES[type(self._error)]], self._error.message)
+
+    async def stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        await self.unary(request, context)
+        yield
+
+
+class _Admitted:
+    """Decodes what comes for `handler`, and checks the namespaces it names."""
+
+    def __init__(self, handler: Any, needs: tuple[Need, ...], token: Token | None) -> None:
+        self._decode = handler.request_deserializer
+        self._streaming = handler.request_streaming
+        self._inner = (
+            handler.stream_stream or handler.unary_stream
+            if handler.response_streaming
+            else handler.stream_unary or handler.unary_unary
+        )
+        self._needs = [need for need in needs if need.field]
+        self._token = token
+
+    async def unary(self, request: Any, context: Any) -> Any:
+        if not self._streaming:
+            return await self._inner(self._message(request, first=True), context)
+        messages = _Messages(request, self._message)
+        try:
+            return await self._inner(messages, context)
+        except Exception:
+            messages.raise_refusal()
+            raise
+
+    async def stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        if not self._streaming:
+            async for response in self._inner(self._message(request, first=True), context):
+                yield response
+            return
+        messages = _Messages(request, self._message)
+        try:
+            async for response in self._inner(messages, context):
+                yield response
+        except Exception:
+            messages.raise_refusal()
+            raise
+
+    def _message(self, data: bytes, *, first: bool) -> Any:
+        try:
+            message = self._decode(data)
+        except DecodeError as error:
+            raise InvalidInput("request", "is no message of this RPC, or not of this version") from error
+        if first and self._token:
+            for need in self._needs:
+                self._token.require(need.scope, getattr(message, need.field))
+        return message
+
+
+class _Messages:
+    """The decoded messages of a stream; keeps why one was refused, whatever the servicer makes of it."""
+
+    def __init__(self, raw: AsyncIterator[bytes], decode: Callable[..., Any]) -> None:
+        self._raw = aiter(raw)
+        self._decode = decode
+        self._first = True
+        self._refusal: ServiceError | None = None
+
+    def __aiter__(self) -> "_Messages":
+        return self
+
+    async def __anext__(self) -> Any:
+        data = await anext(self._raw)
+        try:
+            message = self._decode(data, first=self._first)
+        except ServiceError as error:
+            self._refusal = error
+            raise
+        self._first = False
+        return message
+
+    def raise_refusal(self) -> None:
+        """Raises why a message was refused, if one was."""
+        if self._refusal is not None:
+            raise self._refusal

@@ -1,0 +1,88 @@
+"""TLS of a server, with certificates that are replaced while it runs.
+
+gRPC asks for the certificate at the start of every connection. The files are read then, and when they hold
+something new that is sound, connections from there on get it; open ones keep what they have. What is not
+sound (a key of another certificate, a file half written) is logged once, and the server goes on with the old.
+"""
+
+import ssl
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+import structlog
+
+from extra_rl.config_file import ConfigError
+
+log = structlog.get_logger()
+
+
+class Certificates:
+    """The PEM files `certificate` (with its chain), its `key` and, for mTLS, the `client_ca`.
+
+    ConfigError if they cannot be used now.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._lock = threading.Lock()
+        try:
+            self._seen = self._read()
+            self._check(self._seen)
+        except OSError as error:
+            raise ConfigError(f"tls_certificate, tls_key, tls_client_ca: {_reason(error)}") from error
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """Credentials that follow the files; with a `client_ca`, clients must show a certificate of it."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(self._seen), self._renewed, self._client_ca is not None
+        )
+
+    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """What new connections get from now on; None: what they got so far. Called by threads of gRPC's."""
+        with self._lock:
+            try:
+                found = self._read()
+                if found == self._seen:
+                    return None
+                self._seen = found
+                self._check(found)
+            except OSError as error:
+                log.error("the new certificate cannot be used, the old one stays", error=_reason(error))
+                return None
+        log.info("new certificate", file=str(self._certificate))
+        return self._configuration(found)
+
+    def _read(self) -> list[bytes]:
+        return [path.read_bytes() for path in self._paths()]
+
+    def _paths(self) -> Sequence[Path]:
+        return [self._certificate, self._key, *([self._client_ca] if self._client_ca else [])]
+
+    def _check(self, contents: list[bytes]) -> None:
+        """An OSError (which ssl's errors are) unless gRPC will take `contents`, which it does not tell."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # With a password, if only an empty one, a key that wants one is an error and not a question.
+        context.load_cert_chain(self._certificate, self._key, password="")
+        if self._client_ca:
+            context.load_verify_locations(self._client_ca)
+        if self._read() != contents:
+            raise OSError("the files are being written")
+
+    def _configuration(self, contents: list[bytes]) -> grpc.ServerCertificateConfiguration:
+        certificate, key, *client_ca = contents
+        return grpc.ssl_server_certificate_configuration(
+            [(key, certificate)], client_ca[0] if client_ca else None
+        )
+
+
+def _reason(error: OSError) -> str:
+    if error.filename:
+        return f"cannot read {error.filename}: {error.strerror}"
+    if isinstance(error, ssl.SSLError):
+        why = error.reason or error
+        return f"{why}: they must be PEM files, the key that of the certificate and without a password"
+    return str(error)
