@@ -6,7 +6,7 @@ win over the environment, and that over the file.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -18,6 +18,8 @@ from pydantic_settings import (
 )
 
 from extra_rl.config_file import ConfigError, explain, read_yaml
+
+MetricsPort = Annotated[int, Field(ge=0, le=65535)] | Literal["off"]
 
 
 class ServerSettings(BaseSettings):
@@ -41,6 +43,11 @@ class ServerSettings(BaseSettings):
     max_concurrent_rpcs: int = Field(
         4096, gt=0, description="Calls served at once; more get RESOURCE_EXHAUSTED."
     )
+    metrics_port: MetricsPort = Field(
+        "off",
+        description="Port that Prometheus reads /metrics from; 0 takes a free one, off has none.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address the metrics are served on.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
 
 
