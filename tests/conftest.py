@@ -13,6 +13,10 @@ hypothesis.settings.load_profile("here")
 # As extra_cli does for the command: tests run beside servers, on few cores. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Servers of many tests run side by side; a test of metrics asks for a port of its own.
+for _service in ("GENERATION", "NOVELTY", "VERIFICATION"):
+    os.environ.setdefault(f"EXTRA_RL_{_service}_METRICS_PORT", "off")
+
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 

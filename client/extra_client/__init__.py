@@ -55,6 +55,7 @@ from extra_client._prefix import (
     SelectionPolicy,
 )
 from extra_client._sync import GenerationClient, NoveltyClient, PrefixClient, VerificationClient
+from extra_client._transport import request_scope
 from extra_client._verification import (
     BoxChoice,
     Method,
@@ -148,5 +149,6 @@ __all__ = [
     "WeightsUpdate",
     "aio",
     "embedded",
+    "request_scope",
     "vocab_hash",
 ]

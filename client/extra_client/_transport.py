@@ -10,9 +10,12 @@ its transparent ones alone), a call that was under way when its server stopped c
 import json
 import random
 import re
+import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +30,7 @@ Result = TypeVar("Result")
 
 #: Metadata key under which the request id travels.
 REQUEST_ID = "x-request-id"
+_scope: ContextVar[str] = ContextVar("extra_client_request_scope", default="")
 
 #: How often a call is sent at most, and the seconds before it is sent again, doubled each time: about three
 #: seconds in all.
@@ -126,7 +130,7 @@ class Attempt:
         """Sends it by the stub's `method`, with what is left of its deadline."""
         self.sent += 1
         left = max(0.0, self.until - time.monotonic())
-        metadata = [(REQUEST_ID, self.request_id)]
+        metadata = [(REQUEST_ID, self.request_id), *_trace()]
         if self.token:
             metadata.append(("authorization", f"Bearer {self.token}"))
         return method(self.call.request, timeout=left, metadata=metadata)
@@ -194,7 +198,37 @@ class Attempt:
 def attempt(call: Call[Any], target: str, deadline: float | None, token: str) -> Attempt:
     """`call` with its deadline settled and a fresh request id."""
     seconds = call.deadline if deadline is None else deadline
-    return Attempt(call, target, seconds, uuid.uuid4().hex, token, time.monotonic() + seconds)
+    scope, unique = _scope.get(), uuid.uuid4().hex
+    request_id = f"{scope}/{unique[:12]}" if scope else unique
+    return Attempt(call, target, seconds, request_id, token, time.monotonic() + seconds)
+
+
+@contextmanager
+def request_scope(name: str) -> Iterator[None]:
+    """Has the request ids of calls made inside begin with `name` (printable ASCII, at most 150 characters).
+
+    Every log line and span that the servers write about such a call, down to verification's workers, has its
+    id: looking for "run-1/step-12" finds all that a step has caused. It holds for this thread or asyncio task
+    and, as all context variables do, for threads that run in a copy of its context.
+    """
+    if not (name.isascii() and name.isprintable() and 0 < len(name) <= 150):
+        raise ValueError(f"a scope is 1 to 150 printable ASCII characters, not {name!r}")
+    token = _scope.set(name)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def _trace() -> tuple[tuple[str, str], ...]:
+    """The caller's OpenTelemetry context as metadata; nothing in a program that has no traces."""
+    if "opentelemetry.trace" not in sys.modules:
+        return ()
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return tuple(carrier.items())
 
 
 def new_key() -> str:

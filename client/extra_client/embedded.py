@@ -123,8 +123,9 @@ def start(
 
     `settings` are the server's flags: `memory_capacity=8` is `--memory-capacity=8`, a bool is `--x` or
     `--no-x`, None leaves the flag out. `host` and `port` make it listen there instead of on a private Unix
-    socket. The novelty service forgets when it ends unless it is told a `data_folder` or `config`. Output is
-    appended to `log_file`, or goes to a temporary file that ends with the service.
+    socket. The novelty service forgets when it ends unless it is told a `data_folder` or `config`. It
+    serves metrics only if `metrics_port` is among the settings. Output is appended to `log_file`, or goes to
+    a temporary file that ends with the service.
     UnavailableError, with the last lines of the log, if it ends instead of serving or does not serve within
     `start_timeout` seconds.
     """
@@ -168,7 +169,8 @@ def find(target: str) -> EmbeddedService | None:
 
 
 def _defaults(service: str, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {}
+    # A second one on this machine would not get the port.
+    defaults: dict[str, Any] = {"metrics_port": "off"}
     if not settings.keys() & {"host", "port"}:
         socket = f"unix:{folder / 'socket'}"
         # The kernel takes socket paths of 107 bytes at most.

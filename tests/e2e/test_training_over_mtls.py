@@ -1,4 +1,4 @@
-"""A training run whose services want a client certificate and a token; the token allows what it needs alone."""
+"""A training run whose services want a client certificate and a token that allows no more than it needs."""
 
 import json
 from collections.abc import Iterator

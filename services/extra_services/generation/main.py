@@ -9,6 +9,7 @@ import transformers
 from extra_rl.config_file import ConfigError
 from extra_rl.v1 import generation_pb2_grpc
 from extra_services.errors import ServiceError
+from extra_services.generation import instruments
 from extra_services.generation.rollouts import Engine
 from extra_services.generation.service import GenerationServicer
 from extra_services.generation.settings import GenerationSettings
@@ -37,6 +38,7 @@ async def build(settings: GenerationSettings) -> server.Hosted:
         engine = await make(settings, vocabulary)
     except ServiceError as error:
         raise ConfigError(f"model: {error.message}") from error
+    instruments.watch(engine)
     servicer = GenerationServicer(engine, vocabulary, settings.model, settings.weights_root)
     add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
     return server.Hosted(

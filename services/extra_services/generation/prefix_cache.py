@@ -28,6 +28,11 @@ class PrefixCache:
         #: Hash of the first blocks of a sequence -> its tokens' bytes.
         self._starts: dict[bytes, bytes] = {}
 
+    @property
+    def bytes(self) -> int:
+        """What the sequences take."""
+        return self._bytes
+
     def whole(self, tokens: NDArray[np.int32]) -> Computed | None:
         """The sequence int32 [length], if it is known."""
         key = tokens.tobytes()

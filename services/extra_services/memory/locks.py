@@ -8,6 +8,8 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from extra_services.memory.instruments import STAGES
+
 
 class PromptLocks:
     """Locks by (namespace id, prompt). They cost nothing while not held."""
@@ -21,7 +23,8 @@ class PromptLocks:
         """Waits until none of the prompts is held, and holds them."""
         wanted = {(namespace, prompt) for prompt in prompts}
         with self._released:
-            self._released.wait_for(lambda: self._held.isdisjoint(wanted))
+            with STAGES("lock"):
+                self._released.wait_for(lambda: self._held.isdisjoint(wanted))
             self._held |= wanted
         try:
             yield

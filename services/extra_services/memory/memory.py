@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_services.errors import FailedPrecondition, InvalidInput, Unavailable
+from extra_services.memory import instruments
 from extra_services.memory.index import RingIndex
 from extra_services.memory.locks import PromptLocks
 from extra_services.memory.records import (
@@ -114,6 +115,8 @@ class Change:
             stale = [prompt for prompt in self.prompts if versions[prompt] != current[prompt].version]
         for prompt, (header, solutions) in self._store.solutions(self.namespace, stale).items():
             index.load(prompt, header, solutions)
+        instruments.PROMPTS_FROM_STORE.inc(len(stale))
+        instruments.PROMPTS_IN_INDEX.inc(len(self.prompts) - len(stale))
         return index
 
     def rings_added(self, prompt: str) -> int:
@@ -166,6 +169,11 @@ class Indexes:
         """The namespace's index, if there is one."""
         with self._lock:
             return self._by_id[namespace.id][1] if namespace.id in self._by_id else None
+
+    def bytes(self) -> int:
+        """Memory of them all."""
+        with self._lock:
+            return sum(index.bytes() for _, index in self._by_id.values())
 
     def drop(self, name: str) -> None:
         """Forgets the indexes of a namespace that was deleted or replaced."""
@@ -253,6 +261,20 @@ class Memory:
         """Texts this process embedded since it started, and texts whose vectors it knew."""
         return (self._embedder.embedded, self._embedder.cached) if self._embedder is not None else (0, 0)
 
+    def index_bytes(self) -> int:
+        """Memory of the vectors in the indexes."""
+        return self._indexes.bytes()
+
+    def store_entries(self) -> dict[str, float]:
+        """How many namespaces, and prompts, solutions and prefixes in them, the store holds."""
+        sizes = [self.store.sizes(self.store.namespace(name)) for name in self.store.namespaces()]
+        return {
+            "namespaces": len(sizes),
+            "prompts": sum(each.prompts for each in sizes),
+            "solutions": sum(each.solutions for each in sizes),
+            "prefixes": sum(each.prefixes for each in sizes),
+        }
+
     @property
     def embedder(self) -> TextEmbedder:
         """The embedder; FailedPrecondition if there is none."""
@@ -275,6 +297,7 @@ class Memory:
             return None
         if stored.fingerprint != key.fingerprint:
             raise InvalidInput("idempotency_key", f"{key.key!r} was used before, for another request")
+        instruments.REPLAYS.inc()
         return stored.answer
 
     def change(
@@ -301,7 +324,7 @@ class Memory:
                         Change(namespace, prompts, self.store, self._indexes), key, compute, encode
                     )
                 except Conflict:
-                    continue
+                    instruments.CONFLICTS.inc()
         raise Unavailable(f"other replicas kept changing the same prompts of {name!r}; try again")
 
     def _attempt(
@@ -321,7 +344,9 @@ class Memory:
                         key.operation, key.key, key.fingerprint, encode(computed.result)
                     )
                     write = replace(write, answer=answer)
-                change.committed(write, self.store.commit(change.namespace, write))
+                with instruments.STAGES("commit"):
+                    versions = self.store.commit(change.namespace, write)
+                change.committed(write, versions)
             failed = False
             return computed.result
         finally:

@@ -10,13 +10,16 @@ before its group is durable.
 
 import asyncio
 import json
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded
+from extra_services.memory.instruments import REQUESTS_WAITING, STAGES
 from extra_services.memory.memory import Key, Memory
 from extra_services.novelty import answers
 from extra_services.novelty.request import (
@@ -29,6 +32,9 @@ from extra_services.novelty.request import (
     Vectors,
 )
 from extra_services.novelty.scoring import NoveltyScorer
+from extra_services.runtime.threads import in_thread
+
+Result = TypeVar("Result")
 
 DEFAULT_WAIT_SECONDS = 300.0
 MAX_WAIT_SECONDS = 24 * 3600.0
@@ -98,7 +104,7 @@ class SampleCollector:
         _check(sample)
         group = self._groups.get((sample.namespace, sample.group_id))
         metric = group.first.metric if group else sample.metric
-        known = await asyncio.get_running_loop().run_in_executor(self._executor, self._known, sample, metric)
+        known = await self._in_thread(lambda: self._known(sample, metric))
         if known is not None:
             return known
         if self.waiting >= self._max_waiting:
@@ -184,8 +190,7 @@ class SampleCollector:
         failure: BaseException | None = None
         scored: list[SampleScore] = []
         try:
-            loop = asyncio.get_running_loop()
-            scored = await loop.run_in_executor(self._executor, self._score_now, group, indices)
+            scored = await self._in_thread(lambda: self._score_now(group, indices))
         except BaseException as error:
             failure = error
         del self._groups[(group.first.namespace, group.first.group_id)]
@@ -197,6 +202,9 @@ class SampleCollector:
                     waiting.set_result(scored[position])
                 else:
                     waiting.set_exception(failure)
+
+    async def _in_thread(self, call: Callable[[], Result]) -> Result:
+        return await in_thread(self._executor, call, STAGES, REQUESTS_WAITING)
 
     def _score_now(self, group: _Group, indices: list[int]) -> list[SampleScore]:
         first = group.first

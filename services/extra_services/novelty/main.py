@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
 from extra_services.errors import FailedPrecondition
+from extra_services.memory import instruments
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.memory import Memory
 from extra_services.memory.sqlite_store import SqliteStore
@@ -23,8 +25,12 @@ from extra_services.prefix import prefixes
 from extra_services.prefix.prefixes import PrefixMemory
 from extra_services.prefix.service import PrefixServicer
 from extra_services.runtime import server
+from extra_services.runtime.metrics import remembered
 from extra_services.runtime.server import Hosted
-from extra_services.runtime.settings import ServerSettings, load
+from extra_services.runtime.settings import MetricsPort, ServerSettings, load
+
+#: Seconds for which the metrics show what they last read of the store: reading takes a scan of its prompts.
+STORE_SECONDS = 10.0
 
 
 class NoveltySettings(ServerSettings):
@@ -33,6 +39,9 @@ class NoveltySettings(ServerSettings):
     section: ClassVar[str] = "novelty"
 
     port: int = Field(50052, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: MetricsPort = Field(
+        9092, description="Port that Prometheus reads /metrics from; 0 takes a free one, off has none."
+    )
     data_folder: Path = Field(
         Path("novelty-data"), description="Folder of the durable memory; made if it does not exist."
     )
@@ -87,6 +96,7 @@ def main(arguments: list[str]) -> None:
 async def build(settings: NoveltySettings) -> Hosted:
     """Opens the store, loads the model, and puts the services over them."""
     memory = await asyncio.to_thread(_memory, settings)
+    _watch(memory, settings)
     executor = ThreadPoolExecutor(settings.request_threads, thread_name_prefix="novelty")
     characters = settings.max_text_characters
     limits = Limits(settings.max_rollouts_per_request, characters)
@@ -111,6 +121,15 @@ async def build(settings: NoveltySettings) -> Hosted:
         },
         close=close,
     )
+
+
+def _watch(memory: Memory, settings: NoveltySettings) -> None:
+    """Has the gauges ask `memory` when the metrics are read."""
+    entries = remembered(STORE_SECONDS, memory.store_entries)
+    for kind in ("namespaces", "prompts", "solutions", "prefixes"):
+        instruments.STORE_ENTRIES.labels(kind).set_function(partial(entries, kind))
+    instruments.INDEX_BYTES.set_function(memory.index_bytes)
+    instruments.INDEX_LIMIT_BYTES.set(settings.index_bytes)
 
 
 def _memory(settings: NoveltySettings) -> Memory:

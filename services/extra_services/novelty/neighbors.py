@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from extra_services.errors import InvalidInput
+from extra_services.memory.instruments import STAGES
 from extra_services.memory.memory import Change, Computed, Key, Memory
 from extra_services.memory.records import Namespace
 from extra_services.novelty.preparing import Batch, of_one, prepare
@@ -62,9 +63,10 @@ def _search(change: Change, namespace: Namespace, batch: Batch, k: int) -> list[
     prompts = [item.group.prompt_id for item in batch.items]
     index = change.rings(namespace.solutions.dimension)
     ones = np.ones(len(prompts), dtype=np.int64)
-    similarity, sequence = index.nearest(
-        prompts, ones, batch.vectors, min(k, namespace.settings.memory_capacity)
-    )
+    with STAGES("search"):
+        similarity, sequence = index.nearest(
+            prompts, ones, batch.vectors, min(k, namespace.settings.memory_capacity)
+        )
     wanted = [
         (prompt, int(number))
         for prompt, row in zip(prompts, sequence.tolist(), strict=True)

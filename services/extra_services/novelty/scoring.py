@@ -13,6 +13,7 @@ from dataclasses import astuple, replace
 import numpy as np
 
 from extra_services.errors import InvalidInput
+from extra_services.memory import instruments
 from extra_services.memory.index import RingIndex
 from extra_services.memory.memory import Change, Computed, Key, Memory, check_space
 from extra_services.memory.records import Namespace, NewSolutions, PromptWrite, Write
@@ -67,6 +68,7 @@ class NoveltyScorer:
         if answered is not None:
             return stored_answers.decode(answered), True
         batch = prepare(self._memory, found, groups, options.metric, self._limits)
+        instruments.ROLLOUTS.inc(sum(len(item.group.correct) for item in batch.items))
         result = self._memory.change(
             namespace,
             dict.fromkeys(item.group.prompt_id for item in batch.items),
@@ -155,7 +157,8 @@ class Attempt:
         nearest: list[Nearest | None] = []
         if self._options.scores and len(vectors):
             explain = self._options.explain
-            novelty, found = rings.score(prompts, counts, vectors, self._options.metric, explain)
+            with instruments.STAGES("search"):
+                novelty, found = rings.score(prompts, counts, vectors, self._options.metric, explain)
             if explain and found is not None:
                 nearest = self._explain(items, found)
         vendi = metrics.vendi_scores(vectors, counts).tolist() if self._options.vendi else [None] * len(items)

@@ -1,6 +1,5 @@
 """NoveltyService over gRPC: messages to the domain and back, nothing else."""
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -12,6 +11,7 @@ import numpy as np
 
 from extra_rl.v1 import novelty_pb2, novelty_pb2_grpc
 from extra_services.errors import InvalidInput
+from extra_services.memory.instruments import REQUESTS_WAITING, STAGES
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import Header, MemoryPolicy, NamespaceSettings, Storage, TextWindow
 from extra_services.novelty import transfer
@@ -31,6 +31,7 @@ from extra_services.novelty.request import (
 from extra_services.novelty.scoring import NoveltyScorer
 from extra_services.runtime import arrays
 from extra_services.runtime.errors import item_error
+from extra_services.runtime.threads import in_thread
 
 Result = TypeVar("Result")
 
@@ -275,7 +276,7 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
         return novelty_pb2.QueryNeighborsResponse(results=[_neighbors_message(answer) for answer in answers])
 
     async def _run(self, call: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        return await in_thread(self._executor, call, STAGES, REQUESTS_WAITING)
 
 
 def _known(names: dict[int, Result], number: int, field: str) -> Result:

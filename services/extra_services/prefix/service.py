@@ -1,12 +1,12 @@
 """PrefixService over gRPC: messages to the domain and back, nothing else."""
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
 from extra_rl.v1 import common_pb2, prefix_pb2, prefix_pb2_grpc
 from extra_services.errors import InvalidInput, ServiceError
+from extra_services.memory.instruments import REQUESTS_WAITING, STAGES
 from extra_services.prefix.prefixes import (
     DEFAULT_MIN_SEGMENT_TOKENS,
     AddedPrefixes,
@@ -27,6 +27,7 @@ from extra_services.prefix.selection import (
 )
 from extra_services.runtime import arrays
 from extra_services.runtime.errors import item_error
+from extra_services.runtime.threads import in_thread
 
 Result = TypeVar("Result")
 
@@ -120,7 +121,7 @@ class PrefixServicer(prefix_pb2_grpc.PrefixServiceServicer):
         )
 
     async def _run(self, call: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        return await in_thread(self._executor, call, STAGES, REQUESTS_WAITING)
 
 
 def _hard_prompt(message: prefix_pb2.HardPrompt) -> HardPrompt | InvalidInput:

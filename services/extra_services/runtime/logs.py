@@ -23,3 +23,9 @@ def configure(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def request_id() -> str:
+    """The id of the request that is worked on here; empty outside of one."""
+    found: str = structlog.contextvars.get_contextvars().get("request_id", "")
+    return found

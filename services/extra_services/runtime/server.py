@@ -23,7 +23,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from extra_services.runtime import logs
+from extra_services.runtime import logs, metrics, tracing
 from extra_services.runtime.guard import Guard
 from extra_services.runtime.interceptor import CallInterceptor
 from extra_services.runtime.settings import ServerSettings, stays_here
@@ -55,6 +55,10 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]
     """As `run`, inside an event loop."""
     stopping = asyncio.Event()
     _stop_on_signals(stopping, settings.stop_with_stdin)
+    tracing.configure(settings.section)
+    # Before the model loads: a port that is taken is told at once.
+    port = settings.metrics_port
+    page = None if port == "off" else metrics.serve(settings.metrics_host, port)
     hosted = await build()
     server = _server(settings)
     checks = _add_standard_services(server, list(hosted.services))
@@ -67,8 +71,12 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]
     following = asyncio.create_task(_follow(hosted, checks)) if hosted.readiness else None
     if settings.address_file:
         _write_atomically(settings.address_file, address)
-    log.info("serving", address=address, services=list(hosted.services))
+    metrics.SERVING.set(1)
+    log.info(
+        "serving", address=address, services=list(hosted.services), metrics=page.address if page else "off"
+    )
     await stopping.wait()
+    metrics.SERVING.set(0)
     log.info("draining", seconds=settings.drain_seconds)
     if following:
         following.cancel()
@@ -76,6 +84,9 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]
         await checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.stop(settings.drain_seconds)
     await hosted.close()
+    if page:
+        await asyncio.to_thread(page.close)
+    await asyncio.to_thread(tracing.close)
 
 
 async def _follow(hosted: Hosted, checks: Any) -> None:
@@ -83,6 +94,7 @@ async def _follow(hosted: Hosted, checks: Any) -> None:
     assert hosted.readiness is not None
     async for ready in hosted.readiness():
         status = health_pb2.HealthCheckResponse
+        metrics.SERVING.set(int(ready))
         for name in hosted.services:
             await checks.set(name, status.SERVING if ready else status.NOT_SERVING)
 

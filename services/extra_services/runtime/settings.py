@@ -7,7 +7,7 @@ win over the environment, and that over the file.
 
 import ipaddress
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -20,6 +20,8 @@ from pydantic_settings import (
 
 from extra_rl.config_file import ConfigError, explain, read_yaml
 from extra_services.runtime.tokens import TokenSettings, check_distinct
+
+MetricsPort = Annotated[int, Field(ge=0, le=65535)] | Literal["off"]
 
 
 class ServerSettings(BaseSettings):
@@ -43,6 +45,11 @@ class ServerSettings(BaseSettings):
     max_concurrent_rpcs: int = Field(
         4096, gt=0, description="Calls served at once; more get RESOURCE_EXHAUSTED."
     )
+    metrics_port: MetricsPort = Field(
+        "off",
+        description="Port that Prometheus reads /metrics from; 0 takes a free one, off has none.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address the metrics are served on.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
     tls_certificate: Path | None = Field(
         None, description="PEM file of the server's certificate and its chain; may be replaced at any time."

@@ -20,6 +20,9 @@ class VerdictCache:
         self._capacity = capacity
         self._verdicts: OrderedDict[Question, Verdict] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._verdicts)
+
     def get(self, asked: Question) -> Verdict | None:
         """The verdict on an equal question, or None."""
         known = self._verdicts.get(asked)

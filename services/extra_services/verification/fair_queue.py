@@ -30,6 +30,8 @@ class Task:
     timeout: float
     future: "Future[Any]" = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
+    #: Of the request it belongs to.
+    request_id: str = ""
 
 
 @dataclass(eq=False)
@@ -60,6 +62,16 @@ class FairQueue:
         self._served_level = 0.0
         self._mean_seconds = 0.05
         self._changed = threading.Condition()
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that wait."""
+        return self._size
+
+    @property
+    def running(self) -> int:
+        """Tasks that run, slow ones included."""
+        return self._running + len(self._aside)
 
     def put(self, line: Line, tasks: list[Task]) -> None:
         """Appends all of `tasks`, or none: Overloaded if there is no room now, InvalidInput if never."""

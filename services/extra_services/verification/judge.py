@@ -15,6 +15,7 @@ import math_verify
 import sympy
 
 from extra_services.verification import custom, equality, quick
+from extra_services.verification.laps import lap
 from extra_services.verification.latex import has_ellipsis
 from extra_services.verification.normalization import normalized, words
 from extra_services.verification.quick import SHOWN, Question
@@ -37,7 +38,8 @@ _IN_WORDS = {
 def judge(item: Item) -> Verdict:
     """The verdict on `item`; takes as long as it takes."""
     if item.method is Method.CUSTOM:
-        return custom.judge(item)
+        with lap("compare"):
+            return custom.judge(item)
     asked = quick.question(item)
     return quick.decide(asked) or judge_question(asked)
 
@@ -61,7 +63,8 @@ def _read_and_compare(asked: Question) -> Verdict:
         return _unparseable(blank, Side.ANSWER, "an ellipsis can only be compared as written")
     if has_ellipsis(response):
         return _unparseable(blank, Side.RESPONSE, "an ellipsis can only be compared as written")
-    readings = read(asked.answer, response, asked.options)
+    with lap("parse"):
+        readings = read(asked.answer, response, asked.options)
     if readings.gold is None:
         return _unparseable(blank, Side.ANSWER, "the reference answer cannot be read as mathematics")
     if readings.prediction is None:
@@ -71,9 +74,10 @@ def _read_and_compare(asked: Question) -> Verdict:
         normalized_response=str(readings.prediction)[:SHOWN],
         normalized_answer=str(readings.gold)[:SHOWN],
     )
-    if asked.method is Method.NUMERIC:
-        return _numeric(readings, asked, shown)
-    equal = any(_equal(gold, prediction) for gold, prediction in readings.pairs)
+    with lap("compare"):
+        if asked.method is Method.NUMERIC:
+            return _numeric(readings, asked, shown)
+        equal = any(_equal(gold, prediction) for gold, prediction in readings.pairs)
     return replace(shown, status=Status.CORRECT if equal else Status.WRONG)
 
 

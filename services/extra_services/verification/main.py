@@ -8,7 +8,7 @@ from pydantic import Field
 
 from extra_rl.v1 import verification_pb2_grpc
 from extra_services.runtime.server import Hosted, run
-from extra_services.runtime.settings import ServerSettings, load
+from extra_services.runtime.settings import MetricsPort, ServerSettings, load
 from extra_services.verification.pool import WorkerPool
 from extra_services.verification.service import VerificationServicer
 from extra_services.verification.verifier import Verifier
@@ -20,6 +20,9 @@ class VerificationSettings(ServerSettings):
     section: ClassVar[str] = "verification"
 
     port: int = Field(50053, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: MetricsPort = Field(
+        9093, description="Port that Prometheus reads /metrics from; 0 takes a free one, off has none."
+    )
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
@@ -50,10 +53,16 @@ def main(arguments: list[str]) -> None:
 
     async def build() -> Hosted:
         pool = WorkerPool(
-            settings.workers, settings.slow_workers, settings.worker_memory_bytes, settings.max_queue
+            settings.workers,
+            settings.slow_workers,
+            settings.worker_memory_bytes,
+            settings.max_queue,
+            settings.log_level,
         )
         await asyncio.to_thread(pool.start)
-        servicer = VerificationServicer(Verifier(pool, settings.timeout_seconds, settings.cache_size))
+        verifier = Verifier(pool, settings.timeout_seconds, settings.cache_size)
+        verifier.watch()
+        servicer = VerificationServicer(verifier)
 
         async def close() -> None:
             await asyncio.to_thread(pool.close)

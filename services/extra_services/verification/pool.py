@@ -23,8 +23,10 @@ from typing import Any
 
 import structlog
 
-from extra_services.verification import worker
+from extra_services.runtime import logs
+from extra_services.verification import instruments, worker
 from extra_services.verification.fair_queue import FairQueue, Line, Task
+from extra_services.verification.laps import Lap
 
 log = structlog.get_logger()
 
@@ -47,9 +49,10 @@ _STARTING = threading.Lock()
 
 @dataclass(frozen=True)
 class Finished:
-    """The function returned `value`."""
+    """The function returned `value`, with `laps` on the way."""
 
     value: Any
+    laps: tuple[Lap, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,12 @@ class Outcome:
 class WorkerPool:
     """`workers` processes and `slow_workers` more for what runs long, behind one fair and bounded queue."""
 
-    def __init__(self, workers: int, slow_workers: int, memory_bytes: int, max_queue: int) -> None:
-        self._queue = FairQueue(max_queue, workers, slow_workers)
-        self._slots = [_Slot(self._queue, memory_bytes, index) for index in range(workers + slow_workers)]
+    def __init__(
+        self, workers: int, slow_workers: int, memory_bytes: int, max_queue: int, log_level: str = "info"
+    ) -> None:
+        self.queue = FairQueue(max_queue, workers, slow_workers)
+        options = _Options(memory_bytes, log_level)
+        self._slots = [_Slot(self.queue, options, index) for index in range(workers + slow_workers)]
 
     def start(self) -> None:
         """Returns once every worker is warm."""
@@ -95,8 +101,9 @@ class WorkerPool:
         self, line: Line, work: Sequence[tuple[Callable[[Any], Any], Any]], timeout: float
     ) -> list["Future[Outcome]"]:
         """Futures of what each function returns, in order; cancelling one stops it. Overloaded if no room."""
-        tasks = [Task(function, argument, timeout) for function, argument in work]
-        self._queue.put(line, tasks)
+        request_id = logs.request_id()
+        tasks = [Task(function, argument, timeout, request_id=request_id) for function, argument in work]
+        self.queue.put(line, tasks)
         return [task.future for task in tasks]
 
     def worker_ids(self) -> list[int]:
@@ -105,19 +112,27 @@ class WorkerPool:
 
     def close(self) -> None:
         """Cancels what waits, kills the workers, and returns when all are gone."""
-        self._queue.close()
+        self.queue.close()
         for slot in self._slots:
             slot.closing.set()
         for slot in self._slots:
             slot.thread.join()
 
 
+@dataclass(frozen=True)
+class _Options:
+    """What every worker is told."""
+
+    memory_bytes: int
+    log_level: str
+
+
 class _Slot:
     """One place in the pool: a thread, and the worker process that it feeds, kills and replaces."""
 
-    def __init__(self, queue: FairQueue, memory_bytes: int, index: int) -> None:
+    def __init__(self, queue: FairQueue, options: _Options, index: int) -> None:
         self._queue = queue
-        self._memory_bytes = memory_bytes
+        self._options = options
         self._worker: _Worker | None = None
         self.without_network = False
         self.closing = threading.Event()
@@ -156,7 +171,7 @@ class _Slot:
                 return self._worker.run(task, self.closing, self._queue)
             except _WorkerDied as death:
                 reason = str(death)
-                log.warning("a worker died", reason=reason)
+                log.warning("a worker died", reason=reason, request_id=task.request_id)
         return Failed(f"its worker died {ATTEMPTS} times, last: {reason}")
 
     def _renew(self) -> None:
@@ -165,7 +180,7 @@ class _Slot:
         while not self.closing.is_set() and not (self._worker and self._worker.alive):
             self._drop()
             try:
-                self._worker = _Worker(self._memory_bytes)
+                self._worker = _Worker(self._options)
                 self.without_network = self._worker.without_network
                 self.ready.set()
             except (OSError, EOFError, _WorkerDied) as error:
@@ -175,6 +190,8 @@ class _Slot:
 
     def _drop(self) -> None:
         if self._worker:
+            if not self.closing.is_set():
+                instruments.RESTARTS[self._worker.killed_for or "died"].inc()
             self._worker.reap()
             self._worker = None
 
@@ -186,13 +203,19 @@ class _WorkerDied(Exception):
 class _Worker:
     """A worker process and this side of its pipe."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, options: _Options) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["extra_services.verification.warm"])
+        context.set_forkserver_preload(
+            ["extra_services.verification.warm", "extra_services.verification.worker"]
+        )
         self._connection: Connection[Any, Any]
         self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=worker.serve, args=(theirs, memory_bytes), daemon=True)
+        self.process = context.Process(
+            target=worker.serve, args=(theirs, options.memory_bytes, options.log_level), daemon=True
+        )
         self._killed = False
+        #: Why it was killed here, by the metrics' names; empty if it was not.
+        self.killed_for = ""
         with _STARTING:  # multiprocessing's bookkeeping of children is not thread-safe
             self.process.start()
         theirs.close()
@@ -210,23 +233,24 @@ class _Worker:
         greedy_at = self._processor_seconds() + _SLOW_SECONDS
         aside = nice = False
         try:
-            self._connection.send((task.function, task.argument, task.timeout))
+            self._connection.send((task.function, task.argument, task.timeout, task.request_id))
         except OSError as error:
             raise self._death() from error
         while not self._wait(min(_TICK, max(0.0, deadline - time.monotonic()))):
             if task.future.cancelled() or closing.is_set():
-                self.kill()
+                self.kill("cancelled")
                 return None
             if time.monotonic() >= deadline:
-                self.kill()
+                self.kill("timeout")
+                log.info("an item was stopped at its time limit", request_id=task.request_id)
                 return TimedOut()
             aside = aside or (time.monotonic() >= slow_at and queue.move_aside(task))
             if aside and not nice and self._processor_seconds() >= greedy_at:
                 nice = self._set_niceness(_NICENESS + _NICER)
-        returned, value = self._receive()
+        returned, value, laps = self._receive()
         if nice and not self._set_niceness(_NICENESS):
-            self.kill()
-        return Finished(value) if returned else Failed(value)
+            self.kill("priority")
+        return Finished(value, tuple(laps)) if returned else Failed(value)
 
     def _set_niceness(self, niceness: int) -> bool:
         """False if that is not allowed (to raise a priority takes privileges), or the process is gone."""
@@ -250,9 +274,10 @@ class _Worker:
         """Whether it can take a task."""
         return not self._killed and self.process.is_alive()
 
-    def kill(self) -> None:
+    def kill(self, reason: str = "") -> None:
         """Ends the process, whatever it does; returns before it is gone."""
         self._killed = True
+        self.killed_for = self.killed_for or reason
         self.process.kill()
 
     def reap(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from extra_services.errors import InvalidInput, Overloaded, ServiceError
+from extra_services.verification import instruments
 from extra_services.verification.pool import Outcome
 from extra_services.verification.verdict import Boxes, Item, Method, Options, Side, Status, Verdict
 from extra_services.verification.verifier import Call, Hard, Verifier
@@ -66,7 +67,10 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
             entry if isinstance(entry, Verdict) else self._verifier.finish(entry, next(outcomes), timeout)
             for entry in decided
         )
-        return pb.VerifyResponse(verdicts=[_to_proto(verdict) async for _, verdict in _in_turns(verdicts)])
+        answered = [verdict async for _, verdict in _in_turns(verdicts)]
+        routes = (_route(entry) for entry in decided)
+        instruments.count(zip((verdict.status for verdict in answered), routes, strict=True))
+        return pb.VerifyResponse(verdicts=[_to_proto(verdict) async for _, verdict in _in_turns(answered)])
 
     async def VerifyStream(
         self, requests: AsyncIterator[pb.VerifyStreamRequest], context: Any
@@ -99,6 +103,7 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
                     await room.acquire()
                     decided = await self._start(request, call)
                     if isinstance(decided, Verdict):
+                        instruments.count([(decided.status, _route(decided))])
                         answers.put_nowait(pb.VerifyStreamResponse(id=request.id, verdict=_to_proto(decided)))
                     else:
                         running.create_task(self._finish(request.id, *decided, answers))
@@ -142,7 +147,15 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
         answers: "asyncio.Queue[pb.VerifyStreamResponse | Exception | None]",
     ) -> None:
         verdict = self._verifier.finish(hard, await asyncio.wrap_future(future), timeout)
+        instruments.count([(verdict.status, instruments.WORKER)])
         answers.put_nowait(pb.VerifyStreamResponse(id=name, verdict=_to_proto(verdict)))
+
+
+def _route(decided: Verdict | Hard) -> str:
+    """What decides an item, by the metrics' names."""
+    if isinstance(decided, Hard):
+        return instruments.WORKER
+    return instruments.CACHE if decided.cached else instruments.FAST
 
 
 Entry = TypeVar("Entry")

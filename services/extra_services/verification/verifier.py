@@ -15,7 +15,7 @@ from types import TracebackType
 import structlog
 
 from extra_services.errors import InvalidInput
-from extra_services.verification import custom, quick
+from extra_services.verification import custom, instruments, quick
 from extra_services.verification.cache import VerdictCache
 from extra_services.verification.fair_queue import Line
 from extra_services.verification.judge import judge, judge_question
@@ -92,6 +92,7 @@ class Verifier:
 
     def finish(self, hard: Hard, outcome: Outcome, timeout: float) -> Verdict:
         """What became of an item in a worker."""
+        self._observe(outcome)
         if isinstance(outcome.end, Finished):
             decided: Verdict = outcome.end.value
             if hard.asked:
@@ -102,6 +103,24 @@ class Verifier:
         else:
             decided = _undecided(hard, Status.ERROR, "worker", outcome.end.reason)
         return decided.timed(outcome.queue_seconds, outcome.execution_seconds)
+
+    def watch(self) -> None:
+        """Has the gauges ask this verifier when the metrics are read."""
+        queue = self._pool.queue
+        instruments.ITEMS_WAITING.set_function(lambda: queue.waiting)
+        instruments.ITEMS_RUNNING.set_function(lambda: queue.running)
+        instruments.QUEUE_LIMIT.set(queue.capacity)
+        instruments.WORKERS.set_function(lambda: len(self._pool.worker_ids()))
+        instruments.CACHED_VERDICTS.set_function(lambda: len(self._cache))
+
+    def _observe(self, outcome: Outcome) -> None:
+        executed = outcome.execution_seconds
+        stages = instruments.STAGES
+        stages.ended("queue", outcome.queue_seconds, ago=executed)
+        stages.ended("execute", executed)
+        if isinstance(outcome.end, Finished):
+            for name, seconds, end in outcome.end.laps:
+                stages.ended(name, seconds, ago=executed - end)
 
 
 def _undecided(hard: Hard, status: Status, rule: str, detail: str) -> Verdict:

@@ -12,17 +12,27 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+import structlog
+
+from extra_services.runtime import logs
+from extra_services.verification.laps import Lap, begin
+
+log = structlog.get_logger()
 
 #: Seconds of processor time, beyond the time limit of a task, after which the kernel ends a forgotten worker.
 _CPU_MARGIN = 5
 _CLONE_NEWUSER_AND_NEWNET = 0x10000000 | 0x40000000
 
 
-def serve(connection: "Connection[Any, Any]", memory_bytes: int) -> None:
-    """Says whether it is cut off from the network, then answers each (function, argument, timeout)."""
+def serve(connection: "Connection[Any, Any]", memory_bytes: int, log_level: str) -> None:
+    """Says whether it is cut off from the network, then answers each (function, argument, timeout, request
+    id) with (whether it returned, what, laps)."""
+    logs.configure(log_level)
     # Signals to the whole process group are for the server, which drains first and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -34,18 +44,24 @@ def serve(connection: "Connection[Any, Any]", memory_bytes: int) -> None:
     connection.send(_leave_network())
     while True:
         try:
-            function, argument, timeout = connection.recv()
+            function, argument, timeout, request_id = connection.recv()
         except EOFError:
             return
         _limit_processor_time(timeout)
+        structlog.contextvars.bind_contextvars(request_id=request_id, worker=os.getpid())
         connection.send(_run(function, argument))
 
 
-def _run(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
+def _run(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any, list[Lap]]:
+    laps, started = begin(), time.perf_counter()
     try:
-        return True, function(argument)
+        answer = True, function(argument), laps
+        log.debug("item judged", seconds=round(time.perf_counter() - started, 6))
+        return answer
     except Exception as error:
-        return False, f"{type(error).__name__}: {error}"[:500]
+        text = f"{type(error).__name__}: {error}"[:500]
+        log.info("item failed", error=text)
+        return False, text, laps
 
 
 def _leave_network() -> bool:
