@@ -10,6 +10,7 @@ left out: calls go straight to its client.
 """
 
 import asyncio
+import contextvars
 import dataclasses
 import itertools
 import logging
@@ -158,7 +159,8 @@ class GenerationPool:
     def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptFailure]:
         with self._spread_ended:
             self._spreading += 1
-        thread = threading.Thread(target=spread.run, name="generation-pool", daemon=True)
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(spread.run,), name="generation-pool", daemon=True)
         thread.start()
         try:
             while (event := spread.events.get()) is not None:
@@ -196,7 +198,12 @@ class GenerationPool:
                 return error
 
         with ThreadPoolExecutor(len(self._clients)) as threads:
-            answers = dict(zip(self._clients, threads.map(attempt, self._clients.values()), strict=True))
+            # A context of its own for each: one cannot be entered twice.
+            running = {
+                target: threads.submit(contextvars.copy_context().run, attempt, client)
+                for target, client in self._clients.items()
+            }
+            answers = {target: answer.result() for target, answer in running.items()}
         absent = {t: answer for t, answer in answers.items() if isinstance(answer, UnavailableError)}
         if len(absent) == len(answers):
             raise next(iter(absent.values()))

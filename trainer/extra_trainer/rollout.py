@@ -7,6 +7,7 @@ training and evaluation both use it. A service that fails stops the collection w
 never given a reward it did not earn.
 """
 
+import contextvars
 import queue
 import threading
 import time
@@ -198,10 +199,12 @@ class _Worker(threading.Thread):
         # A daemon: Ctrl-C must not wait for a service that does not answer.
         super().__init__(daemon=True)
         self._error: Exception | None = None
+        # What it calls is of the same step as what its maker calls (see extra_client.request_scope).
+        self._context = contextvars.copy_context()
 
     def run(self) -> None:
         try:
-            self._work()
+            self._context.run(self._work)
         except Exception as error:  # raised by raise_if_failed, in the thread that collects
             self._error = error
 

@@ -13,7 +13,14 @@ import ray
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from transformers import set_seed
 
-from extra_client import MemoryPolicy, NamespaceSettings, NoveltyClient, PrefixClient, VerificationClient
+from extra_client import (
+    MemoryPolicy,
+    NamespaceSettings,
+    NoveltyClient,
+    PrefixClient,
+    VerificationClient,
+    request_scope,
+)
 from extra_trainer.by_length import loader_by_length
 from extra_trainer.config import Config
 from extra_trainer.experience import ExTraExperienceMaker
@@ -65,7 +72,8 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         """Writes the policy's weights and has all generation replicas serve them, as the next version."""
         ray.get(self.actor_model_group.async_save_model())
         folder = self._run.folder
-        update = self._generation.deliver(folder.weights, folder.policy_path, self._policy.version + 1)
+        with request_scope(f"{self._run.launch_id}/step-{self._policy.step + 1}"):
+            update = self._generation.deliver(folder.weights, folder.policy_path, self._policy.version + 1)
         self._policy.version = update.policy_version
 
     def train_step(self, rollout_samples: Any, global_step: int) -> tuple[dict[str, Any], int]:
