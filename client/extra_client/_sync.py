@@ -63,16 +63,18 @@ class _Client:
 
     _service: Service
 
-    def __init__(self, target: str, *, deadline: float | None = None) -> None:
+    def __init__(self, target: str, *, deadline: float | None = None, patience: float | None = None) -> None:
         """Connects when first used, except that "embedded" starts the service now.
 
         `target` is host:port (the port may be left out), unix:path, dns:///name (round robin over its
         addresses), or "embedded": a child process shared by all embedded clients of this process.
-        `deadline`, in seconds, replaces the defaults of all methods.
+        `deadline`, in seconds, replaces the defaults of all methods. `patience`: for so many seconds a call
+        that may safely be repeated is sent again while no server answers; default 3.5.
         """
         self._embedded = embedded.acquire(self._service.server) if target == "embedded" else None
         self.target = self._embedded.target if self._embedded else _transport.address(target, self._service)
         self._deadline = deadline
+        self._patience = patience
         self._channel = grpc.insecure_channel(
             self.target, options=_transport.channel_options(self.target, self._service)
         )
@@ -140,7 +142,8 @@ class _Client:
         return call.parse(response)
 
     def _attempt(self, call: Call[Any], deadline: float | None) -> _transport.Attempt:
-        return _transport.attempt(call, self.target, self._deadline if deadline is None else deadline)
+        deadline = self._deadline if deadline is None else deadline
+        return _transport.attempt(call, self.target, deadline, self._patience)
 
     def _method(self, call: Call[Any]) -> Any:
         return getattr(call.service.stub(self._channel), call.rpc)
@@ -392,13 +395,14 @@ class _NamespaceClient(_Client):
         settings: NamespaceSettings | None = None,
         *,
         deadline: float | None = None,
+        patience: float | None = None,
     ) -> None:
         """`target` and `deadline` as for every client.
 
         `namespace` is created on first use with `settings`; if it exists with others, that is a
         FailedPreconditionError. With None an existing one is used as it is, a new one gets the defaults.
         """
-        super().__init__(target, deadline=deadline)
+        super().__init__(target, deadline=deadline, patience=patience)
         self.namespace = namespace
         self._settings = settings
         self._created = False

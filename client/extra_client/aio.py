@@ -75,10 +75,11 @@ class _Client:
 
     _service: Service
 
-    def __init__(self, target: str, *, deadline: float | None = None) -> None:
+    def __init__(self, target: str, *, deadline: float | None = None, patience: float | None = None) -> None:
         """As for the clients of extra_client; nothing is connected or started before first use."""
         self.target = target if target == "embedded" else _transport.address(target, self._service)
         self._deadline = deadline
+        self._patience = patience
         self._embedded: embedded.EmbeddedService | None = None
         self._open: Any = None
         self._opening = asyncio.Lock()
@@ -153,7 +154,7 @@ class _Client:
     async def _prepare(self, call: Call[Any], deadline: float | None) -> tuple[Any, _transport.Attempt]:
         method = getattr(call.service.stub(await self._channel()), call.rpc)
         deadline = self._deadline if deadline is None else deadline
-        return method, _transport.attempt(call, self.target, deadline)
+        return method, _transport.attempt(call, self.target, deadline, self._patience)
 
 
 async def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> AsyncIterator[Any]:
@@ -369,9 +370,10 @@ class _NamespaceClient(_Client):
         settings: NamespaceSettings | None = None,
         *,
         deadline: float | None = None,
+        patience: float | None = None,
     ) -> None:
         """As for the clients of extra_client; nothing is connected or started before first use."""
-        super().__init__(target, deadline=deadline)
+        super().__init__(target, deadline=deadline, patience=patience)
         self.namespace = namespace
         self._settings = settings
         self._created = False
