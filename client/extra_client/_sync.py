@@ -65,19 +65,26 @@ class _Client:
     _service: Service
 
     def __init__(
-        self, target: str, *, deadline: float | None = None, credentials: Credentials | None = None
+        self,
+        target: str,
+        *,
+        deadline: float | None = None,
+        patience: float | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """Connects when first used, except that "embedded" starts the service now.
 
         `target` is host:port (the port may be left out), unix:path, dns:///name (round robin over its
         addresses), or "embedded": a child process shared by all embedded clients of this process.
-        `deadline`, in seconds, replaces the defaults of all methods. `credentials` are those of the
-        environment unless given.
+        `deadline`, in seconds, replaces the defaults of all methods. `patience`: for so many seconds a call
+        that may safely be repeated is sent again while no server answers; default 3.5. `credentials` are
+        those of the environment unless given.
         """
         self._credentials = credentials or Credentials.from_environment()
         self._embedded = embedded.acquire(self._service.server) if target == "embedded" else None
         self.target = self._embedded.target if self._embedded else _transport.address(target, self._service)
         self._deadline = deadline
+        self._patience = patience
         self._channel = _transport.open_channel(grpc, self.target, self._service, self._credentials)
 
     def wait_for_ready(self, timeout: float = 60.0) -> None:
@@ -144,7 +151,7 @@ class _Client:
 
     def _attempt(self, call: Call[Any], deadline: float | None) -> _transport.Attempt:
         seconds = self._deadline if deadline is None else deadline
-        return _transport.attempt(call, self.target, seconds, self._credentials.token)
+        return _transport.attempt(call, self.target, seconds, self._patience, self._credentials.token)
 
     def _method(self, call: Call[Any]) -> Any:
         return getattr(call.service.stub(self._channel), call.rpc)
@@ -396,14 +403,15 @@ class _NamespaceClient(_Client):
         settings: NamespaceSettings | None = None,
         *,
         deadline: float | None = None,
+        patience: float | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        """`target`, `deadline` and `credentials` as for every client.
+        """`target`, `deadline`, `patience` and `credentials` as for every client.
 
         `namespace` is created on first use with `settings`; if it exists with others, that is a
         FailedPreconditionError. With None an existing one is used as it is, a new one gets the defaults.
         """
-        super().__init__(target, deadline=deadline, credentials=credentials)
+        super().__init__(target, deadline=deadline, patience=patience, credentials=credentials)
         self.namespace = namespace
         self._settings = settings
         self._created = False

@@ -32,10 +32,11 @@ Result = TypeVar("Result")
 REQUEST_ID = "x-request-id"
 _scope: ContextVar[str] = ContextVar("extra_client_request_scope", default="")
 
-#: How often a call is sent at most, and the seconds before it is sent again, doubled each time: about three
-#: seconds in all.
-ATTEMPTS = 5
+#: Seconds before a call is sent again, doubled each time up to the longest, and for how long in all it is,
+#: unless its client says otherwise.
 FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 2.0
+PATIENCE = 3.5
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,10 @@ class Attempt:
     token: str = field(repr=False)
     #: When it must have ended, by the monotonic clock.
     until: float
+    #: Seconds for which it is sent again while no server answers.
+    patience: float = PATIENCE
+    #: When it first failed so, by the monotonic clock.
+    away_since: float | None = None
     #: How often it was sent.
     sent: int = 0
     #: Whether a message of a stream has come back: the call has begun, and is not sent again.
@@ -139,15 +144,19 @@ class Attempt:
         """Seconds after which it is to be sent again, since it ended with `failure`; raises what that means
         to the caller if it is not."""
         # Not all clients of a server that was away at the same moment.
-        seconds: float = FIRST_PAUSE * 2 ** (self.sent - 1) * random.uniform(0.8, 1.2)
-        if not self._is_sent_again(failure) or time.monotonic() + seconds >= self.until:
+        doubled: float = FIRST_PAUSE * 2 ** (self.sent - 1)
+        seconds = min(doubled, LONGEST_PAUSE) * random.uniform(0.8, 1.2)
+        now = time.monotonic()
+        self.away_since = now if self.away_since is None else self.away_since
+        last = min(self.until, self.away_since + self.patience)
+        if not self._is_sent_again(failure) or now + seconds >= last:
             raise self.error(failure) from None
         return seconds
 
     def _is_sent_again(self, failure: Any) -> bool:
         unavailable = failure.code() is grpc.StatusCode.UNAVAILABLE
         retried = self.call.rpc in self.call.service.retried
-        return unavailable and retried and not self.begun and self.sent < ATTEMPTS
+        return unavailable and retried and not self.begun
 
     @property
     def method(self) -> str:
@@ -195,12 +204,16 @@ class Attempt:
         return status, f"{where}: {details}"
 
 
-def attempt(call: Call[Any], target: str, deadline: float | None, token: str) -> Attempt:
-    """`call` with its deadline settled and a fresh request id."""
+def attempt(
+    call: Call[Any], target: str, deadline: float | None, patience: float | None, token: str
+) -> Attempt:
+    """`call` with its deadline and patience settled and a fresh request id."""
     seconds = call.deadline if deadline is None else deadline
     scope, unique = _scope.get(), uuid.uuid4().hex
     request_id = f"{scope}/{unique[:12]}" if scope else unique
-    return Attempt(call, target, seconds, request_id, token, time.monotonic() + seconds)
+    until = time.monotonic() + seconds
+    patience = PATIENCE if patience is None else patience
+    return Attempt(call, target, seconds, request_id, token, until, patience)
 
 
 @contextmanager

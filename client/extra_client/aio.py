@@ -77,11 +77,17 @@ class _Client:
     _service: Service
 
     def __init__(
-        self, target: str, *, deadline: float | None = None, credentials: Credentials | None = None
+        self,
+        target: str,
+        *,
+        deadline: float | None = None,
+        patience: float | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """As for the clients of extra_client; nothing is connected or started before first use."""
         self.target = target if target == "embedded" else _transport.address(target, self._service)
         self._deadline = deadline
+        self._patience = patience
         self._credentials = credentials or Credentials.from_environment()
         self._embedded: embedded.EmbeddedService | None = None
         self._open: Any = None
@@ -156,7 +162,8 @@ class _Client:
     async def _prepare(self, call: Call[Any], deadline: float | None) -> tuple[Any, _transport.Attempt]:
         method = getattr(call.service.stub(await self._channel()), call.rpc)
         deadline = self._deadline if deadline is None else deadline
-        return method, _transport.attempt(call, self.target, deadline, self._credentials.token)
+        token = self._credentials.token
+        return method, _transport.attempt(call, self.target, deadline, self._patience, token)
 
 
 async def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> AsyncIterator[Any]:
@@ -374,10 +381,11 @@ class _NamespaceClient(_Client):
         settings: NamespaceSettings | None = None,
         *,
         deadline: float | None = None,
+        patience: float | None = None,
         credentials: Credentials | None = None,
     ) -> None:
         """As for the clients of extra_client; nothing is connected or started before first use."""
-        super().__init__(target, deadline=deadline, credentials=credentials)
+        super().__init__(target, deadline=deadline, patience=patience, credentials=credentials)
         self.namespace = namespace
         self._settings = settings
         self._created = False

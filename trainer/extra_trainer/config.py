@@ -264,6 +264,15 @@ class ServicesConfig(Section):
     max_undecided: float = Field(
         0.1, ge=0, le=1, description="Stop if more than this share of a step's verdicts is timeout or error."
     )
+    patience_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="How long training waits for a service with a `target` that is away, as in a restart.",
+    )
+
+    def patience(self, service: ServiceConfig) -> float:
+        """Seconds to wait for `service` while it is away; 0 for one that the run itself starts."""
+        return 0.0 if service.target is None else self.patience_seconds
 
 
 class CheckpointConfig(Section):

@@ -153,7 +153,7 @@ class Evaluator:
             self.progress(finished - shown)
             shown = finished
 
-        collector = RolloutCollector(self.generation, self.verification, progress)
+        collector = RolloutCollector(self.generation, self.verification, progress=progress)
         until = time.monotonic() + OVERLOAD_PATIENCE
         while True:
             try:

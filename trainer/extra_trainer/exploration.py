@@ -8,6 +8,7 @@ of guided groups are reported, and hard prompts feed the prefix memory, which ha
 from in the next step. Guided groups keep their prompt's identity in the memories.
 """
 
+import contextvars
 import queue
 import threading
 from collections import deque
@@ -309,7 +310,8 @@ class StepNovelty:
             if not self._embedding:
                 self._embedding = True
                 # A daemon: Ctrl-C must not wait for a service that does not answer.
-                threading.Thread(target=self._embed_ahead, daemon=True).start()
+                context = contextvars.copy_context()
+                threading.Thread(target=context.run, args=(self._embed_ahead,), daemon=True).start()
 
     def add(self, place: int, group: Group) -> None:
         """Takes the group at the next place of the batch; scores those that wait if they are enough."""

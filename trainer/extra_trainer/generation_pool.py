@@ -5,11 +5,13 @@ batch is full, and one more whenever one is finished: a fast replica takes more,
 began, so that its prompt is computed once. Where a group is served does not change its tokens: draws depend
 on the seed and on the prompt's place in the step, which travels with it (`seed_indices`). A replica that
 stops answering, or serves older weights than asked for, is passed over: its unfinished groups go back into
-the queue, a warning is logged, and the next delivery of weights tries it again. With one replica all this is
-left out: calls go straight to its client.
+the queue, a warning is logged, and the next delivery of weights tries it again. With one replica calls go
+straight to its client; if that goes away, it is waited for, given the weights delivered last, and asked for
+the samples that have not come.
 """
 
 import asyncio
+import contextvars
 import dataclasses
 import itertools
 import logging
@@ -34,6 +36,7 @@ from extra_client import (
     WeightsUpdate,
     aio,
 )
+from extra_trainer.outages import outlasting, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +50,25 @@ class GenerationPool:
     """The generation services at `targets`, as one; closes with `close` or as a context manager.
 
     `weights` says how `deliver` brings weights: "folder", which the services read from a disk they share
-    with the caller, or "stream", which sends the tensors.
+    with the caller, or "stream", which sends the tensors. `patience`: seconds to wait for a single service
+    that is away.
     """
 
-    def __init__(self, targets: Sequence[str], weights: Literal["folder", "stream"] = "folder") -> None:
+    def __init__(
+        self,
+        targets: Sequence[str],
+        weights: Literal["folder", "stream"] = "folder",
+        patience: float = 0.0,
+    ) -> None:
         if not targets or len(set(targets)) < len(targets):
             raise ValueError(f"targets must be different addresses, at least one, not {list(targets)}")
-        self._clients = {target: GenerationClient(target) for target in targets}
+        # With others to turn to, one that is away is not waited for.
+        self._patience = patience if len(targets) == 1 else 0.0
+        self._clients = {
+            target: GenerationClient(target, patience=self._patience or None) for target in targets
+        }
+        #: Root, name and version of the weights delivered last; None while they are written anew.
+        self._delivered: tuple[Path, str, int] | None = None
         self._weights = weights
         # Counts calls, each of which begins with another replica.
         self._calls = itertools.count()
@@ -105,9 +120,9 @@ class GenerationPool:
         """
 
         def update(client: GenerationClient) -> WeightsUpdate:
-            if self._weights == "folder":
-                return client.update_weights(name, policy_version)
-            return client.stream_weights(_tensors(root / name), policy_version)
+            return patiently(
+                lambda: self._put(client, root, name, policy_version), client.wait_for_ready, self._patience
+            )
 
         with self._spread_ended:
             # Held while the weights change: no call begins meanwhile.
@@ -116,7 +131,28 @@ class GenerationPool:
         for target in updates:
             if self.lost.pop(target, None):
                 logger.warning("the generation service at %s serves again", target)
+        self._delivered = (root, name, policy_version)
         return max(updates.values(), key=lambda update: update.seconds)
+
+    def begin_delivery(self) -> None:
+        """The folder delivered last is about to be written anew: until `deliver` it is not given again."""
+        self._delivered = None
+
+    def _put(self, client: GenerationClient, root: Path, name: str, policy_version: int) -> WeightsUpdate:
+        if self._weights == "folder":
+            return client.update_weights(name, policy_version)
+        return client.stream_weights(_tensors(root / name), policy_version)
+
+    def _recover(self, client: GenerationClient, error: ExtraError) -> None:
+        """Waits for `client`'s service and sees to it that it serves what was delivered last."""
+        if not self._patience:
+            raise error
+        client.wait_for_ready(self._patience)
+        if self._delivered is not None and client.get_info().policy_version < self._delivered[2]:
+            self._put(client, *self._delivered)
+        elif isinstance(error, FailedPreconditionError):
+            # Not because it was started again.
+            raise error
 
     def generate_stream(
         self,
@@ -145,9 +181,21 @@ class GenerationPool:
         }
         if len(self._clients) == 1:
             (client,) = self._clients.values()
-            return client.generate_stream(
-                prompts, prefixes=prefixes, max_tokens_per_prompt=max_tokens_per_prompt, **options
-            )
+            arrived: set[tuple[int, int]] = set()
+
+            def missing() -> Iterator[Rollout | PromptFailure]:
+                # Asked again, the same samples are drawn.
+                for event in client.generate_stream(
+                    prompts, prefixes=prefixes, max_tokens_per_prompt=max_tokens_per_prompt, **options
+                ):
+                    if isinstance(event, Rollout):
+                        place = (event.prompt_index, event.sample_index)
+                        if place in arrived:
+                            continue
+                        arrived.add(place)
+                    yield event
+
+            return outlasting(missing, lambda error: self._recover(client, error), LOSSES)
         limits = max_tokens_per_prompt or [None] * len(prompts)
         each = list(zip(prompts, prefixes, limits, strict=True))
         # Each call begins with another replica: calls of one prompt, side by side, spread as well.
@@ -158,7 +206,8 @@ class GenerationPool:
     def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptFailure]:
         with self._spread_ended:
             self._spreading += 1
-        thread = threading.Thread(target=spread.run, name="generation-pool", daemon=True)
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(spread.run,), name="generation-pool", daemon=True)
         thread.start()
         try:
             while (event := spread.events.get()) is not None:
@@ -196,7 +245,12 @@ class GenerationPool:
                 return error
 
         with ThreadPoolExecutor(len(self._clients)) as threads:
-            answers = dict(zip(self._clients, threads.map(attempt, self._clients.values()), strict=True))
+            # A context of its own for each: one cannot be entered twice.
+            running = {
+                target: threads.submit(contextvars.copy_context().run, attempt, client)
+                for target, client in self._clients.items()
+            }
+            answers = {target: answer.result() for target, answer in running.items()}
         absent = {t: answer for t, answer in answers.items() if isinstance(answer, UnavailableError)}
         if len(absent) == len(answers):
             raise next(iter(absent.values()))

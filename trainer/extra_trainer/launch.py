@@ -154,11 +154,19 @@ class Launcher:
         samples = sum(len(problems) for problems in sets.values()) * settings.samples_per_prompt
         trained = self.folder.weights / self.folder.policy_path
         weights = weights_identity(self.folder.start_model if when == "before" else trained)
+        given = self.config.services
+        patience = given.patience(given.generation)
         with (
-            GenerationPool(addresses.generation) as generation,
-            VerificationClient(addresses.verification) as verification,
+            GenerationPool(addresses.generation, self.config.weights_delivery, patience) as generation,
+            VerificationClient(
+                addresses.verification, patience=given.patience(given.verification) or None
+            ) as verification,
             EvaluationProgress(self.console, f"Evaluation {when} training", samples) as shown,
         ):
+            if when == "after" and patience:
+                # Somebody may have started it again since training ended, with the weights it began with.
+                version = generation.policy_version() + 1
+                generation.deliver(self.folder.weights, self.folder.policy_path, version)
             evaluator = Evaluator(
                 generation,
                 verification,

@@ -7,6 +7,7 @@ training and evaluation both use it. A service that fails stops the collection w
 never given a reward it did not earn.
 """
 
+import contextvars
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_client import (
+    ExtraError,
     GenerationClient,
     Prompt,
     PromptFailure,
@@ -28,6 +30,7 @@ from extra_client import (
     VerificationClient,
 )
 from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.outages import outlasting
 
 #: Statuses after which nothing is known about the response.
 UNDECIDED = (VerdictStatus.TIMEOUT, VerdictStatus.ERROR)
@@ -123,6 +126,8 @@ class RolloutCollector:
 
     generation: GenerationClient | GenerationPool
     verification: VerificationClient
+    #: Seconds to wait for a verification service that is away.
+    patience: float = 0.0
     #: Called with the number of finished rollouts so far.
     progress: Callable[[int], None] = field(default=lambda finished: None)
 
@@ -143,7 +148,12 @@ class RolloutCollector:
         started = time.monotonic()
         handing_on = _HandingOn(on_group or (lambda place, group: None))
         verifying = _Verifying(
-            self.verification, requests, sampling.n, handing_on.put, on_verdict or (lambda *_: None)
+            self.verification,
+            self.patience,
+            requests,
+            sampling.n,
+            handing_on.put,
+            on_verdict or (lambda *_: None),
         )
         arrived = 0
         try:
@@ -198,10 +208,12 @@ class _Worker(threading.Thread):
         # A daemon: Ctrl-C must not wait for a service that does not answer.
         super().__init__(daemon=True)
         self._error: Exception | None = None
+        # What it calls is of the same step as what its maker calls (see extra_client.request_scope).
+        self._context = contextvars.copy_context()
 
     def run(self) -> None:
         try:
-            self._work()
+            self._context.run(self._work)
         except Exception as error:  # raised by raise_if_failed, in the thread that collects
             self._error = error
 
@@ -224,11 +236,15 @@ class _Worker(threading.Thread):
 
 
 class _Verifying(_Worker):
-    """A verification stream fed from one thread and read in another."""
+    """A verification stream fed from one thread and read in another.
+
+    If its service goes away, a new stream, once it is back, begins with what has no verdict yet.
+    """
 
     def __init__(
         self,
         client: VerificationClient,
+        patience: float,
         requests: list[RolloutRequest],
         n: int,
         on_group: Callable[[int, Group], None],
@@ -236,11 +252,17 @@ class _Verifying(_Worker):
     ) -> None:
         super().__init__()
         self._client = client
+        self._patience = patience
         self._requests = requests
         self._n = n
         self._on_group = on_group
         self._on_verdict = on_verdict
+        self._changing = threading.Lock()
+        #: What the stream of now has yet to send; None is its end.
         self._items: queue.SimpleQueue[tuple[int, str, str] | None] = queue.SimpleQueue()
+        #: What has no verdict yet, and whether more comes.
+        self._undecided: dict[int, tuple[int, str, str]] = {}
+        self._closed = False
         self._rollouts: dict[int, Rollout] = {}
         self._verdicts: dict[int, dict[int, Verdict]] = defaultdict(dict)
         #: Place of the request -> its group, once all n verdicts are there.
@@ -250,13 +272,35 @@ class _Verifying(_Worker):
     def put(self, rollout: Rollout) -> None:
         item = rollout.prompt_index * self._n + rollout.sample_index
         self._rollouts[item] = rollout
-        self._items.put((item, rollout.text, self._requests[rollout.prompt_index].answer))
+        with self._changing:
+            self._undecided[item] = (item, rollout.text, self._requests[rollout.prompt_index].answer)
+            self._items.put(self._undecided[item])
 
     def close(self) -> None:
-        self._items.put(None)
+        with self._changing:
+            self._closed = True
+            self._items.put(None)
+
+    def _again(self) -> Iterator[tuple[int, Verdict]]:
+        """A stream of all that is undecided and all that is still put; the one before gets nothing more."""
+        with self._changing:
+            self._items.put(None)
+            self._items = queue.SimpleQueue()
+            for waiting in self._undecided.values():
+                self._items.put(waiting)
+            if self._closed:
+                self._items.put(None)
+            return self._client.verify_stream(iter(self._items.get, None))
+
+    def _recover(self, error: ExtraError) -> None:
+        if not self._patience:
+            raise error
+        self._client.wait_for_ready(self._patience)
 
     def _work(self) -> None:
-        for item, verdict in self._client.verify_stream(iter(self._items.get, None)):
+        for item, verdict in outlasting(self._again, self._recover):
+            with self._changing:
+                del self._undecided[item]
             place, sample = divmod(item, self._n)
             self._on_verdict(self._requests[place], self._rollouts[item], verdict)
             verdicts = self._verdicts[place]

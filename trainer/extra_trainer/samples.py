@@ -10,21 +10,25 @@ of that moment. Everything that writes to a memory waits for their own step, and
 data position and queue from before they were begun, so that it never holds half a step.
 """
 
+import contextvars
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
 
-from extra_client import FinishReason
+from extra_client import FinishReason, request_scope
 from extra_trainer.config import Config
 from extra_trainer.data import prompt_identity
 from extra_trainer.exploration import Explorer, GroupNovelty, StepNovelty, step_metrics
 from extra_trainer.rollout import Collected, Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 from extra_trainer.run_folder import RunFolder
+
+Result = TypeVar("Result")
 
 #: Keeps the seeds of evaluation apart from those of training steps.
 EVALUATION_SEED = 2**32
@@ -128,7 +132,8 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     def begin_feeding(self) -> None:
         """Has the groups of the last training batch feed the prefix memory, in the background."""
         if self._to_feed is not None:
-            self._feeding = self._background.submit(self._explorer.feed, *self._to_feed)
+            groups, step = self._to_feed
+            self._feeding = self._submit(step, lambda: self._explorer.feed(groups, step))
             self._to_feed = None
 
     def settle(self) -> None:
@@ -154,15 +159,22 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         )
         batch = Batch(requests, len(prompts), exhausted, None, StepNovelty(self._explorer, step))
-        batch.collected = self._background.submit(
-            self._collector.collect,
-            requests,
-            self._sampling(self._config.seed * 1_000_003 + step),
-            self._policy.version,
-            None if self._config.rollout.overlap_update else batch.novelty.add,
-            batch.novelty.prepare,
+        sampling, version = self._sampling(self._config.seed * 1_000_003 + step), self._policy.version
+        on_group = None if self._config.rollout.overlap_update else batch.novelty.add
+        batch.collected = self._submit(
+            step,
+            lambda: self._collector.collect(requests, sampling, version, on_group, batch.novelty.prepare),
         )
         return batch
+
+    def _submit(self, step: int, work: Callable[[], Result]) -> Future[Result]:
+        """Has `work` done in the background; the services are told that its calls are of `step`."""
+        with request_scope(self._scope(step)):
+            return self._background.submit(contextvars.copy_context().run, work)
+
+    def _scope(self, step: int) -> str:
+        """What the request ids of a step's calls begin with."""
+        return f"{self._explorer.launch_id}/step-{step}"
 
     def _finish(
         self, batch: Batch, collected: Collected, step: int
@@ -171,7 +183,8 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         groups = collected.groups
         self._check_undecided(groups)
         clock = self._folder.clock()
-        novelty = batch.novelty.finish(groups)
+        with request_scope(self._scope(step)):
+            novelty = batch.novelty.finish(groups)
         self.metrics = {
             **step_metrics(groups, novelty),
             "policy_version": float(groups[0].rollouts[0].policy_version),
@@ -215,7 +228,8 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             temperature=generate_kwargs["temperature"],
             seed=EVALUATION_SEED + self._policy.step,
         )
-        groups = self._collector.collect(requests, sampling, self._policy.version).groups
+        with request_scope(f"{self._explorer.launch_id}/evaluation-{self._policy.step}"):
+            groups = self._collector.collect(requests, sampling, self._policy.version).groups
         nothing = [GroupNovelty.none(len(group.rollouts)) for group in groups]
         return self._experiences(groups, nothing, generate_kwargs), len(prompts), exhausted
 

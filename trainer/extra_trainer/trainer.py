@@ -13,12 +13,20 @@ import ray
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from transformers import set_seed
 
-from extra_client import MemoryPolicy, NamespaceSettings, NoveltyClient, PrefixClient, VerificationClient
+from extra_client import (
+    MemoryPolicy,
+    NamespaceSettings,
+    NoveltyClient,
+    PrefixClient,
+    VerificationClient,
+    request_scope,
+)
 from extra_trainer.by_length import loader_by_length
 from extra_trainer.config import Config
 from extra_trainer.experience import ExTraExperienceMaker
 from extra_trainer.exploration import Explorer, Tokens
 from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.outages import patiently
 from extra_trainer.rollout import RolloutCollector
 from extra_trainer.run import Run
 from extra_trainer.samples import ExTraSamplesGenerator, PolicyState
@@ -38,17 +46,30 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         self.vllm_engines: list[Any] = []
         self._run = run
         self._policy = PolicyState()
-        self._generation = GenerationPool(run.generation, run.config.weights_delivery)
-        self._novelty = NoveltyClient(run.novelty, run.namespace, settings=_namespace_settings(run.config))
+        services = run.config.services
+        self._generation = GenerationPool(
+            run.generation, run.config.weights_delivery, services.patience(services.generation)
+        )
+        self._patience = services.patience(services.novelty)
+        self._novelty = NoveltyClient(
+            run.novelty,
+            run.namespace,
+            settings=_namespace_settings(run.config),
+            patience=self._patience or None,
+        )
         explorer = Explorer(
             run.config.novelty,
             run.config.prefix,
             self._novelty,
-            PrefixClient(run.novelty, run.namespace),
+            PrefixClient(run.novelty, run.namespace, patience=self._patience or None),
             Tokens(self.tokenizer),
             run.launch_id,
         )
-        collector = RolloutCollector(self._generation, VerificationClient(run.verification))
+        collector = RolloutCollector(
+            self._generation,
+            VerificationClient(run.verification),
+            services.patience(services.verification),
+        )
         self._explorer = explorer
         self.samples_generator: Any = ExTraSamplesGenerator(
             self.samples_generator, run.config, collector, explorer, self._policy, run.folder
@@ -63,9 +84,11 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
 
     def broadcast_to_vllm(self) -> None:
         """Writes the policy's weights and has all generation replicas serve them, as the next version."""
+        self._generation.begin_delivery()
         ray.get(self.actor_model_group.async_save_model())
         folder = self._run.folder
-        update = self._generation.deliver(folder.weights, folder.policy_path, self._policy.version + 1)
+        with request_scope(f"{self._run.launch_id}/step-{self._policy.step + 1}"):
+            update = self._generation.deliver(folder.weights, folder.policy_path, self._policy.version + 1)
         self._policy.version = update.policy_version
 
     def train_step(self, rollout_samples: Any, global_step: int) -> tuple[dict[str, Any], int]:
@@ -108,7 +131,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             STATE: {"queue": position.queue},
         }
         if global_step % self.args.ckpt.save_steps == 0:
-            self._novelty.copy_to(self._snapshot(global_step), replace=True)
+            self._copy(self._novelty, self._snapshot(global_step))
         super().save_logs_and_checkpoints(global_step, {**(logs_dict or {}), **metrics}, states)
         if global_step % self.args.ckpt.save_steps == 0:
             self._memories(
@@ -128,7 +151,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         self._policy.version = max(step, self._generation.policy_version())
         if step:
             self._explorer.queue.restore(states[STATE]["queue"])
-            self._memories(self._snapshot(step)).copy_to(self._run.namespace, replace=True)
+            self._copy(self._memories(self._snapshot(step)), self._run.namespace)
         else:
             self._novelty.delete()
             self._novelty.create_namespace()
@@ -145,7 +168,11 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         return f"{self._run.namespace}@{step}"
 
     def _memories(self, namespace: str) -> NoveltyClient:
-        return NoveltyClient(self._run.novelty, namespace)
+        return NoveltyClient(self._run.novelty, namespace, patience=self._patience or None)
+
+    def _copy(self, source: NoveltyClient, destination: str) -> None:
+        """Nobody else writes to a run's memories, and now it does not: a copy may be repeated."""
+        patiently(lambda: source.copy_to(destination, replace=True), source.wait_for_ready, self._patience)
 
 
 def _seed_worker(worker: Any, seed: int) -> None:
