@@ -7,6 +7,7 @@ again only for what it has not answered.
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,32 @@ def test_a_service_restarted_within_a_step_changes_nothing_of_it(
         ]
         assert {r.policy_version for r in found.rollouts} == {7}
         assert [v.status for v in found.verdicts] == [v.status for v in expected.verdicts]
+
+
+@pytest.mark.slow
+def test_callers_of_two_replicas_notice_nothing_while_one_after_the_other_is_restarted(
+    services: dict[str, Restarted], tmp_path: Path
+) -> None:
+    with restarted_services(tmp_path, verification={"workers": 1, "slow_workers": 1} | AT_ONCE) as others:
+        replicas = [services["verification"], others["verification"]]
+        target = "ipv4:" + ",".join(replica.target for replica in replicas)
+        stop, answered = threading.Event(), 0
+
+        def ask() -> None:
+            nonlocal answered
+            while not stop.is_set():
+                assert client.verify([rf"\boxed{{x+{answered}}}"], [f"{answered}+x"])[0].correct
+                answered += 1
+
+        # As long as it takes gRPC to see that the first is back before the second goes.
+        with VerificationClient(target, patience=PATIENCE) as client, ThreadPoolExecutor(1) as thread:
+            asking = thread.submit(ask)
+            for replica in replicas:
+                had = answered
+                replica.restart()
+                wait_for(lambda: answered > had or asking.done(), "no answer")  # noqa: B023
+            stop.set()
+            asking.result()
 
 
 @pytest.mark.slow
