@@ -194,6 +194,9 @@ class Launcher:
             addresses.verification,
             uuid.uuid4().hex,
         )
+        self.console.print(
+            f"Request ids of step N begin with {run.launch_id}/step-N", highlight=False, soft_wrap=True
+        )
         run_file = self.folder.path / "run.pickle"
         run_file.write_bytes(pickle.dumps(run))
         steps = self._steps()
