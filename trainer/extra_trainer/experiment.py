@@ -34,6 +34,9 @@ class ExperimentConfig(Section):
     """The YAML file of an experiment."""
 
     base: str = Field(description="Config of a training run, relative to this file; all arms share it.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of all arms that differ from the base's, by dotted path."
+    )
     arms: dict[str, dict[str, Any]] = Field(
         min_length=1, description="Name of an arm -> settings it changes, by dotted path."
     )
@@ -99,7 +102,8 @@ class Experiment:
         first = self._config.first_seed
         for seed in range(first, first + (seeds or self._config.seeds)):
             for arm in chosen:
-                settings = {"seed": seed, "name": arm, **self._config.arms[arm]}
+                own = {**self._config.settings, **self._config.arms[arm]}
+                settings = {"seed": seed, "name": arm, **own}
                 yield Run(arm, seed, configs.load(self._base, settings))
 
     def show(self) -> None:
