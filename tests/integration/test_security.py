@@ -668,13 +668,24 @@ def test_half_a_security_setting_is_an_error(authority: Authority, tmp_path: Pat
         Credentials(certificate=one.certificate, key=one.key)
 
 
-def test_a_token_put_where_its_hash_belongs_is_refused_and_not_repeated() -> None:
+def test_a_token_put_where_its_hash_belongs_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     secret, digest = tokens.mint()
     sound = {"name": "a", "sha256": digest, "scopes": {"*": "read"}}
     for changed in ({"sha256": secret}, {"token": secret}):
         with pytest.raises(ConfigError) as told:
             load(VerificationSettings, ["--tokens", json.dumps([sound | changed])])
         assert secret not in str(told.value)
+    for wrong in (secret, json.dumps([secret]), json.dumps([sound | {"sha256": [secret]}])):
+        with pytest.raises(ConfigError) as told:
+            load(VerificationSettings, ["--tokens", wrong])
+        assert secret not in str(told.value)
+    monkeypatch.setenv("EXTRA_RL_VERIFICATION_TOKENS", secret)
+    with pytest.raises(ConfigError, match="must be JSON") as told:
+        load(VerificationSettings, [])
+    assert secret not in str(told.value)
+    monkeypatch.delenv("EXTRA_RL_VERIFICATION_TOKENS")
     with pytest.raises(ConfigError, match="differ in name"):
         load(VerificationSettings, ["--tokens", json.dumps([sound, sound])])
 
