@@ -39,8 +39,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _explain_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        # What is wrong with a section as a whole is in the message; its content would hide it.
-        got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+        # What is wrong with a section as a whole is in the message; its content would hide it. And what is
+        # wrong with `tokens` may be that it holds one.
+        hidden = isinstance(problem["input"], dict) or problem["loc"][:1] == ("tokens",)
+        got = "" if hidden else f" (got {problem['input']!r})"
         return f"{path}: {problem['msg']}{got}".removeprefix(": ")
     known = _fields_at(model, problem["loc"][:-1])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)

@@ -25,6 +25,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
@@ -350,6 +351,9 @@ def test_every_client_works_over_mtls_with_a_token(suite: Suite) -> None:
         scores = novelty.score("p", embeddings=np.eye(2, 4, dtype=np.float32), correct=[True, True])
         assert len(scores) == 2
         assert prefixes.list_prefixes(["p"])
+    replicas = f"dns:///localhost:{suite.target('verification').rpartition(':')[2]}"
+    with VerificationClient(replicas, credentials=given) as balanced:
+        assert balanced.verify([r"\boxed{2}"], ["2"])[0].correct
 
 
 async def test_every_asyncio_client_works_over_mtls_with_a_token(suite: Suite) -> None:
@@ -397,12 +401,17 @@ def test_the_trainers_clients_take_their_credentials_from_the_config(
         pool.wait_for_ready(10)
         version = pool.policy_version() + 1
         assert pool.deliver(suite.folder / "weights", "next", version).policy_version == version
-    # Services of one's own, on a socket, go on without TLS.
+    # Services of one's own, on a socket, go on without TLS, and do not get the token, which is for others.
+    monkeypatch.setenv(credentials.TOKEN, "secret-token")
+    monkeypatch.setenv("EXTRA_RL_TEST_OTHER", "seen")
     with (
         embedded.start("verification", workers=1, slow_workers=0) as own,
         VerificationClient(own.target) as client,
     ):
         assert client.verify(["1"], ["1"])[0].correct
+        environment = Path(f"/proc/{own.process.pid}/environ").read_bytes()
+    assert b"EXTRA_RL_TEST_OTHER=seen" in environment
+    assert b"secret-token" not in environment
 
 
 def test_the_health_command_sees_a_server_behind_mtls(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,6 +546,36 @@ def test_broken_certificate_files_leave_the_old_certificate_in_service_and_are_l
     assert changing.verify()
 
 
+def test_a_replaced_client_authority_is_the_one_asked_for_from_then_on(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    server_files, asked_for = old.issue("server"), tmp_path / "clients.pem"
+    shutil.copy(old.file, asked_for)
+    files = Certificates(server_files.certificate, server_files.key, asked_for)
+    server = grpc.server(ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
+    port = server.add_secure_port("127.0.0.1:0", files.server_credentials())
+    server.start()
+
+    def admitted(client: Issued) -> bool:
+        tls = grpc.ssl_channel_credentials(
+            old.file.read_bytes(), client.key.read_bytes(), client.certificate.read_bytes()
+        )
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(f"127.0.0.1:{port}", tls, options) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            end = check.future(health_pb2.HealthCheckRequest(), timeout=30).code()
+        assert end in (CODE.OK, CODE.UNAVAILABLE)
+        return end is CODE.OK
+
+    before, after = old.issue("client"), new.issue("client")
+    assert (admitted(before), admitted(after)) == (True, False)
+    shutil.copy(new.file, asked_for)
+    assert (admitted(before), admitted(after)) == (False, True)
+    server.stop(None)
+
+
 def test_a_client_refuses_a_server_whose_certificate_expired_or_is_for_another_host_or_of_another_authority(
     changing: TlsServer, tmp_path: Path
 ) -> None:
@@ -629,13 +668,24 @@ def test_half_a_security_setting_is_an_error(authority: Authority, tmp_path: Pat
         Credentials(certificate=one.certificate, key=one.key)
 
 
-def test_a_token_put_where_its_hash_belongs_is_refused_and_not_repeated() -> None:
+def test_a_token_put_where_its_hash_belongs_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     secret, digest = tokens.mint()
     sound = {"name": "a", "sha256": digest, "scopes": {"*": "read"}}
     for changed in ({"sha256": secret}, {"token": secret}):
         with pytest.raises(ConfigError) as told:
             load(VerificationSettings, ["--tokens", json.dumps([sound | changed])])
         assert secret not in str(told.value)
+    for wrong in (secret, json.dumps([secret]), json.dumps([sound | {"sha256": [secret]}])):
+        with pytest.raises(ConfigError) as told:
+            load(VerificationSettings, ["--tokens", wrong])
+        assert secret not in str(told.value)
+    monkeypatch.setenv("EXTRA_RL_VERIFICATION_TOKENS", secret)
+    with pytest.raises(ConfigError, match="must be JSON") as told:
+        load(VerificationSettings, [])
+    assert secret not in str(told.value)
+    monkeypatch.delenv("EXTRA_RL_VERIFICATION_TOKENS")
     with pytest.raises(ConfigError, match="differ in name"):
         load(VerificationSettings, ["--tokens", json.dumps([sound, sound])])
 
@@ -649,15 +699,6 @@ def test_a_client_sends_no_token_to_another_machine_unencrypted_unless_told_to()
     told = Credentials(token="secret-token", allow_plaintext_network=True)
     for target, shown in (("10.1.2.3:50052", told), ("127.0.0.1:1", given), ("dns:///localhost:1", given)):
         NoveltyClient(target, "run-1", credentials=shown).close()
-
-
-def test_an_embedded_service_does_not_get_the_callers_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(credentials.TOKEN, "secret-token")
-    monkeypatch.setenv("EXTRA_RL_TEST_OTHER", "seen")
-    with embedded.start("verification", workers=1, slow_workers=0) as service:
-        environment = Path(f"/proc/{service.process.pid}/environ").read_bytes()
-    assert b"EXTRA_RL_TEST_OTHER=seen" in environment
-    assert b"secret-token" not in environment
 
 
 def test_no_path_of_a_request_leaves_the_weights_root(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from extra_rl.config_file import ConfigError, explain, read_yaml
@@ -130,6 +131,8 @@ def load(settings: type[Settings], arguments: list[str]) -> Settings:
         return cast(Settings, settings.model_construct(**dict(Loaded())))
     except ValidationError as error:
         raise ConfigError(explain(error, settings)) from error
+    except SettingsError as error:
+        raise ConfigError(f"{error}: it must be JSON") from error
 
 
 def _take_config(arguments: list[str]) -> tuple[list[str], str | None]:
