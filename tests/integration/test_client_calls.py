@@ -34,6 +34,7 @@ from extra_client import (
     UnimplementedError,
     VerificationClient,
     aio,
+    request_scope,
 )
 from extra_rl.v1 import (
     generation_pb2,
@@ -237,6 +238,21 @@ def test_a_write_is_retried_under_one_key_and_one_request_id(script: Scripted) -
     attempts = [(request.idempotency_key, data["x-request-id"]) for _, request, data in script.asked[1:]]
     assert len(attempts) == 3
     assert len(set(attempts)) == 1
+
+
+def test_the_request_ids_of_a_scope_begin_with_its_name_and_differ(script: Scripted) -> None:
+    script.answers = [CREATED, SCORED, SCORED]
+    with NoveltyClient(script.target, "n") as client:
+        with request_scope("run-1/step-12"):
+            client.score("p", texts=["a"], correct=[True])
+        client.score("p", texts=["a"], correct=[True])
+    created, inside, outside = (data["x-request-id"] for _, _, data in script.asked)
+    assert created.startswith("run-1/step-12/")
+    assert inside.startswith("run-1/step-12/")
+    assert created != inside
+    assert "/" not in outside
+    with pytest.raises(ValueError, match="printable ASCII"), request_scope("step\n12"):
+        pass
 
 
 async def test_the_asyncio_client_retries_alike(script: Scripted) -> None:

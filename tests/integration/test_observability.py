@@ -27,6 +27,8 @@ from processes import wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 from extra_client import Group, request_scope
+from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.rollout import RolloutCollector, RolloutRequest, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = ("generation", "novelty", "verification")
@@ -130,6 +132,23 @@ def test_one_request_id_is_found_in_the_logs_and_spans_of_all_services_down_to_t
             f"spans of {server}",
             30,
         )
+
+
+def test_all_that_a_collection_of_the_trainer_asks_for_has_its_steps_id(suite: Suite) -> None:
+    # In its threads, too.
+    requests = [RolloutRequest("1+2=", "p", (), "x+1"), RolloutRequest("a", "q", (), "2")]
+    target = suite.services["generation"].target
+    with GenerationPool([target]) as generation, request_scope("launch/step-9"):
+        version = generation.policy_version()
+        sampling = Sampling(2, 8, seed=5)
+        RolloutCollector(generation, suite.verification).collect(requests, sampling, version)
+
+    def methods(server: str) -> set[str]:
+        lines = [e for e in suite.log(server) if str(e.get("request_id")).startswith("launch/step-9/")]
+        return {str(line["method"]).rpartition("/")[2] for line in lines if line["event"] == "call"}
+
+    wait_for(lambda: methods("generation") == {"GetInfo", "Generate"}, "the calls of generation", 30)
+    wait_for(lambda: methods("verification") == {"VerifyStream"}, "the call of verification", 30)
 
 
 def test_a_trace_goes_on_from_the_caller_through_the_stages_of_each_service(
