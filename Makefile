@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The release everything here was tested with. `pip` decides which build: see "Installing torch" in README.md.
 TORCH ?= torch==2.13.0
-EXTRAS := novelty,onnx,redis,verification,generation,tracing,trainer,trl,dev
+EXTRAS := novelty,onnx,redis,verification,generation,tracing,trainer,inspect,trl,dev
 SEED ?= 0
 RUN ?= runs/demo-seed$(SEED)
 

@@ -107,6 +107,39 @@ def report(
 
 
 @app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(help="Run folder; the run may be going on")],
+    novelty: Annotated[
+        str | None,
+        typer.Option(help="Address of the novelty and prefix services, for what they hold now"),
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="Name of the run's memories there; default: as the run folder says")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to serve on; another than loopback wants a token")] = (
+        "127.0.0.1"
+    ),
+    port: int = 8765,
+    token_sha256: Annotated[
+        str,
+        typer.Option(
+            envvar="EXTRA_RL_INSPECT_TOKEN_SHA256",
+            help="SHA-256, in hex, of the token that a reader must have",
+        ),
+    ] = "",
+    cache: Annotated[
+        Path | None, typer.Option(help="Where the index is kept; default ~/.cache/extra-rl/inspect")
+    ] = None,
+) -> None:
+    """Look at a run in the browser: prompts, rollouts, tokens, prefixes, solutions. Changes nothing."""
+    try:
+        from extra_inspector import main as inspector
+    except ModuleNotFoundError as error:
+        sys.exit(f"cannot import {error.name!r}: pip install 'extra-rl[inspect]'")
+    sys.exit(inspector.inspect(run, novelty, namespace, host, port, token_sha256, cache))
+
+
+@app.command()
 def experiment(
     config: Annotated[
         Path, typer.Argument(help="YAML file of the experiment, such as trainer/experiments/rehearsal.yaml")

@@ -23,9 +23,11 @@ from extra_client import (
     EntropyRollout,
     ExtraError,
     HardPrompt,
+    Nearest,
     NotFoundError,
     NoveltyClient,
     Outcome,
+    PrefixCandidate,
     PrefixClient,
     Rollout,
     ScoreMode,
@@ -35,8 +37,11 @@ from extra_client import (
 )
 from extra_client import Group as NoveltyGroup
 from extra_trainer.config import NoveltyConfig, PrefixConfig
+from extra_trainer.record import PrefixChoice
 from extra_trainer.rollout import Group, RolloutRequest, is_decided
 
+#: Prompts whose candidates are asked for in one call, with their texts.
+RANKED_A_CALL = 16
 #: Groups scored in one call: a call and its durable write cost about as much for one as for so many.
 GROUPS_A_CALL = 16
 
@@ -79,7 +84,7 @@ class Tokens:
         self.tokenizer = tokenizer
         ids = [[i] for i in range(len(tokenizer))]
         #: The text of each token alone, nothing for special ones.
-        self._pieces: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        self.pieces: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
         self.newline_ids = [i for i, text in enumerate(tokenizer.batch_decode(ids)) if "\n" in text]
 
     def ends(self, token_ids: NDArray[np.int32], text: str) -> NDArray[np.int32]:
@@ -104,7 +109,7 @@ class Tokens:
         for i in ids:
             run.append(i)
             # A replacement character at the end: the next token may hold the rest of a character.
-            piece = self._pieces[i] if len(run) == 1 else self.tokenizer.decode(run, skip_special_tokens=True)
+            piece = self.pieces[i] if len(run) == 1 else self.tokenizer.decode(run, skip_special_tokens=True)
             if piece.endswith("\ufffd"):
                 ends.append(length)
                 continue
@@ -127,6 +132,8 @@ class GroupNovelty:
     raw: NDArray[np.float64]
     #: V(x): moving average of the variance of the prompt's rewards, with placement before_normalization.
     reward_variance: float
+    #: [n]: the nearest neighbour of each that counts; empty if the group was not scored.
+    nearest: tuple[Nearest | None, ...] = ()
 
     @classmethod
     def none(cls, n: int) -> "GroupNovelty":
@@ -146,6 +153,8 @@ class Explorer:
     #: Distinguishes this launch of the run: a resumed run repeats steps, and they are new writes.
     launch_id: str
     queue: GuidedQueue = field(init=False)
+    #: How the last `feed` split the hard prompts, and what it chose for them.
+    choices: list[PrefixChoice] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.queue = GuidedQueue(self.prefix_config.queue_capacity)
@@ -172,13 +181,19 @@ class Explorer:
             scale=settings.scale,
             track_reward_variance=settings.placement == "before_normalization",
             idempotency_key=f"{self.launch_id}/novelty/{step}/{place}",
+            explain=True,
         )
         for number, scores in zip(counted, answers, strict=True):
             if scores.error is not None:
                 raise scores.error
             scaled = np.zeros(len(groups[number].rollouts))
             scaled[groups[number].decided] = scores.novelty
-            novelty[number] = GroupNovelty(scaled, scaled * scores.divisor, scores.reward_variance or 0.0)
+            novelty[number] = GroupNovelty(
+                scaled,
+                scaled * scores.divisor,
+                scores.reward_variance or 0.0,
+                _spread(scores.nearest, groups[number].decided),
+            )
         return novelty
 
     def will_be_embedded(self, request: RolloutRequest, verdict: Verdict) -> bool:
@@ -197,17 +212,19 @@ class Explorer:
 
         Returns the number of prompts queued.
         """
+        self.choices = []
         if not self.prefix_config.enabled:
             return 0
         self._report([group for group in groups if group.request.guided], step)
         if step <= self.prefix_config.warmup_steps:
             return 0
-        hard = [group for group in groups if self._may_feed(group)]
+        places = [place for place, group in enumerate(groups) if self._may_feed(group)]
+        hard = [groups[place] for place in places]
         if not hard:
             return 0
         if self.prefix_config.policy == "none":
             return self._enqueue([(group, None) for group in hard])
-        chosen = self._select(hard, step)
+        chosen = self._select(hard, places, step)
         # A rollout without a newline leaves nothing to continue from: that prompt is not guided.
         return self._enqueue([pair for pair in zip(hard, chosen, strict=True) if pair[1].error is None])
 
@@ -229,9 +246,10 @@ class Explorer:
         if outcomes:
             self.prefixes.report_outcomes(outcomes, idempotency_key=f"{self.launch_id}/outcomes/{step}")
 
-    def _select(self, hard: Sequence[Group], step: int) -> list[SelectedPrefix]:
+    def _select(self, hard: Sequence[Group], places: Sequence[int], step: int) -> list[SelectedPrefix]:
+        prompts = [self._hard_prompt(group) for group in hard]
         added = self.prefixes.add_rollouts(
-            [self._hard_prompt(group) for group in hard],
+            prompts,
             newline_token_ids=self.tokens.newline_ids,
             min_segment_tokens=self.prefix_config.min_segment_tokens,
             idempotency_key=f"{self.launch_id}/prefixes/{step}",
@@ -239,16 +257,50 @@ class Explorer:
         for result in added:
             if result.error is not None:
                 raise result.error
+        prompt_ids = [group.request.prompt_id for group in hard]
         selected = self.prefixes.select(
-            [group.request.prompt_id for group in hard],
-            policy=self.prefix_config.policy,
-            tau=self.prefix_config.tau,
-            seed=step,
+            prompt_ids, policy=self.prefix_config.policy, tau=self.prefix_config.tau, seed=step
         )
         for one in selected:
             if one.error is not None and not isinstance(one.error, NotFoundError):
                 raise one.error
+        self.choices = [
+            PrefixChoice(
+                place,
+                group.request.prompt_id,
+                self._fed(group)[split.rollout_index],
+                split.lengths,
+                [int(prompt.rollouts[split.rollout_index].token_ends[n - 1]) for n in split.lengths],
+                one if one.error is None else None,
+                ranking,
+            )
+            for place, group, prompt, split, one, ranking in zip(
+                places, hard, prompts, added, selected, self._rankings(prompt_ids), strict=True
+            )
+        ]
         return selected
+
+    def _rankings(self, prompt_ids: list[str]) -> list[tuple[PrefixCandidate, ...] | None]:
+        """All that competed for each prompt; None if the service fails, for this is only to be looked at.
+
+        Asked for apart from the choice and a few prompts at a time: candidates come with their texts.
+        """
+        rankings: list[tuple[PrefixCandidate, ...] | None] = []
+        for start in range(0, len(prompt_ids), RANKED_A_CALL):
+            asked = prompt_ids[start : start + RANKED_A_CALL]
+            settings = self.prefix_config
+            try:
+                told = self.prefixes.select(asked, policy=settings.policy, tau=settings.tau, explain=True)
+            except ExtraError:
+                return [*rankings, *[None] * (len(prompt_ids) - start)]
+            rankings += [one.ranking for one in told]
+        return rankings
+
+    def _fed(self, group: Group) -> list[int]:
+        """The samples of a hard group that may be split."""
+        if self.prefix_config.sources == "wrong":
+            return np.flatnonzero(group.decided & ~group.correct).tolist()
+        return list(range(len(group.rollouts)))
 
     def _hard_prompt(self, group: Group) -> HardPrompt:
         request = group.request
@@ -256,9 +308,7 @@ class Explorer:
         prefix = np.array(request.prefix_tokens, dtype=np.int32)
         known = np.full(len(prefix), request.prefix_entropy, dtype=np.float32)
         rollouts = []
-        for rollout, verdict_known, correct in zip(group.rollouts, group.decided, group.correct, strict=True):
-            if self.prefix_config.sources == "wrong" and (correct or not verdict_known):
-                continue
+        for rollout in (group.rollouts[sample] for sample in self._fed(group)):
             tokens = np.concatenate([prefix, rollout.token_ids])
             rollouts.append(
                 EntropyRollout(
@@ -367,6 +417,16 @@ def _asked(group: Group) -> NoveltyGroup:
         texts=[r.text for r, known in zip(group.rollouts, decided, strict=True) if known],
         correct=group.correct[decided].tolist(),
     )
+
+
+def _spread(nearest: Sequence[Nearest | None], decided: NDArray[np.bool_]) -> tuple[Nearest | None, ...]:
+    """Nearest neighbours of the decided rollouts, which the service was sent, at their places among all."""
+    samples = np.flatnonzero(decided).tolist()
+    spread: list[Nearest | None] = [None] * len(decided)
+    for sample, found in zip(samples, nearest, strict=True):
+        sibling = None if found is None or found.sibling is None else samples[found.sibling]
+        spread[sample] = None if found is None else replace(found, sibling=sibling)
+    return tuple(spread)
 
 
 def _is_hard(group: Group) -> bool:

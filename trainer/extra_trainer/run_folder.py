@@ -8,6 +8,8 @@ checkpoints/            OpenRLHF's checkpoints, from which the run resumes
 memory/                 the store of a novelty server that the launcher started
 metrics.jsonl           one line a step
 rollouts/               one file a step, one line a rollout
+prefixes/               one file a step, one line a hard prompt: how it was split, which prefix was chosen
+vocabulary.json         what each token reads alone
 evaluation-before.json, evaluation-after.json, and with .jsonl the samples they come from
 logs/                   of the services and of OpenRLHF
 report.html, report.md
@@ -19,16 +21,10 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from extra_trainer.rollout import Group
+from typing import Any
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -36,6 +32,11 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def vocabulary(self) -> Path:
+        return self.path / "vocabulary.json"
+
+    @property
     def failure(self) -> Path:
         return self.path / "failure.txt"
 
@@ -118,37 +123,33 @@ class RunFolder:
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def forget_after(self, step: int) -> None:
-        """Drops what there is of later steps, which a resumed run makes again: metrics, half a checkpoint."""
+        """Drops what there is of later steps, which a resumed run makes again: rollouts, metrics."""
         for tag in self.checkpoints.glob("_actor/global_step*"):
             if int(tag.name.removeprefix("global_step")) > step:
                 shutil.rmtree(tag)
+        for kind in ("rollouts", "prefixes"):
+            for path in (self.path / kind).glob("step-*.jsonl"):
+                if int(path.stem.removeprefix("step-")) > step:
+                    path.unlink()
         kept = [record for record in self.read_metrics() if record["step"] <= step]
         write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def write_rollouts(self, step: int, groups: "Sequence[Group]", novelty: NDArray[np.float64]) -> None:
-        """Writes what happened in a step, one line a rollout."""
-        folder = self.path / "rollouts"
-        folder.mkdir(exist_ok=True)
-        with (folder / f"step-{step:06d}.jsonl").open("w", encoding="utf-8") as file:
-            for row, group in enumerate(groups):
-                for sample, (rollout, verdict) in enumerate(zip(group.rollouts, group.verdicts, strict=True)):
-                    record = {
-                        "prompt_id": group.request.prompt_id,
-                        "prompt": group.request.prompt,
-                        "answer": group.request.answer,
-                        "guided": group.request.guided,
-                        "prefix_id": group.request.prefix_id,
-                        "prefix_tokens": len(group.request.prefix_tokens),
-                        "sample": sample,
-                        "text": rollout.text,
-                        "status": str(verdict.status),
-                        "extracted": verdict.extracted,
-                        "novelty": round(float(novelty[row, sample]), 6),
-                        "policy_version": rollout.policy_version,
-                        "tokens": len(rollout.token_ids),
-                        "mean_entropy": round(float(rollout.entropies.mean()), 5),
-                    }
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    def write_rollouts(self, step: int, records: Iterable[dict[str, Any]]) -> None:
+        """Writes what happened in a step, one line a rollout (`record.rollouts`)."""
+        _write_lines(self.of_step("rollouts", step), records)
+
+    def write_choices(self, step: int, records: Iterable[dict[str, Any]]) -> None:
+        """Writes how a step's hard prompts were split, and what was chosen for them (`record.choices`)."""
+        _write_lines(self.of_step("prefixes", step), records)
+
+    def of_step(self, kind: str, step: int) -> Path:
+        """The file of a step in "rollouts" or "prefixes"."""
+        return self.path / kind / f"step-{step:06d}.jsonl"
+
+    def write_vocabulary(self, pieces: Sequence[str]) -> None:
+        """Writes what each token reads alone, unless it is there."""
+        if not self.vocabulary.is_file():
+            write_whole(self.vocabulary, json.dumps(pieces, ensure_ascii=False))
 
     def read_rollouts(self) -> Iterator[list[dict[str, Any]]]:
         """The lines of each step that there is, in order."""

@@ -22,6 +22,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
 
 from extra_client import FinishReason, request_scope
+from extra_trainer import record
 from extra_trainer.config import Config
 from extra_trainer.data import prompt_identity
 from extra_trainer.exploration import Explorer, GroupNovelty, StepNovelty, step_metrics
@@ -85,6 +86,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         self._explorer = explorer
         self._policy = policy
         self._folder = folder
+        folder.write_vocabulary(explorer.tokens.pieces)
         # One for rollouts, one for the prefix memory.
         self._background = ThreadPoolExecutor(2, thread_name_prefix="exploration")
         self._following: Batch | None = None
@@ -133,8 +135,13 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         """Has the groups of the last training batch feed the prefix memory, in the background."""
         if self._to_feed is not None:
             groups, step = self._to_feed
-            self._feeding = self._submit(step, lambda: self._explorer.feed(groups, step))
+            self._feeding = self._submit(step, lambda: self._feed(groups, step))
             self._to_feed = None
+
+    def _feed(self, groups: list[Group], step: int) -> int:
+        queued = self._explorer.feed(groups, step)
+        self._folder.write_choices(step, record.choices(self._explorer.choices))
+        return queued
 
     def settle(self) -> None:
         """Waits for the prefix memory; then metrics are whole, and the queue and position the next step's."""
@@ -193,7 +200,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         }
         # What comes of it is needed when the next step begins.
         self._to_feed = groups, step
-        self._folder.write_rollouts(step, groups, np.stack([group.raw for group in novelty]))
+        self._folder.write_rollouts(step, record.rollouts(groups, novelty))
         return groups, novelty
 
     def _experiences(

@@ -1,0 +1,35 @@
+"""The inspector beside a live novelty service shows what the run's own store shows, and stored prefixes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from inspector_server import DEMO
+
+from extra_client import embedded
+from extra_inspector.index import Index, Query
+from extra_inspector.memories import LiveMemories, StoredMemories
+from extra_trainer.run_folder import RunFolder
+
+
+def test_the_map_of_a_live_service_is_that_of_the_store(tmp_path: Path) -> None:
+    index = Index.of(RunFolder(DEMO), tmp_path / "cache")
+    index.update()
+    novel = index.rollouts(Query(show="novel"))[0][0]
+    prompt = novel["prompt_id"]
+    texts = {number: record["text"] for number, record in index.solutions(prompt).items()}
+    stored = StoredMemories(index.folder).map(prompt, texts)
+    shutil.copytree(DEMO / "memory", tmp_path / "memory")
+    with embedded.start(
+        "novelty", data_folder=tmp_path / "memory", threads=1, embedding_backend="onnx_int8"
+    ) as service:
+        live = LiveMemories(service.target, index.folder.identity())
+        asked = live.map(prompt, texts)
+        assert asked.numbers == stored.numbers
+        assert asked.similarity == pytest.approx(stored.similarity, abs=1e-4)
+        assert asked.explained == pytest.approx(stored.explained, abs=1e-3)
+        choices = [json.loads(line) for path in (DEMO / "prefixes").iterdir() for line in path.open()]
+        hard = next(choice for choice in choices if choice["candidates"])
+        known = {prefix.prefix_id for prefix in live.prefixes(hard["prompt_id"])}
+        assert {candidate["prefix_id"] for candidate in hard["candidates"]} <= known | {""}

@@ -1,0 +1,213 @@
+"""What the inspector shows is what the run folder holds: index, tokens, map, difference, and who may look."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from run_folders import PROMPTS, SAMPLES, STEPS, write_run
+
+from extra_inspector import diff, memories, tokens
+from extra_inspector.access import COOKIE, Guard
+from extra_inspector.index import Index, Query
+from extra_inspector.main import configure
+from extra_rl.config_file import ConfigError
+from extra_trainer import record
+from extra_trainer.run_folder import RunFolder
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    made = Index.of(RunFolder(write_run(tmp_path / "run")), tmp_path / "cache")
+    assert made.update()
+    return made
+
+
+def _lines(index: Index) -> list[dict[str, Any]]:
+    files = sorted((index.folder.path / "rollouts").glob("*.jsonl"))
+    return [json.loads(line) for path in files for line in path.open()]
+
+
+def test_everything_is_found_page_by_page(index: Index) -> None:
+    found: list[tuple[int, int, int]] = []
+    for offset in range(0, STEPS * PROMPTS * SAMPLES, 100):
+        rows, total = index.rollouts(Query(offset=offset, limit=100))
+        assert total == STEPS * PROMPTS * SAMPLES
+        found += [(row["step"], row["place"], row["sample"]) for row in rows]
+    assert sorted(found) == [
+        (step, place, sample)
+        for step in range(1, STEPS + 1)
+        for place in range(PROMPTS)
+        for sample in range(SAMPLES)
+    ]
+
+
+def test_filters_show_what_they_say(index: Index) -> None:
+    lines = _lines(index)
+    groups = [lines[start : start + SAMPLES] for start in range(0, len(lines), SAMPLES)]
+    correct = [sum(line["status"] == "correct" for line in group) for group in groups]
+    hard = sum(count <= 1 for count in correct)
+    rescued = sum(count > 0 and group[0]["guided"] for count, group in zip(correct, groups, strict=True))
+    novel = sum(line["novelty"] > 0 for line in lines)
+    totals = {show: index.rollouts(Query(show=show))[1] for show in ("hard", "rescued", "novel", "timeouts")}
+    assert totals == {"hard": hard * SAMPLES, "rescued": rescued * SAMPLES, "novel": novel, "timeouts": 0}
+    rows, _ = index.rollouts(Query(show="novel"))
+    assert [row["novelty"] for row in rows] == sorted((row["novelty"] for row in rows), reverse=True)
+    assert {row["status"] for row in index.rollouts(Query(status="wrong"))[0]} == {"wrong"}
+
+
+def test_a_search_finds_words_their_beginnings_and_signs(index: Index) -> None:
+    lines = _lines(index)
+    for search, expected in (
+        ("3+14", sum("3+14" in line["prompt"] for line in lines)),
+        ("boxed{2", sum("boxed{2" in line["text"] for line in lines)),
+        ('"', len(lines)),
+        ("nowhere", 0),
+    ):
+        assert index.rollouts(Query(search=search))[1] == expected
+    assert index.prompts(Query(search="3+1"))[1] > 0
+    assert index.prompts(Query(search="%"))[1] == 0
+
+
+def test_a_step_that_is_written_again_replaces_the_old_one(index: Index) -> None:
+    path = index.folder.of_step("rollouts", 3)
+    first = json.loads(path.open().readline())
+    path.write_text(json.dumps({**first, "status": "timeout", "text": "again"}) + "\n" + '{"half a li')
+    assert index.update()
+    assert not index.update()
+    rows, total = index.rollouts(Query(show="timeouts"))
+    assert (total, rows[0]["step"]) == (1, 3)
+    assert index.rollouts(Query(search="again"))[1] == 1
+    path.unlink()
+    index.update()
+    assert index.rollouts(Query(show="timeouts"))[1] == 0
+    assert index.counts()["rollouts"] == (STEPS - 1) * PROMPTS * SAMPLES
+
+
+def test_solutions_are_numbered_as_the_novelty_service_does(index: Index) -> None:
+    lines = [line for line in _lines(index) if line["status"] == "correct"]
+    prompt = lines[0]["prompt_id"]
+    own = [line for line in lines if line["prompt_id"] == prompt]
+    found = index.solutions(prompt)
+    assert list(found) == list(range(len(own)))
+    assert [found[number]["text"] for number in found] == [line["text"] for line in own]
+
+
+def test_the_index_of_another_release_is_made_again(tmp_path: Path) -> None:
+    folder = RunFolder(write_run(tmp_path / "run", steps=2))
+    Index.of(folder, tmp_path).update()
+    index = Index.of(folder, tmp_path)
+    with index._connection() as connection:
+        connection.execute("PRAGMA user_version = 999")
+    again = Index.of(folder, tmp_path)
+    assert again.update()
+    assert again.counts()["rollouts"] == 2 * PROMPTS * SAMPLES
+
+
+@given(
+    st.lists(st.sampled_from(["a", " b", "bc", "\n", "é", "\ufffd", ""]), min_size=1, max_size=12), st.text()
+)
+def test_the_parts_of_tokens_are_the_text(pieces: list[str], text: str) -> None:
+    for whole in (text, "".join(pieces), "".join(pieces).replace("\ufffd", "ß")):
+        parts = tokens.fitted(pieces, whole)
+        assert len(parts) == len(pieces)
+        assert "".join(parts) == whole
+
+
+def test_a_token_that_reads_alone_is_shown_so() -> None:
+    assert tokens.fitted(["12", "+", "3"], "12+3") == ["12", "+", "3"]
+    # Sentence-piece tokens lose their leading space when they are decoded alone.
+    assert tokens.fitted(["so", "it", "is"], "so it is") == ["so", " it", " is"]
+
+
+def test_arrays_survive_being_text() -> None:
+    ids = np.array([1, 2**20, 3], dtype=np.int32)
+    assert record.unpacked(record.packed(ids), "<i4").tolist() == ids.tolist()
+    entropies = np.array([0.0, 0.5, 11.9], dtype=np.float16)
+    assert record.unpacked(record.packed(entropies), "<f2").tolist() == entropies.tolist()
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(2, 9), st.integers(3, 6)), elements=st.floats(0.1, 5)))
+def test_the_map_is_that_of_the_vectors_principal_components(vectors: np.ndarray) -> None:
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    shown = memories.map_of(range(len(vectors)), vectors @ vectors.T, [""] * len(vectors))
+    centred = vectors - vectors.mean(axis=0)
+    _, singular, components = np.linalg.svd(centred, full_matrices=False)
+    expected = centred @ components[:2].T
+    # As far apart as there; the components' signs are free.
+    found, truth = (np.linalg.norm(p[:, None] - p[None], axis=2) for p in (shown.places, expected))
+    assert found == pytest.approx(truth, abs=1e-6)
+    variance = float((singular**2).sum())
+    if variance > 1e-9:
+        assert shown.explained[0] == pytest.approx(float(singular[0] ** 2) / variance, abs=1e-6)
+
+
+@given(st.text(alphabet="ab 1\n", max_size=40), st.text(alphabet="ab 1\n", max_size=40))
+def test_a_difference_holds_both_texts(first: str, second: str) -> None:
+    pieces = diff.pieces(first, second)
+    assert "".join(p.text for p in pieces if p.kind != "new") == first
+    assert "".join(p.text for p in pieces if p.kind != "gone") == second
+
+
+TOKEN = "extra_rl_secret"
+
+
+def _ask(
+    headers: dict[str, str], query: str = "", sha256: str = "", kind: str = "http"
+) -> list[dict[str, Any]]:
+    """What a guarded page sends."""
+    sent: list[dict[str, Any]] = []
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": kind, "method": "GET", "path": "/", "query_string": query.encode(), "headers": raw}
+    asyncio.run(Guard(page, sha256)(scope, None, send))  # type: ignore[arg-type]
+    return sent
+
+
+def test_only_names_of_this_machine_are_answered_without_a_token() -> None:
+    for host, status in (
+        ("127.0.0.1:8765", 200),
+        ("localhost", 200),
+        ("[::1]:1", 200),
+        ("evil.example", 403),
+    ):
+        assert _ask({"host": host})[0]["status"] == status
+    assert _ask({"host": "localhost:1", "origin": "http://evil.example"})[0]["status"] == 403
+    refused = _ask({"host": "localhost:1", "origin": "http://evil.example"}, kind="websocket")
+    assert refused == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_a_token_is_asked_for_and_kept_in_a_cookie() -> None:
+    sha256 = hashlib.sha256(TOKEN.encode()).hexdigest()
+    host = {"host": "machine.example"}
+    assert _ask(host, sha256=sha256)[0]["status"] == 401
+    assert _ask({**host, "authorization": "Bearer wrong"}, sha256=sha256)[0]["status"] == 401
+    assert _ask(host, f"token={TOKEN}", sha256=sha256, kind="websocket")[0]["type"] == "websocket.close"
+    assert _ask({**host, "authorization": f"Bearer {TOKEN}"}, sha256=sha256)[0]["status"] == 200
+    assert _ask({**host, "cookie": f"{COOKIE}={TOKEN}"}, sha256=sha256)[0]["status"] == 200
+    answer = _ask(host, f"view=rollouts&token={TOKEN}", sha256=sha256)[0]
+    headers = dict(answer["headers"])
+    assert (answer["status"], headers[b"location"]) == (303, b"/?view=rollouts")
+    assert b"HttpOnly" in headers[b"set-cookie"]
+    assert b"SameSite=strict" in headers[b"set-cookie"]
+
+
+def test_others_are_served_only_with_a_token(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--token-sha256"):
+        configure(tmp_path, None, None, "0.0.0.0", 0, "", None)
+    with pytest.raises(ConfigError, match="64 lower-case hex digits"):
+        configure(tmp_path, None, None, "127.0.0.1", 0, "secret", None)
+    with pytest.raises(ConfigError, match=r"no config\.yaml"):
+        configure(tmp_path, None, None, "127.0.0.1", 0, "", tmp_path)
