@@ -8,7 +8,7 @@ from extra_trainer.bonus import what_was_paid
 
 
 def rollout(prompt: str, text: str, status: str, novelty: float, **more: Any) -> dict[str, Any]:
-    record = {"prompt_id": prompt, "prefix_id": "", "guided": False, "tokens": 10}
+    record = {"prompt_id": prompt, "group": prompt, "guided": False, "tokens": 10}
     return {**record, "text": text, "status": status, "novelty": novelty, **more}
 
 
@@ -19,7 +19,7 @@ def test_the_bonus_is_told_by_kind_of_group_and_by_text() -> None:
         rollout("hard", "c", "wrong", 0.0),
         rollout("hard", "d", "correct", 0.1),
         # The same prompt from a prefix is a group of its own.
-        rollout("hard", "e", "correct", 0.4, prefix_id="p", guided=True),
+        rollout("hard", "e", "correct", 0.4, group="hard, guided", guided=True),
     ]
     second = [rollout("easy", "b", "correct", 0.2), rollout("easy", "f", "wrong", 0.0)]
     paid = what_was_paid([first, second])

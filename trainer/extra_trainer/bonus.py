@@ -54,7 +54,7 @@ def _correct(steps: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     seen: set[tuple[str, str]] = set()
     found = []
     for records in steps:
-        for _, members in groupby(records, key=lambda record: (record["prompt_id"], record["prefix_id"])):
+        for _, members in groupby(records, key=lambda record: record["group"]):
             group = list(members)
             right = [record for record in group if record["status"] == "correct"]
             for record in right:

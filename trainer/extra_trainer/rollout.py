@@ -126,10 +126,10 @@ class RolloutCollector:
 
     generation: GenerationClient | GenerationPool
     verification: VerificationClient
-    #: Seconds to wait for a verification service that is away.
-    patience: float = 0.0
     #: Called with the number of finished rollouts so far.
     progress: Callable[[int], None] = field(default=lambda finished: None)
+    #: Seconds to wait for a verification service that is away.
+    patience: float = 0.0
 
     def collect(
         self,

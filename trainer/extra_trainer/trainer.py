@@ -68,7 +68,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         collector = RolloutCollector(
             self._generation,
             VerificationClient(run.verification),
-            services.patience(services.verification),
+            patience=services.patience(services.verification),
         )
         self._explorer = explorer
         self.samples_generator: Any = ExTraSamplesGenerator(
