@@ -4,6 +4,7 @@ The three services run behind mTLS and tokens, a fourth server behind TLS alone,
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from grpc_status import rpc_status
 from extra_cli import probing
 from extra_client import (
     Credentials,
+    FailedPreconditionError,
     GenerationClient,
     InvalidArgumentError,
     NoveltyClient,
@@ -746,6 +748,21 @@ def test_paths_that_leave_the_root_are_refused_by_the_service(suite: Suite) -> N
             with pytest.raises(InvalidArgumentError):
                 client.update_weights(path, version + 1)
         assert client.get_info().policy_version == version
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "unheard_of"])
+def test_code_in_a_folder_of_weights_does_not_run(suite: Suite, model_type: str) -> None:
+    folder, ran = make_model(suite.folder / "weights" / model_type), suite.folder / f"ran-{model_type}"
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": model_type, "auto_map": names}))
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    with GenerationClient(suite.target("generation"), credentials=suite.credentials()) as client:
+        version = client.get_info().policy_version
+        with contextlib.suppress(FailedPreconditionError):
+            client.update_weights(model_type, version + 1)
+        assert client.get_info().policy_version == version + (model_type == "qwen3")
+    assert not ran.exists()
 
 
 def test_a_wrong_token_is_an_unauthenticated_error_that_names_no_token(suite: Suite) -> None:

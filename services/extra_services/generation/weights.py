@@ -100,6 +100,8 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
             dtype=dtype or "auto",
             attn_implementation=ATTENTION,
             use_safetensors=True,
+            # Said, because unsaid transformers would ask whoever sits at the terminal.
+            trust_remote_code=False,
             local_files_only=True,
             # Read, not mapped: a mapped file that its writer replaces later would change what is served.
             disable_mmap=True,
@@ -125,7 +127,7 @@ def _some(names: Any) -> str:
 def check_same_model(folder: Path, served: Any) -> None:
     """FailedPrecondition unless config.json in `folder` describes the model of the config `served`."""
     try:
-        delivered = AutoConfig.from_pretrained(folder, local_files_only=True)
+        delivered = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise FailedPrecondition(f"{folder.name}/config.json cannot be read: {error}") from error
     for name in COMPARED:
