@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from processes import MARK, PATIENCE
@@ -76,7 +77,7 @@ def metrics_of(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def rollouts_of(run: Path, step: int) -> list[dict[str, object]]:
+def rollouts_of(run: Path, step: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "rollouts" / f"step-{step:06d}.jsonl").open()]
 
 

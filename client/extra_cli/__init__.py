@@ -235,7 +235,7 @@ def evaluate(
 
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def bench(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="generation, novelty, or verification")]
+    context: typer.Context, name: Annotated[str, typer.Argument(help="generation, inspect, novelty, ...")]
 ) -> None:
     """Measure ratios side by side and print one JSON object; needs a checkout of the source."""
     from extra_cli import benchmarks

@@ -9,7 +9,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 def run(name: str, arguments: list[str]) -> None:
     """Runs benchmarks/NAME.py as a program; exits with a message if there is no such file."""
-    names = sorted(path.stem for path in FOLDER.glob("*.py"))
+    # inspect_.py is `inspect`: a module of that name would hide Python's own from the other benchmarks.
+    files = {path.stem.rstrip("_"): path for path in FOLDER.glob("*.py")}
+    names = sorted(files)
     if not names:
         sys.exit(f"no benchmarks in {FOLDER}: `extra-rl bench` needs an editable installation of a checkout")
     if name not in names:
@@ -17,4 +19,4 @@ def run(name: str, arguments: list[str]) -> None:
     sys.argv = [f"extra-rl bench {name}", *arguments]
     # The benchmarks import one another's helpers as scripts do.
     sys.path.insert(0, str(FOLDER))
-    runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    runpy.run_path(str(files[name]), run_name="__main__")

@@ -5,12 +5,15 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from processes import PATIENCE, marked, nothing_left_running, wait_for
 from training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
 
 from extra_client import embedded
+from extra_trainer.record import unpacked
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,7 @@ def _check_finished(run: Path, output: str) -> None:
         assert all(row["answer"] == own_answers[row["prompt"]] for row in rows)
         assert all(str(row["status"]) in ("correct", "wrong", "unparseable") for row in rows)
         guided += sum(bool(row["guided"]) for row in rows)
+        _check_recorded(run, rows)
     # The last two steps are of one launch, whatever the checkpoint was: one update lies between them.
     assert metrics[-1]["policy_version"] == metrics[-2]["policy_version"] + 1
     assert guided > 0
@@ -73,6 +77,24 @@ def _check_finished(run: Path, output: str) -> None:
     assert "pass@1" in output
     assert "pass@4" in output
     assert str(run / "report.html") in "".join(output.split("\n"))
+
+
+def _check_recorded(run: Path, rows: list[dict[str, Any]]) -> None:
+    """Tokens read as the text, entropies have the mean told, guided groups continue what was chosen."""
+    pieces = json.loads((run / "vocabulary.json").read_text())
+    chosen = {
+        (choice["prompt_id"], choice["selected"])
+        for path in (run / "prefixes").iterdir()
+        for choice in map(json.loads, path.open())
+    }
+    for row in rows:
+        ids = unpacked(row["token_ids"], "<i4")
+        entropies = unpacked(row["entropies"], "<f2").astype(np.float64)
+        assert (len(ids), len(entropies)) == (row["prefix_tokens"] + row["tokens"], row["tokens"])
+        assert "".join(pieces[i] for i in ids) == row["text"]
+        assert entropies.mean() == pytest.approx(row["mean_entropy"], abs=2e-3)
+        if row["guided"]:
+            assert (row["prompt_id"], row["prefix_id"]) in chosen
 
 
 @pytest.mark.timeout(900)

@@ -71,7 +71,7 @@ def test_rollouts_are_filtered_searched_and_sorted(address: str, scheme: str) ->
         page.get_by_role("button", name="All", exact=True).click()
         page.get_by_label("Search").fill(rollouts[0]["prompt"].strip())
         expect(found).to_have_text(f"{sum(r['prompt'] == rollouts[0]['prompt'] for r in rollouts)} rollouts")
-        assert "q=" in page.url
+        page.wait_for_url(re.compile("q="))
         keep(page, f"inspect-list-{scheme}")
         assert accessibility_violations(page) == []
 

@@ -21,9 +21,7 @@ def test_the_map_of_a_live_service_is_that_of_the_store(tmp_path: Path) -> None:
     texts = {number: record["text"] for number, record in index.solutions(prompt).items()}
     stored = StoredMemories(index.folder).map(prompt, texts)
     shutil.copytree(DEMO / "memory", tmp_path / "memory")
-    with embedded.start(
-        "novelty", data_folder=tmp_path / "memory", threads=1, embedding_backend="onnx_int8"
-    ) as service:
+    with embedded.start("novelty", data_folder=tmp_path / "memory", threads=1) as service:
         live = LiveMemories(service.target, index.folder.identity())
         asked = live.map(prompt, texts)
         assert asked.numbers == stored.numbers

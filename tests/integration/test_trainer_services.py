@@ -1,5 +1,6 @@
 """The trainer's side of the services, without OpenRLHF: real services, a model that is mostly wrong."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from extra_client import (
     VerificationClient,
     embedded,
 )
+from extra_trainer import record
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data import prompt_identity
 from extra_trainer.exploration import Explorer, GroupNovelty, StepNovelty, Tokens, step_metrics
+from extra_trainer.record import PrefixChoice
 from extra_trainer.rollout import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 
 SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
@@ -181,6 +184,7 @@ def test_a_guided_prompt_continues_its_prefix_and_keeps_its_own_answer(
     groups = collector.collect(explorer.plan(hard), SAMPLING, policy_version=0).groups
     queued = explorer.feed(groups, step=1)
     assert queued == len(explorer.queue.waiting) > 2
+    _check_choices(explorer.choices, groups)
 
     others = _requests(tokens, "5+5=?\n", "6+6=?\n", "7+7=?\n")
     planned = explorer.plan(others)
@@ -273,6 +277,45 @@ def test_sources_say_whether_guided_groups_feed_prefixes(
     assert explorer.feed([group], step=1) == fed
     if fed:
         assert tuple(explorer.queue.waiting[0].prefix_tokens[: len(ids)]) == tuple(ids)
+
+
+def _check_choices(choices: list[PrefixChoice], groups: list[Group]) -> None:
+    """What is recorded tells which rollout was split where, and which of all candidates was chosen."""
+    assert [choice.place for choice in choices] == list(range(len(groups)))
+    for choice, told in zip(choices, json.loads(json.dumps(record.choices(choices))), strict=True):
+        group = groups[choice.place]
+        entropies = [rollout.entropies.mean(dtype=np.float64) for rollout in group.rollouts]
+        assert choice.sample == np.argmin(entropies)
+        text = group.rollouts[choice.sample].text
+        prefixes = {record.text_digest(text[:characters]) for characters in told["characters"]}
+        assert {candidate["text_digest"] for candidate in told["candidates"]} == prefixes
+        if choice.selected is None:
+            assert prefixes == set()
+            continue
+        best = min(told["candidates"], key=lambda candidate: candidate["smoothed_entropy"])
+        assert told["selected"] == best["prefix_id"]
+        assert best["length"] in told["lengths"]
+
+
+def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
+    tokens: Tokens, verification: VerificationClient, novelty: str
+) -> None:
+    explorer = _explorer(tokens, novelty, "nearest", NoveltyConfig(), min_history=0)
+    group = _group(tokens, verification, ["12", "3+9=12\n12", "12", "no"])
+    group.verdicts[1] = replace(group.verdicts[1], status=VerdictStatus.TIMEOUT)
+    (scores,) = explorer.score([group], step=1, place=0)
+    rows = record.rollouts([group], [scores])
+    assert [row["nearest"] for row in rows] == [
+        {"sample": 2, "similarity": pytest.approx(1, abs=1e-5)},
+        None,
+        {"sample": 0, "similarity": pytest.approx(1, abs=1e-5)},
+        None,
+    ]
+    (scores,) = explorer.score([_group(tokens, verification, ["12"])], step=2, place=0)
+    assert record.rollouts([_group(tokens, verification, ["12"])], [scores])[0]["nearest"]["solution"] in (
+        0,
+        1,
+    )
 
 
 def test_requeue_guides_with_an_empty_prefix(

@@ -169,15 +169,17 @@ class Index:
     def rollouts(self, query: Query) -> tuple[list[dict[str, Any]], int]:
         """A page of rollouts with their prompts, and how many there are in all."""
         where, values = _rollout_filter(query)
-        order = ROLLOUT_ORDERS.get(query.order, "novelty" if query.show == "novel" else "step")
+        column = ROLLOUT_ORDERS.get(query.order, "novelty" if query.show == "novel" else "step")
         direction = "DESC" if query.descending else "ASC"
+        # By step in the order of an index, so that a page is read without sorting all that is found.
+        columns = ("step", "place", "sample") if column == "step" else (column, "id")
+        order = ", ".join(f"r.{name} {direction}" for name in columns)
         with self._connection() as connection:
             (total,) = connection.execute(f"SELECT count(*) FROM rollouts r {where}", values).fetchone()
             rows = connection.execute(
                 f"SELECT r.*, p.name AS prompt_id, p.text AS prompt_text, p.answer AS answer"
-                f" FROM (SELECT * FROM rollouts r {where} ORDER BY {order} {direction}, id {direction}"
-                f" LIMIT ? OFFSET ?) r JOIN prompts p ON p.id = r.prompt"
-                f" ORDER BY r.{order} {direction}, r.id {direction}",
+                f" FROM (SELECT * FROM rollouts r {where} ORDER BY {order} LIMIT ? OFFSET ?) r"
+                f" JOIN prompts p ON p.id = r.prompt ORDER BY {order}",
                 [*values, query.limit, query.offset],
             ).fetchall()
         return [dict(row) for row in rows], total

@@ -144,7 +144,7 @@ def _most_uncertain(tokens: Iterable[Token]) -> str:
     sampled = [token for token in tokens if token.entropy is not None]
     worst = sorted(sampled, key=lambda token: -(token.entropy or 0.0))[:3]
     return ", ".join(
-        f"<code>{escape(repr(token.text)[1:-1])}</code> ({token.entropy:.2f})"
+        f"<code>{escape(_lines(token.text)) or '⏎'}</code> ({token.entropy:.2f})"
         for token in worst
         if (token.entropy or 0) >= ENTROPY_STEPS[1]
     )
@@ -174,7 +174,7 @@ def candidates(choice: Choice) -> str:
     rows = "".join(_candidate(candidate, most) for candidate in choice.candidates[:SHOWN_CANDIDATES])
     rest = len(choice.candidates) - SHOWN_CANDIDATES
     more = f'<p class="soft">{rest} more, judged worse.</p>' if rest > 0 else ""
-    heads = ["", "tokens", "entropy", "smoothed", "correct / tried", "from", "text"]
+    heads = ["", "tokens", "entropy", "smoothed", "correct", "from", "text"]
     return _table("Candidate prefixes", heads, rows, left=("from", "text")) + more
 
 
@@ -182,7 +182,7 @@ def _candidate(candidate: Candidate, most: float) -> str:
     origin = "" if candidate.step is None else f"step {candidate.step}, sample {candidate.sample}"
     if candidate.step is None and candidate.prefix_id:
         origin = "not in the folder"
-    tried = f"{candidate.successes} / {candidate.rollouts}" if candidate.rollouts else "-"
+    tried = f"{candidate.successes} of {candidate.rollouts}" if candidate.rollouts else "-"
     text = escape(_lines(candidate.text)) if candidate.prefix_id else "(none: the prompt alone)"
     state = "<strong>chosen</strong>" if candidate.selected else "dropped" if candidate.dropped else ""
     return (
@@ -251,10 +251,10 @@ def stored_prefixes(prefixes: Sequence[PrefixCandidate]) -> str:
     """What a live prefix service holds of a prompt."""
     rows = "".join(
         f"<tr><td>{p.length}</td><td>{p.mean_entropy:.3f}</td><td>{p.smoothed_entropy:.3f}</td>"
-        f'<td>{p.successes} / {p.rollouts}</td><td class="left mono">{escape(_lines(p.text))}</td></tr>'
+        f'<td>{p.successes} of {p.rollouts}</td><td class="left mono">{escape(_lines(p.text))}</td></tr>'
         for p in prefixes
     )
-    heads = ["tokens", "entropy", "smoothed", "correct / tried", "text"]
+    heads = ["tokens", "entropy", "smoothed", "correct", "text"]
     return _table("Prefixes stored now", heads, rows, left=("text",))
 
 

@@ -157,7 +157,7 @@ class ListPage:
                     on_change=self._show_view,
                 ).props('no-caps aria-label="What is listed"')
                 ui.input(label="Search", value=query.search, on_change=self._search).props(
-                    'outlined dense clearable debounce="150" type="search"'
+                    'outlined dense clearable debounce="100" type="search"'
                 )
                 ui.toggle(dict(SHOWN), value=query.show, on_change=self._filter).props(
                     'no-caps aria-label="Filter"'

@@ -423,7 +423,8 @@ def _spread(nearest: Sequence[Nearest | None], decided: NDArray[np.bool_]) -> tu
     """Nearest neighbours of the decided rollouts, which the service was sent, at their places among all."""
     samples = np.flatnonzero(decided).tolist()
     spread: list[Nearest | None] = [None] * len(decided)
-    for sample, found in zip(samples, nearest, strict=True):
+    # A group of which nothing counts comes without.
+    for sample, found in zip(samples, nearest, strict=False):
         sibling = None if found is None or found.sibling is None else samples[found.sibling]
         spread[sample] = None if found is None else replace(found, sibling=sibling)
     return tuple(spread)

@@ -199,10 +199,12 @@ class Launcher:
         )
         run_file = self.folder.path / "run.pickle"
         run_file.write_bytes(pickle.dumps(run))
-        steps = self._steps()
+        rollout = self.config.rollout
         with (
             _driver(run_file, self.folder.logs / "trainer.log") as driver,
-            TrainingProgress(self.console, steps) as shown,
+            TrainingProgress(
+                self.console, self._steps(), rollout.prompts_per_step * rollout.samples_per_prompt
+            ) as shown,
         ):
             while driver.poll() is None:
                 shown.update(self.folder.read_metrics())
