@@ -1,9 +1,8 @@
 #!/bin/sh
-# Run in a stage of the Containerfile:  install.sh LOCK  or  install.sh wheel MODULE...
+# Run in a stage of the Containerfile:  install.sh LOCK  or  install.sh wheel [PYTHON]
 #
-# Installs /opt/extra-rl/locks/LOCK.lock into /opt/extra-rl, or this project's own wheel. After the wheel the modules named are
-# imported once: what a server imports is then compiled in the image, whose file system its containers cannot write, and
-# what it never imports takes no room twice.
+# Installs /opt/extra-rl/locks/LOCK.lock into /opt/extra-rl, or this project's own wheel. PYTHON then imports what the
+# image runs: that is compiled here, since containers cannot write the file system, and nothing else is.
 set -eu
 
 uv=/tools/venv/bin/uv
@@ -14,11 +13,8 @@ export UV_CACHE_DIR=/cache UV_LINK_MODE=copy UV_SYSTEM_CERTS=1 UV_NO_PROGRESS=1
 [ -x /opt/extra-rl/bin/python ] || python3.11 -m venv --without-pip /opt/extra-rl
 
 if [ "$1" = wheel ]; then
-  shift
   "$uv" pip install --python /opt/extra-rl/bin/python --no-cache --no-deps --no-index /opt/extra-rl/wheel/*.whl
-  for module in "$@"; do
-    env -u PYTHONDONTWRITEBYTECODE TORCHDYNAMO_DISABLE=1 /opt/extra-rl/bin/python -c "import $module"
-  done
+  env -u PYTHONDONTWRITEBYTECODE TORCHDYNAMO_DISABLE=1 /opt/extra-rl/bin/python -c "import extra_cli; ${2:-}"
   exit
 fi
 

@@ -1,4 +1,4 @@
-"""Locks what each image installs: requirements/NAME.lock, one release of each package, with its files' hashes.
+"""Locks what each image installs: requirements/NAME.lock, one release a package, with hashes.
 
 `make lock` writes them, by uv, from pyproject.toml's extras and the constraints that the tests run with.
 `--check` needs no network: each file carries a digest of what it was made from, so that an edit without a
