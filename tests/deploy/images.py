@@ -60,7 +60,15 @@ def build(wanted: dict[str, tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         options = _package_options(Path(folder))
         for image, (file, target) in wanted.items():
-            command = ["podman", "build", "--quiet", "--layers", "--format=docker", "--network=host", *options]
+            command = [
+                "podman",
+                "build",
+                "--quiet",
+                "--layers",
+                "--format=docker",
+                "--network=host",
+                *options,
+            ]
             command += [f"--build-arg=BASE={BASE}", f"--target={target}", f"--tag={image}", f"--file={file}"]
             _timed(target, lambda command=command: _run(*command, "."))  # type: ignore[misc]
 
@@ -68,11 +76,26 @@ def build(wanted: dict[str, tuple[str, str]]) -> None:
 def _make_base() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
-        _run("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", "bookworm", root)
+        _run(
+            "debootstrap",
+            "--variant=minbase",
+            "--include=python3,python3-venv,ca-certificates",
+            "bookworm",
+            root,
+        )
         tar = Path(folder) / "base.tar"
         # The sources of the machine, so that the builds above install from where it does.
         _run("cp", "-a", "/etc/apt/sources.list.d", root / "etc/apt/")
-        _run("tar", "-C", root, "--exclude=./var/cache/apt/archives/*.deb", "--exclude=./dev/*", "-cf", tar, ".")
+        _run(
+            "tar",
+            "-C",
+            root,
+            "--exclude=./var/cache/apt/archives/*.deb",
+            "--exclude=./dev/*",
+            "-cf",
+            tar,
+            ".",
+        )
         _run("podman", "import", "--quiet", tar, BASE)
 
 
