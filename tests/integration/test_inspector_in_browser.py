@@ -1,7 +1,11 @@
 """The inspector in a real browser, on a run that the trainer recorded."""
 
+import hashlib
 import json
 import re
+import runpy
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,7 +131,39 @@ def test_a_solution_is_compared_with_what_was_nearest_when_it_came(address: str)
         keep(page, "inspect-solutions")
 
 
+def test_a_browser_with_the_token_is_let_in_and_no_other(tmp_path: Path) -> None:
+    token = "extra_rl_for-this-test"
+    sha256 = hashlib.sha256(token.encode()).hexdigest()
+    with inspecting(DEMO, tmp_path, "--token-sha256", sha256) as where:
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(where)
+        asked = urllib.request.Request(where, headers={"Authorization": f"Bearer {token}"})
+        assert urllib.request.urlopen(asked).status == 200
+        with browsing() as page:
+            page.goto(f"{where}/?token={token}")
+            assert token not in page.url
+            # The page's connection is let in too: it answers.
+            page.get_by_role("button", name="Rollouts").click()
+            expect(page.locator("#found")).to_have_text(re.compile(r"rollouts$"))
+
+
 def test_a_prompt_that_is_not_there_is_said_to_be_so(address: str) -> None:
     with browsing() as page:
         page.goto(f"{address}/prompt/nothing")
         expect(page.get_by_role("heading", name="No such prompt")).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_run_of_a_hundred_thousand_rollouts_is_listed_and_filtered(tmp_path: Path) -> None:
+    benchmark = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "inspect_.py"))
+    benchmark["make_run"](tmp_path / "run", benchmark["STEPS"])
+    with inspecting(tmp_path / "run", tmp_path / "cache") as where, browsing("light", 1400) as page:
+        page.goto(f"{where}/?view=rollouts")
+        found = page.locator("#found")
+        expect(found).to_have_text("102,400 rollouts", timeout=120_000)
+        page.get_by_role("button", name="Timeouts").click()
+        expect(page.locator("tbody tr").first).to_contain_text("timeout")
+        page.get_by_role("button", name="Most novel").click()
+        page.get_by_role("button", name="Next page").click()
+        expect(page.locator("tbody tr")).to_have_count(25)
+        keep(page, "inspect-100000")

@@ -70,7 +70,14 @@ def test_a_search_finds_words_their_beginnings_and_signs(index: Index) -> None:
         ('"', len(lines)),
         ("nowhere", 0),
     ):
-        assert index.rollouts(Query(search=search))[1] == expected
+        rows, total = index.rollouts(Query(search=search, limit=1000))
+        assert (total, len(rows)) == (expected, expected)
+        steps = [row["step"] for row in rows]
+        assert steps == sorted(steps, reverse=True)
+        # Found the other way, beside another filter.
+        assert sum(index.rollouts(Query(search=search, status=s))[1] for s in ("correct", "wrong")) == total
+    last = index.rollouts(Query(search="boxed", limit=5, offset=5))[0]
+    assert last == index.rollouts(Query(search="boxed", limit=10))[0][5:]
     assert index.prompts(Query(search="3+1"))[1] > 0
     assert index.prompts(Query(search="%"))[1] == 0
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_trainer.run_folder import RunFolder
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE files (path TEXT PRIMARY KEY, step INTEGER, modified INTEGER, size INTEGER);
 CREATE TABLE prompts (
@@ -40,6 +40,8 @@ CREATE INDEX rollouts_by_status ON rollouts (status);
 CREATE INDEX rollouts_hard ON rollouts (step) WHERE hard;
 CREATE INDEX rollouts_rescued ON rollouts (step) WHERE rescued;
 CREATE INDEX rollouts_undecided ON rollouts (step) WHERE undecided;
+CREATE TABLE state (texts_in_order INTEGER);
+INSERT INTO state VALUES (1);
 CREATE TABLE choices (
   step INTEGER, place INTEGER, prompt_id TEXT, position INTEGER, length INTEGER, PRIMARY KEY (step, place)
 );
@@ -50,6 +52,8 @@ CREATE VIRTUAL TABLE texts USING fts5(body, content='', tokenize='unicode61 remo
 UNDECIDED = ("timeout", "error")
 
 Show = Literal["all", "hard", "rescued", "novel", "timeouts"]
+#: That a rollout is one that a search finds.
+FOUND = "r.id IN (SELECT rowid FROM texts WHERE texts MATCH ?)"
 #: Sort key of a view -> column.
 ROLLOUT_ORDERS = {
     "step": "step",
@@ -174,12 +178,21 @@ class Index:
         # By step in the order of an index, so that a page is read without sorting all that is found.
         columns = ("step", "place", "sample") if column == "step" else (column, "id")
         order = ", ".join(f"r.{name} {direction}" for name in columns)
+        counted, chosen = (
+            f"rollouts r {where}",
+            f"SELECT * FROM rollouts r {where} ORDER BY {order} LIMIT ? OFFSET ?",
+        )
         with self._connection() as connection:
-            (total,) = connection.execute(f"SELECT count(*) FROM rollouts r {where}", values).fetchone()
+            (in_order,) = connection.execute("SELECT texts_in_order FROM state").fetchone()
+            if in_order and where == f"WHERE {FOUND}" and column == "step":
+                # A search alone, which may find nearly everything: the search table's own order will do.
+                counted = "texts WHERE texts MATCH ?"
+                rowids = f"SELECT rowid FROM {counted} ORDER BY rowid {direction} LIMIT ? OFFSET ?"
+                chosen = f"SELECT * FROM rollouts WHERE id IN ({rowids})"
+            (total,) = connection.execute(f"SELECT count(*) FROM {counted}", values).fetchone()
             rows = connection.execute(
                 f"SELECT r.*, p.name AS prompt_id, p.text AS prompt_text, p.answer AS answer"
-                f" FROM (SELECT * FROM rollouts r {where} ORDER BY {order} LIMIT ? OFFSET ?) r"
-                f" JOIN prompts p ON p.id = r.prompt ORDER BY {order}",
+                f" FROM ({chosen}) r JOIN prompts p ON p.id = r.prompt ORDER BY {order}",
                 [*values, query.limit, query.offset],
             ).fetchall()
         return [dict(row) for row in rows], total
@@ -336,6 +349,10 @@ class Index:
             groups.setdefault(place, []).append((record, position, length))
         prompts: dict[str, int] = {}
         rows, texts = [], []
+        # Of steps that come as they should, ids are in the order of steps, and all texts are of rollouts.
+        (newest,) = connection.execute("SELECT coalesce(max(step), 0) FROM rollouts").fetchone()
+        if step <= newest:
+            connection.execute("UPDATE state SET texts_in_order = 0")
         (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone() or (0,)
         for place, lines in groups.items():
             first = lines[0][0]
@@ -423,8 +440,10 @@ def _forget(connection: sqlite3.Connection, name: str, step: int) -> set[int]:
         connection.execute("DELETE FROM choices WHERE step = ?", [step])
         return set()
     rows = connection.execute("SELECT DISTINCT prompt FROM rollouts WHERE step = ?", [step]).fetchall()
-    # Their texts stay in the search table, under ids that no rollout has any more.
-    connection.execute("DELETE FROM rollouts WHERE step = ?", [step])
+    if rows:
+        # Their texts stay in the search table, under ids that no rollout has any more.
+        connection.execute("UPDATE state SET texts_in_order = 0")
+        connection.execute("DELETE FROM rollouts WHERE step = ?", [step])
     return {prompt for (prompt,) in rows}
 
 
@@ -458,7 +477,7 @@ def _rollout_filter(query: Query) -> tuple[str, list[Any]]:
     words = [word for word in query.search.split() if any(letter.isalnum() for letter in word)]
     if words:
         phrases = " ".join('"' + word.replace('"', '""') + '"' for word in words)
-        conditions.append("r.id IN (SELECT rowid FROM texts WHERE texts MATCH ?)")
+        conditions.append(FOUND)
         # What is typed may be the beginning of a word.
         values.append(phrases + "*")
     shown = {"hard": "r.hard", "rescued": "r.rescued", "novel": "r.novelty > 0", "timeouts": "r.undecided"}
