@@ -15,6 +15,8 @@ export UV_CACHE_DIR=/cache UV_LINK_MODE=copy UV_SYSTEM_CERTS=1 UV_NO_PROGRESS=1
 if [ "$1" = wheel ]; then
   "$uv" pip install --python /opt/extra-rl/bin/python --no-cache --no-deps --no-index /opt/extra-rl/wheel/*.whl
   env -u PYTHONDONTWRITEBYTECODE TORCHDYNAMO_DISABLE=1 /opt/extra-rl/bin/python -c "import extra_cli; ${2:-}"
+  # Caches of torch's compiler, and the like.
+  rm -rf /tmp/*
   exit
 fi
 

@@ -75,28 +75,23 @@ def build(wanted: dict[str, tuple[str, str]]) -> None:
 
 def _make_base() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "root"
-        _run(
-            "debootstrap",
-            "--variant=minbase",
-            "--include=python3,python3-venv,ca-certificates",
-            "bookworm",
-            root,
-        )
-        tar = Path(folder) / "base.tar"
-        # The sources of the machine, so that the builds above install from where it does.
-        _run("cp", "-a", "/etc/apt/sources.list.d", root / "etc/apt/")
-        _run(
-            "tar",
-            "-C",
-            root,
-            "--exclude=./var/cache/apt/archives/*.deb",
-            "--exclude=./dev/*",
-            "-cf",
-            tar,
-            ".",
-        )
+        root, tar = Path(folder) / "root", Path(folder) / "base.tar"
+        packages = "python3,python3-venv,ca-certificates"
+        # Its own list of sources is then this machine's mirror too.
+        _run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root, *_mirror())
+        left_out = ("./var/cache/apt/*", "./var/lib/apt/lists/*", "./dev/*", "./proc/*", "./sys/*")
+        _run("tar", "-C", root, *(f"--exclude={pattern}" for pattern in left_out), "-cf", tar, ".")
         _run("podman", "import", "--quiet", tar, BASE)
+
+
+def _mirror() -> list[str]:
+    """Where this machine has Debian's packages from; nothing: debootstrap's default."""
+    sources = Path("/etc/apt/sources.list.d/debian.sources")
+    if sources.is_file():
+        for line in sources.read_text().splitlines():
+            if line.startswith("URIs:"):
+                return [line.split()[1]]
+    return []
 
 
 def _package_options(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ installed it does nothing at all. Nothing of OpenRLHF is edited or copied.
 
 import functools
 import importlib
+import importlib
 import importlib.util
 import os
 import sys
@@ -127,8 +128,9 @@ def _mesh_on_cpu(make: Any) -> Any:
 
 def _bridge_deepspeed() -> None:
     import deepspeed
-    import deepspeed.comm.torch as comm
 
+    # Not `import deepspeed.comm.torch as comm`: deepspeed.comm has a name `torch`, which is PyTorch itself.
+    comm: Any = importlib.import_module("deepspeed.comm.torch")
     # The shared-memory all-reduce is a C++ extension built on first use, which can hang; gloo does.
     comm.build_shm_op = lambda: None
     initialize = deepspeed.initialize
