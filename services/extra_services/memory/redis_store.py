@@ -9,18 +9,26 @@ A prompt is a few hashes: `h` its header, `s` and `e` vectors and excerpts of so
 prefixes by slot and their outcomes, `g` counts of n-grams. All keys carry one hash tag, so that they stay
 together. A write is acknowledged when Redis has it in its append-only file: the store refuses a server that
 does not write one at every change (`appendfsync always`), unless told that losing the last writes is fine.
+
+Behind Redis Sentinel the primary is whichever the sentinels name when a connection is made. Redis replicates
+after it has answered; so that a failover loses nothing acknowledged, the store then waits until `replicas`
+have a write before it acknowledges it. One that was not is told so, and sent again under its key: the answer
+to a key, too, is given only once the replicas have it.
 """
 
 import json
+import random
 import struct
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import redis
+from redis.sentinel import Sentinel
 
 from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from extra_services.memory.records import (
@@ -86,6 +94,11 @@ SOLUTION_HEAD = struct.Struct("<q")
 #: Seconds in which Redis must be reached, and answer, unless its URL says otherwise: without them, when Redis
 #: hangs, so do its servers. A copy of a large namespace is one command.
 CONNECT_SECONDS, REDIS_SECONDS = 5.0, 120.0
+#: Seconds in which the replicas must have a write.
+REPLICA_SECONDS = 10.0
+#: Random bits in a version: after a failover numbers that were given, and lost, are given again, and another
+#: server may have read what was stored under them.
+VERSION_BITS = 20
 #: After so many seconds a namespace that is still being imported is what a killed server has left.
 IMPORT_SECONDS = 24 * 3600
 #: Old answers deleted with each new one, so that they stay bounded and no write pays for a long clean-up.
@@ -93,16 +106,21 @@ ANSWERS_FORGOTTEN = 8
 
 
 class RedisStore:
-    """A Store in the Redis at `url` (redis://, rediss:// or unix://), under keys that begin with `prefix`."""
+    """A Store in the Redis at `url`, under keys that begin with `prefix`.
+
+    `url` is redis://, rediss:// or unix://, or sentinel://[:PASSWORD@]HOST:PORT,HOST:PORT.../NAME for the
+    primary that the sentinels know by NAME. A write is acknowledged once `replicas` replicas have it.
+    """
 
     shared = True
 
-    def __init__(self, url: str, prefix: str = "extra-rl", allow_loss: bool = False) -> None:
+    def __init__(
+        self, url: str, prefix: str = "extra-rl", allow_loss: bool = False, replicas: int = 0
+    ) -> None:
         """FailedPrecondition if Redis is not durable and `allow_loss` is false; Unavailable if it is not
         reached."""
-        self._redis: Any = redis.Redis.from_url(
-            url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=REDIS_SECONDS
-        )
+        self._redis: Any = _client(url)
+        self._replicas = replicas
         self._root = f"{{{prefix}}}"
         with _reaching():
             if not allow_loss:
@@ -152,6 +170,7 @@ class RedisStore:
             words: Command = [self._root, original.id, self._next(), destination, int(replace)]
             if self._copy_script(args=words):
                 raise AlreadyExists(f"namespace {destination!r} exists: choose another name, or set replace")
+            self._replicate()
             self._empty_trash()
             return self._sizes(self._find(destination))
 
@@ -186,6 +205,8 @@ class RedisStore:
     def answer(self, namespace: Namespace, operation: str, key: str) -> IdempotentAnswer | None:
         with _reaching():
             stored = self._redis.hget(self._key(namespace.id, "answers"), _answer_field(operation, key))
+            if stored is not None:
+                self._replicate()
         return None if stored is None else IdempotentAnswer(operation, key, *json.loads(stored))
 
     def headers(self, namespace: Namespace, prompts: Collection[str]) -> dict[str, Header]:
@@ -270,7 +291,7 @@ class RedisStore:
         }
         commands: list[Command] = [["HSET", self._key(namespace.id), *_flat(described)]]
         with _reaching():
-            version = self._next()
+            version = self._next() << VERSION_BITS | random.getrandbits(VERSION_BITS)
             for record in records:
                 commands += self._record_commands(namespace, record, version)
             self._run([], commands)
@@ -292,7 +313,7 @@ class RedisStore:
                 prompt: _header(header)
                 for prompt, (header,) in self._hashes(namespace, write.prompts, "h").items()
             }
-            version = self._next()
+            version = self._next() << VERSION_BITS | random.getrandbits(VERSION_BITS)
             checks = [(self._key(namespace.id), "id", str(namespace.id))]
             commands: list[Command] = []
             self._add_answer(namespace, write.answer, checks, commands)
@@ -341,7 +362,25 @@ class RedisStore:
             words += check
         for command in commands:
             words += [len(command), *command]
-        return int(self._commit_script(args=words))
+        failed = int(self._commit_script(args=words))
+        if not failed:
+            self._replicate()
+        return failed
+
+    def _replicate(self) -> None:
+        """Returns once the replicas have all that was written so far; Unavailable if they do not get it."""
+        if not self._replicas:
+            return
+        with self._redis.pipeline(transaction=False) as pipeline:
+            # Redis waits for the writes of the connection that asks: this one comes after all of them.
+            pipeline.incr(f"{self._root}:replicated")
+            pipeline.wait(self._replicas, int(REPLICA_SECONDS * 1000))
+            _, reached = pipeline.execute()
+        if reached < self._replicas:
+            raise Unavailable(
+                f"Redis has the write, but {reached} of its replicas, not redis_replicas={self._replicas}:"
+                " send it again, under the same idempotency key; see whether the replicas run"
+            )
 
     def _lookup(self, name: str) -> Namespace | None:
         id_ = self._redis.hget(self._names, name)
@@ -519,6 +558,25 @@ class RedisStore:
             yield ["HSET", outcomes, rollouts, prefix.rollouts, successes, prefix.successes]
         for ngram, count in record.ngrams.items():
             yield ["HSET", self._key(namespace.id, "g", prompt), ngram, count]
+
+
+def _client(url: str) -> Any:
+    limits = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": REDIS_SECONDS}
+    if not url.startswith("sentinel://"):
+        return redis.Redis.from_url(url, **limits)
+    parts = urlsplit(url)
+    name = parts.path.strip("/")
+    addresses = [entry.rpartition(":") for entry in parts.netloc.rpartition("@")[2].split(",")]
+    if not name or not all(host and port.isdigit() for host, _, port in addresses):
+        raise FailedPrecondition(
+            "redis_url must be sentinel://HOST:PORT,HOST:PORT/NAME, with the NAME the sentinels watch it by"
+        )
+    sentinels: Any = Sentinel(  # type: ignore[no-untyped-call]
+        [(host, int(port)) for host, _, port in addresses],
+        sentinel_kwargs=dict.fromkeys(limits, CONNECT_SECONDS),
+    )
+    password = unquote(parts.password) if parts.password else None
+    return sentinels.master_for(name, password=password, **limits)
 
 
 @contextmanager

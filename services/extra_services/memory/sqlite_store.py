@@ -6,7 +6,8 @@ Reads use a connection of their own and never wait for a commit. A lock file kee
 because a server believes what it has read (`shared` is false); several replicas need the Redis store.
 
 What the jobs do to the tables is in `sqlite_tables`. At start-up nothing is read but the names of namespaces:
-what an import that was killed has left is deleted, by the writer's first job.
+what an import that was killed has left is deleted, by the writer's first job. What a crash has left of a
+write at the end of the log, SQLite's checksums find and leave out; a file that is damaged is not served.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from extra_services.errors import FailedPrecondition, Unavailable
+from extra_services.errors import FailedPrecondition, ServiceError, Unavailable
 from extra_services.memory import sqlite_tables as tables
 from extra_services.memory.records import (
     Header,
@@ -47,10 +48,13 @@ class SqliteStore:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock_file = _own(folder)
-        path = folder / "memory.sqlite"
-        self._writer = _open(path)
-        tables.prepare(self._writer, path)
-        self._reader = _open(path)
+        self._path = folder / "memory.sqlite"
+        try:
+            self._writer = _open(self._path)
+            tables.prepare(self._writer, self._path)
+            self._reader = _open(self._path)
+        except sqlite3.Error as error:
+            raise _refusal(error, self._path) from error
         self._reading = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[Job, Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._commit_jobs, name="sqlite-writer", daemon=True)
@@ -127,11 +131,14 @@ class SqliteStore:
     def _read(self, read: Callable[[sqlite3.Connection], Result]) -> Result:
         """Runs `read` on one consistent state of the database."""
         with self._reading:
-            self._reader.execute("BEGIN")
             try:
+                self._reader.execute("BEGIN")
                 return read(self._reader)
+            except sqlite3.Error as error:
+                raise _refusal(error, self._path) from error
             finally:
-                self._reader.execute("COMMIT")
+                if self._reader.in_transaction:
+                    self._reader.execute("ROLLBACK")
 
     def _do(self, job: Callable[[sqlite3.Connection], Result]) -> Result:
         done: Future[Result] = Future()
@@ -160,10 +167,21 @@ class SqliteStore:
         except sqlite3.Error as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-            refused = Unavailable(f"the memory's store cannot be written ({error}); is the disk full?")
+            refused = _refusal(error, self._path)
             outcomes = [(done, None, refused) for _, done in batch]
         for done, result, failure in outcomes:
             done.set_exception(failure) if failure else done.set_result(result)
+
+
+def _refusal(error: sqlite3.Error, path: Path) -> ServiceError:
+    """What a caller is told when the database itself fails."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # what is above tells kinds of it apart
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return FailedPrecondition(
+            f"the memory's store {path.name} is damaged ({error}): stop the server and put a backup of its"
+            " data folder in its place; or start with an empty one and import what was exported"
+        )
+    return Unavailable(f"the memory's store cannot be used now ({error}); is the disk full?")
 
 
 def _own(folder: Path) -> Any:

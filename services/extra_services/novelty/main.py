@@ -11,7 +11,7 @@ import grpc
 from pydantic import Field
 
 from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
-from extra_services.errors import FailedPrecondition
+from extra_services.errors import FailedPrecondition, ServiceError
 from extra_services.memory import instruments
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.memory import Memory
@@ -47,11 +47,15 @@ class NoveltySettings(ServerSettings):
     )
     redis_url: str = Field(
         "",
-        description="Redis to keep the memory in instead (redis://, rediss://, unix://): servers share it.",
+        description="Redis to keep the memory in instead: servers share it. redis://, rediss://, unix://, or"
+        " sentinel://HOST:PORT,HOST:PORT/NAME for the primary that Redis Sentinel names.",
     )
     redis_prefix: str = Field("extra-rl", min_length=1, description="What the keys in Redis begin with.")
     redis_allow_loss: bool = Field(
         False, description="Accept a Redis that may lose the last acknowledged writes when it is killed."
+    )
+    redis_replicas: int = Field(
+        0, ge=0, description="Replicas of Redis that must have a write before it is acknowledged."
     )
     embedder: str = Field(
         "all-MiniLM-L6-v2",
@@ -89,7 +93,7 @@ def main(arguments: list[str]) -> None:
     settings = load(NoveltySettings, arguments)
     try:
         server.run(settings, lambda: build(settings))
-    except FailedPrecondition as error:
+    except ServiceError as error:
         raise SystemExit(f"extra-rl serve novelty: {error.message}") from error
 
 
@@ -157,7 +161,9 @@ def _store(settings: NoveltySettings) -> Store:
         from extra_services.memory.redis_store import RedisStore
     except ModuleNotFoundError as error:
         raise FailedPrecondition("redis_url is set: pip install 'extra-rl[redis]'") from error
-    return RedisStore(settings.redis_url, settings.redis_prefix, settings.redis_allow_loss)
+    return RedisStore(
+        settings.redis_url, settings.redis_prefix, settings.redis_allow_loss, settings.redis_replicas
+    )
 
 
 def _adder(add: Callable[..., None], servicer: object) -> Callable[[grpc.aio.Server], None]:
