@@ -33,7 +33,9 @@ def test_a_run_whose_verifier_dies_says_so_and_goes_on_from_its_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     with embedded.start("verification", workers=1) as verifier:
-        process = start(mark, config, run, "--set", f"services.verification.target={verifier.target}")
+        target = f"services.verification.target={verifier.target}"
+        # It would wait minutes for the verifier to come back.
+        process = start(mark, config, run, "--set", target, "--set", "services.patience_seconds=2")
         wait_for(lambda: len(metrics_of(run)) >= 3 or process.poll() is not None, "three steps never came")
         verifier.process.kill()
         output = output_of(process)

@@ -90,7 +90,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         # One for rollouts, one for the prefix memory.
         self._background = ThreadPoolExecutor(2, thread_name_prefix="exploration")
         self._following: Batch | None = None
-        self._to_feed: tuple[list[Group], int] | None = None
+        self._to_feed: tuple[list[Group], list[GroupNovelty], int] | None = None
         self._feeding: Future[int] | None = None
         #: Metrics of the last training batch; whole once `settle` was called.
         self.metrics: dict[str, float] = {}
@@ -134,11 +134,13 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     def begin_feeding(self) -> None:
         """Has the groups of the last training batch feed the prefix memory, in the background."""
         if self._to_feed is not None:
-            groups, step = self._to_feed
-            self._feeding = self._submit(step, lambda: self._feed(groups, step))
+            groups, novelty, step = self._to_feed
+            self._feeding = self._submit(step, lambda: self._feed(groups, novelty, step))
             self._to_feed = None
 
-    def _feed(self, groups: list[Group], step: int) -> int:
+    def _feed(self, groups: list[Group], novelty: list[GroupNovelty], step: int) -> int:
+        """Also records the step, which takes a second for millions of tokens."""
+        self._folder.write_rollouts(step, record.rollouts(groups, novelty))
         queued = self._explorer.feed(groups, step)
         self._folder.write_choices(step, record.choices(self._explorer.choices))
         return queued
@@ -186,7 +188,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     def _finish(
         self, batch: Batch, collected: Collected, step: int
     ) -> tuple[list[Group], list[GroupNovelty]]:
-        """Scores what is not yet scored, and records the step."""
+        """Scores what is not yet scored, and measures the step."""
         groups = collected.groups
         self._check_undecided(groups)
         clock = self._folder.clock()
@@ -199,8 +201,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             "seconds/novelty_wait": collected.on_group_wait_seconds + clock(),
         }
         # What comes of it is needed when the next step begins.
-        self._to_feed = groups, step
-        self._folder.write_rollouts(step, record.rollouts(groups, novelty))
+        self._to_feed = groups, novelty, step
         return groups, novelty
 
     def _experiences(
