@@ -150,22 +150,25 @@ def test_restarted(name: str, tmp_path: Path) -> None:
 
 @slow
 def test_out_of_disk_generation(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "8m") as folder:
-        with served("generation", folder) as subject, opened(subject) as calls:
-            new = make_model(tmp_path / "new", seed=1)
-            filler = fill(folder)
-            target = folder / "weights" / "step-1"
-            target.mkdir()
-            with pytest.raises(OSError, match="No space left"):
-                shutil.copytree(new, target, dirs_exist_ok=True)
-            with GenerationClient(subject.target) as client:
-                with pytest.raises(expected("out of disk", "generation")):
-                    client.update_weights("step-1", 1)
-                assert client.get_info().policy_version == 0
-                calls.check()
-                filler.unlink()
-                shutil.copytree(new, target, dirs_exist_ok=True)
-                assert client.update_weights("step-1", 1).policy_version == 1
+    with (
+        small_disk(tmp_path / "disk", "8m") as folder,
+        served("generation", folder) as subject,
+        opened(subject) as calls,
+    ):
+        new = make_model(tmp_path / "new", seed=1)
+        filler = fill(folder)
+        target = folder / "weights" / "step-1"
+        target.mkdir()
+        with pytest.raises(OSError, match="No space left"):
+            shutil.copytree(new, target, dirs_exist_ok=True)
+        with GenerationClient(subject.target) as client:
+            with pytest.raises(expected("out of disk", "generation")):
+                client.update_weights("step-1", 1)
+            assert client.get_info().policy_version == 0
+            calls.check()
+            filler.unlink()
+            shutil.copytree(new, target, dirs_exist_ok=True)
+            assert client.update_weights("step-1", 1).policy_version == 1
 
 
 @slow
@@ -183,22 +186,25 @@ def test_out_of_disk_verification(tmp_path: Path) -> None:
 
 
 def test_out_of_disk_novelty(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "16m") as folder:
-        with served("novelty without a model", folder) as subject, opened(subject) as calls:
-            for _ in range(5):
-                calls.work()
-            filler = fill(folder)
-            with pytest.raises(expected("out of disk", "novelty on SQLite"), match="is the disk full"):
-                calls.work()
-            assert isinstance(calls, NoveltyCalls)
-            # It still answers what it can without writing.
-            assert len(list(calls.novelty.list_prompts())) == 6
-            filler.unlink()
+    with (
+        small_disk(tmp_path / "disk", "16m") as folder,
+        served("novelty without a model", folder) as subject,
+        opened(subject) as calls,
+    ):
+        for _ in range(5):
+            calls.work()
+        filler = fill(folder)
+        with pytest.raises(expected("out of disk", "novelty on SQLite"), match="is the disk full"):
+            calls.work()
+        assert isinstance(calls, NoveltyCalls)
+        # It still answers what it can without writing.
+        assert len(list(calls.novelty.list_prompts())) == 6
+        filler.unlink()
+        calls.check()
+        subject.kill()
+        subject.start()
+        with opened(subject, patience=PATIENCE):
             calls.check()
-            subject.kill()
-            subject.start()
-            with opened(subject, patience=PATIENCE):
-                calls.check()
 
 
 def _torn(path: Path) -> None:
