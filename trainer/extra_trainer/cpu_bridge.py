@@ -9,7 +9,6 @@ installed it does nothing at all. Nothing of OpenRLHF is edited or copied.
 
 import functools
 import importlib
-import importlib
 import importlib.util
 import os
 import sys
