@@ -77,8 +77,12 @@ def _make_base() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, tar = Path(folder) / "root", Path(folder) / "base.tar"
         packages = "python3,python3-venv,ca-certificates"
-        # Its own list of sources is then this machine's mirror too.
-        _run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root, *_mirror())
+        # Its own list of sources is then this machine's mirror too. Again if a download failed: it goes on with
+        # what it has, and a mirror now and then lets one of a hundred packages fall.
+        command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root, *_mirror()]
+        for last in (False, False, True):
+            if not _run(*command, check=last).returncode:
+                break
         left_out = ("./var/cache/apt/*", "./var/lib/apt/lists/*", "./dev/*", "./proc/*", "./sys/*")
         _run("tar", "-C", root, *(f"--exclude={pattern}" for pattern in left_out), "-cf", tar, ".")
         _run("podman", "import", "--quiet", tar, BASE)
