@@ -77,11 +77,11 @@ def _make_base() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, tar = Path(folder) / "root", Path(folder) / "base.tar"
         packages = "python3,python3-venv,ca-certificates"
-        # Its own list of sources is then this machine's mirror too. Again if a download failed: it goes on with
-        # what it has, and a mirror now and then lets one of a hundred packages fall.
-        command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root, *_mirror()]
+        options = ("--variant=minbase", f"--include={packages}")
+        # A mirror now and then lets one of a hundred packages fall: what is there is not fetched again.
         for last in (False, False, True):
-            if not _run(*command, check=last).returncode:
+            # Its own list of sources is then this machine's mirror too.
+            if not _run("debootstrap", *options, "bookworm", root, *_mirror(), check=last).returncode:
                 break
         left_out = ("./var/cache/apt/*", "./var/lib/apt/lists/*", "./dev/*", "./proc/*", "./sys/*")
         _run("tar", "-C", root, *(f"--exclude={pattern}" for pattern in left_out), "-cf", tar, ".")
