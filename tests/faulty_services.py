@@ -1,4 +1,4 @@
-"""Services as the fault tests see them: processes to hurt, and clients that keep what they were told.
+"""Services as the fault tests see them: processes that can be hurt, clients that keep what they hear.
 
 Each subject has `work`, one round of calls whose answers are checked and kept, and `check`, which asks for
 everything acknowledged so far once more: nothing of it may be missing, different or counted twice.
@@ -227,7 +227,7 @@ class Novelty(Subject):
 
 
 class NoveltyWithoutModel(Novelty):
-    """The same for embeddings only, which starts in a second; without prefixes, whose texts it embeds."""
+    """The same for embeddings only, which starts in a second; it has no prefixes, whose texts it embeds."""
 
     def flags(self) -> list[str]:
         return [*super().flags(), "--embedder=none"]

@@ -1,6 +1,5 @@
 """Real Redis servers, replicas and sentinels on TCP, for the tests of faults and failover."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -21,13 +20,12 @@ class RedisProcess:
         folder: Path,
         host: Host | None = None,
         flags: Sequence[str] = (),
-        environment: dict[str, str] | None = None,
     ) -> None:
         if shutil.which("redis-server") is None:
             pytest.skip("no redis-server on this machine: apt-get install redis-server")
         self.folder, self.host = folder, host
         folder.mkdir(exist_ok=True)
-        self._flags, self._environment = list(flags), environment or {}
+        self._flags = list(flags)
         self.address = "127.0.0.1" if host is None else host.address
         self.port = free_port()
         self.start()
@@ -45,10 +43,14 @@ class RedisProcess:
         """Starts it; returns once it answers."""
         inside = [] if self.host is None else self.host.inside
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*inside, *self.command()], cwd=self.folder, stdout=log, env=os.environ | self._environment
+            self.process = subprocess.Popen([*inside, *self.command()], cwd=self.folder, stdout=log)
+        try:
+            wait_for(
+                lambda: self.process.poll() is not None or self._answers(), "redis-server does not start"
             )
-        wait_for(lambda: self.process.poll() is not None or self._answers(), "redis-server does not start")
+        except BaseException:
+            self.kill()
+            raise
         assert self.process.poll() is None, (self.folder / "redis.log").read_text(errors="replace")[-2000:]
 
     def _answers(self) -> bool:

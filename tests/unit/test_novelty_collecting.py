@@ -1,7 +1,6 @@
 """Groups that arrive sample by sample, in a known order: through a server the order is the network's."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.novelty.collecting import Sample, SampleCollector
 from extra_services.novelty.scoring import NoveltyScorer
+from extra_services.runtime.threads import Threads
 
 
 async def test_a_sample_that_does_not_fit_its_group_is_refused_and_the_group_goes_on(tmp_path: Path) -> None:
@@ -21,8 +21,8 @@ async def test_a_sample_that_does_not_fit_its_group_is_refused_and_the_group_goe
     memory.create_namespace("samples", NamespaceSettings(min_history=0))
     vectors = np.eye(2, dtype=np.float32)
     sample = Sample("samples", "q", "group", group_size=2, index=0, correct=True, embedding=vectors[0])
-    with ThreadPoolExecutor(2) as executor:
-        collector = SampleCollector(memory, NoveltyScorer(memory), executor)
+    with Threads(2, 1, "test") as threads:
+        collector = SampleCollector(memory, NoveltyScorer(memory), threads)
         first = asyncio.create_task(collector.collect(sample))
         while not collector.waiting:
             await asyncio.sleep(0)

@@ -11,7 +11,6 @@ before its group is durable.
 import asyncio
 import json
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -32,7 +31,7 @@ from extra_services.novelty.request import (
     Vectors,
 )
 from extra_services.novelty.scoring import NoveltyScorer
-from extra_services.runtime.threads import in_thread
+from extra_services.runtime.threads import Threads, in_thread
 
 Result = TypeVar("Result")
 
@@ -84,11 +83,11 @@ class SampleCollector:
     """Collects samples and scores their groups. Belongs to one event loop."""
 
     def __init__(
-        self, memory: Memory, scorer: NoveltyScorer, executor: Executor, max_waiting: int = 65536
+        self, memory: Memory, scorer: NoveltyScorer, threads: Threads, max_waiting: int = 65536
     ) -> None:
         self._memory = memory
         self._scorer = scorer
-        self._executor = executor
+        self._threads = threads
         self._max_waiting = max_waiting
         #: Samples that wait for their groups now.
         self.waiting = 0
@@ -204,7 +203,8 @@ class SampleCollector:
                     waiting.set_exception(failure)
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
-        return await in_thread(self._executor, call, STAGES, REQUESTS_WAITING)
+        # A step sends all its samples at once: max_waiting bounds them, and they are known in no time.
+        return await in_thread(self._threads, call, STAGES, REQUESTS_WAITING, refuse=False)
 
     def _score_now(self, group: _Group, indices: list[int]) -> list[SampleScore]:
         first = group.first

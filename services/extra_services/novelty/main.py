@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -28,6 +27,7 @@ from extra_services.runtime import server
 from extra_services.runtime.metrics import remembered
 from extra_services.runtime.server import Hosted
 from extra_services.runtime.settings import MetricsPort, ServerSettings, load
+from extra_services.runtime.threads import Threads
 
 #: Seconds for which the metrics show what they last read of the store: reading takes a scan of its prompts.
 STORE_SECONDS = 10.0
@@ -79,6 +79,9 @@ class NoveltySettings(ServerSettings):
         4 * 2**30, gt=0, description="Memory for vectors in FAISS; others wait in the store."
     )
     request_threads: int = Field(32, gt=0, description="Requests worked on at once.")
+    max_queue: int = Field(
+        1024, gt=0, description="Requests that may wait for a thread; more get RESOURCE_EXHAUSTED."
+    )
     max_rollouts_per_request: int = Field(16384, gt=0, description="Rollouts in one ScoreGroups request.")
     max_waiting_samples: int = Field(
         65536, gt=0, description="Samples that may wait for their groups at once."
@@ -101,16 +104,16 @@ async def build(settings: NoveltySettings) -> Hosted:
     """Opens the store, loads the model, and puts the services over them."""
     memory = await asyncio.to_thread(_memory, settings)
     _watch(memory, settings)
-    executor = ThreadPoolExecutor(settings.request_threads, thread_name_prefix="novelty")
+    threads = Threads(settings.request_threads, settings.max_queue, "novelty")
     characters = settings.max_text_characters
     limits = Limits(settings.max_rollouts_per_request, characters)
     scorer = NoveltyScorer(memory, limits)
-    collector = SampleCollector(memory, scorer, executor, settings.max_waiting_samples)
-    novelty = NoveltyServicer(memory, scorer, collector, executor, limits, settings.max_import_bytes)
+    collector = SampleCollector(memory, scorer, threads, settings.max_waiting_samples)
+    novelty = NoveltyServicer(memory, scorer, collector, threads, limits, settings.max_import_bytes)
     prefix_memory = PrefixMemory(memory, prefixes.Limits(settings.max_prompts_per_request, characters))
 
     async def close() -> None:
-        executor.shutdown()
+        threads.shutdown()
         await asyncio.to_thread(memory.close)
 
     return Hosted(
@@ -120,7 +123,7 @@ async def build(settings: NoveltySettings) -> Hosted:
                 novelty,
             ),
             "extra_rl.v1.PrefixService": _adder(
-                prefix_pb2_grpc.add_PrefixServiceServicer_to_server, PrefixServicer(prefix_memory, executor)
+                prefix_pb2_grpc.add_PrefixServiceServicer_to_server, PrefixServicer(prefix_memory, threads)
             ),
         },
         close=close,

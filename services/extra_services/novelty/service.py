@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -31,7 +30,7 @@ from extra_services.novelty.request import (
 from extra_services.novelty.scoring import NoveltyScorer
 from extra_services.runtime import arrays
 from extra_services.runtime.errors import item_error
-from extra_services.runtime.threads import in_thread
+from extra_services.runtime.threads import Threads, in_thread
 
 Result = TypeVar("Result")
 
@@ -87,21 +86,21 @@ CHUNK_BYTES = 2**20
 
 
 class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
-    """Runs the domain's blocking calls in `executor`."""
+    """Runs the domain's blocking calls in `threads`."""
 
     def __init__(
         self,
         memory: Memory,
         scorer: NoveltyScorer,
         collector: SampleCollector,
-        executor: Executor,
+        threads: Threads,
         limits: Limits,
         max_import_bytes: int,
     ) -> None:
         self._memory = memory
         self._scorer = scorer
         self._collector = collector
-        self._executor = executor
+        self._threads = threads
         self._limits = limits
         self._max_import_bytes = max_import_bytes
 
@@ -276,7 +275,7 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
         return novelty_pb2.QueryNeighborsResponse(results=[_neighbors_message(answer) for answer in answers])
 
     async def _run(self, call: Callable[[], Result]) -> Result:
-        return await in_thread(self._executor, call, STAGES, REQUESTS_WAITING)
+        return await in_thread(self._threads, call, STAGES, REQUESTS_WAITING)
 
 
 def _known(names: dict[int, Result], number: int, field: str) -> Result:

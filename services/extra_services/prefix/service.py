@@ -1,7 +1,6 @@
 """PrefixService over gRPC: messages to the domain and back, nothing else."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import TypeVar
 
 from extra_rl.v1 import common_pb2, prefix_pb2, prefix_pb2_grpc
@@ -27,7 +26,7 @@ from extra_services.prefix.selection import (
 )
 from extra_services.runtime import arrays
 from extra_services.runtime.errors import item_error
-from extra_services.runtime.threads import in_thread
+from extra_services.runtime.threads import Threads, in_thread
 
 Result = TypeVar("Result")
 
@@ -42,11 +41,11 @@ POLICIES: dict[int, Policy] = {
 
 
 class PrefixServicer(prefix_pb2_grpc.PrefixServiceServicer):
-    """Runs the domain's blocking calls in `executor`."""
+    """Runs the domain's blocking calls in `threads`."""
 
-    def __init__(self, prefixes: PrefixMemory, executor: Executor) -> None:
+    def __init__(self, prefixes: PrefixMemory, threads: Threads) -> None:
         self._prefixes = prefixes
-        self._executor = executor
+        self._threads = threads
 
     async def AddRollouts(
         self, request: prefix_pb2.AddRolloutsRequest, context: object
@@ -121,7 +120,7 @@ class PrefixServicer(prefix_pb2_grpc.PrefixServiceServicer):
         )
 
     async def _run(self, call: Callable[[], Result]) -> Result:
-        return await in_thread(self._executor, call, STAGES, REQUESTS_WAITING)
+        return await in_thread(self._threads, call, STAGES, REQUESTS_WAITING)
 
 
 def _hard_prompt(message: prefix_pb2.HardPrompt) -> HardPrompt | InvalidInput:

@@ -1,0 +1,19 @@
+"""docs/faults.md says what the fault tests assert."""
+
+import ast
+from pathlib import Path
+
+import fault_table
+
+TESTS = Path(__file__).resolve().parents[1] / "faults"
+
+
+def test_the_page_shows_the_table_that_the_tests_use() -> None:
+    assert fault_table.shown() == fault_table.rendered(), "run python tests/fault_table.py"
+
+
+def test_every_row_has_its_test() -> None:
+    for row in fault_table.ROWS:
+        module, _, name = row.test.partition(".")
+        tree = ast.parse((TESTS / f"{module}.py").read_text(encoding="utf-8"))
+        assert name in {each.name for each in tree.body if isinstance(each, ast.FunctionDef)}, row.test
