@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import grpc
@@ -38,10 +39,15 @@ class Server:
         self.prefix = prefix_pb2_grpc.PrefixServiceStub(self.channel)
 
     def ready(self) -> "Server":
-        try:
-            self.novelty.ListNamespaces(n.ListNamespacesRequest(), wait_for_ready=True, timeout=60)
-        except grpc.RpcError as error:
-            raise AssertionError(self.log.read_text()) from error
+        until = time.monotonic() + 60
+        while True:
+            try:
+                self.novelty.ListNamespaces(n.ListNamespacesRequest(), wait_for_ready=True, timeout=60)
+                break
+            except grpc.RpcError as error:
+                # gRPC shares connections: this may have gone out on that of the server killed just before.
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > until:
+                    raise AssertionError(self.log.read_text()) from error
         return self
 
     def __enter__(self) -> "Server":

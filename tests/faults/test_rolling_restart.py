@@ -57,7 +57,7 @@ def _collect(services: dict[str, Restarted], weights: Path, on_first: list[Resta
         VerificationClient(services["verification"].target) as verification,
     ):
         generation.deliver(weights, "policy", 7)
-        collector = RolloutCollector(generation, verification, PATIENCE)
+        collector = RolloutCollector(generation, verification, patience=PATIENCE)
         collected = collector.collect(requests, Sampling(4, 150, seed=3), 7, on_verdict=on_verdict)
     for each in restarts:
         each.join()
