@@ -25,7 +25,7 @@ VENV_DEPLOY := .venv-deploy
 # For `make lock`: a folder with torch's CPU wheel, if pip knows one; without, PyTorch's own index is asked.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment test test-vllm test-plugins faults lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment test test-vllm test-plugins faults soak lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # A finished demo is repeated from the start; one that was interrupted goes on from its last checkpoint with
 #   make demo ARGS=--resume
@@ -58,9 +58,14 @@ example-openrlhf: $(VENV)/installed
 example-verl: $(VENV_VERL)/installed
 	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python examples/verl/run.py
 
-# The long versions: 50 rounds of kill -9 on both stores, a minute of workers killed at random.
+# The long tests, half an hour: docs/faults.md, 50 rounds of kill -9 on both stores, a minute of workers killed at
+# random. As root, with apt-get install redis-server iproute2 faketime: what is missing is skipped.
 faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Ten minutes of mixed traffic over all services: docs/scale.md.
+soak: $(VENV)/installed
+	$(BIN)/extra-rl bench soak --json $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -71,7 +72,7 @@ def _start(folder: Path, stack: ExitStack) -> dict[str, embedded.EmbeddedService
     for number in range(2):
         make_model(folder / "weights" / f"policy-{number}", seed=number + 1)
     common = {"metrics_port": "off", "log_level": "error"}
-    settings: dict[str, dict[str, object]] = {
+    settings: dict[str, dict[str, Any]] = {
         "generation": {
             "model": model,
             "weights_root": folder / "weights",

@@ -73,15 +73,19 @@ class FairQueue:
         """Tasks that run, slow ones included."""
         return self._running + len(self._aside)
 
+    def require_room(self, count: int) -> None:
+        """Overloaded if there is no room for so many tasks now, InvalidInput if there never is."""
+        if count > self.capacity:
+            text = f"{count} items need a worker, the queue holds {self.capacity}: send smaller batches"
+            raise InvalidInput("items", text)
+        if self._size + count > self.capacity:
+            text = f"the queue holds {self._size} of {self.capacity} items, no room for {count} more"
+            raise Overloaded(text, self._retry_after())
+
     def put(self, line: Line, tasks: list[Task]) -> None:
         """Appends all of `tasks`, or none: Overloaded if there is no room now, InvalidInput if never."""
-        if len(tasks) > self.capacity:
-            text = f"{len(tasks)} items need a worker, the queue holds {self.capacity}: send smaller batches"
-            raise InvalidInput("items", text)
         with self._changed:
-            if self._size + len(tasks) > self.capacity:
-                text = f"the queue holds {self._size} of {self.capacity} items, no room for {len(tasks)} more"
-                raise Overloaded(text, self._retry_after())
+            self.require_room(len(tasks))
             if not line.waiting and not line.running_since:
                 line.used_seconds = max(line.used_seconds, self._served_level)
             line.waiting.extend(tasks)

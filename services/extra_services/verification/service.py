@@ -58,8 +58,14 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
         """Verdicts in the order of the items; an invalid item refuses the batch before anything starts."""
         timeout = self._verifier.timeout(_optional_timeout(request))
         items = [self._item(item, f"items[{n}].") async for n, item in _in_turns(request.items)]
-        decided = [self._verifier.decide(item) async for _, item in _in_turns(items)]
-        hard = [entry for entry in decided if isinstance(entry, Hard)]
+        decided: list[Verdict | Hard] = []
+        hard: list[Hard] = []
+        async for _, item in _in_turns(items):
+            decided.append(entry := self._verifier.decide(item))
+            if isinstance(entry, Hard):
+                hard.append(entry)
+                # At once: under overload, what is refused must cost little, or nothing else gets done.
+                self._verifier.require_room(len(hard))
         with self._verifier.call() as call:
             futures = call.submit(hard, timeout)
             outcomes = iter(await asyncio.gather(*map(asyncio.wrap_future, futures)))

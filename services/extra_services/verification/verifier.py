@@ -90,6 +90,10 @@ class Verifier:
         known = self._cache.get(asked)
         return replace(known, cached=True).timed(0.0, 0.0) if known else Hard(item, asked)
 
+    def require_room(self, count: int) -> None:
+        """Overloaded, or InvalidInput if there never will be, unless so many items may wait for a worker."""
+        self._pool.queue.require_room(count)
+
     def finish(self, hard: Hard, outcome: Outcome, timeout: float) -> Verdict:
         """What became of an item in a worker."""
         self._observe(outcome)
