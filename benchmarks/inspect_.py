@@ -12,14 +12,10 @@ not depend on the size stays where it is. Needs Debian's `chromium` and the pack
 import argparse
 import json
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +26,14 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from extra_trainer.record import packed
 from extra_trainer.run_folder import RunFolder
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from browser import FLAGS
+from inspector_server import inspecting
+
 STEPS, GROUPS, SAMPLES, TOKENS = 100, 128, 8, 120
 PROMPTS = 2000
 #: What the issue asks for: seconds to the first paint, and for a filter.
 FIRST_PAINT_LIMIT, FILTER_LIMIT = 2.0, 0.3
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 #: Resolves with the milliseconds from what `act` does until the list has changed and was drawn.
 TIMED = """(act) => new Promise((resolve) => {
   const found = document.getElementById("found");
@@ -119,7 +110,7 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
         make_run(run, steps)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         try:
-            with _inspector(run, Path(temporary) / "cache") as address:
+            with inspecting(run, Path(temporary) / "cache") as address:
                 started = time.monotonic()
                 _wait_for_index(browser, address, steps * GROUPS * SAMPLES)
                 indexing = time.monotonic() - started
@@ -134,35 +125,6 @@ def measure(steps: int, repeats: int) -> dict[str, Any]:
         "rows_visible": statistics.median(rows for _, rows in paints),
         "filters": filters,
     }
-
-
-@contextmanager
-def _inspector(run: Path, cache: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "extra_cli",
-        "inspect",
-        str(run),
-        "--port",
-        str(port),
-        "--cache",
-        str(cache),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        while process.poll() is None:
-            with socket.socket() as asked:
-                if asked.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _wait_for_index(browser: Browser, address: str, rollouts: int) -> None:

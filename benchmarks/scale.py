@@ -13,9 +13,7 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +27,9 @@ import psutil
 from overload import Call, closed_loop, verification_call
 
 from extra_client import Group, aio, embedded
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from memory_stores import redis_server
 
 REPEATS = 3
 #: Callers, and groups of eight embeddings in a call of novelty.
@@ -128,29 +129,8 @@ def _redis(folder: Path) -> Iterator[tuple[str, int]]:
     """Address and process id of a durable redis-server."""
     if shutil.which("redis-server") is None:
         sys.exit("no redis-server on this machine: apt-get install redis-server")
-    socket_path = folder / "redis.sock"
-    durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
-    process = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", str(socket_path), "--dir", str(folder), *durable],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        while not _answers(socket_path):
-            assert process.poll() is None, "redis-server has ended"
-            time.sleep(0.05)
-        yield f"unix://{socket_path}", process.pid
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(str(path))
-        except OSError:
-            return False
-    return True
+    with redis_server(folder) as server:
+        yield server.url, server.process.pid
 
 
 def _processor_seconds(

@@ -4,7 +4,6 @@ Given to a client, or else taken from the environment, where one setting serves 
 those of the trainer and of the plug-ins included. The files are read when a client connects.
 """
 
-import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import grpc
 
 from extra_client import embedded
 from extra_client.errors import InvalidArgumentError
+from extra_rl.hosts import is_loopback
 
 TOKEN = "EXTRA_RL_TOKEN"
 #: Variables that name files or say yes, and hold no secret themselves.
@@ -92,14 +92,7 @@ def _stays_here(target: str) -> bool:
     if target.startswith("unix:"):
         return True
     addresses = re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)", "", target).split(",")
-    return all(_is_loopback(re.sub(r":\d+$", "", address).strip("[]")) for address in addresses)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return all(is_loopback(re.sub(r":\d+$", "", address)) for address in addresses)
 
 
 def _read(path: str | Path) -> bytes:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import ssl
-import time
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -612,12 +612,11 @@ def test_a_message_over_the_limit_is_refused_and_the_client_says_what_to_do(chan
 def test_calls_over_the_limit_of_those_at_once_are_refused(changing: TlsServer) -> None:
     tls = grpc.ssl_channel_credentials(changing.authority.file.read_bytes())
     request = verification_pb2.VerifyRequest().SerializeToString()
-    done: list[bool] = []
+    done = threading.Event()
 
     def until_done() -> Iterator[bytes]:
         yield verification_pb2.VerifyStreamRequest(id=1).SerializeToString()
-        while not done:
-            time.sleep(0.01)
+        done.wait()
 
     with grpc.secure_channel(changing.service.target, tls) as channel:
         stream = channel.stream_stream("/extra_rl.v1.VerificationService/VerifyStream")
@@ -627,7 +626,7 @@ def test_calls_over_the_limit_of_those_at_once_are_refused(changing: TlsServer) 
         with pytest.raises(grpc.RpcError) as refused:
             channel.unary_unary("/extra_rl.v1.VerificationService/Verify")(request, timeout=30)
         assert refused.value.code() is CODE.RESOURCE_EXHAUSTED
-        done.append(True)
+        done.set()
         for open_stream in streams:
             list(open_stream)
         channel.unary_unary("/extra_rl.v1.VerificationService/Verify")(request, timeout=30)

@@ -59,13 +59,10 @@ class TrainedRun:
     @cached_property
     def novelties(self) -> dict[int, NDArray[np.float64]]:
         """Step -> novelties of its correct rollouts, as measured; empty if no rollouts were kept."""
-        found = {}
-        for path in sorted((self.folder.path / "rollouts").glob("step-*.jsonl")):
-            with path.open(encoding="utf-8") as lines:
-                records = [json.loads(line) for line in lines]
-            values = [record["novelty"] for record in records if record["status"] == "correct"]
-            found[int(path.stem.removeprefix("step-"))] = np.array(values, dtype=np.float64)
-        return found
+        return {
+            step: np.array([r["novelty"] for r in records if r["status"] == "correct"], dtype=np.float64)
+            for step, records in self.folder.read_rollouts()
+        }
 
 
 @dataclass(frozen=True)
@@ -109,10 +106,15 @@ class Arm:
         values = self.values(metric)
         if not values.size or np.isnan(values).all():
             return None
-        width = min(SMOOTHED, values.shape[1])
-        smooth = np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values])
-        steps = np.arange(smooth.shape[1]) + (width + 1) / 2
+        smooth = smoothed(values)
+        steps = np.arange(smooth.shape[1]) + (values.shape[1] - smooth.shape[1]) / 2 + 1
         return Curve(steps, *over_runs(smooth))
+
+
+def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of [runs, steps], each averaged over SMOOTHED steps, or over all if there are fewer."""
+    width = min(SMOOTHED, values.shape[1])
+    return np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values])
 
 
 def over_runs(

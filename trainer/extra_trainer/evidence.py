@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
 from extra_trainer import pages, report
-from extra_trainer.arms import Curve
+from extra_trainer.arms import SMOOTHED, Curve, over_runs, smoothed
 from extra_trainer.bonus import what_was_paid
 from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.figures import Figure, curves_figure
@@ -36,8 +35,6 @@ CURVES = {
 }
 #: Metrics that are summed up, or averaged, over a run.
 KEPT = (*CURVES, "guided_groups", "guided_queued")
-#: Steps that a point of a drawn curve averages over.
-SMOOTHED = 5
 
 
 class Result(BaseModel):
@@ -83,6 +80,7 @@ def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Re
     before, after = (Evaluation.load(folder.evaluation(when)) for when in ("before", "after"))
     rollouts = config["rollout"]["prompts_per_step"] * config["rollout"]["samples_per_prompt"]
     batches = config["rollout"]["prompts_per_step"] // config["optimization"]["minibatch_prompts"]
+    paid = what_was_paid(rollouts_of_step for _, rollouts_of_step in folder.read_rollouts())
     return Result(
         arm=arm,
         seed=seed,
@@ -91,7 +89,7 @@ def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Re
         after=_passes(after),
         correct=[count for result in after.sets.values() for count in result.correct],
         steps={name: [round(record.get(name, 0.0), 6) for record in records] for name in KEPT},
-        paid={name: round(value, 4) for name, value in what_was_paid(folder.read_rollouts()).items()},
+        paid={name: round(value, 4) for name, value in paid.items()},
         generated_tokens=round(sum(record["response_tokens"] for record in records) * rollouts),
         updates=len(records) * batches,
         seconds=round(sum(report.phase_seconds(records).values()), 1),
@@ -127,12 +125,9 @@ def summarize(found: Iterable[Result], baselines: Iterable[str]) -> dict[str, An
 
 def paired(differences: list[float]) -> dict[str, Any]:
     """Mean, Student's 95 % interval (None: fewer than two) and number of pairs of differences."""
-    values = np.array(differences)
-    interval: list[float | None] = [None, None]
-    if len(values) > 1:
-        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        interval = [float(values.mean() - half), float(values.mean() + half)]
-    return {"mean": float(values.mean()), "interval": interval, "seeds": len(values)}
+    (mean,), low, high = over_runs(np.array(differences)[:, None])
+    interval = [None, None] if low is None or high is None else [float(low[0]), float(high[0])]
+    return {"mean": float(mean), "interval": interval, "seeds": len(differences)}
 
 
 def table(summary: dict[str, Any]) -> list[list[str]]:
@@ -238,8 +233,7 @@ def _curves(found: list[Result]) -> dict[str, dict[str, dict[str, list[float]]]]
 
 
 def _band(runs: list[list[float]]) -> dict[str, list[float]]:
-    window = np.ones(SMOOTHED) / SMOOTHED
-    values = np.stack([np.convolve(run, window, "valid") for run in runs])
+    values = smoothed(np.array(runs))
     mean = values.mean(axis=0)
     error = values.std(axis=0, ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else np.zeros_like(mean)
     return {

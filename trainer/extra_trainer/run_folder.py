@@ -151,12 +151,12 @@ class RunFolder:
         if not self.vocabulary.is_file():
             write_whole(self.vocabulary, json.dumps(pieces, ensure_ascii=False))
 
-    def read_rollouts(self) -> Iterator[list[dict[str, Any]]]:
-        """The lines of each step that there is, in order."""
+    def read_rollouts(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Each step that there is, in order, with its lines."""
         for path in sorted((self.path / "rollouts").glob("step-*.jsonl")):
             # Not splitlines: a text may hold other ends of line, which JSON leaves as they are.
             with path.open(encoding="utf-8") as lines:
-                yield [json.loads(line) for line in lines]
+                yield int(path.stem.removeprefix("step-")), [json.loads(line) for line in lines]
 
     @staticmethod
     def clock() -> Callable[[], float]:

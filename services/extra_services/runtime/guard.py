@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from extra_services.errors import InvalidInput, ServiceError
 from extra_services.runtime.access import NEEDS, Need
 from extra_services.runtime.errors import CODES
+from extra_services.runtime.handlers import behaviour_of, remade
 from extra_services.runtime.tokens import Token, Tokens
 
 OPEN = "/grpc.health.v1.Health/"
@@ -43,8 +44,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if self._tokens:
                 token = self._identify(details)
         except ServiceError as error:
-            return _remade(handler, _Refused(error) if api else _RefusedOutside(error))
-        return _remade(handler, _Admitted(handler, NEEDS[details.method], token)) if api else handler
+            return remade(handler, _Refused(error) if api else _RefusedOutside(error), None)
+        # Without a deserializer: the request comes undecoded.
+        return remade(handler, _Admitted(handler, NEEDS[details.method], token), None) if api else handler
 
     def _identify(self, details: grpc.HandlerCallDetails) -> Token:
         token = self._tokens.identify(details.invocation_metadata or ())
@@ -56,18 +58,6 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if not need.field:
                 token.require(need.scope, need.namespace)
         return token
-
-
-def _remade(handler: Any, calls: Any) -> Any:
-    """A handler of the same kind that hands the undecoded request to `calls`."""
-    if handler.response_streaming:
-        kind = "stream_stream" if handler.request_streaming else "unary_stream"
-        behaviour = calls.stream
-    else:
-        kind = "stream_unary" if handler.request_streaming else "unary_unary"
-        behaviour = calls.unary
-    make = getattr(grpc, f"{kind}_rpc_method_handler")
-    return make(behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
 
 
 class _Refused:
@@ -104,11 +94,7 @@ class _Admitted:
     def __init__(self, handler: Any, needs: tuple[Need, ...], token: Token | None) -> None:
         self._decode = handler.request_deserializer
         self._streaming = handler.request_streaming
-        self._inner = (
-            handler.stream_stream or handler.unary_stream
-            if handler.response_streaming
-            else handler.stream_unary or handler.unary_unary
-        )
+        self._inner = behaviour_of(handler)
         self._needs = [need for need in needs if need.field]
         self._token = token
 

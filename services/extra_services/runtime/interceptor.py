@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from extra_services.errors import ServiceError
 from extra_services.runtime import metrics, tracing
 from extra_services.runtime.errors import status_of
+from extra_services.runtime.handlers import behaviour_of, remade
 
 log = structlog.get_logger()
 
@@ -37,74 +38,45 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return handler
         metadata = dict(details.invocation_metadata or ())
         request_id = str(metadata.get(REQUEST_ID) or uuid.uuid4().hex)[:MAX_REQUEST_ID]
-        around = _Around(details.method, request_id, metadata)
-        if handler.response_streaming:
-            make, inner = _streaming_maker(handler), handler.stream_stream or handler.unary_stream
-            wrapped: Any = around.stream(inner)
-        else:
-            make, inner = _unary_maker(handler), handler.stream_unary or handler.unary_unary
-            wrapped = around.unary(inner)
-        return make(
-            wrapped,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-
-
-def _streaming_maker(handler: Any) -> Any:
-    if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler
-    return grpc.unary_stream_rpc_method_handler
-
-
-def _unary_maker(handler: Any) -> Any:
-    if handler.request_streaming:
-        return grpc.stream_unary_rpc_method_handler
-    return grpc.unary_unary_rpc_method_handler
+        around = _Around(behaviour_of(handler), details.method, request_id, metadata)
+        return remade(handler, around, handler.request_deserializer)
 
 
 class _Around:
     """One call: begun in its own task, ended once, with the name of a gRPC code."""
 
-    def __init__(self, method: str, request_id: str, metadata: dict[str, Any]) -> None:
+    def __init__(self, inner: Any, method: str, request_id: str, metadata: dict[str, Any]) -> None:
+        self._inner = inner
         self.method = method
         self.request_id = request_id
         self._metadata = metadata
         service, _, self._name = method.rpartition("/")
         self._service = service.rpartition(".")[2]
 
-    def unary(self, inner: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def call(request: Any, context: Any) -> Any:
-            self._begin()
-            try:
-                response = await inner(request, context)
-            except Exception as error:
-                await self._fail(error, context)
-                raise AssertionError("abort raises") from error
-            except BaseException:
-                self._end(_code_of_cancelled(context))
-                raise
-            self._end("OK")
-            return response
+    async def unary(self, request: Any, context: Any) -> Any:
+        self._begin()
+        try:
+            response = await self._inner(request, context)
+        except Exception as error:
+            await self._fail(error, context)
+            raise AssertionError("abort raises") from error
+        except BaseException:
+            self._end(_code_of_cancelled(context))
+            raise
+        self._end("OK")
+        return response
 
-        return call
-
-    def stream(
-        self, inner: Callable[[Any, Any], AsyncIterator[Any]]
-    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            self._begin()
-            try:
-                async for response in inner(request, context):
-                    yield response
-            except Exception as error:
-                await self._fail(error, context)
-            except BaseException:
-                self._end(_code_of_cancelled(context))
-                raise
-            self._end("OK")
-
-        return call
+    async def stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self._begin()
+        try:
+            async for response in self._inner(request, context):
+                yield response
+        except Exception as error:
+            await self._fail(error, context)
+        except BaseException:
+            self._end(_code_of_cancelled(context))
+            raise
+        self._end("OK")
 
     def _begin(self) -> None:
         self._started = time.monotonic()

@@ -5,7 +5,6 @@
 win over the environment, and that over the file.
 """
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
@@ -20,6 +19,7 @@ from pydantic_settings import (
 )
 
 from extra_rl.config_file import ConfigError, explain, read_yaml
+from extra_rl.hosts import is_loopback
 from extra_services.runtime.tokens import TokenSettings, check_distinct
 
 MetricsPort = Annotated[int, Field(ge=0, le=65535)] | Literal["off"]
@@ -89,12 +89,7 @@ class ServerSettings(BaseSettings):
 
 def stays_here(host: str) -> bool:
     """Whether only this machine can reach what listens on `host`."""
-    if host.startswith("unix:") or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    return host.startswith("unix:") or is_loopback(host)
 
 
 Settings = TypeVar("Settings", bound=ServerSettings)
