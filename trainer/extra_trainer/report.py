@@ -13,7 +13,7 @@ from rich.table import Table
 
 from extra_rl.config_file import read_yaml
 from extra_trainer import figures
-from extra_trainer.arms import UNSET, Arm, TrainedRun, differences, grouped, over_runs, shown
+from extra_trainer.arms import SMOOTHED, UNSET, Arm, TrainedRun, differences, grouped, over_runs, shown
 from extra_trainer.config import Config
 from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.figures import Figure
@@ -114,11 +114,8 @@ def write_page(paths: Sequence[Path], output: Path) -> Path:
     runs = [TrainedRun.read(path) for path in paths]
     arms = grouped(runs)
     lead = f"{_counted(len(runs), 'run')} in {_counted(len(arms), 'arm')}. " if len(runs) > 1 else ""
-    lead += (
-        "Curves are averaged over 5 steps; bands are 95 % intervals over seeds."
-        if any(len(arm.runs) > 1 for arm in arms)
-        else "Curves are averaged over 5 steps."
-    )
+    bands = "; bands are 95 % intervals over seeds" if any(len(arm.runs) > 1 for arm in arms) else ""
+    lead += f"Curves are averaged over {SMOOTHED} steps{bands}."
     title = f"{arms[0].name}, seed {arms[0].seeds}" if len(runs) == 1 else "Runs side by side"
     foot = "extra-rl report " + " ".join(run.folder.path.name for run in runs)
     write_whole(output, page(title, _sections(arms), lead=lead, arms=[arm.name for arm in arms], foot=foot))
