@@ -233,6 +233,55 @@ def evaluate(
     sys.exit(eval_command.run(options))
 
 
+@app.command()
+def rescue(
+    output: Annotated[Path, typer.Argument(help="Folder of what came out; the same command goes on in it")],
+    data: Annotated[
+        str, typer.Option(help="Problems: JSON Lines, Parquet, or a dataset folder (FOLDER#SPLIT)")
+    ],
+    model: Annotated[Path, typer.Option(help="Model folder: a generation service is started for it")],
+    passes: Annotated[int, typer.Option(help="How often the problems are gone through")] = 3,
+    problems: Annotated[int | None, typer.Option(help="Use the first so many")] = None,
+    samples_per_prompt: Annotated[int, typer.Option(help="Samples of a group, n")] = 8,
+    temperature: float = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of a sample, its prefix included")] = 4096,
+    min_segment_tokens: Annotated[int, typer.Option(help="As in a config's section `prefix`")] = 32,
+    seed: int = 0,
+    template: Annotated[
+        str, typer.Option(help="The prompt, with {problem} where its text goes")
+    ] = "{problem}",
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Send prompts as a user's messages")
+    ] = False,
+    problem_key: Annotated[str, typer.Option(help="Column of the problem's text")] = "problem",
+    answer_key: Annotated[str, typer.Option(help="Column of the reference answer")] = "answer",
+) -> None:
+    """Measure whether prefixes rescue a model's hard prompts, by selection policy; resumable."""
+    try:
+        from extra_trainer import rescue_command
+        from extra_trainer.rollout import Sampling
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"cannot import {error.name!r}: pip install 'extra-rl[eval,generation,novelty,verification]'"
+        )
+    options = rescue_command.Options(
+        output=output,
+        data=data,
+        model=model,
+        passes=passes,
+        problems=problems,
+        min_segment_tokens=min_segment_tokens,
+        sampling=Sampling(samples_per_prompt, max_tokens, temperature, seed=seed),
+        prompts={
+            "template": template,
+            "apply_chat_template": apply_chat_template,
+            "problem_key": problem_key,
+            "answer_key": answer_key,
+        },
+    )
+    sys.exit(rescue_command.run(options))
+
+
 @app.command(context_settings=PASS_ON, add_help_option=False)
 def bench(
     context: typer.Context, name: Annotated[str, typer.Argument(help="generation, inspect, novelty, ...")]

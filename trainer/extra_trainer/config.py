@@ -131,12 +131,15 @@ class NoveltyConfig(Section):
     )
 
 
+PrefixPolicy = Literal["smoothed_entropy", "shortest", "random", "none", "outcome_aware"]
+
+
 class PrefixConfig(Section):
     """Resuming hard prompts from promising prefixes."""
 
     enabled: bool = True
     warmup_steps: int = Field(30, ge=0, description="Steps before hard prompts feed the memory.")
-    policy: Literal["smoothed_entropy", "shortest", "random", "none", "outcome_aware"] = "smoothed_entropy"
+    policy: PrefixPolicy = "smoothed_entropy"
     sources: Literal["unguided", "wrong", "all"] = Field(
         "unguided",
         description="Rollouts of hard prompts that may feed the memory: those sampled without a prefix, "

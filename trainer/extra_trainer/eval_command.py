@@ -69,7 +69,7 @@ def run(options: Options) -> int:
 
 
 def _evaluate(options: Options, console: Console) -> Evaluation:
-    settings = _settings(EvaluationConfig, options.evaluation)
+    settings = validated(EvaluationConfig, options.evaluation)
     sets = _sets(options, settings)
     if (options.model is None) == (not options.generation):
         raise ConfigError("give either --model, to start a generation service, or --generation, its address")
@@ -100,7 +100,8 @@ def _evaluate(options: Options, console: Console) -> Evaluation:
     return evaluation
 
 
-def _settings(model: type[Settings], values: dict[str, Any]) -> Settings:
+def validated(model: type[Settings], values: dict[str, Any]) -> Settings:
+    """A section of these values; ConfigError says what is wrong."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -108,7 +109,7 @@ def _settings(model: type[Settings], values: dict[str, Any]) -> Settings:
 
 
 def _sets(options: Options, settings: EvaluationConfig) -> dict[str, list[Problem]]:
-    prompts = _settings(PromptConfig, options.prompts)
+    prompts = validated(PromptConfig, options.prompts)
     sources: dict[str, str] = {}
     for given in options.data:
         own_name, equals, path = given.partition("=")

@@ -64,7 +64,7 @@ def request(
         "max_tokens": max_tokens,
         "seed": config.seed,
         "chat": chat,
-        "sets": {name: _digest([[p.id, p.prompt, p.answer] for p in sets[name]]) for name in sets},
+        "sets": {name: digest([[p.id, p.prompt, p.answer] for p in sets[name]]) for name in sets},
     }
 
 
@@ -142,7 +142,7 @@ class Evaluator:
             max_tokens=self.max_tokens,
             temperature=self.config.temperature,
             top_p=self.config.top_p,
-            seed=int(_digest([self.config.seed, index, problem.prompt])[:16], 16),
+            seed=int(digest([self.config.seed, index, problem.prompt])[:16], 16),
         )
         shown = 0
 
@@ -207,5 +207,6 @@ def _sample(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """SHA-256 of JSON content, in hex."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -229,7 +229,7 @@ class Explorer:
         return self._enqueue([pair for pair in zip(hard, chosen, strict=True) if pair[1].error is None])
 
     def _may_feed(self, group: Group) -> bool:
-        return _is_hard(group) and (self.prefix_config.sources == "all" or not group.request.guided)
+        return is_hard(group) and (self.prefix_config.sources == "all" or not group.request.guided)
 
     def _report(self, guided: Sequence[Group], step: int) -> None:
         # The outcome of going without a prefix is of use only where the empty prefix competes.
@@ -430,7 +430,7 @@ def _spread(nearest: Sequence[Nearest | None], decided: NDArray[np.bool_]) -> tu
     return tuple(spread)
 
 
-def _is_hard(group: Group) -> bool:
+def is_hard(group: Group) -> bool:
     """Pass rate at most 1/n; a group without any verdict (its rate is NaN) is not known to be hard."""
     return group.pass_rate <= 1 / len(group.rollouts)
 

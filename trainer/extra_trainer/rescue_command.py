@@ -1,0 +1,119 @@
+"""What `extra-rl rescue` does: options in, exit code out; the work is that of `rescue.RescueStudy`.
+
+The three services are started for the command's time. The output folder holds rescue.json (every retry and
+what came of it), memory/ (the prefix memories) and the services' logs.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from extra_client import ExtraError, VerificationClient, embedded
+from extra_rl.config_file import ConfigError
+from extra_trainer.config import PrefixConfig, PromptConfig
+from extra_trainer.data import Problem, read_problems
+from extra_trainer.ending import exit_code
+from extra_trainer.eval_command import WIDTH, validated
+from extra_trainer.evaluate import weights_identity
+from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.progress import EvaluationProgress
+from extra_trainer.rescue import POLICIES, RescueStudy, Row
+from extra_trainer.rollout import RolloutError, Sampling
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options, as given."""
+
+    output: Path
+    data: str
+    model: Path
+    passes: int
+    problems: int | None
+    min_segment_tokens: int
+    sampling: Sampling
+    #: Fields of PromptConfig.
+    prompts: dict[str, Any]
+
+
+def run(options: Options) -> int:
+    """Studies; 0 if all was done, 1 on an error that is told, 130 after Ctrl-C or SIGTERM."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+
+    def work() -> int:
+        _show(_study(options, console), console)
+        return 0
+
+    told = (ConfigError, ExtraError, RolloutError)
+    return exit_code(work, console, told, "Stopped; finished passes are kept. The same command goes on.")
+
+
+def _study(options: Options, console: Console) -> list[Row]:
+    from transformers import AutoTokenizer
+
+    prefix = validated(PrefixConfig, {"min_segment_tokens": options.min_segment_tokens})
+    prompts = validated(PromptConfig, options.prompts)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    problems = _distinct(read_problems(options.data, prompts, tokenizer, options.problems))
+    options.output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        generation, novelty, verification = _start_services(options, stack)
+        pool = stack.enter_context(GenerationPool([generation]))
+        verifier = stack.enter_context(VerificationClient(verification))
+        # Most that there can be: how many are hard is what comes out.
+        most = options.passes * len(problems) * options.sampling.n * (1 + len(POLICIES))
+        shown = stack.enter_context(EvaluationProgress(console, "Samples, at most", most))
+        study = RescueStudy(
+            pool, verifier, novelty, tokenizer, options.sampling, prefix, progress=shown.advance
+        )
+        weights = weights_identity(options.model)
+        return study.run(problems, options.passes, options.output / "rescue.json", weights)
+
+
+def _distinct(problems: list[Problem]) -> list[Problem]:
+    """One of each prompt: the prefix memory knows prompts by their text."""
+    return list({problem.prompt: problem for problem in problems}.values())
+
+
+def _start_services(options: Options, stack: ExitStack) -> tuple[str, ...]:
+    logs = options.output / "logs"
+    logs.mkdir(exist_ok=True)
+    settings: dict[str, dict[str, Any]] = {
+        "generation": {"model": options.model.resolve()},
+        "novelty": {"data_folder": (options.output / "memory").resolve()},
+        "verification": {},
+    }
+
+    def start(name: str) -> str:
+        service = embedded.start(name, logs / f"{name}.log", **settings[name])
+        stack.callback(service.stop)
+        return service.target
+
+    # Side by side: each loads what it needs.
+    with ThreadPoolExecutor() as pool:
+        return tuple(pool.map(start, settings))
+
+
+def _show(rows: list[Row], console: Console) -> None:
+    if not rows:
+        console.print("No prompt was hard: there is nothing to rescue.")
+        return
+    table = Table(
+        title=f"{rows[0].retries} retries of hard prompts; [95 % bootstrap interval over them]",
+        title_justify="left",
+    )
+    for column in ("policy", "rescued", "correct samples", "- none", "prefix share"):
+        table.add_column(column, justify="left" if column == "policy" else "right")
+    for row in rows:
+        difference = "" if row.difference is None else str(row.difference)
+        table.add_row(row.policy, str(row.rescued), str(row.pass_rate), difference, f"{row.prefix_share:.0%}")
+    console.print(table)
