@@ -164,7 +164,10 @@ class Experiment:
             raise ExperimentFailed(
                 f"{run.arm}, seed {run.seed}: `{' '.join(command)}` ended with code {code}"
             )
-        shutil.copyfile(before, self._before)
+        # Another command may add other arms to the same table, and read this.
+        unfinished = self._before.with_name(f"{self._before.name}.{os.getpid()}")
+        shutil.copyfile(before, unfinished)
+        os.replace(unfinished, self._before)
 
 
 class ExperimentFailed(Exception):

@@ -29,7 +29,8 @@ from typing import Any
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is there whole or as it was before, whenever the process is killed."""
-    unfinished = path.with_suffix(".unfinished")
+    # Two experiments may add to one table.
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
 
