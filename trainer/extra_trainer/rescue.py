@@ -35,6 +35,8 @@ from extra_trainer.run_folder import write_whole
 
 #: The control first.
 POLICIES: tuple[PrefixPolicy, ...] = ("none", "random", "shortest", "smoothed_entropy", "outcome_aware")
+#: As many as a large training step samples.
+PROMPTS_A_CALL = 256
 
 
 class _Record(BaseModel):
@@ -113,6 +115,8 @@ class RescueStudy:
                 explorer.novelty.copy_to(_snapshot(policy, number), replace=True)
             journal = journal.model_copy(update={"passes": (*journal.passes, one)})
             write_whole(path, journal.model_dump_json(indent=1))
+            for policy in POLICIES:
+                NoveltyClient(self.novelty, _snapshot(policy, number - 1)).delete()
         return rows(journal)
 
     def _pass(
@@ -136,11 +140,13 @@ class RescueStudy:
         )
 
     def _collect(self, requests: list[RolloutRequest], what: str, version: int) -> list[Group]:
-        if not requests:
-            return []
-        seed = int(digest([self.sampling.seed, what])[:16], 16)
-        collector = RolloutCollector(self.generation, self.verification, progress=_Counted(self.progress))
-        return collector.collect(requests, replace(self.sampling, seed=seed), version).groups
+        groups = []
+        for start in range(0, len(requests), PROMPTS_A_CALL):
+            seed = int(digest([self.sampling.seed, what, start])[:16], 16)
+            collector = RolloutCollector(self.generation, self.verification, progress=_Counted(self.progress))
+            some = requests[start : start + PROMPTS_A_CALL]
+            groups += collector.collect(some, replace(self.sampling, seed=seed), version).groups
+        return groups
 
     def _request(self, problem: Problem) -> RolloutRequest:
         tokens = tuple(self.tokenizer(problem.prompt, add_special_tokens=False)["input_ids"])
