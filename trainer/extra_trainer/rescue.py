@@ -84,8 +84,9 @@ class Row:
     pass_rate: Estimate
     #: Tokens of a prefix as a share of those of a hard prompt's whole sample.
     prefix_share: float
-    #: Paired difference of `pass_rate` to `none`; None for that itself.
-    difference: Estimate | None
+    #: Paired differences of both shares to those of `none`; None for that itself.
+    rescued_difference: Estimate | None
+    pass_rate_difference: Estimate | None
 
 
 @dataclass
@@ -240,17 +241,23 @@ def rows(journal: Journal) -> list[Row]:
         [one.hard_tokens for one in journal.passes], weights=[max(one.hard, 1e-9) for one in journal.passes]
     )
     rates = {policy: np.array([r.correct / r.samples for r in found]) for policy, found in table.items()}
+    rescued = {policy: (values > 0).astype(np.float64) for policy, values in rates.items()}
     return [
         Row(
             policy=policy,
             retries=len(common),
-            rescued=_estimate((rates[policy] > 0).astype(np.float64)),
+            rescued=_estimate(rescued[policy]),
             pass_rate=_estimate(rates[policy]),
             prefix_share=float(np.mean([r.prefix_tokens for r in table[policy]]) / hard_tokens),
-            difference=None if policy == "none" else _estimate(rates[policy] - rates["none"]),
+            rescued_difference=_difference(rescued, policy),
+            pass_rate_difference=_difference(rates, policy),
         )
         for policy in POLICIES
     ]
+
+
+def _difference(shares: dict[PrefixPolicy, NDArray[np.float64]], policy: PrefixPolicy) -> Estimate | None:
+    return None if policy == "none" else _estimate(shares[policy] - shares["none"])
 
 
 def _estimate(values: NDArray[np.float64]) -> Estimate:

@@ -111,9 +111,10 @@ def _show(rows: list[Row], console: Console) -> None:
         title=f"{rows[0].retries} retries of hard prompts; [95 % bootstrap interval over them]",
         title_justify="left",
     )
-    for column in ("policy", "rescued", "correct samples", "- none", "prefix share"):
+    for column in ("policy", "rescued", "- none", "correct", "- none", "prefix"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for row in rows:
-        difference = "" if row.difference is None else str(row.difference)
-        table.add_row(row.policy, str(row.rescued), str(row.pass_rate), difference, f"{row.prefix_share:.0%}")
+        shares = (row.rescued, row.rescued_difference, row.pass_rate, row.pass_rate_difference)
+        shown = ["" if share is None else str(share) for share in shares]
+        table.add_row(row.policy, *shown, f"{row.prefix_share:.0%}")
     console.print(table)
