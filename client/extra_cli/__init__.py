@@ -161,6 +161,27 @@ def experiment(
     sys.exit(trainer.experiment(config, output, runs, seeds, arm or [], minutes, cache))
 
 
+# How problems become prompts.
+Template = Annotated[str, typer.Option(help="The prompt, with {problem} where its text goes")]
+ApplyChatTemplate = Annotated[
+    bool, typer.Option("--apply-chat-template", help="Send prompts as a user's messages")
+]
+ProblemKey = Annotated[str, typer.Option(help="Column of the problem's text")]
+AnswerKey = Annotated[str, typer.Option(help="Column of the reference answer")]
+
+
+def _prompts(
+    template: str, apply_chat_template: bool, problem_key: str, answer_key: str
+) -> dict[str, object]:
+    """Fields of the trainer's PromptConfig."""
+    return {
+        "template": template,
+        "apply_chat_template": apply_chat_template,
+        "problem_key": problem_key,
+        "answer_key": answer_key,
+    }
+
+
 @app.command("eval")
 def evaluate(
     output: Annotated[
@@ -193,14 +214,10 @@ def evaluate(
     problems_at_once: Annotated[
         int, typer.Option(help="Problems sampled side by side; it changes no result")
     ] = 32,
-    template: Annotated[
-        str, typer.Option(help="The prompt, with {problem} where its text goes")
-    ] = "{problem}",
-    apply_chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", help="Send prompts as a user's messages")
-    ] = False,
-    problem_key: Annotated[str, typer.Option(help="Column of the problem's text")] = "problem",
-    answer_key: Annotated[str, typer.Option(help="Column of the reference answer")] = "answer",
+    template: Template = "{problem}",
+    apply_chat_template: ApplyChatTemplate = False,
+    problem_key: ProblemKey = "problem",
+    answer_key: AnswerKey = "answer",
 ) -> None:
     """Estimate pass@k, with intervals, on sets of problems; resumable."""
     try:
@@ -223,12 +240,7 @@ def evaluate(
             "problems": problems,
             "problems_at_once": problems_at_once,
         },
-        prompts={
-            "template": template,
-            "apply_chat_template": apply_chat_template,
-            "problem_key": problem_key,
-            "answer_key": answer_key,
-        },
+        prompts=_prompts(template, apply_chat_template, problem_key, answer_key),
     )
     sys.exit(eval_command.run(options))
 
@@ -247,14 +259,10 @@ def rescue(
     max_tokens: Annotated[int, typer.Option(help="Most tokens of a sample, its prefix included")] = 4096,
     min_segment_tokens: Annotated[int, typer.Option(help="As in a config's section `prefix`")] = 32,
     seed: int = 0,
-    template: Annotated[
-        str, typer.Option(help="The prompt, with {problem} where its text goes")
-    ] = "{problem}",
-    apply_chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", help="Send prompts as a user's messages")
-    ] = False,
-    problem_key: Annotated[str, typer.Option(help="Column of the problem's text")] = "problem",
-    answer_key: Annotated[str, typer.Option(help="Column of the reference answer")] = "answer",
+    template: Template = "{problem}",
+    apply_chat_template: ApplyChatTemplate = False,
+    problem_key: ProblemKey = "problem",
+    answer_key: AnswerKey = "answer",
 ) -> None:
     """Measure whether prefixes rescue a model's hard prompts, by selection policy; resumable."""
     try:
@@ -272,12 +280,7 @@ def rescue(
         problems=problems,
         min_segment_tokens=min_segment_tokens,
         sampling=Sampling(samples_per_prompt, max_tokens, temperature, seed=seed),
-        prompts={
-            "template": template,
-            "apply_chat_template": apply_chat_template,
-            "problem_key": problem_key,
-            "answer_key": answer_key,
-        },
+        prompts=_prompts(template, apply_chat_template, problem_key, answer_key),
     )
     sys.exit(rescue_command.run(options))
 

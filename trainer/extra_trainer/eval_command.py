@@ -5,33 +5,27 @@ holds samples.jsonl (the journal: all samples with their verdicts), results.json
 logs. The same command goes on where an earlier one was stopped.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 
-from extra_client import ExtraError, VerificationClient, embedded
-from extra_rl.config_file import ConfigError, explain
-from extra_trainer.config import EvaluationConfig, PromptConfig, Section
+from extra_client import VerificationClient
+from extra_rl.config_file import ConfigError
+from extra_trainer import measuring
+from extra_trainer.config import EvaluationConfig, PromptConfig
 from extra_trainer.data import SET_NAME, Problem, evaluation_sets, read_problems
-from extra_trainer.ending import exit_code
 from extra_trainer.evaluate import Evaluator, weights_identity
 from extra_trainer.evaluation_result import Evaluation, result_table
 from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.progress import EvaluationProgress
-from extra_trainer.rollout import RolloutError
+from extra_trainer.services import start_here
 
 #: Refused problems that are named in the terminal; results.json names all.
 NAMED = 10
-#: Columns where there is no terminal: room for the whole table.
-WIDTH = 110
-
-Settings = TypeVar("Settings", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -50,26 +44,19 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Evaluates; 0 if all was done, 1 on an error that is told, 130 after Ctrl-C or SIGTERM."""
-    # Data sets come from folders; nothing should wait for a hub that cannot be reached.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
+    """Evaluates; exit codes as `measuring.run`."""
 
-    def work() -> int:
+    def measure(console: Console) -> None:
         evaluation = _evaluate(options, console)
         console.print(result_table(evaluation))
         _print_refused(evaluation, console)
         console.print(f"{evaluation.seconds:.0f} s in all. Results: {options.output / 'results.json'}")
-        return 0
 
-    told = (ConfigError, ExtraError, RolloutError)
-    return exit_code(work, console, told, "Stopped; what is finished is kept. The same command goes on.")
+    return measuring.run(measure, "Stopped; what is finished is kept.")
 
 
 def _evaluate(options: Options, console: Console) -> Evaluation:
-    settings = validated(EvaluationConfig, options.evaluation)
+    settings = measuring.validated(EvaluationConfig, options.evaluation)
     sets = _sets(options, settings)
     if (options.model is None) == (not options.generation):
         raise ConfigError("give either --model, to start a generation service, or --generation, its address")
@@ -100,16 +87,8 @@ def _evaluate(options: Options, console: Console) -> Evaluation:
     return evaluation
 
 
-def validated(model: type[Settings], values: dict[str, Any]) -> Settings:
-    """A section of these values; ConfigError says what is wrong."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain(error, model)) from error
-
-
 def _sets(options: Options, settings: EvaluationConfig) -> dict[str, list[Problem]]:
-    prompts = validated(PromptConfig, options.prompts)
+    prompts = measuring.validated(PromptConfig, options.prompts)
     sources: dict[str, str] = {}
     for given in options.data:
         own_name, equals, path = given.partition("=")
@@ -128,9 +107,7 @@ def _start_services(options: Options, stack: ExitStack) -> tuple[list[str], str]
     logs.mkdir(exist_ok=True)
 
     def start(name: str, **settings: Any) -> str:
-        service = embedded.start(name, logs / f"{name}.log", **settings)
-        stack.callback(service.stop)
-        return service.target
+        return start_here(name, logs / f"{name}.log", stack, **settings)
 
     # Side by side: each loads what it needs.
     with ThreadPoolExecutor() as pool:

@@ -33,6 +33,7 @@ from extra_trainer.data import Problem, prompt_identity
 from extra_trainer.evaluation_journal import Journal
 from extra_trainer.evaluation_result import Evaluation, ProblemResult, summarize
 from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.progress import Increments
 from extra_trainer.rollout import Group, PromptRefusedError, RolloutCollector, RolloutRequest, Sampling
 
 #: Name -> problems.
@@ -144,14 +145,12 @@ class Evaluator:
             top_p=self.config.top_p,
             seed=int(digest([self.config.seed, index, problem.prompt])[:16], 16),
         )
-        shown = 0
+        show = Increments(self.progress)
 
         def progress(finished: int) -> None:
-            nonlocal shown
             if stopped.is_set():
                 raise CancelledError("the evaluation was stopped")
-            self.progress(finished - shown)
-            shown = finished
+            show(finished)
 
         collector = RolloutCollector(self.generation, self.verification, progress=progress)
         until = time.monotonic() + OVERLOAD_PATIENCE

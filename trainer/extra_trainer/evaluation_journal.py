@@ -63,7 +63,7 @@ class Journal:
         lines = whole.splitlines()
         try:
             records = [json.loads(line) for line in lines]
-            different = [] if not records else _different(records[0]["request"], request)
+            differing = different(records[0]["request"], request) if records else []
             for record in records[1:]:
                 self._before = record.pop("seconds")
                 record.pop("samples")
@@ -71,12 +71,12 @@ class Journal:
                 self.done[result.set, result.index] = result
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self._path} is no journal of an evaluation: {error!r}") from error
-        if different and not replace:
+        if differing and not replace:
             raise ConfigError(
-                f"{self._path} is of another evaluation: " + "; ".join(different) + ". Go on with the same "
+                f"{self._path} is of another evaluation: " + "; ".join(differing) + ". Go on with the same "
                 "options and the same model, or name another folder"
             )
-        if different or not records:
+        if differing or not records:
             self.done, self._before, whole = {}, 0.0, b""
         self._file.truncate(len(whole))
         if not whole:
@@ -88,7 +88,8 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
-def _different(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def different(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What differs between two requests, for a person."""
     return [
         f"{name} was {there.get(name)!r} and is {here.get(name)!r}"
         for name in {**there, **here}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich import box
 from rich.table import Table
@@ -137,12 +138,17 @@ def summarize(
     )
 
 
+def estimate(value: float, means: NDArray[np.float64]) -> Estimate:
+    """A figure with the interval of its bootstrap `means` [RESAMPLES]."""
+    low, high = interval(means)
+    return Estimate(value=float(value), low=low, high=high)
+
+
 def _estimates(k: Sequence[int], values: Iterable[float], means: Any) -> dict[int, Estimate]:
-    estimates = {}
-    for place, (each, value) in enumerate(zip(k, values, strict=True)):
-        low, high = interval(means[:, place])
-        estimates[each] = Estimate(value=float(value), low=low, high=high)
-    return estimates
+    return {
+        each: estimate(value, means[:, place])
+        for place, (each, value) in enumerate(zip(k, values, strict=True))
+    }
 
 
 def _set_result(problems: list[ProblemResult], n: int, pass_at: dict[int, Estimate]) -> SetResult:

@@ -27,7 +27,7 @@ from extra_trainer import evidence
 from extra_trainer.arms import what_is_trained
 from extra_trainer.config import Section
 from extra_trainer.evidence import Result
-from extra_trainer.run_folder import RunFolder
+from extra_trainer.run_folder import RunFolder, write_whole
 
 
 class ExperimentConfig(Section):
@@ -165,9 +165,7 @@ class Experiment:
                 f"{run.arm}, seed {run.seed}: `{' '.join(command)}` ended with code {code}"
             )
         # Another command may add other arms to the same table, and read this.
-        unfinished = self._before.with_name(f"{self._before.name}.{os.getpid()}")
-        shutil.copyfile(before, unfinished)
-        os.replace(unfinished, self._before)
+        write_whole(self._before, before.read_text(encoding="utf-8"))
 
 
 class ExperimentFailed(Exception):

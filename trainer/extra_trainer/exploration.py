@@ -59,11 +59,14 @@ class GuidedQueue:
         while len(self.waiting) > self.capacity:
             self.waiting.popleft()
 
+    def take(self, most: int) -> list[RolloutRequest]:
+        """Up to `most` of the oldest waiting ones, which wait no longer."""
+        return [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
+
     def take_places(self, batch: list[RolloutRequest], most: int) -> list[RolloutRequest]:
         """The batch with up to `most` of its last prompts replaced by the oldest waiting ones."""
-        count = min(most, len(self.waiting), len(batch))
-        guided = [self.waiting.popleft() for _ in range(count)]
-        return batch[: len(batch) - count] + guided
+        guided = self.take(min(most, len(batch)))
+        return batch[: len(batch) - len(guided)] + guided
 
     def state(self) -> list[dict[str, Any]]:
         """What `restore` takes."""

@@ -26,10 +26,12 @@ from extra_rl.config_file import ConfigError
 from extra_trainer.config import NoveltyConfig, PrefixConfig, PrefixPolicy
 from extra_trainer.data import Problem, prompt_identity
 from extra_trainer.evaluate import digest
-from extra_trainer.evaluation_result import Estimate
-from extra_trainer.exploration import Explorer, GuidedQueue, Tokens, is_hard
+from extra_trainer.evaluation_journal import different
+from extra_trainer.evaluation_result import Estimate, estimate
+from extra_trainer.exploration import Explorer, Tokens, is_hard
 from extra_trainer.generation_pool import GenerationPool
-from extra_trainer.pass_at_k import bootstrap_means, interval
+from extra_trainer.pass_at_k import bootstrap_means
+from extra_trainer.progress import Increments
 from extra_trainer.rollout import Group, RolloutCollector, RolloutRequest, Sampling
 from extra_trainer.run_folder import write_whole
 
@@ -108,10 +110,12 @@ class RescueStudy:
         asked = self._asked(problems, weights)
         journal = _read(path, asked)
         made = len(journal.passes)
-        explorers = {policy: self._explorer(policy, made, len(problems)) for policy in POLICIES}
+        requests = [self._request(problem) for problem in problems]
+        tokens = Tokens(self.tokenizer)
+        explorers = {policy: self._explorer(policy, made, len(problems), tokens) for policy in POLICIES}
         version = self.generation.get_info().policy_version
         for number in range(made + 1, passes + 1):
-            one = self._pass(problems, explorers, number, version)
+            one = self._pass(requests, explorers, number, version)
             for policy, explorer in explorers.items():
                 explorer.novelty.copy_to(_snapshot(policy, number), replace=True)
             journal = journal.model_copy(update={"passes": (*journal.passes, one)})
@@ -121,15 +125,18 @@ class RescueStudy:
         return rows(journal)
 
     def _pass(
-        self, problems: Sequence[Problem], explorers: dict[PrefixPolicy, Explorer], number: int, version: int
+        self,
+        requests: list[RolloutRequest],
+        explorers: dict[PrefixPolicy, Explorer],
+        number: int,
+        version: int,
     ) -> Pass:
-        groups = self._collect([self._request(p) for p in problems], f"{number}/unguided", version)
+        groups = self._collect(requests, f"{number}/unguided", version)
         hard = [group for group in groups if is_hard(group)]
         retries = []
         for policy, explorer in explorers.items():
             explorer.feed(hard, step=2 * number)
-            waiting, explorer.queue = explorer.queue, GuidedQueue(explorer.queue.capacity)
-            guided = self._collect(list(waiting.waiting), f"{number}/{policy}", version)
+            guided = self._collect(explorer.queue.take(len(hard)), f"{number}/{policy}", version)
             explorer.feed(guided, step=2 * number + 1)
             retries += [_retry(policy, number, group) for group in guided]
         lengths = [len(rollout.token_ids) for group in hard for rollout in group.rollouts]
@@ -144,7 +151,9 @@ class RescueStudy:
         groups = []
         for start in range(0, len(requests), PROMPTS_A_CALL):
             seed = int(digest([self.sampling.seed, what, start])[:16], 16)
-            collector = RolloutCollector(self.generation, self.verification, progress=_Counted(self.progress))
+            collector = RolloutCollector(
+                self.generation, self.verification, progress=Increments(self.progress)
+            )
             some = requests[start : start + PROMPTS_A_CALL]
             groups += collector.collect(some, replace(self.sampling, seed=seed), version).groups
         return groups
@@ -153,7 +162,7 @@ class RescueStudy:
         tokens = tuple(self.tokenizer(problem.prompt, add_special_tokens=False)["input_ids"])
         return RolloutRequest(problem.prompt, prompt_identity(problem.prompt), tokens, problem.answer)
 
-    def _explorer(self, policy: PrefixPolicy, passes: int, problems: int) -> Explorer:
+    def _explorer(self, policy: PrefixPolicy, passes: int, problems: int, tokens: Tokens) -> Explorer:
         """With its memories as they were after so many passes; a pass that was stopped may have left more."""
         memory = NoveltyClient(self.novelty, f"rescue-{policy}")
         memory.delete()
@@ -167,9 +176,7 @@ class RescueStudy:
         prefixes = PrefixClient(self.novelty, memory.namespace)
         # A pass that is made again is new writes.
         launch = uuid.uuid4().hex
-        return Explorer(
-            NoveltyConfig(enabled=False), config, memory, prefixes, Tokens(self.tokenizer), launch
-        )
+        return Explorer(NoveltyConfig(enabled=False), config, memory, prefixes, tokens, launch)
 
     def _asked(self, problems: Sequence[Problem], weights: str) -> dict[str, Any]:
         """All that decides the figures of a pass, as JSON."""
@@ -189,17 +196,6 @@ def _snapshot(policy: PrefixPolicy, passes: int) -> str:
     return f"rescue-{policy}@{passes}"
 
 
-class _Counted:
-    """Tells how many more are finished where it is told how many are."""
-
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell, self._before = tell, 0
-
-    def __call__(self, finished: int) -> None:
-        self._tell(finished - self._before)
-        self._before = finished
-
-
 def _retry(policy: PrefixPolicy, number: int, group: Group) -> Retry:
     return Retry(
         policy=policy,
@@ -215,12 +211,10 @@ def _read(path: Path, asked: dict[str, Any]) -> Journal:
     if not path.exists():
         return Journal(asked=asked)
     journal = Journal.model_validate_json(path.read_bytes())
-    for name, value in asked.items():
-        if journal.asked.get(name) != value:
-            raise ConfigError(
-                f"{path} is of another study: {name} was {journal.asked.get(name)} and is {value}; "
-                "choose another output folder"
-            )
+    if differing := different(journal.asked, asked):
+        raise ConfigError(
+            f"{path} is of another study: " + "; ".join(differing) + ". Choose another output folder"
+        )
     return journal
 
 
@@ -238,7 +232,7 @@ def rows(journal: Journal) -> list[Row]:
         return []
     table = {policy: [found[key] for key in common] for policy, found in retries.items()}
     hard_tokens = np.average(
-        [one.hard_tokens for one in journal.passes], weights=[max(one.hard, 1e-9) for one in journal.passes]
+        [one.hard_tokens for one in journal.passes], weights=[one.hard for one in journal.passes]
     )
     rates = {policy: np.array([r.correct / r.samples for r in found]) for policy, found in table.items()}
     rescued = {policy: (values > 0).astype(np.float64) for policy, values in rates.items()}
@@ -261,5 +255,4 @@ def _difference(shares: dict[PrefixPolicy, NDArray[np.float64]], policy: PrefixP
 
 
 def _estimate(values: NDArray[np.float64]) -> Estimate:
-    low, high = interval(bootstrap_means(values[None, :], (0,))[:, 0])
-    return Estimate(value=float(values.mean()), low=low, high=high)
+    return estimate(values.mean(), bootstrap_means(values[None, :], (0,))[:, 0])

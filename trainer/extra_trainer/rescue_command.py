@@ -4,7 +4,6 @@ The three services are started for the command's time. The output folder holds r
 what came of it), memory/ (the prefix memories) and the services' logs.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,17 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from extra_client import ExtraError, VerificationClient, embedded
-from extra_rl.config_file import ConfigError
+from extra_client import VerificationClient
+from extra_trainer import measuring
 from extra_trainer.config import PrefixConfig, PromptConfig
 from extra_trainer.data import Problem, read_problems
-from extra_trainer.ending import exit_code
-from extra_trainer.eval_command import WIDTH, validated
 from extra_trainer.evaluate import weights_identity
 from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.progress import EvaluationProgress
 from extra_trainer.rescue import POLICIES, RescueStudy, Row
-from extra_trainer.rollout import RolloutError, Sampling
+from extra_trainer.rollout import Sampling
+from extra_trainer.services import start_here
 
 
 @dataclass(frozen=True)
@@ -43,25 +41,17 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Studies; 0 if all was done, 1 on an error that is told, 130 after Ctrl-C or SIGTERM."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
-
-    def work() -> int:
-        _show(_study(options, console), console)
-        return 0
-
-    told = (ConfigError, ExtraError, RolloutError)
-    return exit_code(work, console, told, "Stopped; finished passes are kept. The same command goes on.")
+    """Studies; exit codes as `measuring.run`."""
+    return measuring.run(
+        lambda console: _show(_study(options, console), console), "Stopped; finished passes are kept."
+    )
 
 
 def _study(options: Options, console: Console) -> list[Row]:
     from transformers import AutoTokenizer
 
-    prefix = validated(PrefixConfig, {"min_segment_tokens": options.min_segment_tokens})
-    prompts = validated(PromptConfig, options.prompts)
+    prefix = measuring.validated(PrefixConfig, {"min_segment_tokens": options.min_segment_tokens})
+    prompts = measuring.validated(PromptConfig, options.prompts)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     problems = _distinct(read_problems(options.data, prompts, tokenizer, options.problems))
     options.output.mkdir(parents=True, exist_ok=True)
@@ -94,9 +84,7 @@ def _start_services(options: Options, stack: ExitStack) -> tuple[str, ...]:
     }
 
     def start(name: str) -> str:
-        service = embedded.start(name, logs / f"{name}.log", **settings[name])
-        stack.callback(service.stop)
-        return service.target
+        return start_here(name, logs / f"{name}.log", stack, **settings[name])
 
     # Side by side: each loads what it needs.
     with ThreadPoolExecutor() as pool:

@@ -40,11 +40,16 @@ def start(config: Config, folder: RunFolder, model: Path, stack: ExitStack) -> A
         if cluster:
             gpus = given.generation.gpus if name == "generation" else 0
             return cluster.start(name, log_file, settings, gpus=gpus, here=name == "novelty")
-        service = embedded.start(name, log_file, **settings)
-        stack.callback(service.stop)
-        return service.target
+        return start_here(name, log_file, stack, **settings)
 
     return _addresses(given, folder, model, begin)
+
+
+def start_here(name: str, log_file: Path, stack: ExitStack, **settings: Any) -> str:
+    """The address of a service that is a child of this process, and stops with `stack`."""
+    service = embedded.start(name, log_file, **settings)
+    stack.callback(service.stop)
+    return service.target
 
 
 def _addresses(
