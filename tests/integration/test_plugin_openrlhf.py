@@ -186,7 +186,8 @@ reward_func = reward_function(lambda response, label: label in response, novelty
     first, second = asyncio.run(steps())
     assert [output["scores"] for output in first] == [1.0, 1.0, 1.0, 0.0] * 2
     news = [output["extra_logs"]["novelty"] for output in second]
-    assert news[:7] == [0.0] * 7
+    # A text embedded in another batch may differ in the last bit.
+    assert news[:7] == pytest.approx([0.0] * 7, abs=1e-6)
     assert news[7] > 0
     assert second[7]["reward"] == pytest.approx(1 + 0.1 * news[7])
 

@@ -152,7 +152,8 @@ def test_a_group_over_two_reward_workers_gets_the_bonus_after_normalization(
     assert [result["reward_score"] for result in first] == [1.0, 1.0, 1.0, 0.0]
     news = [result["reward_extra_info"]["novelty"] for result in second]
     assert news[0] > 0
-    assert news[1:] == [0.0, 0.0, 0.0]
+    # A text embedded in another batch may differ in the last bit.
+    assert news[1:] == pytest.approx([0.0, 0.0, 0.0], abs=1e-6)
     plain = run.advantages([1.0, 1.0, 1.0, 0.0], "grpo")
     ours = run.advantages([result["reward_score"] for result in second], "extra_grpo")
     assert torch.allclose(ours - plain, 0.5 * torch.tensor(news), atol=1e-6)

@@ -20,13 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = ROOT / "trainer/experiments/rehearsal.yaml"
 
 
-def _result(arm: str, seed: int, first: float, sixteenth: float) -> Result:
+def _result(arm: str, seed: int, first: float, sixteenth: float, start_model: str = "one") -> Result:
     steps = {name: [0.5] * 8 for name in KEPT}
     after = {"pass@1": first, "pass@16": sixteenth}
     return Result(
         arm=arm,
         seed=seed,
         config={},
+        start_model=start_model,
         before={"pass@1": 0.3, "pass@16": 0.7},
         after=after,
         correct=[1],
@@ -75,6 +76,13 @@ def test_results_of_other_settings_are_not_added_to(tmp_path: Path) -> None:
         this.train(seeds=1, arms=["grpo"], minutes=None)
     with pytest.raises(ConfigError, match="there is no arm 'gpro'"):
         this.train(seeds=1, arms=["gpro"], minutes=None)
+
+
+def test_results_from_another_start_model_are_not_added_to(tmp_path: Path) -> None:
+    _result("grpo", 0, 0.4, 0.8).save(tmp_path)
+    with pytest.raises(ConfigError, match="began with another start model"):
+        _result("paper", 0, 0.4, 0.8, start_model="two").save(tmp_path)
+    assert [result.arm for result in evidence.read(tmp_path)] == ["grpo"]
 
 
 def test_every_arm_of_the_experiment_differs_from_grpo_in_exploration_only(tmp_path: Path) -> None:

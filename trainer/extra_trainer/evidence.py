@@ -4,7 +4,7 @@ A finished run becomes one small file, RESULTS/ARM/seed-N.json, which can be com
 The summary is made of these files alone, so a long table is gathered in pieces, on several machines or in
 several sittings. Arms are compared by pairs of runs of one seed: the difference's 95 % interval is Student's,
 over seeds, and has no bounds with fewer than two. Runs count together only if they were made with the same
-settings: each result carries them, and a result made with others is refused.
+settings and from the same start model: each result carries both, and a result made with others is refused.
 """
 
 import json
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from extra_rl.config_file import ConfigError
 from extra_trainer import pages, report
 from extra_trainer.arms import SMOOTHED, Curve, over_runs, smoothed
 from extra_trainer.bonus import what_was_paid
+from extra_trainer.evaluate import weights_identity
 from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.figures import Figure, curves_figure
 from extra_trainer.run_folder import RunFolder, write_whole
@@ -46,6 +48,8 @@ class Result(BaseModel):
     seed: int
     #: The run's config, without what only says where it ran.
     config: dict[str, Any]
+    #: `weights_identity` of the model it began with; one recipe gives different ones on different machines.
+    start_model: str
     #: "pass@1" and so on, as fractions, on the held-out problems.
     before: dict[str, float]
     after: dict[str, float]
@@ -63,7 +67,13 @@ class Result(BaseModel):
     seconds: float
 
     def save(self, results: Path) -> None:
-        """Writes it to its place."""
+        """Writes it to its place; ConfigError if the results there began with another start model."""
+        if any(other.start_model != self.start_model for other in read(results)):
+            raise ConfigError(
+                f"{self.arm}, seed {self.seed} began with another start model than the results in {results},"
+                " and differences between them would mean little: give the folder that holds theirs as"
+                " --cache, or choose another --output"
+            )
         path = place(results, self.arm, self.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, self.model_dump_json() + "\n")
@@ -85,6 +95,7 @@ def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Re
         arm=arm,
         seed=seed,
         config=config,
+        start_model=weights_identity(folder.start_model),
         before=_passes(before),
         after=_passes(after),
         correct=[count for result in after.sets.values() for count in result.correct],

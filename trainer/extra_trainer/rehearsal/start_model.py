@@ -11,7 +11,8 @@ bookkeeping: which terms have been added already, and which way of solving keeps
 
 The model is Qwen3 in float32 with untied embeddings: with so small a vocabulary tying saves nothing, and a
 tied output layer is what a weight refresh in vLLM can leave behind unnoticed. The cache folder's name is a
-hash of all that decides the weights; a folder appears there only once it is complete.
+hash of the recipe (which makes other weights on another kind of machine, since that rounds otherwise); a
+folder appears there only once it is complete.
 """
 
 import hashlib
