@@ -21,7 +21,7 @@ EXPERIMENT = ROOT / "trainer/experiments/rehearsal.yaml"
 
 
 def _result(arm: str, seed: int, first: float, sixteenth: float, start_model: str = "one") -> Result:
-    steps = {name: [0.5] * 8 for name in KEPT}
+    steps = {name: [0.5] * 8 for name in KEPT} | {"groups_all_right": [0.0] * 4 + [0.2] * 4}
     after = {"pass@1": first, "pass@16": sixteenth}
     return Result(
         arm=arm,
@@ -49,6 +49,8 @@ def test_arms_are_compared_by_pairs_of_runs_of_one_seed() -> None:
     # Student's t with one degree of freedom, 12.706, times 0.01414 / sqrt(2).
     assert gain["interval"] == pytest.approx([0.03 - 0.12706, 0.03 + 0.12706], abs=1e-4)
     assert summary["differences"]["paper"]["pass@16"]["interval"] == pytest.approx([0.05, 0.05])
+    # Half of the groups all wrong, a tenth all right.
+    assert summary["arms"]["grpo"]["groups_mixed"] == pytest.approx([0.4, 0.4])
 
 
 def test_one_pair_has_no_interval() -> None:

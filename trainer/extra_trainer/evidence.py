@@ -66,6 +66,12 @@ class Result(BaseModel):
     #: Wall time of the training steps.
     seconds: float
 
+    def figures(self) -> dict[str, float]:
+        """What arms are compared by, as fractions: pass@k after training, and the share of training groups
+        that were mixed, neither all right nor all wrong: only these have a gradient of the verdicts."""
+        all_alike = np.add(self.steps["groups_all_right"], self.steps["groups_all_wrong"])
+        return {**self.after, "groups_mixed": 1.0 - float(all_alike.mean())}
+
     def save(self, results: Path) -> None:
         """Writes it to its place; ConfigError if the results there began with another start model."""
         if any(other.start_model != self.start_model for other in read(results)):
@@ -192,15 +198,15 @@ def _passes(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _arm(runs: list[Result]) -> dict[str, Any]:
-    metrics = list(runs[0].after)
+    metrics = list(runs[0].figures())
     guided = [sum(run.steps["guided_groups"]) for run in runs]
     rescued = sum(sum(run.steps["guided_rescued"]) for run in runs)
     paid = {name: float(np.mean([run.paid[name] for run in runs if run.paid])) for name in _names(runs)}
     return {
         "seeds": [run.seed for run in runs],
         "metrics": metrics,
-        **{metric: [run.after[metric] for run in runs] for metric in metrics},
-        "before": {metric: runs[0].before[metric] for metric in metrics},
+        **{metric: [run.figures()[metric] for run in runs] for metric in metrics},
+        "before": runs[0].before,
         "generated_tokens": [run.generated_tokens for run in runs],
         "updates": [run.updates for run in runs],
         "guided_groups": guided,
@@ -219,8 +225,8 @@ def _differences(runs: dict[int, Result], baseline: dict[int, Result]) -> dict[s
     if not seeds:
         return {}
     return {
-        metric: paired([runs[seed].after[metric] - baseline[seed].after[metric] for seed in seeds])
-        for metric in runs[seeds[0]].after
+        metric: paired([runs[seed].figures()[metric] - baseline[seed].figures()[metric] for seed in seeds])
+        for metric in runs[seeds[0]].figures()
     }
 
 
@@ -257,8 +263,9 @@ def _markdown(rows: list[list[str]], paid: list[list[str]], command: str) -> str
     head, *body = rows
     lines = report.markdown_table(head, body)
     notes = (
-        "pass@k in percent on the held-out problems, mean over seeds. Differences in points, paired by seed, "
-        "with Student's 95 % interval. Made with"
+        "pass@k on the held-out problems, and the share of training groups that were mixed (right and wrong "
+        "rollouts: those with a gradient of the verdicts), in percent, mean over seeds. Differences in "
+        "points, paired by seed, with Student's 95 % interval. Made with"
     )
     lines += ["", notes, "", f"    {command}", ""]
     if paid:
