@@ -72,7 +72,7 @@ class Experiment:
         """`output` gets the evidence, `runs` the run folders. ConfigError for a bad file or arm."""
         self._config = load(path)
         self._base = path.parent / self._config.base
-        self._command = f"extra-rl experiment {path}"
+        self._command = f"extra-rl experiment {path} --cache {cache} --output {output}"
         self._output, self._runs, self._cache, self._console = output, runs, cache, console
 
     def train(self, seeds: int | None, arms: list[str], minutes: float | None) -> None:
