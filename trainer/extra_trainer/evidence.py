@@ -198,14 +198,15 @@ def _passes(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _arm(runs: list[Result]) -> dict[str, Any]:
-    metrics = list(runs[0].figures())
+    figures = [run.figures() for run in runs]
+    metrics = list(figures[0])
     guided = [sum(run.steps["guided_groups"]) for run in runs]
     rescued = sum(sum(run.steps["guided_rescued"]) for run in runs)
     paid = {name: float(np.mean([run.paid[name] for run in runs if run.paid])) for name in _names(runs)}
     return {
         "seeds": [run.seed for run in runs],
         "metrics": metrics,
-        **{metric: [run.figures()[metric] for run in runs] for metric in metrics},
+        **{metric: [one[metric] for one in figures] for metric in metrics},
         "before": runs[0].before,
         "generated_tokens": [run.generated_tokens for run in runs],
         "updates": [run.updates for run in runs],
@@ -221,12 +222,11 @@ def _names(runs: list[Result]) -> list[str]:
 
 
 def _differences(runs: dict[int, Result], baseline: dict[int, Result]) -> dict[str, Any]:
-    seeds = [seed for seed in runs if seed in baseline]
-    if not seeds:
+    pairs = [(run.figures(), baseline[seed].figures()) for seed, run in runs.items() if seed in baseline]
+    if not pairs:
         return {}
     return {
-        metric: paired([runs[seed].figures()[metric] - baseline[seed].figures()[metric] for seed in seeds])
-        for metric in runs[seeds[0]].figures()
+        metric: paired([ours[metric] - theirs[metric] for ours, theirs in pairs]) for metric in pairs[0][0]
     }
 
 
