@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from extra_trainer.rehearsal.problems import (
     Problem,
+    Slips,
     Split,
     Term,
     half_of,
@@ -92,6 +93,42 @@ def test_every_line_of_a_worked_example_is_right_and_the_box_holds_the_answer() 
             operation, result = line.split("=")
             assert evaluate(operation) == int(result), line
         assert box == f"\\boxed{{{problem.answer}}}"
+
+
+def test_slips_that_are_all_noticed_leave_every_line_right_at_its_end() -> None:
+    rng = random.Random(0)
+    made = problems("fitting", 1000, seed=0)
+    lines = []
+    for problem in made:
+        *some, box = worked_example(problem, rng, slips=Slips(rate=0.3, noticed=1)).split("\n")
+        lines += some
+        assert box == f"\\boxed{{{problem.answer}}}"
+    slipped = 0
+    for line in lines:
+        operation, *broken_off, result = line.split("=")
+        assert evaluate(operation) == int(result), line
+        for digits in broken_off:
+            slipped += 1
+            assert digits[:-1] == result[: len(digits) - 1], line
+            assert digits[-1:] != result[len(digits) - 1 : len(digits)], line
+    assert 0.27 < slipped / len(lines) < 0.33
+
+
+@given(st.lists(st.tuples(st.integers(2, 9)), min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_a_slip_that_is_not_noticed_is_one_wrong_digit_and_carried_on(
+    terms: list[Term], rng: random.Random
+) -> None:
+    problem = Problem(id="", prompt="", answer="", terms=tuple(terms))
+    *lines, box = worked_example(problem, rng, in_order=True, slips=Slips(rate=1, noticed=0)).split("\n")
+    total = str(terms[0][0])
+    for line in lines:
+        operation, result = line.split("=")
+        assert operation.split("+")[0] == total, "the number before, as it was written"
+        right = str(evaluate(operation))
+        assert len(result) == len(right)
+        assert sum(a != b for a, b in zip(result, right, strict=True)) == 1
+        total = str(int(result))
+    assert box == f"\\boxed{{{total}}}"
 
 
 def test_a_problem_has_many_distinct_worked_examples() -> None:

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from extra_trainer.rehearsal import start_model as module
 from extra_trainer.rehearsal.problems import problems, worked_example
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
+from extra_trainer.rehearsal.start_model import RECIPES, FitSettings, start_model
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 TINY = FitSettings(hidden_size=32, layers=1, head_size=16, steps=4, tokens_per_step=256, warmup_steps=1)
@@ -73,6 +73,26 @@ def test_the_second_call_reuses_the_folder_and_fits_nothing(
     assert start_model(tmp_path, seed=1, settings=TINY) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
     assert "Fitting" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_experiments_find_the_start_models_that_are_committed(
+    recipe: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    committed = Path(__file__).parents[2] / "docs/evidence/start-models"
+    before = {path.name for path in committed.iterdir()}
+    assert start_model(committed, 0, RECIPES[recipe]).name in before
+    assert "Fitting" not in capfd.readouterr().err
+
+
+def test_a_drill_teaches_to_notice_a_slip_and_not_to_slip() -> None:
+    tokenizer = make_tokenizer()
+    solution = "\n".join([*["12+3=14=15"] * 8, *["4+3=9"] * 8, "\\boxed{1}"])
+    (drill,) = module._drills([("", solution)], tokenizer, random.Random(0))
+    ids, learned = drill
+    assert tokenizer.decode(ids) == "12+3=14=15\n" * 8, "a slip that is carried on is not drilled"
+    marks = "".join("x" if flag else "." for flag in learned)
+    assert marks == ".....x.xxxx" * 8, "of 12+3=14=15 and its newline the digits, but for the 4"
 
 
 def test_an_interrupted_fit_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

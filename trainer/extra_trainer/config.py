@@ -23,8 +23,16 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The policy to start from."""
 
-    path: str = Field(description="Folder of a Hugging Face model, or `rehearsal`: made by the project.")
+    path: str = Field(
+        description="Folder of a Hugging Face model, or one that the project makes: `rehearsal`, or"
+        " `rehearsal-self-correcting`, which slips more often and writes most of these results again."
+    )
     seed: int = Field(0, ge=0, description="Of the rehearsal's start model; runs with other seeds share it.")
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the project makes it (rehearsal.start_model.RECIPES)."""
+        return self.path in ("rehearsal", "rehearsal-self-correcting")
 
 
 class PromptConfig(Section):

@@ -120,10 +120,10 @@ class Launcher:
         return model
 
     def _start_model(self) -> Path:
-        if self.config.model.path == "rehearsal":
-            from extra_trainer.rehearsal.start_model import start_model
+        if self.config.model.is_made:
+            from extra_trainer.rehearsal.start_model import RECIPES, start_model
 
-            return start_model(self.cache, self.config.model.seed)
+            return start_model(self.cache, self.config.model.seed, RECIPES[self.config.model.path])
         path = Path(self.config.model.path)
         if not (path / "config.json").is_file():
             raise ConfigError(

@@ -138,7 +138,7 @@ def _show_lines(title: str, style: str, lines: list[str], console: Console) -> N
 
 
 def _tokenizer(config: Config, plan: Plan) -> Any | None:
-    if config.model.path == "rehearsal":
+    if config.model.is_made:
         plan.assumed.append("the rehearsal's start model and tokenizer are made when the run starts")
         return None
     folder = Path(config.model.path)
@@ -166,7 +166,7 @@ def _tokenizer(config: Config, plan: Plan) -> Any | None:
 
 def _shape(config: Config, plan: Plan) -> memory_estimate.ModelShape | None:
     folder = Path(config.model.path)
-    if config.model.path == "rehearsal" or not (folder / "config.json").is_file():
+    if config.model.is_made or not (folder / "config.json").is_file():
         return None
     with plan.collecting():
         return memory_estimate.read_shape(folder)

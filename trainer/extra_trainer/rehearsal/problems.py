@@ -7,6 +7,9 @@ tens and ones, so a problem has many distinct right solutions; the answer is one
 numbers, so that a guess does not hit it. Difficulty grows with the number of terms: the more there are, the
 more slips are possible and the longer one must know which of them are still to be added.
 
+For a start model that corrects itself, worked examples can slip (`Slips`): a digit of a result is wrong, and
+either that is noticed and the result written again, or the wrong number is carried on.
+
 Problems for fitting the start model, for training and for evaluation are disjoint by construction: a hash
 of the multiset decides to which split a problem belongs, so no seed, count or order of terms can put it
 into two. Each split has two halves, likewise: what is tuned on one can be reported on the other.
@@ -56,6 +59,16 @@ class Problem:
     prompt: str
     answer: str
     terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Slips:
+    """How often a worked example writes a wrong digit."""
+
+    rate: float
+    """Share of the lines whose result has one."""
+    noticed: float
+    """Share of these where the whole result follows at once, right ("125+5=14=130"); the rest carry on."""
 
 
 def canonical(terms: Iterable[Term]) -> str:
@@ -111,12 +124,15 @@ def write_jsonl(path: Path, items: Iterable[Problem]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def worked_example(problem: Problem, rng: random.Random, in_order: bool = False) -> str:
-    """A right solution: lines of one operation, then the box. Order and way of adding are drawn from `rng`.
+def worked_example(
+    problem: Problem, rng: random.Random, in_order: bool = False, slips: Slips | None = None
+) -> str:
+    """A solution: lines of one operation, then the box. Order and way of adding are drawn from `rng`.
 
-    `in_order` asks for the order that is easiest to learn: a running total, the terms as they are written.
+    It is right unless `slips` has some carried on. `in_order` asks for the order that is easiest to learn: a
+    running total, the terms as they are written.
     """
-    lines: list[str] = []
+    lines = _Lines(rng, slips)
     split_up = rng.random() < _SPLIT_SHARE
     pair_up = not in_order and rng.random() < _PAIRS_SHARE
     left = list(problem.terms)
@@ -126,22 +142,45 @@ def worked_example(problem: Problem, rng: random.Random, in_order: bool = False)
         first, second = (_worked_out(left.pop(0), lines) for _ in range(2))
         # A running total stays in front; in pairs the result waits for its turn.
         left.insert(rng.randint(0, len(left)) if pair_up else 0, (_sum(first, second, split_up, lines),))
-    return "\n".join([*lines, f"\\boxed{{{_worked_out(left[0], lines)}}}"])
+    return "\n".join([*lines.written, f"\\boxed{{{_worked_out(left[0], lines)}}}"])
 
 
-def _worked_out(term: Term, lines: list[str]) -> int:
+class _Lines:
+    """The lines of one worked example, some of which slip."""
+
+    def __init__(self, rng: random.Random, slips: Slips | None) -> None:
+        self.written: list[str] = []
+        self._rng, self._slips = rng, slips
+
+    def add(self, operation: str, result: int) -> int:
+        """Writes a line; returns the number that the example goes on with."""
+        if self._slips is None or self._rng.random() >= self._slips.rate:
+            self.written.append(f"{operation}={result}")
+            return result
+        upto, rest = self._slip(str(result))
+        if self._rng.random() < self._slips.noticed:
+            self.written.append(f"{operation}={upto}={result}")
+            return result
+        self.written.append(f"{operation}={upto}{rest}")
+        return int(upto + rest)
+
+    def _slip(self, right: str) -> tuple[str, str]:
+        """The digits up to the wrong one, and those after it."""
+        at = self._rng.randrange(len(right))
+        others = [d for d in "0123456789" if d != right[at] and not (at == 0 and d == "0")]
+        return right[:at] + self._rng.choice(others), right[at + 1 :]
+
+
+def _worked_out(term: Term, lines: _Lines) -> int:
     """The term's value; a product first gets a line of its own."""
-    if len(term) > 1:
-        lines.append(f"{_written(term)}={prod(term)}")
-    return prod(term)
+    return lines.add(_written(term), prod(term)) if len(term) > 1 else prod(term)
 
 
-def _sum(first: int, second: int, split_up: bool, lines: list[str]) -> int:
+def _sum(first: int, second: int, split_up: bool, lines: _Lines) -> int:
     """The sum; it takes one line, or two if `split_up` and `second` has both tens and ones."""
     tens, ones = second - second % 10, second % 10
     for part in (tens, ones) if split_up and tens and ones else (second,):
-        lines.append(f"{first}+{part}={first + part}")
-        first += part
+        first = lines.add(f"{first}+{part}", first + part)
     return first
 
 

@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from math import prod
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from extra_trainer.rehearsal.problems import stream_problems, worked_example
+from extra_trainer.rehearsal.problems import Slips, stream_problems, worked_example
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 # Part of the cache key: raise it with every change to this package that changes the fitted weights.
@@ -61,6 +62,16 @@ class FitSettings:
     learning_rate: float = 0.003
     """AdamW's, for embeddings, output layer and norms."""
     warmup_steps: int = 40
+    slips: Slips | None = None
+    """Of the worked examples; None leaves them all right."""
+
+
+RECIPES: dict[str, FitSettings] = {
+    "rehearsal": FitSettings(),
+    # More steps: to notice a slip is to be learned as well.
+    "rehearsal-self-correcting": FitSettings(steps=1200, slips=Slips(rate=0.3, noticed=0.6)),
+}
+"""What `model.path` of a training config may name."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,9 @@ def fit(seed: int, settings: FitSettings) -> Qwen3ForCausalLM:
 
 
 def _cache_key(seed: int, settings: FitSettings) -> str:
-    decisive = {"code": CODE_VERSION, "seed": seed, **asdict(settings)}
+    # What a recipe does without is left out: a new field leaves the keys of older recipes as they are.
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    decisive = {"code": CODE_VERSION, "seed": seed, **given}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -178,7 +191,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, settings: FitSetting
         progress = step / settings.steps
         easy = progress < settings.easy_share
         some = list(islice((p for p in stream if not easy or len(p.terms) <= _EASY_TERMS), _EXAMPLES_AT_ONCE))
-        examples = [(problem.prompt, worked_example(problem, rng, in_order=easy)) for problem in some]
+        examples = [(problem.prompt, worked_example(problem, rng, easy, settings.slips)) for problem in some]
         drill = rng.random() < settings.drill_share * (1 - progress)
         sequences = _drills(examples, tokenizer, rng) if drill else _whole(examples, tokenizer)
         for batch in _packed(sequences, rng, settings.tokens_per_step):
@@ -200,17 +213,29 @@ def _packed(sequences: list[_Sequence], rng: random.Random, tokens_per_step: int
 def _drills(
     examples: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, rng: random.Random
 ) -> list[_Sequence]:
-    """Lines of one operation, several a sequence; only results are learned."""
+    """Lines of one operation, several a sequence; only results are learned, and what follows on a slip."""
     lines = [line for _, solution in examples for line in solution.split("\n")[:-1]]
     rng.shuffle(lines)
-    equals = tokenizer.convert_tokens_to_ids("=")
+    lines = [line for line in lines if _ends_right(line)]
     tokens = [list(ids) for ids in tokenizer([f"{line}\n" for line in lines]).input_ids]
     drills: list[_Sequence] = []
     for start in range(0, len(tokens) - _LINES_PER_DRILL + 1, _LINES_PER_DRILL):
-        some = tokens[start : start + _LINES_PER_DRILL]
-        learned = [i > ids.index(equals) for ids in some for i in range(len(ids))]
-        drills.append((list(chain.from_iterable(some)), learned))
+        some = slice(start, start + _LINES_PER_DRILL)
+        learned = list(chain.from_iterable(map(_learned_of, lines[some])))
+        drills.append((list(chain.from_iterable(tokens[some])), learned))
     return drills
+
+
+def _ends_right(line: str) -> bool:
+    operation, *_, result = line.split("=")
+    return sum(prod(map(int, term.split("*"))) for term in operation.split("+")) == int(result)
+
+
+def _learned_of(line: str) -> list[bool]:
+    """Which tokens of a line and its newline are learned; one a character. A wrong digit is not."""
+    operation, *slipped, result = line.split("=")
+    wrong = [[*[True] * (len(digits) - 1), False, True] for digits in slipped]
+    return [False] * (len(operation) + 1) + list(chain.from_iterable(wrong)) + [True] * (len(result) + 1)
 
 
 def _whole(examples: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> list[_Sequence]:
