@@ -80,6 +80,26 @@ def test_results_of_other_settings_are_not_added_to(tmp_path: Path) -> None:
         this.train(seeds=1, arms=["gpro"], minutes=None)
 
 
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("rehearsal", "."),
+        ("tuning", "tuning"),
+        ("easy", "easy"),
+        ("self-correcting", "self-correcting"),
+        ("self-correcting-tuning", "self-correcting/tuning"),
+    ],
+)
+def test_the_committed_evidence_is_whole_and_made_with_the_settings_of_its_file(
+    file: str, folder: str, tmp_path: Path
+) -> None:
+    output = ROOT / "docs/evidence" / folder
+    path = ROOT / f"trainer/experiments/{file}.yaml"
+    this = Experiment(path, output, tmp_path, tmp_path, Console(quiet=True))
+    asked = {(run.arm, run.seed): run.what_is_trained() for run in this.planned()}
+    assert asked == {(result.arm, result.seed): result.config for result in evidence.read(output / "runs")}
+
+
 def test_results_from_another_start_model_are_not_added_to(tmp_path: Path) -> None:
     _result("grpo", 0, 0.4, 0.8).save(tmp_path)
     with pytest.raises(ConfigError, match="began with another start model"):
