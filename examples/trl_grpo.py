@@ -16,7 +16,8 @@ from extra_client import NamespaceSettings, embedded
 from extra_client.integrations import NoveltyScoring
 from extra_client.integrations.trl import NoveltyAdvantage
 from extra_trainer.rehearsal.problems import problems
-from extra_trainer.rehearsal.start_model import FitSettings, start_model
+from extra_trainer.rehearsal.recipes import FitSettings
+from extra_trainer.rehearsal.start_model import start_model
 
 
 class Trainer(NoveltyAdvantage, GRPOTrainer):

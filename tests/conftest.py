@@ -43,7 +43,8 @@ def data_folder() -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rehearsal model that has hardly learnt anything, but is now and then right by chance."""
     # Late: tests of the generation service alone run where the trainer is not installed.
-    from extra_trainer.rehearsal.start_model import FitSettings, start_model
+    from extra_trainer.rehearsal.recipes import FitSettings
+    from extra_trainer.rehearsal.start_model import start_model
 
     settings = FitSettings(
         hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from extra_trainer.rehearsal import start_model as module
 from extra_trainer.rehearsal.problems import problems, worked_example
-from extra_trainer.rehearsal.start_model import RECIPES, FitSettings, start_model
+from extra_trainer.rehearsal.recipes import RECIPES, FitSettings
+from extra_trainer.rehearsal.start_model import start_model
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 TINY = FitSettings(hidden_size=32, layers=1, head_size=16, steps=4, tokens_per_step=256, warmup_steps=1)
@@ -77,8 +78,10 @@ def test_the_second_call_reuses_the_folder_and_fits_nothing(
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_experiments_find_the_start_models_that_are_committed(
-    recipe: str, capfd: pytest.CaptureFixture[str]
+    recipe: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Minutes, and a model among those that are committed, if one were missing.
+    monkeypatch.setattr(module, "fit", lambda *_: pytest.fail("the start model is not there"))
     committed = Path(__file__).parents[2] / "docs/evidence/start-models"
     before = {path.name for path in committed.iterdir()}
     assert start_model(committed, 0, RECIPES[recipe]).name in before

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from extra_client import credentials
 from extra_rl.config_file import ConfigError, explain, read_yaml
+from extra_trainer.rehearsal.recipes import RECIPES
 
 
 class Section(BaseModel):
@@ -31,8 +32,8 @@ class ModelConfig(Section):
 
     @property
     def is_made(self) -> bool:
-        """Whether the project makes it (rehearsal.start_model.RECIPES)."""
-        return self.path in ("rehearsal", "rehearsal-self-correcting")
+        """Whether the project makes it."""
+        return self.path in RECIPES
 
 
 class PromptConfig(Section):

@@ -31,6 +31,7 @@ from extra_trainer.evaluate import Evaluator, weights_identity
 from extra_trainer.evaluation_result import Evaluation
 from extra_trainer.generation_pool import GenerationPool
 from extra_trainer.progress import EvaluationProgress, TrainingProgress
+from extra_trainer.rehearsal.recipes import RECIPES
 from extra_trainer.run import Run
 from extra_trainer.run_folder import RunFolder, write_whole
 
@@ -121,7 +122,7 @@ class Launcher:
 
     def _start_model(self) -> Path:
         if self.config.model.is_made:
-            from extra_trainer.rehearsal.start_model import RECIPES, start_model
+            from extra_trainer.rehearsal.start_model import start_model
 
             return start_model(self.cache, self.config.model.seed, RECIPES[self.config.model.path])
         path = Path(self.config.model.path)

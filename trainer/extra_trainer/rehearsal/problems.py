@@ -172,7 +172,7 @@ class _Lines:
 
 
 def _worked_out(term: Term, lines: _Lines) -> int:
-    """The term's value; a product first gets a line of its own."""
+    """The term's value, as written; a product first gets a line of its own."""
     return lines.add(_written(term), prod(term)) if len(term) > 1 else prod(term)
 
 

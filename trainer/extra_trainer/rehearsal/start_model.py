@@ -33,7 +33,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from extra_trainer.rehearsal.problems import Slips, stream_problems, worked_example
+from extra_trainer.rehearsal.problems import stream_problems, worked_example
+from extra_trainer.rehearsal.recipes import FitSettings
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 # Part of the cache key: raise it with every change to this package that changes the fitted weights.
@@ -42,36 +43,6 @@ _IGNORED = -100
 _EXAMPLES_AT_ONCE = 256
 _LINES_PER_DRILL = 8
 _EASY_TERMS = 4
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """Sizes of the model and of the fitting; the defaults are what the rehearsal uses."""
-
-    hidden_size: int = 128
-    layers: int = 4
-    head_size: int = 32
-    steps: int = 700
-    drill_share: float = 0.45
-    """Share of drills at the beginning; it falls linearly to zero."""
-    easy_share: float = 0.4
-    """The part of the steps, at the beginning, in which whole examples are short and in order."""
-    tokens_per_step: int = 1536
-    matrix_learning_rate: float = 0.02
-    """Muon's; it falls linearly to zero, as the other one does."""
-    learning_rate: float = 0.003
-    """AdamW's, for embeddings, output layer and norms."""
-    warmup_steps: int = 40
-    slips: Slips | None = None
-    """Of the worked examples; None leaves them all right."""
-
-
-RECIPES: dict[str, FitSettings] = {
-    "rehearsal": FitSettings(),
-    # More steps: to notice a slip is to be learned as well.
-    "rehearsal-self-correcting": FitSettings(steps=1200, slips=Slips(rate=0.3, noticed=0.6)),
-}
-"""What `model.path` of a training config may name."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +162,10 @@ def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, settings: FitSetting
         progress = step / settings.steps
         easy = progress < settings.easy_share
         some = list(islice((p for p in stream if not easy or len(p.terms) <= _EASY_TERMS), _EXAMPLES_AT_ONCE))
-        examples = [(problem.prompt, worked_example(problem, rng, easy, settings.slips)) for problem in some]
+        examples = [
+            (problem.prompt, worked_example(problem, rng, in_order=easy, slips=settings.slips))
+            for problem in some
+        ]
         drill = rng.random() < settings.drill_share * (1 - progress)
         sequences = _drills(examples, tokenizer, rng) if drill else _whole(examples, tokenizer)
         for batch in _packed(sequences, rng, settings.tokens_per_step):
