@@ -41,10 +41,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.v1 import generation_pb2_grpc
-from extra_services.generation import transformers_engine
+from extra_services.generation.engines.transformers import engine as transformers_engine
+from extra_services.generation.engines.transformers.engine import Options, TransformersEngine
+from extra_services.generation.engines.transformers.sampling import Drawn, RowParameters, _gumbel
 from extra_services.generation.rollouts import Prompt, Request, Rollout, Sampling
-from extra_services.generation.sampling import Drawn, RowParameters, _gumbel
-from extra_services.generation.transformers_engine import Options, TransformersEngine
 
 REPEATS = 16
 CONCURRENT = 32
@@ -308,7 +308,7 @@ async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[
 @asynccontextmanager
 async def bare_vllm(model: Path) -> AsyncIterator[Callable[[list[NDArray[np.int32]], int, int], Any]]:
     """vLLM as it comes, with the same settings."""
-    from extra_services.generation.vllm_engine import _set_environment
+    from extra_services.generation.engines.vllm.engine import _set_environment
 
     _set_environment()
     from vllm import SamplingParams

@@ -12,7 +12,6 @@ import asyncio
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -22,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from extra_client import OverloadedError, aio, embedded
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from generation_models import make_model
+from support.generation_models import make_model
 
 FACTOR, REPEATS = 5, 3
 #: Callers in the closed loop.

@@ -24,12 +24,10 @@ from typing import Any
 
 import numpy as np
 import psutil
-from overload import Call, closed_loop, verification_call
 
+from benchmarks.overload import Call, closed_loop, verification_call
 from extra_client import Group, aio, embedded
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from memory_stores import redis_server
+from support.memory_stores import redis_server
 
 REPEATS = 3
 #: Callers, and groups of eight embeddings in a call of novelty.

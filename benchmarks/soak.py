@@ -37,10 +37,8 @@ from extra_client import (
     VerificationClient,
     embedded,
 )
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from generation_models import make_model
-from verification_attacks import attacks
+from support.generation_models import make_model
+from support.verification_attacks import attacks
 
 SAMPLE = 5.0
 #: Growth of memory, and number of files, that are no leak.

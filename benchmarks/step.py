@@ -41,9 +41,9 @@ from extra_client import (
     embedded,
 )
 from extra_trainer.config import NoveltyConfig, PrefixConfig
-from extra_trainer.exploration import Explorer, StepNovelty, Tokens
+from extra_trainer.exploration.explorer import Explorer, StepNovelty, Tokens
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
-from extra_trainer.rollout import RolloutCollector, RolloutRequest, Sampling
+from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS, ROLLOUTS, TOKENS = 512, 8, 2000

@@ -11,9 +11,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from browser import CHROMIUM, FLAGS
-from inspector_server import inspecting
+from support.browser import CHROMIUM, FLAGS
+from support.inspector_server import inspecting
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "inspect.png"
 WIDTH, HEIGHT = 1440, 1435

@@ -1,4 +1,4 @@
-"""Generates the Python stubs of protos/extra_rl/v1 into client/extra_rl/v1.
+"""Generates the Python stubs of protos/extra_rl/v1 into contract/extra_rl/v1.
 
 Run by `make protos`; with --check it generates into a temporary folder and fails if the committed stubs
 differ, which is what CI runs.
@@ -13,7 +13,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-STUBS = ROOT / "client" / "extra_rl" / "v1"
+STUBS = ROOT / "contract" / "extra_rl" / "v1"
 
 
 def generate(out: Path) -> None:
@@ -40,4 +40,4 @@ def check() -> None:
 
 
 if __name__ == "__main__":
-    check() if "--check" in sys.argv[1:] else generate(ROOT / "client")
+    check() if "--check" in sys.argv[1:] else generate(ROOT / "contract")

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from extra_client import embedded
-from extra_trainer import cpu_bridge
+from extra_trainer.openrlhf import cpu_bridge
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 HERE = Path(__file__).parent

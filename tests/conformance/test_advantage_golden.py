@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extra_trainer.advantage import advantages
+from extra_trainer.exploration.advantage import advantages
 
 
 def test_advantages_equal_the_reference(golden_folder: Path) -> None:

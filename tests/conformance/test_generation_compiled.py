@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from generation_models import make_model
-from generation_server import MIXED, agree_with_a_plain_forward_pass, served
+
+from support.generation_models import make_model
+from support.generation_server import MIXED, agree_with_a_plain_forward_pass, served
 
 
 @pytest.mark.slow

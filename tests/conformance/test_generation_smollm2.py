@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from generation_models import make_smollm2
-from generation_server import (
+
+from support.generation_models import make_smollm2
+from support.generation_server import (
     Served,
     agree_with_a_plain_forward_pass,
     continues_as_if_never_interrupted,

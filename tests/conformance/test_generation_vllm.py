@@ -11,8 +11,12 @@ import grpc
 import psutil
 import pytest
 import torch
-from generation_models import make_smollm2, why_vllm_cannot_run
-from generation_server import (
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from transformers import AutoModelForCausalLM
+
+from extra_rl.v1 import generation_pb2 as pb
+from support.generation_models import make_smollm2, why_vllm_cannot_run
+from support.generation_server import (
     Served,
     agree_with_a_plain_forward_pass,
     agrees,
@@ -25,10 +29,6 @@ from generation_server import (
     served,
     tokens,
 )
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from transformers import AutoModelForCausalLM
-
-from extra_rl.v1 import generation_pb2 as pb
 
 pytestmark = [
     pytest.mark.skipif(bool(why_vllm_cannot_run()), reason=why_vllm_cannot_run()),

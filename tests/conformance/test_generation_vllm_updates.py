@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from generation_models import make_model, why_vllm_cannot_run
-from generation_server import (
+
+from support.generation_models import make_model, why_vllm_cannot_run
+from support.generation_server import (
     Served,
     agree_under_updates,
     served,

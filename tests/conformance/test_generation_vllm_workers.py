@@ -6,8 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from generation_models import make_model, why_vllm_cannot_run
-from generation_server import (
+
+from extra_rl.v1 import generation_pb2 as pb
+from support.generation_models import make_model, why_vllm_cannot_run
+from support.generation_server import (
     MIXED,
     Served,
     agree_with_a_plain_forward_pass,
@@ -19,8 +21,6 @@ from generation_server import (
     served,
     tokens,
 )
-
-from extra_rl.v1 import generation_pb2 as pb
 
 pytestmark = [
     pytest.mark.skipif(bool(why_vllm_cannot_run()), reason=why_vllm_cannot_run()),
@@ -47,7 +47,7 @@ libdevice.log1p = log1p
 """
 #: As if a release of vLLM sampled where the extension does not look.
 ELSEWHERE = """
-from extra_services.generation import vllm_worker
+from extra_services.generation.engines.vllm import worker as vllm_worker
 
 vllm_worker._install_v1 = lambda runner: None
 """

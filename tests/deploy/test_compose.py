@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 import torch
 from images import ROOT, environment
-from processes import PATIENCE, wait_for
 from safetensors.torch import load_file
 
 from extra_client import GenerationClient, NoveltyClient, VerificationClient
 from extra_trainer.rehearsal.problems import problems
+from support.processes import PATIENCE, wait_for
 
 CLIENTS: dict[str, Callable[[str], Any]] = {
     "generation": GenerationClient,

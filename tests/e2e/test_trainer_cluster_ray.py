@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from processes import MARK, marked, wait_for
 
 from extra_trainer import config as configs
-from extra_trainer import plan
+from extra_trainer.launch import plan
 from extra_trainer.rehearsal.problems import problems
-from extra_trainer.run_folder import RunFolder
+from extra_trainer.runs.folder import RunFolder
+from support.processes import MARK, marked, wait_for
 
 #: What a run may take on a busy machine; nothing is asserted about time.
 PATIENCE = 420

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import Authority
-from processes import nothing_left_running
-from training_runs import metrics_of, output_of, start, tiny_config
 
 from extra_client import embedded
 from extra_services.runtime import tokens
+from support.certificates import Authority
+from support.processes import nothing_left_running
+from support.training_runs import metrics_of, output_of, start, tiny_config
 
 #: What docs/security.md says a run needs.
 SCOPES = {"run-*": "admin", "@generation": "admin", "@verification": "read"}

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import PATIENCE, marked, nothing_left_running, wait_for
-from training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
 
 from extra_client import embedded
-from extra_trainer.record import unpacked
+from extra_trainer.runs.record import unpacked
+from support.processes import PATIENCE, marked, nothing_left_running, wait_for
+from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from generation_models import make_model
 from google.protobuf.descriptor import MethodDescriptor
-from random_messages import Messages
 from safetensors.torch import load_file
 
 from extra_client import Credentials, GenerationClient, NoveltyClient, VerificationClient, embedded
 from extra_rl.v1 import generation_pb2, novelty_pb2, prefix_pb2, verification_pb2
+from support.generation_models import make_model
+from support.random_messages import Messages
 
 CODE = grpc.StatusCode
 #: How a request may end: served, or refused for what it is.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from generation_models import make_model
-from generation_server import Served, prompt, request, rollouts, served
 
 from extra_client import CancelledError, GenerationClient, UnavailableError
 from extra_rl.v1 import generation_pb2_grpc
+from support.generation_models import make_model
+from support.generation_server import Served, prompt, request, rollouts, served
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from memory_stores import STORES, RedisServer, redis_server
-from novelty_server import Server
 
 from extra_rl.v1 import novelty_pb2 as n
 from extra_rl.v1 import prefix_pb2 as p
+from support.memory_stores import STORES, RedisServer, redis_server
+from support.novelty_server import Server
 
 TEXT = "a line of some words that is long enough\nanother line of words, also long enough\nthe end"
 

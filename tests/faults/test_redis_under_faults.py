@@ -10,12 +10,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from fault_table import THE_REDIS, expected
-from faulty_services import PATIENCE, Calls, Novelty, fill, load, small_disk
-from hosts import host
-from processes import wait_for
-from redis_processes import RedisProcess, SentinelProcess
-from slow_network import slow_network
+
+from support.fault_table import THE_REDIS, expected
+from support.faulty_services import PATIENCE, Calls, Novelty, fill, load, small_disk
+from support.hosts import host
+from support.processes import wait_for
+from support.redis_processes import RedisProcess, SentinelProcess
+from support.slow_network import slow_network
 
 pytestmark = pytest.mark.slow
 #: Redis has to answer within so many seconds, so that a test needs no minutes; 120 unless the URL says so.

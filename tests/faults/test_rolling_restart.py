@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from generation_models import make_model
-from processes import nothing_left_running, wait_for
-from restarted_services import Restarted, restarted_services
-from training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
 
 from extra_client import VerificationClient
-from extra_trainer.generation_pool import GenerationPool
-from extra_trainer.rollout import Collected, RolloutCollector, RolloutRequest, Sampling
+from extra_trainer.rollouts.collector import Collected, RolloutCollector, RolloutRequest, Sampling
+from extra_trainer.rollouts.generation_pool import GenerationPool
+from support.generation_models import make_model
+from support.processes import nothing_left_running, wait_for
+from support.restarted_services import Restarted, restarted_services
+from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
 
 #: Seconds to wait for a service, on a busy machine.
 PATIENCE = 120.0

@@ -15,8 +15,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from fault_table import SERVICES, expected
-from faulty_services import (
+
+from extra_client import GenerationClient
+from support.fault_table import SERVICES, expected
+from support.faulty_services import (
     PATIENCE,
     Calls,
     Generation,
@@ -30,13 +32,11 @@ from faulty_services import (
     load,
     small_disk,
 )
-from generation_models import make_model
-from hosts import Host, host
-from memory_stores import redis_server
-from processes import wait_for
-from slow_network import slow_network
-
-from extra_client import GenerationClient
+from support.generation_models import make_model
+from support.hosts import Host, host
+from support.memory_stores import redis_server
+from support.processes import wait_for
+from support.slow_network import slow_network
 
 #: Seconds that a call is given which cannot be answered.
 SHORT = 1.5

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import nothing_left_running, wait_for
-from training_runs import metrics_of, output_of, start, tiny_config, what_happened
+
+from support.processes import nothing_left_running, wait_for
+from support.training_runs import metrics_of, output_of, start, tiny_config, what_happened
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 #: Victim -> a word of its command line.
 VICTIMS = {
-    "driver": "extra_trainer.driver",
+    "driver": "extra_trainer.openrlhf.driver",
     "trainer actor": "ray::ExTraTrainer",
     "policy worker": "ray::PolicyModelActor",
     "reference worker": "ray::ReferenceModelActor",

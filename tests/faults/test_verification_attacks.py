@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from verification_attacks import attacks
-from verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 from extra_rl.v1 import verification_pb2 as pb
+from support.verification_attacks import attacks
+from support.verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 # Honest items take milliseconds, but beside other tests on two cores half a second was once too little.
 LIMIT = 1.0

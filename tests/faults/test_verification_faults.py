@@ -12,9 +12,9 @@ import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 from extra_rl.v1 import verification_pb2 as pb
+from support.verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 _numbers = itertools.count()
 POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"

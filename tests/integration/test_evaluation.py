@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import MARK, marked, nothing_left_running, wait_for
 
 from extra_client import GenerationClient, Rollout, UnavailableError, VerificationClient, embedded
 from extra_trainer.config import EvaluationConfig
-from extra_trainer.data import Problem
-from extra_trainer.evaluate import Evaluator
-from extra_trainer.evaluation_result import Evaluation
-from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.data.problems import Problem
+from extra_trainer.evaluation.evaluator import Evaluator
+from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.rehearsal.problems import problems
+from extra_trainer.rollouts.generation_pool import GenerationPool
+from support.processes import MARK, marked, nothing_left_running, wait_for
 
 PATIENCE = 120
 CONFIG = EvaluationConfig(samples_per_prompt=4, k=(1, 4), problems_at_once=3)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from extra_client import FailedPreconditionError, GenerationClient, Rollout, UnavailableError, embedded
-from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.rollouts.generation_pool import GenerationPool
 
 OPTIONS = {"n": 3, "max_tokens": 24, "seed": 5, "temperature": 1.0, "top_p": 1.0, "min_policy_version": 0}
 

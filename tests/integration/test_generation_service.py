@@ -8,8 +8,13 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from generation_models import EOS, make_model
-from generation_server import (
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from extra_rl.v1 import generation_pb2 as pb
+from support.generation_models import EOS, make_model
+from support.generation_server import (
     MIXED,
     Served,
     all_tokens,
@@ -24,11 +29,6 @@ from generation_server import (
     served,
     tokens,
 )
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from extra_rl.v1 import generation_pb2 as pb
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,12 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from generation_models import make_model
-from generation_server import (
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from extra_rl.v1 import generation_pb2 as pb
+from support.generation_models import make_model
+from support.generation_server import (
     Served,
     agree_under_updates,
     agrees,
@@ -24,10 +28,6 @@ from generation_server import (
     stops_at_a_string_that_spans_an_update,
     tokens,
 )
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM
-
-from extra_rl.v1 import generation_pb2 as pb
 
 #: A window in which samples are still under way when new weights are there.
 make = partial(make_model, max_position_embeddings=4096)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import accessibility_violations, browsing, keep, needs_chromium
-from inspector_server import DEMO, inspecting
 from playwright.sync_api import Page, expect
 
-from extra_trainer.record import unpacked
+from extra_trainer.runs.record import unpacked
+from support.browser import accessibility_violations, browsing, keep, needs_chromium
+from support.inspector_server import DEMO, inspecting
 
 pytestmark = needs_chromium
 
@@ -155,7 +155,7 @@ def test_a_prompt_that_is_not_there_is_said_to_be_so(address: str) -> None:
 
 @pytest.mark.slow
 def test_a_run_of_a_hundred_thousand_rollouts_is_listed_and_filtered(tmp_path: Path) -> None:
-    benchmark = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "inspect_.py"))
+    benchmark = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "inspect.py"))
     benchmark["make_run"](tmp_path / "run", benchmark["STEPS"])
     with inspecting(tmp_path / "run", tmp_path / "cache") as where, browsing("light", 1400) as page:
         page.goto(f"{where}/?view=rollouts")

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from inspector_server import DEMO
 
 from extra_client import embedded
 from extra_inspector.index import Index, Query
 from extra_inspector.memories import LiveMemories, StoredMemories
-from extra_trainer.run_folder import RunFolder
+from extra_trainer.runs.folder import RunFolder
+from support.inspector_server import DEMO
 
 
 def test_the_map_of_a_live_service_is_that_of_the_store(tmp_path: Path) -> None:

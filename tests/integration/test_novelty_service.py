@@ -10,10 +10,10 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import code_pb2
-from novelty_server import Server
 
 from extra_rl.v1 import novelty_pb2 as n
 from extra_rl.v1 import prefix_pb2 as p
+from support.novelty_server import Server
 
 NEWLINE = 10
 

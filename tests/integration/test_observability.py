@@ -10,7 +10,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from observed_suite import (
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client.parser import text_string_to_metric_families
+
+from extra_client import Group, request_scope
+from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, Sampling
+from extra_trainer.rollouts.generation_pool import GenerationPool
+from support.observed_suite import (
     DEPLOYED,
     HANGING,
     Collector,
@@ -21,14 +28,7 @@ from observed_suite import (
     prometheus,
     traffic,
 )
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from processes import wait_for
-from prometheus_client.parser import text_string_to_metric_families
-
-from extra_client import Group, request_scope
-from extra_trainer.generation_pool import GenerationPool
-from extra_trainer.rollout import RolloutCollector, RolloutRequest, Sampling
+from support.processes import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = ("generation", "novelty", "verification")

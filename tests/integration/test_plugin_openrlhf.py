@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from generation_models import make_model
-from novelty_server import Server
 from transformers import AutoTokenizer
 
 from extra_client import NamespaceSettings, NoveltyClient, PrefixClient, UnavailableError
 from extra_client.errors import FailedPreconditionError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor
-from extra_trainer import cpu_bridge
+from extra_trainer.openrlhf import cpu_bridge
+from support.generation_models import make_model
+from support.novelty_server import Server
 
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generation_models import make_model, why_vllm_cannot_run
-from novelty_server import Server
 from transformers import AutoTokenizer
 
 from extra_client import NoveltyClient, PrefixClient
 from extra_client.integrations import prompt_id
+from support.generation_models import make_model, why_vllm_cannot_run
+from support.novelty_server import Server
 
 WHY_NOT = why_vllm_cannot_run() or ("" if find_spec("openrlhf") else "OpenRLHF is not installed")
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
@@ -37,7 +37,7 @@ AgentExecutor = agent_executor(
 def test_the_rollout_actor_rewards_groups_and_collects_the_entropies_of_hard_ones(tmp_path: Path) -> None:
     import ray
 
-    from extra_trainer import cpu_bridge
+    from extra_trainer.openrlhf import cpu_bridge
 
     cpu_bridge.install()
     from openrlhf.trainer.ray.vllm_engine import RolloutRayActor

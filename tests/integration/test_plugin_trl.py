@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import trl
 from datasets import Dataset
-from generation_models import make_model
-from novelty_server import Server
 from transformers import TrainerCallback
-from verification_server import verification_server
 
 from extra_client import NamespaceSettings, NoveltyClient, UnavailableError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.trl import NoveltyAdvantage, novelty_reward, verification_reward
+from support.generation_models import make_model
+from support.novelty_server import Server
+from support.verification_server import verification_server
 
 PROMPTS = ["1 + 1 = ", "2 + 2 = ", "3 + 3 = "]
 EAGER = NamespaceSettings(min_history=1)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from novelty_server import Server
-from verification_server import verification_server
 
 from extra_client import NoveltyClient, UnavailableError
 from extra_client.integrations import prompt_id
+from support.novelty_server import Server
+from support.verification_server import verification_server
 
 if find_spec("verl") is None:
     pytest.skip(
@@ -26,7 +26,6 @@ if find_spec("verl") is None:
 
 import torch
 import verl
-from generation_models import make_model
 from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
 from transformers import AutoTokenizer
@@ -34,6 +33,8 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+from support.generation_models import make_model
 
 PROMPT = [{"role": "user", "content": "2 + 2 = "}]
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from browser import accessibility_violations, browsing, keep, needs_chromium
 from playwright.sync_api import expect
-from run_folders import write_run
 
-from extra_trainer import report
+from extra_trainer.reports import report
+from support.browser import accessibility_violations, browsing, keep, needs_chromium
+from support.run_folders import write_run
 
 pytestmark = needs_chromium
 

@@ -11,12 +11,12 @@ from transformers import AutoTokenizer
 from extra_client import VerificationClient, embedded
 from extra_rl.config_file import ConfigError
 from extra_trainer.config import PrefixConfig
-from extra_trainer.data import Problem
-from extra_trainer.evaluate import weights_identity
-from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.data.problems import Problem
+from extra_trainer.evaluation.evaluator import weights_identity
+from extra_trainer.evaluation.rescue import POLICIES, Journal, RescueStudy
 from extra_trainer.rehearsal.problems import problems
-from extra_trainer.rescue import POLICIES, Journal, RescueStudy
-from extra_trainer.rollout import Sampling
+from extra_trainer.rollouts.collector import Sampling
+from extra_trainer.rollouts.generation_pool import GenerationPool
 
 HARD = [Problem(p.id, p.prompt, p.answer) for p in problems("train", 4, 0, terms=(5, 6))]
 

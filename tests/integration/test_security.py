@@ -20,8 +20,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from certificates import Authority, Issued
-from generation_models import make_model
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
@@ -58,7 +56,9 @@ from extra_services.runtime.tls import Certificates
 from extra_services.runtime.tokens import SCOPES
 from extra_services.verification.main import VerificationSettings
 from extra_trainer.config import CredentialsConfig
-from extra_trainer.generation_pool import GenerationPool
+from extra_trainer.rollouts.generation_pool import GenerationPool
+from support.certificates import Authority, Issued
+from support.generation_models import make_model
 
 CODE = grpc.StatusCode
 METHODS = {

@@ -14,8 +14,9 @@ from rich.console import Console
 from extra_client import embedded
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
-from extra_trainer import memory_estimate, openrlhf_parser, plan
-from extra_trainer.run_folder import RunFolder
+from extra_trainer.launch import memory_estimate, plan
+from extra_trainer.openrlhf import parser as openrlhf_parser
+from extra_trainer.runs.folder import RunFolder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "trainer" / "configs"
 #: As published with the model.

@@ -22,12 +22,12 @@ from extra_client import (
     VerificationClient,
     embedded,
 )
-from extra_trainer import record
 from extra_trainer.config import NoveltyConfig, PrefixConfig
-from extra_trainer.data import prompt_identity
-from extra_trainer.exploration import Explorer, GroupNovelty, StepNovelty, Tokens, step_metrics
-from extra_trainer.record import PrefixChoice
-from extra_trainer.rollout import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
+from extra_trainer.data.problems import prompt_identity
+from extra_trainer.exploration.explorer import Explorer, GroupNovelty, StepNovelty, Tokens, step_metrics
+from extra_trainer.rollouts.collector import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
+from extra_trainer.runs import record
+from extra_trainer.runs.record import PrefixChoice
 
 SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from verification_server import VerificationServer, verification_server
 
 from extra_rl.v1 import verification_pb2 as pb
+from support.verification_server import VerificationServer, verification_server
 
 CORRECT, WRONG = pb.VERDICT_STATUS_CORRECT, pb.VERDICT_STATUS_WRONG
 UNPARSEABLE, TIMEOUT, ERROR = (

@@ -8,12 +8,12 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 from extra_rl.v1 import verification_pb2 as pb
 from extra_services.verification.pool import WorkerPool
 from extra_services.verification.service import VerificationServicer
 from extra_services.verification.verifier import Verifier
+from support.verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
 CORRECT, WRONG = pb.VERDICT_STATUS_CORRECT, pb.VERDICT_STATUS_WRONG

@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-import fault_table
+from support import fault_table
 
 TESTS = Path(__file__).resolve().parents[1] / "faults"
 

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_services.errors import InvalidInput
-from extra_services.generation import vllm_worker
-from extra_services.generation.prefix_cache import BLOCK, PrefixCache
+from extra_services.generation.engines.transformers.prefix_cache import BLOCK, PrefixCache
+from extra_services.generation.engines.transformers.rows import Computed
+from extra_services.generation.engines.transformers.sampling import RowParameters, draw, noise_keys
+from extra_services.generation.engines.vllm import worker as vllm_worker
 from extra_services.generation.rollouts import Sampling
-from extra_services.generation.rows import Computed
-from extra_services.generation.sampling import RowParameters, draw, noise_keys
 from extra_services.generation.segments import segments
 from extra_services.generation.tensor_stream import TensorStream
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from run_folders import PROMPTS, SAMPLES, STEPS, write_run
 
 from extra_inspector import diff, memories, tokens
 from extra_inspector.access import COOKIE, Guard
 from extra_inspector.index import Index, Query
 from extra_inspector.main import configure
 from extra_rl.config_file import ConfigError
-from extra_trainer import record
-from extra_trainer.run_folder import RunFolder
+from extra_trainer.runs import record
+from extra_trainer.runs.folder import RunFolder
+from support.run_folders import PROMPTS, SAMPLES, STEPS, write_run
 
 
 @pytest.fixture

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory_stores import RedisServer, redis_server
 from numpy.typing import NDArray
 
-from extra_services.memory import index
+from extra_services.memory import index, transfer
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.novelty import transfer
 from extra_services.novelty.request import GroupScores, Options, RolloutGroup
 from extra_services.novelty.scoring import NoveltyScorer
+from support.memory_stores import RedisServer, redis_server
 
 DIMENSION = 6
 

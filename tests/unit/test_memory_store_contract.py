@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from memory_stores import STORES, RedisServer, open_store, redis_server
 
 from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound
 from extra_services.memory.records import (
@@ -24,6 +23,7 @@ from extra_services.memory.records import (
 from extra_services.memory.redis_store import RedisStore
 from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.memory.store import Store, import_name
+from support.memory_stores import STORES, RedisServer, open_store, redis_server
 
 SPACE = EmbeddingSpace("model", 4)
 SETTINGS = NamespaceSettings(memory_capacity=3, prefix_capacity=2, ngram_size=1)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from extra_trainer.advantage import advantages, normalise
+from extra_trainer.exploration.advantage import advantages, normalise
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8)
 REWARDS = SHAPES.flatmap(lambda shape: hnp.arrays(float, shape, elements=st.sampled_from([0.0, 1.0])))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from extra_trainer.bonus import what_was_paid
+from extra_trainer.reports.bonus import what_was_paid
 
 
 def rollout(prompt: str, text: str, status: str, novelty: float, **more: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extra_trainer.by_length import UpdatesByLength, cut_by_length
+from extra_trainer.openrlhf.by_length import UpdatesByLength, cut_by_length
 
 LENGTHS = st.lists(st.integers(1, 200), min_size=1, max_size=64)
 

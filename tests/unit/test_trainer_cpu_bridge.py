@@ -15,7 +15,7 @@ def _run(code: str) -> str:
 
 def test_openrlhf_s_trainer_imports_and_its_engines_fail_clearly_where_vllm_is_missing() -> None:
     out = _run(
-        "from extra_trainer import cpu_bridge\n"
+        "from extra_trainer.openrlhf import cpu_bridge\n"
         "cpu_bridge._stand_in({'absent_pkg': ('Thing',)}, 'its features')\n"
         "cpu_bridge.install(); cpu_bridge.install()\n"
         "import openrlhf.trainer.ppo_trainer, absent_pkg\n"
@@ -27,7 +27,7 @@ def test_openrlhf_s_trainer_imports_and_its_engines_fail_clearly_where_vllm_is_m
 
 def test_the_current_device_is_the_cpu_and_formats_as_a_number() -> None:
     out = _run(
-        "from extra_trainer import cpu_bridge; cpu_bridge.install()\n"
+        "from extra_trainer.openrlhf import cpu_bridge; cpu_bridge.install()\n"
         "import torch\n"
         "device = torch.cuda.current_device()\n"
         "print(torch.ones(1).to(device).device, f'cuda:{device}')\n"
@@ -42,7 +42,7 @@ def test_where_there_is_a_gpu_and_the_packages_nothing_is_touched() -> None:
         "torch.cuda.is_available = lambda: True\n"
         "for name in ('flash_attn', 'vllm'): sys.modules[name] = types.ModuleType(name)\n"
         "before = dict(sys.modules), torch.cuda.set_device, torch.cuda.current_device\n"
-        "from extra_trainer import cpu_bridge; cpu_bridge.install()\n"
+        "from extra_trainer.openrlhf import cpu_bridge; cpu_bridge.install()\n"
         "print(torch.cuda.set_device is before[1], torch.cuda.current_device is before[2],\n"
         "      'vllm.inputs' in sys.modules, 'deepspeed' in sys.modules)\n"
     )
@@ -53,7 +53,7 @@ def test_packed_samples_have_the_log_probabilities_of_padded_ones_without_flash_
     tiny_model: Path,
 ) -> None:
     out = _run(
-        "from extra_trainer import cpu_bridge; cpu_bridge.install()\n"
+        "from extra_trainer.openrlhf import cpu_bridge; cpu_bridge.install()\n"
         "import torch\n"
         "from openrlhf.models import Actor\n"
         "ids = torch.arange(3, 18).repeat(3, 1) % 17\n"

@@ -12,7 +12,7 @@ import pytest
 
 from extra_rl.config_file import ConfigError
 from extra_trainer.config import PromptConfig
-from extra_trainer.data import BENCHMARKS, Problem, evaluation_sets, read_problems
+from extra_trainer.data.problems import BENCHMARKS, Problem, evaluation_sets, read_problems
 
 ROWS = [
     {"id": "a", "problem": "1+1=?", "answer": "2"},

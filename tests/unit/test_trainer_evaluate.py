@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extra_rl.config_file import ConfigError
-from extra_trainer.evaluate import weights_identity
-from extra_trainer.evaluation_journal import Journal
-from extra_trainer.evaluation_result import Evaluation, ProblemResult, result_table, summarize
-from extra_trainer.pass_at_k import bootstrap_means, interval, pass_at_k, problem_pass_at_k
+from extra_trainer.evaluation.evaluator import weights_identity
+from extra_trainer.evaluation.journal import Journal
+from extra_trainer.evaluation.pass_at_k import bootstrap_means, interval, pass_at_k, problem_pass_at_k
+from extra_trainer.evaluation.result import Evaluation, ProblemResult, result_table, summarize
 
 REQUEST: dict[str, Any] = {
     "policy_version": 3,

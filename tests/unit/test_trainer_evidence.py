@@ -11,10 +11,10 @@ from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
 from extra_rl.config_file import ConfigError
-from extra_trainer import evidence
-from extra_trainer.advantage import controlled
-from extra_trainer.evidence import KEPT, Result
-from extra_trainer.experiment import Experiment, Run
+from extra_trainer.experiments import evidence
+from extra_trainer.experiments.evidence import KEPT, Result
+from extra_trainer.experiments.experiment import Experiment, Run
+from extra_trainer.exploration.advantage import controlled
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = ROOT / "trainer/experiments/rehearsal.yaml"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from extra_trainer.exploration import GuidedQueue, Tokens
+from extra_trainer.exploration.explorer import GuidedQueue, Tokens
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
-from extra_trainer.rollout import RolloutRequest
+from extra_trainer.rollouts.collector import RolloutRequest
 
 
 def _request(name: str, guided: bool = False) -> RolloutRequest:

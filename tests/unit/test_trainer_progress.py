@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from extra_trainer.progress import TrainingProgress, time_left
+from extra_trainer.reports.progress import TrainingProgress, time_left
 
 
 def _record(step: int) -> dict[str, float]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import STEPS, write_run
 
 from extra_rl.config_file import ConfigError
-from extra_trainer import arms, figures, report
-from extra_trainer.arms import TrainedRun
+from extra_trainer.reports import arms, figures, report
+from extra_trainer.reports.arms import TrainedRun
+from support.run_folders import STEPS, write_run
 
 
 def _read(*paths: Path) -> list[TrainedRun]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from extra_trainer.run_folder import RunFolder
+from extra_trainer.runs.folder import RunFolder
 
 
 def test_what_came_after_the_last_checkpoint_is_forgotten(tmp_path: Path) -> None:

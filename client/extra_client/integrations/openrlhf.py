@@ -287,7 +287,7 @@ class _Entropies:
 def return_entropies(worker: Any) -> None:
     """Runs in vLLM's worker: what the generation service does to its sampler, done to OpenRLHF's."""
     # Named, not imported: this client needs no service installed where it runs, the engine's process does.
-    module = importlib.import_module("extra_services.generation.vllm_worker")
+    module = importlib.import_module("extra_services.generation.engines.vllm.worker")
     module.EntropyWorker.extra_install_entropy(worker)
 
 

@@ -10,10 +10,10 @@ from extra_rl.config_file import ConfigError
 from extra_rl.v1 import generation_pb2_grpc
 from extra_services.errors import ServiceError
 from extra_services.generation import instruments
+from extra_services.generation.engines.transformers.engine import Options, TransformersEngine
 from extra_services.generation.rollouts import Engine
 from extra_services.generation.service import GenerationServicer
 from extra_services.generation.settings import GenerationSettings
-from extra_services.generation.transformers_engine import Options, TransformersEngine
 from extra_services.generation.vocabulary import Vocabulary
 from extra_services.runtime import server
 from extra_services.runtime.settings import load
@@ -69,7 +69,7 @@ async def _vllm(settings: GenerationSettings, vocabulary: Vocabulary) -> Engine:
     if find_spec("vllm") is None:
         raise ConfigError("engine: vllm is not installed; pip install 'extra-rl[vllm]', or use transformers")
     # Late: importing vLLM takes seconds and is only possible where it is installed.
-    from extra_services.generation.vllm_engine import VllmEngine, VllmOptions
+    from extra_services.generation.engines.vllm.engine import VllmEngine, VllmOptions
 
     return await VllmEngine.start(
         VllmOptions(

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from extra_services.errors import FailedPrecondition, InvalidInput
-from extra_services.generation.rows import ATTENTION
+from extra_services.generation.engines.transformers.rows import ATTENTION
 
 #: Nats by which an engine of this number format may differ from a plain forward pass of the same weights.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}

@@ -10,10 +10,10 @@ import numpy as np
 
 from extra_rl.v1 import novelty_pb2, novelty_pb2_grpc
 from extra_services.errors import InvalidInput
+from extra_services.memory import transfer
 from extra_services.memory.instruments import REQUESTS_WAITING, STAGES
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import Header, MemoryPolicy, NamespaceSettings, Storage, TextWindow
-from extra_services.novelty import transfer
 from extra_services.novelty.collecting import DEFAULT_WAIT_SECONDS, Sample, SampleCollector
 from extra_services.novelty.neighbors import NeighborQuery, nearest_solutions
 from extra_services.novelty.request import (

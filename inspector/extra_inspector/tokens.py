@@ -1,0 +1,95 @@
+"""The tokens of a rollout: what each reads, its entropy, and where segments end.
+
+A token's own text is in the run's vocabulary. Together they should read as the rollout does; where they do
+not (tokens that hold part of a character, tokenizers that drop a leading space), tokens are fitted to the
+text: one that is not found where it should be shares the text up to the next one that is.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from extra_trainer.runs.folder import RunFolder
+from extra_trainer.runs.record import unpacked
+
+#: Characters searched for the next token that fits.
+AHEAD = 64
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token. `entropy`, in nats, is None for those of a prefix, which were not sampled here."""
+
+    text: str
+    entropy: float | None
+    #: Whether a segment ends after it.
+    ends_segment: bool = False
+
+
+@dataclass
+class Vocabulary:
+    """What the tokens of a run read."""
+
+    folder: RunFolder
+    min_segment_tokens: int = 1
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """Text of each token alone; empty if the run folder is of a release that did not keep them."""
+        if not self.folder.vocabulary.is_file():
+            return []
+        found: list[str] = json.loads(self.folder.vocabulary.read_text(encoding="utf-8"))
+        return found
+
+    def tokens(self, record: dict[str, Any]) -> list[Token] | None:
+        """The tokens of a rollout, its prefix's first; None if its line does not hold them."""
+        if "token_ids" not in record or not self.pieces:
+            return None
+        ids = unpacked(record["token_ids"], "<i4").tolist()
+        known = unpacked(record["entropies"], "<f2").astype(float).tolist()
+        entropies = [*[None] * (len(ids) - len(known)), *known]
+        pieces = [self.pieces[i] if i < len(self.pieces) else "" for i in ids]
+        texts = fitted(pieces, record["text"])
+        ends = segment_ends(pieces, self.min_segment_tokens)
+        return [
+            Token(text, entropy, place in ends)
+            for place, (text, entropy) in enumerate(zip(texts, entropies, strict=True), 1)
+        ]
+
+
+def segment_ends(pieces: Sequence[str], least: int) -> set[int]:
+    """After how many tokens segments end: at newlines, at least `least` tokens apart."""
+    ends: list[int] = []
+    for place, piece in enumerate(pieces, 1):
+        if "\n" in piece and (not ends or place - ends[-1] >= least):
+            ends.append(place)
+    return set(ends)
+
+
+def fitted(pieces: Sequence[str], text: str) -> list[str]:
+    """The part of `text` that each token stands for; together they are the text."""
+    parts: list[str] = []
+    at = 0
+    for piece in pieces:
+        if piece and text.startswith(piece, at):
+            parts.append(piece)
+            at += len(piece)
+            continue
+        place = text.find(piece, at, at + AHEAD) if piece.strip("\ufffd") else -1
+        if place < 0:
+            parts.append("")
+            continue
+        # What lies between belongs to the tokens before, which did not fit, or to this one.
+        if parts and not parts[-1]:
+            parts[-1] = text[at:place]
+            parts.append(piece)
+        else:
+            parts.append(text[at:place] + piece)
+        at = place + len(piece)
+    if at < len(text):
+        last = next((place for place in reversed(range(len(parts))) if not parts[place]), len(parts) - 1)
+        if parts:
+            parts[last] += text[at:]
+    return parts

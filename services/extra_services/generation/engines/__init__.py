@@ -1,0 +1,1 @@
+"""The engines that generation can run on."""

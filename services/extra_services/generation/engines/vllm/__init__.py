@@ -1,0 +1,1 @@
+"""The engine for GPUs and clusters, on vLLM."""

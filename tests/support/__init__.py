@@ -1,0 +1,1 @@
+"""What tests share: models, servers, processes, faults. Importable in an editable installation."""

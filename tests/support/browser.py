@@ -1,0 +1,68 @@
+"""A real browser for tests: Debian's Chromium, headless, asking no other host; screenshots are kept."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_core_python.sync_playwright import Axe
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+#: Where screenshots go; ignored by git.
+ARTIFACTS = Path(__file__).resolve().parents[2] / "test-artifacts"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"
+)
+
+
+@contextmanager
+def browsing(scheme: str = "light", width: int = 1280, height: int = 900) -> Iterator[Page]:
+    """A page in a new profile; what it logs as an error, or asks of another host, fails the test."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})  # type: ignore[arg-type]
+        page = context.new_page()
+        trouble: list[str] = []
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("console", lambda said: trouble.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda request: trouble.append(request.url) if _foreign(request.url) else None)
+        yield page
+        browser.close()
+    assert trouble == []
+
+
+def _foreign(url: str) -> bool:
+    return not url.startswith(("file:", "data:", "blob:", "http://127.0.0.1:"))
+
+
+def keep(page: Page, name: str, *, whole: bool = True) -> None:
+    """Keeps a screenshot."""
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=whole)
+
+
+def accessibility_violations(page: Page) -> list[str]:
+    """What axe-core finds wrong, by WCAG 2.2 A and AA; empties the figures of the page."""
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+    # Pictures stand behind their labels; axe-core would take seconds for their thousands of elements.
+    page.evaluate("document.querySelectorAll('.plot[role=img]').forEach((plot) => plot.replaceChildren())")
+    options = {"runOnly": {"type": "tag", "values": tags}, "resultTypes": ["violations"]}
+    found: dict[str, Any] = Axe().run(page, options=options)
+    return [
+        f"{violation['id']}: {node['html'][:160]}: {node['failureSummary'][:200]}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]

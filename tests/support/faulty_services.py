@@ -1,0 +1,417 @@
+"""Services as the fault tests see them: processes that can be hurt, clients that keep what they hear.
+
+Each subject has `work`, one round of calls whose answers are checked and kept, and `check`, which asks for
+everything acknowledged so far once more: nothing of it may be missing, different or counted twice.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from extra_client import (
+    EntropyRollout,
+    ExtraError,
+    GenerationClient,
+    HardPrompt,
+    NamespaceSettings,
+    NoveltyClient,
+    PrefixClient,
+    VerificationClient,
+)
+from support.generation_models import make_model
+from support.hosts import Host
+from support.processes import SERVICES_PYTHON, wait_for
+
+#: Seconds for which a client waits for a server that comes back, and that a call may take, on a busy machine.
+PATIENCE = 200.0
+TEXT = "a line of some words that is long enough\nanother line of words, also long enough\nthe end"
+
+
+class Subject:
+    """A server process in `folder`, on `host` (None: this one), at one port as long as the test lasts."""
+
+    #: As in `extra-rl serve NAME`.
+    server: str
+
+    def __init__(
+        self,
+        folder: Path,
+        host: Host | None = None,
+        flags: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.folder, self.host = folder, host
+        #: Added to the environment when the server starts next.
+        self.environment = environment or {}
+        self.log = folder / "log"
+        self._flags = list(flags)
+        self.address = "127.0.0.1" if host is None else host.address
+        self.port = free_port()
+        self.target = f"{self.address}:{self.port}"
+        self.prepare()
+        self.start()
+
+    def prepare(self) -> None:
+        """What must be there before the first start."""
+
+    def flags(self) -> list[str]:
+        """Settings of its own."""
+        return []
+
+    def open(self, target: str, patience: float | None = None) -> "Calls":
+        """A client's calls to it, at `target`."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Starts it; returns once it serves."""
+        self.begin()
+        ready = self.folder / "address"
+        wait_for(lambda: ready.exists() or self.process.poll() is not None, "it did not start")
+        assert self.process.poll() is None, self.log.read_text(errors="replace")[-4000:]
+
+    def begin(self) -> None:
+        """Starts it, and does not wait."""
+        (self.folder / "address").unlink(missing_ok=True)
+        command = [SERVICES_PYTHON, "-m", "extra_cli", "serve", self.server, f"--port={self.port}"]
+        command += [f"--host={self.address}", f"--address-file={self.folder / 'address'}"]
+        command += [*self.flags(), *self._flags]
+        if self.host is not None:
+            command = [*self.host.inside, *command, "--allow-plaintext-network"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"} | self.environment
+            )
+
+    def kill(self) -> None:
+        """kill -9; its own children end by themselves."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """SIGTERM; it must end well."""
+        self.process.terminate()
+        assert self.process.wait(60) == 0
+
+    def freeze(self, number: signal.Signals) -> None:
+        """SIGSTOP or SIGCONT to it and all its children."""
+        for process in [psutil.Process(self.process.pid), *self.children()]:
+            process.send_signal(number)
+
+    def children(self) -> list[psutil.Process]:
+        """All its descendants."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def close(self) -> None:
+        """No process stays, whatever state it is in."""
+        if self.process.poll() is None:
+            self.freeze(signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+
+
+class Calls:
+    """A client's view of a subject; safe to use from several threads."""
+
+    def work(self, deadline: float | None = None) -> None:
+        """One round of calls; ExtraError if one fails, AssertionError if an answer is wrong."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """All acknowledged so far is as it was."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends the connection."""
+        raise NotImplementedError
+
+
+class Generation(Subject):
+    """The generation service with a tiny model; its weights folder is `folder`/weights."""
+
+    server = "generation"
+
+    def prepare(self) -> None:
+        make_model(self.folder / "model")
+        (self.folder / "weights").mkdir(exist_ok=True)
+
+    def flags(self) -> list[str]:
+        model, weights = self.folder / "model", self.folder / "weights"
+        return [f"--model={model}", f"--weights-root={weights}", "--threads=1"]
+
+    def open(self, target: str, patience: float | None = None) -> "GenerationCalls":
+        return GenerationCalls(GenerationClient(target, patience=patience))
+
+
+class GenerationCalls(Calls):
+    """Rollouts by seed: the same seed, the same tokens, whatever happened in between."""
+
+    def __init__(self, client: GenerationClient) -> None:
+        self.client = client
+        self._numbers = itertools.count()
+        self._known: dict[int, list[list[int]]] = {}
+
+    def work(self, deadline: float | None = None) -> None:
+        seed = next(self._numbers) % 7
+        tokens = self._tokens(seed, deadline)
+        assert self._known.setdefault(seed, tokens) == tokens
+
+    def check(self) -> None:
+        for seed, tokens in self._known.items():
+            assert self._tokens(seed, PATIENCE) == tokens
+
+    def _tokens(self, seed: int, deadline: float | None) -> list[list[int]]:
+        groups = self.client.generate(
+            [[2, 3, 4], [5]], n=2, max_tokens=12, prefixes=[None, [6, 7]], seed=seed, deadline=deadline
+        )
+        return [rollout.token_ids.tolist() for group in groups for rollout in group]
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class Verification(Subject):
+    """The verification service with one worker and one for slow items."""
+
+    server = "verification"
+
+    def flags(self) -> list[str]:
+        return ["--workers=1", "--slow-workers=1", "--timeout-seconds=60"]
+
+    def open(self, target: str, patience: float | None = None) -> "VerificationCalls":
+        return VerificationCalls(VerificationClient(target, patience=patience))
+
+
+class VerificationCalls(Calls):
+    """Pairs right and wrong, decided at once and by a worker, none asked twice."""
+
+    def __init__(self, client: VerificationClient) -> None:
+        self.client = client
+        self._numbers = itertools.count()
+
+    def work(self, deadline: float | None = None) -> None:
+        number = next(self._numbers)
+        responses = [r"\boxed{4}", r"\boxed{5}", rf"\boxed{{x+{number}}}", rf"\boxed{{x+{number}}}"]
+        answers = ["4", "4", f"{number}+x", f"{number + 1}+x"]
+        verdicts = self.client.verify(responses, answers, deadline=deadline)
+        assert [str(verdict.status) for verdict in verdicts] == ["correct", "wrong"] * 2
+
+    def check(self) -> None:
+        self.work(PATIENCE)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class Novelty(Subject):
+    """The novelty and prefix services on SQLite in `folder`/data, or on Redis if a flag says so."""
+
+    server = "novelty"
+
+    def flags(self) -> list[str]:
+        return [f"--data-folder={self.folder / 'data'}"]
+
+    def open(self, target: str, patience: float | None = None) -> "NoveltyCalls":
+        return NoveltyCalls(target, patience, with_prefixes=True)
+
+
+class NoveltyWithoutModel(Novelty):
+    """The same for embeddings only, which starts in a second; it has no prefixes, whose texts it embeds."""
+
+    def flags(self) -> list[str]:
+        return [*super().flags(), "--embedder=none"]
+
+    def open(self, target: str, patience: float | None = None) -> "NoveltyCalls":
+        return NoveltyCalls(target, patience, with_prefixes=False)
+
+
+class NoveltyCalls(Calls):
+    """Writes to both memories, each under a key of its own, and what was answered to it."""
+
+    def __init__(self, target: str, patience: float | None, with_prefixes: bool) -> None:
+        self._with_prefixes = with_prefixes
+        settings = NamespaceSettings(memory_capacity=60_000, prefix_capacity=4096, min_history=1)
+        self.novelty = NoveltyClient(target, "run", settings, patience=patience)
+        self.prefix = PrefixClient(target, "run", settings, patience=patience)
+        self._numbers = itertools.count()
+        #: Number of a write -> its answer, or None while nothing came back: then it may be stored, or not.
+        self.scores: dict[int, list[float] | None] = {}
+        self.added: dict[int, tuple[int, ...] | None] = {}
+
+    def work(self, deadline: float | None = None) -> None:
+        number = next(self._numbers)
+        self.scores[number] = None
+        self.scores[number] = self._score(number, deadline)
+        if not self._with_prefixes:
+            return
+        self.added[number] = None
+        self.added[number] = self._add(number, deadline)
+
+    def _score(self, number: int, deadline: float | None) -> list[float]:
+        vectors = np.random.default_rng(number).standard_normal((2, 8)).astype(np.float32)
+        scores = self.novelty.score(
+            f"p{number % 50}",
+            embeddings=vectors,
+            correct=[True, True],
+            idempotency_key=f"score-{number}",
+            deadline=deadline,
+        )
+        return scores.tolist()
+
+    def _add(self, number: int, deadline: float | None) -> tuple[int, ...]:
+        # Twenty texts in all: the model is not what is tested.
+        text = f"{number % 20} {TEXT}"
+        rollout = EntropyRollout(
+            token_ids=[ord(letter) for letter in text],
+            entropies=[0.5] * len(text),
+            text=text,
+            token_ends=range(1, len(text) + 1),
+        )
+        added = self.prefix.add_rollouts(
+            [HardPrompt(f"p{number % 50}", [rollout])],
+            newline_token_ids=[10],
+            idempotency_key=f"add-{number}",
+            deadline=deadline,
+        )[0]
+        if added.error is not None:
+            raise added.error
+        return added.lengths
+
+    def check(self) -> None:
+        # What was not acknowledged is sent again under its key, as a trainer does: then it counts once.
+        for number, scores in list(self.scores.items()):
+            again = self._score(number, PATIENCE)
+            assert scores is None or again == scores, f"score {number} was {scores}, now {again}"
+            self.scores[number] = again
+        for number, lengths in list(self.added.items()):
+            again_added = self._add(number, PATIENCE)
+            assert lengths is None or again_added == lengths
+            self.added[number] = again_added
+        stored = {each.prompt_id: each for each in self.novelty.list_prompts(deadline=PATIENCE)}
+        solutions = Counter[str]()
+        prefixes = Counter[str]()
+        for number in self.scores:
+            solutions[f"p{number % 50}"] += 2
+        for number, lengths in self.added.items():
+            prefixes[f"p{number % 50}"] += len(lengths or ())
+        assert {prompt: each.solutions_added for prompt, each in stored.items()} == dict(solutions)
+        assert {prompt: each.prefixes for prompt, each in stored.items() if each.prefixes} == dict(+prefixes)
+
+    def close(self) -> None:
+        self.novelty.close()
+        self.prefix.close()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class Load:
+    """Calls made one after the other by a thread, until it is ended; `seen` are the errors."""
+
+    def __init__(self, calls: Calls, deadline: float | None) -> None:
+        self._calls, self._deadline, self._ended = calls, deadline, threading.Event()
+        self.seen: list[BaseException] = []
+        self.done = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._calls.work(self._deadline)
+                self.done += 1
+            except ExtraError as error:
+                self.seen.append(error)
+            except BaseException as error:
+                self.seen.append(error)
+                return
+
+    def wait_for_more(self, rounds: int = 3) -> None:
+        """Returns after so many rounds more."""
+        before = self.done
+        wait_for(lambda: self.done >= before + rounds or not self._thread.is_alive(), "no calls come through")
+
+    def end(self) -> list[BaseException]:
+        """The errors seen, in order; AssertionErrors are raised."""
+        self._ended.set()
+        self._thread.join()
+        for error in self.seen:
+            if not isinstance(error, ExtraError):
+                raise error
+        return self.seen
+
+
+@contextmanager
+def load(calls: Calls, deadline: float | None = None) -> Iterator[Load]:
+    """Calls under way for the duration of the context, each with this deadline."""
+    running = Load(calls, deadline)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """`folder` on a disk of its own, of `size` ("4m"); skips where mounting is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounting = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True, check=False
+    )
+    if mounting.returncode:
+        pytest.skip(f"cannot mount a small disk here: {mounting.stderr.decode()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes all the room there is."""
+    path = folder / "filler"
+    with path.open("wb") as file:
+        file.write(b"\0" * shutil.disk_usage(folder).free)
+    assert not shutil.disk_usage(folder).free
+    return path
+
+
+class Clock:
+    """The time of day of the processes with `environment`; their monotonic clock stays right."""
+
+    def __init__(self, file: Path, library: Path) -> None:
+        self._file = file
+        self.jump("+0")
+        self.environment = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def jump(self, to: str) -> None:
+        """Sets it, to "+1d" for example."""
+        self._file.with_suffix(".new").write_text(to + "\n")
+        self._file.with_suffix(".new").rename(self._file)
+
+
+def jumping_clock(folder: Path) -> Clock:
+    """A clock to jump with, by libfaketime; skips where that is not installed."""
+    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not libraries:
+        pytest.skip("no libfaketime on this machine: apt-get install faketime")
+    return Clock(folder / "clock", libraries[0])

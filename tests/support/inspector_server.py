@@ -1,0 +1,47 @@
+"""`extra-rl inspect` as a process of its own, on a free port."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.processes import wait_for
+
+#: A small run recorded by the trainer (its README says how).
+DEMO = Path(__file__).parents[1] / "data" / "demo_run"
+
+
+@contextlib.contextmanager
+def inspecting(run: Path, cache: Path, *flags: str) -> Iterator[str]:
+    """Yields the page's address; all steps that are there are indexed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "extra_cli",
+        "inspect",
+        str(run),
+        "--port",
+        str(port),
+        "--cache",
+        str(cache),
+    ]
+    process = subprocess.Popen(
+        [*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: process.poll() is not None or _listens(port), "the inspector did not start")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert "Traceback" not in said, said
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0

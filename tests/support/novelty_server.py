@@ -1,0 +1,64 @@
+"""A real novelty server process for tests, which can be killed and started again on the same data."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import grpc
+
+from extra_rl.v1 import novelty_pb2 as n
+from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
+from support.processes import SERVICES_PYTHON
+
+
+class Server:
+    """A novelty server process with a data folder."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        address = folder / "address"
+        address.unlink(missing_ok=True)
+        (folder / "socket").unlink(missing_ok=True)
+        self.log = folder / "log"
+        arguments = [f"--host=unix:{folder / 'socket'}", f"--address-file={address}", *flags]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    SERVICES_PYTHON,
+                    "-m",
+                    "extra_services.novelty.main",
+                    f"--data-folder={folder / 'data'}",
+                    *arguments,
+                ],
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self.channel = grpc.insecure_channel(f"unix:{folder / 'socket'}")
+        self.novelty = novelty_pb2_grpc.NoveltyServiceStub(self.channel)
+        self.prefix = prefix_pb2_grpc.PrefixServiceStub(self.channel)
+
+    def ready(self) -> "Server":
+        until = time.monotonic() + 60
+        while True:
+            try:
+                self.novelty.ListNamespaces(n.ListNamespacesRequest(), wait_for_ready=True, timeout=60)
+                break
+            except grpc.RpcError as error:
+                # gRPC shares connections: this may have gone out on that of the server killed just before.
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > until:
+                    raise AssertionError(self.log.read_text()) from error
+        return self
+
+    def __enter__(self) -> "Server":
+        return self.ready()
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever has happened, no process stays."""
+        if self.process.poll() is None:
+            self.stop(signal.SIGKILL)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+        self.process.wait(30)
+        self.channel.close()

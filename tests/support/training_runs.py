@@ -1,0 +1,90 @@
+"""Starts small training runs, real OpenRLHF, Ray, DeepSpeed and services, and looks at what they did."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from extra_trainer.rehearsal.problems import problems
+from support.processes import MARK, PATIENCE
+
+
+def tiny_config(folder: Path, model: Path) -> Path:
+    """A config for `model`: six steps of four prompts with four samples; a checkpoint every second step.
+
+    The tiny model solves nothing, so the "answers" are digits, which it ends on now and then.
+    """
+    for split, count in (("train", 12), ("evaluation", 4)):
+        rows = (
+            {"id": problem.id, "problem": problem.prompt, "answer": str(place % 9 + 1)}
+            for place, problem in enumerate(problems(split, count, seed=0))
+        )
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = {
+        "name": "tiny",
+        "model": {"path": str(model)},
+        "data": {name: str(folder / f"{name}.jsonl") for name in ("train", "evaluation")},
+        "rollout": {
+            "prompts_per_step": 4,
+            "samples_per_prompt": 4,
+            "prompt_max_tokens": 64,
+            "response_max_tokens": 24,
+        },
+        "optimization": {
+            "epochs": 2,
+            "minibatch_prompts": 4,
+            "micro_batch_samples": 8,
+            "learning_rate": 1e-3,
+        },
+        "novelty": {"min_history": 0, "scale": "running_mean"},
+        "prefix": {"warmup_steps": 1, "regen_batch_size": 1, "min_segment_tokens": 2},
+        "evaluation": {"samples_per_prompt": 4, "k": [1, 4]},
+        "checkpoint": {"every_steps": 2},
+        # So that every step has a gradient, whatever the rewards.
+        "openrlhf": {"actor.entropy_coef": 0.01},
+        "services": {
+            "generation": {"settings": {"threads": 1}},
+            "novelty": {"settings": {"threads": 1}},
+            "verification": {"settings": {"workers": 1}},
+        },
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def start(mark: str, config: Path, run: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "extra_cli", "train", str(config), "--run", str(run), *flags]
+    environment = {**os.environ, MARK: mark}
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        # As from a terminal: what a shell starts in the background ignores Ctrl-C, and so would the run.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def rollouts_of(run: Path, step: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "rollouts" / f"step-{step:06d}.jsonl").open()]
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=PATIENCE)
+    return output
+
+
+def what_happened(record: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in record.items() if not name.startswith("seconds/")}

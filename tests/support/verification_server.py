@@ -1,0 +1,76 @@
+"""Starts real verification servers, each a process of its own, for the tests of several folders."""
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+import psutil
+
+from extra_rl.v1 import verification_pb2 as pb
+from extra_rl.v1 import verification_pb2_grpc
+from support.processes import SERVICES_PYTHON, wait_for
+
+
+class VerificationServer:
+    """A running server: its stub, and its processes."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", address: str) -> None:
+        self.process = process
+        self.address = address
+        self.channel = grpc.insecure_channel(address)
+        self.stub = verification_pb2_grpc.VerificationServiceStub(self.channel)
+
+    def verify(self, *pairs: tuple[str, str], timeout_seconds: float | None = None) -> list[pb.Verdict]:
+        """Verdicts on (response, answer) pairs, in one batch."""
+        items = [pb.VerifyItem(response=response, answer=answer) for response, answer in pairs]
+        request = pb.VerifyRequest(items=items, timeout_seconds=timeout_seconds)
+        return list(self.stub.Verify(request, timeout=60).verdicts)
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes: children of the forkserver, which is a child of the server."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if child.ppid() != self.process.pid:
+                    found.append(child)
+        return found
+
+
+@contextmanager
+def verification_server(
+    folder: Path, environment: dict[str, str] | None = None, **settings: object
+) -> Iterator[VerificationServer]:
+    """A server with `settings`, stopped at the end."""
+    address_file = folder / "address"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [SERVICES_PYTHON, "-m", "extra_cli", "serve", "verification", "--port=0", "--stop-with-stdin"]
+    process = subprocess.Popen(
+        [*command, f"--address-file={address_file}", "--log-level=error", *flags],
+        stdin=subprocess.PIPE,
+        env=os.environ | (environment or {}),
+    )
+    try:
+        wait_until(lambda: address_file.exists() or process.poll() is not None)
+        server = VerificationServer(process, address_file.read_text(encoding="utf-8"))
+        yield server
+        server.channel.close()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+_numbers = itertools.count()
+
+
+def needs_a_worker(count: int) -> list[tuple[str, str]]:
+    """Pairs that are equal, which the fast path cannot prove; never the same twice, for the cache."""
+    return [(rf"\boxed{{x+{number}}}", f"{number}+x") for number in itertools.islice(_numbers, count)]
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:  # type: ignore[no-untyped-def]
+    """Returns once `condition()` holds; fails after `seconds`."""
+    wait_for(condition, f"still not so after {seconds} s", seconds)

@@ -1,0 +1,1 @@
+"""What each `extra-rl` command of the trainer does: options in, exit code out."""

@@ -1,0 +1,132 @@
+"""What `extra-rl eval` does: options in, exit code out; the work is that of `evaluate.Evaluator`.
+
+Services that no address is given for are started as children and end with the command. The output folder
+holds samples.jsonl (the journal: all samples with their verdicts), results.json and the started services'
+logs. The same command goes on where an earlier one was stopped.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from extra_client import VerificationClient
+from extra_rl.config_file import ConfigError
+from extra_trainer.commands import measuring
+from extra_trainer.config import EvaluationConfig, PromptConfig
+from extra_trainer.data.problems import SET_NAME, Problem, evaluation_sets, read_problems
+from extra_trainer.evaluation.evaluator import Evaluator, weights_identity
+from extra_trainer.evaluation.result import Evaluation, result_table
+from extra_trainer.launch.services import start_here
+from extra_trainer.reports.progress import EvaluationProgress
+from extra_trainer.rollouts.generation_pool import GenerationPool
+
+#: Refused problems that are named in the terminal; results.json names all.
+NAMED = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options, as given."""
+
+    output: Path
+    data: list[str]
+    model: Path | None
+    #: Of all replicas; empty: one is started.
+    generation: list[str]
+    verification: str | None
+    #: Fields of EvaluationConfig and PromptConfig.
+    evaluation: dict[str, Any]
+    prompts: dict[str, Any]
+
+
+def run(options: Options) -> int:
+    """Evaluates; exit codes as `measuring.run`."""
+
+    def measure(console: Console) -> None:
+        evaluation = _evaluate(options, console)
+        console.print(result_table(evaluation))
+        _print_refused(evaluation, console)
+        console.print(f"{evaluation.seconds:.0f} s in all. Results: {options.output / 'results.json'}")
+
+    return measuring.run(measure, "Stopped; what is finished is kept.")
+
+
+def _evaluate(options: Options, console: Console) -> Evaluation:
+    settings = measuring.validated(EvaluationConfig, options.evaluation)
+    sets = _sets(options, settings)
+    if (options.model is None) == (not options.generation):
+        raise ConfigError("give either --model, to start a generation service, or --generation, its address")
+    options.output.mkdir(parents=True, exist_ok=True)
+    total = sum(len(problems) for problems in sets.values())
+    console.print(f"{total} problems: " + ", ".join(f"{name} {len(sets[name])}" for name in sets))
+    with ExitStack() as stack:
+        targets = _start_services(options, stack)
+        generation = stack.enter_context(GenerationPool(targets[0]))
+        verification = stack.enter_context(VerificationClient(targets[1]))
+        generation.wait_for_ready()
+        verification.wait_for_ready()
+        shown = stack.enter_context(
+            EvaluationProgress(console, "Evaluation", total * settings.samples_per_prompt)
+        )
+        assert settings.max_tokens is not None
+        evaluator = Evaluator(
+            generation,
+            verification,
+            settings,
+            settings.max_tokens,
+            chat=bool(options.prompts["apply_chat_template"]),
+            progress=shown.advance,
+        )
+        weights = "" if options.model is None else weights_identity(options.model)
+        evaluation = evaluator.run(sets, options.output / "samples.jsonl", weights=weights)
+    evaluation.save(options.output / "results.json")
+    return evaluation
+
+
+def _sets(options: Options, settings: EvaluationConfig) -> dict[str, list[Problem]]:
+    prompts = measuring.validated(PromptConfig, options.prompts)
+    sources: dict[str, str] = {}
+    for given in options.data:
+        own_name, equals, path = given.partition("=")
+        named = bool(equals) and SET_NAME.fullmatch(own_name) is not None and not Path(given).exists()
+        for name, source in evaluation_sets({own_name: path} if named else given).items():
+            if name in sources:
+                raise ConfigError(f"two sets are called {name}: name them, --data NAME=PATH")
+            sources[name] = source
+    # The chat template is the served model's: the service applies it.
+    return {name: read_problems(source, prompts, None, settings.problems) for name, source in sources.items()}
+
+
+def _start_services(options: Options, stack: ExitStack) -> tuple[list[str], str]:
+    """Addresses of generation and verification; what is started here stops with `stack`."""
+    logs = options.output / "logs"
+    logs.mkdir(exist_ok=True)
+
+    def start(name: str, **settings: Any) -> str:
+        return start_here(name, logs / f"{name}.log", stack, **settings)
+
+    # Side by side: each loads what it needs.
+    with ThreadPoolExecutor() as pool:
+        model = options.model and pool.submit(start, "generation", model=options.model.resolve())
+        verifier = None if options.verification else pool.submit(start, "verification")
+        generation = [model.result()] if model else options.generation
+        return generation, verifier.result() if verifier else str(options.verification)
+
+
+def _print_refused(evaluation: Evaluation, console: Console) -> None:
+    refused = [(name, problem) for name, result in evaluation.sets.items() for problem in result.refused]
+    if refused:
+        console.print(
+            f"[yellow]{len(refused)} problems were refused by the generation service "
+            "and count as not solved:[/]"
+        )
+    for name, problem in refused[:NAMED]:
+        console.print(
+            f"  {name} {problem.id}: {problem.reason}", markup=False, highlight=False, soft_wrap=True
+        )
+    if len(refused) > NAMED:
+        console.print(f"  and {len(refused) - NAMED} more, in results.json")

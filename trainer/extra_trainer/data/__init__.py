@@ -1,0 +1,1 @@
+"""Problems: read from files, turned into prompts."""

@@ -1,0 +1,128 @@
+"""Problems: read from files or made for the rehearsal, turned into prompts, written into the run folder.
+
+The run folder's copies are what the whole run reads (OpenRLHF, evaluation, a resumed run), so a run does
+not change when a source file does. A prompt's identity is a hash of its text: stable across epochs,
+workers and runs, which is what the novelty and prefix memories are keyed by.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from extra_rl.config_file import ConfigError
+from extra_trainer.config import PromptConfig
+from extra_trainer.data.files import read_rows, split_source
+from extra_trainer.runs.folder import write_whole
+
+#: The benchmarks of the paper; found by name in a folder of such files.
+BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
+#: What an evaluation set may be called: it names files.
+SET_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt as the policy sees it, with its reference answer."""
+
+    id: str
+    prompt: str
+    answer: str
+
+
+def prompt_identity(prompt: str) -> str:
+    """Name of a prompt in the novelty and prefix memories: 32 hex digits of the SHA-256 of its text."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:32]
+
+
+def read_problems(
+    source: str, config: PromptConfig, tokenizer: Any | None, most: int | None = None
+) -> list[Problem]:
+    """The first `most` problems of a file or dataset folder; ConfigError names the row that is wrong.
+
+    Without a tokenizer the chat template is not applied: the generation service will.
+    """
+    problems = []
+    for number, (place, row) in enumerate(islice(read_rows(source), most), start=1):
+        text = _text(row, config.problem_key, "problem_key", place)
+        answer = _text(row, config.answer_key, "answer_key", place)
+        problems.append(Problem(str(row.get("id", number)), make_prompt(text, config, tokenizer), answer))
+    if not problems:
+        raise ConfigError(f"{source} holds no problems")
+    return problems
+
+
+def make_prompt(problem: str, config: PromptConfig, tokenizer: Any | None) -> str:
+    """The prompt of a problem's text: template, and chat template if asked for and there is a tokenizer."""
+    text = config.template.replace("{problem}", problem)
+    if not config.apply_chat_template or tokenizer is None:
+        return text
+    messages = [{"role": "user", "content": text}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def evaluation_sets(source: str | Mapping[str, str]) -> dict[str, str]:
+    """Name -> source of each evaluation set.
+
+    `source` is a mapping of that kind; or one file or dataset folder, which is called by its own name; or a
+    folder with files (or dataset folders) that have names of BENCHMARKS: all that are there.
+    """
+    if not isinstance(source, str):
+        sets = dict(source)
+    else:
+        path, _ = split_source(source)
+        sets = _benchmarks(path) or {path.stem if path.is_file() else path.name: source}
+    if not sets:
+        raise ConfigError("no evaluation set is named")
+    for name in sets:
+        if not SET_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} cannot name an evaluation set: use letters, digits, dots, - and _ "
+                "(evaluation sets can be named: NAME and PATH)"
+            )
+    return sets
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    """Writes the JSON Lines file a run reads; it appears once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(asdict(problem), ensure_ascii=False) for problem in problems)
+    write_whole(path, "".join(f"{line}\n" for line in lines))
+
+
+def load_written(path: Path) -> list[Problem]:
+    """What `write_problems` wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [Problem(**json.loads(line)) for line in file]
+
+
+def _benchmarks(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in BENCHMARKS:
+        forms = (folder / form for form in (f"{name}.jsonl", f"{name}.parquet", name))
+        there = next((path for path in forms if path.exists()), None)
+        if there:
+            found[name] = str(there)
+    return found
+
+
+def _text(row: Mapping[str, Any], key: str, setting: str, place: str) -> str:
+    """The text or number under `key`, which may lead into nested values: `reward_model.ground_truth`."""
+    value: Any = row
+    for part in [key] if key in row else key.split("."):
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
+            raise ConfigError(f"{place}: there is no {key!r} ({setting} names it); it has {', '.join(row)}")
+    if value is None or value != value or not str(value).strip():
+        raise ConfigError(f"{place}: {key!r} is empty")
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        raise ConfigError(f"{place}: {key!r} is a {type(value).__name__}, not a text or a number")
+    return str(value)

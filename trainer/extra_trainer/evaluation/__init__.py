@@ -1,0 +1,1 @@
+"""Measuring a policy: pass@k, and whether prefixes rescue hard prompts."""

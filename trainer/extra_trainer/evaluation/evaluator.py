@@ -1,0 +1,217 @@
+"""Evaluation: pass@k of the policy that a generation service serves, on problems with known answers.
+
+`extra-rl eval` and the evaluations before and after training are this module. Each problem is a call of
+its own, with a seed made of the evaluation's seed, the problem and its place: what is sampled for it
+depends on nothing else, so problems may be evaluated side by side, in any order, in several launches, or
+in part, and come out the same. A problem that is finished is appended to a journal at once, and a launch
+evaluates what is not in it. Prompts travel as text: the tokenizer is the service's own.
+"""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from extra_client import (
+    CancelledError,
+    FinishReason,
+    GenerationClient,
+    GenerationInfo,
+    OverloadedError,
+    Rollout,
+    Verdict,
+    VerificationClient,
+)
+from extra_trainer.config import EvaluationConfig
+from extra_trainer.data.problems import Problem, prompt_identity
+from extra_trainer.evaluation.journal import Journal
+from extra_trainer.evaluation.result import Evaluation, ProblemResult, summarize
+from extra_trainer.reports.progress import Increments
+from extra_trainer.rollouts.collector import (
+    Group,
+    PromptRefusedError,
+    RolloutCollector,
+    RolloutRequest,
+    Sampling,
+)
+from extra_trainer.rollouts.generation_pool import GenerationPool
+
+#: Name -> problems.
+Sets = Mapping[str, Sequence[Problem]]
+#: Seconds that a full queue of a service is waited for.
+OVERLOAD_PATIENCE = 600.0
+#: Bytes at each end of a weights file that tell it from another.
+_END = 2**20
+
+
+def request(
+    info: GenerationInfo, sets: Sets, config: EvaluationConfig, *, max_tokens: int, chat: bool, weights: str
+) -> dict[str, Any]:
+    """All that decides the samples of an evaluation, as JSON: a journal of another request is another's.
+
+    `weights` tells the model's weights from others, see `weights_identity`; "" where their files are out of
+    reach.
+    """
+    return {
+        "model": info.model,
+        "policy_version": info.policy_version,
+        "weights": weights,
+        "vocab_hash": info.vocab_hash,
+        "engine": info.engine,
+        "max_model_len": info.max_model_len,
+        "samples_per_prompt": config.samples_per_prompt,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_tokens": max_tokens,
+        "seed": config.seed,
+        "chat": chat,
+        "sets": {name: digest([[p.id, p.prompt, p.answer] for p in sets[name]]) for name in sets},
+    }
+
+
+def weights_identity(folder: Path) -> str:
+    """Tells the weights in a model's folder from others: a hash of sizes, first and last MiB of its files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            digest.update(file.read(_END))
+            file.seek(max(0, size - _END))
+            digest.update(file.read(_END))
+    return digest.hexdigest()[:32]
+
+
+@dataclass
+class Evaluator:
+    """Evaluates problems through a generation and a verification client."""
+
+    generation: GenerationClient | GenerationPool
+    verification: VerificationClient
+    config: EvaluationConfig
+    #: Most tokens of a sample.
+    max_tokens: int
+    #: Whether prompts are messages to the chat template of the served model, not its plain input.
+    chat: bool = False
+    #: Called with samples that are new, from several threads.
+    progress: Callable[[int], None] = field(default=lambda samples: None)
+
+    def run(self, sets: Sets, journal_path: Path, *, weights: str = "", replace: bool = False) -> Evaluation:
+        """Evaluates what the journal does not hold yet, and sums up all.
+
+        ConfigError if the journal is of another request (with `replace` it is started anew); the errors of
+        the services as they are. What was finished before an error is in the journal.
+        """
+        info = self.generation.get_info()
+        asked = request(info, sets, self.config, max_tokens=self.max_tokens, chat=self.chat, weights=weights)
+        with Journal(journal_path, asked, replace=replace) as journal:
+            left = [
+                (name, index, problem)
+                for name, problems in sets.items()
+                for index, problem in enumerate(problems)
+                if (name, index) not in journal.done
+            ]
+            self.progress(len(journal.done) * self.config.samples_per_prompt)
+            self._evaluate(left, info.policy_version, journal)
+            return summarize(journal.done.values(), asked, self.config.k, journal.seconds)
+
+    def _evaluate(self, left: Iterable[tuple[str, int, Problem]], version: int, journal: Journal) -> None:
+        """Evaluates `left`, some side by side; each is in the journal as soon as it is finished."""
+        pool = ThreadPoolExecutor(self.config.problems_at_once, thread_name_prefix="evaluate")
+        stopped = threading.Event()
+        running: set[Future[tuple[ProblemResult, list[dict[str, Any]]]]] = set()
+        try:
+            for name, index, problem in left:
+                if len(running) == self.config.problems_at_once:
+                    running = _finish(running, journal)
+                running.add(pool.submit(self._problem, name, index, problem, version, stopped))
+            while running:
+                running = _finish(running, journal)
+        finally:
+            # After an error no one waits for the others: they end when the clients are closed.
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _problem(
+        self, name: str, index: int, problem: Problem, version: int, stopped: threading.Event
+    ) -> tuple[ProblemResult, list[dict[str, Any]]]:
+        wanted = RolloutRequest(
+            problem.prompt, prompt_identity(problem.prompt), (), problem.answer, chat=self.chat
+        )
+        sampling = Sampling(
+            n=self.config.samples_per_prompt,
+            max_tokens=self.max_tokens,
+            temperature=self.config.temperature,
+            top_p=self.config.top_p,
+            seed=int(digest([self.config.seed, index, problem.prompt])[:16], 16),
+        )
+        show = Increments(self.progress)
+
+        def progress(finished: int) -> None:
+            if stopped.is_set():
+                raise CancelledError("the evaluation was stopped")
+            show(finished)
+
+        collector = RolloutCollector(self.generation, self.verification, progress=progress)
+        until = time.monotonic() + OVERLOAD_PATIENCE
+        while True:
+            try:
+                (group,) = collector.collect([wanted], sampling, version).groups
+                return _result(name, index, problem, group)
+            except PromptRefusedError as error:
+                progress(sampling.n)
+                return ProblemResult(set=name, index=index, id=problem.id, refused=error.reason), []
+            except OverloadedError as error:
+                if time.monotonic() > until or stopped.wait(error.retry_after or 1.0):
+                    raise
+                progress(0)
+
+
+def _finish(
+    running: set[Future[tuple[ProblemResult, list[dict[str, Any]]]]], journal: Journal
+) -> set[Future[tuple[ProblemResult, list[dict[str, Any]]]]]:
+    """Waits for the next to finish; those still running."""
+    finished, others = wait(running, return_when=FIRST_COMPLETED)
+    # An error is raised after what else has finished is safe.
+    for future in sorted(finished, key=lambda future: future.exception() is not None):
+        journal.append(*future.result())
+    return others
+
+
+def _result(
+    name: str, index: int, problem: Problem, group: Group
+) -> tuple[ProblemResult, list[dict[str, Any]]]:
+    result = ProblemResult(
+        set=name,
+        index=index,
+        id=problem.id,
+        correct=int(group.correct.sum()),
+        undecided=int((~group.decided).sum()),
+        cut_off=sum(rollout.finish_reason is FinishReason.LENGTH for rollout in group.rollouts),
+        tokens=sum(len(rollout.token_ids) for rollout in group.rollouts),
+    )
+    return result, [_sample(*pair) for pair in zip(group.rollouts, group.verdicts, strict=True)]
+
+
+def _sample(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
+    """What the journal keeps of a sample, for a person to read."""
+    return {
+        "text": rollout.text,
+        "correct": verdict.correct,
+        "status": str(verdict.status),
+        "extracted": verdict.extracted,
+        "detail": verdict.detail,
+        "tokens": len(rollout.token_ids),
+        "finish_reason": str(rollout.finish_reason),
+    }
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of JSON content, in hex."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,0 +1,258 @@
+"""Whether prefixes would pay, before a training run is spent on it: rescue rates by selection policy.
+
+A frozen policy model passes over problems as a training run would. In each pass every problem is sampled
+without a prefix; the hard ones feed a prefix memory, one for each selection policy, and are sampled once more
+from the prefix that it chooses, whose outcomes are reported. Selection policy `none` is the control, the
+prompt again from its start. Only the choice of the prefix differs, so the figures say what a choice knows:
+along a rollout the chance to succeed is a martingale, so a prefix of the model's own succeeds on average just
+as often as the bare prompt, and one of a rollout known to be wrong less often. Prefixes can pay only as far
+as a policy chooses better than that.
+
+A pass that is finished is in the output folder, with the memories: the same command goes on with the next.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from extra_client import NoveltyClient, PrefixClient, VerificationClient
+from extra_rl.config_file import ConfigError
+from extra_trainer.config import NoveltyConfig, PrefixConfig, PrefixPolicy
+from extra_trainer.data.problems import Problem, prompt_identity
+from extra_trainer.evaluation.evaluator import digest
+from extra_trainer.evaluation.journal import different
+from extra_trainer.evaluation.pass_at_k import bootstrap_means
+from extra_trainer.evaluation.result import Estimate, estimate
+from extra_trainer.exploration.explorer import Explorer, Tokens, is_hard
+from extra_trainer.reports.progress import Increments
+from extra_trainer.rollouts.collector import Group, RolloutCollector, RolloutRequest, Sampling
+from extra_trainer.rollouts.generation_pool import GenerationPool
+from extra_trainer.runs.folder import write_whole
+
+#: The control first.
+POLICIES: tuple[PrefixPolicy, ...] = ("none", "random", "shortest", "smoothed_entropy", "outcome_aware")
+#: As many as a large training step samples.
+PROMPTS_A_CALL = 256
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Retry(_Record):
+    """A hard prompt sampled once more."""
+
+    policy: PrefixPolicy
+    #: From 1.
+    number: int
+    problem: str
+    prefix_tokens: int
+    #: Of the samples with a verdict.
+    samples: int
+    correct: int
+
+
+class Pass(_Record):
+    """One pass over the problems."""
+
+    problems: int
+    hard: int
+    #: Mean tokens of the hard prompts' samples, which the prefixes are parts of.
+    hard_tokens: float
+    retries: tuple[Retry, ...]
+
+
+class Journal(_Record):
+    """What the output folder's rescue.json holds; `asked` decides every figure in it."""
+
+    asked: dict[str, Any]
+    passes: tuple[Pass, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one selection policy did."""
+
+    policy: PrefixPolicy
+    retries: int
+    #: Share of retries with a correct sample; of samples that are correct, averaged over retries.
+    rescued: Estimate
+    pass_rate: Estimate
+    #: Tokens of a prefix as a share of those of a hard prompt's whole sample.
+    prefix_share: float
+    #: Paired differences of both shares to those of `none`; None for that itself.
+    rescued_difference: Estimate | None
+    pass_rate_difference: Estimate | None
+
+
+@dataclass
+class RescueStudy:
+    """Passes of one model over problems, through real services."""
+
+    generation: GenerationPool
+    verification: VerificationClient
+    #: Address of the novelty service, whose prefix memories are this study's alone.
+    novelty: str
+    tokenizer: Any
+    sampling: Sampling
+    prefix: PrefixConfig
+    #: Called with samples that are new.
+    progress: Callable[[int], None] = field(default=lambda samples: None)
+
+    def run(self, problems: Sequence[Problem], passes: int, path: Path, weights: str) -> list[Row]:
+        """Makes the passes that `path` does not hold yet; ConfigError if it was made with other settings."""
+        asked = self._asked(problems, weights)
+        journal = _read(path, asked)
+        made = len(journal.passes)
+        requests = [self._request(problem) for problem in problems]
+        tokens = Tokens(self.tokenizer)
+        explorers = {policy: self._explorer(policy, made, len(problems), tokens) for policy in POLICIES}
+        version = self.generation.get_info().policy_version
+        for number in range(made + 1, passes + 1):
+            one = self._pass(requests, explorers, number, version)
+            for policy, explorer in explorers.items():
+                explorer.novelty.copy_to(_snapshot(policy, number), replace=True)
+            journal = journal.model_copy(update={"passes": (*journal.passes, one)})
+            write_whole(path, journal.model_dump_json(indent=1))
+            for policy in POLICIES:
+                NoveltyClient(self.novelty, _snapshot(policy, number - 1)).delete()
+        return rows(journal)
+
+    def _pass(
+        self,
+        requests: list[RolloutRequest],
+        explorers: dict[PrefixPolicy, Explorer],
+        number: int,
+        version: int,
+    ) -> Pass:
+        groups = self._collect(requests, f"{number}/unguided", version)
+        hard = [group for group in groups if is_hard(group)]
+        retries = []
+        for policy, explorer in explorers.items():
+            explorer.feed(hard, step=2 * number)
+            guided = self._collect(explorer.queue.take(len(hard)), f"{number}/{policy}", version)
+            explorer.feed(guided, step=2 * number + 1)
+            retries += [_retry(policy, number, group) for group in guided]
+        lengths = [len(rollout.token_ids) for group in hard for rollout in group.rollouts]
+        return Pass(
+            problems=len(groups),
+            hard=len(hard),
+            hard_tokens=float(np.mean(lengths)) if lengths else 0.0,
+            retries=tuple(retries),
+        )
+
+    def _collect(self, requests: list[RolloutRequest], what: str, version: int) -> list[Group]:
+        groups = []
+        for start in range(0, len(requests), PROMPTS_A_CALL):
+            seed = int(digest([self.sampling.seed, what, start])[:16], 16)
+            collector = RolloutCollector(
+                self.generation, self.verification, progress=Increments(self.progress)
+            )
+            some = requests[start : start + PROMPTS_A_CALL]
+            groups += collector.collect(some, replace(self.sampling, seed=seed), version).groups
+        return groups
+
+    def _request(self, problem: Problem) -> RolloutRequest:
+        tokens = tuple(self.tokenizer(problem.prompt, add_special_tokens=False)["input_ids"])
+        return RolloutRequest(problem.prompt, prompt_identity(problem.prompt), tokens, problem.answer)
+
+    def _explorer(self, policy: PrefixPolicy, passes: int, problems: int, tokens: Tokens) -> Explorer:
+        """With its memories as they were after so many passes; a pass that was stopped may have left more."""
+        memory = NoveltyClient(self.novelty, f"rescue-{policy}")
+        memory.delete()
+        if passes:
+            NoveltyClient(self.novelty, _snapshot(policy, passes)).copy_to(memory.namespace)
+        else:
+            memory.create_namespace()
+        config = self.prefix.model_copy(
+            update={"policy": policy, "warmup_steps": 0, "queue_capacity": problems}
+        )
+        prefixes = PrefixClient(self.novelty, memory.namespace)
+        # A pass that is made again is new writes.
+        launch = uuid.uuid4().hex
+        return Explorer(NoveltyConfig(enabled=False), config, memory, prefixes, tokens, launch)
+
+    def _asked(self, problems: Sequence[Problem], weights: str) -> dict[str, Any]:
+        """All that decides the figures of a pass, as JSON."""
+        sampling = self.sampling
+        return {
+            "weights": weights,
+            "problems": digest([[p.id, p.prompt, p.answer] for p in problems]),
+            "samples_per_prompt": sampling.n,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "seed": sampling.seed,
+            "min_segment_tokens": self.prefix.min_segment_tokens,
+        }
+
+
+def _snapshot(policy: PrefixPolicy, passes: int) -> str:
+    return f"rescue-{policy}@{passes}"
+
+
+def _retry(policy: PrefixPolicy, number: int, group: Group) -> Retry:
+    return Retry(
+        policy=policy,
+        number=number,
+        problem=group.request.prompt_id,
+        prefix_tokens=len(group.request.prefix_tokens),
+        samples=int(group.decided.sum()),
+        correct=int(group.correct.sum()),
+    )
+
+
+def _read(path: Path, asked: dict[str, Any]) -> Journal:
+    if not path.exists():
+        return Journal(asked=asked)
+    journal = Journal.model_validate_json(path.read_bytes())
+    if differing := different(journal.asked, asked):
+        raise ConfigError(
+            f"{path} is of another study: " + "; ".join(differing) + ". Choose another output folder"
+        )
+    return journal
+
+
+def rows(journal: Journal) -> list[Row]:
+    """The figures of each policy, with 95 % bootstrap intervals over the retries that all have."""
+    made = [retry for one in journal.passes for retry in one.retries]
+    retries = {
+        policy: {(retry.number, retry.problem): retry for retry in made if retry.policy == policy}
+        for policy in POLICIES
+    }
+    # A rollout without a newline leaves no prefix to continue from: such a prompt is compared in no policy.
+    common = sorted(set.intersection(*(set(found) for found in retries.values())))
+    common = [key for key in common if all(found[key].samples for found in retries.values())]
+    if not common:
+        return []
+    table = {policy: [found[key] for key in common] for policy, found in retries.items()}
+    hard_tokens = np.average(
+        [one.hard_tokens for one in journal.passes], weights=[one.hard for one in journal.passes]
+    )
+    rates = {policy: np.array([r.correct / r.samples for r in found]) for policy, found in table.items()}
+    rescued = {policy: (values > 0).astype(np.float64) for policy, values in rates.items()}
+    return [
+        Row(
+            policy=policy,
+            retries=len(common),
+            rescued=_estimate(rescued[policy]),
+            pass_rate=_estimate(rates[policy]),
+            prefix_share=float(np.mean([r.prefix_tokens for r in table[policy]]) / hard_tokens),
+            rescued_difference=_difference(rescued, policy),
+            pass_rate_difference=_difference(rates, policy),
+        )
+        for policy in POLICIES
+    ]
+
+
+def _difference(shares: dict[PrefixPolicy, NDArray[np.float64]], policy: PrefixPolicy) -> Estimate | None:
+    return None if policy == "none" else _estimate(shares[policy] - shares["none"])
+
+
+def _estimate(values: NDArray[np.float64]) -> Estimate:
+    return estimate(values.mean(), bootstrap_means(values[None, :], (0,))[:, 0])

@@ -1,0 +1,1 @@
+"""Several arms and seeds: trained, compared, written down as evidence."""

@@ -1,0 +1,180 @@
+"""An experiment: several arms, each a training run per seed, through the real trainer and services.
+
+Runs go seed by seed through all arms, so that whatever is there at any time compares all of them. A run that
+was interrupted goes on from its checkpoint; one whose result is there already, made with the same settings,
+is left out, so the same command adds to a table that was begun elsewhere. After each run the summary, the
+curves and the page are written anew (`evidence`).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from rich.console import Console
+from rich.table import Table
+
+from extra_rl.config_file import ConfigError, explain, read_yaml
+from extra_trainer import config as configs
+from extra_trainer.config import Section
+from extra_trainer.experiments import evidence
+from extra_trainer.experiments.evidence import Result
+from extra_trainer.reports.arms import what_is_trained
+from extra_trainer.runs.folder import RunFolder, write_whole
+
+
+class ExperimentConfig(Section):
+    """The YAML file of an experiment."""
+
+    base: str = Field(description="Config of a training run, relative to this file; all arms share it.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of all arms that differ from the base's, by dotted path."
+    )
+    arms: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="Name of an arm -> settings it changes, by dotted path."
+    )
+    seeds: int = Field(8, gt=0, description="Runs of each arm, with seeds first_seed, first_seed + 1, ...")
+    first_seed: int = Field(0, ge=0)
+    baselines: tuple[str, ...] = Field(("grpo",), description="Arms the others are compared with.")
+
+    @model_validator(mode="after")
+    def _baselines_are_arms(self) -> "ExperimentConfig":
+        for name in self.baselines:
+            if name not in self.arms:
+                raise ValueError(f"baselines: there is no arm {name!r}; there are {', '.join(self.arms)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an experiment."""
+
+    arm: str
+    seed: int
+    config: configs.Config
+
+    def what_is_trained(self) -> dict[str, Any]:
+        """Its config without what only says where it runs."""
+        return what_is_trained(self.config.model_dump(mode="json"))
+
+
+class Experiment:
+    """Trains what is missing and writes what there is."""
+
+    def __init__(self, path: Path, output: Path, runs: Path, cache: Path, console: Console) -> None:
+        """`output` gets the evidence, `runs` the run folders. ConfigError for a bad file or arm."""
+        self._config = load(path)
+        self._base = path.parent / self._config.base
+        self._command = f"extra-rl experiment {path} --cache {cache} --output {output}"
+        self._output, self._runs, self._cache, self._console = output, runs, cache, console
+
+    def train(self, seeds: int | None, arms: list[str], minutes: float | None) -> None:
+        """Trains the runs whose results are missing and begins none after so many minutes;
+        ExperimentFailed if one fails."""
+        started = time.monotonic()
+        missing = [run for run in self.planned(seeds, arms) if not self._is_there(run)]
+        self._console.print(f"{len(missing)} runs to train; results in {self._output}")
+        self.show()
+        for number, run in enumerate(missing, start=1):
+            minutes_gone = (time.monotonic() - started) / 60
+            if minutes is not None and minutes_gone > minutes:
+                self._console.print(
+                    f"{minutes:g} minutes are over: {len(missing) - number + 1} runs are left"
+                )
+                return
+            self._console.rule(f"{run.arm}, seed {run.seed} ({number} of {len(missing)})")
+            self._train(run)
+            self.show()
+
+    def planned(self, seeds: int | None = None, arms: list[str] | None = None) -> Iterator[Run]:
+        """All runs, seed by seed; ConfigError for an unknown arm."""
+        chosen = arms or list(self._config.arms)
+        for arm in chosen:
+            if arm not in self._config.arms:
+                raise ConfigError(f"there is no arm {arm!r}; there are {', '.join(self._config.arms)}")
+        first = self._config.first_seed
+        for seed in range(first, first + (seeds or self._config.seeds)):
+            for arm in chosen:
+                own = {**self._config.settings, **self._config.arms[arm]}
+                settings = {"seed": seed, "name": arm, **own}
+                yield Run(arm, seed, configs.load(self._base, settings))
+
+    def show(self) -> None:
+        """Writes the evidence and prints its table."""
+        if not evidence.read(self._results):
+            self._console.print(f"no results in {self._results} yet")
+            return
+        summary = evidence.write(self._results, self._output, self._config.baselines, self._command)
+        head, *rows = evidence.table(summary)
+        table = Table(title="pass@k in percent; differences in points, paired by seed", title_justify="left")
+        for column in head:
+            table.add_column(column, justify="left" if column == "arm" else "right")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table)
+
+    @property
+    def _before(self) -> Path:
+        """The last run's samples of the start model, which need not be drawn again for the next."""
+        return self._runs / "evaluation-before.jsonl"
+
+    @property
+    def _results(self) -> Path:
+        return self._output / "runs"
+
+    def _is_there(self, run: Run) -> bool:
+        path = evidence.place(self._results, run.arm, run.seed)
+        if not path.is_file():
+            return False
+        if Result.model_validate_json(path.read_bytes()).config != run.what_is_trained():
+            raise ConfigError(
+                f"{path} was made with other settings: choose another --output, or delete the results that"
+                " are not to be compared"
+            )
+        return True
+
+    def _train(self, run: Run) -> None:
+        folder = RunFolder(self._runs / run.arm / f"seed-{run.seed}")
+        if not folder.evaluation("after").is_file():
+            self._start(run, folder)
+        evidence.of_run(folder, run.arm, run.seed, run.what_is_trained()).save(self._results)
+
+    def _start(self, run: Run, folder: RunFolder) -> None:
+        """In a process of its own: OpenRLHF and Ray are made to be started once in a process."""
+        folder.path.mkdir(parents=True, exist_ok=True)
+        before = folder.evaluation("before").with_suffix(".jsonl")
+        if self._before.is_file() and not before.exists():
+            # The start model is the same, mostly: a journal of another request is begun anew.
+            shutil.copyfile(self._before, before)
+        config = folder.path.with_suffix(".yaml")
+        config.write_text(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
+        command = [sys.executable, "-m", "extra_cli", "train", str(config), "--run", str(folder.path)]
+        command += ["--cache", str(self._cache)] + (["--resume"] if folder.config.is_file() else [])
+        code = subprocess.run(command, env=os.environ, check=False).returncode
+        if code == 130:
+            raise KeyboardInterrupt
+        if code:
+            raise ExperimentFailed(
+                f"{run.arm}, seed {run.seed}: `{' '.join(command)}` ended with code {code}"
+            )
+        # Another command may add other arms to the same table, and read this.
+        write_whole(self._before, before.read_text(encoding="utf-8"))
+
+
+class ExperimentFailed(Exception):
+    """A run did not go to its end."""
+
+
+def load(path: Path) -> ExperimentConfig:
+    """The experiment in a YAML file; ConfigError names every unknown or bad setting."""
+    try:
+        return ExperimentConfig.model_validate(read_yaml(path))
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n{explain(error, ExperimentConfig)}") from error

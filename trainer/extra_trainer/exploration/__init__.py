@@ -1,0 +1,1 @@
+"""ExTra around a step: novelty, prefixes, advantages. Knows no OpenRLHF and no torch."""

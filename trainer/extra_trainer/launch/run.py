@@ -1,0 +1,25 @@
+"""What one launch of a training run works with; travels from the launcher to the trainer's Ray actor."""
+
+from dataclasses import dataclass
+
+from extra_trainer.config import Config
+from extra_trainer.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """Config, folder and the addresses of the services."""
+
+    config: Config
+    folder: RunFolder
+    #: Addresses of the replicas.
+    generation: tuple[str, ...]
+    novelty: str
+    verification: str
+    #: Unique to this launch, resumed or not: it makes the keys of idempotent writes.
+    launch_id: str
+
+    @property
+    def namespace(self) -> str:
+        """Name of the run's novelty and prefix memories."""
+        return self.folder.identity()

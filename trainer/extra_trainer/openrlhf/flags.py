@@ -1,0 +1,129 @@
+"""OpenRLHF's command line for a run: the one place where our names become its flags."""
+
+from typing import Any
+
+from extra_trainer.launch.run import Run
+
+
+def openrlhf_flags(run: Run) -> list[str]:
+    """Arguments for openrlhf.cli.train_ppo_ray; flags of the config's `openrlhf` section win."""
+    flags: dict[str, Any] = {
+        **_models(run),
+        **_data(run),
+        **_rollouts(run),
+        **_optimization(run),
+        **_off_policy(run),
+        **_checkpoints(run),
+        **run.config.openrlhf,
+    }
+    return [argument for name, value in flags.items() for argument in _flag(name, value)]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if value is True:
+        return [f"--{name}"]
+    if value is False or value is None:
+        return []
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [f"--{name}", *(str(item) for item in values)]
+
+
+def _models(run: Run) -> dict[str, Any]:
+    import torch
+
+    ray = run.config.ray
+    # With an address the workers run elsewhere: what this machine lacks says nothing about them.
+    on_gpus = ray.address is not None or torch.cuda.is_available()
+    return {
+        "actor.model_name_or_path": str(run.folder.start_model),
+        "actor.num_nodes": ray.nodes,
+        "actor.num_gpus_per_node": ray.gpus_per_node,
+        "ref.num_nodes": ray.nodes,
+        "ref.num_gpus_per_node": ray.gpus_per_node,
+        # Rollouts come from the generation service. OpenRLHF's check wants an engine where samples are
+        # packed; driver.py sees to it that none is made.
+        "vllm.num_engines": 1 if _packs(run.config.openrlhf) else 0,
+        "vllm.sync_backend": "gloo",
+        "ds.attn_implementation": "sdpa" if on_gpus else "eager",
+        "ds.zero_stage": 2,
+        # Any value: it tells OpenRLHF that no reward model is wanted. Rewards come with the samples.
+        "reward.remote_url": "extra-rl",
+    }
+
+
+def _packs(flags: dict[str, Any]) -> bool:
+    """Whether OpenRLHF will pack samples: asked to, or because of what it does only with packed ones."""
+    return bool(
+        flags.get("ds.packing_samples")
+        or flags.get("train.dynamic_batch_enable")
+        or int(flags.get("ds.ring_attn_size", 1)) > 1
+    )
+
+
+def _data(run: Run) -> dict[str, Any]:
+    rollout = run.config.rollout
+    return {
+        "data.prompt_dataset": str(run.folder.train_data),
+        "data.input_key": "prompt",
+        "data.label_key": "answer",
+        # One more for a prefix that fills a response: see RolloutCollector.
+        "data.max_len": rollout.prompt_max_tokens + rollout.response_max_tokens + 1,
+    }
+
+
+def _rollouts(run: Run) -> dict[str, Any]:
+    rollout = run.config.rollout
+    return {
+        "rollout.batch_size": rollout.prompts_per_step,
+        "rollout.n_samples_per_prompt": rollout.samples_per_prompt,
+        "rollout.micro_batch_size": run.config.optimization.micro_batch_samples,
+        "rollout.max_new_tokens": rollout.response_max_tokens,
+        "rollout.temperature": rollout.temperature,
+        "rollout.top_p": rollout.top_p,
+    }
+
+
+def _optimization(run: Run) -> dict[str, Any]:
+    settings = run.config.optimization
+    return {
+        "train.seed": run.config.seed,
+        "train.num_episodes": settings.epochs,
+        "train.batch_size": settings.minibatch_prompts * run.config.rollout.samples_per_prompt,
+        "train.micro_batch_size": settings.micro_batch_samples,
+        "actor.adam.lr": settings.learning_rate,
+        "actor.adam.weight_decay": settings.weight_decay,
+        "actor.lr_scheduler": settings.lr_scheduler,
+        "actor.lr_warmup_ratio": settings.lr_warmup_ratio,
+        "actor.max_norm": settings.max_gradient_norm,
+        "actor.eps_clip_low_high": (settings.clip_low, settings.clip_high),
+        "actor.dual_clip": settings.dual_clip,
+        "actor.loss_agg_mode": settings.loss_aggregation,
+        "algo.advantage.estimator": "group_norm",
+        "algo.kl.init_coef": settings.kl_coefficient,
+        "algo.kl.use_loss": settings.kl_coefficient > 0,
+        "algo.kl.estimator": "k3",
+    }
+
+
+def _off_policy(run: Run) -> dict[str, Any]:
+    if not run.config.rollout.overlap_update:
+        return {}
+    # Truncated importance sampling: a token's weight is the ratio of the two policies, at most 2.
+    return {
+        "algo.advantage.is_correction_level": "token",
+        "algo.advantage.is_correction_mode": "clip",
+        "algo.advantage.is_correction_threshold": 2.0,
+    }
+
+
+def _checkpoints(run: Run) -> dict[str, Any]:
+    return {
+        "ckpt.path": str(run.folder.checkpoints),
+        "ckpt.output_dir": str(run.folder.weights / run.folder.policy_path),
+        "ckpt.save_steps": run.config.checkpoint.every_steps,
+        "ckpt.max_num": run.config.checkpoint.keep,
+        "ckpt.load_enable": True,
+        "ckpt.best_metric_key": "none",
+        "logger.tensorboard_dir": str(run.folder.path / "tensorboard"),
+        "logger.wandb.run_name": run.config.name,
+    }

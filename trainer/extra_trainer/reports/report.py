@@ -1,0 +1,231 @@
+"""The report: a table for the terminal, report.md of one run, and report.html of one or several side by side.
+
+Runs are grouped into arms (`arms`), figures are made of the arms (`figures`), and `pages` makes one
+self-contained file of them. A run need not have ended; what is not there yet is left out.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from extra_rl.config_file import read_yaml
+from extra_trainer.config import Config
+from extra_trainer.evaluation.result import Evaluation
+from extra_trainer.reports import figures
+from extra_trainer.reports.arms import (
+    SMOOTHED,
+    UNSET,
+    Arm,
+    TrainedRun,
+    differences,
+    grouped,
+    over_runs,
+    shown,
+)
+from extra_trainer.reports.figures import Figure
+from extra_trainer.reports.pages import Section, page
+from extra_trainer.runs.folder import RunFolder, write_whole
+
+#: Head of the summary's table.
+HEAD = ("", "before", "after")
+#: Steps at each end of training that the table averages over.
+ENDS = 5
+
+
+def summary_table(folder: RunFolder, config: Config, before: Evaluation, after: Evaluation) -> Table:
+    """What the run came to, for the terminal."""
+    table = Table(
+        title=f"{config.name}, seed {config.seed}: {after.problems} held-out problems", title_justify="left"
+    )
+    for column in HEAD:
+        table.add_column(column, justify="left" if not column else "right")
+    for row in summary_rows(folder, before, after):
+        table.add_row(*row)
+    return table
+
+
+def summary_rows(folder: RunFolder, before: Evaluation, after: Evaluation) -> list[tuple[str, str, str]]:
+    """Rows (what, before or first steps, after or last steps)."""
+    records = folder.read_metrics()
+    rows = _pass_rows(before, after)
+    for title, name, form in (
+        (f"training reward, first and last {ENDS} steps", "reward", "{:.3f}"),
+        ("mean novelty of correct rollouts", "novelty", "{:.4f}"),
+        ("token entropy (nats)", "entropy", "{:.3f}"),
+    ):
+        rows.append(
+            (title, form.format(_mean(records[:ENDS], name)), form.format(_mean(records[-ENDS:], name)))
+        )
+    guided = sum(record["guided_groups"] for record in records)
+    rescued = sum(record["guided_rescued"] for record in records)
+    rows.append(("guided groups, of them rescued", f"{guided:.0f}", f"{rescued:.0f}"))
+    rows.append(("rollouts without a verdict", "", f"{sum(record['undecided'] for record in records):.0f}"))
+    rows += [(f"seconds: {phase}", "", f"{total:.1f}") for phase, total in phase_seconds(records).items()]
+    if before.undecided or after.undecided:
+        rows.append(("evaluation samples without a verdict", str(before.undecided), str(after.undecided)))
+    if before.refused or after.refused:
+        rows.append(("evaluation problems refused", str(before.refused), str(after.refused)))
+    rows.append(("seconds: evaluation", f"{before.seconds:.1f}", f"{after.seconds:.1f}"))
+    return rows
+
+
+def _pass_rows(before: Evaluation, after: Evaluation) -> list[tuple[str, str, str]]:
+    """pass@k of each set, and of their mean if there are several."""
+    several = len(after.sets) > 1
+    rows = [
+        (f"pass@{k}, {name}" if several else f"pass@{k}", str(before.sets[name].pass_at[k]), str(estimate))
+        for name, result in after.sets.items()
+        for k, estimate in result.pass_at.items()
+    ]
+    if several:
+        rows += [(f"pass@{k}, mean of sets", str(before.mean[k]), str(e)) for k, e in after.mean.items()]
+    return rows
+
+
+def phase_seconds(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of training by phase, summed over the steps."""
+    names = dict.fromkeys(name for record in records for name in record if name.startswith("seconds/"))
+    return {name.removeprefix("seconds/"): sum(r.get(name, 0.0) for r in records) for name in names}
+
+
+def write(folder: RunFolder) -> Path:
+    """Writes report.md and report.html of a finished run into its folder; returns the HTML's path."""
+    before, after = (Evaluation.load(folder.evaluation(when)) for when in ("before", "after"))
+    config = read_yaml(folder.config)
+    lines = [
+        f"# {config['name']}, seed {config['seed']}",
+        "",
+        f"{after.problems} held-out problems, {after.samples_per_prompt} samples each; pass@k with 95 % "
+        "bootstrap intervals over problems.",
+        "",
+    ]
+    lines += [*markdown_table(HEAD, summary_rows(folder, before, after)), ""]
+    (folder.path / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    return write_page([folder.path], folder.path / "report.html")
+
+
+def write_all(paths: Sequence[Path], output: Path | None) -> Path:
+    """What `extra-rl report` writes: of one finished run report.md too."""
+    folder = RunFolder(paths[0])
+    if len(paths) == 1 and folder.config.is_file():
+        ended = folder.evaluation("before").is_file() and folder.evaluation("after").is_file()
+        if ended and output is None:
+            return write(folder)
+        return write_page(paths, output or folder.path / "report.html")
+    return write_page(paths, output or Path("report.html"))
+
+
+def write_page(paths: Sequence[Path], output: Path) -> Path:
+    """Writes the page of the runs in `paths`, side by side; ConfigError for a folder without a run."""
+    runs = [TrainedRun.read(path) for path in paths]
+    arms = grouped(runs)
+    lead = f"{_counted(len(runs), 'run')} in {_counted(len(arms), 'arm')}. " if len(runs) > 1 else ""
+    bands = "; bands are 95 % intervals over seeds" if any(len(arm.runs) > 1 for arm in arms) else ""
+    lead += f"Curves are averaged over {SMOOTHED} steps{bands}."
+    title = f"{arms[0].name}, seed {arms[0].seeds}" if len(runs) == 1 else "Runs side by side"
+    foot = "extra-rl report " + " ".join(run.folder.path.name for run in runs)
+    write_whole(output, page(title, _sections(arms), lead=lead, arms=[arm.name for arm in arms], foot=foot))
+    return output
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _sections(arms: list[Arm]) -> list[Section]:
+    made = [
+        Section("Summary", figures.present([_summary(arms)])),
+        Section("Training", figures.training_curves(arms)),
+        Section("pass@k on held-out problems", figures.pass_curves(arms)),
+        Section(
+            "Groups all right, mixed and all wrong",
+            figures.present(figures.group_shares(arm) for arm in arms),
+            "GRPO learns from mixed groups alone; novelty gives all-right groups a gradient, and all-wrong "
+            "ones feed the prefix memory.",
+        ),
+        Section(
+            "Novelty",
+            figures.present(figures.novelty_bands(arm) for arm in arms),
+            "How far correct rollouts lie from the solutions known for their prompt when they came "
+            "(1 - cosine similarity to the nearest).",
+        ),
+        Section("Guided groups", figures.guided(arms)),
+        Section("Time", figures.present([figures.phases(arms)])),
+        Section("Config", _config(arms)),
+    ]
+    return [section for section in made if section.figures]
+
+
+def _summary(arms: list[Arm]) -> Figure:
+    """A row a figure, a column an arm (or, of one run, before and after)."""
+    if len(arms) == 1 and len(arms[0].runs) == 1:
+        run = arms[0].runs[0]
+        if run.before and run.after:
+            rows = [list(row) for row in summary_rows(run.folder, run.before, run.after)]
+            return Figure("Summary", "", "", HEAD, rows)
+    rows = [
+        ["runs", *(", ".join(run.folder.path.name for run in arm.runs) for arm in arms)],
+        ["seeds", *(arm.seeds for arm in arms)],
+        ["steps", *(" to ".join(dict.fromkeys(map(str, _ends(arm)))) for arm in arms)],
+    ]
+    for k in sorted({k for arm in arms for run in arm.runs if run.after for k in run.after.mean}):
+        for when in ("before", "after"):
+            rows.append([f"pass@{k} {when}", *(_over_seeds(arm, when, k) for arm in arms)])
+    for title, name, form in (
+        (f"reward, last {ENDS} steps", "reward", ".3f"),
+        (f"token entropy (nats), last {ENDS} steps", "entropy", ".3f"),
+        (f"novelty of correct rollouts, last {ENDS} steps", "novelty", ".4f"),
+    ):
+        values = [arm.values(name)[:, -ENDS:] for arm in arms]
+        rows.append([title, *(f"{np.nanmean(v):{form}}" if v.size else "" for v in values)])
+    for title, name in (("guided groups a run", "guided_groups"), ("rescued a run", "guided_rescued")):
+        totals = [np.nansum(arm.values(name), axis=1) for arm in arms]
+        rows.append([title, *(f"{total.mean():.0f}" for total in totals)])
+    return Figure("Summary", "", "", ["", *(arm.name for arm in arms)], rows)
+
+
+def _ends(arm: Arm) -> tuple[int, int]:
+    lengths = [len(run.metrics) for run in arm.runs]
+    return min(lengths), max(lengths)
+
+
+def _over_seeds(arm: Arm, when: str, k: int) -> str:
+    """pass@k, mean of the sets, over the arm's runs."""
+    done = [run.before if when == "before" else run.after for run in arm.runs]
+    estimates = [evaluation.mean[k] for evaluation in done if evaluation and k in evaluation.mean]
+    if not estimates:
+        return "not evaluated"
+    mean, low, high = over_runs(np.array([[estimate.value] for estimate in estimates]))
+    if low is None or high is None:
+        return str(estimates[0])
+    return f"{mean[0]:.1%} [{100 * low[0]:.1f}, {100 * high[0]:.1f}]"
+
+
+def _config(arms: list[Arm]) -> list[Figure]:
+    """What differs between the arms, and the whole config of each."""
+    made = []
+    if len(arms) > 1:
+        differing = [[name, *row] for name, row in differences(arms).items()]
+        made.append(Figure("What differs", "", "", ["setting", *(arm.name for arm in arms)], differing))
+    settings = [arm.settings for arm in arms]
+    names = dict.fromkeys(name for values in settings for name in values)
+    rows = [[name, *(shown(values.get(name, UNSET)) for values in settings)] for name in names]
+    note = "Without the seed, the run's name and what only says where it ran."
+    made.append(Figure("All settings", "", note, ["setting", *(arm.name for arm in arms)], rows))
+    return made
+
+
+def _mean(records: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([record[name] for record in records])) if records else float("nan")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first column is text and whose others are figures."""
+    return [
+        f"| {' | '.join(head)} |",
+        f"|---|{'---:|' * (len(head) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]

@@ -1,0 +1,377 @@
+"""Several generation services that serve one policy, used as one.
+
+The groups of a step wait in one queue. Each replica is given half an equal share of them at once, so that its
+batch is full, and one more whenever one is finished: a fast replica takes more, and a group stays where it
+began, so that its prompt is computed once. Where a group is served does not change its tokens: draws depend
+on the seed and on the prompt's place in the step, which travels with it (`seed_indices`). A replica that
+stops answering, or serves older weights than asked for, is passed over: its unfinished groups go back into
+the queue, a warning is logged, and the next delivery of weights tries it again. With one replica calls go
+straight to its client; if that goes away, it is waited for, given the weights delivered last, and asked for
+the samples that have not come.
+"""
+
+import asyncio
+import contextvars
+import dataclasses
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from extra_client import (
+    CancelledError,
+    ExtraError,
+    FailedPreconditionError,
+    GenerationClient,
+    GenerationInfo,
+    Prompt,
+    PromptFailure,
+    Rollout,
+    UnavailableError,
+    WeightsUpdate,
+    aio,
+)
+from extra_trainer.rollouts.outages import outlasting, patiently
+
+logger = logging.getLogger(__name__)
+
+#: What a replica that is gone, draining, or behind with its weights fails with; others may still serve.
+LOSSES = (UnavailableError, CancelledError, FailedPreconditionError)
+
+Result = TypeVar("Result")
+
+
+class GenerationPool:
+    """The generation services at `targets`, as one; closes with `close` or as a context manager.
+
+    `weights` says how `deliver` brings weights: "folder", which the services read from a disk they share
+    with the caller, or "stream", which sends the tensors. `patience`: seconds to wait for a single service
+    that is away.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        weights: Literal["folder", "stream"] = "folder",
+        patience: float = 0.0,
+    ) -> None:
+        if not targets or len(set(targets)) < len(targets):
+            raise ValueError(f"targets must be different addresses, at least one, not {list(targets)}")
+        # With others to turn to, one that is away is not waited for.
+        self._patience = patience if len(targets) == 1 else 0.0
+        self._clients = {
+            target: GenerationClient(target, patience=self._patience or None) for target in targets
+        }
+        #: Root, name and version of the weights delivered last; None while they are written anew.
+        self._delivered: tuple[Path, str, int] | None = None
+        self._weights = weights
+        # Counts calls, each of which begins with another replica.
+        self._calls = itertools.count()
+        # Calls whose groups are being spread: weights that changed in between would give one two policies.
+        self._spreading = 0
+        self._spread_ended = threading.Condition()
+        #: Replicas that are passed over, and why.
+        self.lost: dict[str, str] = {}
+
+    @property
+    def serving(self) -> list[str]:
+        """Addresses of the replicas that are not passed over."""
+        return [target for target in self._clients if target not in self.lost]
+
+    def close(self) -> None:
+        """Ends the connections."""
+        for client in self._clients.values():
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def wait_for_ready(self, timeout: float = 60.0) -> None:
+        """Returns once all replicas say that they serve; UnavailableError names one that does not."""
+        with ThreadPoolExecutor(len(self._clients)) as threads:
+            list(threads.map(lambda client: client.wait_for_ready(timeout), self._clients.values()))
+
+    def check_vocabulary(self, vocabulary: dict[str, int]) -> None:
+        """FailedPreconditionError unless the vocabulary of every replica that answers is `vocabulary`."""
+        self._each(lambda client: client.check_vocabulary(vocabulary))
+
+    def policy_version(self) -> int:
+        """The newest version that a replica serves."""
+        return max(info.policy_version for info in self._each(lambda client: client.get_info()).values())
+
+    def get_info(self) -> GenerationInfo:
+        """What the first replica that answers says of itself."""
+        return next(iter(self._each(lambda client: client.get_info()).values()))
+
+    def deliver(self, root: Path, name: str, policy_version: int) -> WeightsUpdate:
+        """Puts the safetensors folder `root`/`name` into service on all replicas, at the same time.
+
+        "folder": the services read `name` below their own weights root. A replica that does not answer is
+        passed over until it takes a delivery again. Any other error of any replica is raised: its weights
+        would not be those of the others. Groups under way are waited for. The slowest update is returned.
+        """
+
+        def update(client: GenerationClient) -> WeightsUpdate:
+            return patiently(
+                lambda: self._put(client, root, name, policy_version), client.wait_for_ready, self._patience
+            )
+
+        with self._spread_ended:
+            # Held while the weights change: no call begins meanwhile.
+            self._spread_ended.wait_for(lambda: not self._spreading)
+            updates = self._each(update)
+        for target in updates:
+            if self.lost.pop(target, None):
+                logger.warning("the generation service at %s serves again", target)
+        self._delivered = (root, name, policy_version)
+        return max(updates.values(), key=lambda update: update.seconds)
+
+    def begin_delivery(self) -> None:
+        """The folder delivered last is about to be written anew: until `deliver` it is not given again."""
+        self._delivered = None
+
+    def _put(self, client: GenerationClient, root: Path, name: str, policy_version: int) -> WeightsUpdate:
+        if self._weights == "folder":
+            return client.update_weights(name, policy_version)
+        return client.stream_weights(_tensors(root / name), policy_version)
+
+    def _recover(self, client: GenerationClient, error: ExtraError) -> None:
+        """Waits for `client`'s service and sees to it that it serves what was delivered last."""
+        if not self._patience:
+            raise error
+        client.wait_for_ready(self._patience)
+        if self._delivered is not None and client.get_info().policy_version < self._delivered[2]:
+            self._put(client, *self._delivered)
+        elif isinstance(error, FailedPreconditionError):
+            # Not because it was started again.
+            raise error
+
+    def generate_stream(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        max_tokens: int,
+        prefixes: Sequence[Sequence[int]],
+        seed: int,
+        temperature: float,
+        *,
+        top_p: float,
+        min_policy_version: int,
+        max_tokens_per_prompt: Sequence[int | None] | None = None,
+    ) -> Iterator[Rollout | PromptFailure]:
+        """As GenerationClient.generate_stream, with the tokens that one replica alone would draw.
+
+        The error of the last replica is raised when none is left; other errors than LOSSES at once.
+        """
+        options: dict[str, Any] = {
+            "n": n,
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "temperature": temperature,
+            "top_p": top_p,
+            "min_policy_version": min_policy_version,
+        }
+        if len(self._clients) == 1:
+            (client,) = self._clients.values()
+            arrived: set[tuple[int, int]] = set()
+
+            def missing() -> Iterator[Rollout | PromptFailure]:
+                # Asked again, the same samples are drawn.
+                for event in client.generate_stream(
+                    prompts, prefixes=prefixes, max_tokens_per_prompt=max_tokens_per_prompt, **options
+                ):
+                    if isinstance(event, Rollout):
+                        place = (event.prompt_index, event.sample_index)
+                        if place in arrived:
+                            continue
+                        arrived.add(place)
+                    yield event
+
+            return outlasting(missing, lambda error: self._recover(client, error), LOSSES)
+        limits = max_tokens_per_prompt or [None] * len(prompts)
+        each = list(zip(prompts, prefixes, limits, strict=True))
+        # Each call begins with another replica: calls of one prompt, side by side, spread as well.
+        serving = self.serving
+        first = next(self._calls) % max(1, len(serving))
+        return self._spread(_Spread(each, options, serving[first:] + serving[:first], self._lose))
+
+    def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptFailure]:
+        with self._spread_ended:
+            self._spreading += 1
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(spread.run,), name="generation-pool", daemon=True)
+        thread.start()
+        try:
+            while (event := spread.events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            spread.stop()
+            thread.join()
+            with self._spread_ended:
+                self._spreading -= 1
+                self._spread_ended.notify_all()
+
+    def _lose(self, target: str, error: Exception) -> None:
+        if target not in self.lost:
+            self.lost[target] = str(error)
+            logger.warning(
+                "the generation service at %s is passed over, %d of %d replicas serve: %s",
+                target,
+                len(self.serving),
+                len(self._clients),
+                error,
+            )
+
+    def _each(self, call: Callable[[GenerationClient], Result]) -> dict[str, Result]:
+        """What `call` returns, by address, called for all replicas at the same time.
+
+        Those that do not answer are passed over from here on; UnavailableError if none answers.
+        """
+
+        def attempt(client: GenerationClient) -> Result | UnavailableError:
+            try:
+                return call(client)
+            except UnavailableError as error:
+                return error
+
+        with ThreadPoolExecutor(len(self._clients)) as threads:
+            # A context of its own for each: one cannot be entered twice.
+            running = {
+                target: threads.submit(contextvars.copy_context().run, attempt, client)
+                for target, client in self._clients.items()
+            }
+            answers = {target: answer.result() for target, answer in running.items()}
+        absent = {t: answer for t, answer in answers.items() if isinstance(answer, UnavailableError)}
+        if len(absent) == len(answers):
+            raise next(iter(absent.values()))
+        for target, error in absent.items():
+            self._lose(target, error)
+        return {t: answer for t, answer in answers.items() if not isinstance(answer, UnavailableError)}
+
+
+class _Spread:
+    """One step's groups on their way through the replicas, in an event loop of its own thread."""
+
+    def __init__(
+        self,
+        groups: Sequence[tuple[Prompt, Sequence[int], int | None]],
+        options: dict[str, Any],
+        targets: list[str],
+        lose: Callable[[str, Exception], None],
+    ) -> None:
+        #: Prompt, prefix and most new tokens of each.
+        self._groups = groups
+        self._options = options
+        self._left = list(targets)
+        self._lose = lose
+        #: What happened, in order; None at the end, an exception where it ends early.
+        self.events: queue.SimpleQueue[Rollout | PromptFailure | BaseException | None] = queue.SimpleQueue()
+        #: Samples of each prompt that were handed on already.
+        self._delivered: list[set[int]] = [set() for _ in groups]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Serves all groups; the thread's function."""
+        try:
+            asyncio.run(self._run())
+            self.events.put(None)
+        except BaseExceptionGroup as group:
+            # The workers' errors; the first is the cause, the others follow from it.
+            self.events.put(group.exceptions[0])
+        except BaseException as error:  # handed to the thread that reads the events
+            self.events.put(error)
+
+    def stop(self) -> None:
+        """Ends the work in the replicas, from another thread; nothing is left to do after the last event."""
+        self._stopped.set()
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None and not loop.is_closed():
+            try:
+                loop.call_soon_threadsafe(task.cancel)
+            except RuntimeError:
+                # It was closed in between: all has ended.
+                return
+
+    async def _run(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if self._stopped.is_set():
+            return
+        if not self._left:
+            raise UnavailableError("no generation service is left: all stopped answering in earlier steps")
+        self._todo: asyncio.Queue[int] = asyncio.Queue()
+        for index in range(len(self._groups)):
+            self._todo.put_nowait(index)
+        at_once = max(1, -(-len(self._groups) // (2 * len(self._left))))
+        async with AsyncExitStack() as stack:
+            replicas = [await stack.enter_async_context(aio.GenerationClient(t)) for t in self._left]
+            async with asyncio.TaskGroup() as tasks:
+                # In turns, so that the first groups are dealt out evenly.
+                workers = [
+                    tasks.create_task(self._work(target, replica))
+                    for _ in range(at_once)
+                    for target, replica in zip(list(self._left), replicas, strict=True)
+                ]
+                await self._todo.join()
+                for worker in workers:
+                    worker.cancel()
+
+    async def _work(self, target: str, replica: aio.GenerationClient) -> None:
+        """Serves one group after the other on `replica`, until it is lost."""
+        while target in self._left:
+            index = await self._todo.get()
+            try:
+                if target not in self._left:
+                    self._todo.put_nowait(index)
+                    return
+                await self._serve(index, replica)
+            except LOSSES as error:
+                self._todo.put_nowait(index)
+                self._give_up(target, error)
+            finally:
+                self._todo.task_done()
+
+    def _give_up(self, target: str, error: ExtraError) -> None:
+        if target in self._left:
+            self._left.remove(target)
+            self._lose(target, error)
+            if not self._left:
+                raise error
+
+    async def _serve(self, index: int, replica: aio.GenerationClient) -> None:
+        prompt, prefix, most = self._groups[index]
+        events = replica.generate_stream(
+            [prompt],
+            prefixes=[prefix],
+            max_tokens_per_prompt=[most],
+            seed_indices=[index],
+            **self._options,
+        )
+        async for event in events:
+            if isinstance(event, Rollout):
+                # Of a group that began on a replica now lost, some samples are here already: the same ones.
+                if event.sample_index in self._delivered[index]:
+                    continue
+                self._delivered[index].add(event.sample_index)
+            self.events.put(dataclasses.replace(event, prompt_index=index))
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
+    """The tensors of a folder's safetensors files, one at a time."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                yield name, file.get_tensor(name)
