@@ -24,10 +24,10 @@ from extra_client import (
 )
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data.problems import prompt_identity
-from extra_trainer.exploration.explorer import Explorer, GroupNovelty, StepNovelty, Tokens, step_metrics
+from extra_trainer.exploration.explorer import Explorer, StepNovelty, Tokens, step_metrics
+from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 from extra_trainer.runs import record
-from extra_trainer.runs.record import PrefixChoice
 
 SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
 

@@ -37,8 +37,8 @@ from extra_client import (
 )
 from extra_client import Group as NoveltyGroup
 from extra_trainer.config import NoveltyConfig, PrefixConfig
+from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group, RolloutRequest, is_decided
-from extra_trainer.runs.record import PrefixChoice
 
 #: Prompts whose candidates are asked for in one call, with their texts.
 RANKED_A_CALL = 16
@@ -123,25 +123,6 @@ class Tokens:
         if run:
             decoded.append(self.tokenizer.decode(run, skip_special_tokens=True))
         return ends, "".join(decoded)
-
-
-@dataclass(frozen=True)
-class GroupNovelty:
-    """How novel the rollouts of a group are; 0 for those that do not count."""
-
-    #: float64 [n], in the units of the config's `novelty.scale`.
-    scaled: NDArray[np.float64]
-    #: float64 [n], as measured.
-    raw: NDArray[np.float64]
-    #: V(x): moving average of the variance of the prompt's rewards, with placement before_normalization.
-    reward_variance: float
-    #: [n]: the nearest neighbour of each that counts; empty if the group was not scored.
-    nearest: tuple[Nearest | None, ...] = ()
-
-    @classmethod
-    def none(cls, n: int) -> "GroupNovelty":
-        """Of a group that is not scored."""
-        return cls(np.zeros(n), np.zeros(n), 0.0)
 
 
 @dataclass

@@ -24,7 +24,8 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _coll
 from extra_client import FinishReason, request_scope
 from extra_trainer.config import Config
 from extra_trainer.data.problems import prompt_identity
-from extra_trainer.exploration.explorer import Explorer, GroupNovelty, StepNovelty, step_metrics
+from extra_trainer.exploration.explorer import Explorer, StepNovelty, step_metrics
+from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.rollouts.collector import (
     Collected,
     Group,

@@ -9,36 +9,18 @@ import base64
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from extra_client import Nearest, PrefixCandidate, SelectedPrefix
-    from extra_trainer.exploration.explorer import GroupNovelty
+    from extra_client import Nearest, PrefixCandidate
+    from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
     from extra_trainer.rollouts.collector import Group
 
 #: Characters of a verdict's explanation at most.
 DETAIL_CHARACTERS = 500
-
-
-@dataclass(frozen=True)
-class PrefixChoice:
-    """What became of one hard group: the rollout split, its prefixes, who competed, and the one chosen."""
-
-    #: The group's place in the step.
-    place: int
-    prompt_id: str
-    #: Sample that was split, and lengths of the prefixes stored, in tokens and in characters.
-    sample: int
-    lengths: Sequence[int]
-    characters: Sequence[int]
-    #: None if there was no prefix to choose.
-    selected: "SelectedPrefix | None"
-    #: All that competed, best first; None if the service did not tell.
-    candidates: "Sequence[PrefixCandidate] | None"
 
 
 def rollouts(groups: "Sequence[Group]", novelty: "Sequence[GroupNovelty]") -> list[dict[str, Any]]:
@@ -87,7 +69,7 @@ def _nearest(nearest: "Nearest | None") -> dict[str, Any] | None:
     return {**where, "similarity": round(nearest.similarity, 6)}
 
 
-def choices(made: Sequence[PrefixChoice]) -> list[dict[str, Any]]:
+def choices(made: "Sequence[PrefixChoice]") -> list[dict[str, Any]]:
     """A record a hard group."""
     return [
         {

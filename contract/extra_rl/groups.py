@@ -1,0 +1,60 @@
+"""What is said of a group of rollouts, defined once: decided, correct, all right, all wrong, mixed, hard.
+
+Trainer, bonus summary, reports, plug-ins and inspector all read these. A rollout is *decided* if something is
+known about its response: not after a timeout or an error, and not where the reference answer could not be
+read. Undecided rollouts count for nothing: a group is *all right*, *all wrong* or *mixed* by its decided ones
+alone, and none of these if it has none.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from extra_rl.vocabulary import UnparseableSide, VerdictStatus
+
+#: Statuses after which nothing is known about the response.
+UNDECIDED = (VerdictStatus.TIMEOUT, VerdictStatus.ERROR)
+
+
+def is_decided(status: VerdictStatus, unparseable_side: UnparseableSide | None) -> bool:
+    """Return whether a verdict says anything about the response."""
+    return status not in UNDECIDED and unparseable_side is not UnparseableSide.ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcome:
+    """How many rollouts a group has, how many of them are decided, and how many of those are correct."""
+
+    rollouts: int
+    decided: int
+    correct: int
+
+    @classmethod
+    def of(cls, correct: Iterable[bool | None]) -> "GroupOutcome":
+        """Count a group whose rollouts are correct (True), wrong (False) or undecided (None)."""
+        known = list(correct)
+        return cls(len(known), sum(each is not None for each in known), sum(each is True for each in known))
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of correct rollouts among the decided ones; NaN if none is decided."""
+        return self.correct / self.decided if self.decided else float("nan")
+
+    @property
+    def all_right(self) -> bool:
+        """Whether all decided rollouts are correct."""
+        return 0 < self.decided == self.correct
+
+    @property
+    def all_wrong(self) -> bool:
+        """Whether no decided rollout is correct."""
+        return self.correct == 0 < self.decided
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are correct and wrong rollouts: GRPO has a gradient."""
+        return 0 < self.correct < self.decided
+
+    @property
+    def hard(self) -> bool:
+        """Whether the pass rate is known and at most 1/n (ExTra, arXiv 2606.24994)."""
+        return bool(self.decided) and self.pass_rate <= 1 / self.rollouts
