@@ -75,6 +75,7 @@ lint: $(VENV)/installed
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python scripts/make_stubs.py --check
+	$(BIN)/python scripts/make_client.py --check
 
 # Manifests, Containerfiles, scripts and locks: rendered, validated against the schemas of Kubernetes, linted.
 lint-deploy: $(VENV_DEPLOY)/installed
@@ -101,9 +102,11 @@ test-containers-all: $(VENV)/installed $(VENV_DEPLOY)/installed
 	PATH=$(abspath $(VENV_DEPLOY)/bin):$$PATH $(BIN)/python tests/deploy/images.py --all
 	PATH=$(abspath $(VENV_DEPLOY)/bin):$$PATH $(BIN)/python -m pytest tests/deploy/test_compose.py $(ARGS)
 
+# The code that is generated: stubs from the protos, the blocking clients from the asyncio ones.
 protos: $(VENV)/installed
 	$(BIN)/buf format --write
 	$(BIN)/python scripts/make_stubs.py
+	$(BIN)/python scripts/make_client.py
 
 $(VENV)/installed: pyproject.toml requirements/overrides.txt requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)

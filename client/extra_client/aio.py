@@ -1,28 +1,26 @@
 """The same clients for asyncio: the names and arguments of `extra_client`, with await and async iteration.
 
 A client belongs to the event loop that first uses it; "embedded" starts the service then, in a thread.
+
+This module is also the source of the blocking clients: scripts/make_client.py leaves out `async` and `await`,
+and takes `_sync_base` in the place of `_aio_base`. Everything that really differs is in these two.
 """
 
-import asyncio
-import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
-import grpc
 import numpy as np
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import ArrayLike, NDArray
 
 from extra_client import (
+    _aio_base,
     _generation,
     _novelty,
     _prefix,
-    _sync,
     _transport,
     _verification,
     _weights,
-    embedded,
     errors,
 )
 from extra_client._generation import (
@@ -61,7 +59,7 @@ from extra_client._prefix import (
     SelectedPrefix,
     SelectionPolicy,
 )
-from extra_client._transport import Call, Service
+from extra_client._transport import Call
 from extra_client._verification import Method, Verdict, VerifyOptions
 from extra_client.credentials import Credentials
 
@@ -71,149 +69,7 @@ Id = TypeVar("Id")
 __all__ = ["GenerationClient", "NoveltyClient", "PrefixClient", "VerificationClient"]
 
 
-class _Client:
-    """A connection to one service; closes with `close` or as an async context manager."""
-
-    _service: Service
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        deadline: float | None = None,
-        patience: float | None = None,
-        credentials: Credentials | None = None,
-    ) -> None:
-        """As for the clients of extra_client; nothing is connected or started before first use."""
-        self.target = target if target == "embedded" else _transport.address(target, self._service)
-        self._deadline = deadline
-        self._patience = patience
-        self._credentials = credentials or Credentials.from_environment()
-        self._embedded: embedded.EmbeddedService | None = None
-        self._open: Any = None
-        self._opening = asyncio.Lock()
-
-    async def wait_for_ready(self, timeout: float = 60.0) -> None:
-        """Returns once the server says that it serves; UnavailableError after `timeout` seconds."""
-        until = time.monotonic() + timeout
-        health = health_pb2_grpc.HealthStub(await self._channel())
-        request = health_pb2.HealthCheckRequest(service=self._service.full_name)
-        connected = False
-        while (left := until - time.monotonic()) > 0:
-            watch = health.Watch(request, timeout=left, wait_for_ready=True)
-            try:
-                async for response in watch:
-                    connected = True
-                    if response.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
-            except grpc.RpcError:
-                # The deadline ends the loop; a connection that broke is made again.
-                await asyncio.sleep(min(0.1, max(0.0, until - time.monotonic())))
-            finally:
-                watch.cancel()
-        raise _transport.not_ready(self._service, self.target, timeout, connected)
-
-    async def close(self) -> None:
-        """Ends the connection and calls still running; an embedded service ends with its last client."""
-        if self._open is not None:
-            await self._open.close()
-        if self._embedded:
-            await asyncio.to_thread(embedded.release, self._embedded)
-            self._embedded = None
-
-    async def __aenter__(self) -> Self:
-        await self._channel()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _channel(self) -> Any:
-        async with self._opening:
-            if self._open is None:
-                if self.target == "embedded":
-                    self._embedded = await asyncio.to_thread(embedded.acquire, self._service.server)
-                    self.target = self._embedded.target
-                self._open = _transport.open_channel(grpc.aio, self.target, self._service, self._credentials)
-            return self._open
-
-    async def _run(self, call: Call[Result], deadline: float | None) -> Result:
-        method, attempt = await self._prepare(call, deadline)
-        while True:
-            try:
-                return call.parse(await attempt.send(method))
-            except grpc.RpcError as failure:
-                pause = attempt.pause(failure)
-            await asyncio.sleep(pause)
-
-    async def _send(
-        self, messages: Iterator[Any], make: Callable[[Any], Call[Result]], deadline: float | None
-    ) -> Result:
-        """Sends from a thread, over a connection of the blocking client's.
-
-        Where a message is under way when the server ends the call, grpc.aio says "Internal error from Core"
-        in the place of what the server said (grpc/grpc issue 36066).
-        """
-        # It knows the address of an embedded service.
-        await self._channel()
-        with _Blocking(self._service, self.target, self._deadline, self._credentials) as blocking:
-            return await asyncio.to_thread(blocking._send, messages, make, deadline)
-
-    async def _prepare(self, call: Call[Any], deadline: float | None) -> tuple[Any, _transport.Attempt]:
-        method = getattr(call.service.stub(await self._channel()), call.rpc)
-        deadline = self._deadline if deadline is None else deadline
-        token = self._credentials.token
-        return method, _transport.attempt(call, self.target, deadline, self._patience, token)
-
-
-async def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> AsyncIterator[Any]:
-    try:
-        while True:
-            try:
-                async for response in responses:
-                    attempt.begun = True
-                    yield attempt.call.parse(response)
-                return
-            except grpc.RpcError as failure:
-                pause = attempt.pause(failure)
-            await asyncio.sleep(pause)
-            responses = attempt.send(method)
-    finally:
-        responses.cancel()
-
-
-class _Source:
-    """The messages of a call; keeps what their source raised, and its end, as the blocking client's does."""
-
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
-        self._messages = messages
-        #: The call that sends them; set before it first reads them.
-        self.call: Any = None
-        self.failure: Exception | None = None
-        self.exhausted = False
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        try:
-            async for message in self._messages:
-                yield message
-        except Exception as failure:
-            self.failure = failure
-            self.call.cancel()
-            return
-        self.exhausted = True
-
-
-class _Blocking(_sync._Client):
-    """A blocking connection to one service."""
-
-    def __init__(
-        self, service: Service, target: str, deadline: float | None, credentials: Credentials
-    ) -> None:
-        self._service = service
-        super().__init__(target, deadline=deadline, credentials=credentials)
-
-
-class GenerationClient(_Client):
+class GenerationClient(_aio_base.Client):
     """Samples rollouts with exact token entropies."""
 
     _service = _transport.GENERATION
@@ -230,11 +86,18 @@ class GenerationClient(_Client):
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[list[Rollout]]:
-        """As extra_client.GenerationClient.generate."""
+        """n rollouts of each prompt, in order: `result[i][j]` is the j-th of `prompts[i]`.
+
+        Prompts are texts, token ids, or conversations for the model's chat template. `prefixes` holds, for
+        each prompt, token ids of a partial response that generation goes on from, or None. `max_tokens`
+        bounds the new tokens. The same `seed`, prompts and weights give the same tokens; None lets the server
+        draw one. `temperature` 0 is greedy. `options` are those of GenerateOptions: top_p, top_k, min_p,
+        min_tokens, stop_token_ids, stop_strings, min_policy_version, raw_entropies, segment_entropies. The
+        error of the first refused prompt is raised; `generate_stream` gives the rollouts of the others.
+        """
         call = _generation.generate(prompts, n, max_tokens, prefixes, seed, temperature, **options)
         gathered = _generation.Gathered(len(prompts), n)
-        method, attempt = await self._prepare(call, deadline)
-        async for event in _events(attempt, method, attempt.send(method)):
+        async for event in self._stream(call, deadline):
             _generation.raise_failure(event)
             gathered.add(event)
         gathered.check()
@@ -270,7 +133,7 @@ class GenerationClient(_Client):
         **options: Unpack[GenerateOptions],
     ) -> AsyncIterator[Event]: ...
 
-    async def generate_stream(
+    def generate_stream(
         self,
         prompts: Sequence[Prompt],
         n: int,
@@ -283,16 +146,15 @@ class GenerationClient(_Client):
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncIterator[Any]:
-        """As extra_client.GenerationClient.generate_stream; generation starts with the first iteration."""
+        """As `generate`, but yields each rollout as it finishes, and a PromptFailure for each refused prompt.
+
+        With `stream_tokens` also each SampledToken as it is drawn. Generation starts with the call (asyncio:
+        with the first iteration). Closing the iterator, or dropping it, stops the work in the server.
+        """
         call = _generation.generate(
             prompts, n, max_tokens, prefixes, seed, temperature, stream_tokens=stream_tokens, **options
         )
-        gathered = _generation.Gathered(len(prompts), n)
-        method, attempt = await self._prepare(call, deadline)
-        async for event in _events(attempt, method, attempt.send(method)):
-            gathered.add(event)
-            yield event
-        gathered.check()
+        return _checked(_generation.Gathered(len(prompts), n), self._stream(call, deadline))
 
     async def update_weights(
         self,
@@ -302,7 +164,10 @@ class GenerationClient(_Client):
         *,
         deadline: float | None = None,
     ) -> WeightsUpdate:
-        """As extra_client.GenerationClient.update_weights."""
+        """Puts the weights of a Hugging Face folder (safetensors) into service as `policy_version`.
+
+        `path` is relative to the server's weights root. The version served already: nothing is done.
+        """
         return await self._run(_generation.update_weights(path, policy_version, in_flight), deadline)
 
     async def stream_weights(
@@ -313,20 +178,32 @@ class GenerationClient(_Client):
         *,
         deadline: float | None = None,
     ) -> WeightsUpdate:
-        """As extra_client.GenerationClient.stream_weights."""
+        """As `update_weights`, but sends the tensors, so that no shared disk is needed.
+
+        `tensors` are all those of the model, numpy or torch, under the names of its safetensors files
+        (`model.state_dict()` without tied duplicates), float32, bfloat16 or float16; a generator is read in a
+        thread of its own, one tensor at a time.
+        """
         messages = _weights.messages(tensors, policy_version, in_flight)
         return await self._send(messages, _generation.stream_weights, deadline)
 
     async def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
-        """As extra_client.GenerationClient.get_info."""
+        """What the server serves, and its limits."""
         return await self._run(_generation.get_info(), deadline)
 
     async def check_vocabulary(self, vocabulary: Mapping[str, int], *, deadline: float | None = None) -> None:
-        """As extra_client.GenerationClient.check_vocabulary."""
+        """FailedPreconditionError unless the server's vocabulary is yours, `tokenizer.get_vocab()`."""
         _generation.check_vocabulary(await self.get_info(deadline=deadline), vocabulary)
 
 
-class VerificationClient(_Client):
+async def _checked(gathered: _generation.Gathered, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    async for event in events:
+        gathered.add(event)
+        yield event
+    gathered.check()
+
+
+class VerificationClient(_aio_base.Client):
     """Decides whether responses are right."""
 
     _service = _transport.VERIFICATION
@@ -341,12 +218,15 @@ class VerificationClient(_Client):
         timeout_seconds: float | None = None,
         deadline: float | None = None,
     ) -> list[Verdict]:
-        """As extra_client.VerificationClient.verify."""
+        """One verdict for each response against the reference answer at its place.
+
+        `timeout_seconds` bounds the execution of each item (None: the server's limit), `deadline` the call.
+        """
         return await self._run(
             _verification.verify(responses, answers, method, options, timeout_seconds), deadline
         )
 
-    async def verify_stream(
+    def verify_stream(
         self,
         items: AsyncIterable[tuple[Id, str, str]],
         *,
@@ -355,23 +235,18 @@ class VerificationClient(_Client):
         timeout_seconds: float | None = None,
         deadline: float | None = None,
     ) -> AsyncIterator[tuple[Id, Verdict]]:
-        """As extra_client.VerificationClient.verify_stream; `items` is read in a task of its own."""
+        """Verifies (id, response, answer) as `items` yields them; yields (id, verdict) as each is decided.
+
+        `items` is read in a thread (asyncio: a task) of its own and may wait, for example for generation:
+        verdicts of the items before come meanwhile. While the server's queue is full it takes no more items:
+        keep reading the verdicts. Ids are any objects. An exception that `items` raises is raised here.
+        """
         stream: _verification.Stream[Id] = _verification.Stream(method, options, timeout_seconds)
-        source = _Source(stream.request(item) async for item in items)
-        call = stream.call(aiter(source))
-        rpc, attempt = await self._prepare(call, deadline)
-        source.call = attempt.send(rpc)
-        try:
-            async for verdict in _events(attempt, rpc, source.call):
-                yield verdict
-        except (asyncio.CancelledError, errors.ExtraError):
-            if source.failure:
-                raise source.failure from None
-            raise
-        stream.check(source.exhausted)
+        requests = (stream.request(item) async for item in items)
+        return self._exchange(requests, stream.call, stream.check, deadline)
 
 
-class _NamespaceClient(_Client):
+class _NamespaceClient(_aio_base.Client):
     """A client whose calls are in one namespace, which it creates on first use."""
 
     def __init__(
@@ -384,7 +259,11 @@ class _NamespaceClient(_Client):
         patience: float | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        """As for the clients of extra_client; nothing is connected or started before first use."""
+        """`target`, `deadline`, `patience` and `credentials` as for every client.
+
+        `namespace` is created on first use with `settings`; if it exists with others, that is a
+        FailedPreconditionError. With None an existing one is used as it is, a new one gets the defaults.
+        """
         super().__init__(target, deadline=deadline, patience=patience, credentials=credentials)
         self.namespace = namespace
         self._settings = settings
@@ -425,7 +304,12 @@ class NoveltyClient(_NamespaceClient):
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> NDArray[np.float32]:
-        """As extra_client.NoveltyClient.score."""
+        """Novelty, float32 [n], of the n rollouts of one prompt; then remembers those that count.
+
+        Give their `texts`, or `embeddings` [n, dimension] of your own; some metrics need `token_ids` or
+        `sequence_logprobs` (see Group), and `scale` divides. Rollouts that are not correct score 0;
+        None (undecided) counts as not correct. All are 0 until the prompt has `min_history` solutions.
+        """
         group = Group(
             prompt_id=prompt_id,
             texts=texts,
@@ -450,7 +334,15 @@ class NoveltyClient(_NamespaceClient):
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[GroupScores]:
-        """As extra_client.NoveltyClient.score_groups."""
+        """Scores of each group, in order; a refused group carries its error and harms no other.
+
+        `metric` says how novelty is measured, `scale` what it is divided by. `explain` names each rollout's
+        nearest neighbour; `track_reward_variance` keeps a moving average of the variance of the prompt's
+        rewards; `vendi` counts the distinct solutions of the group.
+
+        The same `idempotency_key` again returns the first answer and changes nothing. None draws one, so that
+        retries inside this call are safe.
+        """
         call = _novelty.score_groups(
             self.namespace,
             groups,
@@ -475,7 +367,13 @@ class NoveltyClient(_NamespaceClient):
         deadline: float | None = None,
         **options: Unpack[SampleOptions],
     ) -> SampleScore:
-        """As extra_client.NoveltyClient.collect_sample."""
+        """Gives one rollout of a group and waits for its score, for trainers that reward sample by sample.
+
+        Answers once `group_size` samples named `group_id` (unique in the namespace) have come, from whatever
+        thread, process or machine, or when the group's `wait_seconds` are over. `index` is the sample's place
+        in the group. `options` are those of SampleOptions: text or embedding, token_ids, sequence_logprob,
+        metric, scale, wait_seconds. The same sample sent again gets the same answer.
+        """
         call = _novelty.collect_sample(
             self.namespace, prompt_id, group_id, group_size, index, correct, **options
         )
@@ -484,39 +382,42 @@ class NoveltyClient(_NamespaceClient):
     async def query_neighbors(
         self, queries: Sequence[NeighborQuery], k: int = 1, *, deadline: float | None = None
     ) -> list[Neighbors]:
-        """As extra_client.NoveltyClient.query_neighbors."""
+        """The k stored solutions of its prompt most similar to each query; changes nothing."""
         return await self._run(_novelty.query_neighbors(self.namespace, queries, k), deadline)
 
     async def create_namespace(self, *, deadline: float | None = None) -> NamespaceSettings:
-        """As extra_client.NoveltyClient.create_namespace."""
+        """Creates the namespace now; its settings with the defaults filled in."""
         settings = await self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
         self._created = True
         return settings
 
     async def describe(self, *, deadline: float | None = None) -> Namespace:
-        """As extra_client.NoveltyClient.describe."""
+        """Settings and sizes of the namespace; NotFoundError if it does not exist yet."""
         return await self._run(_novelty.describe_namespace(self.namespace), deadline)
 
     async def copy_to(
         self, destination: str, *, replace: bool = False, deadline: float | None = None
     ) -> NamespaceCopy:
-        """As extra_client.NoveltyClient.copy_to."""
+        """Copies the namespace, novelty and prefix memories both, to `destination`: a snapshot.
+
+        AlreadyExistsError if that exists, unless `replace`.
+        """
         return await self._run(_novelty.copy_namespace(self.namespace, destination, replace), deadline)
 
     async def delete(self, *, deadline: float | None = None) -> bool:
-        """As extra_client.NoveltyClient.delete."""
+        """Deletes the namespace, novelty and prefix memories both; whether it existed."""
         existed = await self._run(_novelty.delete_namespace(self.namespace), deadline)
         self._created = False
         return existed
 
     async def list_namespaces(self, *, deadline: float | None = None) -> list[str]:
-        """As extra_client.NoveltyClient.list_namespaces."""
+        """Names of all namespaces of the server, sorted."""
         return await self._run(_novelty.list_namespaces(), deadline)
 
     async def list_prompts(
         self, *, page_size: int = 1000, deadline: float | None = None
     ) -> AsyncIterator[PromptSummary]:
-        """As extra_client.NoveltyClient.list_prompts."""
+        """The prompts of the namespace, in order of their ids; asks for the next page as they are read."""
         token, more = "", True
         while more:
             page, token = await self._run(_novelty.list_prompts(self.namespace, page_size, token), deadline)
@@ -525,21 +426,27 @@ class NoveltyClient(_NamespaceClient):
             more = bool(token)
 
     async def delete_prompts(self, prompt_ids: Sequence[str], *, deadline: float | None = None) -> list[bool]:
-        """As extra_client.NoveltyClient.delete_prompts."""
+        """Deletes the solutions and prefixes of prompts; for each whether there were any."""
         return await self._run(_novelty.delete_prompts(self.namespace, prompt_ids), deadline)
 
     async def export_to(self, path: str | PurePath, *, deadline: float | None = None) -> None:
-        """As extra_client.NoveltyClient.export_to."""
+        """Writes the namespace, novelty and prefix memories both, to a Parquet file.
+
+        The file appears once it is whole. Each prompt is consistent; where all must be of one moment,
+        `copy_to` first and export the copy.
+        """
         call = _novelty.export_namespace(self.namespace)
-        method, attempt = await self._prepare(call, deadline)
         with _novelty.replacing(Path(path)) as file:
-            async for chunk in _events(attempt, method, attempt.send(method)):
-                await asyncio.to_thread(file.write, chunk)
+            async for chunk in self._stream(call, deadline):
+                await self._write(file, chunk)
 
     async def import_from(
         self, path: str | PurePath, *, replace: bool = False, deadline: float | None = None
     ) -> ImportedNamespace:
-        """As extra_client.NoveltyClient.import_from."""
+        """Makes the namespace of a file that `export_to` wrote; it appears, complete, with the answer.
+
+        AlreadyExistsError if the namespace exists, unless `replace`.
+        """
         messages = _novelty.import_messages(self.namespace, Path(path), replace)
         imported = await self._send(messages, _novelty.import_namespace, deadline)
         self._created = True
@@ -560,7 +467,12 @@ class PrefixClient(_NamespaceClient):
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[AddedPrefixes]:
-        """As extra_client.PrefixClient.add_rollouts."""
+        """Splits the most confident rollout of each prompt at its newlines and stores the prefixes.
+
+        `newline_token_ids` are those whose text holds a newline. Boundaries closer than `min_segment_tokens`
+        (None: 32) are merged. A refused prompt carries its error. `idempotency_key` as in
+        NoveltyClient.score_groups.
+        """
         return await self._run_inside(
             _prefix.add_rollouts(
                 self.namespace, prompts, newline_token_ids, min_segment_tokens, idempotency_key
@@ -580,7 +492,12 @@ class PrefixClient(_NamespaceClient):
         drop_after: int | None = None,
         deadline: float | None = None,
     ) -> list[SelectedPrefix]:
-        """As extra_client.PrefixClient.select."""
+        """The prefix to continue from, for each prompt; one without stored prefixes carries a NotFoundError.
+
+        `tau` is the temperature of the smoothing (None: 0.1), `seed` that of the policy "random",
+        `exploration` (None: 0.5) and `drop_after` (None: 16 rollouts without a success) are of the policy
+        "outcome_aware". With `explain` each answer ranks all that competed.
+        """
         call = _prefix.select(self.namespace, prompt_ids, policy, tau, seed, explain, exploration, drop_after)
         return await self._run_inside(call, deadline)
 
@@ -591,7 +508,7 @@ class PrefixClient(_NamespaceClient):
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[errors.ExtraError | None]:
-        """As extra_client.PrefixClient.report_outcomes."""
+        """Records how guided groups came out; for each None, or a NotFoundError if its prefix is gone."""
         return await self._run_inside(
             _prefix.report_outcomes(self.namespace, outcomes, idempotency_key), deadline
         )
@@ -599,11 +516,11 @@ class PrefixClient(_NamespaceClient):
     async def list_prefixes(
         self, prompt_ids: Sequence[str], *, deadline: float | None = None
     ) -> list[PromptPrefixes]:
-        """As extra_client.PrefixClient.list_prefixes."""
+        """The stored prefixes of each prompt, with what came of them."""
         return await self._run(_prefix.list_prefixes(self.namespace, prompt_ids), deadline)
 
     async def forget_prefixes(
         self, prompts: Sequence[ForgottenPrefixes], *, deadline: float | None = None
     ) -> list[int]:
-        """As extra_client.PrefixClient.forget_prefixes."""
+        """Forgets prefixes; for each prompt how many were forgotten. What is not there is no error."""
         return await self._run(_prefix.forget_prefixes(self.namespace, prompts), deadline)
