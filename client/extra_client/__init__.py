@@ -7,13 +7,11 @@ grpcio, protobuf and numpy, and imports nothing heavier.
 
 from extra_client import aio, embedded
 from extra_client._generation import (
-    FinishReason,
     GenerateOptions,
     GenerationInfo,
-    InFlight,
     PolicyChange,
     Prompt,
-    PromptFailure,
+    PromptError,
     Rollout,
     SampledToken,
     SegmentEntropy,
@@ -25,23 +23,16 @@ from extra_client._novelty import (
     Group,
     GroupScores,
     ImportedNamespace,
-    MemoryPolicy,
-    Metric,
     Namespace,
     NamespaceCopy,
     NamespaceSettings,
     Nearest,
-    NearestKind,
     NeighborQuery,
     Neighbors,
     PositiveNovelty,
     PromptSummary,
     SampleOptions,
     SampleScore,
-    Scale,
-    ScoreMode,
-    TextWindow,
-    VectorStorage,
 )
 from extra_client._prefix import (
     AddedPrefixes,
@@ -52,16 +43,11 @@ from extra_client._prefix import (
     PrefixCandidate,
     PromptPrefixes,
     SelectedPrefix,
-    SelectionPolicy,
 )
 from extra_client._sync import GenerationClient, NoveltyClient, PrefixClient, VerificationClient
 from extra_client._transport import request_scope
 from extra_client._verification import (
-    BoxChoice,
-    Method,
-    UnparseableSide,
     Verdict,
-    VerdictStatus,
     VerifyOptions,
 )
 from extra_client.credentials import Credentials
@@ -79,6 +65,22 @@ from extra_client.errors import (
     UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
+)
+from extra_rl.vocabulary import (
+    BoxChoice,
+    FinishReason,
+    InFlight,
+    MemoryPolicy,
+    Method,
+    Metric,
+    NearestKind,
+    Scale,
+    ScoreMode,
+    SelectionPolicy,
+    TextWindow,
+    UnparseableSide,
+    VectorStorage,
+    VerdictStatus,
 )
 
 __all__ = [
@@ -123,7 +125,7 @@ __all__ = [
     "PrefixCandidate",
     "PrefixClient",
     "Prompt",
-    "PromptFailure",
+    "PromptError",
     "PromptPrefixes",
     "PromptSummary",
     "Rollout",

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import PurePath
 from typing import Any, TypedDict, cast
 
@@ -14,6 +13,7 @@ from extra_client import _wire, errors
 from extra_client._transport import GENERATION, Call
 from extra_client.errors import ExtraError, InvalidArgumentError
 from extra_rl.v1 import generation_pb2 as pb
+from extra_rl.vocabulary import FinishReason, InFlight
 
 #: Token ids: a list of int, or an integer array [length].
 TokenIds = Sequence[int] | NDArray[np.integer]
@@ -21,28 +21,6 @@ TokenIds = Sequence[int] | NDArray[np.integer]
 Chat = Sequence[Mapping[str, str]]
 #: Text, token ids, or a conversation.
 Prompt = str | TokenIds | Chat
-
-
-class FinishReason(StrEnum):
-    """Why a sample ended."""
-
-    #: The model ended it; the end-of-sequence or stop token is the last of its tokens.
-    STOP = "stop"
-    #: It reached max_tokens or the context window.
-    LENGTH = "length"
-    #: The weights were replaced under InFlight.ABORT: a partial rollout, to resume from or to drop.
-    ABORT = "abort"
-
-
-class InFlight(StrEnum):
-    """What happens to samples that are being generated when the weights change."""
-
-    #: They are finished on the old weights first; new ones wait.
-    WAIT = "wait"
-    #: They end at once with FinishReason.ABORT; new ones wait.
-    ABORT = "abort"
-    #: They go on with the new weights; Rollout.policy_changes says from which token.
-    KEEP = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +94,7 @@ class SampledToken:
 
 
 @dataclass(frozen=True, slots=True)
-class PromptFailure:
+class PromptError:
     """The prompt was refused: there are no rollouts of it. `error` may be raised."""
 
     prompt_index: int
@@ -158,7 +136,7 @@ class GenerationInfo:
 
 
 #: What a stream of rollouts yields.
-Event = Rollout | PromptFailure | SampledToken
+Event = Rollout | PromptError | SampledToken
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -257,7 +235,7 @@ def update_weights(
     request = pb.UpdateWeightsRequest(
         path=str(path),
         policy_version=policy_version,
-        in_flight=_wire.number(pb.InFlight, _wire.choice(InFlight, in_flight, "in_flight")),  # type: ignore[arg-type]
+        in_flight=_wire.number(InFlight, in_flight, "in_flight"),
     )
     return Call(GENERATION, "UpdateWeights", request, _weights_update, deadline=600)
 
@@ -282,7 +260,7 @@ class Gathered:
 
     def add(self, event: Event) -> None:
         """Takes one event."""
-        if isinstance(event, PromptFailure):
+        if isinstance(event, PromptError):
             self._failed.add(event.prompt_index)
         if isinstance(event, Rollout):
             self._groups[event.prompt_index][event.sample_index] = event
@@ -322,7 +300,7 @@ def check_vocabulary(info: GenerationInfo, vocabulary: Mapping[str, int]) -> Non
 
 def raise_failure(event: Event) -> None:
     """Raises the error of a refused prompt, which names the prompt; passes rollouts by."""
-    if isinstance(event, PromptFailure):
+    if isinstance(event, PromptError):
         error = event.error
         note = f"prompts[{event.prompt_index}]: {error.message} (generate_stream gives the others' rollouts)"
         error.message, error.args = note, (note,)
@@ -379,7 +357,7 @@ def _event(response: pb.GenerateResponse) -> Event:
         )
     if response.HasField("prompt_error"):
         error = errors.from_item(response.prompt_error.error)
-        return PromptFailure(
+        return PromptError(
             response.prompt_error.prompt_index, error or errors.InternalError("refused without a reason")
         )
     rollout = response.rollout
@@ -390,7 +368,7 @@ def _event(response: pb.GenerateResponse) -> Event:
         logprobs=_wire.floats(rollout.logprobs),
         entropies=_wire.floats(rollout.entropies),
         text=rollout.text,
-        finish_reason=_wire.member(pb.FinishReason, FinishReason, rollout.finish_reason),
+        finish_reason=_wire.member(FinishReason, rollout.finish_reason),
         policy_version=rollout.policy_version,
         prompt_tokens=rollout.prompt_tokens,
         cached_prompt_tokens=rollout.cached_prompt_tokens,

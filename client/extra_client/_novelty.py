@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -14,79 +13,18 @@ from extra_client import _wire, errors
 from extra_client._transport import NOVELTY, Call, new_key
 from extra_client.errors import ExtraError, InternalError
 from extra_rl.v1 import novelty_pb2 as pb
+from extra_rl.vocabulary import (
+    MemoryPolicy,
+    Metric,
+    NearestKind,
+    Scale,
+    ScoreMode,
+    TextWindow,
+    VectorStorage,
+)
 
 #: Bytes of a file in one message.
 _CHUNK_BYTES = 2**20
-
-
-class MemoryPolicy(StrEnum):
-    """Which rollouts are embedded, compared and stored; the bonus goes to correct ones under either."""
-
-    #: Only correct solutions.
-    CORRECT = "correct"
-    #: Every rollout (ExTra's released reference code).
-    ALL = "all"
-
-
-class Metric(StrEnum):
-    """How novelty is measured."""
-
-    #: max(0, 1 - largest cosine similarity to memory and siblings).
-    EMBEDDING = "embedding"
-    #: Mean over the response's n-grams of 1/sqrt(count + 1), counted over the prompt's correct responses so
-    #: far, in [0, 1]. Needs token_ids.
-    NGRAM_COUNT = "ngram_count"
-    #: How much less likely the policy found this correct rollout than the group's others, in standard
-    #: deviations of the sequence log-probability, at least 0. Needs sequence_logprobs.
-    POLICY_SURPRISE = "policy_surprise"
-    #: 1 - mean cosine similarity to the siblings (the graph cut of DRA-GRPO), in [0, 2].
-    MEAN_COSINE = "mean_cosine"
-    #: Share of the siblings that are in another semantic cluster (as in DARLING), in [0, 1].
-    CLUSTER_SIZE = "cluster_size"
-
-
-class Scale(StrEnum):
-    """What the novelties are divided by."""
-
-    #: Nothing.
-    RAW = "raw"
-    #: The largest of the group, if above 1e-8.
-    GROUP_MAX = "group_max"
-    #: The mean of the metric's positive novelties in the namespace so far: a typical new solution counts 1.
-    RUNNING_MEAN = "running_mean"
-
-
-class TextWindow(StrEnum):
-    """Which part of a text is embedded."""
-
-    #: Of the last 512 tokens as many as the model reads: of a long solution, its opening.
-    REFERENCE = "reference"
-    #: The whole text: consecutive windows are embedded and averaged by length.
-    WHOLE = "whole"
-
-
-class VectorStorage(StrEnum):
-    """How the vectors of solutions are held: 4 or 2 bytes a number."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-
-
-class NearestKind(StrEnum):
-    """Where a nearest neighbour is."""
-
-    #: A stored solution of the prompt.
-    SOLUTION = "solution"
-    #: Another rollout of the same group.
-    SIBLING = "sibling"
-
-
-class ScoreMode(StrEnum):
-    """What a call does."""
-
-    SCORE_AND_REMEMBER = "score_and_remember"
-    SCORE_ONLY = "score_only"
-    REMEMBER_ONLY = "remember_only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,15 +275,14 @@ def score_groups(
     vendi: bool = False,
 ) -> Call[list[GroupScores]]:
     """ScoreGroups."""
-    mode = _wire.choice(ScoreMode, mode, "mode")
     request = pb.ScoreGroupsRequest(
         namespace=namespace,
         groups=[_group(group, f"groups[{index}]") for index, group in enumerate(groups)],
-        metric=_wire.number(pb.Metric, _wire.choice(Metric, metric, "metric")),  # type: ignore[arg-type]
-        mode=_wire.number(pb.ScoreMode, mode),  # type: ignore[arg-type]
+        metric=_wire.number(Metric, metric, "metric"),
+        mode=_wire.number(ScoreMode, mode, "mode"),
         # A call that writes nothing needs no key.
-        idempotency_key="" if mode is ScoreMode.SCORE_ONLY else idempotency_key or new_key(),
-        scale=_wire.number(pb.Scale, _wire.choice(Scale, scale, "scale")),  # type: ignore[arg-type]
+        idempotency_key="" if mode == ScoreMode.SCORE_ONLY else idempotency_key or new_key(),
+        scale=_wire.number(Scale, scale, "scale"),
         explain=explain,
         track_reward_variance=track_reward_variance,
         vendi=vendi,
@@ -387,8 +324,8 @@ def collect_sample(
         correct=bool(correct),
         token_ids=_wire.int_bytes(token_ids, "token_ids"),
         sequence_logprob=sequence_logprob,
-        metric=_wire.number(pb.Metric, _wire.choice(Metric, metric, "metric")),  # type: ignore[arg-type]
-        scale=_wire.number(pb.Scale, _wire.choice(Scale, scale, "scale")),  # type: ignore[arg-type]
+        metric=_wire.number(Metric, metric, "metric"),
+        scale=_wire.number(Scale, scale, "scale"),
         wait_seconds=wait_seconds,
     )
     # The server answers when the wait is over; scoring then takes its time too.
@@ -486,30 +423,24 @@ def _settings_out(settings: NamespaceSettings | None) -> pb.NamespaceSettings:
     return pb.NamespaceSettings(
         memory_capacity=settings.memory_capacity,
         min_history=settings.min_history,
-        memory_policy=_optional_number(
-            pb.MemoryPolicy, MemoryPolicy, settings.memory_policy, "memory_policy"
-        ),
+        memory_policy=_wire.number(MemoryPolicy, settings.memory_policy, "settings.memory_policy"),
         prefix_capacity=settings.prefix_capacity,
-        text_window=_optional_number(pb.TextWindow, TextWindow, settings.text_window, "text_window"),
-        storage=_optional_number(pb.VectorStorage, VectorStorage, settings.storage, "storage"),
+        text_window=_wire.number(TextWindow, settings.text_window, "settings.text_window"),
+        storage=_wire.number(VectorStorage, settings.storage, "settings.storage"),
         ngram_size=settings.ngram_size,
         cluster_similarity=settings.cluster_similarity,
         variance_rate=settings.variance_rate,
     )
 
 
-def _optional_number(enum: Any, kind: type[StrEnum], value: StrEnum | None, field: str) -> Any:
-    return None if value is None else _wire.number(enum, _wire.choice(kind, value, f"settings.{field}"))
-
-
 def _settings_in(settings: pb.NamespaceSettings) -> NamespaceSettings:
     return NamespaceSettings(
         memory_capacity=settings.memory_capacity,
         min_history=settings.min_history,
-        memory_policy=_wire.optional_member(pb.MemoryPolicy, MemoryPolicy, settings.memory_policy),
+        memory_policy=_wire.optional_member(MemoryPolicy, settings.memory_policy),
         prefix_capacity=settings.prefix_capacity,
-        text_window=_wire.optional_member(pb.TextWindow, TextWindow, settings.text_window),
-        storage=_wire.optional_member(pb.VectorStorage, VectorStorage, settings.storage),
+        text_window=_wire.optional_member(TextWindow, settings.text_window),
+        storage=_wire.optional_member(VectorStorage, settings.storage),
         ngram_size=settings.ngram_size,
         cluster_similarity=settings.cluster_similarity,
         variance_rate=settings.variance_rate,
@@ -525,7 +456,7 @@ def _namespace(response: pb.DescribeNamespaceResponse) -> Namespace:
         embedding_model=response.embedding_model,
         dimension=response.dimension,
         positive=tuple(
-            PositiveNovelty(_wire.member(pb.Metric, Metric, positive.metric), positive.count, positive.mean)
+            PositiveNovelty(_wire.member(Metric, positive.metric), positive.count, positive.mean)
             for positive in response.positive
         ),
         index_hits=response.index_hits,
@@ -552,7 +483,7 @@ def _summary(prompt: pb.PromptSummary) -> PromptSummary:
 
 
 def _nearest(nearest: pb.Nearest) -> Nearest | None:
-    kind = _wire.optional_member(pb.Nearest.Kind, NearestKind, nearest.kind)
+    kind = _wire.optional_member(NearestKind, nearest.kind)
     if kind is None:
         return None
     return Nearest(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,20 +10,7 @@ from extra_client import _wire, errors
 from extra_client._transport import PREFIX, Call, new_key
 from extra_client.errors import ExtraError, InternalError
 from extra_rl.v1 import prefix_pb2 as pb
-
-
-class SelectionPolicy(StrEnum):
-    """How a prefix is chosen."""
-
-    #: Lowest entropy after smoothing over similar prefixes (ExTra).
-    SMOOTHED_ENTROPY = "smoothed_entropy"
-    SHORTEST = "shortest"
-    RANDOM = "random"
-    #: The empty prefix: the prompt is sampled again from its start (the "requeue" control).
-    NONE = "none"
-    #: The best upper confidence bound of the success rate: reported outcomes count, smoothed entropy and
-    #: length are the prior, the empty prefix competes, what has failed often enough is dropped.
-    OUTCOME_AWARE = "outcome_aware"
+from extra_rl.vocabulary import SelectionPolicy
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -178,7 +164,7 @@ def select(
     request = pb.SelectPrefixesRequest(
         namespace=namespace,
         prompt_ids=prompt_ids,
-        policy=_wire.number(pb.SelectionPolicy, _wire.choice(SelectionPolicy, policy, "policy")),  # type: ignore[arg-type]
+        policy=_wire.number(SelectionPolicy, policy, "policy"),
         tau=tau,
         seed=seed,
         explain=explain,

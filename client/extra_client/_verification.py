@@ -2,62 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from extra_client import _wire
 from extra_client._transport import VERIFICATION, Call
 from extra_client.errors import InternalError, InvalidArgumentError
+from extra_rl.groups import is_decided
 from extra_rl.v1 import verification_pb2 as pb
+from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 
 Id = TypeVar("Id")
-
-
-class Method(StrEnum):
-    """How an answer is compared."""
-
-    #: Mathematical equality of the extracted final answers.
-    MATH = "math"
-    #: The same letter of a multiple-choice question.
-    CHOICE = "choice"
-    #: The same characters, apart from spaces and delimiters around the answer.
-    EXACT = "exact"
-    #: Two numbers within the tolerances of VerifyOptions.
-    NUMERIC = "numeric"
-    #: CHOICE if the reference answer is a letter from A to H, else MATH.
-    AUTO = "auto"
-    #: The server's verifier that VerifyOptions.verifier names.
-    CUSTOM = "custom"
-
-
-class BoxChoice(StrEnum):
-    """Which of several boxes in a response is its final answer."""
-
-    LAST = "last"
-    FIRST = "first"
-    #: All of them together, as a list.
-    ALL = "all"
-
-
-class VerdictStatus(StrEnum):
-    """Outcome of one verification."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    #: No answer could be read from one side.
-    UNPARSEABLE = "unparseable"
-    #: Undecided: execution exceeded the time limit.
-    TIMEOUT = "timeout"
-    #: Undecided: the verifier failed.
-    ERROR = "error"
-
-
-class UnparseableSide(StrEnum):
-    """Which side could not be read."""
-
-    RESPONSE = "response"
-    #: The reference answer: the data is at fault, not the model.
-    ANSWER = "answer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,16 +55,13 @@ class Verdict:
 
     @property
     def correct(self) -> bool | None:
-        """True or False where it was decided; None where not (timeout, error, unreadable reference answer).
+        """Whether the response is right; None if undecided (timeout, error, unreadable reference answer).
 
         A response without a readable answer is decided: False.
         """
-        if self.status is VerdictStatus.CORRECT:
-            return True
-        unreadable = (
-            self.status is VerdictStatus.UNPARSEABLE and self.unparseable_side is UnparseableSide.RESPONSE
-        )
-        return False if unreadable or self.status is VerdictStatus.WRONG else None
+        if not is_decided(self.status, self.unparseable_side):
+            return None
+        return self.status is VerdictStatus.CORRECT
 
 
 def verify(
@@ -176,15 +127,15 @@ class Stream(Generic[Id]):
 
 def _shared(method: Method | str, options: VerifyOptions | None) -> pb.VerifyItem:
     """What the items of a call have in common."""
-    number = _wire.number(pb.Method, _wire.choice(Method, method, "method"))
-    return pb.VerifyItem(method=number, options=_options(options))  # type: ignore[arg-type]
+    number = _wire.number(Method, method, "method")
+    return pb.VerifyItem(method=number, options=_options(options))
 
 
 def _options(options: VerifyOptions | None) -> pb.VerifyOptions | None:
     if options is None:
         return None
     return pb.VerifyOptions(
-        boxes=_wire.number(pb.BoxChoice, _wire.choice(BoxChoice, options.boxes, "options.boxes")),  # type: ignore[arg-type]
+        boxes=_wire.number(BoxChoice, options.boxes, "options.boxes"),
         strict_percent=options.strict_percent,
         strict_degrees=options.strict_degrees,
         relative_tolerance=options.relative_tolerance,
@@ -201,8 +152,8 @@ def _item(response: str, answer: str, shared: pb.VerifyItem) -> pb.VerifyItem:
 
 def _verdict(verdict: pb.Verdict) -> Verdict:
     return Verdict(
-        status=_wire.member(pb.VerdictStatus, VerdictStatus, verdict.status),
-        unparseable_side=_wire.optional_member(pb.UnparseableSide, UnparseableSide, verdict.unparseable_side),
+        status=_wire.member(VerdictStatus, verdict.status),
+        unparseable_side=_wire.optional_member(UnparseableSide, verdict.unparseable_side),
         extracted=verdict.extracted,
         normalized_response=verdict.normalized_response,
         normalized_answer=verdict.normalized_answer,

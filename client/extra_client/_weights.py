@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_client import _wire
-from extra_client._generation import InFlight
 from extra_client.errors import InvalidArgumentError
 from extra_rl.v1 import generation_pb2 as pb
+from extra_rl.vocabulary import InFlight
 
 #: Bytes of a chunk: far below the servers' limit on a message, far above the cost of one.
 CHUNK_BYTES = 4 * 2**20
@@ -26,8 +26,8 @@ def messages(
     tensors: Mapping[str, Any] | Iterable[tuple[str, Any]], policy_version: int, in_flight: InFlight | str
 ) -> Iterator[pb.StreamWeightsRequest]:
     """The messages that send `tensors`; InvalidArgumentError names one of another number format."""
-    number = _wire.number(pb.InFlight, _wire.choice(InFlight, in_flight, "in_flight"))
-    header = pb.WeightsHeader(policy_version=policy_version, in_flight=number)  # type: ignore[arg-type]
+    number = _wire.number(InFlight, in_flight, "in_flight")
+    header = pb.WeightsHeader(policy_version=policy_version, in_flight=number)
     return _messages(header, tensors)
 
 

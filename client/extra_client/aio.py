@@ -27,9 +27,8 @@ from extra_client._generation import (
     Event,
     GenerateOptions,
     GenerationInfo,
-    InFlight,
     Prompt,
-    PromptFailure,
+    PromptError,
     Rollout,
     TokenIds,
     WeightsUpdate,
@@ -38,7 +37,6 @@ from extra_client._novelty import (
     Group,
     GroupScores,
     ImportedNamespace,
-    Metric,
     Namespace,
     NamespaceCopy,
     NamespaceSettings,
@@ -47,8 +45,6 @@ from extra_client._novelty import (
     PromptSummary,
     SampleOptions,
     SampleScore,
-    Scale,
-    ScoreMode,
 )
 from extra_client._prefix import (
     AddedPrefixes,
@@ -57,11 +53,11 @@ from extra_client._prefix import (
     Outcome,
     PromptPrefixes,
     SelectedPrefix,
-    SelectionPolicy,
 )
 from extra_client._transport import Call
-from extra_client._verification import Method, Verdict, VerifyOptions
+from extra_client._verification import Verdict, VerifyOptions
 from extra_client.credentials import Credentials
+from extra_rl.vocabulary import InFlight, Method, Metric, Scale, ScoreMode, SelectionPolicy
 
 Result = TypeVar("Result")
 Id = TypeVar("Id")
@@ -116,7 +112,7 @@ class GenerationClient(_aio_base.Client):
         stream_tokens: Literal[False] = False,
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> AsyncIterator[Rollout | PromptFailure]: ...
+    ) -> AsyncIterator[Rollout | PromptError]: ...
 
     @overload
     def generate_stream(
@@ -146,7 +142,7 @@ class GenerationClient(_aio_base.Client):
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncIterator[Any]:
-        """As `generate`, but yields each rollout as it finishes, and a PromptFailure for each refused prompt.
+        """As `generate`, but yields each rollout as it finishes, and a PromptError for each refused prompt.
 
         With `stream_tokens` also each SampledToken as it is drawn. Generation starts with the call (asyncio:
         with the first iteration). Closing the iterator, or dropping it, stops the work in the server.

@@ -34,7 +34,7 @@ from extra_client import (
     NoveltyClient,
     Outcome,
     PrefixClient,
-    PromptFailure,
+    PromptError,
     Rollout,
     SampledToken,
     Scale,
@@ -207,8 +207,8 @@ async def test_the_same_seed_gives_the_same_rollouts_in_both_front_ends(generati
 async def test_one_refused_prompt_does_not_keep_the_others_from_their_rollouts(generation: str) -> None:
     prompts: list[Any] = ["abc", [10_000], "abc"]
 
-    def check(events: list[Rollout | PromptFailure]) -> None:
-        failures = [event for event in events if isinstance(event, PromptFailure)]
+    def check(events: list[Rollout | PromptError]) -> None:
+        failures = [event for event in events if isinstance(event, PromptError)]
         assert [failure.prompt_index for failure in failures] == [1]
         assert isinstance(failures[0].error, InvalidArgumentError)
         assert len(events) == 5

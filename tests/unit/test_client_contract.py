@@ -34,7 +34,6 @@ SHORTER = {
 RENAMED = {
     "GetInfoResponse": "GenerationInfo",
     "UpdateWeightsResponse": "WeightsUpdate",
-    "PromptError": "PromptFailure",
     "GenerationTimings": "Timings",
     "DescribeNamespaceResponse": "Namespace",
     "CopyNamespaceResponse": "NamespaceCopy",

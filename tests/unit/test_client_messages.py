@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from extra_client import (
     EntropyRollout,
+    FinishReason,
     Group,
     HardPrompt,
     InternalError,
@@ -17,7 +18,7 @@ from extra_client import (
     NamespaceSettings,
     NotFoundError,
     OverloadedError,
-    PromptFailure,
+    PromptError,
     ScoreMode,
     Verdict,
     VerdictStatus,
@@ -128,7 +129,7 @@ def test_rollouts_that_arrive_in_any_order_are_returned_by_prompt_and_sample() -
 
 def test_a_stream_that_ends_before_all_rollouts_is_an_error() -> None:
     gathered = _generation.Gathered(2, 2)
-    gathered.add(PromptFailure(1, NotFoundError("gone")))
+    gathered.add(PromptError(1, NotFoundError("gone")))
     gathered.add(rollout(0, 1))
     with pytest.raises(InternalError, match="1 of 2 rollouts of prompt 0"):
         gathered.check()
@@ -136,7 +137,7 @@ def test_a_stream_that_ends_before_all_rollouts_is_an_error() -> None:
 
 def test_an_enum_value_of_a_newer_server_is_an_error_that_says_so() -> None:
     with pytest.raises(InternalError, match="upgrade"):
-        _wire.member(generation_pb2.FinishReason, _generation.FinishReason, 99)
+        _wire.member(FinishReason, 99)
 
 
 def test_a_choice_that_does_not_exist_is_refused_with_those_that_do() -> None:

@@ -22,7 +22,7 @@ from extra_client import (
     ExtraError,
     GenerationClient,
     Prompt,
-    PromptFailure,
+    PromptError,
     Rollout,
     UnparseableSide,
     Verdict,
@@ -191,7 +191,7 @@ class RolloutCollector:
             ],
         )
         for event in events:
-            if isinstance(event, PromptFailure):
+            if isinstance(event, PromptError):
                 raise PromptRefusedError(requests[event.prompt_index].prompt, str(event.error))
             if event.policy_version != version:
                 raise RolloutError(

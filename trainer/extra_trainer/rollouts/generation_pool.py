@@ -30,7 +30,7 @@ from extra_client import (
     GenerationClient,
     GenerationInfo,
     Prompt,
-    PromptFailure,
+    PromptError,
     Rollout,
     UnavailableError,
     WeightsUpdate,
@@ -166,7 +166,7 @@ class GenerationPool:
         top_p: float,
         min_policy_version: int,
         max_tokens_per_prompt: Sequence[int | None] | None = None,
-    ) -> Iterator[Rollout | PromptFailure]:
+    ) -> Iterator[Rollout | PromptError]:
         """As GenerationClient.generate_stream, with the tokens that one replica alone would draw.
 
         The error of the last replica is raised when none is left; other errors than LOSSES at once.
@@ -183,7 +183,7 @@ class GenerationPool:
             (client,) = self._clients.values()
             arrived: set[tuple[int, int]] = set()
 
-            def missing() -> Iterator[Rollout | PromptFailure]:
+            def missing() -> Iterator[Rollout | PromptError]:
                 # Asked again, the same samples are drawn.
                 for event in client.generate_stream(
                     prompts, prefixes=prefixes, max_tokens_per_prompt=max_tokens_per_prompt, **options
@@ -203,7 +203,7 @@ class GenerationPool:
         first = next(self._calls) % max(1, len(serving))
         return self._spread(_Spread(each, options, serving[first:] + serving[:first], self._lose))
 
-    def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptFailure]:
+    def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptError]:
         with self._spread_ended:
             self._spreading += 1
         context = contextvars.copy_context()
@@ -275,7 +275,7 @@ class _Spread:
         self._left = list(targets)
         self._lose = lose
         #: What happened, in order; None at the end, an exception where it ends early.
-        self.events: queue.SimpleQueue[Rollout | PromptFailure | BaseException | None] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[Rollout | PromptError | BaseException | None] = queue.SimpleQueue()
         #: Samples of each prompt that were handed on already.
         self._delivered: list[set[int]] = [set() for _ in groups]
         self._loop: asyncio.AbstractEventLoop | None = None
