@@ -40,8 +40,9 @@ from extra_client import (
     VerificationClient,
     embedded,
 )
+from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig
-from extra_trainer.exploration.explorer import Explorer, StepNovelty, Tokens
+from extra_trainer.exploration.explorer import Explorer, StepNovelty
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, Sampling
 
@@ -183,7 +184,7 @@ def paper_size(prompts: int, rate: float, figures: dict[str, Any], ratios: dict[
     ):
         novelty.create_namespace()
         explorer = Explorer(
-            NoveltyConfig(), PrefixConfig(warmup_steps=0), novelty, prefixes, Tokens(tokenizer), "bench"
+            NoveltyConfig(), PrefixConfig(warmup_steps=0), novelty, prefixes, TokenTexts(tokenizer), "bench"
         )
         step = StepNovelty(explorer, 1)
         started = time.monotonic()

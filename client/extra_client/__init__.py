@@ -17,7 +17,6 @@ from extra_client._generation import (
     SegmentEntropy,
     Timings,
     WeightsUpdate,
-    vocab_hash,
 )
 from extra_client._novelty import (
     Group,
@@ -66,6 +65,7 @@ from extra_client.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from extra_rl.tokens import vocab_hash
 from extra_rl.vocabulary import (
     BoxChoice,
     FinishReason,

@@ -1,6 +1,5 @@
 """GenerationService without the connection: what is sent, and what comes back, as numpy and dataclasses."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from extra_client import _wire, errors
 from extra_client._transport import GENERATION, Call
 from extra_client.errors import ExtraError, InvalidArgumentError
+from extra_rl.tokens import vocab_hash
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.vocabulary import FinishReason, InFlight
 
@@ -276,17 +276,6 @@ class Gathered:
     def groups(self) -> list[list[Rollout]]:
         """The rollouts, by prompt and sample."""
         return [[group[sample] for sample in sorted(group)] for group in self._groups]
-
-
-def vocab_hash(vocabulary: Mapping[str, int]) -> str:
-    """Hex SHA-256 of a tokenizer's vocabulary (token -> id, as `tokenizer.get_vocab()` returns it).
-
-    Equals GenerationInfo.vocab_hash where the server's tokenizer has the same vocabulary.
-    """
-    digest = hashlib.sha256()
-    for token, index in sorted(vocabulary.items(), key=lambda item: (item[1], item[0])):
-        digest.update(f"{index}\t{token}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def check_vocabulary(info: GenerationInfo, vocabulary: Mapping[str, int]) -> None:

@@ -5,17 +5,16 @@ not (tokens that hold part of a character, tokenizers that drop a leading space)
 text: one that is not found where it should be shares the text up to the next one that is.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from extra_rl.tokens import align
 from extra_trainer.runs.folder import RunFolder
 from extra_trainer.runs.record import unpacked
-
-#: Characters searched for the next token that fits.
-AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -69,27 +68,5 @@ def segment_ends(pieces: Sequence[str], least: int) -> set[int]:
 
 
 def fitted(pieces: Sequence[str], text: str) -> list[str]:
-    """The part of `text` that each token stands for; together they are the text."""
-    parts: list[str] = []
-    at = 0
-    for piece in pieces:
-        if piece and text.startswith(piece, at):
-            parts.append(piece)
-            at += len(piece)
-            continue
-        place = text.find(piece, at, at + AHEAD) if piece.strip("\ufffd") else -1
-        if place < 0:
-            parts.append("")
-            continue
-        # What lies between belongs to the tokens before, which did not fit, or to this one.
-        if parts and not parts[-1]:
-            parts[-1] = text[at:place]
-            parts.append(piece)
-        else:
-            parts.append(text[at:place] + piece)
-        at = place + len(piece)
-    if at < len(text):
-        last = next((place for place in reversed(range(len(parts))) if not parts[place]), len(parts) - 1)
-        if parts:
-            parts[last] += text[at:]
-    return parts
+    """Return the part of `text` that each token stands for; together they are the text."""
+    return [text[start:end] for start, end in itertools.pairwise([0, *align(pieces, text)])]

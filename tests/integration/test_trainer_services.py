@@ -22,9 +22,10 @@ from extra_client import (
     VerificationClient,
     embedded,
 )
+from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data.problems import prompt_identity
-from extra_trainer.exploration.explorer import Explorer, StepNovelty, Tokens, step_metrics
+from extra_trainer.exploration.explorer import Explorer, StepNovelty, step_metrics
 from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 from extra_trainer.runs import record
@@ -33,8 +34,8 @@ SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
 
 
 @pytest.fixture(scope="module")
-def tokens(tiny_model: Path) -> Tokens:
-    return Tokens(AutoTokenizer.from_pretrained(tiny_model))
+def tokens(tiny_model: Path) -> TokenTexts:
+    return TokenTexts(AutoTokenizer.from_pretrained(tiny_model))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def novelty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield service.target
 
 
-def _requests(tokens: Tokens, *prompts: str, answer: str = "12") -> list[RolloutRequest]:
+def _requests(tokens: TokenTexts, *prompts: str, answer: str = "12") -> list[RolloutRequest]:
     return [
         RolloutRequest(prompt, prompt_identity(prompt), tuple(tokens.tokenizer(prompt)["input_ids"]), answer)
         for prompt in prompts
@@ -67,7 +68,7 @@ def _requests(tokens: Tokens, *prompts: str, answer: str = "12") -> list[Rollout
 
 
 def _explorer(
-    tokens: Tokens,
+    tokens: TokenTexts,
     novelty: str,
     name: str,
     config: NoveltyConfig,
@@ -82,7 +83,7 @@ def _explorer(
     return Explorer(config, prefix or PrefixConfig(), memory, prefixes, tokens, launch_id="test")
 
 
-def _rollout(tokens: Tokens, text: str, index: int, skip: int = 0) -> Rollout:
+def _rollout(tokens: TokenTexts, text: str, index: int, skip: int = 0) -> Rollout:
     """A rollout of this text, as if sampled; its first `skip` tokens were its prefix."""
     ids = np.array(tokens.tokenizer(text)["input_ids"][skip:], dtype=np.int32)
     numbers = np.full(len(ids), 0.5, dtype=np.float32)
@@ -106,7 +107,7 @@ def _rollout(tokens: Tokens, text: str, index: int, skip: int = 0) -> Rollout:
 
 
 def test_groups_come_back_whole_in_order_and_verified(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient
 ) -> None:
     requests = _requests(tokens, "1+2=?\n", "4+5=?\n", "30+40=?\n")
     seen: list[int] = []
@@ -121,7 +122,7 @@ def test_groups_come_back_whole_in_order_and_verified(
 
 
 def test_complete_groups_are_handed_on_in_order_while_others_are_generated(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient
 ) -> None:
     requests = _requests(tokens, *(f"{n}+2=?\n" for n in range(10, 20)))
     handed: list[tuple[int, RolloutRequest]] = []
@@ -140,7 +141,7 @@ def test_complete_groups_are_handed_on_in_order_while_others_are_generated(
 
 
 def test_rollouts_of_another_policy_version_stop_the_step(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient
 ) -> None:
     collector = RolloutCollector(generation, verification)
     with pytest.raises(RolloutError, match="policy version 0, not -1"):
@@ -148,7 +149,7 @@ def test_rollouts_of_another_policy_version_stop_the_step(
 
 
 def test_a_refused_prompt_stops_the_step_and_is_named(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient
 ) -> None:
     good, bad = _requests(tokens, "1+2=?\n", "9+9=?\n")
     bad = RolloutRequest(bad.prompt, bad.prompt_id, (10**6,), bad.answer)
@@ -157,7 +158,7 @@ def test_a_refused_prompt_stops_the_step_and_is_named(
 
 
 def test_a_verifier_that_is_gone_stops_the_step_with_its_error(
-    tokens: Tokens, generation: GenerationClient
+    tokens: TokenTexts, generation: GenerationClient
 ) -> None:
     with embedded.start("verification", workers=1) as service, VerificationClient(service.target) as client:
         service.process.kill()
@@ -169,7 +170,7 @@ def test_a_verifier_that_is_gone_stops_the_step_with_its_error(
 
 
 def test_a_guided_prompt_continues_its_prefix_and_keeps_its_own_answer(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient, novelty: str
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient, novelty: str
 ) -> None:
     explorer = Explorer(
         NoveltyConfig(min_history=0),
@@ -203,7 +204,7 @@ def test_a_guided_prompt_continues_its_prefix_and_keeps_its_own_answer(
 
 
 def _group(
-    tokens: Tokens, verification: VerificationClient, texts: list[str], *, guided: bool = False
+    tokens: TokenTexts, verification: VerificationClient, texts: list[str], *, guided: bool = False
 ) -> Group:
     """A group of these texts, verified."""
     (request,) = _requests(tokens, "1+2+9=?\n")
@@ -213,7 +214,7 @@ def _group(
 
 
 def test_novelty_is_scaled_by_the_service_and_known_raw_too(
-    tokens: Tokens, verification: VerificationClient, novelty: str
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
     explorer = _explorer(tokens, novelty, "scaled", NoveltyConfig(scale="group_max"), min_history=0)
     group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12", "5"])
@@ -226,7 +227,7 @@ def test_novelty_is_scaled_by_the_service_and_known_raw_too(
 
 
 def test_solutions_embedded_ahead_of_their_group_are_neither_scored_nor_remembered_twice(
-    tokens: Tokens, verification: VerificationClient, novelty: str
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
     group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12", "5"])
     found = []
@@ -244,7 +245,7 @@ def test_solutions_embedded_ahead_of_their_group_are_neither_scored_nor_remember
 
 
 def test_guided_groups_count_in_their_prompt_s_novelty_unless_told_otherwise(
-    tokens: Tokens, verification: VerificationClient, novelty: str
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
     group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12"], guided=True)
     for counted in (True, False):
@@ -254,7 +255,7 @@ def test_guided_groups_count_in_their_prompt_s_novelty_unless_told_otherwise(
 
 
 def test_an_undecided_rollout_is_neither_scored_nor_remembered(
-    tokens: Tokens, verification: VerificationClient, novelty: str
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
     explorer = _explorer(tokens, novelty, "undecided", NoveltyConfig(memory_policy="all"), min_history=0)
     group = _group(tokens, verification, ["12", "3+9=12\n12", "3"])
@@ -265,7 +266,7 @@ def test_an_undecided_rollout_is_neither_scored_nor_remembered(
 
 @pytest.mark.parametrize(("sources", "fed"), [("unguided", 0), ("wrong", 0), ("all", 1)])
 def test_sources_say_whether_guided_groups_feed_prefixes(
-    tokens: Tokens, verification: VerificationClient, novelty: str, sources: str, fed: int
+    tokens: TokenTexts, verification: VerificationClient, novelty: str, sources: str, fed: int
 ) -> None:
     config = PrefixConfig(warmup_steps=0, min_segment_tokens=2, sources=sources)
     explorer = _explorer(tokens, novelty, f"sources-{sources}", NoveltyConfig(), prefix=config)
@@ -298,7 +299,7 @@ def _check_choices(choices: list[PrefixChoice], groups: list[Group]) -> None:
 
 
 def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
-    tokens: Tokens, verification: VerificationClient, novelty: str
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
     explorer = _explorer(tokens, novelty, "nearest", NoveltyConfig(), min_history=0)
     group = _group(tokens, verification, ["12", "3+9=12\n12", "12", "no"])
@@ -319,7 +320,7 @@ def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
 
 
 def test_requeue_guides_with_an_empty_prefix(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient, novelty: str
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient, novelty: str
 ) -> None:
     explorer = Explorer(
         NoveltyConfig(enabled=False),
@@ -342,7 +343,7 @@ def test_requeue_guides_with_an_empty_prefix(
 
 
 def test_during_warmup_nothing_is_queued(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient, novelty: str
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient, novelty: str
 ) -> None:
     explorer = Explorer(
         NoveltyConfig(),
@@ -358,7 +359,7 @@ def test_during_warmup_nothing_is_queued(
 
 
 def test_the_metrics_of_a_step_are_plain(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient
 ) -> None:
     requests = _requests(tokens, "1+2=?\n", "4+5=?\n", "30+40=?\n")
     groups = RolloutCollector(generation, verification).collect(requests, SAMPLING, 0).groups
@@ -368,7 +369,7 @@ def test_the_metrics_of_a_step_are_plain(
 
 
 def test_a_guided_response_is_no_longer_than_others(
-    tokens: Tokens, generation: GenerationClient, verification: VerificationClient
+    tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient
 ) -> None:
     (plain,) = _requests(tokens, "11+12+13=?\n")
     prefix = tuple(tokens.tokenizer("11+12=23\n")["input_ids"])

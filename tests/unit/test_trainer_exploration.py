@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from extra_trainer.exploration.explorer import GuidedQueue, Tokens
+from extra_rl.tokens import TokenTexts
+from extra_trainer.exploration.explorer import GuidedQueue
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 from extra_trainer.rollouts.collector import RolloutRequest
 
@@ -59,7 +60,7 @@ def byte_level() -> PreTrainedTokenizerFast:
 def test_token_ends_say_where_in_the_text_each_token_ends(
     byte_level: PreTrainedTokenizerFast, text: str
 ) -> None:
-    tokens = Tokens(byte_level)
+    tokens = TokenTexts(byte_level)
     ids = np.array(byte_level(text)["input_ids"], dtype=np.int32)
     ends = tokens.ends(ids, text)
     assert ends[-1] == len(text)
@@ -71,7 +72,7 @@ def test_token_ends_say_where_in_the_text_each_token_ends(
 
 
 def test_the_rehearsal_s_newline_is_a_token_of_its_own() -> None:
-    tokens = Tokens(make_tokenizer())
+    tokens = TokenTexts(make_tokenizer())
     assert len(tokens.newline_ids) == 1
     random.seed(0)
     text = "12+3=15\n15+4=19\n\\boxed{19}"

@@ -15,7 +15,6 @@ when an executor is made.
 import asyncio
 import importlib
 import inspect
-import itertools
 import logging
 import threading
 import uuid
@@ -37,6 +36,7 @@ from extra_client import (
     aio,
 )
 from extra_client.integrations import Absence, NoveltyScoring, OnFailure, prompt_id
+from extra_rl.tokens import TokenTexts
 
 #: Decides about a response, given the label: True, False, or None for undecided.
 Verify = Callable[[str, str], bool | None] | Callable[[str, str], Awaitable[bool | None]]
@@ -251,7 +251,7 @@ class _Entropies:
         self._client = aio.PrefixClient(prefixes.target, prefixes.namespace)
         self._absence = Absence("prefix", prefixes.on_failure, "new prefixes")
         self._installed: asyncio.Task[Any] | None = None
-        self._newlines: list[int] = []
+        self._tokens: TokenTexts | None = None
 
     async def install(self, engine: Any) -> None:
         """Once: the engine's sampler returns entropies from here on."""
@@ -266,15 +266,14 @@ class _Entropies:
         samples = [group.samples[index] for index in sorted(group.samples)]
         if sum(sample.correct for sample in samples) > 1:
             return
-        if not self._newlines:
-            pieces = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-            self._newlines = [token for token, piece in enumerate(pieces) if "\n" in piece]
-        rollouts = [_with_text(sample, tokenizer) for sample in samples if sample.token_ids]
+        if self._tokens is None:
+            self._tokens = TokenTexts(tokenizer)
+        rollouts = [_with_text(sample, self._tokens) for sample in samples if sample.token_ids]
         if not rollouts:
             return
         try:
             (added,) = await self._client.add_rollouts(
-                [HardPrompt(name, rollouts)], self._newlines, idempotency_key=group.name
+                [HardPrompt(name, rollouts)], self._tokens.newline_ids, idempotency_key=group.name
             )
         except ExtraError as failure:
             self._absence.excuse(failure)
@@ -300,13 +299,13 @@ def entropies_in(ranks: Sequence[int]) -> list[float]:
     return [float(entropy) for entropy in found]
 
 
-def _with_text(sample: _Sample, tokenizer: Any) -> EntropyRollout:
-    pieces = tokenizer.batch_decode([[token] for token in sample.token_ids])
+def _with_text(sample: _Sample, tokens: TokenTexts) -> EntropyRollout:
+    text = tokens.decode(sample.token_ids)
     return EntropyRollout(
         token_ids=sample.token_ids,
         entropies=sample.entropies,
-        text="".join(pieces),
-        token_ends=list(itertools.accumulate(len(piece) for piece in pieces)),
+        text=text,
+        token_ends=tokens.ends(sample.token_ids, text),
     )
 
 

@@ -1,6 +1,5 @@
 """The tokenizer of the served model: text to token ids and back, and a hash that tells vocabularies apart."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from extra_rl.tokens import TokenTexts, vocab_hash
 from extra_services.errors import InvalidInput
 
 
@@ -40,22 +40,9 @@ class Vocabulary:
     @cached_property
     def newline_ids(self) -> NDArray[np.int32]:
         """int32: the ids of the tokens whose text has a newline."""
-        ids = range(len(self._tokenizer))
-        return np.array([index for index in ids if "\n" in self._tokenizer.decode([index])], np.int32)
+        return np.array(TokenTexts(self._tokenizer).newline_ids, np.int32)
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, without special tokens and without any clean-up of spaces."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
-
-
-def vocab_hash(vocab: dict[str, int]) -> str:
-    """Hex SHA-256 of the vocabulary, `tokenizer.get_vocab()`: token -> id.
-
-    Hashed is the UTF-8 text of one line per token, id in decimal, a tab, the token as it is, a newline, in
-    order of id (tokens of the same id in order of token).
-    """
-    digest = hashlib.sha256()
-    for token, index in sorted(vocab.items(), key=lambda item: (item[1], item[0])):
-        digest.update(f"{index}\t{token}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()

@@ -23,13 +23,14 @@ from pydantic import BaseModel, ConfigDict
 
 from extra_client import NoveltyClient, PrefixClient, VerificationClient
 from extra_rl.config_file import ConfigError
+from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig, PrefixPolicy
 from extra_trainer.data.problems import Problem, prompt_identity
 from extra_trainer.evaluation.evaluator import digest
 from extra_trainer.evaluation.journal import different
 from extra_trainer.evaluation.pass_at_k import bootstrap_means
 from extra_trainer.evaluation.result import Estimate, estimate
-from extra_trainer.exploration.explorer import Explorer, Tokens, is_hard
+from extra_trainer.exploration.explorer import Explorer, is_hard
 from extra_trainer.reports.progress import Increments
 from extra_trainer.rollouts.collector import Group, RolloutCollector, RolloutRequest, Sampling
 from extra_trainer.rollouts.generation_pool import GenerationPool
@@ -111,7 +112,7 @@ class RescueStudy:
         journal = _read(path, asked)
         made = len(journal.passes)
         requests = [self._request(problem) for problem in problems]
-        tokens = Tokens(self.tokenizer)
+        tokens = TokenTexts(self.tokenizer)
         explorers = {policy: self._explorer(policy, made, len(problems), tokens) for policy in POLICIES}
         version = self.generation.get_info().policy_version
         for number in range(made + 1, passes + 1):
@@ -162,7 +163,7 @@ class RescueStudy:
         tokens = tuple(self.tokenizer(problem.prompt, add_special_tokens=False)["input_ids"])
         return RolloutRequest(problem.prompt, prompt_identity(problem.prompt), tokens, problem.answer)
 
-    def _explorer(self, policy: PrefixPolicy, passes: int, problems: int, tokens: Tokens) -> Explorer:
+    def _explorer(self, policy: PrefixPolicy, passes: int, problems: int, tokens: TokenTexts) -> Explorer:
         """With its memories as they were after so many passes; a pass that was stopped may have left more."""
         memory = NoveltyClient(self.novelty, f"rescue-{policy}")
         memory.delete()

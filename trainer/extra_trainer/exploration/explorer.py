@@ -36,6 +36,7 @@ from extra_client import (
     VerdictStatus,
 )
 from extra_client import Group as NoveltyGroup
+from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group, RolloutRequest, is_decided
@@ -80,51 +81,6 @@ class GuidedQueue:
         )
 
 
-class Tokens:
-    """What exploration must know of a tokenizer: which tokens end a line, and where in a text tokens end."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        ids = [[i] for i in range(len(tokenizer))]
-        #: The text of each token alone, nothing for special ones.
-        self.pieces: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        self.newline_ids = [i for i, text in enumerate(tokenizer.batch_decode(ids)) if "\n" in text]
-
-    def ends(self, token_ids: NDArray[np.int32], text: str) -> NDArray[np.int32]:
-        """[length]: characters of `text` up to and including each token.
-
-        `text` is what the tokens decode to, without special ones; it may end before them (at a stop string).
-        """
-        ids = token_ids.tolist()
-        ends, decoded = self._by_pieces(ids)
-        if not decoded.startswith(text):
-            # Tokens whose text depends on those before: only whole openings decode right.
-            ends = [
-                len(self.tokenizer.decode(ids[: i + 1], skip_special_tokens=True)) for i in range(len(ids))
-            ]
-        return np.minimum(ends, len(text)).astype(np.int32)
-
-    def _by_pieces(self, ids: list[int]) -> tuple[list[int], str]:
-        """Ends of tokens that decode piece by piece, and the whole; pieces of one character go together."""
-        ends: list[int] = []
-        decoded: list[str] = []
-        length, run = 0, []
-        for i in ids:
-            run.append(i)
-            # A replacement character at the end: the next token may hold the rest of a character.
-            piece = self.pieces[i] if len(run) == 1 else self.tokenizer.decode(run, skip_special_tokens=True)
-            if piece.endswith("\ufffd"):
-                ends.append(length)
-                continue
-            decoded.append(piece)
-            length += len(piece)
-            run = []
-            ends.append(length)
-        if run:
-            decoded.append(self.tokenizer.decode(run, skip_special_tokens=True))
-        return ends, "".join(decoded)
-
-
 @dataclass
 class Explorer:
     """The exploration side of a training run."""
@@ -133,7 +89,7 @@ class Explorer:
     prefix_config: PrefixConfig
     novelty: NoveltyClient
     prefixes: PrefixClient
-    tokens: Tokens
+    tokens: TokenTexts
     #: Distinguishes this launch of the run: a resumed run repeats steps, and they are new writes.
     launch_id: str
     queue: GuidedQueue = field(init=False)

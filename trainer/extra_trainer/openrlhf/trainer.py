@@ -21,8 +21,9 @@ from extra_client import (
     VerificationClient,
     request_scope,
 )
+from extra_rl.tokens import TokenTexts
 from extra_trainer.config import Config
-from extra_trainer.exploration.explorer import Explorer, Tokens
+from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.launch.run import Run
 from extra_trainer.openrlhf.by_length import loader_by_length
 from extra_trainer.openrlhf.experience import ExTraExperienceMaker
@@ -62,7 +63,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             run.config.prefix,
             self._novelty,
             PrefixClient(run.novelty, run.namespace, patience=self._patience or None),
-            Tokens(self.tokenizer),
+            TokenTexts(self.tokenizer),
             run.launch_id,
         )
         collector = RolloutCollector(
