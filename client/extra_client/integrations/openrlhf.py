@@ -13,7 +13,6 @@ when an executor is made.
 """
 
 import asyncio
-import importlib
 import inspect
 import logging
 import threading
@@ -256,8 +255,10 @@ class _Entropies:
     async def install(self, engine: Any) -> None:
         """Once: the engine's sampler returns entropies from here on."""
         if self._installed is None:
+            from extra_rl import vllm_entropy
+
             # OpenRLHF's rollout actor has vLLM's engine as .llm, and lets functions be sent to its workers.
-            calling = engine.llm.collective_rpc(return_entropies)
+            calling = engine.llm.collective_rpc(vllm_entropy.install)
             self._installed = asyncio.ensure_future(calling)
         await self._installed
 
@@ -283,16 +284,15 @@ class _Entropies:
             raise added.error
 
 
-def return_entropies(worker: Any) -> None:
-    """Runs in vLLM's worker: what the generation service does to its sampler, done to OpenRLHF's."""
-    # Named, not imported: this client needs no service installed where it runs, the engine's process does.
-    module = importlib.import_module("extra_services.generation.engines.vllm.worker")
-    module.EntropyWorker.extra_install_entropy(worker)
-
-
 def entropies_in(ranks: Sequence[int]) -> list[float]:
-    """Entropies in nats that travelled in the lower halves of ranks; an error if ranks are what came."""
-    found = np.array(ranks, "<i8").view("<f4").reshape(-1, 2)[:, 0]
+    """Return the entropies in nats that came in the place of ranks.
+
+    Raises:
+        FailedPreconditionError: They are ranks: the sampler was not changed.
+    """
+    from extra_rl import vllm_entropy
+
+    found = vllm_entropy.unpack(ranks)[:, 0]
     # A true rank, a small integer, reads as a number below any entropy.
     if len(found) and not np.any(found > 1e-30):
         raise FailedPreconditionError("the engine returned ranks where entropies were asked for")
