@@ -1,4 +1,4 @@
-"""NoveltyService without the connection: what is sent, and what comes back, as numpy and dataclasses."""
+"""NoveltyService without the connection: requests and responses as numpy arrays and dataclasses."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -83,7 +83,7 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceCopy:
-    """How much was copied."""
+    """The size of a copy."""
 
     solutions: int
     prefixes: int
@@ -91,7 +91,7 @@ class NamespaceCopy:
 
 @dataclass(frozen=True, slots=True)
 class ImportedNamespace:
-    """A namespace made of a file."""
+    """A namespace created from a file."""
 
     settings: NamespaceSettings
     prompts: int
@@ -101,7 +101,7 @@ class ImportedNamespace:
 
 @dataclass(frozen=True, slots=True)
 class PromptSummary:
-    """What is stored of one prompt."""
+    """The sizes of the memories of one prompt."""
 
     prompt_id: str
     #: Solutions stored, and ever stored.
@@ -114,7 +114,7 @@ class PromptSummary:
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """What a text is most similar to: a stored solution of its prompt, or a sibling in its group."""
+    """The nearest neighbour of a text: a stored solution of its prompt, or a sibling in its group."""
 
     kind: NearestKind
     #: Of a stored solution: its number among all ever stored for the prompt, from 0.
@@ -216,7 +216,7 @@ class SampleOptions(TypedDict, total=False):
 
 
 def create_namespace(namespace: str, settings: NamespaceSettings | None) -> Call[NamespaceSettings]:
-    """CreateNamespace."""
+    """Return the call CreateNamespace."""
     request = pb.CreateNamespaceRequest(namespace=namespace, settings=_settings_out(settings))
     return Call(
         NOVELTY, "CreateNamespace", request, lambda response: _settings_in(response.settings), deadline=30
@@ -224,7 +224,7 @@ def create_namespace(namespace: str, settings: NamespaceSettings | None) -> Call
 
 
 def describe_namespace(namespace: str) -> Call[Namespace]:
-    """DescribeNamespace."""
+    """Return the call DescribeNamespace."""
     return Call(
         NOVELTY,
         "DescribeNamespace",
@@ -235,7 +235,7 @@ def describe_namespace(namespace: str) -> Call[Namespace]:
 
 
 def copy_namespace(source: str, destination: str, replace: bool) -> Call[NamespaceCopy]:
-    """CopyNamespace."""
+    """Return the call CopyNamespace."""
     request = pb.CopyNamespaceRequest(source=source, destination=destination, replace=replace)
     return Call(
         NOVELTY,
@@ -247,13 +247,13 @@ def copy_namespace(source: str, destination: str, replace: bool) -> Call[Namespa
 
 
 def delete_namespace(namespace: str) -> Call[bool]:
-    """DeleteNamespace."""
+    """Return the call DeleteNamespace."""
     request = pb.DeleteNamespaceRequest(namespace=namespace)
     return Call(NOVELTY, "DeleteNamespace", request, lambda response: bool(response.existed), deadline=120)
 
 
 def list_namespaces() -> Call[list[str]]:
-    """ListNamespaces."""
+    """Return the call ListNamespaces."""
     return Call(
         NOVELTY,
         "ListNamespaces",
@@ -274,7 +274,7 @@ def score_groups(
     track_reward_variance: bool = False,
     vendi: bool = False,
 ) -> Call[list[GroupScores]]:
-    """ScoreGroups."""
+    """Return the call ScoreGroups."""
     request = pb.ScoreGroupsRequest(
         namespace=namespace,
         groups=[_group(group, f"groups[{index}]") for index, group in enumerate(groups)],
@@ -312,7 +312,7 @@ def collect_sample(
     scale: Scale | str = Scale.RAW,
     wait_seconds: float = 300.0,
 ) -> Call[SampleScore]:
-    """CollectSample, as NoveltyClient.collect_sample and SampleOptions document it."""
+    """Return the call CollectSample, as NoveltyClient.collect_sample and SampleOptions document it."""
     request = pb.CollectSampleRequest(
         namespace=namespace,
         prompt_id=prompt_id,
@@ -333,7 +333,7 @@ def collect_sample(
 
 
 def query_neighbors(namespace: str, queries: Sequence[NeighborQuery], k: int) -> Call[list[Neighbors]]:
-    """QueryNeighbors."""
+    """Return the call QueryNeighbors."""
     request = pb.QueryNeighborsRequest(
         namespace=namespace,
         queries=[
@@ -362,7 +362,7 @@ def query_neighbors(namespace: str, queries: Sequence[NeighborQuery], k: int) ->
 
 
 def list_prompts(namespace: str, page_size: int, page_token: str) -> Call[tuple[list[PromptSummary], str]]:
-    """ListPrompts: one page, and the token of the next, empty after the last."""
+    """Return the call ListPrompts: one page, and the token of the next one, empty after the last."""
     request = pb.ListPromptsRequest(namespace=namespace, page_size=page_size, page_token=page_token)
     return Call(
         NOVELTY,
@@ -374,24 +374,24 @@ def list_prompts(namespace: str, page_size: int, page_token: str) -> Call[tuple[
 
 
 def delete_prompts(namespace: str, prompt_ids: Sequence[str]) -> Call[list[bool]]:
-    """DeletePrompts."""
+    """Return the call DeletePrompts."""
     request = pb.DeletePromptsRequest(namespace=namespace, prompt_ids=prompt_ids)
     return Call(NOVELTY, "DeletePrompts", request, lambda response: list(response.existed), deadline=120)
 
 
 def export_namespace(namespace: str) -> Call[bytes]:
-    """ExportNamespace: each message is the next piece of the file."""
+    """Return the call ExportNamespace; each message is the next piece of the file."""
     request = pb.ExportNamespaceRequest(namespace=namespace)
     return Call(NOVELTY, "ExportNamespace", request, lambda response: bytes(response.chunk), deadline=3600)
 
 
 def import_namespace(messages: Any) -> Call[ImportedNamespace]:
-    """ImportNamespace, with what `import_messages` makes."""
+    """Return the call ImportNamespace, which sends what `import_messages` makes."""
     return Call(NOVELTY, "ImportNamespace", messages, _imported, deadline=3600)
 
 
 def import_messages(namespace: str, path: Path, replace: bool) -> Iterator[pb.ImportNamespaceRequest]:
-    """The messages that send the file at `path`."""
+    """Yield the messages that send the file at `path`."""
     with path.open("rb") as file:
         yield pb.ImportNamespaceRequest(namespace=namespace, replace=replace)
         while chunk := file.read(_CHUNK_BYTES):
@@ -400,7 +400,7 @@ def import_messages(namespace: str, path: Path, replace: bool) -> Iterator[pb.Im
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is whole."""
+    """Open a file to write that replaces `path` once it is complete."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -411,7 +411,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def only(scores: list[GroupScores]) -> NDArray[np.float32]:
-    """The novelty of the one group; raises the error it was refused with."""
+    """Return the novelty of the only group, or raise the error it was refused with."""
     if scores[0].error is not None:
         raise scores[0].error
     return scores[0].novelty

@@ -101,7 +101,7 @@ def _install_v1(runner: Any) -> None:
 
 
 def _raw_wanted(runner: Any) -> bool:
-    """Whether a request in the batch asks for entropies at temperature 1."""
+    """Return whether a request in the batch asks for entropies at temperature 1."""
     parameters = (runner.requests[name].sampling_params for name in runner.input_batch.req_ids)
     return any(each is not None and (each.extra_args or {}).get("raw_entropies") for each in parameters)
 
