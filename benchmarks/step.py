@@ -41,7 +41,8 @@ from extra_client import (
     embedded,
 )
 from extra_trainer.config import NoveltyConfig, PrefixConfig
-from extra_trainer.exploration.explorer import Explorer, StepNovelty, Tokens
+from extra_trainer.exploration.explorer import Explorer, Tokens
+from extra_trainer.exploration.step_novelty import StepNovelty
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, Sampling
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from extra_trainer.exploration.explorer import GuidedQueue, Tokens
+from extra_trainer.exploration.explorer import Tokens
+from extra_trainer.exploration.guided_queue import GuidedQueue
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 from extra_trainer.rollouts.collector import RolloutRequest
 

@@ -29,7 +29,7 @@ from extra_trainer.data import problems as data
 from extra_trainer.evaluation.evaluator import Evaluator, weights_identity
 from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.launch import services
-from extra_trainer.launch.run import Run
+from extra_trainer.openrlhf.run import Run
 from extra_trainer.rehearsal.recipes import RECIPES
 from extra_trainer.reports import report
 from extra_trainer.reports.arms import WHERE, what_is_trained

@@ -33,9 +33,9 @@ from extra_trainer.data import problems as data
 from extra_trainer.launch import memory_estimate
 from extra_trainer.launch.launcher import REHEARSAL_PROBLEMS
 from extra_trainer.launch.ray_services import connected
-from extra_trainer.launch.run import Run
 from extra_trainer.openrlhf import parser as openrlhf_parser
 from extra_trainer.openrlhf.flags import openrlhf_flags
+from extra_trainer.openrlhf.run import Run
 from extra_trainer.runs.folder import RunFolder
 
 #: Seconds a service that should run already is given to say so.
@@ -269,7 +269,7 @@ def _openrlhf(config: Config, folder: RunFolder, plan: Plan) -> dict[str, Any] |
     try:
         return openrlhf_parser.parse(openrlhf_flags(Run(config, folder, (), "", "", "plan")))
     except ConfigError as error:
-        plan.problems.append(f"openrlhf: OpenRLHF refuses its flags: {error}")
+        plan.problems.append(f"openrlhf: {error}")
         return None
 
 

@@ -36,7 +36,7 @@ from extra_client import (
     WeightsUpdate,
     aio,
 )
-from extra_trainer.rollouts.outages import outlasting, patiently
+from extra_trainer.rollouts.outages import retried_call, retried_stream
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class GenerationPool:
         """
 
         def update(client: GenerationClient) -> WeightsUpdate:
-            return patiently(
+            return retried_call(
                 lambda: self._put(client, root, name, policy_version), client.wait_for_ready, self._patience
             )
 
@@ -195,7 +195,7 @@ class GenerationPool:
                         arrived.add(place)
                     yield event
 
-            return outlasting(missing, lambda error: self._recover(client, error), LOSSES)
+            return retried_stream(missing, lambda error: self._recover(client, error), LOSSES)
         limits = max_tokens_per_prompt or [None] * len(prompts)
         each = list(zip(prompts, prefixes, limits, strict=True))
         # Each call begins with another replica: calls of one prompt, side by side, spread as well.
