@@ -42,7 +42,8 @@ from extra_client import (
 )
 from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig
-from extra_trainer.exploration.explorer import Explorer, StepNovelty
+from extra_trainer.exploration.explorer import Explorer
+from extra_trainer.exploration.step_novelty import StepNovelty
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, Sampling
 

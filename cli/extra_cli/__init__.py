@@ -82,9 +82,9 @@ def train(
     ] = False,
 ) -> None:
     """Train with GRPO and ExTra: services, OpenRLHF, evaluation before and after, report."""
-    from extra_trainer.commands import training as trainer
+    from extra_trainer.commands import train as command
 
-    sys.exit(trainer.train(config, run, resume, settings or [], cache, dry_run))
+    sys.exit(command.train(config, run, resume, settings or [], cache, dry_run))
 
 
 @app.command()
@@ -96,9 +96,9 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained page of runs: curves, pass@k, groups, novelty, guided groups, time, config."""
-    from extra_trainer.commands import training as trainer
+    from extra_trainer.commands import report as command
 
-    sys.exit(trainer.report(runs, output))
+    sys.exit(command.report(runs, output))
 
 
 @app.command()
@@ -150,10 +150,10 @@ def experiment(
         ".cache/extra-rl"
     ),
 ) -> None:
-    """Train the arms and seeds whose results are missing, and write the table of all of them; resumable."""
-    from extra_trainer.commands import training as trainer
+    """Train the arms and seeds whose results are missing, and write the table of all; resumable."""
+    from extra_trainer.commands import experiment as command
 
-    sys.exit(trainer.experiment(config, output, runs, seeds, arm or [], minutes, cache))
+    sys.exit(command.experiment(config, output, runs, seeds, arm or [], minutes, cache))
 
 
 # Options for making prompts of problems.
@@ -221,7 +221,7 @@ def evaluate(
         from extra_trainer.commands import evaluate as eval_command
     except ModuleNotFoundError as error:
         sys.exit(f"cannot import {error.name!r}: pip install 'extra-rl[eval]'")
-    options = eval_command.Options(
+    options = eval_command.EvaluateOptions(
         output=output,
         data=data,
         model=model,
@@ -239,7 +239,7 @@ def evaluate(
         },
         prompts=_prompts(template, apply_chat_template, problem_key, answer_key),
     )
-    sys.exit(eval_command.run(options))
+    sys.exit(eval_command.evaluate(options))
 
 
 @app.command()
@@ -269,7 +269,7 @@ def rescue(
         sys.exit(
             f"cannot import {error.name!r}: pip install 'extra-rl[eval,generation,novelty,verification]'"
         )
-    options = rescue_command.Options(
+    options = rescue_command.RescueOptions(
         output=output,
         data=data,
         model=model,
@@ -279,7 +279,7 @@ def rescue(
         sampling=Sampling(samples_per_prompt, max_tokens, temperature, seed=seed),
         prompts=_prompts(template, apply_chat_template, problem_key, answer_key),
     )
-    sys.exit(rescue_command.run(options))
+    sys.exit(rescue_command.rescue(options))
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from extra_client import embedded
-from extra_trainer.openrlhf import cpu_bridge
+from extra_trainer.openrlhf import replacements
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 HERE = Path(__file__).parent
@@ -37,8 +37,8 @@ class Engine:
 
 
 async def main() -> None:
-    """Run two rounds of eight rollouts of one prompt with each of the two files."""
-    cpu_bridge.install()
+    """Two rounds of eight rollouts of one prompt, by each of the two files."""
+    replacements.install()
     from openrlhf.trainer.ray.vllm_engine import _load_agent_executor
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 

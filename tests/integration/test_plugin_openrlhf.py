@@ -19,7 +19,7 @@ from extra_client import NamespaceSettings, NoveltyClient, PrefixClient, Unavail
 from extra_client.errors import FailedPreconditionError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor
-from extra_trainer.openrlhf import cpu_bridge
+from extra_trainer.openrlhf import replacements
 from support.generation_models import make_model
 from support.novelty_server import Server
 
@@ -28,7 +28,7 @@ ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
 
 @pytest.fixture(scope="module", autouse=True)
 def openrlhf_can_be_imported() -> None:
-    cpu_bridge.install()
+    replacements.install()
 
 
 class Engine:

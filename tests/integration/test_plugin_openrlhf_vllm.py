@@ -37,9 +37,9 @@ AgentExecutor = agent_executor(
 def test_the_rollout_actor_rewards_groups_and_collects_the_entropies_of_hard_ones(tmp_path: Path) -> None:
     import ray
 
-    from extra_trainer.openrlhf import cpu_bridge
+    from extra_trainer.openrlhf import replacements
 
-    cpu_bridge.install()
+    replacements.install()
     from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
     from vllm import SamplingParams
 
@@ -47,7 +47,7 @@ def test_the_rollout_actor_rewards_groups_and_collects_the_entropies_of_hard_one
     model = make_model(tmp_path / "model", head_dim=32)
     tokenizer = AutoTokenizer.from_pretrained(model)
     (tmp_path / "agent.py").write_text(AGENT.format(target=f"unix:{tmp_path / 'socket'}"))
-    hook = {"worker_process_setup_hook": cpu_bridge.install, "env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
+    hook = {"worker_process_setup_hook": replacements.install, "env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1"}}
     ray.init(num_cpus=2, num_gpus=0, runtime_env=hook, include_dashboard=False)
     try:
         with Server(tmp_path):

@@ -13,7 +13,7 @@ from extra_rl.config_file import ConfigError
 from extra_trainer.config import PrefixConfig
 from extra_trainer.data.problems import Problem
 from extra_trainer.evaluation.evaluator import weights_identity
-from extra_trainer.evaluation.rescue import POLICIES, Journal, RescueStudy
+from extra_trainer.evaluation.rescue import POLICIES, RescueStudy, StudyJournal
 from extra_trainer.rehearsal.problems import problems
 from extra_trainer.rollouts.collector import Sampling
 from extra_trainer.rollouts.generation_pool import GenerationPool
@@ -22,7 +22,7 @@ HARD = [Problem(p.id, p.prompt, p.answer) for p in problems("train", 4, 0, terms
 
 
 @pytest.fixture(scope="module")
-def in_one(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Journal:
+def in_one(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyJournal:
     """What the command leaves after two passes."""
     folder = tmp_path_factory.mktemp("rescue")
     data = folder / "hard.jsonl"
@@ -34,11 +34,11 @@ def in_one(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Journa
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert result.returncode == 0, result.stdout
     assert all(policy in result.stdout for policy in POLICIES)
-    return Journal.model_validate_json((folder / "out" / "rescue.json").read_bytes())
+    return StudyJournal.model_validate_json((folder / "out" / "rescue.json").read_bytes())
 
 
 def test_a_study_in_two_sittings_is_like_one_of_the_command(
-    tiny_model: Path, in_one: Journal, tmp_path: Path
+    tiny_model: Path, in_one: StudyJournal, tmp_path: Path
 ) -> None:
     path = tmp_path / "two.json"
     with (
@@ -56,10 +56,10 @@ def test_a_study_in_two_sittings_is_like_one_of_the_command(
             study.run(HARD, passes, path, weights_identity(tiny_model))
         with pytest.raises(ConfigError, match="problems was"):
             study.run(HARD[:2], 2, path, weights_identity(tiny_model))
-    assert Journal.model_validate_json(path.read_bytes()) == in_one
+    assert StudyJournal.model_validate_json(path.read_bytes()) == in_one
 
 
-def test_every_policy_tries_the_same_hard_prompts(in_one: Journal) -> None:
+def test_every_policy_tries_the_same_hard_prompts(in_one: StudyJournal) -> None:
     for number, made in enumerate(in_one.passes, start=1):
         assert 0 < made.hard <= made.problems == len(HARD)
         tried = {p: {r.problem for r in made.retries if r.policy == p} for p in POLICIES}

@@ -25,8 +25,10 @@ from extra_client import (
 from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data.problems import prompt_identity
-from extra_trainer.exploration.explorer import Explorer, StepNovelty, step_metrics
+from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
+from extra_trainer.exploration.step_metrics import step_metrics
+from extra_trainer.exploration.step_novelty import StepNovelty
 from extra_trainer.rollouts.collector import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
 from extra_trainer.runs import record
 

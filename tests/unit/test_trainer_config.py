@@ -7,8 +7,8 @@ import pytest
 
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
-from extra_trainer.launch.run import Run
 from extra_trainer.openrlhf.flags import openrlhf_flags
+from extra_trainer.openrlhf.run import Run
 from extra_trainer.runs.folder import RunFolder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "trainer" / "configs"

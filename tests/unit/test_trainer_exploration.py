@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from extra_rl.tokens import TokenTexts
-from extra_trainer.exploration.explorer import GuidedQueue
+from extra_trainer.exploration.guided_queue import GuidedQueue
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 from extra_trainer.rollouts.collector import RolloutRequest
 

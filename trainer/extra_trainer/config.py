@@ -1,8 +1,8 @@
-"""The one YAML file that describes a training run.
+"""The YAML file that describes a training run.
 
 Each section is a small pydantic model; unknown keys are refused with the nearest known name. Defaults are
-the paper's reference settings (docs/algorithm.md), so a config names only what differs. What OpenRLHF
-offers beside these goes under `openrlhf`, as its own flags.
+the paper's reference settings (docs/algorithm.md), so a config names only what differs. Other options of
+OpenRLHF go under `openrlhf`, as its own flags.
 """
 
 from pathlib import Path
@@ -28,16 +28,18 @@ class ModelConfig(Section):
         description="Folder of a Hugging Face model, or one that the project makes: `rehearsal`, or"
         " `rehearsal-self-correcting`, which slips more often and writes most of these results again."
     )
-    seed: int = Field(0, ge=0, description="Of the rehearsal's start model; runs with other seeds share it.")
+    seed: int = Field(
+        0, ge=0, description="Seed of the rehearsal's start model; runs with other seeds share it."
+    )
 
     @property
     def is_made(self) -> bool:
-        """Whether the project makes it."""
+        """Whether the project makes the model itself."""
         return self.path in RECIPES
 
 
 class PromptConfig(Section):
-    """How a row of a file becomes a prompt with a reference answer."""
+    """Conversion of a row of a file into a prompt with a reference answer."""
 
     problem_key: str = Field(
         "problem", description="Column of the problem's text; dots lead into nested values: prompt.0.content."
@@ -77,7 +79,7 @@ class DataConfig(PromptConfig):
 
 
 class RolloutConfig(Section):
-    """How rollouts are sampled."""
+    """Sampling of rollouts."""
 
     prompts_per_step: int = Field(512, gt=0)
     samples_per_prompt: int = Field(8, gt=1, description="Rollouts of a group, n.")
@@ -92,7 +94,7 @@ class RolloutConfig(Section):
     )
 
     def steps_per_pass(self, problems: int) -> int:
-        """Steps of one pass over so many problems; what does not fill a batch is left out (samples.py)."""
+        """Return the steps of one pass over so many problems; a last, incomplete batch is left out."""
         return problems // self.prompts_per_step
 
 
@@ -118,7 +120,7 @@ class OptimizationConfig(Section):
 
 
 class NoveltyConfig(Section):
-    """The bonus for correct solutions unlike those known."""
+    """The bonus for correct solutions that differ from known ones."""
 
     enabled: bool = True
     alpha: float = Field(0.1, ge=0, description="Weight of the bonus.")
@@ -133,7 +135,7 @@ class NoveltyConfig(Section):
     control: Literal["shuffled", "constant"] | None = Field(
         None,
         description="For experiments: a step's bonuses in random order among its correct rollouts, or their "
-        "mean for each, so that only what a bonus says of its rollout is missing.",
+        "mean for each, so that the bonus has the same total but no information about its rollout.",
     )
     guided_groups: bool = Field(
         True, description="Guided groups are scored and remembered under their prompt too."
@@ -170,11 +172,11 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int | None = Field(
-        None, gt=0, description="Of a response; absent: rollout.response_max_tokens."
+        None, gt=0, description="Most tokens of a response; absent: rollout.response_max_tokens."
     )
-    seed: int = Field(0, ge=0, description="Of samples and of the bootstrap.")
+    seed: int = Field(0, ge=0, description="Seed of samples and bootstrap.")
     problems_at_once: int = Field(
-        32, gt=0, description="Problems that are sampled side by side; it changes no result."
+        32, gt=0, description="Problems that are sampled at the same time; it changes no result."
     )
 
     @model_validator(mode="after")
@@ -185,7 +187,7 @@ class EvaluationConfig(Section):
 
 
 class ServiceConfig(Section):
-    """One service: an address of one that runs, or the settings to start one with."""
+    """One service: the address of a running one, or the settings to start one."""
 
     target: str | None = Field(
         None, description="host:port, unix:PATH or dns:///NAME; absent: the launcher starts it."
@@ -196,7 +198,7 @@ class ServiceConfig(Section):
 
 
 class GenerationServiceConfig(ServiceConfig):
-    """The generation service, or several replicas of it between which a step's prompts are shared."""
+    """The generation service, or several replicas that share the prompts of a step."""
 
     target: str | tuple[str, ...] | None = Field(  # type: ignore[assignment]
         None, description="Address, or list of the replicas' addresses; absent: the launcher starts them."
@@ -223,16 +225,16 @@ class GenerationServiceConfig(ServiceConfig):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Addresses of the replicas that run already; empty where they are to be started."""
+        """Addresses of running replicas; empty if they are to be started."""
         if self.target is None:
             return ()
         return self.target if isinstance(self.target, tuple) else (self.target,)
 
 
 class CredentialsConfig(Section):
-    """What the run shows the services, as extra_client.Credentials: names of files, never the token itself.
+    """The run's credentials for the services, as extra_client.Credentials: names of files, not the token.
 
-    A run's config is kept in its folder and shown in its report.
+    A run's config is kept in its folder and shown in its report, so it must not hold a secret.
     """
 
     token_file: str | None = Field(None, description="File of the token; absent: EXTRA_RL_TOKEN, or none.")
@@ -252,7 +254,7 @@ class CredentialsConfig(Section):
         return self
 
     def environment(self) -> dict[str, str]:
-        """The variables that make every client of a process use them."""
+        """Return the environment variables with which every client of a process uses them."""
         files = {
             credentials.TOKEN_FILE: self.token_file,
             credentials.CA: self.ca,
@@ -279,33 +281,33 @@ class ServicesConfig(Section):
     patience_seconds: float = Field(
         300.0,
         ge=0,
-        description="How long training waits for a service with a `target` that is away, as in a restart.",
+        description="How long training waits for a service with a `target` that is being restarted.",
     )
 
     def patience(self, service: ServiceConfig) -> float:
-        """Seconds to wait for `service` while it is away; 0 for one that the run itself starts."""
+        """Return the seconds to wait for a service that does not answer; 0 if the run starts it itself."""
         return 0.0 if service.target is None else self.patience_seconds
 
 
 class CheckpointConfig(Section):
-    """When the run can be resumed from."""
+    """Checkpoints, from which a run can be resumed."""
 
     every_steps: int = Field(20, gt=0)
-    # OpenRLHF deletes the oldest before it writes the next: with one there would be a moment without any.
+    # OpenRLHF deletes the oldest before it writes the next: with one there would be a time without any.
     keep: int = Field(2, ge=2)
 
 
 class RayConfig(Section):
-    """The Ray cluster and how OpenRLHF's actors are spread over it."""
+    """The Ray cluster, and the distribution of OpenRLHF's actors over it."""
 
     address: str | None = Field(
-        None, description="Of a running cluster; absent: one is started on this machine."
+        None, description="Address of a running cluster; absent: one is started on this machine."
     )
     nodes: int = Field(1, gt=0)
     gpus_per_node: int = Field(1, gt=0, description="Policy workers a node; without CUDA, processes.")
 
 
-#: Settings that a preset stands for; whatever the config itself says wins.
+#: The settings of each preset; settings of the config itself take precedence.
 PRESETS: dict[str, dict[str, dict[str, object]]] = {
     # As published: the raw distance added after normalisation, a memory of correct solutions.
     "paper": {
@@ -333,7 +335,7 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
         "novelty": {"enabled": False},
         "prefix": {"enabled": True, "policy": "smoothed_entropy"},
     },
-    # The control that a claim about prefixes needs: hard prompts again, from the beginning.
+    # The control for claims about prefixes: hard prompts again, from the beginning.
     "requeue": {"novelty": {"enabled": False}, "prefix": {"enabled": True, "policy": "none"}},
 }
 
@@ -343,7 +345,7 @@ class Config(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Names the run's folder and memories.")
     preset: Literal["paper", "reference", "grpo", "novelty-only", "prefix-only", "requeue"] | None = Field(
-        None, description="Settings to start from; whatever the config itself says wins."
+        None, description="Settings to start from; those of the config itself take precedence."
     )
     seed: int = Field(0, ge=0)
     model: ModelConfig
@@ -362,7 +364,7 @@ class Config(Section):
 
     @property
     def weights_delivery(self) -> Literal["folder", "stream"]:
-        """How new weights reach the generation replicas."""
+        """The transfer of new weights to the generation replicas."""
         given = self.services.generation
         placed = self.ray.address is not None and not given.targets
         return given.weights or ("stream" if placed else "folder")
@@ -387,9 +389,14 @@ class Config(Section):
 
 
 def load(path: str | Path, overrides: dict[str, object] | None = None) -> Config:
-    """The config in a YAML file; ConfigError names every unknown or bad setting.
+    """Read a config file.
 
-    `overrides` replaces single settings by dotted path, for example {"seed": 3, "novelty.alpha": 0.0}.
+    Args:
+        path: The YAML file.
+        overrides: Settings that replace those of the file, by dotted path: {"seed": 3, "novelty.alpha": 0.0}.
+
+    Raises:
+        ConfigError: If a setting is unknown or wrong; the message names each.
     """
     content = read_yaml(path)
     for dotted, value in (overrides or {}).items():
@@ -407,7 +414,7 @@ def load(path: str | Path, overrides: dict[str, object] | None = None) -> Config
 
 
 def _with_preset(content: dict[str, Any]) -> dict[str, Any]:
-    # An unknown name is left to the validation, which says what it could have been.
+    # An unknown name is left to the validation, which suggests the nearest known one.
     preset = PRESETS.get(str(content.get("preset")), {})
     merged = dict(content)
     for section, settings in preset.items():

@@ -1,1 +1,1 @@
-"""What each `extra-rl` command of the trainer does: options in, exit code out."""
+"""The `extra-rl` commands of the trainer, one module each: options in, exit code out."""

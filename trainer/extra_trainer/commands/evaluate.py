@@ -1,8 +1,8 @@
-"""What `extra-rl eval` does: options in, exit code out; the work is that of `evaluate.Evaluator`.
+"""`extra-rl eval`: pass@k of a model on sets of problems, measured by `evaluation.evaluator`.
 
-Services that no address is given for are started as children and end with the command. The output folder
-holds samples.jsonl (the journal: all samples with their verdicts), results.json and the started services'
-logs. The same command goes on where an earlier one was stopped.
+Services without a given address are started as child processes and end with the command. The output folder
+holds samples.jsonl (the journal: all samples with their verdicts), results.json, and the logs of started
+services. The same command continues where an earlier one was stopped.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from extra_client import VerificationClient
 from extra_rl.config_file import ConfigError
-from extra_trainer.commands import measuring
+from extra_trainer.commands.measurement import run_measurement, validated
 from extra_trainer.config import EvaluationConfig, PromptConfig
 from extra_trainer.data.problems import SET_NAME, Problem, evaluation_sets, read_problems
 from extra_trainer.evaluation.evaluator import Evaluator, weights_identity
@@ -24,18 +24,18 @@ from extra_trainer.launch.services import start_here
 from extra_trainer.reports.progress import EvaluationProgress
 from extra_trainer.rollouts.generation_pool import GenerationPool
 
-#: Refused problems that are named in the terminal; results.json names all.
-NAMED = 10
+#: Refused problems named in the terminal; results.json names all.
+REFUSED_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluateOptions:
     """The command's options, as given."""
 
     output: Path
     data: list[str]
     model: Path | None
-    #: Of all replicas; empty: one is started.
+    #: Addresses of all replicas; empty: one is started.
     generation: list[str]
     verification: str | None
     #: Fields of EvaluationConfig and PromptConfig.
@@ -43,8 +43,8 @@ class Options:
     prompts: dict[str, Any]
 
 
-def run(options: Options) -> int:
-    """Evaluates; exit codes as `measuring.run`."""
+def evaluate(options: EvaluateOptions) -> int:
+    """Evaluate and return the exit code, see `run_measurement`."""
 
     def measure(console: Console) -> None:
         evaluation = _evaluate(options, console)
@@ -52,11 +52,11 @@ def run(options: Options) -> int:
         _print_refused(evaluation, console)
         console.print(f"{evaluation.seconds:.0f} s in all. Results: {options.output / 'results.json'}")
 
-    return measuring.run(measure, "Stopped; what is finished is kept.")
+    return run_measurement(measure, "Stopped; what is finished is kept.")
 
 
-def _evaluate(options: Options, console: Console) -> Evaluation:
-    settings = measuring.validated(EvaluationConfig, options.evaluation)
+def _evaluate(options: EvaluateOptions, console: Console) -> Evaluation:
+    settings = validated(EvaluationConfig, options.evaluation)
     sets = _sets(options, settings)
     if (options.model is None) == (not options.generation):
         raise ConfigError("give either --model, to start a generation service, or --generation, its address")
@@ -87,8 +87,8 @@ def _evaluate(options: Options, console: Console) -> Evaluation:
     return evaluation
 
 
-def _sets(options: Options, settings: EvaluationConfig) -> dict[str, list[Problem]]:
-    prompts = measuring.validated(PromptConfig, options.prompts)
+def _sets(options: EvaluateOptions, settings: EvaluationConfig) -> dict[str, list[Problem]]:
+    prompts = validated(PromptConfig, options.prompts)
     sources: dict[str, str] = {}
     for given in options.data:
         own_name, equals, path = given.partition("=")
@@ -101,15 +101,15 @@ def _sets(options: Options, settings: EvaluationConfig) -> dict[str, list[Proble
     return {name: read_problems(source, prompts, None, settings.problems) for name, source in sources.items()}
 
 
-def _start_services(options: Options, stack: ExitStack) -> tuple[list[str], str]:
-    """Addresses of generation and verification; what is started here stops with `stack`."""
+def _start_services(options: EvaluateOptions, stack: ExitStack) -> tuple[list[str], str]:
+    """Return addresses of generation and verification; services started here stop with `stack`."""
     logs = options.output / "logs"
     logs.mkdir(exist_ok=True)
 
     def start(name: str, **settings: Any) -> str:
         return start_here(name, logs / f"{name}.log", stack, **settings)
 
-    # Side by side: each loads what it needs.
+    # At the same time: each loads its own packages and models.
     with ThreadPoolExecutor() as pool:
         model = options.model and pool.submit(start, "generation", model=options.model.resolve())
         verifier = None if options.verification else pool.submit(start, "verification")
@@ -124,9 +124,9 @@ def _print_refused(evaluation: Evaluation, console: Console) -> None:
             f"[yellow]{len(refused)} problems were refused by the generation service "
             "and count as not solved:[/]"
         )
-    for name, problem in refused[:NAMED]:
+    for name, problem in refused[:REFUSED_SHOWN]:
         console.print(
             f"  {name} {problem.id}: {problem.reason}", markup=False, highlight=False, soft_wrap=True
         )
-    if len(refused) > NAMED:
-        console.print(f"  and {len(refused) - NAMED} more, in results.json")
+    if len(refused) > REFUSED_SHOWN:
+        console.print(f"  and {len(refused) - REFUSED_SHOWN} more, in results.json")

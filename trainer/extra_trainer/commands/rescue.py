@@ -1,7 +1,7 @@
-"""What `extra-rl rescue` does: options in, exit code out; the work is that of `rescue.RescueStudy`.
+"""`extra-rl rescue`: whether prefixes rescue a model's hard prompts, studied by `evaluation.rescue`.
 
-The three services are started for the command's time. The output folder holds rescue.json (every retry and
-what came of it), memory/ (the prefix memories) and the services' logs.
+The three services are started for the time of the command. The output folder holds rescue.json (every retry
+with its outcome), memory/ (the prefix memories) and the services' logs.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from extra_client import VerificationClient
-from extra_trainer.commands import measuring
+from extra_trainer.commands.measurement import run_measurement, validated
 from extra_trainer.config import PrefixConfig, PromptConfig
 from extra_trainer.data.problems import Problem, read_problems
 from extra_trainer.evaluation.evaluator import weights_identity
-from extra_trainer.evaluation.rescue import POLICIES, RescueStudy, Row
+from extra_trainer.evaluation.rescue import POLICIES, PolicyResult, RescueStudy
 from extra_trainer.launch.services import start_here
 from extra_trainer.reports.progress import EvaluationProgress
 from extra_trainer.rollouts.collector import Sampling
@@ -26,7 +26,7 @@ from extra_trainer.rollouts.generation_pool import GenerationPool
 
 
 @dataclass(frozen=True)
-class Options:
+class RescueOptions:
     """The command's options, as given."""
 
     output: Path
@@ -40,18 +40,18 @@ class Options:
     prompts: dict[str, Any]
 
 
-def run(options: Options) -> int:
-    """Studies; exit codes as `measuring.run`."""
-    return measuring.run(
+def rescue(options: RescueOptions) -> int:
+    """Run the study and return the exit code, see `run_measurement`."""
+    return run_measurement(
         lambda console: _show(_study(options, console), console), "Stopped; finished passes are kept."
     )
 
 
-def _study(options: Options, console: Console) -> list[Row]:
+def _study(options: RescueOptions, console: Console) -> list[PolicyResult]:
     from transformers import AutoTokenizer
 
-    prefix = measuring.validated(PrefixConfig, {"min_segment_tokens": options.min_segment_tokens})
-    prompts = measuring.validated(PromptConfig, options.prompts)
+    prefix = validated(PrefixConfig, {"min_segment_tokens": options.min_segment_tokens})
+    prompts = validated(PromptConfig, options.prompts)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     problems = _distinct(read_problems(options.data, prompts, tokenizer, options.problems))
     options.output.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def _study(options: Options, console: Console) -> list[Row]:
         generation, novelty, verification = _start_services(options, stack)
         pool = stack.enter_context(GenerationPool([generation]))
         verifier = stack.enter_context(VerificationClient(verification))
-        # Most that there can be: how many are hard is what comes out.
+        # An upper bound: the number of hard prompts is a result.
         most = options.passes * len(problems) * options.sampling.n * (1 + len(POLICIES))
         shown = stack.enter_context(EvaluationProgress(console, "Samples, at most", most))
         study = RescueStudy(
@@ -70,11 +70,11 @@ def _study(options: Options, console: Console) -> list[Row]:
 
 
 def _distinct(problems: list[Problem]) -> list[Problem]:
-    """One of each prompt: the prefix memory knows prompts by their text."""
+    """Keep one problem of each prompt: the prefix memory identifies prompts by their text."""
     return list({problem.prompt: problem for problem in problems}.values())
 
 
-def _start_services(options: Options, stack: ExitStack) -> tuple[str, ...]:
+def _start_services(options: RescueOptions, stack: ExitStack) -> tuple[str, ...]:
     logs = options.output / "logs"
     logs.mkdir(exist_ok=True)
     settings: dict[str, dict[str, Any]] = {
@@ -86,12 +86,12 @@ def _start_services(options: Options, stack: ExitStack) -> tuple[str, ...]:
     def start(name: str) -> str:
         return start_here(name, logs / f"{name}.log", stack, **settings[name])
 
-    # Side by side: each loads what it needs.
+    # At the same time: each loads its own packages and models.
     with ThreadPoolExecutor() as pool:
         return tuple(pool.map(start, settings))
 
 
-def _show(rows: list[Row], console: Console) -> None:
+def _show(rows: list[PolicyResult], console: Console) -> None:
     if not rows:
         console.print("No prompt was hard: there is nothing to rescue.")
         return

@@ -1,1 +1,1 @@
-"""Problems: read from files, turned into prompts."""
+"""Problems: read from files, turned into prompts, and copied into the run folder."""

@@ -1,8 +1,8 @@
 """Rows of problem files: JSON Lines, Parquet, or a folder of a Hugging Face dataset.
 
-Every row comes with its place, "FILE, line 3" or "FOLDER#train, row 3", so that whoever finds a row wrong can
-name it. A dataset folder is one that `save_to_disk` wrote or a download from the hub; `FOLDER#SPLIT` chooses
-among several splits. Nothing is downloaded.
+Each row comes with its place, "FILE, line 3" or "FOLDER#train, row 3", so that an error can name a wrong
+row. A dataset folder is one that `save_to_disk` wrote, or a download from the hub; `FOLDER#SPLIT` selects
+one of several splits. Nothing is downloaded.
 """
 
 import json
@@ -12,12 +12,16 @@ from typing import Any
 
 from extra_rl.config_file import ConfigError
 
-#: A row and where it stands.
+#: A row's place, for messages, and the row.
 PlacedRow = tuple[str, dict[str, Any]]
 
 
 def read_rows(source: str) -> Iterator[PlacedRow]:
-    """The rows of `source`, in order; ConfigError names what cannot be read."""
+    """Return the rows of a file or dataset folder, in order.
+
+    Raises:
+        ConfigError: If it cannot be read; the message names the file, and the row if one is wrong.
+    """
     path, split = split_source(source)
     if path.is_dir():
         return _dataset(path, split)
@@ -29,7 +33,7 @@ def read_rows(source: str) -> Iterator[PlacedRow]:
 
 
 def split_source(source: str) -> tuple[Path, str]:
-    """Path and split of PATH#SPLIT; the split is empty where none is named."""
+    """Return path and split of PATH#SPLIT; the split is empty if none is named."""
     path, mark, split = source.rpartition("#")
     return (Path(path), split) if mark and not Path(source).exists() else (Path(source), "")
 
@@ -69,7 +73,7 @@ def _dataset(folder: Path, split: str) -> Iterator[PlacedRow]:
         raise ConfigError(f"to read the dataset folder {folder}: pip install datasets") from None
     saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
     try:
-        # Streaming reads the files where they are instead of copying them into a cache first.
+        # Streaming reads the files in place instead of copying them into a cache first.
         found: Any = (
             datasets.load_from_disk(str(folder))
             if saved

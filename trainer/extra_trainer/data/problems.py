@@ -1,8 +1,8 @@
-"""Problems: read from files or made for the rehearsal, turned into prompts, written into the run folder.
+"""Problems: read from files or made for the rehearsal, turned into prompts, and copied into the run folder.
 
-The run folder's copies are what the whole run reads (OpenRLHF, evaluation, a resumed run), so a run does
-not change when a source file does. A prompt's identity is a hash of its text: stable across epochs,
-workers and runs, which is what the novelty and prefix memories are keyed by.
+The whole run reads the copies in its folder (OpenRLHF, evaluation, a resumed run), so that it does not change
+when a source file does. A prompt's id is a hash of its text: the same in every epoch, worker and run. The
+novelty and prefix memories use it as their key.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from extra_trainer.config import PromptConfig
 from extra_trainer.data.files import read_rows, split_source
 from extra_trainer.runs.folder import write_whole
 
-#: The benchmarks of the paper; found by name in a folder of such files.
+#: The benchmarks of the paper; in a folder they are found by these names.
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
-#: What an evaluation set may be called: it names files.
+#: A valid name of an evaluation set, which becomes a file name.
 SET_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A prompt as the policy sees it, with its reference answer."""
+    """A prompt as the policy receives it, with its reference answer."""
 
     id: str
     prompt: str
@@ -36,16 +36,23 @@ class Problem:
 
 
 def prompt_identity(prompt: str) -> str:
-    """Name of a prompt in the novelty and prefix memories: 32 hex digits of the SHA-256 of its text."""
+    """Return a prompt's id in the memories: the first 32 hex digits of the SHA-256 of its text."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
 
 def read_problems(
     source: str, config: PromptConfig, tokenizer: Any | None, most: int | None = None
 ) -> list[Problem]:
-    """The first `most` problems of a file or dataset folder; ConfigError names the row that is wrong.
+    """Read the problems of a file or dataset folder.
 
-    Without a tokenizer the chat template is not applied: the generation service will.
+    Args:
+        source: The file or folder.
+        config: Columns and prompt template.
+        tokenizer: Applies the chat template; None: the generation service applies it.
+        most: Read only the first so many; None: all.
+
+    Raises:
+        ConfigError: If a row is wrong, which the message names, or there is none.
     """
     problems = []
     for number, (place, row) in enumerate(islice(read_rows(source), most), start=1):
@@ -58,7 +65,7 @@ def read_problems(
 
 
 def make_prompt(problem: str, config: PromptConfig, tokenizer: Any | None) -> str:
-    """The prompt of a problem's text: template, and chat template if asked for and there is a tokenizer."""
+    """Return the prompt of a problem's text, with the chat template if set and a tokenizer is given."""
     text = config.template.replace("{problem}", problem)
     if not config.apply_chat_template or tokenizer is None:
         return text
@@ -67,10 +74,14 @@ def make_prompt(problem: str, config: PromptConfig, tokenizer: Any | None) -> st
 
 
 def evaluation_sets(source: str | Mapping[str, str]) -> dict[str, str]:
-    """Name -> source of each evaluation set.
+    """Return the evaluation sets as name -> source.
 
-    `source` is a mapping of that kind; or one file or dataset folder, which is called by its own name; or a
-    folder with files (or dataset folders) that have names of BENCHMARKS: all that are there.
+    Args:
+        source: Such a mapping; or one file or dataset folder, which is named after itself; or a folder of
+            files or dataset folders named as in BENCHMARKS, of which all present are taken.
+
+    Raises:
+        ConfigError: If there is none, or a name is not valid.
     """
     if not isinstance(source, str):
         sets = dict(source)
@@ -83,20 +94,20 @@ def evaluation_sets(source: str | Mapping[str, str]) -> dict[str, str]:
         if not SET_NAME.fullmatch(name):
             raise ConfigError(
                 f"{name!r} cannot name an evaluation set: use letters, digits, dots, - and _ "
-                "(evaluation sets can be named: NAME and PATH)"
+                "(evaluation sets can be given as NAME and PATH)"
             )
     return sets
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
-    """Writes the JSON Lines file a run reads; it appears once it is whole."""
+    """Write the JSON Lines file that a run reads; it appears only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(asdict(problem), ensure_ascii=False) for problem in problems)
     write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
-def load_written(path: Path) -> list[Problem]:
-    """What `write_problems` wrote."""
+def load_problems(path: Path) -> list[Problem]:
+    """Read the problems that `write_problems` wrote."""
     with path.open(encoding="utf-8") as file:
         return [Problem(**json.loads(line)) for line in file]
 
@@ -112,7 +123,7 @@ def _benchmarks(folder: Path) -> dict[str, str]:
 
 
 def _text(row: Mapping[str, Any], key: str, setting: str, place: str) -> str:
-    """The text or number under `key`, which may lead into nested values: `reward_model.ground_truth`."""
+    """Return the text or number under `key`, where dots lead into nested values."""
     value: Any = row
     for part in [key] if key in row else key.split("."):
         if isinstance(value, list) and part.isdecimal() and int(part) < len(value):

@@ -1,10 +1,10 @@
 """Evaluation: pass@k of the policy that a generation service serves, on problems with known answers.
 
-`extra-rl eval` and the evaluations before and after training are this module. Each problem is a call of
-its own, with a seed made of the evaluation's seed, the problem and its place: what is sampled for it
-depends on nothing else, so problems may be evaluated side by side, in any order, in several launches, or
-in part, and come out the same. A problem that is finished is appended to a journal at once, and a launch
-evaluates what is not in it. Prompts travel as text: the tokenizer is the service's own.
+`extra-rl eval` and the evaluations before and after training use this module. Each problem is one call, whose
+seed is made of the evaluation's seed, the problem and its place. Its samples depend on nothing else, so
+problems may be evaluated at the same time, in any order, in several launches or in part, with the same
+result. A finished problem is appended to a journal at once, and a later launch evaluates the problems that
+are not in it. Prompts are sent as text: the tokenizer is the service's own.
 """
 
 import hashlib
@@ -32,31 +32,44 @@ from extra_trainer.config import EvaluationConfig
 from extra_trainer.data.problems import Problem, prompt_identity
 from extra_trainer.evaluation.journal import Journal
 from extra_trainer.evaluation.result import Evaluation, ProblemResult, summarize
-from extra_trainer.reports.progress import Increments
 from extra_trainer.rollouts.collector import (
     Group,
-    PromptRefusedError,
+    Increments,
     RolloutCollector,
+    RolloutPromptError,
     RolloutRequest,
     Sampling,
 )
 from extra_trainer.rollouts.generation_pool import GenerationPool
 
-#: Name -> problems.
-Sets = Mapping[str, Sequence[Problem]]
-#: Seconds that a full queue of a service is waited for.
+#: Name of a set -> its problems.
+ProblemSets = Mapping[str, Sequence[Problem]]
+#: Seconds to wait for a service with a full queue.
 OVERLOAD_PATIENCE = 600.0
-#: Bytes at each end of a weights file that tell it from another.
-_END = 2**20
+#: Bytes at each end of a weights file that its identity is made of.
+_HASHED_BYTES = 2**20
 
 
 def request(
-    info: GenerationInfo, sets: Sets, config: EvaluationConfig, *, max_tokens: int, chat: bool, weights: str
+    info: GenerationInfo,
+    sets: ProblemSets,
+    config: EvaluationConfig,
+    *,
+    max_tokens: int,
+    chat: bool,
+    weights: str,
 ) -> dict[str, Any]:
-    """All that decides the samples of an evaluation, as JSON: a journal of another request is another's.
+    """Return everything that determines the samples of an evaluation, as JSON.
 
-    `weights` tells the model's weights from others, see `weights_identity`; "" where their files are out of
-    reach.
+    A journal may only be continued with the same request.
+
+    Args:
+        info: The generation service's description of itself.
+        sets: The problems.
+        config: Settings of the evaluation.
+        max_tokens: Most tokens of a sample.
+        chat: Whether prompts are sent as messages.
+        weights: Identity of the weights (`weights_identity`); "" if their files cannot be read here.
     """
     return {
         "model": info.model,
@@ -76,15 +89,15 @@ def request(
 
 
 def weights_identity(folder: Path) -> str:
-    """Tells the weights in a model's folder from others: a hash of sizes, first and last MiB of its files."""
+    """Return a hash of the weights in a model's folder: of size, first and last MiB of each file."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             digest.update(f"{path.name} {size}\n".encode())
-            digest.update(file.read(_END))
-            file.seek(max(0, size - _END))
-            digest.update(file.read(_END))
+            digest.update(file.read(_HASHED_BYTES))
+            file.seek(max(0, size - _HASHED_BYTES))
+            digest.update(file.read(_HASHED_BYTES))
     return digest.hexdigest()[:32]
 
 
@@ -97,16 +110,25 @@ class Evaluator:
     config: EvaluationConfig
     #: Most tokens of a sample.
     max_tokens: int
-    #: Whether prompts are messages to the chat template of the served model, not its plain input.
+    #: Whether to send prompts as messages to the served model's chat template, not as plain text.
     chat: bool = False
-    #: Called with samples that are new, from several threads.
+    #: Called with the number of new samples, from several threads.
     progress: Callable[[int], None] = field(default=lambda samples: None)
 
-    def run(self, sets: Sets, journal_path: Path, *, weights: str = "", replace: bool = False) -> Evaluation:
-        """Evaluates what the journal does not hold yet, and sums up all.
+    def run(
+        self, sets: ProblemSets, journal_path: Path, *, weights: str = "", replace: bool = False
+    ) -> Evaluation:
+        """Evaluate the problems that the journal does not hold yet, and summarize all.
 
-        ConfigError if the journal is of another request (with `replace` it is started anew); the errors of
-        the services as they are. What was finished before an error is in the journal.
+        Args:
+            sets: The problems.
+            journal_path: The journal; problems that are finished before an error are in it.
+            weights: Identity of the weights, see `request`.
+            replace: Whether to replace a journal of another request.
+
+        Raises:
+            ConfigError: If the journal is of another request and not to be replaced.
+            ExtraError: If a service fails.
         """
         info = self.generation.get_info()
         asked = request(info, sets, self.config, max_tokens=self.max_tokens, chat=self.chat, weights=weights)
@@ -122,7 +144,7 @@ class Evaluator:
             return summarize(journal.done.values(), asked, self.config.k, journal.seconds)
 
     def _evaluate(self, left: Iterable[tuple[str, int, Problem]], version: int, journal: Journal) -> None:
-        """Evaluates `left`, some side by side; each is in the journal as soon as it is finished."""
+        """Evaluate `left`, several at a time; each is in the journal as soon as it is finished."""
         pool = ThreadPoolExecutor(self.config.problems_at_once, thread_name_prefix="evaluate")
         stopped = threading.Event()
         running: set[Future[tuple[ProblemResult, list[dict[str, Any]]]]] = set()
@@ -134,7 +156,7 @@ class Evaluator:
             while running:
                 running = _finish(running, journal)
         finally:
-            # After an error no one waits for the others: they end when the clients are closed.
+            # After an error the others are not waited for: they end when the clients are closed.
             stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -164,7 +186,7 @@ class Evaluator:
             try:
                 (group,) = collector.collect([wanted], sampling, version).groups
                 return _result(name, index, problem, group)
-            except PromptRefusedError as error:
+            except RolloutPromptError as error:
                 progress(sampling.n)
                 return ProblemResult(set=name, index=index, id=problem.id, refused=error.reason), []
             except OverloadedError as error:
@@ -176,9 +198,9 @@ class Evaluator:
 def _finish(
     running: set[Future[tuple[ProblemResult, list[dict[str, Any]]]]], journal: Journal
 ) -> set[Future[tuple[ProblemResult, list[dict[str, Any]]]]]:
-    """Waits for the next to finish; those still running."""
+    """Wait until one is finished, record it, and return those still running."""
     finished, others = wait(running, return_when=FIRST_COMPLETED)
-    # An error is raised after what else has finished is safe.
+    # An error is raised after the other finished problems are recorded.
     for future in sorted(finished, key=lambda future: future.exception() is not None):
         journal.append(*future.result())
     return others
@@ -191,8 +213,8 @@ def _result(
         set=name,
         index=index,
         id=problem.id,
-        correct=int(group.correct.sum()),
-        undecided=int((~group.decided).sum()),
+        correct=group.outcome.correct,
+        undecided=group.outcome.rollouts - group.outcome.decided,
         cut_off=sum(rollout.finish_reason is FinishReason.LENGTH for rollout in group.rollouts),
         tokens=sum(len(rollout.token_ids) for rollout in group.rollouts),
     )
@@ -200,7 +222,7 @@ def _result(
 
 
 def _sample(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
-    """What the journal keeps of a sample, for a person to read."""
+    """Return the journal's record of a sample, for a person to read."""
     return {
         "text": rollout.text,
         "correct": verdict.correct,
@@ -213,5 +235,5 @@ def _sample(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
 
 
 def digest(content: Any) -> str:
-    """SHA-256 of JSON content, in hex."""
+    """Return the SHA-256 of JSON content, in hex."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

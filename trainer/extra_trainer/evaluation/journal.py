@@ -1,9 +1,9 @@
-"""What is done of an evaluation, on disk as soon as it is done.
+"""The journal of an evaluation: a JSON Lines file with the request and every finished problem.
 
-A JSON Lines file: the request first, then a line for each problem with its samples, in the order in which
-they were finished. Each line is on the disk before its problem counts as done; a last line that a kill cut
-short is dropped when the file is opened again, and its problem is evaluated again. The file is locked
-while it is open, so two commands never write it at once.
+The request comes first, then one line per problem with its samples, in the order in which they finished. A
+problem counts as done once its line is on the disk. A last line that a kill cut short is dropped when the
+file is opened again, and its problem is evaluated again. The file is locked while it is open, so that two
+commands never write it at the same time.
 """
 
 import fcntl
@@ -19,10 +19,19 @@ from extra_trainer.evaluation.result import ProblemResult
 
 
 class Journal:
-    """The open file; a context manager. `done` are the problems in it, `seconds` the time spent so far."""
+    """An open journal; a context manager. `done` holds the results in it."""
 
     def __init__(self, path: Path, request: dict[str, Any], *, replace: bool = False) -> None:
-        """Opens or creates `path`; ConfigError if it is of another request, unless that is to be replaced."""
+        """Open or create a journal.
+
+        Args:
+            path: The file.
+            request: The request of the evaluation, see `evaluator.request`.
+            replace: Whether to replace a journal of another request.
+
+        Raises:
+            ConfigError: If another process has it open, or it is of another request or no journal.
+        """
         self.done: dict[tuple[str, int], ProblemResult] = {}
         self._path = path
         self._before = 0.0
@@ -48,11 +57,11 @@ class Journal:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the evaluation up to now: in earlier launches up to the last line, and in this one."""
+        """Wall time so far: of earlier launches up to their last line, and of this one."""
         return self._before + time.monotonic() - self._started
 
     def append(self, result: ProblemResult, samples: list[dict[str, Any]]) -> None:
-        """Writes a problem's line; once this returns it is on the disk."""
+        """Write a problem's line; it is on the disk when this returns."""
         self._write({**result.model_dump(), "samples": samples, "seconds": round(self.seconds, 3)})
         self.done[result.set, result.index] = result
 
@@ -63,7 +72,7 @@ class Journal:
         lines = whole.splitlines()
         try:
             records = [json.loads(line) for line in lines]
-            differing = different(records[0]["request"], request) if records else []
+            differing = differences(records[0]["request"], request) if records else []
             for record in records[1:]:
                 self._before = record.pop("seconds")
                 record.pop("samples")
@@ -73,8 +82,8 @@ class Journal:
             raise ConfigError(f"{self._path} is no journal of an evaluation: {error!r}") from error
         if differing and not replace:
             raise ConfigError(
-                f"{self._path} is of another evaluation: " + "; ".join(differing) + ". Go on with the same "
-                "options and the same model, or name another folder"
+                f"{self._path} is of another evaluation: " + "; ".join(differing) + ". Continue with "
+                "the same options and the same model, or choose another folder"
             )
         if differing or not records:
             self.done, self._before, whole = {}, 0.0, b""
@@ -88,10 +97,10 @@ class Journal:
         os.fsync(self._file.fileno())
 
 
-def different(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """What differs between two requests, for a person."""
+def differences(earlier: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Describe the differences between two requests, one text per setting."""
     return [
-        f"{name} was {there.get(name)!r} and is {here.get(name)!r}"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
+        f"{name} was {earlier.get(name)!r} and is {now.get(name)!r}"
+        for name in {**earlier, **now}
+        if earlier.get(name) != now.get(name)
     ]

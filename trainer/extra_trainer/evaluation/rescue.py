@@ -1,14 +1,14 @@
-"""Whether prefixes would pay, before a training run is spent on it: rescue rates by selection policy.
+"""A study of whether prefixes will pay, before a training run is spent on it: rescue rates per policy.
 
 A frozen policy model passes over problems as a training run would. In each pass every problem is sampled
-without a prefix; the hard ones feed a prefix memory, one for each selection policy, and are sampled once more
-from the prefix that it chooses, whose outcomes are reported. Selection policy `none` is the control, the
-prompt again from its start. Only the choice of the prefix differs, so the figures say what a choice knows:
-along a rollout the chance to succeed is a martingale, so a prefix of the model's own succeeds on average just
-as often as the bare prompt, and one of a rollout known to be wrong less often. Prefixes can pay only as far
-as a policy chooses better than that.
+without a prefix. The hard ones feed one prefix memory per selection policy and are sampled once more from the
+prefix that it selects; the outcomes are reported to it. Selection policy `none` is the control: the prompt
+from its start again. Only the choice of the prefix differs, so the figures measure the value of the choice.
+Along a rollout the chance of success is a martingale: a prefix of the model's own rollouts succeeds on
+average as often as the bare prompt, and one of a rollout known to be wrong less often. So prefixes pay only
+as far as a policy chooses better than at random.
 
-A pass that is finished is in the output folder, with the memories: the same command goes on with the next.
+A finished pass is in the output folder, with the memories; the same command continues with the next one.
 """
 
 import uuid
@@ -27,19 +27,18 @@ from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig, PrefixPolicy
 from extra_trainer.data.problems import Problem, prompt_identity
 from extra_trainer.evaluation.evaluator import digest
-from extra_trainer.evaluation.journal import different
+from extra_trainer.evaluation.journal import differences
 from extra_trainer.evaluation.pass_at_k import bootstrap_means
 from extra_trainer.evaluation.result import Estimate, estimate
-from extra_trainer.exploration.explorer import Explorer, is_hard
-from extra_trainer.reports.progress import Increments
-from extra_trainer.rollouts.collector import Group, RolloutCollector, RolloutRequest, Sampling
+from extra_trainer.exploration.explorer import Explorer
+from extra_trainer.rollouts.collector import Group, Increments, RolloutCollector, RolloutRequest, Sampling
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from extra_trainer.runs.folder import write_whole
 
-#: The control first.
+#: The selection policies; the control comes first.
 POLICIES: tuple[PrefixPolicy, ...] = ("none", "random", "shortest", "smoothed_entropy", "outcome_aware")
 #: As many as a large training step samples.
-PROMPTS_A_CALL = 256
+PROMPTS_PER_CALL = 256
 
 
 class _Record(BaseModel):
@@ -59,7 +58,7 @@ class Retry(_Record):
     correct: int
 
 
-class Pass(_Record):
+class StudyPass(_Record):
     """One pass over the problems."""
 
     problems: int
@@ -69,25 +68,25 @@ class Pass(_Record):
     retries: tuple[Retry, ...]
 
 
-class Journal(_Record):
-    """What the output folder's rescue.json holds; `asked` decides every figure in it."""
+class StudyJournal(_Record):
+    """The content of rescue.json in the output folder; `asked` determines every figure in it."""
 
     asked: dict[str, Any]
-    passes: tuple[Pass, ...] = ()
+    passes: tuple[StudyPass, ...] = ()
 
 
 @dataclass(frozen=True)
-class Row:
-    """How one selection policy did."""
+class PolicyResult:
+    """The result of one selection policy."""
 
     policy: PrefixPolicy
     retries: int
-    #: Share of retries with a correct sample; of samples that are correct, averaged over retries.
+    #: Share of retries with a correct sample, and share of correct samples, averaged over retries.
     rescued: Estimate
     pass_rate: Estimate
-    #: Tokens of a prefix as a share of those of a hard prompt's whole sample.
+    #: Mean tokens of a prefix, as a share of the mean tokens of a hard prompt's sample.
     prefix_share: float
-    #: Paired differences of both shares to those of `none`; None for that itself.
+    #: Paired differences of both shares to those of `none`; None for `none` itself.
     rescued_difference: Estimate | None
     pass_rate_difference: Estimate | None
 
@@ -103,11 +102,24 @@ class RescueStudy:
     tokenizer: Any
     sampling: Sampling
     prefix: PrefixConfig
-    #: Called with samples that are new.
+    #: Called with the number of new samples.
     progress: Callable[[int], None] = field(default=lambda samples: None)
 
-    def run(self, problems: Sequence[Problem], passes: int, path: Path, weights: str) -> list[Row]:
-        """Makes the passes that `path` does not hold yet; ConfigError if it was made with other settings."""
+    def run(self, problems: Sequence[Problem], passes: int, path: Path, weights: str) -> list[PolicyResult]:
+        """Make the passes that the journal does not hold yet.
+
+        Args:
+            problems: The problems, each with another prompt.
+            passes: Passes in all, those in the journal included.
+            path: The journal, rescue.json.
+            weights: Identity of the model's weights.
+
+        Returns:
+            The result of each policy; empty if no prompt was hard.
+
+        Raises:
+            ConfigError: If the journal was made with other settings.
+        """
         asked = self._asked(problems, weights)
         journal = _read(path, asked)
         made = len(journal.passes)
@@ -131,9 +143,9 @@ class RescueStudy:
         explorers: dict[PrefixPolicy, Explorer],
         number: int,
         version: int,
-    ) -> Pass:
+    ) -> StudyPass:
         groups = self._collect(requests, f"{number}/unguided", version)
-        hard = [group for group in groups if is_hard(group)]
+        hard = [group for group in groups if group.outcome.hard]
         retries = []
         for policy, explorer in explorers.items():
             explorer.feed(hard, step=2 * number)
@@ -141,7 +153,7 @@ class RescueStudy:
             explorer.feed(guided, step=2 * number + 1)
             retries += [_retry(policy, number, group) for group in guided]
         lengths = [len(rollout.token_ids) for group in hard for rollout in group.rollouts]
-        return Pass(
+        return StudyPass(
             problems=len(groups),
             hard=len(hard),
             hard_tokens=float(np.mean(lengths)) if lengths else 0.0,
@@ -150,12 +162,12 @@ class RescueStudy:
 
     def _collect(self, requests: list[RolloutRequest], what: str, version: int) -> list[Group]:
         groups = []
-        for start in range(0, len(requests), PROMPTS_A_CALL):
+        for start in range(0, len(requests), PROMPTS_PER_CALL):
             seed = int(digest([self.sampling.seed, what, start])[:16], 16)
             collector = RolloutCollector(
                 self.generation, self.verification, progress=Increments(self.progress)
             )
-            some = requests[start : start + PROMPTS_A_CALL]
+            some = requests[start : start + PROMPTS_PER_CALL]
             groups += collector.collect(some, replace(self.sampling, seed=seed), version).groups
         return groups
 
@@ -203,30 +215,30 @@ def _retry(policy: PrefixPolicy, number: int, group: Group) -> Retry:
         number=number,
         problem=group.request.prompt_id,
         prefix_tokens=len(group.request.prefix_tokens),
-        samples=int(group.decided.sum()),
-        correct=int(group.correct.sum()),
+        samples=group.outcome.decided,
+        correct=group.outcome.correct,
     )
 
 
-def _read(path: Path, asked: dict[str, Any]) -> Journal:
+def _read(path: Path, asked: dict[str, Any]) -> StudyJournal:
     if not path.exists():
-        return Journal(asked=asked)
-    journal = Journal.model_validate_json(path.read_bytes())
-    if differing := different(journal.asked, asked):
+        return StudyJournal(asked=asked)
+    journal = StudyJournal.model_validate_json(path.read_bytes())
+    if differing := differences(journal.asked, asked):
         raise ConfigError(
             f"{path} is of another study: " + "; ".join(differing) + ". Choose another output folder"
         )
     return journal
 
 
-def rows(journal: Journal) -> list[Row]:
-    """The figures of each policy, with 95 % bootstrap intervals over the retries that all have."""
+def rows(journal: StudyJournal) -> list[PolicyResult]:
+    """Return the result of each policy, with 95 % bootstrap intervals over the retries that all have."""
     made = [retry for one in journal.passes for retry in one.retries]
     retries = {
         policy: {(retry.number, retry.problem): retry for retry in made if retry.policy == policy}
         for policy in POLICIES
     }
-    # A rollout without a newline leaves no prefix to continue from: such a prompt is compared in no policy.
+    # A rollout without a newline has no prefix to continue from: its prompt is compared for no policy.
     common = sorted(set.intersection(*(set(found) for found in retries.values())))
     common = [key for key in common if all(found[key].samples for found in retries.values())]
     if not common:
@@ -238,7 +250,7 @@ def rows(journal: Journal) -> list[Row]:
     rates = {policy: np.array([r.correct / r.samples for r in found]) for policy, found in table.items()}
     rescued = {policy: (values > 0).astype(np.float64) for policy, values in rates.items()}
     return [
-        Row(
+        PolicyResult(
             policy=policy,
             retries=len(common),
             rescued=_estimate(rescued[policy]),

@@ -1,8 +1,8 @@
-"""What an evaluation came to: pass@k per set with intervals, and all that is missing behind the figures.
+"""The result of an evaluation: pass@k per set with intervals, missing verdicts, and refused problems.
 
-A refused problem and a sample without a verdict count as not solved, so figures are lower bounds where there
-are any; both are counted beside them, in every table. Made from the results of the single problems alone:
-evaluated in one go or in ten, the same.
+A refused problem and a sample without a verdict count as not solved, so the figures are lower bounds where
+there are any; both counts are shown in every table. The result is made of the results of single problems
+alone: it is the same whether they were evaluated in one launch or in ten.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,20 +24,20 @@ class _Result(BaseModel):
 
 
 class ProblemResult(_Result):
-    """What came of one problem."""
+    """The result of one problem."""
 
     set: str
     #: Its place in the set, from 0.
     index: int
-    #: As in its file.
+    #: The id in its file.
     id: str
-    #: Samples found correct, samples without a verdict, samples that reached max_tokens or the window.
+    #: Numbers of samples: correct, without a verdict, and cut off at max_tokens or the context window.
     correct: int = 0
     undecided: int = 0
     cut_off: int = 0
     #: Tokens of all its samples.
     tokens: int = 0
-    #: Why the generation service did not take it; empty if it was sampled.
+    #: The reason why the generation service refused it; empty if it was sampled.
     refused: str = ""
 
 
@@ -53,7 +53,7 @@ class Estimate(_Result):
 
 
 class Refusal(_Result):
-    """A problem that was not sampled, and why."""
+    """A problem that the generation service refused, with the reason."""
 
     index: int
     id: str
@@ -70,7 +70,7 @@ class SetResult(_Result):
     correct: list[int]
     undecided: int
     refused: list[Refusal]
-    #: Share of samples that reached max_tokens or the window; None if there are no samples.
+    #: Share of samples cut off at max_tokens or the context window; None if there are no samples.
     cut_off: float | None
     mean_tokens: float | None
 
@@ -78,45 +78,52 @@ class SetResult(_Result):
 class Evaluation(_Result):
     """The result of one evaluation."""
 
-    #: What was evaluated and how; see `evaluate.request`.
+    #: Everything that determines the samples; see `evaluator.request`.
     request: dict[str, Any]
     policy_version: int
     samples_per_prompt: int
     sets: dict[str, SetResult]
-    #: k -> mean of the sets' pass@k, each set counting the same.
+    #: k -> mean of the sets' pass@k, with equal weights.
     mean: dict[int, Estimate]
-    #: Wall time, over all launches.
+    #: Wall time of all launches.
     seconds: float
 
     @property
     def problems(self) -> int:
-        """Problems of all sets."""
+        """Number of problems in all sets."""
         return sum(result.problems for result in self.sets.values())
 
     @property
     def undecided(self) -> int:
-        """Samples without a verdict, over all sets."""
+        """Number of samples without a verdict in all sets."""
         return sum(result.undecided for result in self.sets.values())
 
     @property
     def refused(self) -> int:
-        """Problems that were not sampled, over all sets."""
+        """Number of problems that were refused in all sets."""
         return sum(len(result.refused) for result in self.sets.values())
 
     def save(self, path: Path) -> None:
-        """Writes it as JSON."""
+        """Write the result as JSON."""
         write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """What `save` wrote."""
+        """Read a result that `save` wrote."""
         return cls.model_validate_json(path.read_bytes())
 
 
 def summarize(
     results: Iterable[ProblemResult], request: dict[str, Any], k: Sequence[int], seconds: float
 ) -> Evaluation:
-    """The evaluation whose problems came out as in `results`, in whatever order they are."""
+    """Summarize the results of single problems, given in any order.
+
+    Args:
+        results: One result per problem.
+        request: The request of the evaluation, see `evaluator.request`.
+        k: The numbers k for which to estimate pass@k.
+        seconds: Wall time of the evaluation.
+    """
     n, seed = request["samples_per_prompt"], request["seed"]
     by_set: dict[str, list[ProblemResult]] = {name: [] for name in request["sets"]}
     for result in sorted(results, key=lambda result: result.index):
@@ -139,7 +146,7 @@ def summarize(
 
 
 def estimate(value: float, means: NDArray[np.float64]) -> Estimate:
-    """A figure with the interval of its bootstrap `means` [RESAMPLES]."""
+    """Return a figure with the 95 % interval of its bootstrap `means` [RESAMPLES]."""
     low, high = interval(means)
     return Estimate(value=float(value), low=low, high=high)
 
@@ -165,7 +172,7 @@ def _set_result(problems: list[ProblemResult], n: int, pass_at: dict[int, Estima
 
 
 def result_table(evaluation: Evaluation) -> Table:
-    """The result for the terminal: a row a set, and their mean."""
+    """Return the result as a table for the terminal: one row per set, and their mean."""
     table = Table(
         title=f"{evaluation.samples_per_prompt} samples a problem; [95 % bootstrap interval over problems]",
         title_justify="left",

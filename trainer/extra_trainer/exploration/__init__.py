@@ -1,1 +1,1 @@
-"""ExTra around a step: novelty, prefixes, advantages. Knows no OpenRLHF and no torch."""
+"""Novelty, prefixes and advantages of a training step. Uses neither OpenRLHF nor torch."""

@@ -1,17 +1,23 @@
-"""Advantages of groups with the novelty bonus: plain numpy, no trainer in sight.
+"""Advantages of a step's rollouts with the novelty bonus, computed in numpy while groups are still groups.
 
-GRPO (arXiv 2402.03300): A_i = (r_i - mean r) / (std r + 1e-6) within the group, std being the sample
-standard deviation. ExTra (arXiv 2606.24994) adds alpha * novelty_i to the correct ones after this
-normalisation; its released script adds a decayed, group-scaled bonus to the reward before it. Scaling, and
-the variance that the decay needs, are the novelty service's. Rollouts without a verdict do not count: they
-are left out of mean and std, and their advantage is 0.
+GRPO (arXiv 2402.03300): A_i = (r_i - mean r) / (std r + 1e-6) within the group, where std is the sample
+standard deviation. ExTra (arXiv 2606.24994, section 3.3) adds alpha * novelty_i to the correct rollouts after
+this normalisation. Its released script adds a bonus, scaled within the group and multiplied by
+exp(-lambda V(x)), to the reward before it. The novelty service does the scaling and tracks V(x), the variance
+of the prompt's rewards. Undecided rollouts are left out of mean and std, and their advantage is 0.
 """
 
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from extra_trainer.config import NoveltyConfig
+from extra_trainer.exploration.results import GroupNovelty
+from extra_trainer.rollouts.collector import Group
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -19,15 +25,89 @@ Bools = NDArray[np.bool_]
 EPSILON = 1e-6
 
 
-def normalise(values: Floats, counted: Bools, divide_by_std: bool) -> Floats:
-    """GRPO's normalisation of values [groups, n] over the counted entries of each row; others become 0.
+@dataclass(frozen=True)
+class StepAdvantages:
+    """Advantages of a step's rollouts, and the bonus that each received; both float64 [groups, n]."""
 
-    A row with a single counted entry has mean 0 and std 1.
+    advantages: Floats
+    bonus: Floats
+
+    @classmethod
+    def zeros(cls, groups: Sequence[Group]) -> "StepAdvantages":
+        """Return advantages of 0, for groups that nothing is learned from."""
+        zeros = np.zeros((len(groups), len(groups[0].rollouts)))
+        return cls(zeros, zeros)
+
+
+def step_advantages(
+    groups: Sequence[Group],
+    novelty: Sequence[GroupNovelty],
+    settings: NoveltyConfig,
+    *,
+    divide_by_std: bool,
+    seed: int,
+) -> StepAdvantages:
+    """Return the advantages of all rollouts of a step.
+
+    Args:
+        groups: All groups of the step, in order of the batch, with the same number of rollouts each.
+        novelty: The novelty of each group.
+        settings: Weight and placement of the bonus, and the control of an experiment.
+        divide_by_std: Whether to divide a group's advantages by its standard deviation.
+        seed: The run's seed, which the shuffled control depends on.
     """
-    counts = counted.sum(axis=1, keepdims=True)
-    kept = np.where(counted, values, 0.0)
+    correct = np.stack([group.correct for group in groups])
+    decided = np.stack([group.decided for group in groups])
+    bonus = settings.alpha * np.stack([group.scaled for group in novelty])
+    if settings.placement == "before_normalization":
+        # float32, as in OpenRLHF's tensors, so that the advantages of recorded runs can be reproduced.
+        variance = np.array([[group.reward_variance] for group in novelty], np.float32).astype(np.float64)
+        bonus = bonus * np.exp(-settings.variance_decay * variance)
+    if settings.control is not None:
+        bonus = controlled(bonus, correct, settings.control, seed)
+    bonus = np.where(correct, bonus, 0.0)
+    values = advantages(
+        correct.astype(np.float64),
+        bonus,
+        decided,
+        placement=settings.placement,
+        divide_by_std=divide_by_std,
+    )
+    return StepAdvantages(values, bonus)
+
+
+def advantages(
+    rewards: Floats,
+    bonus: Floats,
+    decided: Bools,
+    *,
+    placement: Literal["after_normalization", "before_normalization"],
+    divide_by_std: bool = True,
+) -> Floats:
+    """Return the advantages [groups, n].
+
+    Args:
+        rewards: [groups, n], each 0 or 1.
+        bonus: [groups, n], alpha times the scaled novelty; added only where the reward is positive.
+        decided: [groups, n], whether the rollout has a verdict.
+        placement: Whether the bonus is added after the normalisation or before it.
+        divide_by_std: Whether to divide by the standard deviation of the group.
+    """
+    added = np.where(decided & (rewards > 0), bonus, 0.0)
+    if placement == "before_normalization":
+        return normalise(rewards + added, decided, divide_by_std)
+    return normalise(rewards, decided, divide_by_std) + added
+
+
+def normalise(values: Floats, decided: Bools, divide_by_std: bool) -> Floats:
+    """Return GRPO's normalisation of values [groups, n] over the decided entries of each row.
+
+    Undecided entries become 0. A row with a single decided entry has mean 0 and std 1.
+    """
+    counts = decided.sum(axis=1, keepdims=True)
+    kept = np.where(decided, values, 0.0)
     mean = np.where(counts > 1, kept.sum(axis=1, keepdims=True) / np.maximum(counts, 1), 0.0)
-    centred = np.where(counted, values - mean, 0.0)
+    centred = np.where(decided, values - mean, 0.0)
     if not divide_by_std:
         return centred
     variance = (centred**2).sum(axis=1, keepdims=True) / np.maximum(counts - 1, 1)
@@ -35,35 +115,21 @@ def normalise(values: Floats, counted: Bools, divide_by_std: bool) -> Floats:
     return centred / (std + EPSILON)
 
 
-def controlled(bonus: Floats, paid: Bools, control: Literal["shuffled", "constant"], seed: int) -> Floats:
-    """The bonus [groups, n] of an experiment's control: what is paid is, over all groups, the same.
+def controlled(bonus: Floats, correct: Bools, control: Literal["shuffled", "constant"], seed: int) -> Floats:
+    """Return the bonus [groups, n] of an experiment's control: the same total, distributed without novelty.
 
-    `paid` marks the rollouts that get one. "shuffled" hands their bonuses out in random order, "constant"
-    pays each the mean. The order follows from `seed` and the bonuses, so a repeated step has the same.
+    Args:
+        bonus: [groups, n], the bonus of each rollout.
+        correct: [groups, n], the rollouts that receive a bonus.
+        control: "shuffled" permutes the bonuses of correct rollouts at random, "constant" gives each the
+            mean.
+        seed: The permutation depends on it and on the bonuses alone, so a repeated step has the same one.
     """
-    values = bonus[paid]
+    values = bonus[correct]
     if control == "constant":
         values = np.full_like(values, values.mean() if len(values) else 0.0)
     else:
         values = np.random.default_rng([seed, zlib.crc32(values.tobytes())]).permutation(values)
     changed = np.zeros_like(bonus)
-    changed[paid] = values
+    changed[correct] = values
     return changed
-
-
-def advantages(
-    rewards: Floats,
-    bonus: Floats,
-    counted: Bools,
-    *,
-    placement: Literal["after_normalization", "before_normalization"],
-    divide_by_std: bool = True,
-) -> Floats:
-    """Advantages [groups, n] of rewards [groups, n] in {0, 1} and the bonus [groups, n] of correct rollouts.
-
-    `bonus` already holds alpha times the scaled novelty; it is paid where the reward is positive.
-    """
-    paid = np.where(counted & (rewards > 0), bonus, 0.0)
-    if placement == "before_normalization":
-        return normalise(rewards + paid, counted, divide_by_std)
-    return normalise(rewards, counted, divide_by_std) + paid

@@ -1,4 +1,4 @@
-"""What exploration found of a step, as plain data: how novel rollouts are, which prefixes were chosen."""
+"""Results of exploration as plain data: the novelty of rollouts, and the prefixes that were chosen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from extra_client import Nearest, PrefixCandidate, SelectedPrefix
 
 @dataclass(frozen=True)
 class GroupNovelty:
-    """How novel the rollouts of a group are; 0 for those that do not count."""
+    """The novelty of a group's rollouts; 0 for rollouts that are not scored."""
 
     #: float64 [n], in the units of the config's `novelty.scale`.
     scaled: NDArray[np.float64]
-    #: float64 [n], as measured.
+    #: float64 [n], as measured, not scaled.
     raw: NDArray[np.float64]
     #: V(x): moving average of the variance of the prompt's rewards, with placement before_normalization.
     reward_variance: float
-    #: [n]: the nearest neighbour of each that counts; empty if the group was not scored.
+    #: [n]: the nearest neighbour of each scored rollout; empty if the group was not scored.
     nearest: tuple[Nearest | None, ...] = ()
 
     @classmethod
     def none(cls, n: int) -> "GroupNovelty":
-        """Of a group that is not scored."""
+        """Return the novelty of a group of `n` rollouts that is not scored."""
         return cls(np.zeros(n), np.zeros(n), 0.0)
 
 
 @dataclass(frozen=True)
 class PrefixChoice:
-    """What became of one hard group: the rollout split, its prefixes, who competed, and the one chosen."""
+    """The rollout of a hard group that was split, its prefixes, all candidates, and the selected one."""
 
     #: The group's place in the step.
     place: int
@@ -41,5 +41,5 @@ class PrefixChoice:
     characters: Sequence[int]
     #: None if there was no prefix to choose.
     selected: SelectedPrefix | None
-    #: All that competed, best first; None if the service did not tell.
+    #: All candidates, best first; None if the service did not return them.
     candidates: Sequence[PrefixCandidate] | None

@@ -1,8 +1,8 @@
-"""Runs a training run from one config: services, evaluation before, OpenRLHF, evaluation after, report.
+"""A training run from one config: services, evaluation before, OpenRLHF, evaluation after, report.
 
-The launcher holds everything together: it prepares the run folder, starts the services and the driver
-process that runs OpenRLHF, shows progress from the run's metrics, and stops all it started whatever
-happens, Ctrl-C included. The same command on the same run folder goes on from the last checkpoint.
+The launcher prepares the run folder, starts the services and the driver process that runs OpenRLHF, shows
+progress from the run's metrics, and stops everything it started in any case, Ctrl-C included. With `resume`
+it continues a run from its last checkpoint.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from extra_trainer.data import problems as data
 from extra_trainer.evaluation.evaluator import Evaluator, weights_identity
 from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.launch import services
-from extra_trainer.launch.run import Run
+from extra_trainer.openrlhf.run import Run
 from extra_trainer.rehearsal.recipes import RECIPES
 from extra_trainer.reports import report
 from extra_trainer.reports.arms import WHERE, what_is_trained
@@ -47,7 +47,7 @@ STOP_SECONDS = 30.0
 
 
 class TrainingFailed(RuntimeError):
-    """OpenRLHF stopped before the end; the message says why and how to go on."""
+    """OpenRLHF stopped before the end; the message says why, and how to continue."""
 
 
 @dataclass
@@ -57,11 +57,23 @@ class Launcher:
     config: Config
     folder: RunFolder
     console: Console = field(default_factory=Console)
-    #: Where what the project makes itself (the rehearsal's start model) is kept between runs.
+    #: Folder of start models that the project makes, kept between runs.
     cache: Path = Path(".cache/extra-rl")
 
     def train(self, *, resume: bool = False) -> Path:
-        """Trains to the end and returns the report's path; TrainingFailed if it cannot."""
+        """Train to the end.
+
+        Args:
+            resume: Whether to continue the run in the folder from its last checkpoint.
+
+        Returns:
+            The path of the report.
+
+        Raises:
+            ConfigError: If the folder or the config does not allow the run.
+            ExtraError: If a service fails.
+            TrainingFailed: If OpenRLHF stops early.
+        """
         started = time.monotonic()
         self._open_folder(resume)
         model = self._prepare()
@@ -82,8 +94,8 @@ class Launcher:
         there = self.folder.config.is_file()
         if there and not resume:
             raise ConfigError(
-                f"{self.folder.path} holds a run already: add --resume to go on with it, "
-                "or name another folder with --run"
+                f"{self.folder.path} holds a run already: add --resume to continue it, "
+                "or choose another folder with --run"
             )
         if resume and not there:
             raise ConfigError(f"there is no run to resume in {self.folder.path}")
@@ -92,7 +104,7 @@ class Launcher:
         content = self.config.model_dump(mode="json")
         if there and what_is_trained(read_yaml(self.folder.config)) != what_is_trained(content):
             raise ConfigError(
-                f"the config differs from that of the run in {self.folder.path}: of a run that goes on, "
+                f"the config differs from that of the run in {self.folder.path}: in a resumed run "
                 f"only {' and '.join(WHERE)} may change"
             )
         write_whole(self.folder.config, yaml.safe_dump(content, sort_keys=False))
@@ -105,14 +117,14 @@ class Launcher:
             )
 
     def _prepare(self) -> Path:
-        """The start model's folder; the run's problems are written."""
+        """Write the run's problems and return the start model's folder."""
         from transformers import AutoTokenizer
 
         model = self._start_model()
         if not self.folder.start_model.exists():
             self.folder.start_model.symlink_to(model.resolve())
         tokenizer = AutoTokenizer.from_pretrained(model)
-        # The training problems come last: once they are written, all are.
+        # The training problems are written last: if they are there, all are.
         if not self.folder.train_data.is_file():
             most = self.config.evaluation.problems
             for name, source in data.evaluation_sets(self.config.data.evaluation).items():
@@ -167,7 +179,7 @@ class Launcher:
             EvaluationProgress(self.console, f"Evaluation {when} training", samples) as shown,
         ):
             if when == "after" and patience:
-                # Somebody may have started it again since training ended, with the weights it began with.
+                # It may have been restarted since training ended, with the weights that it started with.
                 version = generation.policy_version() + 1
                 generation.deliver(self.folder.weights, self.folder.policy_path, version)
             evaluator = Evaluator(
@@ -177,15 +189,15 @@ class Launcher:
                 settings.max_tokens or self.config.rollout.response_max_tokens,
                 progress=shown.advance,
             )
-            # A journal of other weights is of an earlier launch that went on differently.
+            # A journal of other weights is of an earlier launch that trained differently.
             result = evaluator.run(sets, path.with_suffix(".jsonl"), weights=weights, replace=True)
         result.save(path)
         return result
 
     def _evaluation_sets(self) -> dict[str, list[data.Problem]]:
-        # The paper's benchmarks come in its order: that of the alphabet.
+        # The paper's order of its benchmarks is alphabetical.
         files = sorted(self.folder.evaluation_data.glob("*.jsonl"))
-        return {path.stem: data.load_written(path) for path in files}
+        return {path.stem: data.load_problems(path) for path in files}
 
     def _run_openrlhf(self, addresses: services.Addresses) -> None:
         run = Run(
@@ -237,9 +249,9 @@ class Launcher:
 
 @contextlib.contextmanager
 def _driver(run_file: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The driver process, in a session of its own: Ctrl-C comes here, and ends it in order."""
+    """Run the driver in a session of its own: Ctrl-C reaches this process, which ends the driver in order."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_DEDUP_LOGS": "0"}
-    # Every Ray worker imports torch and OpenRLHF; without bytecode each compiles them anew (22 s).
+    # Every Ray worker imports torch and OpenRLHF; without bytecode each compiles them again (22 s).
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -261,7 +273,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
-    # Ray's processes are of the driver's session; none may outlive it.
+    # Ray's processes are in the driver's session; none may outlive it.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""What a run needs of a GPU's memory, roughly: enough to see that it cannot fit, before it is tried.
+"""A rough estimate of a run's GPU memory, to see that it cannot fit before it is started.
 
 With P parameters, N data-parallel workers and bfloat16 training with Adam, a worker holds (ZeRO, arXiv
 1910.02054, section 3): weights 2 P bytes (divided by N at stage 3), gradients 2 P (by N from stage 2 on; 4 P
@@ -26,7 +26,7 @@ OPTIMIZER_BYTES = 12
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the estimate needs of a model."""
+    """The sizes of a model that the estimate uses."""
 
     parameters: int
     layers: int
@@ -39,7 +39,7 @@ class ModelShape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that one token's keys and values take in bfloat16."""
+        """Bytes of one token's keys and values in bfloat16."""
         return 2 * self.layers * self.kv_heads * self.head_size * HALF
 
 
@@ -56,12 +56,16 @@ class WorkerMemory:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Sum of all parts."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.reference
 
 
 def read_shape(folder: Path) -> ModelShape:
-    """The shape of the model in a Hugging Face folder; ConfigError if that cannot be read."""
+    """Return the shape of the model in a Hugging Face folder.
+
+    Raises:
+        ConfigError: If the folder cannot be read.
+    """
     from transformers import AutoConfig
 
     try:
@@ -91,7 +95,18 @@ def worker_memory(
     offload_optimizer: bool = False,
     with_reference: bool = False,
 ) -> WorkerMemory:
-    """The formula above for one of `workers` data-parallel workers."""
+    """Return the memory of one data-parallel worker, by the formula of this module.
+
+    Args:
+        shape: The model.
+        workers: Data-parallel workers.
+        zero_stage: ZeRO stage, 0 to 3.
+        micro_batch_tokens: Tokens of a micro-batch.
+        checkpointing: Whether gradient checkpointing is on.
+        float32_gradients: Whether gradients accumulate in float32.
+        offload_optimizer: Whether optimizer states are in host memory.
+        with_reference: Whether the reference model shares the GPU.
+    """
     parameters, tokens = shape.parameters, micro_batch_tokens
     split = [workers if zero_stage >= stage else 1 for stage in (1, 2, 3)]
     layer = 34 * tokens * shape.hidden
@@ -106,7 +121,7 @@ def worker_memory(
 
 
 def _parameters(folder: Path) -> int:
-    """Number of parameters, from the headers of the safetensors files (tied ones are there once)."""
+    """Count the parameters in the headers of the safetensors files; tied ones are stored once."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"model.path: there are no weights in {folder} (no *.safetensors)")

@@ -1,9 +1,9 @@
-"""What a run will do, and what would stop it: resolved and checked before anything heavy starts.
+"""The plan of a run: everything resolved and checked before anything heavy starts.
 
-`make` reads everything that can be read cheaply (config, model folder, tokenizer, problem files, flags by
-OpenRLHF's own parser, the services that run already, the Ray cluster) and collects all problems rather than
-stopping at the first. `extra-rl train --dry-run` prints the plan; without it the same problems stop the run.
-No GPU is needed: what is assumed in its place is said.
+`make` reads what can be read cheaply (config, model folder, tokenizer, problem files, flags with OpenRLHF's
+own parser, running services, the Ray cluster) and collects all problems instead of stopping at the first
+one. `extra-rl train --dry-run` prints the plan; without it the same problems stop the run. No GPU is
+needed: the plan lists what it assumes instead.
 """
 
 import os
@@ -33,16 +33,16 @@ from extra_trainer.data import problems as data
 from extra_trainer.launch import memory_estimate
 from extra_trainer.launch.launcher import REHEARSAL_PROBLEMS
 from extra_trainer.launch.ray_services import connected
-from extra_trainer.launch.run import Run
 from extra_trainer.openrlhf import parser as openrlhf_parser
 from extra_trainer.openrlhf.flags import openrlhf_flags
+from extra_trainer.openrlhf.run import Run
 from extra_trainer.runs.folder import RunFolder
 
-#: Seconds a service that should run already is given to say so.
+#: Seconds for a running service to answer the health check.
 HEALTH_SECONDS = 5.0
 GIB = 2**30
-#: What a server that the launcher starts needs: a module, and the extra that brings it.
-NEEDED = {
+#: Service -> a module that the launcher needs to start it, and the extra that installs it.
+REQUIRED_MODULES = {
     "generation": ("safetensors", "generation"),
     "novelty": ("faiss", "novelty"),
     "verification": ("math_verify", "verification"),
@@ -55,7 +55,7 @@ class Processes:
 
     what: str
     count: int
-    #: Of each; 0: none of its own.
+    #: GPUs of each process; 0: none of its own.
     gpus: float
     where: str
 
@@ -67,7 +67,7 @@ class Plan:
     processes: list[Processes] = field(default_factory=list)
     #: (name, value) in order: sizes, steps, tokens.
     figures: list[tuple[str, str]] = field(default_factory=list)
-    #: (name, GiB) a GPU of a policy worker, and of others.
+    #: (name, GiB) per GPU, of policy workers and others.
     memory: list[tuple[str, float]] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -75,12 +75,12 @@ class Plan:
 
     @property
     def gpus(self) -> float:
-        """GPUs that the processes take together."""
+        """GPUs of all processes together."""
         return sum(row.count * row.gpus for row in self.processes)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Errors inside become problems of the plan."""
+        """Turn errors inside the block into problems of the plan."""
         try:
             yield
         except (ConfigError, ExtraError) as error:
@@ -88,7 +88,7 @@ class Plan:
 
 
 def make(config: Config, folder: RunFolder) -> Plan:
-    """The plan of `config`; `problems` holds all that would stop the run."""
+    """Return the plan of a config; its `problems` are everything that would stop the run."""
     plan = Plan()
     tokenizer = _tokenizer(config, plan)
     shape = _shape(config, plan)
@@ -105,7 +105,7 @@ def make(config: Config, folder: RunFolder) -> Plan:
 
 
 def show(plan: Plan, console: Console) -> None:
-    """Prints the plan: tables, then what is assumed, warned of, and wrong."""
+    """Print the plan: tables, then assumptions, warnings and problems."""
     table = Table("process", "count", "GPUs each", "where", title=f"Processes ({plan.gpus:g} GPUs)")
     for row in plan.processes:
         table.add_row(row.what, str(row.count), f"{row.gpus:g}" if row.gpus else "-", escape(row.where))
@@ -126,7 +126,7 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def show_problems(plan: Plan, console: Console) -> None:
-    """Prints what is warned of and what is wrong."""
+    """Print the warnings and problems."""
     _show_lines("Warning", "yellow", plan.warnings, console)
     _show_lines("Problem", "red", plan.problems, console)
 
@@ -176,11 +176,11 @@ def _shape(config: Config, plan: Plan) -> memory_estimate.ModelShape | None:
 
 
 def _data(config: Config, folder: RunFolder, tokenizer: Any | None, plan: Plan) -> int | None:
-    """Number of training problems; every row of every set is read."""
+    """Return the number of training problems; every row of every set is read."""
     if folder.train_data.is_file():
-        # A run that goes on reads the copies in its folder.
-        training: list[data.Problem] | None = data.load_written(folder.train_data)
-        sets = {path.stem: len(data.load_written(path)) for path in folder.evaluation_data.glob("*.jsonl")}
+        # A resumed run reads the copies in its folder.
+        training: list[data.Problem] | None = data.load_problems(folder.train_data)
+        sets = {path.stem: len(data.load_problems(path)) for path in folder.evaluation_data.glob("*.jsonl")}
     else:
         training = _read(config, config.data.train, config.data.train_problems, tokenizer, plan)
         sets = _evaluation_sets(config, tokenizer, plan)
@@ -265,11 +265,11 @@ def _steps(config: Config, problems: int | None, plan: Plan) -> None:
 
 
 def _openrlhf(config: Config, folder: RunFolder, plan: Plan) -> dict[str, Any] | None:
-    """OpenRLHF's arguments, as its own parser reads them."""
+    """Return OpenRLHF's arguments, as its own parser reads them."""
     try:
         return openrlhf_parser.parse(openrlhf_flags(Run(config, folder, (), "", "", "plan")))
     except ConfigError as error:
-        plan.problems.append(f"openrlhf: OpenRLHF refuses its flags: {error}")
+        plan.problems.append(f"openrlhf: {error}")
         return None
 
 
@@ -390,7 +390,7 @@ def _check_credentials(config: Config, plan: Plan) -> None:
             f"{credentials.TOKEN} does not reach the workers of a Ray cluster: put the token into a file "
             "that its nodes can read, and name that in services.credentials.token_file"
         )
-    for name in NEEDED:
+    for name in REQUIRED_MODULES:
         given: ServiceConfig = getattr(config.services, name)
         if credentials.CA in os.environ and given.target is None and "tls_certificate" not in given.settings:
             plan.problems.append(
@@ -400,7 +400,7 @@ def _check_credentials(config: Config, plan: Plan) -> None:
 
 
 def _check_installed(config: Config, engine: object, plan: Plan) -> None:
-    for name, (module, extra) in NEEDED.items():
+    for name, (module, extra) in REQUIRED_MODULES.items():
         if getattr(config.services, name).target is None and find_spec(module) is None:
             plan.problems.append(
                 f"services.{name}: to start one here, pip install 'extra-rl[{extra}]', or give a target"
@@ -467,7 +467,7 @@ def _memory(
 
 
 def _machines(config: Config, plan: Plan) -> None:
-    """Whether the GPUs are there, where that can be known."""
+    """Check that there are enough GPUs, where that is known."""
     if config.ray.address is None:
         _this_machine(config, plan)
         return
@@ -499,7 +499,7 @@ def _this_machine(config: Config, plan: Plan) -> None:
 
 
 def _cluster(address: str, plan: Plan) -> dict[str, float] | None:
-    """Resources of the Ray cluster at `address`, and `nodes`, their number."""
+    """Return the resources of the Ray cluster at `address`, and the number of `nodes`."""
     import ray
 
     if not _answers(address):
@@ -514,7 +514,7 @@ def _cluster(address: str, plan: Plan) -> dict[str, float] | None:
 
 
 def _answers(address: str) -> bool:
-    """Whether the host and port of a Ray address take connections; "auto" is left to Ray."""
+    """Return whether host and port of a Ray address accept connections; "auto" is left to Ray."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
         return True

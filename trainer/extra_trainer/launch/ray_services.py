@@ -1,8 +1,8 @@
 """Services on the nodes of a Ray cluster, each the child process of an actor that holds its resources.
 
-The actor reserves a place (a CPU, and a generation replica its GPUs), starts `extra-rl serve` there, which
-listens on the node's address, and hands that out. The child holds a pipe of the actor's, and the actor
-belongs to the launcher's Ray job: whichever ends, however it ends, nothing of it is left on the cluster.
+The actor reserves a CPU and, for a generation replica, its GPUs. It starts `extra-rl serve`, which listens on
+the node's address, and returns that address. The child holds a pipe of the actor, and the actor belongs to
+the launcher's Ray job: whichever of them ends, in whatever way, the rest ends too.
 """
 
 import contextlib
@@ -15,37 +15,42 @@ from typing import Any
 
 from extra_client import UnavailableError, embedded
 
-#: Seconds in which a place must be found and the service must serve: large models load slowly.
+#: Seconds until a service must serve, including the wait for resources; large models load slowly.
 START_SECONDS = 900.0
-#: Seconds an actor is given to stop its service, above what the service takes to drain.
+#: Seconds for an actor to stop its service, more than the service takes to drain.
 STOP_SECONDS = 30.0
 
 
 class ServiceActor:
-    """What runs on the node; made into a Ray actor by `RayServices.start`."""
+    """Runs one service on its node; `RayServices.start` makes it a Ray actor."""
 
     def start(self, name: str, log: str, settings: dict[str, Any]) -> str:
-        """Starts the service and returns the address it serves at, once it does."""
+        """Start the service and return its address once it serves."""
         import ray
 
         # The run folder need not be on this node's disks.
         log_file = Path(log) if Path(log).parent.is_dir() else None
         here = {"host": ray.util.get_node_ip_address(), "port": 0, **settings}
         if "tls_certificate" not in settings:
-            # A Ray cluster's own traffic, code included, is as open: its network must be trusted anyway.
+            # A Ray cluster's own traffic, code included, is not encrypted either: its network is trusted.
             here["allow_plaintext_network"] = True
         self._service = embedded.start(name, log_file, start_timeout=START_SECONDS, **here)
         return self._service.target
 
     def stop(self) -> None:
-        """Stops the service: running calls may finish."""
+        """Stop the service; running calls may finish."""
         self._service.stop()
 
 
 class RayServices:
-    """A connection to the cluster at `address`, and the services that were started through it.
+    """A connection to a Ray cluster, and the services started through it.
 
-    What is started, and the connection, end with `stack`.
+    Args:
+        address: Address of the cluster.
+        stack: Connection and started services end with it.
+
+    Raises:
+        UnavailableError: If no cluster answers.
     """
 
     def __init__(self, address: str, stack: ExitStack) -> None:
@@ -53,9 +58,17 @@ class RayServices:
         self._stack = stack
 
     def start(self, name: str, log: Path, settings: dict[str, Any], *, gpus: int, here: bool = False) -> str:
-        """The address of service `name`, once it serves; with `here`, on this node of the cluster.
+        """Start a service and return its address once it serves.
 
-        UnavailableError if no node has room, or the service ends instead of serving.
+        Args:
+            name: The service.
+            log: Its log file.
+            settings: Its settings.
+            gpus: GPUs to reserve.
+            here: Whether to start it on this node of the cluster.
+
+        Raises:
+            UnavailableError: If no node has room, or the service ends instead of serving.
         """
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -82,9 +95,10 @@ class RayServices:
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[None]:
-    """A connection of this process to the Ray cluster at `address`.
+    """Connect this process to the Ray cluster at `address`, and keep its own handler of SIGTERM.
 
-    UnavailableError if there is none. Ray takes over SIGTERM; it is given back.
+    Raises:
+        UnavailableError: If no cluster answers.
     """
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The three services of a run: those the config gives an address for, and those started here."""
+"""The three services of a run: those with an address in the config, and those started here."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,19 +16,28 @@ from extra_trainer.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the services are."""
+    """Addresses of the three services."""
 
-    #: Of the replicas.
+    #: One per replica.
     generation: tuple[str, ...]
     novelty: str
     verification: str
 
 
 def start(config: Config, folder: RunFolder, model: Path, stack: ExitStack) -> Addresses:
-    """Addresses of services that serve; what is started here stops with `stack`.
+    """Start the services that have no address in the config, and return all addresses.
 
     With `ray.address` they are started on that cluster: the novelty server, whose memory is in the run
-    folder, on this node, the others where there is room. Without, as child processes of this one.
+    folder, on this node, the others on any node with room. Otherwise they are child processes of this one.
+
+    Args:
+        config: The run's config.
+        folder: The run folder.
+        model: Folder of the start model.
+        stack: Started services stop with it.
+
+    Raises:
+        UnavailableError: If a service does not start.
     """
     folder.logs.mkdir(parents=True, exist_ok=True)
     given = config.services
@@ -46,7 +55,7 @@ def start(config: Config, folder: RunFolder, model: Path, stack: ExitStack) -> A
 
 
 def start_here(name: str, log_file: Path, stack: ExitStack, **settings: Any) -> str:
-    """The address of a service that is a child of this process, and stops with `stack`."""
+    """Start a service as a child process that stops with `stack`, and return its address."""
     service = embedded.start(name, log_file, **settings)
     stack.callback(service.stop)
     return service.target
@@ -55,10 +64,10 @@ def start_here(name: str, log_file: Path, stack: ExitStack, **settings: Any) -> 
 def _addresses(
     config: ServicesConfig, folder: RunFolder, model: Path, begin: Callable[[str, str, dict[str, Any]], str]
 ) -> Addresses:
-    """The given addresses, and those of what `begin(service, name of its log, settings)` starts."""
+    """Return the given addresses, and those that `begin(service, name of its log, settings)` returns."""
     novelty = {"data_folder": str(folder.memory.resolve()), **config.novelty.settings}
     starting = [] if config.generation.targets else _replica_logs(config.generation.replicas)
-    # Side by side: each loads its own models.
+    # At the same time: each loads its own models.
     with ThreadPoolExecutor(config.generation.replicas + 2) as pool:
         settings = _generation_settings(config, folder, model)
         replicas = [pool.submit(begin, "generation", log, settings) for log in starting]
@@ -92,7 +101,11 @@ def _replica_logs(replicas: int) -> list[str]:
 
 
 def wait_for(addresses: Addresses, seconds: float = 60.0) -> None:
-    """Returns once all say that they serve; UnavailableError names the one that does not."""
+    """Wait until all services serve.
+
+    Raises:
+        UnavailableError: If one does not within `seconds`; the message names it.
+    """
     with (
         GenerationPool(addresses.generation) as generation,
         NoveltyClient(addresses.novelty, "unused") as novelty,

@@ -1,1 +1,1 @@
-"""All that touches OpenRLHF: the classes that extend its own, and what is replaced in it."""
+"""Everything that touches OpenRLHF: classes that extend its own, its flags, and `replacements`."""

@@ -1,10 +1,10 @@
-"""Micro-batches of samples of like length: less padding to compute, the same update.
+"""Micro-batches of samples of similar length: less padding to compute, the same update.
 
 A micro-batch is padded to its longest sample. OpenRLHF fills micro-batches in order of sampling for the
-log-probabilities and at random for the update; of the rehearsal's tokens 40 % were then padding. Here the
-samples of a step are sorted by length before they are cut, and for the update those of one optimizer step,
-which are still drawn at random. What a step sums over is what it was: losses are averaged over all its tokens
-or sequences, not by micro-batch.
+log-probabilities and at random for the update; 40 % of the rehearsal's tokens were then padding. Here the
+samples of a step are sorted by length before they are cut into micro-batches. For the update, the samples of
+one optimizer step are still drawn at random, and only these are sorted. The loss does not change: it is
+averaged over all tokens or sequences of the optimizer step, not by micro-batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,13 @@ from torch.utils.data import DataLoader, Sampler
 
 
 def cut_by_length(lengths: Sequence[int], size: int, workers: int = 1) -> list[list[int]]:
-    """Indices in micro-batches of `size`, of like lengths in each.
+    """Return indices in micro-batches of `size` samples of similar length.
 
-    They are ordered so that, dealt out to `workers` in equal runs, each gets short and long ones.
+    Args:
+        lengths: Length of each sample, in tokens.
+        size: Samples per micro-batch; the last may have fewer.
+        workers: The micro-batches are ordered so that each of so many equal, consecutive parts has short and
+            long ones.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     batches = [order[start : start + size] for start in range(0, len(order), size)]
@@ -25,9 +29,10 @@ def cut_by_length(lengths: Sequence[int], size: int, workers: int = 1) -> list[l
 
 
 class UpdatesByLength(Sampler[list[int]]):  # type: ignore[misc]
-    """Micro-batches of `size` for optimizer steps of `samples_per_update` samples, drawn without replacement.
+    """Micro-batches of `size` samples for optimizer steps of `samples_per_update`, drawn without replacement.
 
-    What fills no whole step is left out, as OpenRLHF leaves it out. The draw is torch's global one.
+    As in OpenRLHF, samples that do not fill an optimizer step are left out, and the draw uses torch's global
+    random state.
     """
 
     def __init__(self, lengths: Sequence[int], size: int, samples_per_update: int) -> None:
@@ -48,7 +53,10 @@ class UpdatesByLength(Sampler[list[int]]):  # type: ignore[misc]
 
 
 def loader_by_length(samples_per_update: int) -> Callable[..., DataLoader[Any]]:
-    """What makes OpenRLHF's loaders of a replay buffer; those it does not shuffle stay as they are."""
+    """Return a function to call in place of DataLoader for OpenRLHF's replay buffer.
+
+    Loaders that are not shuffled stay as they are.
+    """
 
     def make(buffer: Any, *, batch_size: int, shuffle: bool, drop_last: bool, **options: Any) -> Any:
         if not shuffle:

@@ -1,12 +1,27 @@
 """OpenRLHF's command line for a run: the one place where our names become its flags."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from extra_trainer.launch.run import Run
+from extra_rl.config_file import ConfigError
+from extra_trainer.openrlhf.run import Run
+
+_PENALTY = "length penalties would change the rewards after the advantages are computed"
+#: Flags that contradict how this trainer samples or rewards -> why.
+REFUSED = {
+    "algo.dynamic_filtering_enable": "dynamic filtering drops the all-wrong groups that prefixes come from",
+    "reward.overlong_buffer_len": _PENALTY,
+    "reward.stop_properly_penalty_coef": _PENALTY,
+}
 
 
 def openrlhf_flags(run: Run) -> list[str]:
-    """Arguments for openrlhf.cli.train_ppo_ray; flags of the config's `openrlhf` section win."""
+    """Return arguments for openrlhf.cli.train_ppo_ray; flags of the config's `openrlhf` section win.
+
+    Raises:
+        ConfigError: If that section has a flag of REFUSED.
+    """
+    _check_refused(run.config.openrlhf)
     flags: dict[str, Any] = {
         **_models(run),
         **_data(run),
@@ -17,6 +32,12 @@ def openrlhf_flags(run: Run) -> list[str]:
         **run.config.openrlhf,
     }
     return [argument for name, value in flags.items() for argument in _flag(name, value)]
+
+
+def _check_refused(flags: Mapping[str, Any]) -> None:
+    for name, reason in REFUSED.items():
+        if flags.get(name) not in (None, False):
+            raise ConfigError(f"{reason}: remove {name} from the config's openrlhf section")
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -32,7 +53,7 @@ def _models(run: Run) -> dict[str, Any]:
     import torch
 
     ray = run.config.ray
-    # With an address the workers run elsewhere: what this machine lacks says nothing about them.
+    # With an address the workers run on other machines, which may have the GPUs that this one lacks.
     on_gpus = ray.address is not None or torch.cuda.is_available()
     return {
         "actor.model_name_or_path": str(run.folder.start_model),
@@ -40,19 +61,19 @@ def _models(run: Run) -> dict[str, Any]:
         "actor.num_gpus_per_node": ray.gpus_per_node,
         "ref.num_nodes": ray.nodes,
         "ref.num_gpus_per_node": ray.gpus_per_node,
-        # Rollouts come from the generation service. OpenRLHF's check wants an engine where samples are
-        # packed; driver.py sees to it that none is made.
+        # Rollouts come from the generation service. OpenRLHF requires an engine for packed samples; a
+        # replacement keeps it from starting one (replacements.py).
         "vllm.num_engines": 1 if _packs(run.config.openrlhf) else 0,
         "vllm.sync_backend": "gloo",
         "ds.attn_implementation": "sdpa" if on_gpus else "eager",
         "ds.zero_stage": 2,
-        # Any value: it tells OpenRLHF that no reward model is wanted. Rewards come with the samples.
+        # With any value OpenRLHF loads no reward model. Rewards come with the samples.
         "reward.remote_url": "extra-rl",
     }
 
 
 def _packs(flags: dict[str, Any]) -> bool:
-    """Whether OpenRLHF will pack samples: asked to, or because of what it does only with packed ones."""
+    """Return whether OpenRLHF will pack samples, which other flags may imply."""
     return bool(
         flags.get("ds.packing_samples")
         or flags.get("train.dynamic_batch_enable")
@@ -66,7 +87,7 @@ def _data(run: Run) -> dict[str, Any]:
         "data.prompt_dataset": str(run.folder.train_data),
         "data.input_key": "prompt",
         "data.label_key": "answer",
-        # One more for a prefix that fills a response: see RolloutCollector.
+        # One more: after a prefix that fills a response, one token is sampled (RolloutCollector).
         "data.max_len": rollout.prompt_max_tokens + rollout.response_max_tokens + 1,
     }
 

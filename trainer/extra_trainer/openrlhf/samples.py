@@ -1,31 +1,36 @@
-"""OpenRLHF's samples generator with our services behind it.
+"""OpenRLHF's samples generator, with the rollouts of the services.
 
-OpenRLHF asks its generator for the experiences of a batch; both training and evaluation pass through
-`_generate_vllm`, which is the one method replaced. Prompts go out as token ids, guided prompts take the
-last places, groups come back verified and scored, and OpenRLHF's own code turns each rollout into an
-Experience: prompt and prefix are context (outside the action range), log-probabilities are the engine's.
+OpenRLHF asks its generator for the experiences of a batch. Training and evaluation both call
+`_generate_vllm`, the one method that is replaced. Prompts are sent as token ids, guided prompts take the
+last places, groups return verified and scored, and their advantages are computed while they are groups.
+OpenRLHF's own code then turns each rollout into an Experience: prompt and prefix are context (outside the
+action range), the log-probabilities are the engine's, and the advantage travels in `info`.
 
-With `rollout.overlap_update` the next step's rollouts are begun as soon as a step's are there, on the weights
-of that moment. Everything that writes to a memory waits for their own step, and a checkpoint records the
-data position and queue from before they were begun, so that it never holds half a step.
+With `rollout.overlap_update` the next step's rollouts begin as soon as a step's rollouts are complete, with
+the weights of that moment. Writes to a memory wait for their own step, and a checkpoint records the data
+position and the queue from before those rollouts began, so that it never holds half a step.
 """
 
 import contextvars
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator, _collect_prompt_batch
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from extra_client import FinishReason, request_scope
 from extra_trainer.config import Config
 from extra_trainer.data.problems import prompt_identity
-from extra_trainer.exploration.explorer import Explorer, StepNovelty, step_metrics
+from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
+from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.exploration.results import GroupNovelty
+from extra_trainer.exploration.step_metrics import step_metrics
+from extra_trainer.exploration.step_novelty import StepNovelty
+from extra_trainer.openrlhf.replacements import take_prompts
 from extra_trainer.rollouts.collector import (
     Collected,
     Group,
@@ -45,37 +50,37 @@ EVALUATION_SEED = 2**32
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Where a resumed run goes on: OpenRLHF's dataloader state, and the guided queue."""
+    """The state of OpenRLHF's data loader and of the guided queue, from which a resumed run continues."""
 
     dataloader: dict[str, Any]
     queue: list[dict[str, Any]]
 
 
 @dataclass
-class Batch:
-    """The prompts of one step, under way or done."""
+class StepCollection:
+    """The collection of one step's groups, running or finished."""
 
-    requests: list[RolloutRequest]
-    #: Prompts taken from the data, guided ones included (they displace theirs).
+    #: Prompts taken from the data, including those that guided prompts replaced.
     prompts: int
+    #: Whether the pass over the data ended.
     exhausted: bool
-    #: None if there are no prompts.
+    #: None if there were too few prompts for a step.
     collected: Future[Collected] | None
     novelty: StepNovelty
 
 
 @dataclass
 class PolicyState:
-    """What changes as training goes on, shared by trainer and generator."""
+    """Progress of training, shared by trainer and generator."""
 
     #: Steps completed.
     step: int = 0
-    #: Version of the weights that the generation service must serve.
+    #: Version of the weights that the generation service serves.
     version: int = 0
 
 
 class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
-    """Generates one training batch, or the evaluation set, through the services."""
+    """Generates training batches and evaluation sets through the services."""
 
     def __init__(
         self,
@@ -95,18 +100,18 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         self._policy = policy
         self._folder = folder
         folder.write_vocabulary(explorer.tokens.pieces)
-        # One for rollouts, one for the prefix memory.
+        # One thread for rollouts, one for the prefix memory.
         self._background = ThreadPoolExecutor(2, thread_name_prefix="exploration")
-        self._following: Batch | None = None
+        self._next: StepCollection | None = None
         self._to_feed: tuple[list[Group], list[GroupNovelty], int] | None = None
         self._feeding: Future[int] | None = None
-        #: Metrics of the last training batch; whole once `settle` was called.
+        #: Metrics of the last training batch; complete after `settle`.
         self.metrics: dict[str, float] = {}
-        #: Where the step after the last training batch begins; as of `settle`.
+        #: Where the next step begins; set by `settle`.
         self.position = DataPosition({}, [])
 
     def generate_samples(self, **generate_kwargs: Any) -> Any:
-        """OpenRLHF's, with a shuffle that depends on the seed and the pass over the data alone."""
+        """Generate a batch as OpenRLHF does; the shuffle depends only on seed and pass over the data."""
         if getattr(self, "_dataloader_iter", None) is None:
             steps = self._config.rollout.steps_per_pass(len(self.prompts_dataloader))
             torch.manual_seed(self._config.seed * 1_000_003 + self._policy.step // steps)
@@ -115,46 +120,48 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     def _generate_vllm(
         self, dataloader_iter: Any, num_prompts: int, dynamic_filtering: bool, **generate_kwargs: Any
     ) -> tuple[list[Experience], int, bool]:
-        if dynamic_filtering:
-            raise RolloutError(
-                "dynamic filtering drops the all-wrong groups that prefixes come from: "
-                "remove algo.dynamic_filtering_enable from the config's openrlhf section"
-            )
         if dataloader_iter is getattr(self, "_eval_dataloader_iter", None):
             return self._evaluate(dataloader_iter, num_prompts, generate_kwargs)
         self.settle()
-        batch = self._following or self._begin(dataloader_iter, num_prompts, self._policy.step + 1)
-        self._following = None
-        if batch.collected is None:
+        collection = self._next or self._begin(dataloader_iter, num_prompts, self._policy.step + 1)
+        self._next = None
+        if collection.collected is None:
             return [], 0, True
         clock = self._folder.clock()
-        collected = batch.collected.result()
+        collected = collection.collected.result()
         waited = clock()
-        groups, novelty = self._finish(batch, collected, self._policy.step + 1)
-        # Of rollouts that were begun during the update only what the step waited for.
+        novelty = self._finish(collection, collected, self._policy.step + 1)
+        # Of rollouts that began during the update, only the time that the step waited for them counts.
         self.metrics["seconds/generation"] = min(waited, collected.generation_seconds)
         if self._config.rollout.overlap_update:
             self.settle()
-            self._following = self._begin(dataloader_iter, num_prompts, self._policy.step + 2)
-        experiences = self._experiences(groups, novelty, generate_kwargs)
-        return experiences, batch.prompts, batch.exhausted
+            self._next = self._begin(dataloader_iter, num_prompts, self._policy.step + 2)
+        advantages = step_advantages(
+            collected.groups,
+            novelty,
+            self._config.novelty,
+            divide_by_std=self._config.optimization.divide_by_std,
+            seed=self._config.seed,
+        )
+        experiences = self._experiences(collected.groups, advantages, generate_kwargs)
+        return experiences, collection.prompts, collection.exhausted
 
     def begin_feeding(self) -> None:
-        """Has the groups of the last training batch feed the prefix memory, in the background."""
+        """Start to feed the prefix memory with the last training batch, in the background."""
         if self._to_feed is not None:
             groups, novelty, step = self._to_feed
             self._feeding = self._submit(step, lambda: self._feed(groups, novelty, step))
             self._to_feed = None
 
     def _feed(self, groups: list[Group], novelty: list[GroupNovelty], step: int) -> int:
-        """Also records the step, which takes a second for millions of tokens."""
+        """Record the step, which takes a second for millions of tokens, and feed the prefix memory."""
         self._folder.write_rollouts(step, record.rollouts(groups, novelty))
         queued = self._explorer.feed(groups, step)
         self._folder.write_choices(step, record.choices(self._explorer.choices))
         return queued
 
     def settle(self) -> None:
-        """Waits for the prefix memory; then metrics are whole, and the queue and position the next step's."""
+        """Wait until the prefix memory is fed; then `metrics` and `position` are complete."""
         self.begin_feeding()
         if self._feeding is None:
             return
@@ -165,59 +172,65 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         self.metrics["seconds/prefix_wait"] = clock()
         self.position = DataPosition(self.prompts_dataloader.state_dict(), self._explorer.queue.state())
 
-    def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> Batch:
-        """Takes the prompts of `step` and has their rollouts collected in the background."""
-        prompts, answers, _, exhausted = _collect_prompt_batch(dataloader_iter, num_prompts)
-        # The rest of a pass that does not fill a batch would leave gradients behind for the next update:
-        # it is left out, and another shuffle leaves out others.
+    def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> StepCollection:
+        """Take the prompts of `step` and start to collect their rollouts in the background."""
+        prompts, answers, exhausted = take_prompts(dataloader_iter, num_prompts)
+        novelty = StepNovelty(self._explorer, step)
+        # The rest of a pass, if it does not fill a batch, is left out: it would leave gradients behind for
+        # the next update. The next pass is shuffled differently and leaves out other prompts.
         if len(prompts) < num_prompts:
-            return Batch([], 0, True, None, StepNovelty(self._explorer, step))
+            return StepCollection(0, True, None, novelty)
         requests = self._explorer.plan(
             [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         )
-        batch = Batch(requests, len(prompts), exhausted, None, StepNovelty(self._explorer, step))
         sampling, version = self._sampling(self._config.seed * 1_000_003 + step), self._policy.version
-        on_group = None if self._config.rollout.overlap_update else batch.novelty.add
-        batch.collected = self._submit(
+        on_group = None if self._config.rollout.overlap_update else novelty.add
+        collected = self._submit(
             step,
-            lambda: self._collector.collect(requests, sampling, version, on_group, batch.novelty.prepare),
+            lambda: self._collector.collect(requests, sampling, version, on_group, novelty.prepare),
         )
-        return batch
+        return StepCollection(len(prompts), exhausted, collected, novelty)
 
     def _submit(self, step: int, work: Callable[[], Result]) -> Future[Result]:
-        """Has `work` done in the background; the services are told that its calls are of `step`."""
+        """Run `work` in the background; the request ids of its calls name `step`."""
         with request_scope(self._scope(step)):
             return self._background.submit(contextvars.copy_context().run, work)
 
     def _scope(self, step: int) -> str:
-        """What the request ids of a step's calls begin with."""
+        """Return the beginning of the request ids of a step's calls."""
         return f"{self._explorer.launch_id}/step-{step}"
 
-    def _finish(
-        self, batch: Batch, collected: Collected, step: int
-    ) -> tuple[list[Group], list[GroupNovelty]]:
-        """Scores what is not yet scored, and measures the step."""
+    def _finish(self, collection: StepCollection, collected: Collected, step: int) -> list[GroupNovelty]:
+        """Score the groups that are not scored yet, and compute the step's metrics."""
         groups = collected.groups
         self._check_undecided(groups)
         clock = self._folder.clock()
         with request_scope(self._scope(step)):
-            novelty = batch.novelty.finish(groups)
+            novelty = collection.novelty.finish(groups)
         self.metrics = {
             **step_metrics(groups, novelty),
             "policy_version": float(groups[0].rollouts[0].policy_version),
             "seconds/verification_wait": collected.verification_wait_seconds,
             "seconds/novelty_wait": collected.on_group_wait_seconds + clock(),
         }
-        # What comes of it is needed when the next step begins.
+        # The prefix memory is fed later; the result is needed when the next step begins.
         self._to_feed = groups, novelty, step
-        return groups, novelty
+        return novelty
 
     def _experiences(
-        self, groups: list[Group], novelty: list[GroupNovelty], generate_kwargs: dict[str, Any]
+        self, groups: list[Group], advantages: StepAdvantages, generate_kwargs: dict[str, Any]
     ) -> list[Experience]:
         return [
-            self._experience(group, sample, scores, generate_kwargs)
-            for group, scores in zip(groups, novelty, strict=True)
+            self._experience(
+                group,
+                sample,
+                {
+                    "advantage": float(advantages.advantages[place, sample]),
+                    "novelty_bonus": float(advantages.bonus[place, sample]),
+                },
+                generate_kwargs,
+            )
+            for place, group in enumerate(groups)
             for sample in range(len(group.rollouts))
         ]
 
@@ -234,7 +247,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     def _evaluate(
         self, dataloader_iter: Any, num_prompts: int, generate_kwargs: dict[str, Any]
     ) -> tuple[list[Experience], int, bool]:
-        prompts, answers, _, exhausted = _collect_prompt_batch(dataloader_iter, num_prompts)
+        prompts, answers, exhausted = take_prompts(dataloader_iter, num_prompts)
         if not prompts:
             return [], 0, True
         requests = [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -246,8 +259,8 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         )
         with request_scope(f"{self._explorer.launch_id}/evaluation-{self._policy.step}"):
             groups = self._collector.collect(requests, sampling, self._policy.version).groups
-        nothing = [GroupNovelty.none(len(group.rollouts)) for group in groups]
-        return self._experiences(groups, nothing, generate_kwargs), len(prompts), exhausted
+        experiences = self._experiences(groups, StepAdvantages.zeros(groups), generate_kwargs)
+        return experiences, len(prompts), exhausted
 
     def _sampling(self, seed: int) -> Sampling:
         rollout = self._config.rollout
@@ -260,12 +273,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         )
 
     def _check_undecided(self, groups: list[Group]) -> None:
-        undecided = [
-            verdict
-            for group in groups
-            for verdict, known in zip(group.verdicts, group.decided, strict=True)
-            if not known
-        ]
+        undecided = [verdict for group in groups for verdict in group.verdicts if verdict.correct is None]
         total = sum(len(group.rollouts) for group in groups)
         if len(undecided) > self._config.services.max_undecided * total:
             example = undecided[0]
@@ -275,15 +283,17 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             )
 
     def _experience(
-        self, group: Group, sample: int, novelty: GroupNovelty, generate_kwargs: dict[str, Any]
+        self, group: Group, sample: int, info: dict[str, float], generate_kwargs: dict[str, Any]
     ) -> Experience:
-        request, rollout = group.request, group.rollouts[sample]
+        """Return one rollout as an Experience with the entries `info`, the same keys for every sample."""
+        request, rollout, correct = group.request, group.rollouts[sample], group.verdicts[sample].correct
         context = [*request.prompt_tokens, *request.prefix_tokens]
         tokens = [*context, *rollout.token_ids.tolist()]
-        decided, correct = bool(group.decided[sample]), bool(group.correct[sample])
-        # An undecided rollout has no reward. The group's pass rate stands in its place where OpenRLHF
-        # averages rewards for its logs; the advantage of such a rollout is 0 (experience.py).
-        reward = float(correct) if decided else float(np.nan_to_num(group.pass_rate))
+        # An undecided rollout has no reward, and its advantage is 0. The group's pass rate stands in for the
+        # reward where OpenRLHF averages rewards for its logs.
+        reward = float(correct) if correct is not None else group.outcome.pass_rate
+        if math.isnan(reward):
+            reward = 0.0
         response = {
             "observation_tokens": tokens,
             "action_ranges": [(len(context), len(tokens))],
@@ -293,14 +303,6 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             "reward": reward,
             "scores": reward,
             "truncated": rollout.finish_reason is FinishReason.LENGTH,
-            "extra_logs": {
-                # Every sample has the same keys.
-                "novelty": float(novelty.scaled[sample]),
-                "reward_variance": novelty.reward_variance,
-                "correct": float(correct),
-                "decided": float(decided),
-                "guided": float(request.guided),
-                "entropy": float(rollout.entropies.mean()),
-            },
+            "extra_logs": info,
         }
         return self._process_response_into_experience(response, **generate_kwargs)

@@ -1,9 +1,8 @@
 """OpenRLHF's PPO trainer, with the services in place of its engines and ExTra around each step.
 
-A Ray actor class like the original, subclassed through `__ray_actor_class__`. OpenRLHF's own loop runs
-unchanged; replaced are where samples come from, how advantages are made, and where new weights go. State
-that a resumed run needs travels in OpenRLHF's checkpoints, and a checkpoint comes with a snapshot of the
-memories: a copy of the run's namespace under a name that carries the step.
+OpenRLHF's own loop runs unchanged. Replaced are the source of the samples, their advantages, and the delivery
+of new weights. The state that a resumed run needs is stored in OpenRLHF's checkpoints, and each checkpoint
+comes with a snapshot of the memories: a copy of the run's namespace whose name ends in the step.
 """
 
 import gc
@@ -24,26 +23,26 @@ from extra_client import (
 from extra_rl.tokens import TokenTexts
 from extra_trainer.config import Config
 from extra_trainer.exploration.explorer import Explorer
-from extra_trainer.launch.run import Run
-from extra_trainer.openrlhf.by_length import loader_by_length
+from extra_trainer.openrlhf import replacements
 from extra_trainer.openrlhf.experience import ExTraExperienceMaker
+from extra_trainer.openrlhf.run import Run
 from extra_trainer.openrlhf.samples import ExTraSamplesGenerator, PolicyState
 from extra_trainer.rollouts.collector import RolloutCollector
 from extra_trainer.rollouts.generation_pool import GenerationPool
-from extra_trainer.rollouts.outages import patiently
+from extra_trainer.rollouts.outages import retried_call
 
-#: Key of our state among OpenRLHF's client states.
+#: Key of our state in OpenRLHF's client states.
 STATE = "extra_rl"
 
 
 class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
-    """GRPO with ExTra. Arguments are PPOTrainer's, and the run."""
+    """GRPO with ExTra; takes the arguments of PPOTrainer, and the run."""
 
     def __init__(self, *arguments: Any, run: Run, **generate_kwargs: Any) -> None:
         # OpenRLHF seeds its model workers, but not this process, which shuffles the prompts.
         set_seed(run.config.seed)
         super().__init__(*arguments, **generate_kwargs)
-        # Not None: then weights are broadcast after each update, through the method below.
+        # Not None, so that OpenRLHF calls broadcast_to_vllm after each update.
         self.vllm_engines: list[Any] = []
         self._run = run
         self._policy = PolicyState()
@@ -75,16 +74,16 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         self.samples_generator: Any = ExTraSamplesGenerator(
             self.samples_generator, run.config, collector, explorer, self._policy, run.folder
         )
-        self.experience_maker: Any = ExTraExperienceMaker(self.experience_maker, run.config)
+        self.experience_maker: Any = ExTraExperienceMaker(self.experience_maker)
 
     def fit(self, global_step: int = 0) -> None:
-        """OpenRLHF's loop, once the services are known to match this policy."""
+        """Check that the generation service has this policy's vocabulary, then run OpenRLHF's loop."""
         self._generation.check_vocabulary(self.tokenizer.get_vocab())
-        self._on_workers(_make_quick)
+        self._on_workers(_prepare_worker)
         super().fit(global_step)
 
     def broadcast_to_vllm(self) -> None:
-        """Writes the policy's weights and has all generation replicas serve them, as the next version."""
+        """Write the policy's weights and deliver them to all generation replicas as the next version."""
         self._generation.begin_delivery()
         ray.get(self.actor_model_group.async_save_model())
         folder = self._run.folder
@@ -93,16 +92,16 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         self._policy.version = update.policy_version
 
     def train_step(self, rollout_samples: Any, global_step: int) -> tuple[dict[str, Any], int]:
-        """OpenRLHF's; also tells the generator which step comes next."""
+        """Run OpenRLHF's step and record its number for the generator."""
         status, step = super().train_step(rollout_samples, global_step)
         self._policy.step = step
         return status, step
 
     def ppo_train(self, global_steps: int) -> dict[str, Any]:
-        """OpenRLHF's, with workers whose random states depend on the seed and the step alone.
+        """Run OpenRLHF's update; the workers' random states depend only on the seed and the step.
 
-        The prefix memory is fed meanwhile: before, policy and reference both compute log-probabilities, and
-        on a small machine no processor is free.
+        The prefix memory is fed during the update, not earlier: while policy and reference both compute
+        log-probabilities, a small machine has no processor free.
         """
         self.samples_generator.begin_feeding()
         self._on_workers(_seed_worker, self._run.config.seed * 1_000_003 + global_steps)
@@ -115,7 +114,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         logs_dict: dict[str, Any] | None = None,
         client_states: dict[str, Any] | None = None,
     ) -> None:
-        """Adds the exploration metrics and our state; a checkpoint also snapshots the memories."""
+        """Log exploration metrics too, and save checkpoints with our state and snapshots of the memories."""
         self.samples_generator.settle()
         memory = self._novelty.describe()
         metrics = {
@@ -141,14 +140,14 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         self._run.folder.append_metrics({"step": global_step, **_numbers(logs_dict or {}), **metrics})
 
     def init_checkpoint_states(self) -> dict[str, Any]:
-        """OpenRLHF's states; queue and memories are put back as they were at the checkpoint.
+        """Return OpenRLHF's states; restore queue and memories as they were at the checkpoint.
 
-        Without a checkpoint the memories begin empty: an earlier launch may have left something in them.
+        Without a checkpoint the memories are emptied: an earlier launch may have written to them.
         """
         states: dict[str, Any] = super().init_checkpoint_states()
         step = states["global_step"]
         self._policy.step = step
-        # A resumed run goes on counting where it was, unless the service has seen later versions.
+        # A resumed run continues to count versions, unless the service has had later ones.
         self._policy.version = max(step, self._generation.policy_version())
         if step:
             self._explorer.queue.restore(states[STATE]["queue"])
@@ -156,13 +155,13 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         else:
             self._novelty.delete()
             self._novelty.create_namespace()
-            # With a checkpoint OpenRLHF calls it itself.
+            # With a checkpoint OpenRLHF calls this itself.
             self.broadcast_to_vllm()
         return states
 
     def _on_workers(self, function: Any, *arguments: Any) -> None:
-        """Calls `function(worker, *arguments)` in every worker of the policy."""
-        workers = self.actor_model_group._actor_handlers
+        """Call `function(worker, *arguments)` in every worker of the policy."""
+        workers = replacements.workers_of(self.actor_model_group)
         ray.get([worker.__ray_call__.remote(function, *arguments) for worker in workers])
 
     def _snapshot(self, step: int) -> str:
@@ -172,22 +171,18 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         return NoveltyClient(self._run.novelty, namespace, patience=self._patience or None)
 
     def _copy(self, source: NoveltyClient, destination: str) -> None:
-        """Nobody else writes to a run's memories, and now it does not: a copy may be repeated."""
-        patiently(lambda: source.copy_to(destination, replace=True), source.wait_for_ready, self._patience)
+        """Copy a namespace; repeating it is safe, since nothing else writes to a run's memories meanwhile."""
+        retried_call(lambda: source.copy_to(destination, replace=True), source.wait_for_ready, self._patience)
 
 
 def _seed_worker(worker: Any, seed: int) -> None:
     set_seed(seed)
 
 
-def _make_quick(worker: Any) -> None:
-    from openrlhf.trainer.ray import ppo_actor
-
-    strategy = worker.strategy
-    samples_per_update = strategy.accumulated_gradient * strategy.micro_train_batch_size
-    ppo_actor.DataLoader = loader_by_length(samples_per_update)
-    # OpenRLHF collects garbage whenever it saves the weights, here after each step: 0.3 s to look through all
-    # that torch, transformers and DeepSpeed keep for as long as the process lives. Frozen, it is passed over.
+def _prepare_worker(worker: Any) -> None:
+    replacements.install(policy_worker=worker)
+    # OpenRLHF collects garbage whenever it saves the weights, here after each step. It takes 0.3 s to look
+    # through all objects that torch, transformers and DeepSpeed keep for good; frozen ones are skipped.
     gc.collect()
     gc.freeze()
 
@@ -203,7 +198,7 @@ def _namespace_settings(config: Config) -> NamespaceSettings:
 
 
 def _phases(status: dict[str, Any]) -> dict[str, float]:
-    """OpenRLHF's timings under our names."""
+    """Return OpenRLHF's timings under our names."""
     names = {"make_experience": "experience", "ppo_train": "update", "broadcast": "weights"}
     return {
         f"seconds/{ours}": status[f"timing/{theirs}"]

@@ -35,8 +35,8 @@ _TENTHS: dict[Split, frozenset[int]] = {
     "train": frozenset({6, 7, 8}),
     "evaluation": frozenset({9}),
 }
-# How often a problem has this many terms. The fitting problems lean to the short ones, which leaves the long
-# ones for reinforcement learning to improve.
+# Weights of the numbers of terms. Fitting problems are mostly short, so that reinforcement learning can
+# improve on the long ones.
 _TERM_COUNTS = (2, 3, 4, 5, 6)
 _TERM_COUNT_WEIGHTS: dict[Split, tuple[int, ...]] = {
     "fitting": (4, 6, 6, 3, 1),
@@ -44,8 +44,8 @@ _TERM_COUNT_WEIGHTS: dict[Split, tuple[int, ...]] = {
     "evaluation": (4, 4, 3, 2, 1),
 }
 _PRODUCT_SHARE = 0.15
-# Of the worked examples: how many pair up whatever is left, how many of the others keep a running total in
-# the order written (the rest: in any order), and how many add numbers by their tens and then their ones.
+# Shares of the worked examples: those that add terms in pairs, those of the others that keep a running total
+# in the order written (the rest: in any order), and those that add numbers by their tens and then their ones.
 _PAIRS_SHARE = 0.1
 _IN_ORDER_SHARE = 0.7
 _SPLIT_SHARE = 0.25
@@ -63,27 +63,27 @@ class Problem:
 
 @dataclass(frozen=True)
 class Slips:
-    """How often a worked example writes a wrong digit."""
+    """Frequency of wrong digits in worked examples."""
 
     rate: float
-    """Share of the lines whose result has one."""
+    """Share of the lines whose result has a wrong digit."""
     noticed: float
     """Share of these where the whole result follows at once, right ("125+5=14=130"); the rest carry on."""
 
 
 def canonical(terms: Iterable[Term]) -> str:
-    """The same text for the same multiset of terms, in whatever order they and their factors come."""
+    """Return the same text for the same multiset of terms, in any order of terms and factors."""
     return "+".join(sorted(_written(tuple(sorted(term))) for term in terms))
 
 
 def split_of(terms: Iterable[Term]) -> Split:
-    """The one split that may hold these terms."""
+    """Return the only split that may hold these terms."""
     tenth = _number_of(terms) % 10
     return next(split for split, tenths in _TENTHS.items() if tenth in tenths)
 
 
 def half_of(terms: Iterable[Term]) -> Half:
-    """The one half of their split that may hold these terms."""
+    """Return the only half of their split that may hold these terms."""
     return "second" if _number_of(terms) // 10 % 2 else "first"
 
 
@@ -94,10 +94,14 @@ def _number_of(terms: Iterable[Term]) -> int:
 def problems(
     split: Split, count: int, seed: int, *, half: Half | None = None, terms: tuple[int, ...] | None = None
 ) -> list[Problem]:
-    """`count` problems of `split`, no two of the same terms; the same ones for the same seed.
+    """Return problems with different terms; the same ones for the same seed.
 
-    `half` takes them from one half of the split; `terms` draws the number of terms from these, with equal
-    weights, instead of from the split's own mix.
+    Args:
+        split: The split to draw from.
+        count: Number of problems.
+        seed: Seed of the draws.
+        half: The half of the split to draw from; None: both.
+        terms: Numbers of terms, drawn with equal weights; None: the split's own distribution.
     """
     stream = stream_problems(split, seed, half=half, terms=terms)
     return [next(stream) for _ in range(count)]
@@ -106,7 +110,7 @@ def problems(
 def stream_problems(
     split: Split, seed: int, *, half: Half | None = None, terms: tuple[int, ...] | None = None
 ) -> Iterator[Problem]:
-    """Problems as `problems` makes them, in an endless stream."""
+    """Yield the problems of `problems`, without end."""
     counts = (_TERM_COUNTS, _TERM_COUNT_WEIGHTS[split]) if terms is None else (terms, None)
     rng = random.Random(f"{split}/{seed}")
     seen: set[str] = set()
@@ -119,7 +123,7 @@ def stream_problems(
 
 
 def write_jsonl(path: Path, items: Iterable[Problem]) -> None:
-    """One object a line: {id, problem, answer}."""
+    """Write one JSON object per line: {id, problem, answer}."""
     lines = (json.dumps({"id": item.id, "problem": item.prompt, "answer": item.answer}) for item in items)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
@@ -127,12 +131,16 @@ def write_jsonl(path: Path, items: Iterable[Problem]) -> None:
 def worked_example(
     problem: Problem, rng: random.Random, in_order: bool = False, slips: Slips | None = None
 ) -> str:
-    """A solution: lines of one operation, then the box. Order and way of adding are drawn from `rng`.
+    """Return a solution: lines of one operation, then the box. It is right unless a slip is not noticed.
 
-    It is right unless `slips` has some carried on. `in_order` asks for the order that is easiest to learn: a
-    running total, the terms as they are written.
+    Args:
+        problem: The problem.
+        rng: Source of the order of the terms, the way of adding, and the slips.
+        in_order: Whether to keep a running total over the terms as they are written, the order that is
+            easiest to learn.
+        slips: Frequency of wrong digits; None: none.
     """
-    lines = _Lines(rng, slips)
+    lines = _WrittenLines(rng, slips)
     split_up = rng.random() < _SPLIT_SHARE
     pair_up = not in_order and rng.random() < _PAIRS_SHARE
     left = list(problem.terms)
@@ -145,7 +153,7 @@ def worked_example(
     return "\n".join([*lines.written, f"\\boxed{{{_worked_out(left[0], lines)}}}"])
 
 
-class _Lines:
+class _WrittenLines:
     """The lines of one worked example, some of which slip."""
 
     def __init__(self, rng: random.Random, slips: Slips | None) -> None:
@@ -153,7 +161,7 @@ class _Lines:
         self._rng, self._slips = rng, slips
 
     def add(self, operation: str, result: int) -> int:
-        """Writes a line; returns the number that the example goes on with."""
+        """Write a line and return the number with which the example continues."""
         if self._slips is None or self._rng.random() >= self._slips.rate:
             self.written.append(f"{operation}={result}")
             return result
@@ -165,19 +173,19 @@ class _Lines:
         return int(upto + rest)
 
     def _slip(self, right: str) -> tuple[str, str]:
-        """The digits up to the wrong one, and those after it."""
+        """Return the digits up to the wrong one, and those after it."""
         at = self._rng.randrange(len(right))
         others = [d for d in "0123456789" if d != right[at] and not (at == 0 and d == "0")]
         return right[:at] + self._rng.choice(others), right[at + 1 :]
 
 
-def _worked_out(term: Term, lines: _Lines) -> int:
-    """The term's value, as written; a product first gets a line of its own."""
+def _worked_out(term: Term, lines: _WrittenLines) -> int:
+    """Return the term's value as written; a product is first written as a line of its own."""
     return lines.add(_written(term), prod(term)) if len(term) > 1 else prod(term)
 
 
-def _sum(first: int, second: int, split_up: bool, lines: _Lines) -> int:
-    """The sum; it takes one line, or two if `split_up` and `second` has both tens and ones."""
+def _sum(first: int, second: int, split_up: bool, lines: _WrittenLines) -> int:
+    """Write the sum in one line, or in two if `split_up` and `second` has tens and ones, and return it."""
     tens, ones = second - second % 10, second % 10
     for part in (tens, ones) if split_up and tens and ones else (second,):
         first = lines.add(f"{first}+{part}", first + part)

@@ -1,7 +1,7 @@
-"""The recipes of the rehearsal's start models: what `model.path` may name instead of a folder.
+"""The recipes of the rehearsal's start models, which `model.path` may name instead of a folder.
 
-A recipe is all that decides the fitted weights beside the seed and the code. They are apart from the fitting
-(`start_model`), which imports torch, since a config is read and checked without it.
+A recipe, the seed and the code determine the fitted weights. Recipes are separate from the fitting
+(`start_model`), which imports torch: a config is read and checked without it.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from extra_trainer.rehearsal.problems import Slips
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Sizes of the model and of the fitting; the defaults are what the rehearsal uses."""
+    """Sizes of the model and of the fitting; the defaults are those of the rehearsal."""
 
     hidden_size: int = 128
     layers: int = 4
@@ -20,20 +20,20 @@ class FitSettings:
     drill_share: float = 0.45
     """Share of drills at the beginning; it falls linearly to zero."""
     easy_share: float = 0.4
-    """The part of the steps, at the beginning, in which whole examples are short and in order."""
+    """The share of steps, at the beginning, in which whole examples are short and in order."""
     tokens_per_step: int = 1536
     matrix_learning_rate: float = 0.02
-    """Muon's; it falls linearly to zero, as the other one does."""
+    """Of Muon; it falls linearly to zero, like that of AdamW."""
     learning_rate: float = 0.003
-    """AdamW's, for embeddings, output layer and norms."""
+    """Of AdamW, for embeddings, output layer and norms."""
     warmup_steps: int = 40
     slips: Slips | None = None
-    """Of the worked examples; None leaves them all right."""
+    """Slips in the worked examples; None: all are right."""
 
 
 RECIPES: dict[str, FitSettings] = {
     "rehearsal": FitSettings(),
-    # More steps: to notice a slip is to be learned as well.
+    # More steps, as noticing slips must be learned as well.
     "rehearsal-self-correcting": FitSettings(steps=1200, slips=Slips(rate=0.3, noticed=0.6)),
 }
-"""By the name that `model.path` of a training config gives."""
+"""Name in `model.path` of a training config -> recipe."""

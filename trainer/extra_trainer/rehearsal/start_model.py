@@ -37,7 +37,7 @@ from extra_trainer.rehearsal.problems import stream_problems, worked_example
 from extra_trainer.rehearsal.recipes import FitSettings
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
-# Part of the cache key: raise it with every change to this package that changes the fitted weights.
+# Part of the cache key: increase it with every change to this package that changes the fitted weights.
 CODE_VERSION = 5
 _IGNORED = -100
 _EXAMPLES_AT_ONCE = 256
@@ -46,7 +46,7 @@ _EASY_TERMS = 4
 
 
 @dataclass(frozen=True)
-class Batch:
+class FittingBatch:
     """Token ids and labels, both [sequences, tokens]; a label of -100 is not learned."""
 
     ids: torch.Tensor
@@ -54,7 +54,13 @@ class Batch:
 
 
 def start_model(cache_folder: Path, seed: int, settings: FitSettings | None = None) -> Path:
-    """The folder of the fitted model (safetensors) and its tokenizer; made at the first call, then reused."""
+    """Return the folder of the fitted model (safetensors) and its tokenizer, made at the first call.
+
+    Args:
+        cache_folder: Folder of fitted models.
+        seed: Seed of weights and examples.
+        settings: The recipe; None: the rehearsal's.
+    """
     settings = settings or FitSettings()
     folder = cache_folder / f"start-model-{_cache_key(seed, settings)}"
     if folder.is_dir():
@@ -71,10 +77,10 @@ def start_model(cache_folder: Path, seed: int, settings: FitSettings | None = No
 
 
 def fit(seed: int, settings: FitSettings) -> Qwen3ForCausalLM:
-    """A model fitted on worked examples of the `fitting` problems, on CUDA if there is one."""
+    """Fit a model on worked examples of the `fitting` problems, on CUDA if there is a device."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = make_tokenizer()
-    # The caller's random state is none of ours.
+    # The caller's random state does not change.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(_model_config(tokenizer, settings)).to(device)
@@ -87,7 +93,7 @@ def fit(seed: int, settings: FitSettings) -> Qwen3ForCausalLM:
 
 
 def _cache_key(seed: int, settings: FitSettings) -> str:
-    # What a recipe does without is left out: a new field leaves the keys of older recipes as they are.
+    # Fields that are None are left out: a new field does not change the keys of older recipes.
     given = {name: value for name, value in asdict(settings).items() if value is not None}
     decisive = {"code": CODE_VERSION, "seed": seed, **given}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
@@ -97,7 +103,7 @@ def _move_into_place(unfinished: Path, folder: Path) -> None:
     try:
         os.rename(unfinished, folder)
     except OSError:
-        # Somebody else made the same model meanwhile; theirs is as good as ours.
+        # Another process made the same model meanwhile, which is used.
         if not folder.is_dir():
             raise
 
@@ -125,7 +131,7 @@ Optimizers = list[tuple[torch.optim.Optimizer, float]]
 
 
 def _optimizers(model: Qwen3ForCausalLM, settings: FitSettings) -> Optimizers:
-    """Each optimizer with its peak learning rate."""
+    """Return each optimizer with its peak learning rate."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("model.layers.")]
     others = [
         p for name, p in model.named_parameters() if p.ndim != 2 or not name.startswith("model.layers.")
@@ -136,8 +142,8 @@ def _optimizers(model: Qwen3ForCausalLM, settings: FitSettings) -> Optimizers:
     ]
 
 
-def _train_step(model: Qwen3ForCausalLM, batch: Batch, optimizers: Optimizers, rate: float) -> None:
-    """One update; `rate` scales the peak learning rates."""
+def _train_step(model: Qwen3ForCausalLM, batch: FittingBatch, optimizers: Optimizers, rate: float) -> None:
+    """Make one update; `rate` scales the peak learning rates."""
     ids, labels = batch.ids.to(model.device), batch.labels.to(model.device)
     logits = model(input_ids=ids[:, :-1]).logits
     functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED).backward()
@@ -149,12 +155,12 @@ def _train_step(model: Qwen3ForCausalLM, batch: Batch, optimizers: Optimizers, r
         optimizer.zero_grad()
 
 
-# Token ids, and for each whether it is to be learned.
+# Token ids, and whether each is learned.
 _Sequence = tuple[list[int], list[bool]]
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, settings: FitSettings) -> Iterator[Batch]:
-    """Batches of drills and of whole examples, easy ones first, without end."""
+def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, settings: FitSettings) -> Iterator[FittingBatch]:
+    """Yield batches of drills and of whole examples, easy ones first, without end."""
     rng = random.Random(seed)
     stream = stream_problems("fitting", seed)
     step = 0
@@ -173,8 +179,8 @@ def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, settings: FitSetting
             step += 1
 
 
-def _packed(sequences: list[_Sequence], rng: random.Random, tokens_per_step: int) -> list[Batch]:
-    """Batches of at most `tokens_per_step` tokens; like lengths go together, as padding is wasted work."""
+def _packed(sequences: list[_Sequence], rng: random.Random, tokens_per_step: int) -> list[FittingBatch]:
+    """Make batches of at most `tokens_per_step` tokens, of similar lengths to save padding."""
     batches: list[list[_Sequence]] = [[]]
     for sequence in sorted(sequences, key=lambda sequence: len(sequence[0])):
         if batches[-1] and (len(batches[-1]) + 1) * len(sequence[0]) > tokens_per_step:
@@ -187,7 +193,7 @@ def _packed(sequences: list[_Sequence], rng: random.Random, tokens_per_step: int
 def _drills(
     examples: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, rng: random.Random
 ) -> list[_Sequence]:
-    """Lines of one operation, several a sequence; only results are learned, and what follows on a slip."""
+    """Make sequences of several one-operation lines; only results and corrections of slips are learned."""
     lines = [line for _, solution in examples for line in solution.split("\n")[:-1]]
     rng.shuffle(lines)
     lines = [line for line in lines if _ends_right(line)]
@@ -206,14 +212,14 @@ def _ends_right(line: str) -> bool:
 
 
 def _learned_of(line: str) -> list[bool]:
-    """Which tokens of a line and its newline are learned; one a character. A wrong digit is not."""
+    """Return whether each character of a line and its newline is learned; a wrong digit is not."""
     operation, *slipped, result = line.split("=")
     wrong = [[*[True] * (len(digits) - 1), False, True] for digits in slipped]
     return [False] * (len(operation) + 1) + list(chain.from_iterable(wrong)) + [True] * (len(result) + 1)
 
 
 def _whole(examples: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) -> list[_Sequence]:
-    """Prompt and solution; only the solution and the end of text are learned."""
+    """Make sequences of prompt and solution; only the solution and the end of text are learned."""
     prompts = tokenizer([prompt for prompt, _ in examples]).input_ids
     solutions = tokenizer([f"{solution}{tokenizer.eos_token}" for _, solution in examples]).input_ids
     return [
@@ -222,19 +228,19 @@ def _whole(examples: list[tuple[str, str]], tokenizer: PreTrainedTokenizerFast) 
     ]
 
 
-def _batch(sequences: list[_Sequence]) -> Batch:
-    """Padded on the right, where under a causal mask no token sees the padding."""
+def _batch(sequences: list[_Sequence]) -> FittingBatch:
+    """Pad on the right, where under a causal mask no token sees the padding."""
     width = max(len(ids) for ids, _ in sequences)
     ids = torch.zeros((len(sequences), width), dtype=torch.long)
     labels = torch.full((len(sequences), width), _IGNORED)
     for row, (tokens, learned) in enumerate(sequences):
         ids[row, : len(tokens)] = torch.tensor(tokens)
         labels[row, : len(tokens)] = torch.where(torch.tensor(learned), torch.tensor(tokens), _IGNORED)
-    return Batch(ids, labels)
+    return FittingBatch(ids, labels)
 
 
-def _shown(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
-    """The same batches, with a progress bar on a terminal and a line a tenth elsewhere."""
+def _shown(batches: Iterator[FittingBatch], total: int) -> Iterator[FittingBatch]:
+    """Yield the batches, with a progress bar on a terminal and ten lines elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("Fitting the start model"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -1,7 +1,7 @@
 """The rehearsal model's tokenizer: a character is a token, and so is `\\boxed{`.
 
-A real fast tokenizer of the tokenizers library, saved and loaded like any other, so that every engine and
-trainer reads it as it reads a large model's. A newline is a token of its own because prefixes of rollouts
+It is a fast tokenizer of the tokenizers library, saved and loaded like any other, so every engine and trainer
+reads it like that of a large model. A newline is a token of its own because prefixes of rollouts
 are cut after newlines. Decoding gives back exactly the text that was encoded: nothing is normalised, and no
 space is put between tokens. A character outside the alphabet becomes `<unk>`.
 """
@@ -14,7 +14,7 @@ _ALPHABET = ("\n", *"0123456789+*=?}", "\\boxed{")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with about twenty tokens; `<eos>` ends a response, `<pad>` pads on the left."""
+    """Return a tokenizer of about twenty tokens; `<eos>` ends a response, `<pad>` pads on the left."""
     vocabulary = {token: index for index, token in enumerate((PAD, EOS, UNKNOWN, *_ALPHABET))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[\s\S]"), behavior="isolated")

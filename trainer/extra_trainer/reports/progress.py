@@ -8,7 +8,7 @@ median of the last ones.
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Self
 
@@ -83,17 +83,6 @@ class EvaluationProgress(_Shown):
         with self._lock:
             self._done += samples
             self._show(self._done, "samples")
-
-
-class Increments:
-    """Tells how many more are finished where it is told how many are."""
-
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell, self._before = tell, 0
-
-    def __call__(self, finished: int) -> None:
-        self._tell(finished - self._before)
-        self._before = finished
 
 
 class TrainingProgress:

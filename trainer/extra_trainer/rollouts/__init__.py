@@ -1,1 +1,1 @@
-"""Groups of verified rollouts from the services, whatever is then done with them."""
+"""Rollouts: several generation services as one, verification, and services that are restarted."""

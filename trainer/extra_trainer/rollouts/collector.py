@@ -1,10 +1,9 @@
-"""Groups of verified rollouts from the services: generation and verification, overlapped.
+"""Groups of verified rollouts: generation and verification, overlapped. Used by training and evaluation.
 
 Rollouts arrive from the generation service as they finish and go straight to the verification service on
-one bidirectional stream, so that verdicts come in while other samples are still being generated; a group that
-is complete may be handed on meanwhile, which is how training overlaps novelty. Knows nothing of OpenRLHF:
-training and evaluation both use it. A service that fails stops the collection with its error; a rollout is
-never given a reward it did not earn.
+one bidirectional stream, so verdicts come in while other samples are still generated. Complete groups are
+passed to a callback meanwhile, which is how training overlaps novelty scoring. If a service fails, the
+collection stops with its error; no rollout gets a reward in place of a missing verdict.
 """
 
 import contextvars
@@ -24,24 +23,24 @@ from extra_client import (
     Prompt,
     PromptError,
     Rollout,
-    UnparseableSide,
     Verdict,
-    VerdictStatus,
     VerificationClient,
 )
+from extra_rl.groups import GroupOutcome
 from extra_trainer.rollouts.generation_pool import GenerationPool
-from extra_trainer.rollouts.outages import outlasting
-
-#: Statuses after which nothing is known about the response.
-UNDECIDED = (VerdictStatus.TIMEOUT, VerdictStatus.ERROR)
+from extra_trainer.rollouts.outages import retried_stream
 
 
 class RolloutError(RuntimeError):
-    """A step that cannot be completed; the message says which prompt or service, and why."""
+    """A step cannot be completed; the message names the prompt or service, and the cause."""
 
 
-class PromptRefusedError(RolloutError):
-    """The generation service did not take a prompt; `reason` is what it said."""
+class RolloutPromptError(RolloutError):
+    """The generation service refused a prompt.
+
+    Attributes:
+        reason: The service's error message.
+    """
 
     def __init__(self, prompt: str, reason: str) -> None:
         super().__init__(f"the generation service refused a prompt: {reason} (prompt: {prompt[:200]!r})")
@@ -50,11 +49,11 @@ class PromptRefusedError(RolloutError):
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """One group to sample: a prompt, possibly with a prefix to continue from, and its own answer."""
+    """One group to sample: a prompt with its reference answer, possibly a prefix to continue from."""
 
     prompt: str
     prompt_id: str
-    #: Empty: the generation service makes them, of the text or (with `chat`) of a user's message.
+    #: Empty: the generation service tokenizes the text or, with `chat`, a user's message of it.
     prompt_tokens: tuple[int, ...]
     answer: str
     guided: bool = False
@@ -66,7 +65,7 @@ class RolloutRequest:
 
     @property
     def sent(self) -> Prompt:
-        """What the generation service is sent as the prompt."""
+        """The prompt as the generation service takes it: tokens, messages or text."""
         if self.prompt_tokens:
             return self.prompt_tokens
         return [{"role": "user", "content": self.prompt}] if self.chat else self.prompt
@@ -81,37 +80,36 @@ class Group:
     verdicts: list[Verdict]
 
     @property
+    def outcome(self) -> GroupOutcome:
+        """Counts of decided and correct rollouts, and what follows from them: all right, hard, ..."""
+        return GroupOutcome.of(verdict.correct for verdict in self.verdicts)
+
+    @property
     def decided(self) -> NDArray[np.bool_]:
-        """[n]: whether there is a verdict on the response (an unreadable reference answer is none)."""
-        return np.array([is_decided(verdict) for verdict in self.verdicts])
+        """[n]: whether the verdict says anything about the response."""
+        return np.array([verdict.correct is not None for verdict in self.verdicts])
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """[n]: whether the response was found correct."""
-        return np.array([verdict.status is VerdictStatus.CORRECT for verdict in self.verdicts])
-
-    @property
-    def pass_rate(self) -> float:
-        """Share of correct ones among the decided; NaN if none is decided."""
-        decided = self.decided
-        return float(self.correct.sum() / decided.sum()) if decided.any() else float("nan")
+        return np.array([verdict.correct is True for verdict in self.verdicts])
 
 
 @dataclass
 class Collected:
-    """The groups of one collection, in order of the requests, and where the time went."""
+    """The groups of one collection, in order of the requests, and the time that each phase took."""
 
     groups: list[Group]
     generation_seconds: float
-    #: How long verification went on after the last rollout had arrived.
+    #: From the arrival of the last rollout to the last verdict.
     verification_wait_seconds: float
-    #: How long `on_group` went on after the last verdict.
+    #: From the last verdict to the return of the last `on_group` call.
     on_group_wait_seconds: float
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the rollouts of one collection are drawn."""
+    """Sampling parameters of one collection: `n` rollouts per request."""
 
     n: int
     max_tokens: int
@@ -120,15 +118,26 @@ class Sampling:
     seed: int = 0
 
 
+class Increments:
+    """A `progress` callback of RolloutCollector that passes on the number of new rollouts, not the total."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report, self._before = report, 0
+
+    def __call__(self, finished: int) -> None:
+        self._report(finished - self._before)
+        self._before = finished
+
+
 @dataclass
 class RolloutCollector:
-    """Collects groups through one or several generation services and a verification client."""
+    """Collects groups through one or several generation services and a verification service."""
 
     generation: GenerationClient | GenerationPool
     verification: VerificationClient
-    #: Called with the number of finished rollouts so far.
+    #: Called with the number of rollouts generated so far.
     progress: Callable[[int], None] = field(default=lambda finished: None)
-    #: Seconds to wait for a verification service that is away.
+    #: Seconds to wait for a verification service that does not answer; 0: fail at once.
     patience: float = 0.0
 
     def collect(
@@ -139,38 +148,51 @@ class RolloutCollector:
         on_group: Callable[[int, Group], None] | None = None,
         on_verdict: Callable[[RolloutRequest, Rollout, Verdict], None] | None = None,
     ) -> Collected:
-        """Samples and verifies; every rollout is of exactly `policy_version`, or RolloutError.
+        """Sample and verify all requests.
 
-        `on_group` is called with each complete group and its place, in order of the requests, in a thread of
-        its own, while others are still being generated. `on_verdict` is called with each rollout as soon as
-        its verdict is there, and must not block. An error of either stops the collection.
+        Args:
+            requests: The groups to sample.
+            sampling: Sampling parameters.
+            policy_version: The version that every rollout must be sampled with.
+            on_group: Called with the place of each complete group and the group, in order of the requests, in
+                a thread of its own, while others are still generated.
+            on_verdict: Called with each rollout and its verdict as soon as it arrives; must not block.
+
+        Returns:
+            The groups, in order of the requests.
+
+        Raises:
+            RolloutPromptError: If the generation service refuses a prompt.
+            RolloutError: If a rollout is of another policy version.
+            ExtraError: If a service fails.
+            Exception: Any error of `on_group` or `on_verdict`.
         """
         started = time.monotonic()
-        handing_on = _HandingOn(on_group or (lambda place, group: None))
-        verifying = _Verifying(
+        handover = _Handover(on_group or (lambda place, group: None))
+        verification = _Verification(
             self.verification,
             self.patience,
             requests,
             sampling.n,
-            handing_on.put,
+            handover.put,
             on_verdict or (lambda *_: None),
         )
         arrived = 0
         try:
             for rollout in self._generate(requests, sampling, policy_version):
-                verifying.put(rollout)
+                verification.put(rollout)
                 arrived += 1
                 self.progress(arrived)
-                verifying.raise_if_failed()
-                handing_on.raise_if_failed()
+                verification.raise_if_failed()
+                handover.raise_if_failed()
             generated = time.monotonic()
-            verifying.finish()
+            verification.finish()
             verified = time.monotonic()
-            handing_on.finish()
+            handover.finish()
         finally:
-            verifying.close()
-            handing_on.close()
-        groups = [verifying.groups[place] for place in range(len(requests))]
+            verification.close()
+            handover.close()
+        groups = [verification.groups[place] for place in range(len(requests))]
         return Collected(groups, generated - started, verified - generated, time.monotonic() - verified)
 
     def _generate(
@@ -185,14 +207,14 @@ class RolloutCollector:
             top_p=sampling.top_p,
             seed=sampling.seed,
             min_policy_version=version,
-            # A response that begins with a prefix is no longer than others (but has a token of its own).
+            # With its prefix a response is no longer than others, but at least one token is sampled.
             max_tokens_per_prompt=[
                 max(1, sampling.max_tokens - len(request.prefix_tokens)) for request in requests
             ],
         )
         for event in events:
             if isinstance(event, PromptError):
-                raise PromptRefusedError(requests[event.prompt_index].prompt, str(event.error))
+                raise RolloutPromptError(requests[event.prompt_index].prompt, str(event.error))
             if event.policy_version != version:
                 raise RolloutError(
                     f"a rollout is of policy version {event.policy_version}, not {version}: does another run "
@@ -202,13 +224,14 @@ class RolloutCollector:
 
 
 class _Worker(threading.Thread):
-    """A thread whose error is raised where its work is waited for."""
+    """A thread whose error is raised in the thread that waits for its work."""
 
     def __init__(self) -> None:
         # A daemon: Ctrl-C must not wait for a service that does not answer.
         super().__init__(daemon=True)
         self._error: Exception | None = None
-        # What it calls is of the same step as what its maker calls (see extra_client.request_scope).
+        # Its calls belong to the same step as those of the thread that starts it
+        # (extra_client.request_scope).
         self._context = contextvars.copy_context()
 
     def run(self) -> None:
@@ -221,11 +244,11 @@ class _Worker(threading.Thread):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Declare that nothing more will be put."""
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Returns when all that was put is done."""
+        """Wait until all that was put is done."""
         self.close()
         self.join()
         self.raise_if_failed()
@@ -235,10 +258,11 @@ class _Worker(threading.Thread):
             raise self._error
 
 
-class _Verifying(_Worker):
-    """A verification stream fed from one thread and read in another.
+class _Verification(_Worker):
+    """A verification stream that one thread feeds and another reads.
 
-    If its service goes away, a new stream, once it is back, begins with what has no verdict yet.
+    If the service stops answering, a new stream is opened once it serves again, and begins with the rollouts
+    that have no verdict yet.
     """
 
     def __init__(
@@ -257,11 +281,11 @@ class _Verifying(_Worker):
         self._n = n
         self._on_group = on_group
         self._on_verdict = on_verdict
-        self._changing = threading.Lock()
-        #: What the stream of now has yet to send; None is its end.
+        self._lock = threading.Lock()
+        #: Items that the current stream has yet to send; None is its end.
         self._items: queue.SimpleQueue[tuple[int, str, str] | None] = queue.SimpleQueue()
-        #: What has no verdict yet, and whether more comes.
-        self._undecided: dict[int, tuple[int, str, str]] = {}
+        #: Items without a verdict, by their number.
+        self._pending: dict[int, tuple[int, str, str]] = {}
         self._closed = False
         self._rollouts: dict[int, Rollout] = {}
         self._verdicts: dict[int, dict[int, Verdict]] = defaultdict(dict)
@@ -272,21 +296,21 @@ class _Verifying(_Worker):
     def put(self, rollout: Rollout) -> None:
         item = rollout.prompt_index * self._n + rollout.sample_index
         self._rollouts[item] = rollout
-        with self._changing:
-            self._undecided[item] = (item, rollout.text, self._requests[rollout.prompt_index].answer)
-            self._items.put(self._undecided[item])
+        with self._lock:
+            self._pending[item] = (item, rollout.text, self._requests[rollout.prompt_index].answer)
+            self._items.put(self._pending[item])
 
     def close(self) -> None:
-        with self._changing:
+        with self._lock:
             self._closed = True
             self._items.put(None)
 
-    def _again(self) -> Iterator[tuple[int, Verdict]]:
-        """A stream of all that is undecided and all that is still put; the one before gets nothing more."""
-        with self._changing:
+    def _open_stream(self) -> Iterator[tuple[int, Verdict]]:
+        """Return a stream of all pending items and those put later; end the previous stream's input."""
+        with self._lock:
             self._items.put(None)
             self._items = queue.SimpleQueue()
-            for waiting in self._undecided.values():
+            for waiting in self._pending.values():
                 self._items.put(waiting)
             if self._closed:
                 self._items.put(None)
@@ -298,9 +322,9 @@ class _Verifying(_Worker):
         self._client.wait_for_ready(self._patience)
 
     def _work(self) -> None:
-        for item, verdict in outlasting(self._again, self._recover):
-            with self._changing:
-                del self._undecided[item]
+        for item, verdict in retried_stream(self._open_stream, self._recover):
+            with self._lock:
+                del self._pending[item]
             place, sample = divmod(item, self._n)
             self._on_verdict(self._requests[place], self._rollouts[item], verdict)
             verdicts = self._verdicts[place]
@@ -316,8 +340,8 @@ class _Verifying(_Worker):
         self._on_group(place, group)
 
 
-class _HandingOn(_Worker):
-    """Calls a function with complete groups in order of their places."""
+class _Handover(_Worker):
+    """Calls `on_group` with complete groups in order of their places."""
 
     def __init__(self, on_group: Callable[[int, Group], None]) -> None:
         super().__init__()
@@ -333,14 +357,9 @@ class _HandingOn(_Worker):
 
     def _work(self) -> None:
         waiting: dict[int, Group] = {}
-        following = 0
+        next_place = 0
         for place, group in iter(self._complete.get, None):
             waiting[place] = group
-            while following in waiting:
-                self._on_group(following, waiting.pop(following))
-                following += 1
-
-
-def is_decided(verdict: Verdict) -> bool:
-    """Whether anything is known about the response."""
-    return verdict.status not in UNDECIDED and verdict.unparseable_side is not UnparseableSide.ANSWER
+            while next_place in waiting:
+                self._on_group(next_place, waiting.pop(next_place))
+                next_place += 1

@@ -1,13 +1,13 @@
 """Several generation services that serve one policy, used as one.
 
-The groups of a step wait in one queue. Each replica is given half an equal share of them at once, so that its
-batch is full, and one more whenever one is finished: a fast replica takes more, and a group stays where it
-began, so that its prompt is computed once. Where a group is served does not change its tokens: draws depend
-on the seed and on the prompt's place in the step, which travels with it (`seed_indices`). A replica that
-stops answering, or serves older weights than asked for, is passed over: its unfinished groups go back into
-the queue, a warning is logged, and the next delivery of weights tries it again. With one replica calls go
-straight to its client; if that goes away, it is waited for, given the weights delivered last, and asked for
-the samples that have not come.
+The groups of a step wait in one queue. Each replica gets half an equal share of them at once, so that its
+batch is full, and one more whenever one is finished: a fast replica takes more. A group stays on its
+replica, so that its prompt is computed once. The tokens of a group do not depend on the replica: draws
+depend on the seed and on the prompt's place in the step, which is sent along (`seed_indices`). A replica
+that stops answering, or serves older weights than requested, is not used any more: its unfinished groups go
+back into the queue, a warning is logged, and the next delivery of weights tries it again. With a single
+replica, calls go straight to its client; if it stops answering, it is waited for, gets the last weights
+again, and is asked for the missing samples.
 """
 
 import asyncio
@@ -36,22 +36,27 @@ from extra_client import (
     WeightsUpdate,
     aio,
 )
-from extra_trainer.rollouts.outages import outlasting, patiently
+from extra_trainer.rollouts.outages import retried_call, retried_stream
 
 logger = logging.getLogger(__name__)
 
-#: What a replica that is gone, draining, or behind with its weights fails with; others may still serve.
+#: Errors of a replica that is gone, draining, or serves older weights; other replicas may still serve.
 LOSSES = (UnavailableError, CancelledError, FailedPreconditionError)
 
 Result = TypeVar("Result")
 
 
 class GenerationPool:
-    """The generation services at `targets`, as one; closes with `close` or as a context manager.
+    """Several generation services used as one; a context manager.
 
-    `weights` says how `deliver` brings weights: "folder", which the services read from a disk they share
-    with the caller, or "stream", which sends the tensors. `patience`: seconds to wait for a single service
-    that is away.
+    Args:
+        targets: Addresses of the services.
+        weights: How `deliver` transfers weights: "folder", which the services read from a disk that they
+            share with the caller, or "stream", which sends the tensors.
+        patience: Seconds to wait for a single service that does not answer.
+
+    Raises:
+        ValueError: If `targets` is empty or names an address twice.
     """
 
     def __init__(
@@ -62,29 +67,29 @@ class GenerationPool:
     ) -> None:
         if not targets or len(set(targets)) < len(targets):
             raise ValueError(f"targets must be different addresses, at least one, not {list(targets)}")
-        # With others to turn to, one that is away is not waited for.
+        # With other replicas to use, one that does not answer is not waited for.
         self._patience = patience if len(targets) == 1 else 0.0
         self._clients = {
             target: GenerationClient(target, patience=self._patience or None) for target in targets
         }
-        #: Root, name and version of the weights delivered last; None while they are written anew.
+        #: Root, name and version of the weights delivered last; None while they are being replaced.
         self._delivered: tuple[Path, str, int] | None = None
         self._weights = weights
-        # Counts calls, each of which begins with another replica.
+        # Numbers the calls, each of which starts with another replica.
         self._calls = itertools.count()
-        # Calls whose groups are being spread: weights that changed in between would give one two policies.
-        self._spreading = 0
-        self._spread_ended = threading.Condition()
-        #: Replicas that are passed over, and why.
+        # Calls in progress. Weights must not change during one: its groups would be of two policies.
+        self._calls_in_progress = 0
+        self._call_ended = threading.Condition()
+        #: Address of each replica that is not used -> the reason.
         self.lost: dict[str, str] = {}
 
     @property
     def serving(self) -> list[str]:
-        """Addresses of the replicas that are not passed over."""
+        """Addresses of the replicas in use."""
         return [target for target in self._clients if target not in self.lost]
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         for client in self._clients.values():
             client.close()
 
@@ -95,38 +100,56 @@ class GenerationPool:
         self.close()
 
     def wait_for_ready(self, timeout: float = 60.0) -> None:
-        """Returns once all replicas say that they serve; UnavailableError names one that does not."""
+        """Wait until all replicas serve.
+
+        Raises:
+            UnavailableError: If one does not within `timeout` seconds; the message names it.
+        """
         with ThreadPoolExecutor(len(self._clients)) as threads:
             list(threads.map(lambda client: client.wait_for_ready(timeout), self._clients.values()))
 
     def check_vocabulary(self, vocabulary: dict[str, int]) -> None:
-        """FailedPreconditionError unless the vocabulary of every replica that answers is `vocabulary`."""
+        """Check that every replica that answers has this vocabulary.
+
+        Raises:
+            FailedPreconditionError: If one has another.
+        """
         self._each(lambda client: client.check_vocabulary(vocabulary))
 
     def policy_version(self) -> int:
-        """The newest version that a replica serves."""
+        """Return the newest policy version that a replica serves."""
         return max(info.policy_version for info in self._each(lambda client: client.get_info()).values())
 
     def get_info(self) -> GenerationInfo:
-        """What the first replica that answers says of itself."""
+        """Return the description of the first replica that answers."""
         return next(iter(self._each(lambda client: client.get_info()).values()))
 
     def deliver(self, root: Path, name: str, policy_version: int) -> WeightsUpdate:
-        """Puts the safetensors folder `root`/`name` into service on all replicas, at the same time.
+        """Deliver new weights to all replicas, at the same time.
 
-        "folder": the services read `name` below their own weights root. A replica that does not answer is
-        passed over until it takes a delivery again. Any other error of any replica is raised: its weights
-        would not be those of the others. Groups under way are waited for. The slowest update is returned.
+        Calls in progress are waited for. A replica that does not answer is not used until a later delivery
+        reaches it.
+
+        Args:
+            root: Folder of weights; with "folder" the services read `name` below their own weights root.
+            name: Folder of safetensors files below `root`.
+            policy_version: Version of these weights.
+
+        Returns:
+            The slowest update.
+
+        Raises:
+            ExtraError: Any other error of a replica, whose weights would differ from the others'.
         """
 
         def update(client: GenerationClient) -> WeightsUpdate:
-            return patiently(
+            return retried_call(
                 lambda: self._put(client, root, name, policy_version), client.wait_for_ready, self._patience
             )
 
-        with self._spread_ended:
-            # Held while the weights change: no call begins meanwhile.
-            self._spread_ended.wait_for(lambda: not self._spreading)
+        with self._call_ended:
+            # Held while the weights change, so that no call begins.
+            self._call_ended.wait_for(lambda: not self._calls_in_progress)
             updates = self._each(update)
         for target in updates:
             if self.lost.pop(target, None):
@@ -135,7 +158,7 @@ class GenerationPool:
         return max(updates.values(), key=lambda update: update.seconds)
 
     def begin_delivery(self) -> None:
-        """The folder delivered last is about to be written anew: until `deliver` it is not given again."""
+        """Announce that the folder delivered last will be overwritten; it is not sent again."""
         self._delivered = None
 
     def _put(self, client: GenerationClient, root: Path, name: str, policy_version: int) -> WeightsUpdate:
@@ -144,14 +167,14 @@ class GenerationPool:
         return client.stream_weights(_tensors(root / name), policy_version)
 
     def _recover(self, client: GenerationClient, error: ExtraError) -> None:
-        """Waits for `client`'s service and sees to it that it serves what was delivered last."""
+        """Wait for the service, and deliver the last weights again if it was restarted without them."""
         if not self._patience:
             raise error
         client.wait_for_ready(self._patience)
         if self._delivered is not None and client.get_info().policy_version < self._delivered[2]:
             self._put(client, *self._delivered)
         elif isinstance(error, FailedPreconditionError):
-            # Not because it was started again.
+            # The service was not restarted: the error has another cause.
             raise error
 
     def generate_stream(
@@ -167,9 +190,10 @@ class GenerationPool:
         min_policy_version: int,
         max_tokens_per_prompt: Sequence[int | None] | None = None,
     ) -> Iterator[Rollout | PromptError]:
-        """As GenerationClient.generate_stream, with the tokens that one replica alone would draw.
+        """Generate as GenerationClient.generate_stream does, with the same tokens as a single replica.
 
-        The error of the last replica is raised when none is left; other errors than LOSSES at once.
+        Raises:
+            ExtraError: The error of the last replica when none is left; any error that is not in LOSSES.
         """
         options: dict[str, Any] = {
             "n": n,
@@ -184,7 +208,7 @@ class GenerationPool:
             arrived: set[tuple[int, int]] = set()
 
             def missing() -> Iterator[Rollout | PromptError]:
-                # Asked again, the same samples are drawn.
+                # The same request draws the same samples again.
                 for event in client.generate_stream(
                     prompts, prefixes=prefixes, max_tokens_per_prompt=max_tokens_per_prompt, **options
                 ):
@@ -195,31 +219,33 @@ class GenerationPool:
                         arrived.add(place)
                     yield event
 
-            return outlasting(missing, lambda error: self._recover(client, error), LOSSES)
+            return retried_stream(missing, lambda error: self._recover(client, error), LOSSES)
         limits = max_tokens_per_prompt or [None] * len(prompts)
         each = list(zip(prompts, prefixes, limits, strict=True))
-        # Each call begins with another replica: calls of one prompt, side by side, spread as well.
+        # Each call starts with another replica, so that simultaneous calls of one prompt are spread too.
         serving = self.serving
         first = next(self._calls) % max(1, len(serving))
-        return self._spread(_Spread(each, options, serving[first:] + serving[:first], self._lose))
+        return self._distribute(_Distribution(each, options, serving[first:] + serving[:first], self._lose))
 
-    def _spread(self, spread: "_Spread") -> Iterator[Rollout | PromptError]:
-        with self._spread_ended:
-            self._spreading += 1
+    def _distribute(self, distribution: "_Distribution") -> Iterator[Rollout | PromptError]:
+        with self._call_ended:
+            self._calls_in_progress += 1
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(spread.run,), name="generation-pool", daemon=True)
+        thread = threading.Thread(
+            target=context.run, args=(distribution.run,), name="generation-pool", daemon=True
+        )
         thread.start()
         try:
-            while (event := spread.events.get()) is not None:
+            while (event := distribution.events.get()) is not None:
                 if isinstance(event, BaseException):
                     raise event
                 yield event
         finally:
-            spread.stop()
+            distribution.stop()
             thread.join()
-            with self._spread_ended:
-                self._spreading -= 1
-                self._spread_ended.notify_all()
+            with self._call_ended:
+                self._calls_in_progress -= 1
+                self._call_ended.notify_all()
 
     def _lose(self, target: str, error: Exception) -> None:
         if target not in self.lost:
@@ -233,9 +259,12 @@ class GenerationPool:
             )
 
     def _each(self, call: Callable[[GenerationClient], Result]) -> dict[str, Result]:
-        """What `call` returns, by address, called for all replicas at the same time.
+        """Call all replicas at the same time and return their answers by address.
 
-        Those that do not answer are passed over from here on; UnavailableError if none answers.
+        Replicas that do not answer are not used any more.
+
+        Raises:
+            UnavailableError: If none answers.
         """
 
         def attempt(client: GenerationClient) -> Result | UnavailableError:
@@ -245,7 +274,7 @@ class GenerationPool:
                 return error
 
         with ThreadPoolExecutor(len(self._clients)) as threads:
-            # A context of its own for each: one cannot be entered twice.
+            # A context for each: a context cannot be entered twice at the same time.
             running = {
                 target: threads.submit(contextvars.copy_context().run, attempt, client)
                 for target, client in self._clients.items()
@@ -259,8 +288,8 @@ class GenerationPool:
         return {t: answer for t, answer in answers.items() if not isinstance(answer, UnavailableError)}
 
 
-class _Spread:
-    """One step's groups on their way through the replicas, in an event loop of its own thread."""
+class _Distribution:
+    """The groups of one call, distributed over the replicas in an event loop on a thread of its own."""
 
     def __init__(
         self,
@@ -269,39 +298,39 @@ class _Spread:
         targets: list[str],
         lose: Callable[[str, Exception], None],
     ) -> None:
-        #: Prompt, prefix and most new tokens of each.
+        #: Prompt, prefix and most new tokens of each group.
         self._groups = groups
         self._options = options
         self._left = list(targets)
         self._lose = lose
-        #: What happened, in order; None at the end, an exception where it ends early.
+        #: Events in order; None at the end, an exception if it ends early.
         self.events: queue.SimpleQueue[Rollout | PromptError | BaseException | None] = queue.SimpleQueue()
-        #: Samples of each prompt that were handed on already.
+        #: Samples of each prompt that are in `events` already.
         self._delivered: list[set[int]] = [set() for _ in groups]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Serves all groups; the thread's function."""
+        """Generate all groups; the function of the thread."""
         try:
             asyncio.run(self._run())
             self.events.put(None)
         except BaseExceptionGroup as group:
-            # The workers' errors; the first is the cause, the others follow from it.
+            # The first error is the cause, the others follow from it.
             self.events.put(group.exceptions[0])
-        except BaseException as error:  # handed to the thread that reads the events
+        except BaseException as error:  # raised by the thread that reads the events
             self.events.put(error)
 
     def stop(self) -> None:
-        """Ends the work in the replicas, from another thread; nothing is left to do after the last event."""
+        """Cancel the work in the replicas, from another thread; does nothing after the last event."""
         self._stopped.set()
         loop, task = self._loop, self._task
         if loop is not None and task is not None and not loop.is_closed():
             try:
                 loop.call_soon_threadsafe(task.cancel)
             except RuntimeError:
-                # It was closed in between: all has ended.
+                # The loop was closed in between: the work has ended.
                 return
 
     async def _run(self) -> None:
@@ -317,7 +346,7 @@ class _Spread:
         async with AsyncExitStack() as stack:
             replicas = [await stack.enter_async_context(aio.GenerationClient(t)) for t in self._left]
             async with asyncio.TaskGroup() as tasks:
-                # In turns, so that the first groups are dealt out evenly.
+                # Replicas take turns, so that the first groups are distributed evenly.
                 workers = [
                     tasks.create_task(self._work(target, replica))
                     for _ in range(at_once)
@@ -328,7 +357,7 @@ class _Spread:
                     worker.cancel()
 
     async def _work(self, target: str, replica: aio.GenerationClient) -> None:
-        """Serves one group after the other on `replica`, until it is lost."""
+        """Generate one group after the other on `replica`, until it fails."""
         while target in self._left:
             index = await self._todo.get()
             try:
@@ -360,7 +389,7 @@ class _Spread:
         )
         async for event in events:
             if isinstance(event, Rollout):
-                # Of a group that began on a replica now lost, some samples are here already: the same ones.
+                # Of a group that began on a failed replica, some samples arrived already: the same ones.
                 if event.sample_index in self._delivered[index]:
                     continue
                 self._delivered[index].add(event.sample_index)
@@ -368,7 +397,7 @@ class _Spread:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
-    """The tensors of a folder's safetensors files, one at a time."""
+    """Yield the tensors of a folder's safetensors files, one at a time."""
     from safetensors import safe_open
 
     for path in sorted(folder.glob("*.safetensors")):

@@ -1,9 +1,9 @@
-"""Outlasting services that are away for a while: restarted, one after the other, under a training run.
+"""Waiting for services that are restarted under a training run.
 
-A service that a run is given the address of belongs to somebody who may restart it at any time. Calls that
-may be repeated are repeated by the client, for the run's `services.patience_seconds`. What is here is for the
-rest: streams, of which the part that had arrived is kept and the rest asked for again, and writes that only
-their caller knows to be safe. A service that the run has started itself nobody would start again.
+A service whose address was given to a run may be restarted by its owner at any time. The client repeats calls
+that are safe to repeat, for `services.patience_seconds`. This module covers the rest: streams, which are
+opened again for the results that have not arrived, and writes that only their caller knows to be safe to
+repeat. A service that the run started itself is not waited for: nobody would start it again.
 """
 
 import logging
@@ -14,44 +14,58 @@ from extra_client import CancelledError, ExtraError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
-#: What a service that stops fails a call with: gone before it began, or ended by its drain.
-AWAY = (UnavailableError, CancelledError)
-#: Times in a row that a service may go away without having delivered anything: then it is what it was asked.
-FRUITLESS = 5
+#: Errors of a call to a service that is stopped: before the call began, or by its drain.
+STOPPED = (UnavailableError, CancelledError)
+#: Failures in a row without any result, after which the request itself is taken to be the cause.
+FRUITLESS_ATTEMPTS = 5
 
 Result = TypeVar("Result")
 
 
-def outlasting(
-    ask: Callable[[], Iterator[Result]],
+def retried_stream(
+    open_stream: Callable[[], Iterator[Result]],
     recover: Callable[[ExtraError], None],
-    losses: tuple[type[ExtraError], ...] = AWAY,
+    losses: tuple[type[ExtraError], ...] = STOPPED,
 ) -> Iterator[Result]:
-    """What `ask` yields; after one of `losses`, once `recover` returns, it is asked for what is missing.
+    """Yield the results of a stream, and open it again after an error of the service.
 
-    `recover` gets the error, and raises it where there is no point in going on.
+    Args:
+        open_stream: Returns a stream of the results that have not been yielded yet.
+        recover: Called with the error; returns once the service serves again, or raises.
+        losses: The errors after which the stream is opened again.
+
+    Raises:
+        ExtraError: Any other error, or one of `losses` after FRUITLESS_ATTEMPTS without a result.
     """
     fruitless = 0
     while True:
         try:
-            for result in ask():
+            for result in open_stream():
                 fruitless = 0
                 yield result
             return
         except losses as error:
             fruitless += 1
-            if fruitless == FRUITLESS:
+            if fruitless == FRUITLESS_ATTEMPTS:
                 raise
             logger.warning("asking again: %s", error)
             recover(error)
 
 
-def patiently(call: Callable[[], Result], wait_for_ready: Callable[[float], None], patience: float) -> Result:
-    """What `call` returns, repeated once its service serves again; it must be safe to repeat."""
+def retried_call(
+    call: Callable[[], Result], wait_for_ready: Callable[[float], None], patience: float
+) -> Result:
+    """Return the result of a call that is safe to repeat.
+
+    Args:
+        call: The call.
+        wait_for_ready: Waits up to the given seconds for the service.
+        patience: Seconds to wait for the service; 0: the first error is raised.
+    """
 
     def recover(error: ExtraError) -> None:
         if not patience:
             raise error
         wait_for_ready(patience)
 
-    return next(outlasting(lambda: iter([call()]), recover))
+    return next(retried_stream(lambda: iter([call()]), recover))

@@ -37,7 +37,10 @@ def page(
 ) -> str:
     """The page's HTML. `arms` are what a reader may leave out of the figures; `foot` comes last."""
     environment = Environment(
-        loader=PackageLoader("extra_trainer.reports", "pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("extra_trainer.reports", "pages"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["plot"] = _plot
     plots = any(figure.data for section in sections for figure in section.figures)

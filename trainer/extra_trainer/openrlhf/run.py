@@ -1,4 +1,4 @@
-"""What one launch of a training run works with; travels from the launcher to the trainer's Ray actor."""
+"""One launch of a training run, as it is sent from the launcher to the driver and the trainer's Ray actor."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from extra_trainer.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Run:
-    """Config, folder and the addresses of the services."""
+    """Config, run folder and addresses of the services."""
 
     config: Config
     folder: RunFolder
@@ -16,7 +16,7 @@ class Run:
     generation: tuple[str, ...]
     novelty: str
     verification: str
-    #: Unique to this launch, resumed or not: it makes the keys of idempotent writes.
+    #: Unique to this launch, resumed or not: part of the keys of idempotent writes.
     launch_id: str
 
     @property

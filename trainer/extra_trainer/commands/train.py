@@ -1,7 +1,6 @@
-"""What `extra-rl train`, `experiment` and `report` do: arguments in, exit code out."""
+"""`extra-rl train`: one training run, or with --dry-run its plan."""
 
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -10,19 +9,29 @@ from rich.console import Console
 from extra_client import ExtraError
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
-from extra_trainer.commands.exit_codes import exit_code
+from extra_trainer.commands.run_command import run_command
 
 
 def train(
     config_path: Path, run: Path | None, resume: bool, settings: list[str], cache: Path, dry_run: bool
 ) -> int:
-    """Trains; 0 if it went to the end, 1 on an error that is told, 130 after Ctrl-C.
+    """Train from a config file.
 
-    With `dry_run` the resolved plan is printed instead; 1 if it has problems. Without, they stop the run too.
+    Args:
+        config_path: YAML file of the run.
+        run: The run folder; None: runs/NAME-seedSEED.
+        resume: Whether to continue the run in that folder.
+        settings: NAME=VALUE pairs that replace settings of the file.
+        cache: Folder of start models made by the project.
+        dry_run: Whether to print the resolved plan instead of training.
+
+    Returns:
+        0 if the run reached its end, 1 after an error that is reported or if the plan has problems, 130 after
+        Ctrl-C.
     """
     # Models come from folders; nothing should wait for a hub that cannot be reached.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # Torch's own advice to those who installed pynvml, which here DeepSpeed did.
+    # Torch's advice to those who installed pynvml, which here DeepSpeed did.
     warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)
     from extra_trainer.launch import plan as plans
     from extra_trainer.launch.launcher import Launcher, TrainingFailed
@@ -44,43 +53,9 @@ def train(
         Launcher(config, folder, console, cache).train(resume=resume)
         return 0
 
-    told = (ConfigError, ExtraError, TrainingFailed)
+    reported = (ConfigError, ExtraError, TrainingFailed)
     stopped = "Stopped; all that was started has ended. The same command with --resume goes on."
-    return exit_code(work, console, told, stopped)
-
-
-def experiment(
-    path: Path,
-    output: Path,
-    runs: Path,
-    seeds: int | None,
-    arms: list[str],
-    minutes: float | None,
-    cache: Path,
-) -> int:
-    """Trains what is missing of an experiment and writes its evidence; exit codes as `train`."""
-    from extra_trainer.experiments.experiment import Experiment, ExperimentFailed
-
-    console = Console()
-
-    def work() -> int:
-        Experiment(path, output, runs, cache, console).train(seeds, arms, minutes)
-        return 0
-
-    told = (ConfigError, ExperimentFailed)
-    return exit_code(work, console, told, "Stopped. The same command goes on with the run that was stopped.")
-
-
-def report(runs: list[Path], output: Path | None) -> int:
-    """Writes the report of one run again, or of several side by side, and prints the page's path."""
-    from extra_trainer.reports import report as reports
-
-    try:
-        print(reports.write_all(runs, output))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return run_command(work, console, reported, stopped)
 
 
 def _setting(text: str) -> tuple[str, object]:

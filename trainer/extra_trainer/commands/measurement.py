@@ -1,4 +1,4 @@
-"""What the commands that measure a model have in common: `extra-rl eval` and `extra-rl rescue`."""
+"""Common parts of the commands that measure a model: `extra-rl eval` and `extra-rl rescue`."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from extra_client import ExtraError
 from extra_rl.config_file import ConfigError, explain
-from extra_trainer.commands.exit_codes import exit_code
+from extra_trainer.commands.run_command import run_command
 from extra_trainer.config import Section
 from extra_trainer.rollouts.collector import RolloutError
 
@@ -19,8 +19,12 @@ WIDTH = 110
 Settings = TypeVar("Settings", bound=Section)
 
 
-def run(measure: Callable[[Console], None], when_stopped: str) -> int:
-    """Measures; 0 if all was done, 1 on an error that is told, 130 after Ctrl-C or SIGTERM."""
+def run_measurement(measure: Callable[[Console], None], stopped_message: str) -> int:
+    """Run `measure` and return the exit code.
+
+    Returns:
+        0 if all was measured, 1 after an error that is reported, 130 after Ctrl-C or SIGTERM.
+    """
     # Data sets and models come from folders; nothing should wait for a hub that cannot be reached.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     console = Console()
@@ -31,12 +35,16 @@ def run(measure: Callable[[Console], None], when_stopped: str) -> int:
         measure(console)
         return 0
 
-    told = (ConfigError, ExtraError, RolloutError)
-    return exit_code(work, console, told, f"{when_stopped} The same command goes on.")
+    reported = (ConfigError, ExtraError, RolloutError)
+    return run_command(work, console, reported, f"{stopped_message} The same command goes on.")
 
 
 def validated(model: type[Settings], values: dict[str, Any]) -> Settings:
-    """A section of these values; ConfigError says what is wrong."""
+    """Return a section with these values.
+
+    Raises:
+        ConfigError: If a value is wrong; the message names it.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -1,0 +1,202 @@
+"""Advantages computed from groups equal those computed from OpenRLHF's batches, in any order of samples.
+
+`batch_advantages` is the computation on OpenRLHF's side: per-sample values in float32 tensors, spread over
+micro-batches in any order, sorted back by their place and reshaped into groups.
+"""
+
+import random
+import subprocess
+import sys
+import textwrap
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from extra_client import FinishReason, Rollout, Timings, UnparseableSide, Verdict, VerdictStatus
+from extra_trainer.config import NoveltyConfig
+from extra_trainer.exploration.advantage import StepAdvantages, advantages, controlled, step_advantages
+from extra_trainer.exploration.results import GroupNovelty
+from extra_trainer.rollouts.collector import Group, RolloutRequest
+
+GROUPS, SAMPLES = 7, 4
+SEED = 3
+
+
+def batch_advantages(
+    groups: list[Group],
+    novelty: list[GroupNovelty],
+    micro_batches: list[list[int]],
+    settings: NoveltyConfig,
+    divide_by_std: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return float32 advantages and bonuses [samples] of samples that are split into micro-batches."""
+    samples: list[dict[str, float]] = []
+    for group, scores in zip(groups, novelty, strict=True):
+        for sample in range(SAMPLES):
+            decided, correct = bool(group.decided[sample]), bool(group.correct[sample])
+            rate = group.correct.sum() / group.decided.sum() if group.decided.any() else float("nan")
+            samples.append(
+                {
+                    "reward": float(correct) if decided else float(np.nan_to_num(rate)),
+                    "novelty": float(scores.scaled[sample]),
+                    "reward_variance": scores.reward_variance,
+                    "decided": float(decided),
+                }
+            )
+    order = np.concatenate(micro_batches)
+
+    def in_groups(name: str) -> np.ndarray:
+        parts = [torch.tensor([samples[place][name] for place in batch]) for batch in micro_batches]
+        values = torch.cat([part.double() for part in parts]).numpy()
+        placed = np.empty_like(values)
+        placed[order] = values
+        return placed.reshape(-1, SAMPLES)
+
+    rewards, decided = in_groups("reward"), in_groups("decided") > 0
+    bonus = settings.alpha * in_groups("novelty")
+    if settings.placement == "before_normalization":
+        bonus = bonus * np.exp(-settings.variance_decay * in_groups("reward_variance"))
+    if settings.control is not None:
+        bonus = controlled(bonus, decided & (rewards > 0), settings.control, SEED)
+    values = advantages(
+        rewards, bonus, decided, placement=settings.placement, divide_by_std=divide_by_std
+    ).ravel()
+    paid = np.where(decided & (rewards > 0), bonus, 0.0).ravel()
+    return values.astype(np.float32), paid.astype(np.float32)
+
+
+def _verdict(status: VerdictStatus) -> Verdict:
+    side = UnparseableSide.RESPONSE if status is VerdictStatus.UNPARSEABLE else None
+    fields: dict[str, Any] = dict.fromkeys(Verdict.__dataclass_fields__, "")
+    return Verdict(**{**fields, "status": status, "unparseable_side": side})
+
+
+def _rollout(sample: int) -> Rollout:
+    numbers = np.full(3, 0.5, dtype=np.float32)
+    return Rollout(
+        prompt_index=0,
+        sample_index=sample,
+        token_ids=np.arange(3, dtype=np.int32),
+        logprobs=-numbers,
+        entropies=numbers,
+        text="x",
+        finish_reason=FinishReason.STOP,
+        policy_version=0,
+        prompt_tokens=1,
+        cached_prompt_tokens=0,
+        timings=Timings(0.0, 0.0, 0.0),
+        raw_entropies=numbers[:0],
+        segments=(),
+        policy_changes=(),
+    )
+
+
+def _step(seed: int, undecided: bool) -> tuple[list[Group], list[GroupNovelty]]:
+    """Groups of every kind: mixed, all right, all wrong, undecided in part and as a whole."""
+    draw = np.random.default_rng(seed)
+    statuses = [VerdictStatus.CORRECT, VerdictStatus.WRONG, VerdictStatus.UNPARSEABLE]
+    statuses += [VerdictStatus.TIMEOUT, VerdictStatus.ERROR] if undecided else []
+    drawn = [[statuses[i] for i in draw.integers(0, len(statuses), SAMPLES)] for _ in range(GROUPS - 4)]
+    drawn += [[VerdictStatus.CORRECT, *[VerdictStatus.WRONG] * (SAMPLES - 1)]]
+    drawn += [[VerdictStatus.CORRECT] * SAMPLES, [VerdictStatus.WRONG] * SAMPLES]
+    drawn += [[VerdictStatus.TIMEOUT if undecided else VerdictStatus.WRONG] * SAMPLES]
+    groups, novelty = [], []
+    for number, row in enumerate(drawn):
+        request = RolloutRequest(f"p{number}", f"id{number}", (1,), "1")
+        rollouts = [_rollout(sample) for sample in range(SAMPLES)]
+        groups.append(Group(request, rollouts, [_verdict(status) for status in row]))
+        # The service returns novelty as float32 and the variance as float64.
+        scaled = draw.random(SAMPLES, dtype=np.float32).astype(np.float64) * groups[-1].decided
+        novelty.append(GroupNovelty(scaled, scaled, float(draw.random())))
+    return groups, novelty
+
+
+def _micro_batches(seed: int) -> list[list[int]]:
+    """All places in random order and random sizes, as dynamic batches are."""
+    places = list(range(GROUPS * SAMPLES))
+    shuffle = random.Random(seed)
+    shuffle.shuffle(places)
+    cuts = sorted(shuffle.sample(range(1, len(places)), 5))
+    return [places[a:b] for a, b in zip([0, *cuts], [*cuts, len(places)], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("placement", "control", "divide_by_std", "undecided"),
+    product(
+        ["after_normalization", "before_normalization"],
+        [None, "shuffled", "constant"],
+        [True, False],
+        [False, True],
+    ),
+)
+def test_advantages_of_groups_equal_those_of_batches_in_any_order(
+    placement: str, control: str | None, divide_by_std: bool, undecided: bool
+) -> None:
+    settings = NoveltyConfig.model_validate(
+        {"placement": placement, "control": control, "alpha": 0.3, "variance_decay": 0.7}
+    )
+    for seed in range(10):
+        groups, novelty = _step(seed, undecided)
+        found = step_advantages(groups, novelty, settings, divide_by_std=divide_by_std, seed=SEED)
+        for order in (_micro_batches(seed), [[place] for place in range(GROUPS * SAMPLES)]):
+            values, bonus = batch_advantages(groups, novelty, order, settings, divide_by_std)
+            assert found.advantages.astype(np.float32).ravel().tolist() == values.tolist()
+            assert found.bonus.astype(np.float32).ravel().tolist() == bonus.tolist()
+        assert np.abs(values).sum() > 0
+
+
+def test_undecided_rollouts_and_evaluation_have_no_advantage() -> None:
+    groups, novelty = _step(0, undecided=True)
+    found = step_advantages(groups, novelty, NoveltyConfig(), divide_by_std=True, seed=SEED)
+    for place, group in enumerate(groups):
+        assert (found.advantages[place][~group.decided] == 0).all()
+        assert (found.bonus[place][~group.correct] == 0).all()
+    zeros = StepAdvantages.zeros(groups)
+    assert zeros.advantages.shape == zeros.bonus.shape == (GROUPS, SAMPLES)
+    assert not zeros.advantages.any()
+
+
+def test_openrlhf_s_experiences_get_each_sample_s_own_advantage_at_its_action_tokens() -> None:
+    # In a process of its own: OpenRLHF is imported with CUDA calls replaced.
+    code = textwrap.dedent(
+        """
+        from extra_trainer.openrlhf import replacements
+        replacements.install()
+        from types import SimpleNamespace as N
+        import torch
+        from openrlhf.trainer.ppo_utils.experience import Experience
+        from extra_trainer.openrlhf.experience import ExTraExperienceMaker
+
+        advantage = N(estimator="group_norm", gamma=1.0, lambd=1.0)
+        args = N(
+            algo=N(advantage=advantage), reward=N(clip_range=None), rollout=N(n_samples_per_prompt=2),
+            train=N(dynamic_batch_enable=False),
+        )
+        base = N(
+            actor_model_group=None, critic_model_group=None, reward_model_group=None,
+            initial_model_group=None, kl_ctl=N(value=0.0), strategy=N(args=args), tokenizer=None,
+        )
+        maker = ExTraExperienceMaker(base)
+        own = [0.5, -0.25, 1.5, -2.0]
+        def batch(places):
+            mask = torch.tensor([[0, 1, 1, int(place % 2)] for place in places])
+            one = torch.ones(len(places))
+            return Experience(
+                index=list(places), action_mask=mask, kl=torch.zeros(mask.shape),
+                rewards=one * (places[0] % 2),
+                info={"reward": one, "advantage": torch.tensor([own[place] for place in places])},
+            )
+        for order in ([[0, 1], [2, 3]], [[3, 0], [1], [2]]):
+            for experience in maker.compute_advantages_and_returns([batch(places) for places in order]):
+                expected = torch.tensor([[own[place]] for place in experience.index]) * experience.action_mask
+                assert torch.equal(experience.advantages, expected), experience.advantages
+                assert torch.equal(experience.returns, expected)
+        print("equal")
+        """
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split()[-1] == "equal"

@@ -1,0 +1,36 @@
+"""The exploration metrics of a step, under stable names (trainer/README.md describes each)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from extra_trainer.exploration.results import GroupNovelty
+from extra_trainer.rollouts.collector import Group
+
+
+def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> dict[str, float]:
+    """Return name -> value over the groups of a step.
+
+    Args:
+        groups: The groups of the batch.
+        novelty: The novelty of each of them.
+    """
+    outcomes = [group.outcome for group in groups]
+    decided = sum(outcome.decided for outcome in outcomes)
+    rollouts = sum(outcome.rollouts for outcome in outcomes)
+    raw = np.stack([group.raw for group in novelty])
+    correct = np.stack([group.correct for group in groups])
+    guided = [group for group in groups if group.request.guided]
+    entropies = np.concatenate([r.entropies for g in groups for r in g.rollouts])
+    return {
+        "reward": float(correct.sum() / max(decided, 1)),
+        "groups_all_right": float(np.mean([outcome.all_right for outcome in outcomes])),
+        "groups_all_wrong": float(np.mean([outcome.all_wrong for outcome in outcomes])),
+        "novelty": float(raw[correct].mean()) if correct.any() else 0.0,
+        "novelty_std": float(raw[correct].std()) if correct.any() else 0.0,
+        "guided_groups": float(len(guided)),
+        "guided_rescued": float(sum(group.outcome.correct > 0 for group in guided)),
+        "entropy": float(entropies.mean()),
+        "undecided": float(rollouts - decided),
+        "response_tokens": float(np.mean([len(r.token_ids) for g in groups for r in g.rollouts])),
+    }

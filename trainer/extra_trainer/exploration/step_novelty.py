@@ -1,0 +1,90 @@
+"""Novelty of one step's groups, scored while other groups of the step are still generated.
+
+Groups are scored GROUPS_PER_CALL at a time and always in the order of the batch, so that a run is
+reproducible in whatever order the rollouts arrive: the novelty of a group depends on what was remembered
+before it. Most of the novelty service's time goes into embedding. Solutions are therefore sent to it as
+soon as they are found, and it keeps their embeddings until their groups are scored.
+"""
+
+import contextvars
+import queue
+import threading
+from collections.abc import Sequence
+
+from extra_client import ExtraError, Rollout, ScoreMode, Verdict
+from extra_client import Group as NoveltyGroup
+from extra_trainer.exploration.explorer import Explorer
+from extra_trainer.exploration.results import GroupNovelty
+from extra_trainer.rollouts.collector import Group, RolloutRequest
+
+#: Groups scored in one call: a call and its durable write cost about as much for one group as for this many.
+GROUPS_PER_CALL = 16
+
+
+class StepNovelty:
+    """Scores the groups of one step; `prepare` and `add` are callbacks of RolloutCollector.collect."""
+
+    def __init__(self, explorer: Explorer, step: int) -> None:
+        self._explorer = explorer
+        self._step = step
+        self._scored: list[GroupNovelty] = []
+        self._unscored: list[Group] = []
+        #: Prompt id and text of each solution to embed; None ends the thread.
+        self._solutions: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._embedding = False
+
+    def prepare(self, request: RolloutRequest, rollout: Rollout, verdict: Verdict) -> None:
+        """Have the service embed a rollout ahead of its group, if scoring will need that; does not block."""
+        if self._explorer.needs_embedding(request, verdict):
+            self._solutions.put((request.prompt_id, rollout.text))
+            if not self._embedding:
+                self._embedding = True
+                # A daemon thread: Ctrl-C must not wait for a service that does not answer.
+                context = contextvars.copy_context()
+                threading.Thread(target=context.run, args=(self._embed_ahead,), daemon=True).start()
+
+    def add(self, place: int, group: Group) -> None:
+        """Take the group at the next place of the batch, and score once GROUPS_PER_CALL are unscored."""
+        self._unscored.append(group)
+        if len(self._unscored) == GROUPS_PER_CALL:
+            self._score(self._unscored)
+            self._unscored = []
+
+    def finish(self, groups: Sequence[Group]) -> list[GroupNovelty]:
+        """Return the novelty of all groups of the batch; those not scored yet are scored now."""
+        self._solutions.put(None)
+        while rest := groups[len(self._scored) :]:
+            self._score(rest[:GROUPS_PER_CALL])
+        return self._scored
+
+    def _score(self, groups: Sequence[Group]) -> None:
+        self._scored += self._explorer.score(groups, self._step, len(self._scored))
+
+    def _embed_ahead(self) -> None:
+        """Ask for scores and discard them: the service keeps the embeddings."""
+        sent: set[str] = set()
+        for first in iter(self._solutions.get, None):
+            solutions, ended = _drain(self._solutions, first)
+            new = {text: prompt_id for prompt_id, text in solutions if text not in sent}
+            sent.update(new)
+            groups = [NoveltyGroup(prompt_id=p, texts=[text], correct=[True]) for text, p in new.items()]
+            try:
+                if groups:
+                    self._explorer.novelty.score_groups(groups, mode=ScoreMode.SCORE_ONLY)
+            except ExtraError:
+                return  # The scoring call that the step needs reports the error.
+            if ended:
+                return
+
+
+def _drain(
+    waiting: "queue.SimpleQueue[tuple[str, str] | None]", first: tuple[str, str]
+) -> tuple[list[tuple[str, str]], bool]:
+    """Return `first` with everything that waits, and whether the end (None) was reached."""
+    solutions = [first]
+    while not waiting.empty():
+        solution = waiting.get()
+        if solution is None:
+            return solutions, True
+        solutions.append(solution)
+    return solutions, False
