@@ -22,14 +22,15 @@ import numpy as np
 import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from extra_rl.vocabulary import FinishReason, VerdictStatus
 from extra_trainer.runs.folder import RunFolder
-from extra_trainer.runs.record import packed
+from extra_trainer.runs.schema import RolloutRecord, pack_array
 from support.browser import FLAGS
 from support.inspector_server import inspecting
 
 STEPS, GROUPS, SAMPLES, TOKENS = 100, 128, 8, 120
 PROMPTS = 2000
-#: What the issue asks for: seconds to the first paint, and for a filter.
+#: Most seconds to the first paint, and for a filter, that are acceptable.
 FIRST_PAINT_LIMIT, FILTER_LIMIT = 2.0, 0.3
 #: Resolves with the milliseconds from what `act` does until the list has changed and was drawn.
 TIMED = """(act) => new Promise((resolve) => {
@@ -61,8 +62,8 @@ def make_run(path: Path, steps: int) -> None:
     words = [f"{first}{second}" for first in ["so", "then", "thus", "now", "here"] for second in range(100)]
     folder.write_vocabulary(words)
     texts = [" ".join(random.choice(words, TOKENS)) for _ in range(512)]
-    tokens = packed(random.integers(0, len(words), TOKENS, dtype=np.int32))
-    entropies = packed(random.exponential(0.3, TOKENS).astype(np.float16))
+    tokens = pack_array(random.integers(0, len(words), TOKENS, dtype=np.int32))
+    entropies = pack_array(random.exponential(0.3, TOKENS).astype(np.float16))
     rates = random.beta(0.6, 0.6, PROMPTS)
     for step in range(1, steps + 1):
         prompts = random.integers(0, PROMPTS, GROUPS)
@@ -70,34 +71,44 @@ def make_run(path: Path, steps: int) -> None:
         folder.write_rollouts(
             step,
             (
-                {
-                    "prompt_id": f"prompt-{prompt}",
-                    "prompt": f"What is {prompt} times {prompt % 97} plus {prompt % 13}?",
-                    "answer": str(prompt * (prompt % 97) + prompt % 13),
-                    "guided": place >= GROUPS - 8,
-                    "prefix_id": "",
-                    "prefix_tokens": 0,
-                    "group": place,
-                    "sample": sample,
-                    "text": texts[int(random.integers(len(texts)))],
-                    "status": "correct" if right else ("timeout" if random.random() < 0.002 else "wrong"),
-                    "extracted": str(prompt),
-                    "rule": "integer",
-                    "detail": "",
-                    "novelty": round(float(random.exponential(0.05)), 6)
+                RolloutRecord(
+                    prompt_id=f"prompt-{prompt}",
+                    prompt=f"What is {prompt} times {prompt % 97} plus {prompt % 13}?",
+                    answer=str(prompt * (prompt % 97) + prompt % 13),
+                    guided=place >= GROUPS - 8,
+                    prefix_id="",
+                    prefix_tokens=0,
+                    group=place,
+                    sample=sample,
+                    text=texts[int(random.integers(len(texts)))],
+                    finish_reason=FinishReason.STOP,
+                    status=_status(random, right),
+                    unparseable_side=None,
+                    extracted=str(prompt),
+                    rule="integer",
+                    detail="",
+                    normalized_response=str(prompt),
+                    normalized_answer=str(prompt * (prompt % 97) + prompt % 13),
+                    novelty=round(float(random.exponential(0.05)), 6)
                     if right and random.random() < 0.3
                     else 0.0,
-                    "nearest": None,
-                    "policy_version": step,
-                    "tokens": TOKENS,
-                    "mean_entropy": 0.3,
-                    "token_ids": tokens,
-                    "entropies": entropies,
-                }
+                    nearest=None,
+                    policy_version=step,
+                    tokens=TOKENS,
+                    mean_entropy=0.3,
+                    packed_token_ids=tokens,
+                    packed_entropies=entropies,
+                )
                 for place, prompt in enumerate(prompts.tolist())
                 for sample, right in enumerate(solved[place].tolist())
             ),
         )
+
+
+def _status(random: np.random.Generator, right: bool) -> VerdictStatus:
+    if right:
+        return VerdictStatus.CORRECT
+    return VerdictStatus.TIMEOUT if random.random() < 0.002 else VerdictStatus.WRONG
 
 
 def measure(steps: int, repeats: int) -> dict[str, Any]:
@@ -156,7 +167,7 @@ def _filters(browser: Browser, address: str, repeats: int) -> dict[str, float]:
     _act(page, {"button": "Hard"})
     _act(page, {"button": "All"})
     acts = {
-        **{name.lower(): {"button": name} for name in ("Hard", "Rescued", "Most novel", "Timeouts")},
+        **{name.lower(): {"button": name} for name in ("Hard", "Rescued", "Most novel", "Undecided")},
         "search, many": {"search": "so1"},
         "search, few": {"search": "1999 times"},
     }

@@ -1,18 +1,17 @@
-"""The tokens of a rollout: what each reads, its entropy, and where segments end.
+"""The tokens of a rollout: the text of each, its entropy, and where segments end.
 
-A token's own text is in the run's vocabulary. Together they should read as the rollout does; where they do
-not (tokens that hold part of a character, tokenizers that drop a leading space), tokens are fitted to the
-text: one that is not found where it should be shares the text up to the next one that is.
+The run's vocabulary has the text of each token alone. Joined, these should be the rollout's text; where they
+are not (tokens with part of a character, tokenizers that drop a leading space), tokens are fitted to the
+text: a token that is not found at its place shares the text up to the next one that is found.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from extra_trainer.runs.folder import RunFolder
-from extra_trainer.runs.record import unpacked
+from extra_trainer.runs.schema import RolloutRecord
 
 #: Characters searched for the next token that fits.
 AHEAD = 64
@@ -20,9 +19,10 @@ AHEAD = 64
 
 @dataclass(frozen=True)
 class Token:
-    """One token. `entropy`, in nats, is None for those of a prefix, which were not sampled here."""
+    """One token of a rollout."""
 
     text: str
+    #: In nats; None for tokens of the prefix, which were not sampled in this rollout.
     entropy: float | None
     #: Whether a segment ends after it.
     ends_segment: bool = False
@@ -30,28 +30,28 @@ class Token:
 
 @dataclass
 class Vocabulary:
-    """What the tokens of a run read."""
+    """The texts of a run's tokens."""
 
     folder: RunFolder
     min_segment_tokens: int = 1
 
     @cached_property
     def pieces(self) -> list[str]:
-        """Text of each token alone; empty if the run folder is of a release that did not keep them."""
+        """Text of each token alone; empty if the run folder does not have them."""
         if not self.folder.vocabulary.is_file():
             return []
         found: list[str] = json.loads(self.folder.vocabulary.read_text(encoding="utf-8"))
         return found
 
-    def tokens(self, record: dict[str, Any]) -> list[Token] | None:
-        """The tokens of a rollout, its prefix's first; None if its line does not hold them."""
-        if "token_ids" not in record or not self.pieces:
+    def tokens(self, record: RolloutRecord) -> list[Token] | None:
+        """Return the tokens of a rollout, those of its prefix first; None without a vocabulary."""
+        if not self.pieces:
             return None
-        ids = unpacked(record["token_ids"], "<i4").tolist()
-        known = unpacked(record["entropies"], "<f2").astype(float).tolist()
+        ids = record.token_ids.tolist()
+        known = record.entropies.astype(float).tolist()
         entropies = [*[None] * (len(ids) - len(known)), *known]
         pieces = [self.pieces[i] if i < len(self.pieces) else "" for i in ids]
-        texts = fitted(pieces, record["text"])
+        texts = fitted(pieces, record.text)
         ends = segment_ends(pieces, self.min_segment_tokens)
         return [
             Token(text, entropy, place in ends)
@@ -60,7 +60,7 @@ class Vocabulary:
 
 
 def segment_ends(pieces: Sequence[str], least: int) -> set[int]:
-    """After how many tokens segments end: at newlines, at least `least` tokens apart."""
+    """Return the numbers of tokens after which segments end: at newlines, at least `least` tokens apart."""
     ends: list[int] = []
     for place, piece in enumerate(pieces, 1):
         if "\n" in piece and (not ends or place - ends[-1] >= least):
@@ -69,7 +69,7 @@ def segment_ends(pieces: Sequence[str], least: int) -> set[int]:
 
 
 def fitted(pieces: Sequence[str], text: str) -> list[str]:
-    """The part of `text` that each token stands for; together they are the text."""
+    """Return the part of `text` that belongs to each token; joined they are the text."""
     parts: list[str] = []
     at = 0
     for piece in pieces:
@@ -81,7 +81,7 @@ def fitted(pieces: Sequence[str], text: str) -> list[str]:
         if place < 0:
             parts.append("")
             continue
-        # What lies between belongs to the tokens before, which did not fit, or to this one.
+        # The text between belongs to the tokens before, which did not fit, or to this one.
         if parts and not parts[-1]:
             parts[-1] = text[at:place]
             parts.append(piece)

@@ -431,6 +431,7 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
         "reward": float(correct.sum() / max(correct.size - undecided, 1)),
         "groups_all_right": float(np.mean(rates == 1)),
         "groups_all_wrong": float(np.mean(rates == 0)),
+        "groups_mixed": float(np.mean((rates > 0) & (rates < 1))),
         "novelty": float(raw[correct].mean()) if correct.any() else 0.0,
         "novelty_std": float(raw[correct].std()) if correct.any() else 0.0,
         "guided_groups": float(len(guided)),

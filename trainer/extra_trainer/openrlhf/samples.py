@@ -25,6 +25,7 @@ from extra_client import FinishReason, request_scope
 from extra_trainer.config import Config
 from extra_trainer.data.problems import prompt_identity
 from extra_trainer.exploration.explorer import Explorer, StepNovelty, step_metrics
+from extra_trainer.exploration.recording import prefix_choice_records, rollout_records
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.rollouts.collector import (
     Collected,
@@ -34,7 +35,6 @@ from extra_trainer.rollouts.collector import (
     RolloutRequest,
     Sampling,
 )
-from extra_trainer.runs import record
 from extra_trainer.runs.folder import RunFolder
 
 Result = TypeVar("Result")
@@ -148,9 +148,9 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
 
     def _feed(self, groups: list[Group], novelty: list[GroupNovelty], step: int) -> int:
         """Also records the step, which takes a second for millions of tokens."""
-        self._folder.write_rollouts(step, record.rollouts(groups, novelty))
+        self._folder.write_rollouts(step, rollout_records(groups, novelty))
         queued = self._explorer.feed(groups, step)
-        self._folder.write_choices(step, record.choices(self._explorer.choices))
+        self._folder.write_prefix_choices(step, prefix_choice_records(self._explorer.choices))
         return queued
 
     def settle(self) -> None:
