@@ -1,10 +1,10 @@
-"""How fast the inspector's page is on a run with 100,000 rollouts: `extra-rl bench inspect --json`.
+"""Speed of the inspector's page on a run with 100,000 rollouts: `extra-rl bench inspect --json`.
 
-A run folder of that size is made up and indexed; then headless Chromium opens the list afresh, several times,
-and clicks through its filters. First paint is the browser's first-contentful-paint, `rows_visible` when the
-first rows of the table are drawn; a filter takes from the click (or the last key) until two frames after the
-list has changed, all by the page's own clock. The same is measured on a run of a tenth of the size: what does
-not depend on the size stays where it is. Needs Debian's `chromium` and the package playwright.
+A run folder of that size is made up and indexed; then headless Chromium opens the list several times without
+a cache and clicks through its filters. First paint is the browser's first-contentful-paint, `rows_visible`
+the time until the first rows of the table are drawn; a filter is timed from the click (or the last key) until
+two frames after the list has changed, all by the page's clock. The same is measured on a run of a tenth of
+the size, to show which times depend on it. Needs Debian's `chromium` and the package playwright.
 
 (A module named `inspect` beside other benchmarks would hide Python's own: hence the file's name.)
 """
@@ -52,7 +52,7 @@ TIMED = """(act) => new Promise((resolve) => {
 
 
 def make_run(path: Path, steps: int) -> None:
-    """A run folder of made-up rollouts, as the trainer writes them."""
+    """Write a run folder of made-up rollouts, with as many steps."""
     random = np.random.default_rng(0)
     path.mkdir()
     folder = RunFolder(path)
@@ -112,7 +112,7 @@ def _status(random: np.random.Generator, right: bool) -> VerdictStatus:
 
 
 def measure(steps: int, repeats: int) -> dict[str, Any]:
-    """Figures, in seconds, of a run of so many steps."""
+    """Return the figures of a run of so many steps, in seconds."""
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         run = Path(temporary) / "run"
         make_run(run, steps)
@@ -147,7 +147,7 @@ def _wait_for_index(browser: Browser, address: str, rollouts: int) -> None:
 
 
 def _paints(browser: Browser, address: str) -> tuple[float, float]:
-    """Seconds to the first contentful paint, and to the rows; nothing is cached."""
+    """Return the seconds to the first contentful paint, and to the rows; nothing is cached."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     page = context.new_page()
     page.goto(f"{address}/?view=rollouts")
@@ -159,11 +159,11 @@ def _paints(browser: Browser, address: str) -> tuple[float, float]:
 
 
 def _filters(browser: Browser, address: str, repeats: int) -> dict[str, float]:
-    """Name of a filter -> median of its seconds, each applied to the whole list."""
+    """Return name of a filter -> median of its seconds, each applied to the whole list."""
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.goto(f"{address}/?view=rollouts")
     page.wait_for_selector("tbody a")
-    # The page's connection is there once it answers.
+    # Wait until the page's connection answers.
     _act(page, {"button": "Hard"})
     _act(page, {"button": "All"})
     acts = {

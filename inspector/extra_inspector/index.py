@@ -214,7 +214,7 @@ class Index:
         """Index the files of the run folder that are new or changed; return whether there were any.
 
         Raises:
-            RecordError: This release cannot read a record.
+            RecordError: This release cannot read a record; the files before it are indexed.
         """
         with self._updating:
             folders: tuple[StepFolder, ...] = ("prefixes", "rollouts")
@@ -236,11 +236,12 @@ class Index:
             with self._connection() as connection:
                 for name in gone:
                     touched |= _forget(connection, name, known[name]["step"])
-            for path, folder, step, stat in stale:
-                with self._connection() as connection:
-                    touched |= self._index_file(connection, path, folder, step, stat)
-                self.progress.done += 1
-            if touched:
+            try:
+                for path, folder, step, stat in stale:
+                    with self._connection() as connection:
+                        touched |= self._index_file(connection, path, folder, step, stat)
+                    self.progress.done += 1
+            finally:
                 with self._connection() as connection:
                     self._summarize(connection, touched)
             return bool(gone or stale)
@@ -478,6 +479,8 @@ class Index:
 
         A rollout gets a solution number if the novelty service stored it, by the run's config.
         """
+        if not touched:
+            return
         novelty = self.config.get("novelty", {})
         remembers_all = novelty.get("memory_policy") == MemoryPolicy.ALL
         counted = "NOT undecided" if remembers_all else f"status = '{VerdictStatus.CORRECT}'"

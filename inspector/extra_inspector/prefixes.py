@@ -40,7 +40,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """How a hard group was split and which prefix was chosen for its prompt."""
+    """The split of a hard group, and the prefix that was chosen for its prompt."""
 
     #: The sample that was split, and the lengths of its prefixes in tokens.
     sample: int

@@ -99,7 +99,7 @@ class Inspector:
         return f"{self.index.folder.path.resolve().name} - extra-rl inspect"
 
     def add_pages(self) -> None:
-        """Registers the pages with NiceGUI."""
+        """Register the pages with NiceGUI."""
         style = (resources.files("extra_inspector") / "inspector.css").read_text(encoding="utf-8")
 
         @ui.page("/", title=self.title, language="en-US")

@@ -121,9 +121,9 @@ def test_a_solution_is_compared_with_what_was_nearest_when_it_came(address: str)
         expect(page.locator(".diff ins").first).to_be_visible()
         # By keyboard: the map's solutions are links.
         dots.last.focus()
-        told = dots.last.get_attribute("aria-label") or ""
+        label = dots.last.get_attribute("aria-label") or ""
         page.keyboard.press("Enter")
-        number = told.split(",")[0]
+        number = label.split(",")[0]
         expect(page.get_by_role("heading", name=re.compile(rf"^{number}: novelty"))).to_be_visible()
         verdict = page.locator(f"#sample-{novel['sample']} header")
         expect(verdict).to_contain_text("correct")

@@ -1,8 +1,10 @@
-"""What the inspector shows is what the run folder holds: index, tokens, map, difference, and who may look."""
+"""The inspector shows the content of the run folder: index, tokens, map, difference; and access to it."""
 
 import asyncio
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from extra_inspector.index import Index, Query
 from extra_inspector.main import configure
 from extra_rl.config_file import ConfigError
 from extra_trainer.runs.folder import RunFolder
+from extra_trainer.runs.schema import RecordError
 from support.run_folders import PROMPTS, SAMPLES, STEPS, write_run
 
 
@@ -137,6 +140,19 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
         Index.of(folder, tmp_path)
 
 
+def test_a_record_that_cannot_be_read_is_named_and_the_files_before_it_are_indexed(tmp_path: Path) -> None:
+    folder = RunFolder(write_run(tmp_path / "run", steps=3))
+    path = folder.step_file("rollouts", 3)
+    line = json.loads(path.open().readline())
+    del line["tokens"]
+    path.write_text(json.dumps(line) + "\n")
+    index = Index.of(folder, tmp_path)
+    with pytest.raises(RecordError, match=r"step-000003\.jsonl: .* the key 'tokens' is missing"):
+        index.update()
+    assert index.counts()["rollouts"] == 2 * PROMPTS * SAMPLES
+    assert index.prompts(Query())[1] == 2 * PROMPTS
+
+
 def test_the_index_of_another_release_is_made_again(tmp_path: Path) -> None:
     folder = RunFolder(write_run(tmp_path / "run", steps=2))
     Index.of(folder, tmp_path).update()
@@ -192,7 +208,7 @@ TOKEN = "extra_rl_secret"
 def _ask(
     headers: dict[str, str], query: str = "", sha256: str = "", kind: str = "http"
 ) -> list[dict[str, Any]]:
-    """What a guarded page sends."""
+    """Return the messages that a guarded page sends."""
     sent: list[dict[str, Any]] = []
 
     async def page(scope: Any, receive: Any, send: Any) -> None:
@@ -242,3 +258,18 @@ def test_others_are_served_only_with_a_token(tmp_path: Path) -> None:
         configure(tmp_path, None, None, "127.0.0.1", 0, "secret", None)
     with pytest.raises(ConfigError, match=r"no config\.yaml"):
         configure(tmp_path, None, None, "127.0.0.1", 0, "", tmp_path)
+
+
+def test_of_the_trainer_only_the_run_folder_is_imported() -> None:
+    loaded = (
+        "import sys; import extra_inspector.index, extra_inspector.prefixes, extra_inspector.tokens;"
+        " import extra_inspector.memories, extra_inspector.markup, extra_inspector.access;"
+        " print(*(name for name in sys.modules if name.startswith(('extra_', 'torch'))))"
+    )
+    names = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    ).stdout.split()
+    tops = {name.split(".")[0] for name in names}
+    assert tops == {"extra_inspector", "extra_client", "extra_rl", "extra_trainer"}
+    of_trainer = {name for name in names if name.startswith("extra_trainer.")}
+    assert of_trainer == {"extra_trainer.runs", "extra_trainer.runs.folder", "extra_trainer.runs.schema"}

@@ -1,4 +1,4 @@
-"""What a report says of runs: who is compared with whom, and that its figures are those of the folders."""
+"""Reports of runs: they are grouped into arms, and the figures are those of their folders."""
 
 import re
 from pathlib import Path

@@ -122,7 +122,7 @@ class RunFolder:
 
     @property
     def failure(self) -> Path:
-        """Why the trainer's process failed."""
+        """Reason for which the trainer's process failed."""
         return self.path / "failure.txt"
 
     def evaluation(self, when: str) -> Path:

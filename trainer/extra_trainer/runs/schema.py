@@ -120,12 +120,12 @@ class RolloutRecord:
 
     @property
     def correct(self) -> bool:
-        """Whether the response was found correct."""
+        """True if the response was found correct."""
         return self.status is VerdictStatus.CORRECT
 
     @property
     def decided(self) -> bool:
-        """Whether the verdict says anything about the response (`extra_rl.groups`)."""
+        """True if the verdict says anything about the response (`extra_rl.groups`)."""
         return is_decided(self.status, self.unparseable_side)
 
     def to_json(self) -> dict[str, Any]:
