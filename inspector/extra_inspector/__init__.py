@@ -1,6 +1,6 @@
 """A local, read-only web page over a run: `extra-rl inspect RUN`.
 
-`index` makes what the run folder holds searchable, `prefixes` and `memories` answer what the page asks of one
-prompt, `markup` turns it into HTML, `web` puts the page together with NiceGUI, `access` lets in who may see
-it. Nothing but the index, which lies in the user's cache folder, is ever written.
+`index` makes the run folder searchable, `prefixes` and `memories` collect the data of one prompt, `markup`
+turns it into HTML, `web` builds the pages with NiceGUI, and `access` protects them. Of the trainer only
+`extra_trainer.runs` is imported. Only the index is written; it is in the user's cache folder.
 """

@@ -1,9 +1,9 @@
-"""Who may see the page.
+"""Access to the page.
 
-On the loopback interface everybody on this machine, but only under a name of this machine: a page of the web
-that has its own name point here (DNS rebinding) is refused. Elsewhere a bearer token, of which the inspector
-knows the SHA-256, in the form of the services' tokens. A browser is given it once, as `?token=...`, and keeps
-it in a cookie that scripts cannot read and other sites do not send.
+On the loopback interface every user of this machine has access, but only under a name of this machine: a web
+site whose name resolves to this machine (DNS rebinding) is refused. On other interfaces a bearer token is
+required; the inspector knows its SHA-256, in the form of the services' tokens. A browser gets the token once,
+as `?token=...`, and keeps it in a cookie that scripts cannot read and other sites do not send.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 COOKIE = "extra_rl_inspect"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: Of everything that is served: nothing from elsewhere, and no other site may show it.
+#: Headers of every response: no other site may embed the page, and the browser sends it no referrer.
 HEADERS = (
     (b"x-frame-options", b"DENY"),
     (b"x-content-type-options", b"nosniff"),
@@ -34,7 +34,7 @@ class Guard:
     sha256: str = ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on what may pass."""
+        """Pass on allowed requests, and answer the others."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -50,17 +50,17 @@ class Guard:
     def _refusal(self, headers: Headers, scope: Scope) -> PlainTextResponse | RedirectResponse | None:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host", ""):
-            return PlainTextResponse("This page is not for other sites.\n", 403)
+            return PlainTextResponse("This page cannot be used from other sites.\n", 403)
         if not self.sha256:
             if (urlsplit(f"//{headers.get('host', '')}").hostname or "") in LOOPBACK:
                 return None
-            return PlainTextResponse("This page answers to names of this machine alone.\n", 403)
+            return PlainTextResponse("This page is served only under a name of this machine.\n", 403)
         if self._known(_bearer(headers)) or self._known(_cookie(headers)):
             return None
-        asked = dict(parse_qsl(scope.get("query_string", b"").decode()))
-        token = asked.pop("token", "")
+        parameters = dict(parse_qsl(scope.get("query_string", b"").decode()))
+        token = parameters.pop("token", "")
         if scope["type"] == "http" and self._known(token):
-            rest = urlencode(asked)
+            rest = urlencode(parameters)
             answer = RedirectResponse(scope["path"] + (f"?{rest}" if rest else ""), 303)
             answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
             return answer

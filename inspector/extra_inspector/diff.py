@@ -6,8 +6,8 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 WORD = re.compile(r"\s|\w+|[^\w\s]")
-#: Words beyond which texts are compared by lines: comparing words takes time by their number squared.
-WORDS = 4000
+#: Longer texts, in words of both, are compared by lines: the time grows with the square of the number.
+MOST_WORDS = 4000
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Piece:
 
 
 def pieces(first: str, second: str) -> list[Piece]:
-    """What turns `first` into `second`."""
+    """Return the difference of two texts as pieces in order; "gone" and "same" joined are `first`."""
     a, b = WORD.findall(first), WORD.findall(second)
-    if len(a) + len(b) > WORDS:
+    if len(a) + len(b) > MOST_WORDS:
         a, b = first.splitlines(keepends=True), second.splitlines(keepends=True)
     found: list[Piece] = []
     for tag, a0, a1, b0, b1 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():

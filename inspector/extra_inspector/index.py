@@ -1,30 +1,32 @@
-"""What a run folder holds, searchable: an SQLite index over its rollouts and prefix choices.
+"""The searchable index of a run folder: an SQLite database over its rollouts and prefix choices.
 
-Lines stay where they are: the index keeps what is filtered and sorted by, and where in its file each line
-begins. It lies outside the run folder, is made once and brought up to date file by file, so that the rollouts
-of a run that goes on appear as they come. Old run folders, whose lines hold less, are indexed too.
+Records stay in their files: the index stores the values that are filtered and sorted by, and the position of
+each record's line. It is outside the run folder, and is updated file by file, so that the rollouts of a run
+that is still training appear as they come.
 """
 
 import hashlib
-import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from extra_rl.config_file import ConfigError, read_yaml
-from extra_trainer.runs.folder import RunFolder
+from extra_rl.vocabulary import MemoryPolicy, VerdictStatus
+from extra_trainer.runs.folder import Record, RunFolder, StepFolder, read_line
+from extra_trainer.runs.schema import PrefixChoiceRecord, RolloutRecord, group_outcome
 
-VERSION = 2
+#: Of SCHEMA: an index with another version is made again.
+VERSION = 3
 SCHEMA = """
 CREATE TABLE files (path TEXT PRIMARY KEY, step INTEGER, modified INTEGER, size INTEGER);
 CREATE TABLE prompts (
   id INTEGER PRIMARY KEY, name TEXT UNIQUE, text TEXT, answer TEXT,
-  visits INTEGER DEFAULT 0, rollouts INTEGER DEFAULT 0, correct INTEGER DEFAULT 0, hard INTEGER DEFAULT 0,
+  groups INTEGER DEFAULT 0, rollouts INTEGER DEFAULT 0, correct INTEGER DEFAULT 0, hard INTEGER DEFAULT 0,
   rescued INTEGER DEFAULT 0, novelty REAL DEFAULT 0, undecided INTEGER DEFAULT 0, last_step INTEGER DEFAULT 0
 );
 CREATE TABLE rollouts (
@@ -48,13 +50,13 @@ CREATE TABLE choices (
 CREATE INDEX choices_of_prompt ON choices (prompt_id, step);
 CREATE VIRTUAL TABLE texts USING fts5(body, content='', tokenize='unicode61 remove_diacritics 0');
 """
-#: Statuses after which nothing is known about a response.
-UNDECIDED = ("timeout", "error")
+#: A group's place and step in one number.
+GROUP_KEY = "step * 1000000 + place"
 
-Show = Literal["all", "hard", "rescued", "novel", "timeouts"]
-#: That a rollout is one that a search finds.
+Show = Literal["all", "hard", "rescued", "novel", "undecided"]
+#: SQL condition: the rollout `r` matches the search.
 FOUND = "r.id IN (SELECT rowid FROM texts WHERE texts MATCH ?)"
-#: Sort key of a view -> column.
+#: Sort key of a list -> its column or SQL expression.
 ROLLOUT_ORDERS = {
     "step": "step",
     "novelty": "novelty",
@@ -62,9 +64,11 @@ ROLLOUT_ORDERS = {
     "tokens": "tokens",
     "status": "status",
 }
+#: The columns of a PromptRow.
+PROMPT_COLUMNS = "name, text, answer, groups, hard, rescued, rollouts, correct, undecided, novelty, last_step"
 PROMPT_ORDERS = {
     "prompt": "text",
-    "visits": "visits",
+    "groups": "groups",
     "pass_rate": "1.0 * correct / rollouts",
     "hard": "hard",
     "rescued": "rescued",
@@ -75,13 +79,13 @@ PROMPT_ORDERS = {
 
 @dataclass(frozen=True)
 class Query:
-    """What is to be listed, and which page of it."""
+    """Filters, order and page of a list."""
 
     search: str = ""
     show: Show = "all"
-    #: Of rollouts; "" for any.
+    #: Status of listed rollouts; "" for any.
     status: str = ""
-    #: A key of the view's orders; "" for that which suits `show`.
+    #: A key of ROLLOUT_ORDERS or PROMPT_ORDERS; "" for the one that suits `show`.
     order: str = ""
     descending: bool = True
     offset: int = 0
@@ -89,10 +93,55 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A group: one prompt in one step."""
+class PromptRow:
+    """One row of the list of prompts."""
+
+    prompt_id: str
+    text: str
+    answer: str
+    #: Number of its groups, hard groups, and guided groups with a correct rollout.
+    groups: int
+    hard: int
+    rescued: int
+    #: Number of its rollouts, correct rollouts, and rollouts without a verdict on the response.
+    rollouts: int
+    correct: int
+    undecided: int
+    #: The largest of its rollouts.
+    novelty: float
+    last_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """One row of the list of rollouts."""
+
+    id: int
+    step: int
+    #: Place of its group in the step.
+    place: int
+    sample: int
+    prompt_id: str
+    prompt_text: str
+    answer: str
+    status: str
+    extracted: str
+    rule: str
+    novelty: float
+    #: Mean, in nats a token.
+    entropy: float
+    tokens: int
+    guided: bool
+    #: Whether it belongs to a guided group with a correct rollout.
+    rescued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """The counts of a group: the rollouts of one prompt in one step."""
 
     step: int
+    #: Its place in the step.
     place: int
     guided: bool
     prefix_id: str
@@ -102,9 +151,25 @@ class Visit:
     hard: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A rollout that the novelty service stored as a solution of its prompt."""
+
+    step: int
+    rollout: RolloutRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedChoice:
+    """A prefix choice and the step it was made in."""
+
+    step: int
+    record: PrefixChoiceRecord
+
+
 @dataclass
 class Progress:
-    """How far indexing is, in files of steps."""
+    """Progress of indexing, in step files."""
 
     done: int = 0
     total: int = 0
@@ -121,6 +186,7 @@ class Index:
     def __post_init__(self) -> None:
         if not self.folder.config.is_file():
             raise ConfigError(f"{self.folder.path} holds no run: there is no config.yaml in it")
+        self.folder.check_format()
         self.config: dict[str, Any] = read_yaml(self.folder.config)
         self._local = threading.local()
         self._updating = threading.Lock()
@@ -133,7 +199,11 @@ class Index:
 
     @classmethod
     def of(cls, folder: RunFolder, cache: Path | None = None) -> "Index":
-        """The index of a run in the user's cache folder, or in `cache`."""
+        """Open the index of a run in the user's cache folder, or in `cache`.
+
+        Raises:
+            ConfigError: The folder holds no run, or this release cannot read its records.
+        """
         where = (
             cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "extra-rl" / "inspect"
         )
@@ -141,19 +211,24 @@ class Index:
         return cls(folder, where / f"{folder.path.resolve().name}-{name}.sqlite")
 
     def update(self) -> bool:
-        """Takes in what is new or changed in the run folder; whether anything was."""
+        """Index the files of the run folder that are new or changed; return whether there were any.
+
+        Raises:
+            RecordError: This release cannot read a record; the files before it are indexed.
+        """
         with self._updating:
+            folders: tuple[StepFolder, ...] = ("prefixes", "rollouts")
             files = {
-                path: (kind, path.stat())
-                for kind in ("prefixes", "rollouts")
-                for path in sorted((self.folder.path / kind).glob("step-*.jsonl"))
+                path: (folder, step, path.stat())
+                for folder in folders
+                for step, path in self.folder.step_files(folder)
             }
             with self._connection() as connection:
                 known = {row["path"]: row for row in connection.execute("SELECT * FROM files")}
             gone = [name for name in known if self.folder.path / name not in files]
             stale = [
-                (path, kind, stat)
-                for path, (kind, stat) in files.items()
+                (path, folder, step, stat)
+                for path, (folder, step, stat) in files.items()
                 if _signature(known.get(self._name(path))) != (stat.st_mtime_ns, stat.st_size)
             ]
             self.progress = Progress(0, len(stale))
@@ -161,21 +236,22 @@ class Index:
             with self._connection() as connection:
                 for name in gone:
                     touched |= _forget(connection, name, known[name]["step"])
-            for path, kind, stat in stale:
-                with self._connection() as connection:
-                    touched |= self._take_in(connection, path, kind, stat)
-                self.progress.done += 1
-            if touched:
+            try:
+                for path, folder, step, stat in stale:
+                    with self._connection() as connection:
+                        touched |= self._index_file(connection, path, folder, step, stat)
+                    self.progress.done += 1
+            finally:
                 with self._connection() as connection:
                     self._summarize(connection, touched)
             return bool(gone or stale)
 
-    def rollouts(self, query: Query) -> tuple[list[dict[str, Any]], int]:
-        """A page of rollouts with their prompts, and how many there are in all."""
+    def rollouts(self, query: Query) -> tuple[list[RolloutRow], int]:
+        """Return a page of the rollouts that a query finds, and their number on all pages."""
         where, values = _rollout_filter(query)
         column = ROLLOUT_ORDERS.get(query.order, "novelty" if query.show == "novel" else "step")
         direction = "DESC" if query.descending else "ASC"
-        # By step in the order of an index, so that a page is read without sorting all that is found.
+        # By step in the order of an SQL index, so that a page is read without sorting all rows found.
         columns = ("step", "place", "sample") if column == "step" else (column, "id")
         order = ", ".join(f"r.{name} {direction}" for name in columns)
         counted, chosen = (
@@ -185,27 +261,28 @@ class Index:
         with self._connection() as connection:
             (in_order,) = connection.execute("SELECT texts_in_order FROM state").fetchone()
             if in_order and where == f"WHERE {FOUND}" and column == "step":
-                # A search alone, which may find nearly everything: the search table's own order will do.
+                # A search without filters may find nearly all rows: use the search table's own order.
                 counted = "texts WHERE texts MATCH ?"
                 rowids = f"SELECT rowid FROM {counted} ORDER BY rowid {direction} LIMIT ? OFFSET ?"
                 chosen = f"SELECT * FROM rollouts WHERE id IN ({rowids})"
             (total,) = connection.execute(f"SELECT count(*) FROM {counted}", values).fetchone()
             rows = connection.execute(
-                f"SELECT r.*, p.name AS prompt_id, p.text AS prompt_text, p.answer AS answer"
-                f" FROM ({chosen}) r JOIN prompts p ON p.id = r.prompt ORDER BY {order}",
+                "SELECT r.id, r.step, r.place, r.sample, p.name, p.text, p.answer, r.status, r.extracted,"
+                f" r.rule, r.novelty, r.entropy, r.tokens, r.guided, r.rescued FROM ({chosen}) r"
+                f" JOIN prompts p ON p.id = r.prompt ORDER BY {order}",
                 [*values, query.limit, query.offset],
             ).fetchall()
-        return [dict(row) for row in rows], total
+        return [RolloutRow(*row) for row in rows], total
 
-    def prompts(self, query: Query) -> tuple[list[dict[str, Any]], int]:
-        """A page of prompts with what came of them, and how many there are in all."""
-        conditions, values = ["visits > 0"], list[Any]()
+    def prompts(self, query: Query) -> tuple[list[PromptRow], int]:
+        """Return a page of the prompts that a query finds, and their number on all pages."""
+        conditions, values = ["groups > 0"], list[Any]()
         if query.search.strip():
             conditions.append(
                 "(text LIKE ? ESCAPE '\\' OR answer LIKE ? ESCAPE '\\' OR name LIKE ? ESCAPE '\\')"
             )
             values += [_like(query.search)] * 3
-        column = {"hard": "hard", "rescued": "rescued", "novel": "novelty", "timeouts": "undecided"}.get(
+        column = {"hard": "hard", "rescued": "rescued", "novel": "novelty", "undecided": "undecided"}.get(
             query.show
         )
         if column:
@@ -216,19 +293,22 @@ class Index:
         with self._connection() as connection:
             (total,) = connection.execute(f"SELECT count(*) FROM prompts {where}", values).fetchone()
             rows = connection.execute(
-                f"SELECT * FROM prompts {where} ORDER BY {order} {direction}, id LIMIT ? OFFSET ?",
+                f"SELECT {PROMPT_COLUMNS} FROM prompts {where} ORDER BY {order} {direction}, id"
+                " LIMIT ? OFFSET ?",
                 [*values, query.limit, query.offset],
             ).fetchall()
-        return [dict(row) for row in rows], total
+        return [PromptRow(*row) for row in rows], total
 
-    def prompt(self, prompt_id: str) -> dict[str, Any] | None:
-        """A prompt's row; None if it is unknown."""
+    def prompt(self, prompt_id: str) -> PromptRow | None:
+        """Return a prompt's row, None if the prompt is unknown."""
         with self._connection() as connection:
-            row = connection.execute("SELECT * FROM prompts WHERE name = ?", [prompt_id]).fetchone()
-        return dict(row) if row else None
+            row = connection.execute(
+                f"SELECT {PROMPT_COLUMNS} FROM prompts WHERE name = ?", [prompt_id]
+            ).fetchone()
+        return PromptRow(*row) if row else None
 
-    def visits(self, prompt_id: str) -> list[Visit]:
-        """The groups of a prompt, by step."""
+    def groups(self, prompt_id: str) -> list[GroupSummary]:
+        """Return the groups of a prompt, by step."""
         with self._connection() as connection:
             rows = connection.execute(
                 "SELECT step, place, max(guided) guided, max(prefix_id) prefix_id, count(*) rollouts,"
@@ -238,7 +318,7 @@ class Index:
                 [prompt_id],
             ).fetchall()
         return [
-            Visit(
+            GroupSummary(
                 row["step"],
                 row["place"],
                 bool(row["guided"]),
@@ -251,56 +331,61 @@ class Index:
             for row in rows
         ]
 
-    def group(self, step: int, place: int) -> list[dict[str, Any]]:
-        """The records of a group's rollouts as the trainer wrote them, by sample."""
+    def group(self, step: int, place: int) -> list[RolloutRecord]:
+        """Return the records of a group's rollouts, by sample."""
         with self._connection() as connection:
             rows = connection.execute(
                 "SELECT position, length FROM rollouts WHERE step = ? AND place = ? ORDER BY sample",
                 [step, place],
             ).fetchall()
-        return self._records("rollouts", step, rows)
+        return self._records(RolloutRecord, "rollouts", step, rows)
 
-    def solutions(self, prompt_id: str, numbers: Sequence[int] | None = None) -> dict[int, dict[str, Any]]:
-        """Solution number -> the record of the rollout it is, with its `step` and `place`; None: of all."""
-        chosen = "" if numbers is None else f" AND solution IN ({', '.join('?' * len(numbers))})"
+    def solutions(self, prompt_id: str) -> dict[int, Solution]:
+        """Return solution number -> solution, of all solutions that were ever stored for a prompt."""
         with self._connection() as connection:
             rows = connection.execute(
-                "SELECT step, place, position, length, solution FROM rollouts WHERE solution IS NOT NULL AND"
-                f" prompt = (SELECT id FROM prompts WHERE name = ?){chosen} ORDER BY solution",
-                [prompt_id, *(numbers or ())],
+                "SELECT step, position, length, solution FROM rollouts WHERE solution IS NOT NULL AND"
+                " prompt = (SELECT id FROM prompts WHERE name = ?) ORDER BY solution",
+                [prompt_id],
             ).fetchall()
-        found: dict[int, dict[str, Any]] = {}
+        found: dict[int, Solution] = {}
         for row in rows:
-            (record,) = self._records("rollouts", row["step"], [row])
-            found[row["solution"]] = {**record, "step": row["step"], "place": row["place"]}
+            (record,) = self._records(RolloutRecord, "rollouts", row["step"], [row])
+            found[row["solution"]] = Solution(row["step"], record)
         return found
 
-    def choices(self, prompt_id: str, until: int) -> list[dict[str, Any]]:
-        """The prefix choices made of a prompt's groups up to a step, with their `step`, in order."""
+    def prefix_choices(self, prompt_id: str, until: int) -> list[RecordedChoice]:
+        """Return the prefix choices made for a prompt up to the step `until`, in order."""
         with self._connection() as connection:
             rows = connection.execute(
                 "SELECT step, position, length FROM choices WHERE prompt_id = ? AND step <= ?"
                 " ORDER BY step, place",
                 [prompt_id, until],
             ).fetchall()
-        return [{**self._records("prefixes", row["step"], [row])[0], "step": row["step"]} for row in rows]
+        return [
+            RecordedChoice(row["step"], *self._records(PrefixChoiceRecord, "prefixes", row["step"], [row]))
+            for row in rows
+        ]
 
     def counts(self) -> dict[str, int]:
-        """Steps, prompts and rollouts."""
+        """Return the numbers of "steps", "prompts" and "rollouts"."""
         with self._connection() as connection:
             row = connection.execute(
                 "SELECT (SELECT count(DISTINCT step) FROM files) steps,"
-                " (SELECT count(*) FROM prompts WHERE visits > 0) prompts,"
+                " (SELECT count(*) FROM prompts WHERE groups > 0) prompts,"
                 " (SELECT count(*) FROM rollouts) rollouts"
             ).fetchone()
         return dict(row)
 
-    def _records(self, kind: str, step: int, rows: Sequence[sqlite3.Row]) -> list[dict[str, Any]]:
+    def _records(
+        self, kind: type[Record], folder: StepFolder, step: int, rows: Iterable[sqlite3.Row]
+    ) -> list[Record]:
+        path = self.folder.step_file(folder, step)
         records = []
-        with self.folder.of_step(kind, step).open("rb") as file:
+        with path.open("rb") as file:
             for row in rows:
                 file.seek(row["position"])
-                records.append(json.loads(file.read(row["length"])))
+                records.append(read_line(kind, file.read(row["length"]), path))
         return records
 
     def _name(self, path: Path) -> str:
@@ -308,85 +393,78 @@ class Index:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection, in a transaction."""
+        """Yield this thread's connection, in a transaction."""
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = sqlite3.connect(self.path, timeout=60)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode=WAL")
-            # It can be made again.
+            # After a crash of the machine the index can be made again.
             connection.execute("PRAGMA synchronous=OFF")
             self._local.connection = connection
         with connection:
             yield connection
 
-    def _take_in(
-        self, connection: sqlite3.Connection, path: Path, kind: str, stat: os.stat_result
+    def _index_file(
+        self, connection: sqlite3.Connection, path: Path, folder: StepFolder, step: int, stat: os.stat_result
     ) -> set[int]:
-        """Indexes a file; returns the prompts that it tells of."""
-        step = int(path.stem.removeprefix("step-"))
+        """Index a file; return the prompts of its records, before and now."""
         touched = _forget(connection, self._name(path), step)
-        if kind == "prefixes":
+        if folder == "prefixes":
             rows = [
-                (step, record["group"], record["prompt_id"], position, length)
-                for record, position, length in _lines(path)
+                (step, record.group, record.prompt_id, position, length)
+                for record, position, length in _lines(PrefixChoiceRecord, path)
             ]
             connection.executemany("INSERT OR REPLACE INTO choices VALUES (?, ?, ?, ?, ?)", rows)
         else:
-            touched |= self._take_in_rollouts(connection, path, step)
+            touched |= self._index_rollouts(connection, path, step)
         connection.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
             (self._name(path), step, stat.st_mtime_ns, stat.st_size),
         )
         return touched
 
-    def _take_in_rollouts(self, connection: sqlite3.Connection, path: Path, step: int) -> set[int]:
-        groups: dict[int, list[tuple[dict[str, Any], int, int]]] = {}
-        place = -1
-        for record, position, length in _lines(path):
-            # Lines of old runs do not say of which group they are: a group begins with sample 0.
-            place = record.get("group", place + (record["sample"] == 0))
-            groups.setdefault(place, []).append((record, position, length))
+    def _index_rollouts(self, connection: sqlite3.Connection, path: Path, step: int) -> set[int]:
+        groups: dict[int, list[tuple[RolloutRecord, int, int]]] = {}
+        for record, position, length in _lines(RolloutRecord, path):
+            groups.setdefault(record.group, []).append((record, position, length))
         prompts: dict[str, int] = {}
         rows, texts = [], []
-        # Of steps that come as they should, ids are in the order of steps, and all texts are of rollouts.
+        # If steps are indexed in order, ids are in the order of steps, and all texts belong to rollouts.
         (newest,) = connection.execute("SELECT coalesce(max(step), 0) FROM rollouts").fetchone()
         if step <= newest:
             connection.execute("UPDATE state SET texts_in_order = 0")
         (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone() or (0,)
         for place, lines in groups.items():
             first = lines[0][0]
-            prompt = prompts.get(first["prompt_id"]) or _prompt(connection, first)
-            prompts[first["prompt_id"]] = prompt
-            correct = sum(record["status"] == "correct" for record, _, _ in lines)
-            decided = sum(record["status"] not in UNDECIDED for record, _, _ in lines)
-            hard = decided > 0 and correct / decided <= 1 / len(lines)
+            prompt = prompts.get(first.prompt_id) or _prompt(connection, first)
+            prompts[first.prompt_id] = prompt
+            outcome = group_outcome(record for record, _, _ in lines)
             for record, position, length in lines:
                 last += 1
-                undecided = record["status"] in UNDECIDED
                 rows.append(
                     (
                         last,
                         step,
                         place,
-                        record["sample"],
+                        record.sample,
                         prompt,
-                        record["status"],
-                        record["extracted"],
-                        record.get("rule", ""),
-                        record["novelty"],
-                        record["mean_entropy"],
-                        record["tokens"],
-                        record["guided"],
-                        record["prefix_id"],
-                        hard,
-                        record["guided"] and correct > 0,
-                        undecided,
+                        record.status,
+                        record.extracted,
+                        record.rule,
+                        record.novelty,
+                        record.mean_entropy,
+                        record.tokens,
+                        record.guided,
+                        record.prefix_id,
+                        outcome.hard,
+                        record.guided and outcome.correct > 0,
+                        not record.decided,
                         position,
                         length,
                     )
                 )
-                texts.append((last, f"{record['prompt']}\n{record['text']}\n{record['extracted']}"))
+                texts.append((last, f"{record.prompt}\n{record.text}\n{record.extracted}"))
         connection.executemany(
             "INSERT INTO rollouts (id, step, place, sample, prompt, status, extracted, rule, novelty,"
             " entropy, tokens, guided, prefix_id, hard, rescued, undecided, position, length)"
@@ -397,9 +475,15 @@ class Index:
         return set(prompts.values())
 
     def _summarize(self, connection: sqlite3.Connection, touched: set[int]) -> None:
-        """Brings up to date what is kept of prompts, and the numbers of their solutions."""
+        """Update the rows of prompts, and the numbers of their solutions.
+
+        A rollout gets a solution number if the novelty service stored it, by the run's config.
+        """
+        if not touched:
+            return
         novelty = self.config.get("novelty", {})
-        counted = "status = 'correct'" if novelty.get("memory_policy") != "all" else "NOT undecided"
+        remembers_all = novelty.get("memory_policy") == MemoryPolicy.ALL
+        counted = "NOT undecided" if remembers_all else f"status = '{VerdictStatus.CORRECT}'"
         if not novelty.get("guided_groups", True):
             counted += " AND NOT guided"
         if not novelty.get("enabled", True):
@@ -408,10 +492,10 @@ class Index:
         connection.execute("DELETE FROM touched")
         connection.executemany("INSERT INTO touched VALUES (?)", [(prompt,) for prompt in touched])
         connection.execute(
-            "UPDATE prompts SET (visits, rollouts, correct, hard, rescued, novelty, undecided, last_step) ="
-            " (SELECT count(DISTINCT step * 1000000 + place), count(*), coalesce(sum(status = 'correct'), 0),"
-            " count(DISTINCT CASE WHEN hard THEN step * 1000000 + place END),"
-            " count(DISTINCT CASE WHEN rescued THEN step * 1000000 + place END),"
+            "UPDATE prompts SET (groups, rollouts, correct, hard, rescued, novelty, undecided, last_step) ="
+            f" (SELECT count(DISTINCT {GROUP_KEY}), count(*), coalesce(sum(status = 'correct'), 0),"
+            f" count(DISTINCT CASE WHEN hard THEN {GROUP_KEY} END),"
+            f" count(DISTINCT CASE WHEN rescued THEN {GROUP_KEY} END),"
             " coalesce(max(novelty), 0), coalesce(sum(undecided), 0), coalesce(max(step), 0)"
             " FROM rollouts WHERE prompt = prompts.id) WHERE id IN (SELECT id FROM touched)"
         )
@@ -423,37 +507,37 @@ class Index:
         )
 
 
-def _lines(path: Path) -> Iterator[tuple[dict[str, Any], int, int]]:
-    """Records, and where each begins and how long it is; a line that is still being written is left out."""
+def _lines(kind: type[Record], path: Path) -> Iterator[tuple[Record, int, int]]:
+    """Yield each record with position and length of its line; an unfinished last line is left out."""
     position = 0
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                yield json.loads(line), position, len(line)
+                yield read_line(kind, line, path), position, len(line)
             position += len(line)
 
 
 def _forget(connection: sqlite3.Connection, name: str, step: int) -> set[int]:
-    """Forgets what a file told; returns the prompts that it told of."""
+    """Delete what was indexed from a file; return the prompts of its records."""
     connection.execute("DELETE FROM files WHERE path = ?", [name])
     if name.startswith("prefixes"):
         connection.execute("DELETE FROM choices WHERE step = ?", [step])
         return set()
     rows = connection.execute("SELECT DISTINCT prompt FROM rollouts WHERE step = ?", [step]).fetchall()
     if rows:
-        # Their texts stay in the search table, under ids that no rollout has any more.
+        # Their texts stay in the search table, under ids that no rollout has.
         connection.execute("UPDATE state SET texts_in_order = 0")
         connection.execute("DELETE FROM rollouts WHERE step = ?", [step])
     return {prompt for (prompt,) in rows}
 
 
-def _prompt(connection: sqlite3.Connection, record: dict[str, Any]) -> int:
-    found = connection.execute("SELECT id FROM prompts WHERE name = ?", [record["prompt_id"]]).fetchone()
+def _prompt(connection: sqlite3.Connection, record: RolloutRecord) -> int:
+    found = connection.execute("SELECT id FROM prompts WHERE name = ?", [record.prompt_id]).fetchone()
     if found:
         return int(found[0])
     made = connection.execute(
         "INSERT INTO prompts (name, text, answer) VALUES (?, ?, ?)",
-        [record["prompt_id"], record["prompt"], record["answer"]],
+        [record.prompt_id, record.prompt, record.answer],
     )
     assert made.lastrowid is not None
     return made.lastrowid
@@ -478,9 +562,9 @@ def _rollout_filter(query: Query) -> tuple[str, list[Any]]:
     if words:
         phrases = " ".join('"' + word.replace('"', '""') + '"' for word in words)
         conditions.append(FOUND)
-        # What is typed may be the beginning of a word.
+        # The last word may be the beginning of a longer one.
         values.append(phrases + "*")
-    shown = {"hard": "r.hard", "rescued": "r.rescued", "novel": "r.novelty > 0", "timeouts": "r.undecided"}
+    shown = {"hard": "r.hard", "rescued": "r.rescued", "novel": "r.novelty > 0", "undecided": "r.undecided"}
     if query.show in shown:
         conditions.append(shown[query.show])
     if query.status:

@@ -1,4 +1,4 @@
-"""What `extra-rl inspect` does: settings in, a page served until Ctrl-C, an exit code out."""
+"""The command `extra-rl inspect`: checks its settings, serves the page until Ctrl-C, returns an exit code."""
 
 import re
 import sys
@@ -26,7 +26,20 @@ def inspect(
     token_sha256: str,
     cache: Path | None,
 ) -> int:
-    """Serves the page of a run; 0 when stopped, 1 for settings that cannot be served."""
+    """Serve the page of a run until it is stopped.
+
+    Args:
+        run: The run folder.
+        novelty: Address of a live novelty service; None: the memory is read from the run folder.
+        namespace: The run's namespace there; None: the identity of the run.
+        host: Address to listen on; outside the loopback interface a token is required.
+        port: Port to listen on.
+        token_sha256: SHA-256 of the readers' token, in hex; "": no token.
+        cache: Folder of the index; None: the user's cache folder.
+
+    Returns:
+        The exit code: 0 when stopped, 1 for bad settings.
+    """
     try:
         server = uvicorn.Server(configure(run, novelty, namespace, host, port, token_sha256, cache))
     except ConfigError as error:
@@ -45,7 +58,11 @@ def configure(
     token_sha256: str,
     cache: Path | None,
 ) -> uvicorn.Config:
-    """The server, ready to run; ConfigError for settings that cannot be served."""
+    """Return the configured server; the arguments are those of `inspect`.
+
+    Raises:
+        ConfigError: A setting is bad, the folder holds no run, or this release cannot read its records.
+    """
     if token_sha256 and not re.fullmatch("[0-9a-f]{64}", token_sha256):
         raise ConfigError("--token-sha256 must be 64 lower-case hex digits: the SHA-256 of a token")
     if host not in LOOPBACK and not token_sha256:
@@ -55,17 +72,12 @@ def configure(
     folder = RunFolder(run)
     index = Index.of(folder, cache)
     prefix = index.config.get("prefix", {})
-    identity = folder.path / "identity"
     memories = (
-        LiveMemories(
-            novelty, namespace or (identity.read_text(encoding="utf-8") if identity.is_file() else "")
-        )
-        if novelty
-        else StoredMemories(folder)
+        LiveMemories(novelty, namespace or folder.existing_identity()) if novelty else StoredMemories(folder)
     )
     Inspector(index, Vocabulary(folder, prefix.get("min_segment_tokens", 1)), memories).add_pages()
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    # `dark` None: as the system has it.
+    # `dark` None: light or dark as the system's setting.
     ui.run_with(
         app, dark=None, tailwind=False, title="extra-rl inspect", favicon="🔎", show_welcome_message=False
     )

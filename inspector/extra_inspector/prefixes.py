@@ -1,125 +1,113 @@
-"""What became of a hard group: where its rollout was split, which prefixes competed, and what grew from them.
+"""Prefix choices for display: where a hard group's rollout was split, the candidates, and what followed.
 
-The trainer keeps a candidate's figures and a digest of its text. The text itself is that of a rollout split
-earlier, of which the index knows where it lies; a candidate that nothing here explains (its split was in a
-step whose files are gone) is shown without.
+The trainer records the figures of a candidate and a digest of its text. The text itself is part of a rollout
+that was split earlier and that the index finds; a candidate whose rollout is no longer in the run folder is
+shown without text.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from extra_inspector.index import Index, Visit
-from extra_trainer.runs.record import text_digest
+from extra_inspector.index import GroupSummary, Index, RecordedChoice
+from extra_trainer.runs.schema import CandidateRecord, text_digest
+
+
+@dataclass(frozen=True)
+class PrefixSource:
+    """The rollout that a prefix is part of, and the prefix's text."""
+
+    text: str
+    step: int
+    #: Place of the rollout's group in the step.
+    place: int
+    sample: int
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A prefix that competed; figures as in the prefix service."""
+    """A prefix that could be chosen for a hard prompt."""
 
-    prefix_id: str
-    length: int
-    mean_entropy: float
-    smoothed_entropy: float
-    rollouts: int
-    successes: int
-    dropped: bool
+    record: CandidateRecord
     selected: bool
-    #: Empty if the rollout it is of is not there; and of which step and sample that is.
-    text: str
-    step: int | None
-    sample: int | None
+    #: None if the rollout is not in the run folder, and for the empty prefix.
+    source: PrefixSource | None
+
+    @property
+    def text(self) -> str:
+        """Its text, empty if that is unknown."""
+        return self.source.text if self.source else ""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A hard group's split and what was chosen for its prompt."""
+    """The split of a hard group, and the prefix that was chosen for its prompt."""
 
-    #: The sample that was split, and after how many of its tokens.
-    sample: int | None
-    lengths: list[int]
-    candidates: list[Candidate]
-    #: Groups that went on from the prefix chosen here, in later steps.
-    continuations: list[Visit]
+    #: The sample that was split, and the lengths of its prefixes in tokens.
+    sample: int
+    lengths: Sequence[int]
+    candidates: Sequence[Candidate]
+    #: Groups of later steps that continued from the chosen prefix.
+    continuations: Sequence[GroupSummary]
 
     @property
     def selected(self) -> Candidate | None:
-        """The candidate that was chosen."""
+        """The chosen candidate."""
         return next((candidate for candidate in self.candidates if candidate.selected), None)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a guided group's prefix came from: chosen in a step, of a sample of a group."""
+    """The step in which a guided group's prefix was chosen, and the rollout that it is part of."""
 
     chosen_in: int
-    step: int | None
-    place: int | None
-    sample: int | None
+    #: None if the rollout is not in the run folder.
+    source: PrefixSource | None
 
 
-def choice(index: Index, prompt_id: str, visit: Visit) -> Choice | None:
-    """Of a group that was hard and was split; None of others."""
-    made = index.choices(prompt_id, visit.step)
-    record = next((r for r in made if (r["step"], r["group"]) == (visit.step, visit.place)), None)
-    if record is None:
+def choice(index: Index, prompt_id: str, group: GroupSummary) -> Choice | None:
+    """Return the choice made after a hard group, None if the group was not split."""
+    made = index.prefix_choices(prompt_id, group.step)
+    here = next((c for c in made if (c.step, c.record.group) == (group.step, group.place)), None)
+    if here is None:
         return None
-    texts = _texts(index, made)
-    chosen = record["selected"]
-    later = [v for v in index.visits(prompt_id) if v.step > visit.step and v.guided and v.prefix_id == chosen]
+    sources = _sources(index, made)
+    selected = here.record.selected
+    later = [g for g in index.groups(prompt_id) if g.step > group.step and g.guided]
     return Choice(
-        record["sample"],
-        record["lengths"],
-        [_candidate(each, chosen, texts) for each in record["candidates"] or []],
-        later if chosen is not None else [],
+        here.record.sample,
+        here.record.lengths,
+        [
+            Candidate(record, record.prefix_id == selected, sources.get(record.text_digest))
+            for record in here.record.candidates or ()
+        ],
+        [g for g in later if g.prefix_id == selected],
     )
 
 
-def origin(index: Index, prompt_id: str, visit: Visit) -> Origin | None:
-    """Where the prefix of a guided group came from; None if it is not known."""
-    if not (visit.guided and visit.prefix_id):
+def origin(index: Index, prompt_id: str, group: GroupSummary) -> Origin | None:
+    """Return the origin of a guided group's prefix, None if it has none or its choice is not recorded."""
+    if not (group.guided and group.prefix_id):
         return None
-    made = index.choices(prompt_id, visit.step - 1)
-    record = next((r for r in reversed(made) if r["selected"] == visit.prefix_id), None)
-    if record is None:
+    made = index.prefix_choices(prompt_id, group.step - 1)
+    last = next((c for c in reversed(made) if c.record.selected == group.prefix_id), None)
+    if last is None:
         return None
-    digest = next(
-        (c["text_digest"] for c in record["candidates"] or [] if c["prefix_id"] == visit.prefix_id), None
-    )
-    _, step, place, sample = _texts(index, made).get(digest, ("", None, None, None))
-    return Origin(record["step"], step, place, sample)
+    digests = [c.text_digest for c in last.record.candidates or () if c.prefix_id == group.prefix_id]
+    sources = _sources(index, made)
+    return Origin(last.step, next((sources.get(digest) for digest in digests), None))
 
 
-Found = tuple[str, int | None, int | None, int | None]
-
-
-def _texts(index: Index, choices: list[dict[str, Any]]) -> dict[str | None, Found]:
-    """Digest -> text of a prefix, and step, place and sample of the rollout it is of; the first of equals."""
-    found: dict[str | None, Found] = {}
-    for record in choices:
-        if record["sample"] is None:
-            continue
-        group = index.group(record["step"], record["group"])
-        split = next((r for r in group if r["sample"] == record["sample"]), None)
+def _sources(index: Index, choices: Sequence[RecordedChoice]) -> Mapping[str, PrefixSource]:
+    """Return digest -> source of the prefixes that were stored; of equal texts the first."""
+    found: dict[str, PrefixSource] = {}
+    for made in choices:
+        record = made.record
+        group = index.group(made.step, record.group)
+        split = next((rollout for rollout in group if rollout.sample == record.sample), None)
         if split is None:
             continue
-        for characters in record["characters"]:
-            text = split["text"][:characters]
-            found.setdefault(text_digest(text), (text, record["step"], record["group"], record["sample"]))
+        for characters in record.characters:
+            text = split.text[:characters]
+            source = PrefixSource(text, made.step, record.group, record.sample)
+            found.setdefault(text_digest(text), source)
     return found
-
-
-def _candidate(told: dict[str, Any], chosen: str | None, texts: dict[str | None, Found]) -> Candidate:
-    text, step, _, sample = texts.get(told["text_digest"], ("", None, None, None))
-    return Candidate(
-        told["prefix_id"],
-        told["length"],
-        told["mean_entropy"],
-        told["smoothed_entropy"],
-        told["rollouts"],
-        told["successes"],
-        told["dropped"],
-        told["prefix_id"] == chosen,
-        text,
-        step,
-        sample,
-    )

@@ -10,18 +10,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from extra_rl.tokens import align
 from extra_trainer.runs.folder import RunFolder
-from extra_trainer.runs.record import unpacked
+from extra_trainer.runs.schema import RolloutRecord
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token. `entropy`, in nats, is None for those of a prefix, which were not sampled here."""
+    """One token of a rollout."""
 
     text: str
+    #: In nats; None for tokens of the prefix, which were not sampled in this rollout.
     entropy: float | None
     #: Whether a segment ends after it.
     ends_segment: bool = False
@@ -36,21 +36,21 @@ class Vocabulary:
 
     @cached_property
     def pieces(self) -> list[str]:
-        """Text of each token alone; empty if the run folder is of a release that did not keep them."""
+        """Text of each token alone; empty if the run folder does not have them."""
         if not self.folder.vocabulary.is_file():
             return []
         found: list[str] = json.loads(self.folder.vocabulary.read_text(encoding="utf-8"))
         return found
 
-    def tokens(self, record: dict[str, Any]) -> list[Token] | None:
-        """The tokens of a rollout, its prefix's first; None if its line does not hold them."""
-        if "token_ids" not in record or not self.pieces:
+    def tokens(self, record: RolloutRecord) -> list[Token] | None:
+        """Return the tokens of a rollout, those of its prefix first; None without a vocabulary."""
+        if not self.pieces:
             return None
-        ids = unpacked(record["token_ids"], "<i4").tolist()
-        known = unpacked(record["entropies"], "<f2").astype(float).tolist()
+        ids = record.token_ids.tolist()
+        known = record.entropies.astype(float).tolist()
         entropies = [*[None] * (len(ids) - len(known)), *known]
         pieces = [self.pieces[i] if i < len(self.pieces) else "" for i in ids]
-        texts = fitted(pieces, record["text"])
+        texts = fitted(pieces, record.text)
         ends = segment_ends(pieces, self.min_segment_tokens)
         return [
             Token(text, entropy, place in ends)
@@ -59,7 +59,7 @@ class Vocabulary:
 
 
 def segment_ends(pieces: Sequence[str], least: int) -> set[int]:
-    """After how many tokens segments end: at newlines, at least `least` tokens apart."""
+    """Return the numbers of tokens after which segments end: at newlines, at least `least` tokens apart."""
     ends: list[int] = []
     for place, piece in enumerate(pieces, 1):
         if "\n" in piece and (not ends or place - ends[-1] >= least):

@@ -1,8 +1,8 @@
 """The pages: a list of prompts or rollouts to search and filter, and a page for each prompt.
 
-NiceGUI keeps the page's state on the server and sends the browser what changes; everything it needs is served
-from its package. Lists are paged from the index, so that a page costs the same whatever the run's size. What
-shows one prompt is HTML made here (`markup`); clicks in it come back as events that name what was clicked.
+NiceGUI keeps the page's state on the server and sends changes to the browser; all scripts are served from its
+package. Lists are paged by the index, so a page costs the same for a run of any size. A prompt's page is HTML
+(`markup`); clicks in it arrive as events with the id of the clicked item.
 """
 
 import asyncio
@@ -17,9 +17,12 @@ from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
 from extra_client import ExtraError
 from extra_inspector import diff, markup, prefixes
-from extra_inspector.index import Index, Query, Show, Visit
-from extra_inspector.memories import LiveMemories, Map, MemoryUnavailable, StoredMemories
+from extra_inspector.index import GroupSummary, Index, PromptRow, Query, RolloutRow, Show, Solution
+from extra_inspector.memories import LiveMemories, SolutionMap, StoredMemories
+from extra_inspector.memory_file import MemoryUnavailable
 from extra_inspector.tokens import Vocabulary
+from extra_rl.vocabulary import VerdictStatus
+from extra_trainer.runs.schema import RecordError, RolloutRecord
 
 View = Literal["prompts", "rollouts"]
 SHOWN: dict[Show, str] = {
@@ -27,26 +30,26 @@ SHOWN: dict[Show, str] = {
     "hard": "Hard",
     "rescued": "Rescued",
     "novel": "Most novel",
-    "timeouts": "Timeouts",
+    "undecided": "Undecided",
 }
 STATUSES = {
     "": "Any verdict",
-    **{s: s.capitalize() for s in ("correct", "wrong", "unparseable", "timeout", "error")},
+    **{status.value: status.capitalize() for status in VerdictStatus},
 }
-#: Seconds between looks for new steps.
-LOOK_EVERY = 5.0
-#: Solutions that are listed: the latest.
+#: Seconds between updates with new steps.
+UPDATE_SECONDS = 5.0
+#: Most solutions in the table; the latest are listed.
 LISTED_SOLUTIONS = 64
-#: Groups that grew from a prefix and are listed with their samples.
+#: Most groups that continued from a prefix and are listed with their samples.
 LISTED_CONTINUATIONS = 3
-#: Characters of an excerpt in a list.
-EXCERPT = 90
+#: Most characters of an excerpt in a list.
+EXCERPT_CHARACTERS = 90
 
 COLUMNS: dict[View, list[dict[str, Any]]] = {
     "prompts": [
         {"name": "prompt", "label": "Prompt", "field": "text", "align": "left", "sortable": True},
         {"name": "answer", "label": "Answer", "field": "answer", "align": "left"},
-        {"name": "visits", "label": "Groups", "field": "visits", "sortable": True},
+        {"name": "groups", "label": "Groups", "field": "groups", "sortable": True},
         {"name": "pass_rate", "label": "Correct", "field": "pass_rate", "sortable": True},
         {"name": "hard", "label": "Hard groups", "field": "hard", "sortable": True},
         {"name": "rescued", "label": "Rescued", "field": "rescued", "sortable": True},
@@ -68,10 +71,10 @@ COLUMNS: dict[View, list[dict[str, Any]]] = {
     ],
 }
 ORDERS: dict[View, dict[str, str]] = {
-    view: {"": "As suits the filter", **{c["name"]: c["label"] for c in columns if c.get("sortable")}}
+    view: {"": "Default for the filter", **{c["name"]: c["label"] for c in columns if c.get("sortable")}}
     for view, columns in COLUMNS.items()
 }
-#: Sends the value of the data attribute that a click lands in, and keeps the link from being followed.
+#: Click handler in the browser: emits the value of a data attribute instead of following the link.
 CLICKED = """(event) => {{
   const found = event.target.closest("[data-{0}]");
   if (!found || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -82,11 +85,13 @@ CLICKED = """(event) => {{
 
 @dataclass
 class Inspector:
-    """What the pages show: a run's index, its tokens, and where its memories are."""
+    """The data of the pages: a run's index, its vocabulary and its memories."""
 
     index: Index
     vocabulary: Vocabulary
     memories: StoredMemories | LiveMemories
+    #: Why the last update of the index failed, "" if it did not.
+    problem: str = ""
 
     @property
     def title(self) -> str:
@@ -94,14 +99,14 @@ class Inspector:
         return f"{self.index.folder.path.resolve().name} - extra-rl inspect"
 
     def add_pages(self) -> None:
-        """Registers the pages with NiceGUI."""
+        """Register the pages with NiceGUI."""
         style = (resources.files("extra_inspector") / "inspector.css").read_text(encoding="utf-8")
 
         @ui.page("/", title=self.title, language="en-US")
         async def explore(view: View = "prompts", show: str = "all", q: str = "", status: str = "") -> None:
             ui.add_css(style)
             ui.colors(primary="#0b5cad")
-            await ListPage(self.index, view if view in COLUMNS else "prompts").build(
+            await ListPage(self, view if view in COLUMNS else "prompts").build(
                 Query(
                     search=q,
                     show=cast(Show, show if show in get_args(Show) else "all"),
@@ -124,27 +129,34 @@ class Inspector:
         app.on_startup(self._keep_up_to_date)
 
     async def _keep_up_to_date(self) -> None:
-        async def look() -> None:
+        async def update() -> None:
             while True:
-                await asyncio.to_thread(self.index.update)
-                await asyncio.sleep(LOOK_EVERY)
+                try:
+                    await asyncio.to_thread(self.index.update)
+                    self.problem = ""
+                except RecordError as error:
+                    self.problem = str(error)
+                await asyncio.sleep(UPDATE_SECONDS)
 
-        self._looking = asyncio.create_task(look())
+        # Kept here: asyncio itself holds only a weak reference to a task.
+        self._updates = asyncio.create_task(update())
 
 
 class ListPage:
-    """Prompts or rollouts, searched, filtered, sorted, page by page."""
+    """The list of prompts or rollouts: searched, filtered, sorted, page by page."""
 
-    def __init__(self, index: Index, view: View) -> None:
-        self._index = index
+    def __init__(self, inspector: Inspector, view: View) -> None:
+        self._inspector = inspector
+        self._index = inspector.index
         self._view: View = view
-        self._asked = 0
+        #: Number of the latest query.
+        self._latest = 0
 
     async def build(self, query: Query) -> None:
-        """Lays out the page, with the first rows in it."""
+        """Lay out the page, with the first rows in it."""
         self._query = query
         rows, total = await self._find(query)
-        counts = await self._told_counts()
+        counts = await self._counts_text()
         ui.html('<a class="skip" href="#list">Skip to the list</a>', sanitize=False)
         with ui.element("main").classes("page"):
             with ui.element("div").classes("top"):
@@ -155,7 +167,7 @@ class ListPage:
                     {"prompts": "Prompts", "rollouts": "Rollouts"},
                     value=self._view,
                     on_change=self._show_view,
-                ).props('no-caps aria-label="What is listed"')
+                ).props('no-caps aria-label="List"')
                 ui.input(label="Search", value=query.search, on_change=self._search).props(
                     'outlined dense clearable debounce="100" type="search"'
                 )
@@ -170,7 +182,7 @@ class ListPage:
                     ORDERS[self._view], value="", label="Order by", on_change=self._set_order
                 )
                 self._order.props("outlined dense options-dense").style("min-width: 11rem")
-            self._found = ui.label(self._told_found(total)).classes("soft").props('role="status" id="found"')
+            self._found = ui.label(self._found_text(total)).classes("soft").props('role="status" id="found"')
             self._table = ui.table(
                 rows=rows, columns=COLUMNS[self._view], row_key="key", pagination=_pagination(query, total)
             )
@@ -185,57 +197,58 @@ class ListPage:
                 '<q-td :props="props">'
                 """<span :class="'badge ' + props.value">{{ props.value }}</span></q-td>""",
             )
-            self._table.on("request", self._turn)
+            self._table.on("request", self._change_page)
         self._status.set_visibility(self._view == "rollouts")
-        ui.timer(LOOK_EVERY, self._look)
+        ui.timer(UPDATE_SECONDS, self._refresh)
 
-    async def _look(self) -> None:
-        """Shows what has come since."""
-        counts = await self._told_counts()
+    async def _refresh(self) -> None:
+        """Show rollouts that were indexed since."""
+        counts = await self._counts_text()
         if self._counts.text != counts:
             self._counts.text = counts
             await self._fill()
 
-    async def _told_counts(self) -> str:
+    async def _counts_text(self) -> str:
         counts = await asyncio.to_thread(self._index.counts)
         progress = self._index.progress
         text = f"{counts['steps']:,} steps, {counts['prompts']:,} prompts, {counts['rollouts']:,} rollouts"
         if progress.done < progress.total:
             text += f"; indexing: {progress.done} of {progress.total} files"
-        return text
+        return f"{text}; {self._inspector.problem}" if self._inspector.problem else text
 
-    def _told_found(self, total: int) -> str:
+    def _found_text(self, total: int) -> str:
         return f"{total:,} {self._view[:-1] if total == 1 else self._view}"
 
     async def _find(self, query: Query) -> tuple[list[dict[str, Any]], int]:
         if self._view == "prompts":
-            rows, total = await asyncio.to_thread(self._index.prompts, query)
-            return [_prompt_row(row) for row in rows], total
-        rows, total = await asyncio.to_thread(self._index.rollouts, query)
-        return [_rollout_row(row) for row in rows], total
+            prompts, total = await asyncio.to_thread(self._index.prompts, query)
+            return [_prompt_cells(row) for row in prompts], total
+        rollouts, total = await asyncio.to_thread(self._index.rollouts, query)
+        return [_rollout_cells(row) for row in rollouts], total
 
     async def _fill(self) -> None:
-        """Shows what the query finds; an answer that a later question has overtaken is dropped."""
-        self._asked += 1
-        asked = self._asked
+        """Show the result of the query, unless a later query was made meanwhile."""
+        self._latest += 1
+        number = self._latest
         rows, total = await self._find(self._query)
-        if asked != self._asked:
+        if number != self._latest:
             return
         self._status.set_visibility(self._view == "rollouts")
         self._table.columns = COLUMNS[self._view]
         self._table.rows = rows
         self._table.pagination = _pagination(self._query, total)
-        self._found.text = self._told_found(total)
+        self._found.text = self._found_text(total)
 
     async def _change(self, **changes: Any) -> None:
         self._query = replace(self._query, **{"offset": 0, **changes})
-        asked = {
+        parameters = {
             "view": self._view,
             "show": self._query.show,
             "q": self._query.search,
             "status": self._query.status,
         }
-        ui.navigate.history.replace("/?" + urlencode({name: value for name, value in asked.items() if value}))
+        given = {name: value for name, value in parameters.items() if value}
+        ui.navigate.history.replace("/?" + urlencode(given))
         await self._fill()
 
     async def _show_view(self, event: ValueChangeEventArguments[Any]) -> None:
@@ -257,17 +270,18 @@ class ListPage:
         if (event.value or "") != self._query.order:
             await self._change(order=event.value or "", descending=event.value != "prompt")
 
-    async def _turn(self, event: GenericEventArguments) -> None:
-        asked = event.args["pagination"]
-        size = asked["rowsPerPage"]
-        order = asked["sortBy"] or ""
-        same = order == self._query.order and asked["descending"] == self._query.descending
-        offset = (asked["page"] - 1) * size if same else 0
-        await self._change(offset=offset, limit=size, order=order, descending=bool(asked["descending"]))
+    async def _change_page(self, event: GenericEventArguments) -> None:
+        pagination = event.args["pagination"]
+        size = pagination["rowsPerPage"]
+        order = pagination["sortBy"] or ""
+        descending = bool(pagination["descending"])
+        same = order == self._query.order and descending == self._query.descending
+        offset = (pagination["page"] - 1) * size if same else 0
+        await self._change(offset=offset, limit=size, order=order, descending=descending)
 
 
 def _pagination(query: Query, total: int) -> dict[str, Any]:
-    """Quasar's, of a table whose pages come from a server."""
+    """Return the pagination of a Quasar table whose pages come from a server."""
     return {
         "page": query.offset // query.limit + 1,
         "rowsPerPage": query.limit,
@@ -277,48 +291,55 @@ def _pagination(query: Query, total: int) -> dict[str, Any]:
     }
 
 
-def _prompt_row(row: dict[str, Any]) -> dict[str, Any]:
+def _prompt_cells(row: PromptRow) -> dict[str, Any]:
     return {
-        **row,
-        "key": row["name"],
-        "href": markup.link(row["name"]),
-        "text": _short(row["text"]),
-        "answer": _short(row["answer"], 40),
-        "pass_rate": f"{row['correct']} of {row['rollouts']}",
-        "novelty": f"{row['novelty']:.4f}",
+        "key": row.prompt_id,
+        "href": markup.link(row.prompt_id),
+        "text": _short(row.text),
+        "answer": _short(row.answer, 40),
+        "groups": row.groups,
+        "pass_rate": f"{row.correct} of {row.rollouts}",
+        "hard": row.hard,
+        "rescued": row.rescued,
+        "novelty": f"{row.novelty:.4f}",
+        "last_step": row.last_step,
     }
 
 
-def _rollout_row(row: dict[str, Any]) -> dict[str, Any]:
+def _rollout_cells(row: RolloutRow) -> dict[str, Any]:
     return {
-        **row,
-        "key": row["id"],
-        "href": markup.link(row["prompt_id"], step=row["step"], place=row["place"], sample=row["sample"]),
-        "text": _short(row["prompt_text"], 60),
-        "answer": _short(row["answer"], 30),
-        "extracted": _short(row["extracted"], 30),
-        "novelty": f"{row['novelty']:.4f}",
-        "entropy": f"{row['entropy']:.3f}",
-        "guided": ("rescued" if row["rescued"] else "guided") if row["guided"] else "",
+        "key": row.id,
+        "href": markup.link(row.prompt_id, step=row.step, place=row.place, sample=row.sample),
+        "text": _short(row.prompt_text, 60),
+        "step": row.step,
+        "sample": row.sample,
+        "status": row.status,
+        "extracted": _short(row.extracted, 30),
+        "answer": _short(row.answer, 30),
+        "rule": row.rule,
+        "novelty": f"{row.novelty:.4f}",
+        "entropy": f"{row.entropy:.3f}",
+        "tokens": row.tokens,
+        "guided": ("rescued" if row.rescued else "guided") if row.guided else "",
     }
 
 
-def _first_shown(visits: list[Visit], step: int | None, place: int | None) -> Visit:
-    """The group asked for, or the one with most to see: the last hard one that something grew from."""
-    asked = [v for v in visits if v.step == step and place in (None, v.place)]
-    hard = [v for v in visits if v.hard and not v.guided]
-    last_guided = max((v.step for v in visits if v.guided), default=0)
-    followed = [v for v in hard if v.step < last_guided]
-    return (asked or followed or hard or visits)[-1]
+def _first_shown(groups: list[GroupSummary], step: int | None, place: int | None) -> GroupSummary:
+    """Return the group of `step` and `place`; by default the last hard one with guided groups after it."""
+    requested = [g for g in groups if g.step == step and place in (None, g.place)]
+    hard = [g for g in groups if g.hard and not g.guided]
+    last_guided = max((g.step for g in groups if g.guided), default=0)
+    followed = [g for g in hard if g.step < last_guided]
+    return (requested or followed or hard or groups)[-1]
 
 
-def _short(text: str, most: int = EXCERPT) -> str:
+def _short(text: str, most: int = EXCERPT_CHARACTERS) -> str:
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
 class PromptPage:
-    """One prompt: its groups, the rollouts of one of them, its prefixes, and its memory of solutions."""
+    """The page of one prompt: its groups, the rollouts of one group, its prefixes and its solutions."""
 
     def __init__(
         self, inspector: Inspector, prompt_id: str, sample: int | None, solution: int | None
@@ -329,24 +350,24 @@ class PromptPage:
         self._sample = sample
         self._solution = solution
         self._whole = False
-        self._map: Map | None = None
-        self._solutions: dict[int, dict[str, Any]] = {}
+        self._map: SolutionMap | None = None
+        self._solutions: dict[int, Solution] = {}
 
     async def build(self, step: int | None, place: int | None) -> None:
-        """Lays out the page; without a step the one with most to see: the last that was hard, or the last."""
+        """Lay out the page, with the group of `step` and `place`, or without a step a group of interest."""
         row = await asyncio.to_thread(self._index.prompt, self._prompt_id)
-        self._visits = await asyncio.to_thread(self._index.visits, self._prompt_id)
+        self._groups = await asyncio.to_thread(self._index.groups, self._prompt_id)
         with ui.element("main").classes("page"):
             ui.html('<p><a href="/">All prompts and rollouts</a></p>', sanitize=False, tag="nav").props(
                 'aria-label="Back"'
             )
-            if row is None or not self._visits:
+            if row is None or not self._groups:
                 ui.html(
-                    "<h1>No such prompt</h1><p>The run folder tells of no prompt of this name.</p>",
+                    "<h1>No such prompt</h1><p>The run folder has no prompt with this id.</p>",
                     sanitize=False,
                 )
                 return
-            self._visit = _first_shown(self._visits, step, place)
+            self._group = _first_shown(self._groups, step, place)
             with ui.element("div").classes("stack"):
                 self._panel("Prompt", self._about(row))
                 with ui.element("div").classes("columns"):
@@ -355,8 +376,8 @@ class PromptPage:
                     with ui.element("div").classes("stack"):
                         self._prefixes = self._region()
                         self._memory = self._region()
-        await self._show_visit()
-        # The map may have to ask a service: what is in the folder is shown first.
+        await self._show_group()
+        # The map may need a service's answer: the content of the folder is shown first.
         ui.timer(0.01, self._show_memory, once=True)
 
     def _panel(self, title: str, body: str) -> None:
@@ -366,52 +387,52 @@ class PromptPage:
     def _region(self) -> ui.html:
         with ui.element("section").classes("panel"):
             region = ui.html("", sanitize=False)
-        region.on("click", self._choose_visit, js_handler=CLICKED.format("visit"))
+        region.on("click", self._choose_group, js_handler=CLICKED.format("group"))
         region.on("click", self._choose_solution, js_handler=CLICKED.format("solution"))
         region.on("click", self._show_whole, js_handler=CLICKED.format("whole"))
         return region
 
-    def _about(self, row: dict[str, Any]) -> str:
+    def _about(self, row: PromptRow) -> str:
         return (
             "<h1>Prompt</h1><div class='prompt' tabindex='0' role='region' aria-label='Text of the prompt'>"
-            f"{escape(row['text'].rstrip())}</div>"
-            f"<p>Reference answer <code>{escape(row['answer'])}</code>; {row['correct']} of"
-            f" {row['rollouts']} rollouts correct; hard in {row['hard']} of {row['visits']} groups;"
-            f" guided groups rescued: {row['rescued']}; largest novelty {row['novelty']:.4f}</p>"
+            f"{escape(row.text.rstrip())}</div>"
+            f"<p>Reference answer <code>{escape(row.answer)}</code>; {row.correct} of"
+            f" {row.rollouts} rollouts correct; hard in {row.hard} of {row.groups} groups;"
+            f" guided groups rescued: {row.rescued}; largest novelty {row.novelty:.4f}</p>"
         )
 
-    async def _show_visit(self) -> None:
-        visit = self._visit
-        records = await asyncio.to_thread(self._index.group, visit.step, visit.place)
-        choice = await asyncio.to_thread(prefixes.choice, self._index, self._prompt_id, visit)
-        origin = await asyncio.to_thread(prefixes.origin, self._index, self._prompt_id, visit)
+    async def _show_group(self) -> None:
+        group = self._group
+        records = await asyncio.to_thread(self._index.group, group.step, group.place)
+        choice = await asyncio.to_thread(prefixes.choice, self._index, self._prompt_id, group)
+        origin = await asyncio.to_thread(prefixes.origin, self._index, self._prompt_id, group)
         articles = [
             markup.rollout(
                 record,
                 self._inspector.vocabulary.tokens(record),
-                choice if choice and choice.sample == record["sample"] else None,
-                asked=record["sample"] == self._sample,
+                choice if choice and choice.sample == record.sample else None,
+                highlighted=record.sample == self._sample,
                 whole=self._whole,
             )
             for record in records
         ]
-        guided = "guided group" if visit.guided else "group"
-        heading = f"Rollouts of step {visit.step}: {guided}, {visit.correct} of {visit.rollouts} correct"
+        guided = "guided group" if group.guided else "group"
+        heading = f"Rollouts of step {group.step}: {guided}, {group.correct} of {group.rollouts} correct"
         self._rollouts.content = (
-            f"<h2>Groups of this prompt</h2>{markup.visits(self._prompt_id, self._visits, visit)}"
-            f"<h2 class='next'>{heading}</h2>"
-            f"{markup.grown_from(self._prompt_id, origin, visit)}{markup.scale()}{''.join(articles)}"
+            f"<h2>Groups of this prompt</h2>{markup.group_list(self._prompt_id, self._groups, group)}"
+            f"<h2 class='next'>{heading}</h2>{markup.prefix_origin(self._prompt_id, origin, group)}"
+            f"{markup.entropy_scale()}{''.join(articles)}"
         )
-        body = await self._told_of_prefixes(choice)
-        self._prefixes.content = f"<h2>Prefixes in step {visit.step}</h2>{body}"
+        body = await self._prefixes_html(choice)
+        self._prefixes.content = f"<h2>Prefixes in step {group.step}</h2>{body}"
 
-    async def _told_of_prefixes(self, choice: prefixes.Choice | None) -> str:
+    async def _prefixes_html(self, choice: prefixes.Choice | None) -> str:
         if choice is not None:
-            body = await asyncio.to_thread(self._told_of_choice, choice)
-        elif self._visit.hard:
+            body = await asyncio.to_thread(self._choice_html, choice)
+        elif self._group.hard:
             body = (
-                "<p>The group was hard, but the run folder tells of no split: the warm-up was not over, "
-                "or this run's release did not record it.</p>"
+                "<p>The group was hard, but no split of it is recorded: the warm-up was not over, or the "
+                "run's config does not split such groups.</p>"
             )
         else:
             body = "<p>The group was not hard: nothing was split.</p>"
@@ -425,12 +446,13 @@ class PromptPage:
                 body += f"<p>{escape(memories.source)}: {escape(str(error))}</p>"
         return body
 
-    def _told_of_choice(self, choice: prefixes.Choice) -> str:
-        grown = [(v, self._index.group(v.step, v.place)) for v in choice.continuations[:LISTED_CONTINUATIONS]]
+    def _choice_html(self, choice: prefixes.Choice) -> str:
+        listed = choice.continuations[:LISTED_CONTINUATIONS]
+        groups = [(group, self._index.group(group.step, group.place)) for group in listed]
         return (
-            f"<p>Of the group's rollouts sample {choice.sample} was the most confident: it was split, and "
-            "its prefixes joined those known for the prompt. Best first.</p>"
-            f"{markup.candidates(choice)}{markup.continuations(self._prompt_id, choice, grown)}"
+            f"<p>Sample {choice.sample} was the most confident rollout of the group: it was split, and its "
+            "prefixes joined those stored for the prompt. Best first.</p>"
+            f"{markup.candidates(choice)}{markup.continuations(self._prompt_id, choice, groups)}"
         )
 
     async def _show_memory(self) -> None:
@@ -438,7 +460,7 @@ class PromptPage:
         self._solutions = known
         note = ""
         try:
-            texts = {number: record["text"] for number, record in known.items()}
+            texts = {number: solution.rollout.text for number, solution in known.items()}
             self._map = await asyncio.to_thread(self._inspector.memories.map, self._prompt_id, texts)
         except (MemoryUnavailable, ExtraError) as error:
             note = f"<p>{escape(str(error))}</p>"
@@ -448,16 +470,17 @@ class PromptPage:
         known, shown = self._solutions, self._map
         numbers = shown.numbers if shown else list(known)[-LISTED_SOLUTIONS:]
         if self._solution is None and numbers:
-            # The most novel has most to tell.
+            # By default the most novel.
             self._solution = max(
-                numbers, key=lambda number: known[number]["novelty"] if number in known else -1
+                numbers, key=lambda number: known[number].rollout.novelty if number in known else -1
             )
         parts = ["<h2>Memory of correct solutions</h2>"]
         if not known:
             parts.append("<p>No correct solution of this prompt has been found.</p>")
         parts.append(note)
         if shown:
-            novelties = {number: known[number]["novelty"] for number in shown.numbers if number in known}
+            listed = [number for number in shown.numbers if number in known]
+            novelties = {number: known[number].rollout.novelty for number in listed}
             parts.append(markup.solution_map(shown, novelties, self._prompt_id, self._solution))
             parts.append(
                 f'<p class="soft">From {escape(self._inspector.memories.source)}: {len(shown.numbers)} of the'
@@ -470,51 +493,46 @@ class PromptPage:
             parts.append("<h3>Solutions</h3>" + markup.solutions(rows, self._solution))
         self._memory.content = "".join(parts)
 
-    def _solution_row(self, number: int, record: dict[str, Any]) -> dict[str, Any]:
-        _, told = self._nearest(record)
-        return {
-            "number": number,
-            "step": record["step"],
-            "sample": record["sample"],
-            "novelty": record["novelty"],
-            "nearest": told,
-            "excerpt": _short(record["text"], 60),
-        }
+    def _solution_row(self, number: int, solution: Solution) -> markup.SolutionRow:
+        _, nearest = self._nearest(solution)
+        record = solution.rollout
+        excerpt = _short(record.text, 60)
+        return markup.SolutionRow(number, solution.step, record.sample, record.novelty, nearest, excerpt)
 
-    def _nearest(self, record: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-        """The record of what a solution was nearest to when it came, and how that is told."""
-        if "nearest" not in record:
-            return None, "not recorded"
-        nearest = record["nearest"]
+    def _nearest(self, solution: Solution) -> tuple[RolloutRecord | None, str]:
+        """Return a solution's nearest neighbour when it came, None if not in the folder, and its name."""
+        nearest = solution.rollout.nearest
         if nearest is None:
             return None, "nothing to compare with"
-        similarity = f"similarity {nearest['similarity']:.4f}"
-        if "sample" in nearest:
-            group = self._index.group(record["step"], record["place"])
-            sibling = next((r for r in group if r["sample"] == nearest["sample"]), None)
-            return sibling, f"sample {nearest['sample']} of its group, {similarity}"
-        return self._solutions.get(nearest["solution"]), f"solution {nearest['solution']}, {similarity}"
+        similarity = f"similarity {nearest.similarity:.4f}"
+        if nearest.solution is None:
+            group = self._index.group(solution.step, solution.rollout.group)
+            sibling = next((rollout for rollout in group if rollout.sample == nearest.sample), None)
+            return sibling, f"sample {nearest.sample} of its group, {similarity}"
+        earlier = self._solutions.get(nearest.solution)
+        return earlier.rollout if earlier else None, f"solution {nearest.solution}, {similarity}"
 
     def _compared(self, number: int) -> str:
-        record = self._solutions[number]
-        other, told = self._nearest(record)
-        novelty = f"novelty {record['novelty']:.4f} when it came, in step {record['step']}"
+        solution = self._solutions[number]
+        other, name = self._nearest(solution)
+        record = solution.rollout
+        novelty = f"novelty {record.novelty:.4f} when it came, in step {solution.step}"
         title = f"<h3>Solution {number}: {novelty}</h3>"
         if other is None:
-            return f"{title}<p>Nearest: {told}.</p>{markup.text(record['text'])}"
-        changed = diff.pieces(other["text"], record["text"])
+            return f"{title}<p>Nearest: {name}.</p>{markup.plain_text(record.text)}"
+        changed = diff.pieces(other.text, record.text)
         same = len(changed) == 1 and changed[0].kind == "same"
         return (
-            f"{title}<p>Nearest when it came: {told}{'; the same text' if same else ''}.</p>"
+            f"{title}<p>Nearest when it came: {name}{'; the same text' if same else ''}.</p>"
             f"{markup.difference(changed, 'the nearest', f'solution {number}')}"
         )
 
-    async def _choose_visit(self, event: GenericEventArguments) -> None:
+    async def _choose_group(self, event: GenericEventArguments) -> None:
         step, place = (int(part) for part in str(event.args).split("/"))
-        self._visit = next(v for v in self._visits if (v.step, v.place) == (step, place))
+        self._group = next(g for g in self._groups if (g.step, g.place) == (step, place))
         self._sample, self._whole = None, False
         ui.navigate.history.replace(markup.link(self._prompt_id, step=step, place=place))
-        await self._show_visit()
+        await self._show_group()
 
     async def _choose_solution(self, event: GenericEventArguments) -> None:
         self._solution = int(event.args)
@@ -522,4 +540,4 @@ class PromptPage:
 
     async def _show_whole(self, _: GenericEventArguments) -> None:
         self._whole = True
-        await self._show_visit()
+        await self._show_group()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from extra_client import embedded
-from extra_trainer.runs.record import unpacked
+from extra_trainer.runs.schema import unpack_array
 from support.processes import PATIENCE, marked, nothing_left_running, wait_for
 from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
 
@@ -90,8 +90,8 @@ def _check_recorded(run: Path, rows: list[dict[str, Any]]) -> None:
         for choice in map(json.loads, path.open())
     }
     for row in rows:
-        ids = unpacked(row["token_ids"], "<i4")
-        entropies = unpacked(row["entropies"], "<f2").astype(np.float64)
+        ids = unpack_array(row["token_ids"], "<i4")
+        entropies = unpack_array(row["entropies"], "<f2").astype(np.float64)
         assert (len(ids), len(entropies)) == (row["prefix_tokens"] + row["tokens"], row["tokens"])
         assert "".join(pieces[i] for i in ids) == row["text"]
         assert entropies.mean() == pytest.approx(row["mean_entropy"], abs=2e-3)

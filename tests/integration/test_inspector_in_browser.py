@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from extra_trainer.runs.record import unpacked
+from extra_trainer.runs.schema import unpack_array
 from support.browser import accessibility_violations, browsing, keep, needs_chromium
 from support.inspector_server import DEMO, inspecting
 
@@ -93,7 +93,7 @@ def test_a_hard_prompt_shows_its_split_its_candidates_and_what_grew(address: str
             for r in _records("rollouts")
             if (r["step"], r["group"], r["sample"]) == (choice["step"], choice["group"], choice["sample"])
         )
-        assert len(shown) == len(unpacked(record["token_ids"], "<i4"))
+        assert len(shown) == len(unpack_array(record["token_ids"], "<i4"))
         table = page.get_by_role("region", name="Candidate prefixes")
         expect(table.locator("tbody tr")).to_have_count(len(choice["candidates"]))
         chosen = next(c for c in choice["candidates"] if c["prefix_id"] == choice["selected"])
@@ -121,9 +121,9 @@ def test_a_solution_is_compared_with_what_was_nearest_when_it_came(address: str)
         expect(page.locator(".diff ins").first).to_be_visible()
         # By keyboard: the map's solutions are links.
         dots.last.focus()
-        told = dots.last.get_attribute("aria-label") or ""
+        label = dots.last.get_attribute("aria-label") or ""
         page.keyboard.press("Enter")
-        number = told.split(",")[0]
+        number = label.split(",")[0]
         expect(page.get_by_role("heading", name=re.compile(rf"^{number}: novelty"))).to_be_visible()
         verdict = page.locator(f"#sample-{novel['sample']} header")
         expect(verdict).to_contain_text("correct")
@@ -161,7 +161,7 @@ def test_a_run_of_a_hundred_thousand_rollouts_is_listed_and_filtered(tmp_path: P
         page.goto(f"{where}/?view=rollouts")
         found = page.locator("#found")
         expect(found).to_have_text("102,400 rollouts", timeout=120_000)
-        page.get_by_role("button", name="Timeouts").click()
+        page.get_by_role("button", name="Undecided").click()
         expect(page.locator("tbody tr").first).to_contain_text("timeout")
         page.get_by_role("button", name="Most novel").click()
         page.get_by_role("button", name="Next page").click()

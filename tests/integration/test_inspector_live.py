@@ -17,8 +17,8 @@ def test_the_map_of_a_live_service_is_that_of_the_store(tmp_path: Path) -> None:
     index = Index.of(RunFolder(DEMO), tmp_path / "cache")
     index.update()
     novel = index.rollouts(Query(show="novel"))[0][0]
-    prompt = novel["prompt_id"]
-    texts = {number: record["text"] for number, record in index.solutions(prompt).items()}
+    prompt = novel.prompt_id
+    texts = {number: solution.rollout.text for number, solution in index.solutions(prompt).items()}
     stored = StoredMemories(index.folder).map(prompt, texts)
     shutil.copytree(DEMO / "memory", tmp_path / "memory")
     with embedded.start("novelty", data_folder=tmp_path / "memory", threads=1) as service:

@@ -1,6 +1,5 @@
 """The trainer's side of the services, without OpenRLHF: real services, a model that is mostly wrong."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from extra_client import (
     Rollout,
     Timings,
     UnavailableError,
+    UnparseableSide,
     VerdictStatus,
     VerificationClient,
     embedded,
@@ -26,11 +26,12 @@ from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data.problems import prompt_identity
 from extra_trainer.exploration.explorer import Explorer
+from extra_trainer.exploration.recording import prefix_choice_records, rollout_records
 from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
 from extra_trainer.exploration.step_metrics import step_metrics
 from extra_trainer.exploration.step_novelty import StepNovelty
 from extra_trainer.rollouts.collector import Group, RolloutCollector, RolloutError, RolloutRequest, Sampling
-from extra_trainer.runs import record
+from extra_trainer.runs.schema import NearestRecord, text_digest
 
 SAMPLING = Sampling(n=4, max_tokens=24, seed=1)
 
@@ -283,21 +284,22 @@ def test_sources_say_whether_guided_groups_feed_prefixes(
 
 
 def _check_choices(choices: list[PrefixChoice], groups: list[Group]) -> None:
-    """What is recorded tells which rollout was split where, and which of all candidates was chosen."""
+    """The records say which rollout was split where, and which of all candidates was chosen."""
     assert [choice.place for choice in choices] == list(range(len(groups)))
-    for choice, told in zip(choices, json.loads(json.dumps(record.choices(choices))), strict=True):
+    for choice, record in zip(choices, prefix_choice_records(choices), strict=True):
         group = groups[choice.place]
         entropies = [rollout.entropies.mean(dtype=np.float64) for rollout in group.rollouts]
         assert choice.sample == np.argmin(entropies)
         text = group.rollouts[choice.sample].text
-        prefixes = {record.text_digest(text[:characters]) for characters in told["characters"]}
-        assert {candidate["text_digest"] for candidate in told["candidates"]} == prefixes
+        prefixes = {text_digest(text[:characters]) for characters in record.characters}
+        assert record.candidates is not None
+        assert {candidate.text_digest for candidate in record.candidates} == prefixes
         if choice.selected is None:
             assert prefixes == set()
             continue
-        best = min(told["candidates"], key=lambda candidate: candidate["smoothed_entropy"])
-        assert told["selected"] == best["prefix_id"]
-        assert best["length"] in told["lengths"]
+        best = min(record.candidates, key=lambda candidate: candidate.smoothed_entropy)
+        assert record.selected == best.prefix_id
+        assert best.length in record.lengths
 
 
 def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
@@ -307,18 +309,34 @@ def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
     group = _group(tokens, verification, ["12", "3+9=12\n12", "12", "no"])
     group.verdicts[1] = replace(group.verdicts[1], status=VerdictStatus.TIMEOUT)
     (scores,) = explorer.score([group], step=1, place=0)
-    rows = record.rollouts([group], [scores])
-    assert [row["nearest"] for row in rows] == [
-        {"sample": 2, "similarity": pytest.approx(1, abs=1e-5)},
+    records = rollout_records([group], [scores])
+    nearest = [record.nearest for record in records]
+    assert nearest == [
+        NearestRecord(pytest.approx(1, abs=1e-5), 2),
         None,
-        {"sample": 0, "similarity": pytest.approx(1, abs=1e-5)},
+        NearestRecord(pytest.approx(1, abs=1e-5), 0),
         None,
     ]
     (scores,) = explorer.score([_group(tokens, verification, ["12"])], step=2, place=0)
-    assert record.rollouts([_group(tokens, verification, ["12"])], [scores])[0]["nearest"]["solution"] in (
-        0,
-        1,
-    )
+    (record,) = rollout_records([_group(tokens, verification, ["12"])], [scores])
+    assert record.nearest is not None
+    assert record.nearest.solution in (0, 1)
+
+
+def test_a_record_says_which_side_could_not_be_read(
+    tokens: TokenTexts, verification: VerificationClient
+) -> None:
+    group = _group(tokens, verification, ["12", "3+9=12\n12", "12"])
+    unparseable = replace(group.verdicts[1], status=VerdictStatus.UNPARSEABLE)
+    group.verdicts[1] = replace(unparseable, unparseable_side=UnparseableSide.RESPONSE)
+    group.verdicts[2] = replace(unparseable, unparseable_side=UnparseableSide.ANSWER)
+    records = rollout_records([group], [GroupNovelty.none(3)])
+    assert [record.unparseable_side for record in records] == [
+        None,
+        UnparseableSide.RESPONSE,
+        UnparseableSide.ANSWER,
+    ]
+    assert [record.decided for record in records] == group.decided.tolist() == [True, True, False]
 
 
 def test_requeue_guides_with_an_empty_prefix(

@@ -1,8 +1,10 @@
-"""What the inspector shows is what the run folder holds: index, tokens, map, difference, and who may look."""
+"""The inspector shows the content of the run folder: index, tokens, map, difference; and access to it."""
 
 import asyncio
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from extra_inspector.access import COOKIE, Guard
 from extra_inspector.index import Index, Query
 from extra_inspector.main import configure
 from extra_rl.config_file import ConfigError
-from extra_trainer.runs import record
 from extra_trainer.runs.folder import RunFolder
+from extra_trainer.runs.schema import RecordError
 from support.run_folders import PROMPTS, SAMPLES, STEPS, write_run
 
 
@@ -39,7 +41,7 @@ def test_everything_is_found_page_by_page(index: Index) -> None:
     for offset in range(0, STEPS * PROMPTS * SAMPLES, 100):
         rows, total = index.rollouts(Query(offset=offset, limit=100))
         assert total == STEPS * PROMPTS * SAMPLES
-        found += [(row["step"], row["place"], row["sample"]) for row in rows]
+        found += [(row.step, row.place, row.sample) for row in rows]
     assert sorted(found) == [
         (step, place, sample)
         for step in range(1, STEPS + 1)
@@ -55,11 +57,11 @@ def test_filters_show_what_they_say(index: Index) -> None:
     hard = sum(count <= 1 for count in correct)
     rescued = sum(count > 0 and group[0]["guided"] for count, group in zip(correct, groups, strict=True))
     novel = sum(line["novelty"] > 0 for line in lines)
-    totals = {show: index.rollouts(Query(show=show))[1] for show in ("hard", "rescued", "novel", "timeouts")}
-    assert totals == {"hard": hard * SAMPLES, "rescued": rescued * SAMPLES, "novel": novel, "timeouts": 0}
+    totals = {show: index.rollouts(Query(show=show))[1] for show in ("hard", "rescued", "novel", "undecided")}
+    assert totals == {"hard": hard * SAMPLES, "rescued": rescued * SAMPLES, "novel": novel, "undecided": 0}
     rows, _ = index.rollouts(Query(show="novel"))
-    assert [row["novelty"] for row in rows] == sorted((row["novelty"] for row in rows), reverse=True)
-    assert {row["status"] for row in index.rollouts(Query(status="wrong"))[0]} == {"wrong"}
+    assert [row.novelty for row in rows] == sorted((row.novelty for row in rows), reverse=True)
+    assert {row.status for row in index.rollouts(Query(status="wrong"))[0]} == {"wrong"}
 
 
 def test_a_search_finds_words_their_beginnings_and_signs(index: Index) -> None:
@@ -72,7 +74,7 @@ def test_a_search_finds_words_their_beginnings_and_signs(index: Index) -> None:
     ):
         rows, total = index.rollouts(Query(search=search, limit=1000))
         assert (total, len(rows)) == (expected, expected)
-        steps = [row["step"] for row in rows]
+        steps = [row.step for row in rows]
         assert steps == sorted(steps, reverse=True)
         # Found the other way, beside another filter.
         assert sum(index.rollouts(Query(search=search, status=s))[1] for s in ("correct", "wrong")) == total
@@ -83,17 +85,17 @@ def test_a_search_finds_words_their_beginnings_and_signs(index: Index) -> None:
 
 
 def test_a_step_that_is_written_again_replaces_the_old_one(index: Index) -> None:
-    path = index.folder.of_step("rollouts", 3)
+    path = index.folder.step_file("rollouts", 3)
     first = json.loads(path.open().readline())
     path.write_text(json.dumps({**first, "status": "timeout", "text": "again"}) + "\n" + '{"half a li')
     assert index.update()
     assert not index.update()
-    rows, total = index.rollouts(Query(show="timeouts"))
-    assert (total, rows[0]["step"]) == (1, 3)
+    rows, total = index.rollouts(Query(show="undecided"))
+    assert (total, rows[0].step) == (1, 3)
     assert index.rollouts(Query(search="again"))[1] == 1
     path.unlink()
     index.update()
-    assert index.rollouts(Query(show="timeouts"))[1] == 0
+    assert index.rollouts(Query(show="undecided"))[1] == 0
     assert index.counts()["rollouts"] == (STEPS - 1) * PROMPTS * SAMPLES
 
 
@@ -103,7 +105,52 @@ def test_solutions_are_numbered_as_the_novelty_service_does(index: Index) -> Non
     own = [line for line in lines if line["prompt_id"] == prompt]
     found = index.solutions(prompt)
     assert list(found) == list(range(len(own)))
-    assert [found[number]["text"] for number in found] == [line["text"] for line in own]
+    assert [found[number].rollout.text for number in found] == [line["text"] for line in own]
+
+
+def test_undecided_rollouts_count_as_they_do_in_training(index: Index) -> None:
+    answer = {"status": "unparseable", "unparseable_side": "answer"}
+    response = {"status": "unparseable", "unparseable_side": "response"}
+    for statuses, hard, undecided in (
+        # One of two decided ones is correct: more than one in four.
+        ([{"status": "correct"}, {"status": "wrong"}, answer, {"status": "timeout"}], False, 2),
+        ([{"status": "correct"}, {"status": "wrong"}, response, response], True, 0),
+        ([{"status": "error"}, {"status": "wrong"}, answer, {"status": "timeout"}], True, 3),
+        ([{"status": "error"}, answer, answer, {"status": "timeout"}], False, 4),
+    ):
+        path = index.folder.step_file("rollouts", 1)
+        lines = [json.loads(line) for line in path.open()][:SAMPLES]
+        changed = [
+            {**line, "prompt_id": "own", **status} for line, status in zip(lines, statuses, strict=True)
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        assert index.update()
+        (group,) = index.groups("own")
+        assert (group.hard, group.undecided, group.rollouts) == (hard, undecided, SAMPLES)
+        prompt = index.prompt("own")
+        assert prompt is not None
+        assert (prompt.hard, prompt.undecided, prompt.groups) == (hard, undecided, 1)
+        assert index.rollouts(Query(show="undecided"))[1] == undecided
+
+
+def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(write_run(tmp_path / "run", steps=1))
+    folder.format.write_text("2.0")
+    with pytest.raises(ConfigError, match=r"run cannot be read: its records have version 2\.0"):
+        Index.of(folder, tmp_path)
+
+
+def test_a_record_that_cannot_be_read_is_named_and_the_files_before_it_are_indexed(tmp_path: Path) -> None:
+    folder = RunFolder(write_run(tmp_path / "run", steps=3))
+    path = folder.step_file("rollouts", 3)
+    line = json.loads(path.open().readline())
+    del line["tokens"]
+    path.write_text(json.dumps(line) + "\n")
+    index = Index.of(folder, tmp_path)
+    with pytest.raises(RecordError, match=r"step-000003\.jsonl: .* the key 'tokens' is missing"):
+        index.update()
+    assert index.counts()["rollouts"] == 2 * PROMPTS * SAMPLES
+    assert index.prompts(Query())[1] == 2 * PROMPTS
 
 
 def test_the_index_of_another_release_is_made_again(tmp_path: Path) -> None:
@@ -131,13 +178,6 @@ def test_a_token_that_reads_alone_is_shown_so() -> None:
     assert tokens.fitted(["12", "+", "3"], "12+3") == ["12", "+", "3"]
     # Sentence-piece tokens lose their leading space when they are decoded alone.
     assert tokens.fitted(["so", "it", "is"], "so it is") == ["so", " it", " is"]
-
-
-def test_arrays_survive_being_text() -> None:
-    ids = np.array([1, 2**20, 3], dtype=np.int32)
-    assert record.unpacked(record.packed(ids), "<i4").tolist() == ids.tolist()
-    entropies = np.array([0.0, 0.5, 11.9], dtype=np.float16)
-    assert record.unpacked(record.packed(entropies), "<f2").tolist() == entropies.tolist()
 
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(2, 9), st.integers(3, 6)), elements=st.floats(0.1, 5)))
@@ -168,7 +208,7 @@ TOKEN = "extra_rl_secret"
 def _ask(
     headers: dict[str, str], query: str = "", sha256: str = "", kind: str = "http"
 ) -> list[dict[str, Any]]:
-    """What a guarded page sends."""
+    """Return the messages that a guarded page sends."""
     sent: list[dict[str, Any]] = []
 
     async def page(scope: Any, receive: Any, send: Any) -> None:
@@ -218,3 +258,18 @@ def test_others_are_served_only_with_a_token(tmp_path: Path) -> None:
         configure(tmp_path, None, None, "127.0.0.1", 0, "secret", None)
     with pytest.raises(ConfigError, match=r"no config\.yaml"):
         configure(tmp_path, None, None, "127.0.0.1", 0, "", tmp_path)
+
+
+def test_of_the_trainer_only_the_run_folder_is_imported() -> None:
+    loaded = (
+        "import sys; import extra_inspector.index, extra_inspector.prefixes, extra_inspector.tokens;"
+        " import extra_inspector.memories, extra_inspector.markup, extra_inspector.access;"
+        " print(*(name for name in sys.modules if name.startswith(('extra_', 'torch'))))"
+    )
+    names = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    ).stdout.split()
+    tops = {name.split(".")[0] for name in names}
+    assert tops == {"extra_inspector", "extra_client", "extra_rl", "extra_trainer"}
+    of_trainer = {name for name in names if name.startswith("extra_trainer.")}
+    assert of_trainer == {"extra_trainer.runs", "extra_trainer.runs.folder", "extra_trainer.runs.schema"}

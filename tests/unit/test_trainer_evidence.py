@@ -13,7 +13,7 @@ from rich.console import Console
 from extra_rl.config_file import ConfigError
 from extra_trainer.experiments import evidence
 from extra_trainer.experiments.evidence import KEPT, Result
-from extra_trainer.experiments.experiment import Experiment, Run
+from extra_trainer.experiments.experiment import Experiment, PlannedRun
 from extra_trainer.exploration.advantage import controlled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +22,8 @@ EXPERIMENT = ROOT / "trainer/experiments/rehearsal.yaml"
 
 def _result(arm: str, seed: int, first: float, sixteenth: float, start_model: str = "one") -> Result:
     steps = {name: [0.5] * 8 for name in KEPT} | {"groups_all_right": [0.0] * 4 + [0.2] * 4}
+    # As in results that were made before it was recorded.
+    del steps["groups_mixed"]
     after = {"pass@1": first, "pass@16": sixteenth}
     return Result(
         arm=arm,
@@ -51,6 +53,26 @@ def test_arms_are_compared_by_pairs_of_runs_of_one_seed() -> None:
     assert summary["differences"]["paper"]["pass@16"]["interval"] == pytest.approx([0.05, 0.05])
     # Half of the groups all wrong, a tenth all right.
     assert summary["arms"]["grpo"]["groups_mixed"] == pytest.approx([0.4, 0.4])
+
+
+def test_the_table_names_the_baselines() -> None:
+    found = [_result(arm, 0, 0.4, 0.8) for arm in ("low", "requeue", "paper")]
+    baselines = ["absent", "low", "requeue"]
+    head, *rows = evidence.table(evidence.summarize(found, baselines), baselines)
+    metrics = ("pass@1", "pass@16", "groups_mixed")
+    compared = [f"{metric} - {baseline}" for baseline in ("low", "requeue") for metric in metrics]
+    assert head[5:11] == compared
+    assert all(len(row) == len(head) for row in rows)
+    head, *rows = evidence.table(evidence.summarize(found, []), [])
+    assert not any(" - " in name for name in head)
+    assert all(len(row) == len(head) for row in rows)
+
+
+def test_groups_without_a_verdict_are_not_mixed() -> None:
+    result = _result("grpo", 0, 0.4, 0.8)
+    assert result.figures()["groups_mixed"] == pytest.approx(0.4)
+    steps = {**result.steps, "groups_mixed": [0.25] * 8}
+    assert result.model_copy(update={"steps": steps}).figures()["groups_mixed"] == pytest.approx(0.25)
 
 
 def test_one_pair_has_no_interval() -> None:
@@ -110,7 +132,7 @@ def test_results_from_another_start_model_are_not_added_to(tmp_path: Path) -> No
 def test_every_arm_of_the_experiment_differs_from_grpo_in_exploration_only(tmp_path: Path) -> None:
     this = Experiment(EXPERIMENT, tmp_path, tmp_path, tmp_path, Console(quiet=True))
 
-    def rest(run: Run) -> dict[str, object]:
+    def rest(run: PlannedRun) -> dict[str, object]:
         own = ("name", "preset", "novelty", "prefix")
         return {name: value for name, value in run.what_is_trained().items() if name not in own}
 

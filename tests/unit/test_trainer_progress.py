@@ -1,4 +1,4 @@
-"""What is shown while a run goes on: a live table on a terminal, lines elsewhere, of the same figures."""
+"""Progress of training: a live table on a terminal, lines elsewhere, with the same figures."""
 
 import io
 
@@ -6,27 +6,28 @@ import pytest
 from rich.console import Console
 
 from extra_trainer.reports.progress import TrainingProgress, time_left
+from extra_trainer.runs.schema import StepMetrics
+from support.run_folders import step_metrics
 
 
-def _record(step: int) -> dict[str, float]:
-    return {
-        "step": step,
-        "reward": 0.25,
-        "novelty": 0.0125,
-        "entropy": 0.5,
-        "guided_groups": 2.0,
-        "guided_rescued": 1.0,
-        "response_tokens": 30.0,
-        "seconds/generation": 1.5,
-        "seconds/novelty_wait": 0.5,
-    }
+def _metrics(step: int, generation: float = 1.5) -> StepMetrics:
+    return step_metrics(
+        step,
+        reward=0.25,
+        novelty=0.0125,
+        entropy=0.5,
+        guided_groups=2.0,
+        guided_rescued=1.0,
+        response_tokens=30.0,
+        seconds={"generation": generation, "novelty_wait": 0.5},
+    )
 
 
 def _shown(terminal: bool, steps: int) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, legacy_windows=False)
     with TrainingProgress(console, 20, 128) as progress:
         progress.update([])
-        progress.update([_record(step) for step in range(1, steps + 1)])
+        progress.update([_metrics(step) for step in range(1, steps + 1)])
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -58,5 +59,5 @@ def test_elsewhere_there_are_plain_lines(steps: int) -> None:
 
 
 def test_the_time_left_is_that_of_the_last_steps() -> None:
-    records = [{**_record(step), "seconds/generation": 100.0 if step < 10 else 1.5} for step in range(1, 25)]
-    assert time_left(records, 30) == "0:00:12"
+    metrics = [_metrics(step, 100.0 if step < 10 else 1.5) for step in range(1, 25)]
+    assert time_left(metrics, 30) == "0:00:12"

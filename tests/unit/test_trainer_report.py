@@ -1,4 +1,4 @@
-"""What a report says of runs: who is compared with whom, and that its figures are those of the folders."""
+"""Reports of runs: they are grouped into arms, and the figures are those of their folders."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 from extra_rl.config_file import ConfigError
 from extra_trainer.reports import arms, figures, report
 from extra_trainer.reports.arms import TrainedRun
-from support.run_folders import STEPS, write_run
+from extra_trainer.runs.folder import RunFolder
+from support.run_folders import STEPS, step_metrics, write_run
 
 
 def _read(*paths: Path) -> list[TrainedRun]:
@@ -20,7 +21,7 @@ def test_runs_that_differ_in_seed_and_place_alone_are_one_arm(tmp_path: Path) ->
     first = write_run(tmp_path / "a", seed=0)
     second = write_run(tmp_path / "b", seed=1, name="elsewhere")
     other = write_run(tmp_path / "c", seed=0, alpha=0.0)
-    made = arms.grouped(_read(first, other, second))
+    made = arms.group_into_arms(_read(first, other, second))
     assert [arm.seeds for arm in made] == ["0, 1", "0"]
     assert [arm.name for arm in made] == ["made 1 (novelty.alpha=0.1)", "made 2 (novelty.alpha=0.0)"]
     assert arms.differences(made) == {"novelty.alpha": ["0.1", "0.0"]}
@@ -28,12 +29,12 @@ def test_runs_that_differ_in_seed_and_place_alone_are_one_arm(tmp_path: Path) ->
 
 def test_a_curve_has_the_interval_of_its_seeds_and_one_seed_has_none(tmp_path: Path) -> None:
     runs = _read(*(write_run(tmp_path / str(seed), seed=seed) for seed in range(3)))
-    (arm,) = arms.grouped(runs)
+    (arm,) = arms.group_into_arms(runs)
     curve = arm.curve("reward")
     assert curve is not None
     assert curve.low is not None
     assert curve.high is not None
-    rewards = np.array([[record["reward"] for record in run.metrics[:5]] for run in runs]).mean(axis=1)
+    rewards = np.array([[step.reward for step in run.metrics[:5]] for run in runs]).mean(axis=1)
     # Student's t with two degrees of freedom.
     half = 4.302653 * rewards.std(ddof=1) / np.sqrt(3)
     assert curve.steps[0] == 3
@@ -44,7 +45,7 @@ def test_a_curve_has_the_interval_of_its_seeds_and_one_seed_has_none(tmp_path: P
 
 
 def test_shares_of_groups_add_up(tmp_path: Path) -> None:
-    (arm,) = arms.grouped(_read(write_run(tmp_path / "a")))
+    (arm,) = arms.group_into_arms(_read(write_run(tmp_path / "a")))
     figure = figures.group_shares(arm)
     assert figure is not None
     assert figure.head == ["steps", "all right", "mixed", "all wrong"]
@@ -52,8 +53,20 @@ def test_shares_of_groups_add_up(tmp_path: Path) -> None:
         assert sum(float(cell.rstrip("%")) for cell in row[1:]) == pytest.approx(100, abs=0.3)
 
 
+def test_groups_without_a_verdict_are_neither_right_nor_mixed_nor_wrong(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", steps=0)
+    folder = RunFolder(run)
+    others = {"groups_mixed": 0.25}
+    folder.append_metrics(step_metrics(1, groups_all_right=0.25, groups_all_wrong=0.25, others=others))
+    (arm,) = arms.group_into_arms(_read(run))
+    figure = figures.group_shares(arm)
+    assert figure is not None
+    assert figure.rows == [["1", "25.0%", "25.0%", "25.0%"]]
+    assert "without any verdict" in figure.note
+
+
 def test_novelties_are_counted_where_they_lie(tmp_path: Path) -> None:
-    (arm,) = arms.grouped(_read(write_run(tmp_path / "a")))
+    (arm,) = arms.group_into_arms(_read(write_run(tmp_path / "a")))
     figure = figures.novelty_bands(arm)
     assert figure is not None
     values = arm.runs[0].novelties[1]
@@ -88,6 +101,13 @@ def test_the_page_is_whole(tmp_path: Path) -> None:
     body = re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", body)
     assert not re.search(r"@import|url\(", body)
+
+
+def test_a_folder_of_records_of_another_version_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    RunFolder(run).format.write_text("2.0\n")
+    with pytest.raises(ConfigError, match=r"a cannot be read: its records have version 2\.0"):
+        report.write_all([run], None)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:

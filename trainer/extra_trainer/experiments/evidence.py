@@ -1,13 +1,14 @@
-"""What training runs of several arms and seeds came to: results, paired differences, table, curves, page.
+"""The evidence of an experiment: results of its runs, paired differences, table, curves, page.
 
-A finished run becomes one small file, RESULTS/ARM/seed-N.json, which can be committed; its run folder may go.
-The summary is made of these files alone, so a long table is gathered in pieces, on several machines or in
-several sittings. Arms are compared by pairs of runs of one seed: the difference's 95 % interval is Student's,
-over seeds, and has no bounds with fewer than two. Runs count together only if they were made with the same
-settings and from the same start model: each result carries both, and a result made with others is refused.
+A finished run becomes one small file, RESULTS/ARM/seed-N.json, which can be committed; its run folder can be
+deleted. The summary is made from these files alone, so a long table can be collected in parts, on several
+machines or at several times. Arms are compared by pairs of runs of one seed; the 95 % interval of the
+difference is Student's, over seeds, and a single pair has none. Only runs with the same settings and the same
+start model are compared: each result contains both, and a result made with others is refused.
 """
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from extra_trainer.evaluation.evaluator import weights_identity
 from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.reports import pages, report
 from extra_trainer.reports.arms import SMOOTHED, Curve, over_runs, smoothed
-from extra_trainer.reports.bonus import what_was_paid
+from extra_trainer.reports.bonus import bonus_summary
 from extra_trainer.reports.figures import Figure, curves_figure
 from extra_trainer.runs.folder import RunFolder, write_whole
 
-#: Metrics of a step that a result keeps, and the titles of their curves.
+#: Metrics of a step that are drawn, and the titles of their curves.
 CURVES = {
     "reward": "Reward: pass rate of training rollouts",
     "entropy": "Token entropy (nats)",
@@ -35,29 +36,29 @@ CURVES = {
     "response_tokens": "Response length (tokens)",
     "guided_rescued": "Guided groups with a success",
 }
-#: Metrics that are summed up, or averaged, over a run.
-KEPT = (*CURVES, "guided_groups", "guided_queued")
+#: Metrics of a step that a result keeps.
+KEPT = (*CURVES, "groups_mixed", "guided_groups", "guided_queued")
 
 
 class Result(BaseModel):
-    """What one run came to."""
+    """The result of one run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     arm: str
     seed: int
-    #: The run's config, without what only says where it ran.
+    #: The run's config, without the sections that only say where it ran.
     config: dict[str, Any]
-    #: `weights_identity` of the model it began with; one recipe gives different ones on different machines.
+    #: `weights_identity` of its start model; one recipe makes different ones on different machines.
     start_model: str
-    #: "pass@1" and so on, as fractions, on the held-out problems.
+    #: "pass@k" -> its value on the held-out problems, as a fraction.
     before: dict[str, float]
     after: dict[str, float]
     #: Correct samples of each held-out problem after training, in order.
     correct: list[int]
     #: Metric -> its value at each step.
     steps: dict[str, list[float]]
-    #: What the novelty bonus was paid for (`bonus.what_was_paid`); empty without one.
+    #: Which rollouts received the novelty bonus (`bonus.bonus_summary`); empty without one.
     paid: dict[str, float]
     #: Tokens sampled in training, prefixes not counted.
     generated_tokens: int
@@ -67,36 +68,54 @@ class Result(BaseModel):
     seconds: float
 
     def figures(self) -> dict[str, float]:
-        """What arms are compared by, as fractions: pass@k after training, and the share of training groups
-        that were mixed, neither all right nor all wrong: only these have a gradient of the verdicts."""
+        """Return the figures that arms are compared by, as fractions.
+
+        They are pass@k after training, and the share of training groups that were mixed: the verdicts of
+        other groups give no gradient. Results made before the share was recorded have no group without a
+        decided rollout, and theirs is the rest of the shares of groups all right and all wrong.
+        """
+        mixed = self.steps.get("groups_mixed")
+        if mixed is not None:
+            return {**self.after, "groups_mixed": float(np.mean(mixed))}
         all_alike = np.add(self.steps["groups_all_right"], self.steps["groups_all_wrong"])
         return {**self.after, "groups_mixed": 1.0 - float(all_alike.mean())}
 
     def save(self, results: Path) -> None:
-        """Writes it to its place; ConfigError if the results there began with another start model."""
+        """Write it to its file in the folder `results`.
+
+        Raises:
+            ConfigError: The results there began with another start model.
+        """
         if any(other.start_model != self.start_model for other in read(results)):
             raise ConfigError(
                 f"{self.arm}, seed {self.seed} began with another start model than the results in {results},"
                 " and differences between them would mean little: give the folder that holds theirs as"
                 " --cache, or choose another --output"
             )
-        path = place(results, self.arm, self.seed)
+        path = result_path(results, self.arm, self.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, self.model_dump_json() + "\n")
 
 
-def place(results: Path, arm: str, seed: int) -> Path:
-    """Where the result of a run is kept."""
+def result_path(results: Path, arm: str, seed: int) -> Path:
+    """Return the path of a run's result."""
     return results / arm / f"seed-{seed}.json"
 
 
-def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Result:
-    """The result of a finished run."""
-    records = folder.read_metrics()
+def result_of(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Result:
+    """Return the result of a finished run.
+
+    Args:
+        folder: The run's folder.
+        arm: Name of its arm.
+        seed: Its seed.
+        config: Its config, without the sections that only say where it ran.
+    """
+    metrics = folder.read_metrics()
     before, after = (Evaluation.load(folder.evaluation(when)) for when in ("before", "after"))
     rollouts = config["rollout"]["prompts_per_step"] * config["rollout"]["samples_per_prompt"]
     batches = config["rollout"]["prompts_per_step"] // config["optimization"]["minibatch_prompts"]
-    paid = what_was_paid(rollouts_of_step for _, rollouts_of_step in folder.read_rollouts())
+    paid = bonus_summary(rollouts_of_step for _, rollouts_of_step in folder.read_rollouts())
     return Result(
         arm=arm,
         seed=seed,
@@ -105,22 +124,36 @@ def of_run(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) -> Re
         before=_passes(before),
         after=_passes(after),
         correct=[count for result in after.sets.values() for count in result.correct],
-        steps={name: [round(record.get(name, 0.0), 6) for record in records] for name in KEPT},
+        steps={name: [_kept(step.value(name)) for step in metrics] for name in KEPT},
         paid={name: round(value, 4) for name, value in paid.items()},
-        generated_tokens=round(sum(record["response_tokens"] for record in records) * rollouts),
-        updates=len(records) * batches,
-        seconds=round(sum(report.phase_seconds(records).values()), 1),
+        generated_tokens=round(sum(step.response_tokens for step in metrics) * rollouts),
+        updates=len(metrics) * batches,
+        seconds=round(sum(step.total_seconds for step in metrics), 1),
     )
 
 
+def _kept(value: float) -> float:
+    """Return a metric's value as a result keeps it: JSON has no NaN, which a missing metric is."""
+    return 0.0 if math.isnan(value) else round(value, 6)
+
+
 def read(results: Path) -> list[Result]:
-    """All results, by arm and seed."""
+    """Return all results in a folder, by arm and seed."""
     found = [Result.model_validate_json(path.read_bytes()) for path in sorted(results.glob("*/seed-*.json"))]
     return sorted(found, key=lambda result: (result.arm, result.seed))
 
 
 def summarize(found: Iterable[Result], baselines: Iterable[str]) -> dict[str, Any]:
-    """Per arm its seeds and their figures; per baseline, arm and metric the paired difference."""
+    """Return the figures of each arm and its paired differences to each baseline.
+
+    Args:
+        found: The results.
+        baselines: Arms to compare with; those without results are left out.
+
+    Returns:
+        "arms": arm -> its seeds and their figures; "differences": arm -> metric -> paired difference to the
+        first baseline; "differences_to_BASELINE" the same for each other baseline.
+    """
     by_arm: dict[str, dict[int, Result]] = {}
     for result in found:
         by_arm.setdefault(result.arm, {})[result.seed] = result
@@ -141,25 +174,32 @@ def summarize(found: Iterable[Result], baselines: Iterable[str]) -> dict[str, An
 
 
 def paired(differences: list[float]) -> dict[str, Any]:
-    """Mean, Student's 95 % interval (None: fewer than two) and number of pairs of differences."""
+    """Return mean, Student's 95 % interval ([None, None] for one) and number of paired differences."""
     (mean,), low, high = over_runs(np.array(differences)[:, None])
     interval = [None, None] if low is None or high is None else [float(low[0]), float(high[0])]
     return {"mean": float(mean), "interval": interval, "seeds": len(differences)}
 
 
-def table(summary: dict[str, Any]) -> list[list[str]]:
-    """The table of a report, its head first."""
+def table(summary: dict[str, Any], baselines: Iterable[str]) -> list[list[str]]:
+    """Return the table of a report, its head first.
+
+    Args:
+        summary: What `summarize` returned.
+        baselines: The baselines that it was given.
+    """
     metrics = list(next(iter(summary["arms"].values()))["metrics"])
     others = [name for name in summary if name.startswith("differences_to_")]
-    head = ["arm", "seeds", *metrics, *(f"{metric} - grpo" for metric in metrics)]
-    head += [f"{metric} - {name.removeprefix('differences_to_')}" for name in others for metric in metrics]
+    first = [baseline for baseline in baselines if baseline in summary["arms"]][:1]
+    compared_with = [*first, *(name.removeprefix("differences_to_") for name in others)]
+    head = ["arm", "seeds", *metrics]
+    head += [f"{metric} - {baseline}" for baseline in compared_with for metric in metrics]
     head += ["tokens (millions)", "guided groups", "rescued"]
     rows = []
     for arm, figures in summary["arms"].items():
         row = [arm, str(len(figures["seeds"]))]
         row += [f"{100 * np.mean(figures[metric]):.1f}" for metric in metrics]
-        for name in ("differences", *others):
-            row += [_shown(summary[name].get(arm, {}).get(metric)) for metric in metrics]
+        for name in ("differences", *others) if first else ():
+            row += [_difference_text(summary[name].get(arm, {}).get(metric)) for metric in metrics]
         rescue = figures["rescue_rate"]
         row += [
             f"{np.mean(figures['generated_tokens']) / 1e6:.2f}",
@@ -170,8 +210,8 @@ def table(summary: dict[str, Any]) -> list[list[str]]:
     return [head, *rows]
 
 
-def paid_table(summary: dict[str, Any]) -> list[list[str]]:
-    """What the bonus of each arm that has one was paid for, its head first."""
+def bonus_table(summary: dict[str, Any]) -> list[list[str]]:
+    """Return the bonus summary of each arm that has a bonus, its head first; empty if none has."""
     arms = {arm: figures["paid"] for arm, figures in summary["arms"].items() if figures["paid"]}
     if not arms:
         return []
@@ -180,15 +220,26 @@ def paid_table(summary: dict[str, Any]) -> list[list[str]]:
 
 
 def write(results: Path, output: Path, baselines: Iterable[str], command: str) -> dict[str, Any]:
-    """Writes summary.json, curves.json, table.md and report.html of the results; returns the summary."""
+    """Write summary.json, curves.json, table.md and report.html of the results.
+
+    Args:
+        results: Folder of the results.
+        output: Folder to write to.
+        baselines: Arms that the others are compared with.
+        command: The command that made the results, for the page.
+
+    Returns:
+        The summary.
+    """
     found = read(results)
+    baselines = list(baselines)
     summary = {"command": command, **summarize(found, baselines)}
     curves = _curves(found)
-    rows = table(summary)
+    rows = table(summary, baselines)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_whole(output / "curves.json", json.dumps(curves) + "\n")
-    write_whole(output / "table.md", _markdown(rows, paid_table(summary), command))
+    write_whole(output / "table.md", _markdown(rows, bonus_table(summary), command))
     write_whole(output / "report.html", _page(rows, curves, command))
     return summary
 
@@ -202,7 +253,8 @@ def _arm(runs: list[Result]) -> dict[str, Any]:
     metrics = list(figures[0])
     guided = [sum(run.steps["guided_groups"]) for run in runs]
     rescued = sum(sum(run.steps["guided_rescued"]) for run in runs)
-    paid = {name: float(np.mean([run.paid[name] for run in runs if run.paid])) for name in _names(runs)}
+    names = dict.fromkeys(name for run in runs for name in run.paid)
+    paid = {name: float(np.mean([run.paid[name] for run in runs if run.paid])) for name in names}
     return {
         "seeds": [run.seed for run in runs],
         "metrics": metrics,
@@ -217,10 +269,6 @@ def _arm(runs: list[Result]) -> dict[str, Any]:
     }
 
 
-def _names(runs: list[Result]) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.paid))
-
-
 def _differences(runs: dict[int, Result], baseline: dict[int, Result]) -> dict[str, Any]:
     pairs = [(run.figures(), baseline[seed].figures()) for seed, run in runs.items() if seed in baseline]
     if not pairs:
@@ -230,7 +278,7 @@ def _differences(runs: dict[int, Result], baseline: dict[int, Result]) -> dict[s
     }
 
 
-def _shown(difference: dict[str, Any] | None) -> str:
+def _difference_text(difference: dict[str, Any] | None) -> str:
     if difference is None:
         return "-"
     low, high = difference["interval"]
@@ -239,7 +287,7 @@ def _shown(difference: dict[str, Any] | None) -> str:
 
 
 def _curves(found: list[Result]) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Arm -> metric -> mean, low and high over seeds (one standard error to each side), by step."""
+    """Return arm -> metric -> mean, low and high over seeds (one standard error to each side), by step."""
     by_arm: dict[str, list[Result]] = {}
     for result in found:
         by_arm.setdefault(result.arm, []).append(result)

@@ -1,9 +1,9 @@
 """An experiment: several arms, each a training run per seed, through the real trainer and services.
 
-Runs go seed by seed through all arms, so that whatever is there at any time compares all of them. A run that
-was interrupted goes on from its checkpoint; one whose result is there already, made with the same settings,
-is left out, so the same command adds to a table that was begun elsewhere. After each run the summary, the
-curves and the page are written anew (`evidence`).
+All arms are run for one seed before the next seed, so that unfinished results compare all arms too. A run
+that was interrupted resumes from its checkpoint. A run that already has a result, made with the same
+settings, is skipped, so the same command adds to a table that was begun elsewhere. After each run the
+summary, the curves and the page are written again (`evidence`).
 """
 
 import os
@@ -53,7 +53,7 @@ class ExperimentConfig(Section):
 
 
 @dataclass(frozen=True)
-class Run:
+class PlannedRun:
     """One run of an experiment."""
 
     arm: str
@@ -61,25 +61,45 @@ class Run:
     config: configs.Config
 
     def what_is_trained(self) -> dict[str, Any]:
-        """Its config without what only says where it runs."""
+        """Return its config without the sections that only say where it runs."""
         return what_is_trained(self.config.model_dump(mode="json"))
 
 
 class Experiment:
-    """Trains what is missing and writes what there is."""
+    """Trains the runs that have no result and writes the evidence of those that have one."""
 
     def __init__(self, path: Path, output: Path, runs: Path, cache: Path, console: Console) -> None:
-        """`output` gets the evidence, `runs` the run folders. ConfigError for a bad file or arm."""
+        """Read the experiment.
+
+        Args:
+            path: Its YAML file.
+            output: Folder for the evidence.
+            runs: Folder for the run folders.
+            cache: Folder for start models that the project makes.
+            console: Gets progress and tables.
+
+        Raises:
+            ConfigError: The file cannot be read, or a setting or arm in it is unknown or bad.
+        """
         self._config = load(path)
         self._base = path.parent / self._config.base
         self._command = f"extra-rl experiment {path} --cache {cache} --output {output}"
         self._output, self._runs, self._cache, self._console = output, runs, cache, console
 
     def train(self, seeds: int | None, arms: list[str], minutes: float | None) -> None:
-        """Trains the runs whose results are missing and begins none after so many minutes;
-        ExperimentFailed if one fails."""
+        """Train the runs that have no result.
+
+        Args:
+            seeds: Number of seeds; None: as in the file.
+            arms: Arms to train; empty: all.
+            minutes: No run is begun after so many minutes; None: no limit.
+
+        Raises:
+            ConfigError: An arm is unknown, or a result was made with other settings.
+            ExperimentFailed: A run failed.
+        """
         started = time.monotonic()
-        missing = [run for run in self.planned(seeds, arms) if not self._is_there(run)]
+        missing = [run for run in self.planned(seeds, arms) if not self._has_result(run)]
         self._console.print(f"{len(missing)} runs to train; results in {self._output}")
         self.show()
         for number, run in enumerate(missing, start=1):
@@ -93,8 +113,16 @@ class Experiment:
             self._train(run)
             self.show()
 
-    def planned(self, seeds: int | None = None, arms: list[str] | None = None) -> Iterator[Run]:
-        """All runs, seed by seed; ConfigError for an unknown arm."""
+    def planned(self, seeds: int | None = None, arms: list[str] | None = None) -> Iterator[PlannedRun]:
+        """Yield all runs, seed by seed.
+
+        Args:
+            seeds: Number of seeds; None: as in the file.
+            arms: Their arms; None or empty: all.
+
+        Raises:
+            ConfigError: An arm is unknown.
+        """
         chosen = arms or list(self._config.arms)
         for arm in chosen:
             if arm not in self._config.arms:
@@ -104,15 +132,15 @@ class Experiment:
             for arm in chosen:
                 own = {**self._config.settings, **self._config.arms[arm]}
                 settings = {"seed": seed, "name": arm, **own}
-                yield Run(arm, seed, configs.load(self._base, settings))
+                yield PlannedRun(arm, seed, configs.load(self._base, settings))
 
     def show(self) -> None:
-        """Writes the evidence and prints its table."""
+        """Write the evidence and print its table."""
         if not evidence.read(self._results):
             self._console.print(f"no results in {self._results} yet")
             return
         summary = evidence.write(self._results, self._output, self._config.baselines, self._command)
-        head, *rows = evidence.table(summary)
+        head, *rows = evidence.table(summary, self._config.baselines)
         table = Table(title="pass@k in percent; differences in points, paired by seed", title_justify="left")
         for column in head:
             table.add_column(column, justify="left" if column == "arm" else "right")
@@ -122,36 +150,36 @@ class Experiment:
 
     @property
     def _before(self) -> Path:
-        """The last run's samples of the start model, which need not be drawn again for the next."""
+        """The last run's evaluation samples of the start model, reused by the next run."""
         return self._runs / "evaluation-before.jsonl"
 
     @property
     def _results(self) -> Path:
         return self._output / "runs"
 
-    def _is_there(self, run: Run) -> bool:
-        path = evidence.place(self._results, run.arm, run.seed)
+    def _has_result(self, run: PlannedRun) -> bool:
+        path = evidence.result_path(self._results, run.arm, run.seed)
         if not path.is_file():
             return False
         if Result.model_validate_json(path.read_bytes()).config != run.what_is_trained():
             raise ConfigError(
                 f"{path} was made with other settings: choose another --output, or delete the results that"
-                " are not to be compared"
+                " should not be compared"
             )
         return True
 
-    def _train(self, run: Run) -> None:
+    def _train(self, run: PlannedRun) -> None:
         folder = RunFolder(self._runs / run.arm / f"seed-{run.seed}")
         if not folder.evaluation("after").is_file():
             self._start(run, folder)
-        evidence.of_run(folder, run.arm, run.seed, run.what_is_trained()).save(self._results)
+        evidence.result_of(folder, run.arm, run.seed, run.what_is_trained()).save(self._results)
 
-    def _start(self, run: Run, folder: RunFolder) -> None:
-        """In a process of its own: OpenRLHF and Ray are made to be started once in a process."""
+    def _start(self, run: PlannedRun, folder: RunFolder) -> None:
+        """Train in a process of its own: OpenRLHF and Ray can be started only once in a process."""
         folder.path.mkdir(parents=True, exist_ok=True)
         before = folder.evaluation("before").with_suffix(".jsonl")
         if self._before.is_file() and not before.exists():
-            # The start model is the same, mostly: a journal of another request is begun anew.
+            # Mostly the start model is the same; a journal of another request is started again.
             shutil.copyfile(self._before, before)
         config = folder.path.with_suffix(".yaml")
         config.write_text(yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False))
@@ -164,16 +192,20 @@ class Experiment:
             raise ExperimentFailed(
                 f"{run.arm}, seed {run.seed}: `{' '.join(command)}` ended with code {code}"
             )
-        # Another command may add other arms to the same table, and read this.
+        # Another command that adds other arms to the same table may read this.
         write_whole(self._before, before.read_text(encoding="utf-8"))
 
 
 class ExperimentFailed(Exception):
-    """A run did not go to its end."""
+    """A run failed; the message gives its command and exit code."""
 
 
 def load(path: Path) -> ExperimentConfig:
-    """The experiment in a YAML file; ConfigError names every unknown or bad setting."""
+    """Read the YAML file of an experiment.
+
+    Raises:
+        ConfigError: Names every unknown or bad setting.
+    """
     try:
         return ExperimentConfig.model_validate(read_yaml(path))
     except ValidationError as error:

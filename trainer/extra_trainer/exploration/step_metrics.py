@@ -26,6 +26,7 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
         "reward": float(correct.sum() / max(decided, 1)),
         "groups_all_right": float(np.mean([outcome.all_right for outcome in outcomes])),
         "groups_all_wrong": float(np.mean([outcome.all_wrong for outcome in outcomes])),
+        "groups_mixed": float(np.mean([outcome.mixed for outcome in outcomes])),
         "novelty": float(raw[correct].mean()) if correct.any() else 0.0,
         "novelty_std": float(raw[correct].std()) if correct.any() else 0.0,
         "guided_groups": float(len(guided)),

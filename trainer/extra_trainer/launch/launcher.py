@@ -241,7 +241,7 @@ class Launcher:
         checkpoint = self.folder.last_checkpoint()
         go_on = f"step {checkpoint}" if checkpoint else "the start: there is no checkpoint yet"
         return (
-            f"training stopped after step {done[-1]['step'] if done else 0}: {reason}\n"
+            f"training stopped after step {done[-1].step if done else 0}: {reason}\n"
             f"The log is {self.folder.logs / 'trainer.log'}. "
             f"The same command with --resume goes on from {go_on}."
         )

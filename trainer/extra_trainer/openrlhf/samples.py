@@ -27,6 +27,7 @@ from extra_trainer.config import Config
 from extra_trainer.data.problems import prompt_identity
 from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
 from extra_trainer.exploration.explorer import Explorer
+from extra_trainer.exploration.recording import prefix_choice_records, rollout_records
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.exploration.step_metrics import step_metrics
 from extra_trainer.exploration.step_novelty import StepNovelty
@@ -39,7 +40,6 @@ from extra_trainer.rollouts.collector import (
     RolloutRequest,
     Sampling,
 )
-from extra_trainer.runs import record
 from extra_trainer.runs.folder import RunFolder
 
 Result = TypeVar("Result")
@@ -155,9 +155,9 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
 
     def _feed(self, groups: list[Group], novelty: list[GroupNovelty], step: int) -> int:
         """Record the step, which takes a second for millions of tokens, and feed the prefix memory."""
-        self._folder.write_rollouts(step, record.rollouts(groups, novelty))
+        self._folder.write_rollouts(step, rollout_records(groups, novelty))
         queued = self._explorer.feed(groups, step)
-        self._folder.write_choices(step, record.choices(self._explorer.choices))
+        self._folder.write_prefix_choices(step, prefix_choice_records(self._explorer.choices))
         return queued
 
     def settle(self) -> None:

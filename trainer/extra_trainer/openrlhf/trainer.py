@@ -30,6 +30,7 @@ from extra_trainer.openrlhf.samples import ExTraSamplesGenerator, PolicyState
 from extra_trainer.rollouts.collector import RolloutCollector
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from extra_trainer.rollouts.outages import retried_call
+from extra_trainer.runs.schema import StepMetrics
 
 #: Key of our state in OpenRLHF's client states.
 STATE = "extra_rl"
@@ -137,7 +138,9 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             self._memories(
                 self._snapshot(global_step - self.args.ckpt.save_steps * self.args.ckpt.max_num)
             ).delete()
-        self._run.folder.append_metrics({"step": global_step, **_numbers(logs_dict or {}), **metrics})
+        self._run.folder.append_metrics(
+            StepMetrics.from_json({"step": global_step, **_numbers(logs_dict or {}), **metrics})
+        )
 
     def init_checkpoint_states(self) -> dict[str, Any]:
         """Return OpenRLHF's states; restore queue and memories as they were at the checkpoint.

@@ -1,9 +1,9 @@
-"""Runs side by side: what run folders hold, grouped into arms, as curves with intervals over seeds.
+"""Runs side by side: run folders grouped into arms, as curves with intervals over seeds.
 
 An arm is the runs whose configs are the same but for the seed, the run's name and where it took place. A
-curve is averaged over a few steps, then over the arm's runs; its band is Student's 95 % interval, which
-has no bounds with fewer than two. Runs of one arm may be of different lengths: a curve goes as far as its
-shortest. A folder need not be of a finished run: what is not there yet is left out.
+curve is averaged over a few steps, then over the arm's runs; its band is Student's 95 % interval, which a
+single run does not have. Runs of one arm may be of different lengths: a curve is as long as the shortest. A
+folder may belong to an unfinished run: what does not exist yet is left out.
 """
 
 import json
@@ -21,11 +21,13 @@ from scipy import stats
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.runs.folder import RunFolder
+from extra_trainer.runs.schema import StepMetrics
 
-#: Sections of a config that say where a run takes place, not what is trained; and what may differ in an arm.
+#: Sections of a config that say where a run takes place, not what is trained.
 WHERE = ("services", "ray")
-APART = (*WHERE, "seed", "name")
-#: What is shown for a setting that a config does not have.
+#: Sections and settings that may differ between the runs of an arm.
+DIFFERING = (*WHERE, "seed", "name")
+#: Shown for a setting that a config does not have.
 UNSET = "(not set)"
 #: Steps that a point of a curve averages over.
 SMOOTHED = 5
@@ -33,18 +35,22 @@ SMOOTHED = 5
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One run as its folder tells of it."""
+    """One run, read from its folder."""
 
     folder: RunFolder
     config: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    #: None where that evaluation has not ended, or another release wrote it in another form.
+    metrics: list[StepMetrics]
+    #: None if that evaluation has not ended, or if another release wrote it in another form.
     before: Evaluation | None
     after: Evaluation | None
 
     @classmethod
     def read(cls, path: Path) -> "TrainedRun":
-        """ConfigError if there is no run in `path`."""
+        """Read the run in a folder.
+
+        Raises:
+            ConfigError: There is no run in `path`, or this release cannot read its records.
+        """
         folder = RunFolder(path)
         if not folder.config.is_file():
             raise ConfigError(f"{path} holds no run: there is no config.yaml in it")
@@ -53,14 +59,14 @@ class TrainedRun:
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
+        """The name of its folder, and its seed."""
         return f"{self.folder.path.name} (seed {self.config.get('seed', '?')})"
 
     @cached_property
     def novelties(self) -> dict[int, NDArray[np.float64]]:
-        """Step -> novelties of its correct rollouts, as measured; empty if no rollouts were kept."""
+        """Step -> novelties of its correct rollouts, as measured; empty without recorded rollouts."""
         return {
-            step: np.array([r["novelty"] for r in records if r["status"] == "correct"], dtype=np.float64)
+            step: np.array([record.novelty for record in records if record.correct], dtype=np.float64)
             for step, records in self.folder.read_rollouts()
         }
 
@@ -84,25 +90,25 @@ class Arm:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Setting (dotted) -> value, of what all its runs have in common."""
-        return flattened(what_is_shared(self.runs[0].config))
+        """Setting (dotted) -> value, of the settings that all its runs share."""
+        return flattened(shared_settings(self.runs[0].config))
 
     @property
     def seeds(self) -> str:
-        """Its seeds, as a person lists them."""
+        """Its seeds, separated by commas."""
         return ", ".join(str(run.config.get("seed", "?")) for run in self.runs)
 
     def steps(self) -> int:
-        """Steps that all its runs have made."""
+        """Return the number of steps that all its runs have made."""
         return min(len(run.metrics) for run in self.runs)
 
     def values(self, metric: str) -> NDArray[np.float64]:
-        """[runs, steps] of a metric, NaN where a step has none."""
-        rows = [[record.get(metric, np.nan) for record in run.metrics[: self.steps()]] for run in self.runs]
+        """Return a metric, float64 [runs, steps], with NaN where a step does not have it."""
+        rows = [[step.value(metric) for step in run.metrics[: self.steps()]] for run in self.runs]
         return np.array(rows, dtype=np.float64).reshape(len(self.runs), self.steps())
 
     def curve(self, metric: str) -> Curve | None:
-        """None if there are no steps, or no such metric in them."""
+        """Return the curve of a metric; None if there are no steps, or no step has it."""
         values = self.values(metric)
         if not values.size or np.isnan(values).all():
             return None
@@ -112,7 +118,7 @@ class Arm:
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of [runs, steps], each averaged over SMOOTHED steps, or over all if there are fewer."""
+    """Average [runs, steps] over SMOOTHED steps, or over all if there are fewer."""
     width = min(SMOOTHED, values.shape[1])
     return np.stack([np.convolve(row, np.ones(width) / width, "valid") for row in values])
 
@@ -120,7 +126,12 @@ def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def over_runs(
     values: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    """Mean over the rows of [runs, points], and the ends of Student's 95 % interval; None for one row."""
+    """Return the mean of [runs, points] over the runs, and the bounds of its 95 % interval.
+
+    Returns:
+        Mean, lower and upper bound, each [points]. The interval is Student's, over the runs; the bounds are
+        None for a single run.
+    """
     mean = values.mean(axis=0)
     count = len(values)
     if count < 2:
@@ -130,40 +141,40 @@ def over_runs(
 
 
 def what_is_trained(content: dict[str, Any]) -> dict[str, Any]:
-    """A config's content without what only says where it runs."""
+    """Return a config's content without the sections that only say where the run takes place."""
     return {name: section for name, section in content.items() if name not in WHERE}
 
 
-def what_is_shared(content: dict[str, Any]) -> dict[str, Any]:
-    """A config's content without what may differ between the runs of an arm."""
-    return {name: section for name, section in content.items() if name not in APART}
+def shared_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's content without what may differ between the runs of an arm."""
+    return {name: section for name, section in content.items() if name not in DIFFERING}
 
 
-def grouped(runs: Sequence[TrainedRun]) -> list[Arm]:
-    """The arms, in order of their first runs; each has a name that no other has."""
+def group_into_arms(runs: Sequence[TrainedRun]) -> list[Arm]:
+    """Return the arms, in order of their first runs, each with a name of its own."""
     by_config: dict[str, list[TrainedRun]] = {}
     for run in runs:
-        by_config.setdefault(json.dumps(what_is_shared(run.config), sort_keys=True), []).append(run)
+        by_config.setdefault(json.dumps(shared_settings(run.config), sort_keys=True), []).append(run)
     arms = [Arm(_name(members), members) for members in by_config.values()]
     if len({arm.name for arm in arms}) == len(arms):
         return arms
     differing = differences(arms)
     return [
-        Arm(f"{arm.name} {number}{_told(differing, number - 1)}", arm.runs)
+        Arm(f"{arm.name} {number}{_suffix(differing, number - 1)}", arm.runs)
         for number, arm in enumerate(arms, 1)
     ]
 
 
 def differences(arms: Sequence[Arm]) -> dict[str, list[str]]:
-    """Setting -> its value in each arm, of the settings that are not the same in all."""
+    """Return setting -> its value in each arm, of the settings that are not the same in all."""
     settings = [arm.settings for arm in arms]
     names = dict.fromkeys(name for values in settings for name in values)
-    table = {name: [shown(values.get(name, UNSET)) for values in settings] for name in names}
+    table = {name: [setting_text(values.get(name, UNSET)) for values in settings] for name in names}
     return {name: row for name, row in table.items() if len(set(row)) > 1}
 
 
 def flattened(content: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Dotted name -> value."""
+    """Return dotted name -> value of nested settings."""
     flat: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, dict) and value:
@@ -173,8 +184,8 @@ def flattened(content: dict[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def shown(value: object) -> str:
-    """A setting's value as YAML has it, more or less."""
+def setting_text(value: object) -> str:
+    """Return a setting's value roughly as YAML writes it."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return str(value)
@@ -191,7 +202,7 @@ def _name(runs: list[TrainedRun]) -> str:
     return str(runs[0].config.get("name", runs[0].folder.path.name))
 
 
-def _told(differing: dict[str, list[str]], place: int) -> str:
-    """An arm's settings that differ and that all arms have, the first two."""
-    told = [f"{name}={row[place]}" for name, row in differing.items() if UNSET not in row]
-    return f" ({', '.join(told[:2])})" if told else ""
+def _suffix(differing: dict[str, list[str]], place: int) -> str:
+    """Return the first two of an arm's differing settings that all arms have."""
+    settings = [f"{name}={row[place]}" for name, row in differing.items() if UNSET not in row]
+    return f" ({', '.join(settings[:2])})" if settings else ""

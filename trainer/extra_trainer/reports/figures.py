@@ -1,8 +1,8 @@
-"""The figures of a report: for Plotly, with a sentence that says what is seen and a table of the numbers.
+"""The figures of a report: data for Plotly, a sentence that describes it, and a table of its numbers.
 
-A figure is data, not a picture: colours are names ("@c0", "@line") that the page replaces by those of a light
-or a dark screen. Every figure comes with its table, for those who cannot see it and those who want to copy
-it; long tables are thinned to some twenty rows.
+Colours are names ("@c0", "@line") that the page replaces by those of a light or a dark screen. Every figure
+has a table, for readers who cannot see it and for those who want to copy it; long tables are thinned to about
+twenty rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from extra_trainer.evaluation.pass_at_k import bootstrap_means, interval, problem_pass_at_k
 from extra_trainer.reports.arms import Arm, Curve, TrainedRun, over_runs
+from extra_trainer.runs.schema import PHASE_PREFIX
 
-#: Metric -> title and unit of its curve, and how a value is written.
+#: Metric -> title and unit of its curve, and number format.
 CURVES = {
     "reward": ("Reward", "share of correct rollouts", ".3f"),
     "entropy": ("Token entropy", "nats", ".3f"),
@@ -25,66 +26,87 @@ CURVES = {
     "response_tokens": ("Response length", "tokens", ".1f"),
     "kl": ("KL from the start model", "nats a token", ".4f"),
 }
-#: Upper ends of the bands that novelties are counted in, and what the bands are called.
+#: Upper ends and names of the bands that novelties are counted in.
 NOVELTY_BANDS = (1e-4, 0.01, 0.05, 0.2, np.inf)
 BAND_NAMES = ("repeats", "to 0.01", "to 0.05", "to 0.2", "above 0.2")
-#: Points of what is counted over time, and rows of a table, at most.
+#: Share of groups without any verdict from which a figure mentions them; less is rounding.
+UNDECIDED_SHARE = 1e-6
+#: Most points of a curve of counts, and most rows of a table.
 POINTS = 24
 ROWS = 20
-#: How the lines of arms are drawn, so that they can be told apart without their colours.
+#: Dashes of the arms' lines, so that they can be distinguished without their colours.
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 COLOURS = 8
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. `head` and `rows` are its table; without `data` the table is all there is."""
+    """One figure. `head` and `rows` are its table; without `data` it is only the table."""
 
     title: str
-    #: What is seen, in a sentence: stands for the picture where that cannot be seen.
-    says: str
+    #: A sentence that replaces the picture for screen readers.
+    description: str
     #: How to read it.
     note: str
     head: Sequence[str]
     rows: list[list[str]]
     data: list[dict[str, Any]] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)
-    #: Over the whole width of the page.
+    #: Whether it takes the whole width of the page.
     wide: bool = False
 
 
 def training_curves(arms: Sequence[Arm]) -> list[Figure]:
-    """A figure for each of CURVES that the runs have."""
-    made = (_training_curve(arms, metric, *about) for metric, about in CURVES.items())
+    """Return a figure for each metric in CURVES that the runs have."""
+    made = (_training_curve(arms, metric, *labels) for metric, labels in CURVES.items())
     return [figure for figure in made if figure is not None]
 
 
-def _training_curve(arms: Sequence[Arm], metric: str, title: str, unit: str, form: str) -> Figure | None:
+def _training_curve(
+    arms: Sequence[Arm], metric: str, title: str, unit: str, number_format: str
+) -> Figure | None:
     curves = {arm.name: curve for arm in arms if (curve := arm.curve(metric)) is not None}
-    return curves_figure(title, unit, curves, [arm.name for arm in arms], form) if curves else None
+    names = [arm.name for arm in arms]
+    return curves_figure(title, unit, curves, names, number_format) if curves else None
 
 
-def curves_figure(title: str, unit: str, curves: dict[str, Curve], arms: Sequence[str], form: str) -> Figure:
-    """Curves by arm over the steps; `arms` are all of the page, which gives each its colour."""
+def curves_figure(
+    title: str, unit: str, curves: dict[str, Curve], arms: Sequence[str], number_format: str
+) -> Figure:
+    """Return a figure of curves over the steps.
+
+    Args:
+        title: Its title.
+        unit: Unit of the values; may be empty.
+        curves: Arm -> its curve.
+        arms: All arms of the page; an arm's place among them decides its colour.
+        number_format: Format specification of the values in the table.
+    """
     data = [
         trace
         for name, curve in curves.items()
         for trace in _line(name, arms.index(name), curve.steps, (curve.mean, curve.low, curve.high))
     ]
-    ends = [f"{name}: {c.mean[0]:{form}} at first, {c.mean[-1]:{form}} at last" for name, c in curves.items()]
+    ends = [
+        f"{name}: {c.mean[0]:{number_format}} at first, {c.mean[-1]:{number_format}} at last"
+        for name, c in curves.items()
+    ]
     return Figure(
         title,
         f"{title}{f' ({unit})' if unit else ''} by training step. {'; '.join(ends)}.",
         "",
         ["step", *_heads(curves)],
-        _curve_rows(list(curves.values()), form),
+        _curve_rows(list(curves.values()), number_format),
         data,
         {"xaxis": {"title": "step"}, "yaxis": {"title": unit, "range": _range(list(curves.values()))}},
     )
 
 
 def _range(curves: list[Curve]) -> list[float]:
-    """Of the axis: all means and, of the intervals (which two seeds may blow up), half a height beyond."""
+    """Return the range of the axis: all means, and at most half their height more for the intervals.
+
+    The interval of two seeds may be many times as high as the curves.
+    """
     low = min(0.0, *(float(curve.mean.min()) for curve in curves))
     high = max(float(curve.mean.max()) for curve in curves)
     height = high - low or 1.0
@@ -104,16 +126,17 @@ def _heads(curves: dict[str, Curve]) -> list[str]:
     ]
 
 
-def _curve_rows(curves: list[Curve], form: str) -> list[list[str]]:
+def _curve_rows(curves: list[Curve], number_format: str) -> list[list[str]]:
     longest = max(curves, key=lambda curve: len(curve.steps))
     rows = []
     for place in _thinned(len(longest.steps), ROWS):
         row = [f"{longest.steps[place]:g}"]
         for curve in curves:
             inside = place < len(curve.mean)
-            row.append(f"{curve.mean[place]:{form}}" if inside else "")
+            row.append(f"{curve.mean[place]:{number_format}}" if inside else "")
             if curve.low is not None and curve.high is not None:
-                row.append(f"{curve.low[place]:{form}} to {curve.high[place]:{form}}" if inside else "")
+                ends = (curve.low[place], curve.high[place]) if inside else ()
+                row.append(" to ".join(f"{end:{number_format}}" for end in ends))
         rows.append(row)
     return rows
 
@@ -126,7 +149,7 @@ Band = tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64
 
 
 def _line(name: str, place: int, x: NDArray[np.float64], band: Band, dash: str = "") -> list[dict[str, Any]]:
-    """A line, and behind it its interval."""
+    """Return the traces of a line and, behind it, its interval."""
     mean, low, high = band
     colour = f"@c{place % COLOURS}"
     shared = {"x": x.tolist(), "legendgroup": name, "meta": {"arm": name}}
@@ -143,14 +166,14 @@ def _line(name: str, place: int, x: NDArray[np.float64], band: Band, dash: str =
 
 
 def pass_curves(arms: Sequence[Arm]) -> list[Figure]:
-    """pass@k of each evaluation set, before (thin, dotted) and after training."""
+    """Return figures of pass@k for each evaluation set, before (dotted) and after training."""
     names = dict.fromkeys(name for arm in arms for run in arm.runs if run.before for name in run.before.sets)
     figures = (_pass_curve(arms, name, several=len(names) > 1) for name in names)
     return [figure for figure in figures if figure is not None]
 
 
 def _pass_curve(arms: Sequence[Arm], evaluation_set: str, *, several: bool) -> Figure | None:
-    data, head, columns, told = [], ["k"], [], []
+    data, head, columns, sentences = [], ["k"], [], []
     ks: list[int] = []
     for place, arm in enumerate(arms):
         for when in ("before", "after"):
@@ -171,13 +194,13 @@ def _pass_curve(arms: Sequence[Arm], evaluation_set: str, *, several: bool) -> F
             mean, low, high = band
             head += [name, "95 % interval"]
             columns.append((found, mean, low, high))
-            told.append(f"{name}: pass@{found[0]} {mean[0]:.1%}, pass@{found[-1]} {mean[-1]:.1%}")
+            sentences.append(f"{name}: pass@{found[0]} {mean[0]:.1%}, pass@{found[-1]} {mean[-1]:.1%}")
     if not data:
         return None
     rows = [[str(k), *(cell for column in columns for cell in _pass_cells(k, *column))] for k in ks]
     return Figure(
         f"pass@k, {evaluation_set}" if several else "pass@k",
-        f"pass@k on held-out problems, by k. {'; '.join(told)}.",
+        f"pass@k on held-out problems, by k. {'; '.join(sentences)}.",
         "Intervals at 95 %: over seeds (Student) where an arm has several runs, otherwise over problems "
         "(bootstrap).",
         head,
@@ -206,7 +229,7 @@ def _pass_cells(
 
 
 def _passes(runs: list[TrainedRun], when: str, evaluation_set: str) -> tuple[list[int], Band] | None:
-    """k, and pass@k of them, from the counts of all runs that have that evaluation."""
+    """Return the values of k and the band of pass@k, from all runs that have that evaluation."""
     done = [run.before if when == "before" else run.after for run in runs]
     found = [(e.sets[evaluation_set], e.samples_per_prompt) for e in done if e and evaluation_set in e.sets]
     if not found:
@@ -224,14 +247,16 @@ def _passes(runs: list[TrainedRun], when: str, evaluation_set: str) -> tuple[lis
 
 
 def group_shares(arm: Arm) -> Figure | None:
-    """Shares of groups all right, mixed and all wrong over time, over the arm's runs."""
+    """Return shares of groups all right, mixed and all wrong over the steps, averaged over the arm's runs."""
     if not arm.steps():
         return None
-    right, wrong = (arm.values(name).mean(axis=0) for name in ("groups_all_right", "groups_all_wrong"))
-    shares = {"all right": right, "mixed": 1 - right - wrong, "all wrong": wrong}
+    shares = {
+        name.replace("_", " "): arm.values(f"groups_{name}").mean(axis=0)
+        for name in ("all_right", "mixed", "all_wrong")
+    }
     windows = _windows(arm.steps())
     means = {name: np.array([values[a:b].mean() for a, b in windows]) for name, values in shares.items()}
-    return _stacked(
+    figure = _stacked(
         f"Groups: {arm.name}",
         "Groups of rollouts by outcome",
         windows,
@@ -240,10 +265,13 @@ def group_shares(arm: Arm) -> Figure | None:
         "share of groups",
         arm.name,
     )
+    if np.sum(list(shares.values()), axis=0).min() > 1 - UNDECIDED_SHARE:
+        return figure
+    return replace(figure, note="The rest to 100 %: groups without any verdict.")
 
 
 def novelty_bands(arm: Arm) -> Figure | None:
-    """How the novelties of correct rollouts are distributed over time, over the arm's runs."""
+    """Return the distribution of correct rollouts' novelty over the steps, over the arm's runs."""
     novelties = [run.novelties for run in arm.runs]
     last = max((max(by_step, default=0) for by_step in novelties), default=0)
     if not last:
@@ -262,13 +290,13 @@ def novelty_bands(arm: Arm) -> Figure | None:
         f"Novelty: {arm.name}",
         "Correct rollouts by novelty, as measured",
         windows,
-        # The most novel lie on the axis.
+        # The most novel come first, next to the axis.
         dict([*reversed(new), repeats]),
         tuple(f"@s{band}" for band in reversed(range(len(BAND_NAMES)))),
         "share of correct rollouts",
         arm.name,
     )
-    # Most are repeats: they are what is left to 100 %, and the axis shows the others.
+    # Most are repeats: they are left out as the rest to 100 %, and the axis ends above the others.
     figure.layout["yaxis"]["range"] = [0, max(0.02, min(1.0, 1.1 * float((1 - repeats[1]).max())))]
     return replace(
         figure, data=figure.data[:-1], note=f"The rest to 100 %: repeats (up to {NOVELTY_BANDS[0]:g})."
@@ -276,14 +304,14 @@ def novelty_bands(arm: Arm) -> Figure | None:
 
 
 def _windows(steps: int) -> list[tuple[int, int]]:
-    """Ranges of steps (from 0, end not included), at most POINTS of about the same length."""
+    """Return at most POINTS ranges of steps (from 0, end not included) of about the same length."""
     ends = np.unique(np.linspace(0, steps, min(steps, POINTS) + 1).round().astype(int)).tolist()
     return list(pairwise(ends))
 
 
 def _stacked(
     title: str,
-    what: str,
+    subject: str,
     windows: list[tuple[int, int]],
     shares: dict[str, NDArray[np.float64]],
     colours: tuple[str, ...],
@@ -313,7 +341,7 @@ def _stacked(
     ]
     return Figure(
         title,
-        f"{what}, over training: {'; '.join(ends)}.",
+        f"{subject}, over training: {'; '.join(ends)}.",
         "",
         ["steps", *shares],
         rows,
@@ -328,8 +356,8 @@ def _stacked(
 
 
 def guided(arms: Sequence[Arm]) -> list[Figure]:
-    """How many groups were guided and rescued over time, and the rescue rate with Wilson's interval."""
-    data, rows, told = [], [], []
+    """Return the rescue rate of guided groups over the steps with Wilson's interval, and their number."""
+    data, rows, sentences = [], [], []
     for place, arm in enumerate(arms):
         groups, rescued = (np.nansum(arm.values(f"guided_{name}"), axis=0) for name in ("groups", "rescued"))
         if not groups.sum():
@@ -360,12 +388,12 @@ def guided(arms: Sequence[Arm]) -> list[Figure]:
             for (a, b), o, g, r, lo, hi in zip(windows, of, good, rate, low, high, strict=True)
         ]
         share = rescued.sum() / groups.sum()
-        told.append(f"{arm.name}: {rescued.sum():.0f} of {groups.sum():.0f} rescued, {share:.0%}")
+        sentences.append(f"{arm.name}: {rescued.sum():.0f} of {groups.sum():.0f} rescued, {share:.0%}")
     if not data:
         return []
     rescue = Figure(
         "Rescue rate of guided groups",
-        f"Share of guided groups with a correct rollout, over training. {'; '.join(told)}.",
+        f"Share of guided groups with a correct rollout, over training. {'; '.join(sentences)}.",
         "Guided groups continue a hard prompt from a stored prefix; rescued are those with a correct "
         "rollout. Bars: Wilson's 95 % interval.",
         ["arm", "steps", "guided groups", "rescued", "rescue rate", "95 % interval"],
@@ -378,20 +406,20 @@ def guided(arms: Sequence[Arm]) -> list[Figure]:
 
 
 def _guided_counts(arms: Sequence[Arm]) -> Figure | None:
-    """Guided groups and rescued ones, a step, averaged over runs."""
+    """Return the guided groups of a step and the rescued ones, averaged over runs."""
     data, rows = [], []
     for place, arm in enumerate(arms):
-        for name, form in (("guided_groups", "/0.45"), ("guided_rescued", "")):
+        for name, opacity in (("guided_groups", "/0.45"), ("guided_rescued", "")):
             values = arm.values(name)
             if not np.nansum(values):
                 continue
             windows = _windows(arm.steps())
             mean = [float(np.nanmean(values[:, a:b])) for a, b in windows]
-            what = "guided" if name == "guided_groups" else "rescued"
-            label = what if len(arms) == 1 else f"{arm.name}, {what}"
+            kind = "guided" if name == "guided_groups" else "rescued"
+            label = kind if len(arms) == 1 else f"{arm.name}, {kind}"
             x = [(a + 1 + b) / 2 for a, b in windows]
             bar = {"type": "bar", "name": label, "meta": {"arm": arm.name}, "offsetgroup": str(place)}
-            data.append({**bar, "x": x, "y": mean, "marker": {"color": f"@c{place % COLOURS}{form}"}})
+            data.append({**bar, "x": x, "y": mean, "marker": {"color": f"@c{place % COLOURS}{opacity}"}})
             rows += [[label, f"{a + 1} to {b}", f"{m:.2f}"] for (a, b), m in zip(windows, mean, strict=True)]
     if not data:
         return None
@@ -399,7 +427,7 @@ def _guided_counts(arms: Sequence[Arm]) -> Figure | None:
         "Guided groups a step",
         "Guided groups a step over training, and how many of them were rescued.",
         "",
-        ["what", "steps", "groups a step"],
+        ["groups", "steps", "groups a step"],
         rows,
         data,
         {
@@ -412,7 +440,7 @@ def _guided_counts(arms: Sequence[Arm]) -> Figure | None:
 
 
 def _wilson(good: NDArray[np.float64], of: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Rate, and the ends of Wilson's 95 % interval of it."""
+    """Return the rate, and the bounds of Wilson's 95 % interval of it."""
     z = 1.96
     rate = good / of
     middle = (rate + z**2 / (2 * of)) / (1 + z**2 / of)
@@ -421,7 +449,7 @@ def _wilson(good: NDArray[np.float64], of: NDArray[np.float64]) -> tuple[NDArray
 
 
 def phases(arms: Sequence[Arm]) -> Figure | None:
-    """Seconds of a step by phase, averaged over steps and runs."""
+    """Return the seconds of a step by phase, averaged over steps and runs."""
     arms = [arm for arm in arms if arm.steps()]
     found = {arm.name: _phase_means(arm) for arm in arms}
     names = sorted({name for means in found.values() for name in means})
@@ -447,11 +475,11 @@ def phases(arms: Sequence[Arm]) -> Figure | None:
         for name in names
     ]
     rows.append(["in all", *(f"{total:.3f}" for total in totals.values())])
-    told = "; ".join(f"{arm}: {total:.2f} s" for arm, total in totals.items())
+    sentences = "; ".join(f"{arm}: {total:.2f} s" for arm, total in totals.items())
     return Figure(
         "Seconds by phase",
-        f"Mean seconds of a training step, by phase. {told}. The longest: {names[0].replace('_', ' ')}.",
-        'Phases named "wait" count only what the step waited for: the services work while others generate.',
+        f"Mean seconds of a training step, by phase. {sentences}. The longest: {names[0].replace('_', ' ')}.",
+        'Phases named "wait" count only the time the step waited: services work while others generate.',
         ["phase", *found],
         rows,
         data,
@@ -468,12 +496,11 @@ def phases(arms: Sequence[Arm]) -> Figure | None:
 
 
 def _phase_means(arm: Arm) -> dict[str, float]:
-    names = {name for run in arm.runs for record in run.metrics for name in record}
-    phases = (name for name in names if name.startswith("seconds/"))
+    phases = {phase for run in arm.runs for step in run.metrics for phase in step.seconds}
     # A step that lacks a phase spent no time in it.
-    return {name.removeprefix("seconds/"): float(np.nan_to_num(arm.values(name)).mean()) for name in phases}
+    return {phase: float(np.nan_to_num(arm.values(PHASE_PREFIX + phase)).mean()) for phase in phases}
 
 
 def present(figures: Iterable[Figure | None]) -> list[Figure]:
-    """Those that there are."""
+    """Return the figures that are not None."""
     return [figure for figure in figures if figure is not None]

@@ -1,8 +1,8 @@
-"""What a person sees while a run goes on: on a terminal a bar and a live table, elsewhere plain lines.
+"""Progress of training and evaluation: on a terminal a bar and a live table, elsewhere plain lines.
 
-Everything shown of training is in the run's metrics. Seconds are those of a step's phases; tokens a second
-are the tokens sampled in a step over all of its seconds, and the time left is that of the steps left at the
-median of the last ones.
+All figures of training come from the run's metrics. The seconds of a step are the sum of its phases; tokens a
+second are the tokens sampled in a step divided by its seconds; the time left assumes the median seconds of
+the last steps.
 """
 
 import statistics
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Self
+from typing import Self
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -25,18 +25,20 @@ from rich.progress import (
 )
 from rich.table import Table
 
-#: What the metrics of phases begin with.
-PHASE = "seconds/"
-#: Steps shown in the table; steps whose pace tells the time left; characters of the longest phase's bar.
+from extra_trainer.runs.schema import StepMetrics
+
+#: Steps in the table.
 LAST_STEPS = 8
+#: Steps that the time left and the seconds of phases are averaged over.
 PACE_STEPS = 10
+#: Characters of the longest phase's bar.
 PHASE_BAR = 30
 #: Seconds between lines where there is no terminal.
 LINE_EVERY = 10.0
 
 
-class _Shown:
-    """A progress bar, or a line now and then."""
+class _Bar:
+    """A progress bar on a terminal, a line every LINE_EVERY seconds elsewhere."""
 
     def __init__(self, console: Console, title: str, total: int) -> None:
         self._console = console
@@ -70,8 +72,8 @@ class _Shown:
             self._console.print(f"{self._title}: {done}/{self._total} {detail}", highlight=False)
 
 
-class EvaluationProgress(_Shown):
-    """Progress of an evaluation, in samples; may be told from several threads."""
+class EvaluationProgress(_Bar):
+    """Progress of an evaluation, in samples; may be advanced from several threads."""
 
     def __init__(self, console: Console, title: str, samples: int) -> None:
         super().__init__(console, title, samples)
@@ -79,21 +81,20 @@ class EvaluationProgress(_Shown):
         self._done = 0
 
     def advance(self, samples: int) -> None:
-        """So many samples more are finished."""
+        """Add finished samples."""
         with self._lock:
             self._done += samples
             self._show(self._done, "samples")
 
 
 class TrainingProgress:
-    """Progress of training, in steps, with the figures of the last ones."""
+    """Progress of training, in steps, with the metrics of the last ones."""
 
-    def __init__(self, console: Console, steps: int, rollouts: int) -> None:
-        """`rollouts` are those of a step."""
+    def __init__(self, console: Console, steps: int, rollouts_per_step: int) -> None:
         self._console = console
         self._steps = steps
-        self._rollouts = rollouts
-        self._shown = -1
+        self._rollouts_per_step = rollouts_per_step
+        self._last_shown = -1
         self._last_line = float("-inf")
         self._bar = Progress(
             TextColumn("Training"),
@@ -114,89 +115,85 @@ class TrainingProgress:
         if self._console.is_terminal:
             self._live.stop()
 
-    def update(self, records: list[dict[str, Any]]) -> None:
-        """Shows the run's metrics as they stand."""
-        done = records[-1]["step"] if records else 0
-        if done == self._shown:
+    def update(self, metrics: Sequence[StepMetrics]) -> None:
+        """Show the run's metrics of the steps so far."""
+        done = metrics[-1].step if metrics else 0
+        if done == self._last_shown:
             return
-        self._shown = done
-        left = f"ETA {time_left(records, self._steps)}" if records else "starting Ray and OpenRLHF"
+        self._last_shown = done
+        left = f"ETA {time_left(metrics, self._steps)}" if metrics else "starting Ray and OpenRLHF"
         if self._console.is_terminal:
             self._bar.update(self._task, completed=done, left=left)
-            shown: list[RenderableType] = [self._bar]
-            if records:
-                shown += [step_table(records[-LAST_STEPS:], self._rollouts), phase_table(records)]
-            self._live.update(Group(*shown), refresh=True)
+            parts: list[RenderableType] = [self._bar]
+            if metrics:
+                parts += [step_table(metrics[-LAST_STEPS:], self._rollouts_per_step), phase_table(metrics)]
+            self._live.update(Group(*parts), refresh=True)
             return
         now = time.monotonic()
         if now - self._last_line > LINE_EVERY or done == self._steps:
             self._last_line = now
-            figures = f" {_line(records[-1], self._rollouts)}" if records else ""
+            figures = f" {_line(metrics[-1], self._rollouts_per_step)}" if metrics else ""
             self._console.print(
                 f"Training: {done}/{self._steps}{figures} {left}", highlight=False, soft_wrap=True
             )
 
 
-def step_table(records: Sequence[dict[str, Any]], rollouts: int) -> Table:
-    """A row a step."""
+def step_table(metrics: Sequence[StepMetrics], rollouts_per_step: int) -> Table:
+    """Return a table with a row for each step."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in ("step", "reward", "novelty", "entropy", "guided", "rescued", "s/step", "tokens/s"):
         table.add_column(head, justify="right")
-    for record in records:
+    for step in metrics:
         table.add_row(
-            str(record["step"]),
-            f"{record['reward']:.3f}",
-            f"{record['novelty']:.4f}",
-            f"{record['entropy']:.3f}",
-            f"{record['guided_groups']:.0f}",
-            f"{record['guided_rescued']:.0f}",
-            f"{_seconds(record):.1f}",
-            f"{_tokens_a_second(record, rollouts):,.0f}",
+            str(step.step),
+            f"{step.reward:.3f}",
+            f"{step.novelty:.4f}",
+            f"{step.entropy:.3f}",
+            f"{step.guided_groups:.0f}",
+            f"{step.guided_rescued:.0f}",
+            f"{step.total_seconds:.1f}",
+            f"{_tokens_a_second(step, rollouts_per_step):,.0f}",
         )
     return table
 
 
-def phase_table(records: Sequence[dict[str, Any]]) -> Table:
-    """Seconds of a step by phase, the mean of the last steps; the longest first."""
-    last = records[-PACE_STEPS:]
+def phase_table(metrics: Sequence[StepMetrics]) -> Table:
+    """Return a table of the mean seconds of each phase in the last steps, the longest first."""
+    last = metrics[-PACE_STEPS:]
     means = {
-        name: sum(record.get(name, 0.0) for record in last) / len(last)
-        for name in dict.fromkeys(name for record in last for name in record)
-        if name.startswith(PHASE)
+        phase: sum(step.seconds.get(phase, 0.0) for step in last) / len(last)
+        for phase in dict.fromkeys(phase for step in last for phase in step.seconds)
     }
     longest = max(means.values(), default=0.0) or 1.0
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("phase")
     table.add_column("seconds", justify="right")
     table.add_column("")
-    for name, mean in sorted(means.items(), key=lambda item: -item[1]):
+    for phase, mean in sorted(means.items(), key=lambda item: -item[1]):
         bar = "━" * round(PHASE_BAR * mean / longest)
-        table.add_row(_phase(name), f"{mean:.2f}", bar)
+        table.add_row(_phase_title(phase), f"{mean:.2f}", bar)
     return table
 
 
-def time_left(records: Sequence[dict[str, Any]], steps: int) -> str:
-    """Hours, minutes and seconds until the last step, as the last steps went."""
-    pace = statistics.median(_seconds(record) for record in records[-PACE_STEPS:])
-    return str(timedelta(seconds=round(pace * (steps - records[-1]["step"]))))
+def time_left(metrics: Sequence[StepMetrics], steps: int) -> str:
+    """Return hours, minutes and seconds until step `steps`, at the median pace of the last steps."""
+    pace = statistics.median(step.total_seconds for step in metrics[-PACE_STEPS:])
+    return str(timedelta(seconds=round(pace * (steps - metrics[-1].step))))
 
 
-def _line(record: dict[str, Any], rollouts: int) -> str:
-    phases = ", ".join(f"{_phase(name)} {record[name]:.1f}" for name in record if name.startswith(PHASE))
+def _line(step: StepMetrics, rollouts_per_step: int) -> str:
+    phases = ", ".join(f"{_phase_title(phase)} {seconds:.1f}" for phase, seconds in step.seconds.items())
     return (
-        f"reward {record['reward']:.2f}  novelty {record['novelty']:.4f}  entropy {record['entropy']:.2f}  "
-        f"guided {record['guided_groups']:.0f} (rescued {record['guided_rescued']:.0f})  "
-        f"{_seconds(record):.1f} s/step ({phases})  {_tokens_a_second(record, rollouts):.0f} tokens/s "
+        f"reward {step.reward:.2f}  novelty {step.novelty:.4f}  entropy {step.entropy:.2f}  "
+        f"guided {step.guided_groups:.0f} (rescued {step.guided_rescued:.0f})  "
+        f"{step.total_seconds:.1f} s/step ({phases})  "
+        f"{_tokens_a_second(step, rollouts_per_step):.0f} tokens/s "
     )
 
 
-def _phase(name: str) -> str:
-    return name.removeprefix(PHASE).replace("_", " ")
+def _phase_title(phase: str) -> str:
+    return phase.replace("_", " ")
 
 
-def _seconds(record: dict[str, Any]) -> float:
-    return float(sum(value for name, value in record.items() if name.startswith(PHASE)))
-
-
-def _tokens_a_second(record: dict[str, Any], rollouts: int) -> float:
-    return float(record["response_tokens"] * rollouts / max(_seconds(record), 1e-9))
+def _tokens_a_second(step: StepMetrics, rollouts_per_step: int) -> float:
+    return step.response_tokens * rollouts_per_step / max(step.total_seconds, 1e-9)

@@ -1,4 +1,4 @@
-"""The folder of a run: everything it reads and writes, and how to find it.
+"""The folder of a run: paths of all that a run reads and writes, and its records.
 
 config.yaml             the config as resolved
 data/                   the problems the run reads: train.jsonl, evaluation/SET.jsonl
@@ -6,61 +6,80 @@ start_model             the policy to start from (a link)
 weights/policy/         the policy as the generation service loads it (the final model, at the end)
 checkpoints/            OpenRLHF's checkpoints, from which the run resumes
 memory/                 the store of a novelty server that the launcher started
+format                  version of the records (`schema`)
 metrics.jsonl           one line a step
 rollouts/               one file a step, one line a rollout
-prefixes/               one file a step, one line a hard prompt: how it was split, which prefix was chosen
-vocabulary.json         what each token reads alone
+prefixes/               one file a step, one line a hard group: how it was split, which prefix was chosen
+vocabulary.json         text of each token alone
 evaluation-before.json, evaluation-after.json, and with .jsonl the samples they come from
 logs/                   of the services and of OpenRLHF
 report.html, report.md
-identity                names the run's memories on servers it shares with other runs
+identity                name of the run's memories on servers that it shares with other runs
 """
 
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
+
+from extra_trainer.runs import schema
+from extra_trainer.runs.schema import PrefixChoiceRecord, RecordError, RolloutRecord, StepMetrics
+
+#: Folders with one file a step.
+StepFolder = Literal["rollouts", "prefixes"]
+Record = TypeVar("Record", RolloutRecord, PrefixChoiceRecord, StepMetrics)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there whole or as it was before, whenever the process is killed."""
-    # Two experiments may add to one table.
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+    """Write a file atomically: if the process is killed, the file is complete or as it was before."""
+    # Two experiments may add to one table: each thread has a temporary file of its own.
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
 
 
-def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+def read_line(kind: type[Record], line: str | bytes, path: Path) -> Record:
+    """Read one line of a file of records.
+
+    Raises:
+        RecordError: This release cannot read it; the message names `path`, the file.
+    """
+    try:
+        return kind.from_json(json.loads(line))
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run's folder, and the files that are appended to."""
+    """Paths inside a run's folder, and its records."""
 
     path: Path
 
     @property
     def config(self) -> Path:
+        """The run's config."""
         return self.path / "config.yaml"
 
     @property
     def train_data(self) -> Path:
+        """The training problems."""
         return self.path / "data" / "train.jsonl"
 
     @property
     def evaluation_data(self) -> Path:
-        """Folder with a file for each evaluation set."""
+        """Folder with one file for each evaluation set."""
         return self.path / "data" / "evaluation"
 
     @property
     def weights(self) -> Path:
+        """Folder of the policy's folder, `policy_path`."""
         return self.path / "weights"
 
     #: The policy's folder, relative to `weights`.
@@ -68,100 +87,145 @@ class RunFolder:
 
     @property
     def start_model(self) -> Path:
-        """The model the run starts from."""
+        """The model that the run starts from."""
         return self.path / "start_model"
 
     @property
     def checkpoints(self) -> Path:
+        """OpenRLHF's checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def memory(self) -> Path:
+        """Data folder of the run's own novelty server."""
         return self.path / "memory"
 
     @property
     def logs(self) -> Path:
+        """Folder of the logs."""
         return self.path / "logs"
 
     @property
+    def format(self) -> Path:
+        """Version of the records."""
+        return self.path / "format"
+
+    @property
     def metrics(self) -> Path:
+        """Metrics of the steps."""
         return self.path / "metrics.jsonl"
 
     @property
     def vocabulary(self) -> Path:
+        """Text of each token."""
         return self.path / "vocabulary.json"
 
     @property
     def failure(self) -> Path:
+        """Reason for which the trainer's process failed."""
         return self.path / "failure.txt"
 
     def evaluation(self, when: str) -> Path:
-        """The result of the evaluation "before" or "after" training."""
+        """Return the path of the evaluation "before" or "after" training."""
         return self.path / f"evaluation-{when}.json"
 
+    def step_file(self, folder: StepFolder, step: int) -> Path:
+        """Return the path of a step's rollouts or prefix choices."""
+        return self.path / folder / f"step-{step:06d}.jsonl"
+
+    def step_files(self, folder: StepFolder) -> Iterator[tuple[int, Path]]:
+        """Yield each step whose file exists, in order, with the file's path."""
+        for path in sorted((self.path / folder).glob("step-*.jsonl")):
+            yield int(path.stem.removeprefix("step-")), path
+
     def last_checkpoint(self) -> int:
-        """Step of the newest checkpoint; 0 if there is none."""
+        """Return the step of the newest checkpoint, 0 if there is none."""
         latest = self.checkpoints / "_actor" / "latest"
         return int(latest.read_text().removeprefix("global_step")) if latest.is_file() else 0
 
     def identity(self) -> str:
-        """A name of this run that no other has; made when first asked for, the same ever after."""
+        """Return a name that no other run has; the first call creates it."""
+        if not self.existing_identity():
+            write_whole(self.path / "identity", f"{self.path.name}-{uuid.uuid4().hex[:8]}")
+        return self.existing_identity()
+
+    def existing_identity(self) -> str:
+        """Return the run's name as `identity` created it, "" if it did not yet; writes nothing."""
         path = self.path / "identity"
-        if not path.is_file():
-            write_whole(path, f"{self.path.name}-{uuid.uuid4().hex[:8]}")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
-        """Appends the line of a step."""
+    def check_format(self) -> None:
+        """Check that this release reads the records.
+
+        Raises:
+            RecordError: They are of another major version.
+        """
+        if self.format.is_file():
+            try:
+                schema.check_format(self.format.read_text(encoding="utf-8"))
+            except RecordError as error:
+                raise RecordError(f"{self.path} cannot be read: {error}") from error
+
+    def append_metrics(self, metrics: StepMetrics) -> None:
+        """Append the metrics of a step."""
+        self._write_format()
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(metrics.to_json()) + "\n")
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines so far; a line that is still being written is left out."""
+    def read_metrics(self) -> list[StepMetrics]:
+        """Return the metrics of the steps so far; a line that is still being written is left out.
+
+        Raises:
+            RecordError: This release cannot read them.
+        """
+        self.check_format()
         if not self.metrics.is_file():
             return []
         text = self.metrics.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [read_line(StepMetrics, line, self.metrics) for line in lines]
 
     def forget_after(self, step: int) -> None:
-        """Drops what there is of later steps, which a resumed run makes again: rollouts, metrics."""
+        """Delete the checkpoints, records and metrics of later steps, which a resumed run makes again."""
         for tag in self.checkpoints.glob("_actor/global_step*"):
             if int(tag.name.removeprefix("global_step")) > step:
                 shutil.rmtree(tag)
-        for kind in ("rollouts", "prefixes"):
-            for path in (self.path / kind).glob("step-*.jsonl"):
-                if int(path.stem.removeprefix("step-")) > step:
+        folders: tuple[StepFolder, ...] = ("rollouts", "prefixes")
+        for folder in folders:
+            for made_in, path in self.step_files(folder):
+                if made_in > step:
                     path.unlink()
-        kept = [record for record in self.read_metrics() if record["step"] <= step]
-        write_whole(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        kept = [metrics for metrics in self.read_metrics() if metrics.step <= step]
+        write_whole(self.metrics, "".join(json.dumps(metrics.to_json()) + "\n" for metrics in kept))
 
-    def write_rollouts(self, step: int, records: Iterable[dict[str, Any]]) -> None:
-        """Writes what happened in a step, one line a rollout (`record.rollouts`)."""
-        _write_lines(self.of_step("rollouts", step), records)
+    def write_rollouts(self, step: int, records: Iterable[RolloutRecord]) -> None:
+        """Write the rollouts of a step."""
+        self._write_lines(self.step_file("rollouts", step), records)
 
-    def write_choices(self, step: int, records: Iterable[dict[str, Any]]) -> None:
-        """Writes how a step's hard prompts were split, and what was chosen for them (`record.choices`)."""
-        _write_lines(self.of_step("prefixes", step), records)
+    def write_prefix_choices(self, step: int, records: Iterable[PrefixChoiceRecord]) -> None:
+        """Write how the hard groups of a step were split, and which prefixes were chosen."""
+        self._write_lines(self.step_file("prefixes", step), records)
 
-    def of_step(self, kind: str, step: int) -> Path:
-        """The file of a step in "rollouts" or "prefixes"."""
-        return self.path / kind / f"step-{step:06d}.jsonl"
+    def read_rollouts(self) -> Iterator[tuple[int, list[RolloutRecord]]]:
+        """Yield each step that was recorded, in order, with its rollouts.
+
+        Raises:
+            RecordError: This release cannot read them.
+        """
+        self.check_format()
+        for step, path in self.step_files("rollouts"):
+            # Not splitlines: a text may hold other line separators, which JSON leaves as they are.
+            with path.open(encoding="utf-8") as lines:
+                yield step, [read_line(RolloutRecord, line, path) for line in lines]
 
     def write_vocabulary(self, pieces: Sequence[str]) -> None:
-        """Writes what each token reads alone, unless it is there."""
+        """Write the text of each token, unless the file exists."""
         if not self.vocabulary.is_file():
             write_whole(self.vocabulary, json.dumps(pieces, ensure_ascii=False))
 
-    def read_rollouts(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Each step that there is, in order, with its lines."""
-        for path in sorted((self.path / "rollouts").glob("step-*.jsonl")):
-            # Not splitlines: a text may hold other ends of line, which JSON leaves as they are.
-            with path.open(encoding="utf-8") as lines:
-                yield int(path.stem.removeprefix("step-")), [json.loads(line) for line in lines]
-
     @staticmethod
     def clock() -> Callable[[], float]:
-        """A function that returns the seconds since it was last called."""
+        """Return a function that returns the seconds since its last call."""
         last = time.monotonic()
 
         def lap() -> float:
@@ -170,3 +234,13 @@ class RunFolder:
             return last - before
 
         return lap
+
+    def _write_lines(self, path: Path, records: Iterable[RolloutRecord | PrefixChoiceRecord]) -> None:
+        self._write_format()
+        path.parent.mkdir(exist_ok=True)
+        lines = (json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
+        write_whole(path, "".join(lines))
+
+    def _write_format(self) -> None:
+        if not self.format.is_file():
+            write_whole(self.format, schema.format_text())

@@ -1,8 +1,8 @@
 """Self-contained pages: sections of figures and tables, in one file that needs no network.
 
-The figures are drawn by Plotly's library, which is part of the file, in the colours of a light or a dark
-screen. Each stands beside its table and is named by a sentence, so that the page can be used without seeing
-it; everything is reached by keyboard.
+Plotly's library, which is part of the file, draws the figures in the colours of a light or a dark screen.
+Each figure has a table and a descriptive sentence, so that a screen reader can read the page; everything can
+be reached by keyboard.
 """
 
 import json
@@ -35,7 +35,16 @@ def page(
     arms: Sequence[str] = (),
     foot: str = "",
 ) -> str:
-    """The page's HTML. `arms` are what a reader may leave out of the figures; `foot` comes last."""
+    """Return the page's HTML.
+
+    Args:
+        title: Title and heading.
+        sections: Its parts.
+        lead: Paragraph under the title.
+        commands: Commands that made the data, shown under the lead.
+        arms: Arms that a reader can hide in the figures.
+        foot: Last line of the page.
+    """
     environment = Environment(
         loader=PackageLoader("extra_trainer.reports", "pages"),
         autoescape=True,
@@ -62,6 +71,6 @@ def _part(name: str) -> Markup:
 
 
 def _plot(figure: Figure) -> Markup:
-    """The figure's data, as it may stand in a script element."""
+    """Return the figure's data, escaped for a script element."""
     text = json.dumps({"data": figure.data, "layout": figure.layout}, allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))

@@ -1,0 +1,71 @@
+"""The store of a run's own novelty server, read as a file.
+
+Reading the tables directly is deliberate. The server of a finished run is gone, and a running one locks its
+data folder; to start another would need the services' dependencies and the embedding model, and it would
+write. The inspector reads one table and checks the version of the store's schema, so a store of another
+version is refused, not misread. Nothing of `extra_services` is imported.
+"""
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Version of the store's schema that is read here; `extra_services.memory` defines it.
+SCHEMA_VERSION = 2
+
+
+class MemoryUnavailable(RuntimeError):
+    """There is no memory to show; the message says why."""
+
+
+@dataclass(frozen=True)
+class StoredSolution:
+    """A solution in the store."""
+
+    #: Its number among all solutions ever stored for the prompt.
+    number: int
+    #: Its embedding, float32 or float16 [dimension].
+    vector: NDArray[np.floating]
+    #: The first characters of its text.
+    excerpt: str
+
+
+def read_solutions(path: Path, namespace: str, prompt_id: str) -> list[StoredSolution]:
+    """Return the stored solutions of a prompt, oldest first; writes nothing.
+
+    Args:
+        path: The SQLite file.
+        namespace: The run's namespace in it.
+        prompt_id: The prompt.
+
+    Raises:
+        MemoryUnavailable: The store has another schema version.
+    """
+    # Without a write-ahead log no server is writing; "immutable" then keeps SQLite from creating files.
+    written = path.with_name(path.name + "-wal").exists()
+    address = f"{path.resolve().as_uri()}?{'mode=ro' if written else 'immutable=1'}"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION:
+            raise MemoryUnavailable(
+                f"The run's memory has schema version {version}, and this release reads version "
+                f"{SCHEMA_VERSION}: use the release that made it."
+            )
+        rows = connection.execute(
+            "SELECT s.sequence, s.vector, s.excerpt, n.solutions_dimension FROM solutions s"
+            " JOIN prompts p ON p.id = s.prompt JOIN namespaces n ON n.id = p.namespace"
+            " WHERE n.name = ? AND p.prompt = ? ORDER BY s.sequence",
+            [namespace, prompt_id],
+        ).fetchall()
+    return [
+        StoredSolution(sequence, np.frombuffer(blob, _dtype(blob, dimension)), excerpt)
+        for sequence, blob, excerpt, dimension in rows
+    ]
+
+
+def _dtype(blob: bytes, dimension: int) -> str:
+    return "<f4" if len(blob) == 4 * dimension else "<f2"
