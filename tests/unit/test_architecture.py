@@ -3,8 +3,8 @@
 The tests read the source with `ast` and import nothing. Everything that can make Python load a module counts
 as an import: statements at any depth, and strings that name one of the packages' modules, as in
 `importlib.import_module("extra_trainer.runs")` and `[sys.executable, "-m", "extra_services.novelty.main"]`.
-One string is free for everybody: `extra_cli`, with which `python -m extra_cli` starts the command `extra-rl` in
-a process of its own.
+One string is free for everybody: `extra_cli`, with which `python -m extra_cli` starts the command `extra-rl`
+in a process of its own.
 """
 
 from __future__ import annotations

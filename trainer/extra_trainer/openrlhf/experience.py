@@ -50,7 +50,7 @@ class ExTraExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:
-        """OpenRLHF's, then per-sample advantages of section 3.3, constant over the action tokens."""
+        """OpenRLHF's, then per-sample advantages of section 3, constant over the action tokens."""
         experiences = super().compute_advantages_and_returns(experiences)
         order = np.concatenate([experience.index for experience in experiences])
         rewards = self._in_groups([experience.rewards for experience in experiences], order)
