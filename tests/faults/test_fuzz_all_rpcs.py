@@ -164,15 +164,15 @@ def _send(
 
     def message() -> bytes:
         if kind == "noise":
-            return source.noise()
+            return source.random_bytes()
         data: bytes = source.message(method.input_type).SerializeToString()
-        return data if kind == "valid" else source.broken(data)
+        return data if kind == "valid" else source.corrupted(data)
 
     if path in corpus and source.random.random() < 0.5:
         sent = corpus[path](source, number)
         if kind != "valid":
             place = source.random.randrange(len(sent))
-            sent[place] = source.broken(sent[place]) if kind == "changed" else source.noise()
+            sent[place] = source.corrupted(sent[place]) if kind == "changed" else source.random_bytes()
     else:
         sent = [message() for _ in range(source.random.randrange(4) if method.client_streaming else 1)]
     deadline = WAITING_DEADLINE if path == WAITING else DEADLINE

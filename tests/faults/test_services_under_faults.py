@@ -21,11 +21,11 @@ from support.fault_table import SERVICES, expected
 from support.faulty_services import (
     PATIENCE,
     Calls,
+    FaultyService,
     Generation,
     Novelty,
     NoveltyCalls,
     NoveltyWithoutModel,
-    Subject,
     Verification,
     fill,
     jumping_clock,
@@ -49,7 +49,7 @@ def each(*names: str, in_ci: str = "") -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", marks)
 
 
-KINDS: dict[str, type[Subject]] = {
+KINDS: dict[str, type[FaultyService]] = {
     "generation": Generation,
     "verification": Verification,
     "novelty on SQLite": Novelty,
@@ -61,7 +61,7 @@ KINDS: dict[str, type[Subject]] = {
 @contextmanager
 def served(
     name: str, folder: Path, on: Host | None = None, environment: dict[str, str] | None = None
-) -> Iterator[Subject]:
+) -> Iterator[FaultyService]:
     """The service of that name in the table, with a Redis if it needs one."""
     with ExitStack() as stack:
         flags = []
@@ -74,7 +74,7 @@ def served(
 
 
 @contextmanager
-def opened(subject: Subject, target: str = "", patience: float | None = None) -> Iterator[Calls]:
+def opened(subject: FaultyService, target: str = "", patience: float | None = None) -> Iterator[Calls]:
     """A client of it that has been answered once."""
     calls = subject.open(target or subject.target, patience)
     try:

@@ -44,7 +44,7 @@ NOTHING = "nothing acknowledged"
 WEIGHTS = (
     "weights delivered since the start: every rollout names its policy version, so the trainer delivers again"
 )
-HERE, THERE = "test_services_under_faults", "test_redis_under_faults"
+SERVICE_TESTS, REDIS_TESTS = "test_services_under_faults", "test_redis_under_faults"
 ROWS = (
     Row(
         "killed -9",
@@ -53,7 +53,7 @@ ROWS = (
         "after 3.5 s of retries (`patience`): no generation service answers at ..., start one",
         WEIGHTS,
         "when it is started again; the same client continues",
-        f"{HERE}.test_killed",
+        f"{SERVICE_TESTS}.test_killed",
     ),
     Row(
         "killed -9",
@@ -62,7 +62,7 @@ ROWS = (
         "the same; a write in progress is sent again under its key and counts once",
         NOTHING,
         "when it is started again; the same client continues",
-        f"{HERE}.test_killed",
+        f"{SERVICE_TESTS}.test_killed",
     ),
     Row(
         "stopped (SIGSTOP)",
@@ -71,7 +71,7 @@ ROWS = (
         "at the call's deadline: took longer than its deadline, see what keeps the server",
         NOTHING,
         "by itself with SIGCONT",
-        f"{HERE}.test_stopped",
+        f"{SERVICE_TESTS}.test_stopped",
     ),
     Row(
         "partitioned",
@@ -80,7 +80,7 @@ ROWS = (
         "at the call's deadline; a connection that stays dead is closed after 80 s",
         NOTHING,
         "by itself when the network is back",
-        f"{HERE}.test_partitioned",
+        f"{SERVICE_TESTS}.test_partitioned",
     ),
     Row(
         "slowed (0.2 s each way, 200 kB/s)",
@@ -89,7 +89,7 @@ ROWS = (
         "where the deadline is too short for the way; else right answers, later",
         NOTHING,
         "-",
-        f"{HERE}.test_slowed",
+        f"{SERVICE_TESTS}.test_slowed",
     ),
     Row(
         "restarted (SIGTERM, start)",
@@ -98,7 +98,7 @@ ROWS = (
         "nothing, if `patience` is longer than the restart: running calls end, others are sent again",
         f"{NOTHING}; generation: weights, as above",
         "by itself",
-        f"{HERE}.test_restarted",
+        f"{SERVICE_TESTS}.test_restarted",
     ),
     Row(
         "out of disk, weights and log",
@@ -107,7 +107,7 @@ ROWS = (
         "UpdateWeights says that the half-written folder cannot be loaded; rollouts continue",
         "log lines",
         "when weights are delivered again with enough room",
-        f"{HERE}.test_out_of_disk_generation",
+        f"{SERVICE_TESTS}.test_out_of_disk_generation",
     ),
     Row(
         "out of disk, log and temporary files",
@@ -116,7 +116,7 @@ ROWS = (
         "nothing; workers that die are replaced",
         "log lines",
         "by itself",
-        f"{HERE}.test_out_of_disk_verification",
+        f"{SERVICE_TESTS}.test_out_of_disk_verification",
     ),
     Row(
         "out of disk, store and log",
@@ -125,7 +125,7 @@ ROWS = (
         "on writes: the store cannot be used now, is the disk full? Reads are answered",
         f"{NOTHING}; log lines",
         "by itself when there is room",
-        f"{HERE}.test_out_of_disk_novelty",
+        f"{SERVICE_TESTS}.test_out_of_disk_novelty",
     ),
     Row(
         "weights damaged at the tail",
@@ -134,7 +134,7 @@ ROWS = (
         "UpdateWeights says that they cannot be loaded; rollouts continue with the previous weights",
         "nothing",
         "when they are delivered again",
-        f"{HERE}.test_weights_damaged_at_their_tail",
+        f"{SERVICE_TESTS}.test_weights_damaged_at_their_tail",
     ),
     Row(
         "store torn at the tail (garbage after log and database)",
@@ -143,7 +143,7 @@ ROWS = (
         "nothing: checksums reject a write that a crash left unfinished",
         NOTHING,
         "by itself at the start",
-        f"{HERE}.test_store_damaged_at_its_tail",
+        f"{SERVICE_TESTS}.test_store_damaged_at_its_tail",
     ),
     Row(
         "store cut to half its length",
@@ -152,7 +152,7 @@ ROWS = (
         "the store is damaged, put a backup in its place; a server started on it ends with this message",
         "what the disk has lost; the server reports every such loss",
         "from a backup of the folder, or an export",
-        f"{HERE}.test_store_damaged_at_its_tail",
+        f"{SERVICE_TESTS}.test_store_damaged_at_its_tail",
     ),
     Row(
         "clock jumped (a day on, a day back)",
@@ -161,7 +161,7 @@ ROWS = (
         "nothing",
         NOTHING,
         "-",
-        f"{HERE}.test_clock_jumped",
+        f"{SERVICE_TESTS}.test_clock_jumped",
     ),
     Row(
         "killed -9",
@@ -170,7 +170,7 @@ ROWS = (
         "the memory's Redis does not serve",
         NOTHING,
         "by itself when Redis is started; the novelty server stays up",
-        f"{THERE}.test_killed",
+        f"{REDIS_TESTS}.test_killed",
     ),
     Row(
         "stopped (SIGSTOP)",
@@ -180,7 +180,7 @@ ROWS = (
         " the call's deadline",
         NOTHING,
         "by itself",
-        f"{THERE}.test_stopped",
+        f"{REDIS_TESTS}.test_stopped",
     ),
     Row(
         "partitioned",
@@ -189,7 +189,7 @@ ROWS = (
         "the same",
         NOTHING,
         "by itself",
-        f"{THERE}.test_partitioned",
+        f"{REDIS_TESTS}.test_partitioned",
     ),
     Row(
         "slowed (0.2 s each way, 200 kB/s)",
@@ -198,7 +198,7 @@ ROWS = (
         "where the deadline is too short for the way; else right answers, later",
         NOTHING,
         "-",
-        f"{THERE}.test_slowed",
+        f"{REDIS_TESTS}.test_slowed",
     ),
     Row(
         "restarted (SIGTERM, start)",
@@ -207,7 +207,7 @@ ROWS = (
         "nothing",
         NOTHING,
         "by itself",
-        f"{THERE}.test_restarted",
+        f"{REDIS_TESTS}.test_restarted",
     ),
     Row(
         "out of disk",
@@ -216,7 +216,7 @@ ROWS = (
         "the memory's Redis does not serve: it ends when it cannot write its log",
         NOTHING,
         "when Redis is started with enough room",
-        f"{THERE}.test_out_of_disk",
+        f"{REDIS_TESTS}.test_out_of_disk",
     ),
     Row(
         "store torn at the tail (half a command)",
@@ -225,7 +225,7 @@ ROWS = (
         "nothing: Redis removes the half command",
         NOTHING,
         "by itself at the start",
-        f"{THERE}.test_store_damaged_at_its_tail",
+        f"{REDIS_TESTS}.test_store_damaged_at_its_tail",
     ),
     Row(
         "failed over to a replica",
@@ -234,7 +234,7 @@ ROWS = (
         "for the seconds until Sentinel has named the new primary; `patience` covers a part of them",
         f"{NOTHING} with `redis_replicas` 1 or more; with 0, what Redis had not replicated yet",
         "by itself; the old primary follows the new one",
-        f"{THERE}.test_failed_over_to_a_replica",
+        f"{REDIS_TESTS}.test_failed_over_to_a_replica",
     ),
     Row(
         "replicas gone",
@@ -243,7 +243,7 @@ ROWS = (
         "with `redis_replicas`: Redis has the write, but too few of its replicas, send it again",
         NOTHING,
         "by itself when they are back",
-        f"{THERE}.test_a_write_that_no_replica_has_is_not_acknowledged",
+        f"{REDIS_TESTS}.test_a_write_that_no_replica_has_is_not_acknowledged",
     ),
 )
 
@@ -255,7 +255,7 @@ def expected(fault: str, service: str) -> type[ExtraError]:
     return error
 
 
-def rendered() -> str:
+def as_markdown() -> str:
     """Return the table in Markdown."""
     lines = [
         "| fault | service | the client sees | lost | comes back | test |",
@@ -268,11 +268,11 @@ def rendered() -> str:
     return "\n".join(lines)
 
 
-def shown() -> str:
+def on_page() -> str:
     """Return the table that the page contains."""
     return PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
 
 
 if __name__ == "__main__":
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{rendered()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{as_markdown()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Run folders as the trainer leaves them, made of a seed in no time: for what only reads them."""
+"""Run folders like the trainer's, made from a seed without training, for tests of code that reads them."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_run(
     evaluated: bool = True,
     steps: int = STEPS,
 ) -> Path:
-    """A run that learns a little."""
+    """Write the folder of a run whose rewards improve a little."""
     path.mkdir(parents=True)
     folder = RunFolder(path)
     config = {"name": name, "seed": seed, "novelty": {"alpha": alpha}, "services": {"where": str(path)}}
