@@ -1,7 +1,8 @@
-"""Makes docs/images/inspect.png: the page of a prompt in the inspector, as README.md shows it.
+"""Make docs/images/inspect.png for README.md: the page of a prompt in the inspector.
 
-`python scripts/make_picture.py RUN PROMPT_ID` on a recorded run, such as that of `make demo`; a prompt with a
-hard group that something grew from and a few different solutions shows most. Needs Debian's `chromium`.
+Run `python scripts/make_picture.py RUN PROMPT_ID` on a recorded run, such as that of `make demo`. Choose a
+prompt with a hard group, rollouts that continue its prefix, and a few different solutions. Needs Debian's
+`chromium`.
 """
 
 import sys
@@ -19,12 +20,12 @@ WIDTH, HEIGHT = 1440, 1435
 
 
 def main(run: str, prompt_id: str) -> None:
-    """Writes the picture."""
+    """Write the picture."""
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.png"
         with inspecting(Path(run), Path(folder)) as address:
             _take(f"{address}/prompt/{prompt_id}", whole)
-        # Some flat colours: a palette holds them, in a third of the bytes.
+        # The page has few colours: with a palette the file has a third of the size.
         picture = Image.open(whole).convert("RGB").quantize(128, dither=Image.Dither.NONE)
         PICTURE.parent.mkdir(exist_ok=True)
         picture.save(PICTURE, optimize=True)
