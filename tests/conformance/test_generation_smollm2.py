@@ -1,4 +1,4 @@
-"""The transformers engine on SmolLM2-135M, a real model: it answers what a plain forward pass says."""
+"""The transformers engine with SmolLM2-135M, a real model: its numbers equal a plain forward pass."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
-"""vLLM behind the service, on SmolLM2-135M: what it answers is what a plain forward pass says.
+"""vLLM behind the service, with SmolLM2-135M: its numbers equal a plain forward pass.
 
-One server for all tests, in this order: vLLM takes its time to start. Skipped where vLLM is not installed.
+vLLM starts slowly, so all tests use one server, in this order. They are skipped if vLLM is not installed.
 """
 
 import threading

@@ -1,6 +1,6 @@
-"""A hundred updates of vLLM's weights under load, and what an update must not cut in two.
+"""A hundred updates of vLLM's weights under load, and a stop string that spans an update.
 
-On a tiny model, so that an update takes a fraction of a second. Skipped where vLLM is not installed.
+The model is tiny, so an update takes a fraction of a second. The tests are skipped if vLLM is not installed.
 """
 
 from collections.abc import Iterator

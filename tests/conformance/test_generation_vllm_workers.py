@@ -1,4 +1,4 @@
-"""What vLLM can run a model with: its second model runner, several workers, a sampler of another release."""
+"""Configurations of vLLM: the second model runner, several workers, a sampler of another release."""
 
 import os
 import subprocess

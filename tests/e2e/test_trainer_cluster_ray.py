@@ -1,4 +1,4 @@
-"""A run on a Ray cluster that was there before: services as actors on its nodes, nothing left at the end."""
+"""A run on an existing Ray cluster: services are actors on its nodes, and no process is left at the end."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A training run whose services want a client certificate and a token that allows no more than it needs."""
+"""A training run whose services require a client certificate and a token with only the needed scopes."""
 
 import json
 from collections.abc import Iterator

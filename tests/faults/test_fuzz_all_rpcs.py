@@ -1,8 +1,8 @@
-"""Random requests to every RPC of every service: each is answered or refused in order, and nothing breaks.
+"""Random requests to every RPC of every service: each is answered or refused properly, and nothing breaks.
 
-Half are messages that the RPC could be sent, a quarter such with bytes changed, a quarter bytes of no kind.
-Where only a whole file will do (an exported namespace, a model's tensors), half begin with a real one. The
-requests depend on the seed alone; a finding names its request.
+Half are valid messages of the RPC, a quarter are valid messages with changed bytes, a quarter are random
+bytes. Where an RPC needs a whole file (an exported namespace, a model's tensors), half start from a real
+file. The seed determines all requests; a failure names its request.
 """
 
 import json

@@ -1,8 +1,7 @@
 """Services restarted (SIGTERM, then started again) under training: no step, rollout or verdict is lost.
 
-The rollouts of a step that a restart interrupts are those of a step that nothing interrupts, token by token:
-draws depend on seed and place, the weights delivered last are delivered again, and verification is asked
-again only for what it has not answered.
+The rollouts of an interrupted step equal those of an uninterrupted one, token by token: draws depend on seed
+and place, the last weights are delivered again, and only unanswered items are verified again.
 """
 
 import threading

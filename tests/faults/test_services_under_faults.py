@@ -1,8 +1,8 @@
 """Each service killed, stopped, cut off, slowed, restarted, out of disk, damaged, at another time of day.
 
-What the client sees is in `fault_table`, from which docs/faults.md is made: these tests assert it, and that
-nothing acknowledged is lost, by asking for all of it again. Real processes; a host of its own (a network
-namespace) where a network is cut. One test of each kind runs in CI, the rest with `make faults`.
+`support.fault_table`, from which docs/faults.md is made, contains what a client sees. These tests assert it,
+and assert that nothing acknowledged is lost by asking for all of it again. The processes are real; tests
+that cut a network use a network namespace. One test of each kind runs in CI, the others with `make faults`.
 """
 
 import os

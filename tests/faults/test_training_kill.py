@@ -1,6 +1,6 @@
-"""kill -9 of each process of a run: it stops, says why, leaves nothing running, and goes on as it would have.
+"""kill -9 of each process of a run: the run stops, reports why, leaves no process, and resumes unchanged.
 
-What happened in each case stands in a table in trainer/README.md.
+trainer/README.md has a table of the cases.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Evaluation with real services: what is sampled, what is missing, and what survives a kill."""
+"""Evaluation with real services: samples, problems without a result, and continuing after a kill."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Rollouts as a caller gets them: a real server process, a real socket, a real (tiny) model."""
+"""Generation through a real server process and a real socket, with a real (tiny) model."""
 
 import hashlib
 import math

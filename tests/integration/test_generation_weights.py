@@ -1,4 +1,4 @@
-"""Weights as a caller replaces them: versions, refusals, what happens to samples in flight."""
+"""Replacing weights through the service: versions, refusals, samples in flight."""
 
 import itertools
 import shutil

@@ -1,9 +1,9 @@
-"""Hold the dependencies between the packages, and the page that describes them.
+"""The dependencies between the packages, and the page that describes them.
 
 The tests read the source with `ast` and import nothing. Everything that can make Python load a module counts
 as an import: statements at any depth, and strings that name one of the packages' modules, as in
 `importlib.import_module("extra_trainer.runs")` and `[sys.executable, "-m", "extra_services.novelty.main"]`.
-One string is free for everybody: `extra_cli`, with which `python -m extra_cli` starts the command `extra-rl`
+One string is allowed everywhere: `extra_cli`, with which `python -m extra_cli` starts the command `extra-rl`
 in a process of its own.
 """
 

@@ -1,4 +1,4 @@
-"""What the inspector shows is what the run folder holds: index, tokens, map, difference, and who may look."""
+"""The inspector shows the content of the run folder: index, tokens, map, differences, access."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""What a bonus was paid for is told from the rollouts."""
+"""The report of which rollouts a bonus was paid for."""
 
 from typing import Any
 

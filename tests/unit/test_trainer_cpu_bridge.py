@@ -1,4 +1,4 @@
-"""The bridges: a missing module fails only when it is used, and a GPU machine is left as it is."""
+"""The CPU bridges: a missing module fails only when it is used, and a GPU machine is not changed."""
 
 import subprocess
 import sys

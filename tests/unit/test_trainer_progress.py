@@ -1,4 +1,4 @@
-"""What is shown while a run goes on: a live table on a terminal, lines elsewhere, of the same figures."""
+"""The display during a run: a live table on a terminal, lines elsewhere, with the same figures."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What a report says of runs: who is compared with whom, and that its figures are those of the folders."""
+"""The report of runs: which runs are compared, and that its figures equal those of the folders."""
 
 import re
 from pathlib import Path
