@@ -7,8 +7,8 @@ import pytest
 from support.generation_models import make_smollm2
 from support.generation_server import (
     Served,
-    compare_with_a_plain_forward_pass,
     assert_continues_as_if_never_interrupted,
+    compare_with_a_plain_forward_pass,
     served,
 )
 

@@ -19,9 +19,9 @@ from support.generation_models import make_smollm2, why_vllm_cannot_run
 from support.generation_server import (
     Served,
     all_tokens,
-    compare_with_a_plain_forward_pass,
     assert_continues_as_if_never_interrupted,
     assert_rollout_agrees,
+    compare_with_a_plain_forward_pass,
     encode,
     prompt,
     request,

@@ -12,9 +12,9 @@ from support.generation_models import make_model, why_vllm_cannot_run
 from support.generation_server import (
     MIXED,
     Served,
-    compare_with_a_plain_forward_pass,
     assert_continues_as_if_never_interrupted,
     command,
+    compare_with_a_plain_forward_pass,
     prompt,
     request,
     rollouts,

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, rendered by kubectl and validated against the schemas of Kubernetes and operators."""
+"""The Kubernetes manifests, rendered by kubectl and validated against the schemas of their readers."""
 
 import json
 import shutil
