@@ -1,1 +1,1 @@
-"""Benchmarks, each run by `extra-rl bench NAME --json`: ratios measured side by side in one run."""
+"""Benchmarks: `extra-rl bench NAME --json` prints ratios of values measured in turn, in one run."""

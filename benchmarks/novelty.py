@@ -47,7 +47,7 @@ Vectors = NDArray[np.float32]
 
 
 class PlainTorch:
-    """Section 3.1 as one writes it down: a deque of tensors per prompt, and for each rollout the largest of
+    """Section 1 as one writes it down: a deque of tensors per prompt, and for each rollout the largest of
     its similarities to memory and siblings. With `hoisted` a group's memory is stacked once, not per rollout.
     """
 

@@ -1,9 +1,9 @@
-"""What is found novel among real solutions: scores `rollouts_math.jsonl` and prints docs/novelty-on-math.md.
+"""Novelty of real solutions: score `rollouts_math.jsonl` and print docs/novelty-on-math.md.
 
     python benchmarks/novelty_on_math.py FOLDER_OF_THE_DATA > docs/novelty-on-math.md
 
-Of each problem's eight responses the first four are remembered, then the other four are scored as one group,
-only correct ones counting: so a rollout is compared with what was stored and with its siblings.
+Each problem has eight responses. The first four are stored, then the other four are scored as one group. Only
+correct responses count. So a rollout is compared with the stored solutions and with its siblings.
 """
 
 import itertools
@@ -23,15 +23,15 @@ from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.novelty.request import GroupScores, Metric, Nearest, Options, RolloutGroup
 from extra_services.novelty.scoring import NoveltyScorer
 
-#: Characters shown of a text, and of them how many before the difference.
+#: Characters of an excerpt, and how many of them are before the first difference.
 EXCERPT, LEAD = 130, 25
 METRICS: tuple[Metric, ...] = ("embedding", "mean_cosine", "cluster_size")
 WINDOWS: tuple[TextWindow, ...] = ("reference", "whole")
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A correct response that was scored, and its nearest neighbour."""
+class ScoredResponse:
+    """A scored correct response and its nearest neighbour."""
 
     prompt_id: str
     text: str
@@ -42,7 +42,7 @@ class Scored:
 
 
 def read(path: Path) -> dict[str, list[dict[str, str]]]:
-    """Responses by problem, in order of sample."""
+    """Return the responses by problem, in the order of the samples."""
     groups: dict[str, list[dict[str, str]]] = defaultdict(list)
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -51,15 +51,15 @@ def read(path: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def group(rows: list[dict[str, str]]) -> RolloutGroup:
-    """Responses as the service takes them."""
+    """Return responses as a group for the scorer."""
     correct = np.array([bool(row["correct"]) for row in rows])
     return RolloutGroup(rows[0]["prompt_id"], correct, texts=[row["response"] for row in rows])
 
 
 def score(
     memory: Memory, data: dict[str, list[dict[str, str]]], metric: Metric, window: TextWindow
-) -> list[Scored]:
-    """The correct ones of each problem's last four responses."""
+) -> list[ScoredResponse]:
+    """Score the last four responses of each problem and return the correct ones."""
     scorer, name = NoveltyScorer(memory), f"{metric}-{window}"
     memory.create_namespace(name, NamespaceSettings(min_history=1, text_window=window))
     scorer.score(name, [group(rows[:4]) for rows in data.values()], Options(mode="remember_only"))
@@ -79,12 +79,12 @@ def score(
                     if nearest.kind == "solution"
                     else rows[4 + nearest.number]["response"]
                 )
-                scored.append(Scored(row["prompt_id"], row["response"], novelty, nearest, near))
+                scored.append(ScoredResponse(row["prompt_id"], row["response"], novelty, nearest, near))
     return scored
 
 
 def differing(text: str, other: str) -> tuple[str, str]:
-    """The two texts from where they begin to differ, as table cells."""
+    """Return both texts, from shortly before their first difference, as table cells."""
     text, other = " ".join(text.split()), " ".join(other.split())
     alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False))
     start = max(0, sum(1 for _ in alike) - LEAD)
@@ -92,20 +92,20 @@ def differing(text: str, other: str) -> tuple[str, str]:
 
 
 def cell(text: str, start: int) -> str:
-    """Part of a text, fit for a table."""
+    """Return an excerpt of `text` as a table cell."""
     part = text[start : start + EXCERPT].replace("|", "\\|").replace("`", " ")
     return f"`{'… ' if start else ''}{part}`"
 
 
-def row(scored: Scored) -> str:
-    """A line of the table of examples."""
+def row(scored: ScoredResponse) -> str:
+    """Return a row of the table of examples."""
     own, other = differing(scored.text, scored.nearest_text)
     where = f"{scored.nearest.kind} {scored.nearest.number}"
     return f"| {scored.novelty:.3f} | {scored.prompt_id} | {own} | {where} | {other} |"
 
 
 def main(folder: Path) -> None:
-    """Prints the page."""
+    """Print the page."""
     data = read(folder / "rollouts_math.jsonl")
     embedder = Embedder("all-MiniLM-L6-v2")
     with tempfile.TemporaryDirectory() as store:
@@ -115,14 +115,15 @@ def main(folder: Path) -> None:
         }
         memory.close()
     main_result = results["embedding", "reference"]
-    print("# What is found novel among real solutions\n")
+    print("# Novelty of real solutions\n")
     print(
-        f"{len(data)} MATH problems with 8 responses each of a Qwen2.5-Math model. Of each problem the"
-        " correct ones of the first four responses were remembered, then those of the other four scored as"
-        " one group (memory policy `correct`, `min_history` 1, raw scale). Made by\n\n"
+        f"The data are {len(data)} MATH problems with 8 responses each of a Qwen2.5-Math model. For each"
+        " problem, the correct ones of the first four responses were stored, and then the correct ones of the"
+        " other four were scored as one group (memory policy `correct`, `min_history` 1, raw scale). This"
+        " page is made by\n\n"
         "    python benchmarks/novelty_on_math.py FOLDER_OF_THE_DATA > docs/novelty-on-math.md\n"
     )
-    print("## How large the values are\n")
+    print("## Size of the values\n")
     print("| metric | text window | responses | mean | median | 90th percentile | largest |")
     print("|---|---|---|---|---|---|---|")
     for (metric, window), scored in results.items():
@@ -133,18 +134,19 @@ def main(folder: Path) -> None:
     ranks = both.argsort(axis=1).argsort(axis=1)
     print(
         f"\nRank correlation of the two windows' novelties: {np.corrcoef(ranks)[0, 1]:.2f}. Raw distances are"
-        " small: with alpha = 0.1 they add next to nothing to advantages of size 1. That is what the scale"
-        " `running_mean` is for.\n"
+        " small: with alpha = 0.1 they add almost nothing to advantages of size 1. The scale `running_mean`"
+        " solves this.\n"
     )
     main_result.sort(key=lambda one: -one.novelty)
-    head = "| novelty | problem | response | nearest | which reads |\n|---|---|---|---|---|"
-    for title, chosen in (("most", main_result[:12]), ("least", main_result[-6:])):
-        print(f"## The {title} novel\n\n{head}")
+    head = "| novelty | problem | response | nearest | its text |\n|---|---|---|---|---|"
+    for title, chosen in (("Most", main_result[:12]), ("Least", main_result[-6:])):
+        print(f"## {title} novel\n\n{head}")
         print("\n".join(row(one) for one in chosen) + "\n")
     print(
-        "A *solution* was stored before, its number counting the prompt's solutions from 0; a *sibling* is of"
-        " the same group, its number the place in the group. Both texts are shown from where they begin to"
-        " differ; compared are the first 256 word pieces of the last 512 (window `reference`)."
+        "A *solution* was stored before; its number counts the prompt's solutions from 0. A *sibling* is in"
+        " the same group; its number is the place in the group. Both texts are shown from shortly before"
+        " their first difference. The comparison uses the first 256 word pieces of the last 512 (window"
+        " `reference`)."
     )
 
 

@@ -1,10 +1,11 @@
-"""Five times more than a service can do: `extra-rl bench overload --json [--service NAME] [--seconds 20]`.
+"""Five times the peak load of a service: `extra-rl bench overload --json [--service NAME] [--seconds 20]`.
 
-Each service in turn, with a queue that holds about a second of its work. First callers who wait for their
-answers (closed loop), as many as keep it busy: their rate is its peak. Then FACTOR times that rate, sent
-whether answers come or not (open loop). One JSON object: `ratios` are goodput under overload over the peak,
-measured in turn, REPEATS times, their median; `figures` the rates, the share refused, what a refusal asks to
-wait, and the latency of what was accepted (p50 and p99), at the peak and under overload.
+The services are measured one after the other, each with a queue that holds about a second of its work.
+First, enough callers to keep the service busy wait for their answers (closed loop); their rate is the peak.
+Then calls are sent at FACTOR times that rate without waiting for answers (open loop). Both are repeated in
+turn, REPEATS times. The result is one JSON object: `ratios` are goodput under overload divided by the peak
+(medians); `figures` are the rates, the share of refused calls, the shortest wait that a refusal asks for,
+and the latency of accepted calls (p50 and p99), at the peak and under overload.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from support.generation_models import make_model
 FACTOR, REPEATS = 5, 3
 #: Callers in the closed loop.
 CALLERS = 12
-#: In a call of verification: a small part of a training step.
+#: Pairs per verification call: a small part of a training step.
 PAIRS = 32
 _numbers = itertools.count()
 
@@ -34,8 +35,8 @@ Call = Callable[[], Awaitable[object]]
 
 
 @dataclass
-class Outcome:
-    """What became of the calls of one run."""
+class LoadResult:
+    """Results of the calls of one run."""
 
     seconds: float = 0.0
     offered: int = 0
@@ -45,11 +46,11 @@ class Outcome:
 
     @property
     def goodput(self) -> float:
-        """Calls answered a second."""
+        """Answered calls per second."""
         return len(self.latencies) / self.seconds
 
     async def send(self, call: Call) -> None:
-        """One call; a refusal is no failure, anything else is."""
+        """Make one call and record its latency or refusal; any other error is raised."""
         self.offered += 1
         started = time.perf_counter()
         try:
@@ -61,13 +62,13 @@ class Outcome:
         self.latencies.append(time.perf_counter() - started)
 
     def quantile(self, percent: int) -> float:
-        """Of the latencies of the calls answered, in seconds."""
+        """Return a percentile of the latencies of answered calls, in seconds."""
         return statistics.quantiles(self.latencies, n=100)[percent - 1]
 
 
-async def closed_loop(call: Call, seconds: float, callers: int = CALLERS) -> Outcome:
-    """`callers` who send the next call when the last is answered."""
-    outcome, started = Outcome(), time.perf_counter()
+async def closed_loop(call: Call, seconds: float, callers: int = CALLERS) -> LoadResult:
+    """Run `callers` that each send the next call when the previous one is answered."""
+    outcome, started = LoadResult(), time.perf_counter()
 
     async def caller() -> None:
         while time.perf_counter() < started + seconds:
@@ -78,9 +79,9 @@ async def closed_loop(call: Call, seconds: float, callers: int = CALLERS) -> Out
     return outcome
 
 
-async def open_loop(call: Call, seconds: float, rate: float) -> Outcome:
-    """`rate` calls a second; what is answered after the last was sent counts, and its time too."""
-    outcome, started = Outcome(), time.perf_counter()
+async def open_loop(call: Call, seconds: float, rate: float) -> LoadResult:
+    """Send `rate` calls per second; answers after the last call was sent count, and so does their time."""
+    outcome, started = LoadResult(), time.perf_counter()
     sent = []
     for number in range(int(rate * seconds)):
         await asyncio.sleep(max(0.0, started + number / rate - time.perf_counter()))
@@ -91,7 +92,7 @@ async def open_loop(call: Call, seconds: float, rate: float) -> Outcome:
 
 
 def verification_call(client: aio.VerificationClient) -> Call:
-    """PAIRS pairs that the fast path cannot decide, never seen before."""
+    """Return a call that verifies PAIRS new pairs that the fast path cannot decide."""
 
     async def call() -> None:
         numbers = [next(_numbers) for _ in range(PAIRS)]
@@ -102,7 +103,7 @@ def verification_call(client: aio.VerificationClient) -> Call:
 
 
 def novelty_call(client: aio.NoveltyClient) -> Call:
-    """A group of four texts never seen before, scored and remembered."""
+    """Return a call that scores and stores a group of four new texts."""
 
     async def call() -> None:
         number = next(_numbers)
@@ -113,7 +114,7 @@ def novelty_call(client: aio.NoveltyClient) -> Call:
 
 
 def generation_call(client: aio.GenerationClient) -> Call:
-    """Eight rollouts of 32 tokens."""
+    """Return a call that generates eight rollouts of 32 tokens."""
 
     async def call() -> None:
         await client.generate([[2, 3, 4]], n=8, max_tokens=32, min_tokens=32, seed=next(_numbers))
@@ -137,7 +138,7 @@ async def _measure(name: str, seconds: float, folder: Path) -> tuple[float, dict
     async with AsyncExitStack() as stack:
         server = stack.enter_context(embedded.start(name, log, log_level="error", **settings[name]))
         call = await _caller(name, server.target, stack)
-        await closed_loop(call, 2.0)  # What is loaded at the first calls is loaded.
+        await closed_loop(call, 2.0)  # warm-up: the first calls load models
         peaks, overloads = [], []
         for _ in range(REPEATS):
             peaks.append(await closed_loop(call, seconds))
@@ -163,7 +164,7 @@ async def _caller(name: str, target: str, stack: AsyncExitStack) -> Call:
 
 
 def main() -> None:
-    """Measures, and prints the JSON object."""
+    """Measure, and print the JSON object."""
     arguments = argparse.ArgumentParser(prog="extra-rl bench overload")
     names = ("verification", "novelty", "generation")
     arguments.add_argument("--json", action="store_true", help="accepted for all benchmarks; always JSON")

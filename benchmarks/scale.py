@@ -1,10 +1,11 @@
-"""More replicas, more work done: `extra-rl bench scale --json`.
+"""Throughput with several replicas: `extra-rl bench scale --json`.
 
-1, 2 and 4 verification servers of one worker each, the client's round robin over them; 1 and 2 novelty
-servers on one Redis that writes every change to its disk. Callers who wait for their answers (closed loop)
-keep all of them busy; the numbers of replicas are measured in turn, REPEATS times. One JSON object: `ratios`
-are calls a second over those of one replica (medians), `figures` the rates, and for each the processors that
-servers, Redis and this client used meanwhile: where their sum nears the machine's, that is the limit.
+Measured are 1, 2 and 4 verification servers with one worker each, with the client's round robin over them,
+and 1 and 2 novelty servers on one Redis that writes every change to its disk. Callers that wait for their
+answers (closed loop) keep all servers busy. The numbers of replicas are measured in turn, REPEATS times. The
+result is one JSON object: `ratios` are calls per second divided by those of one replica (medians); `figures`
+are the rates, and the processors that servers, Redis and this client used. If their sum is close to the
+machine's processors, these are the limit.
 """
 
 import argparse
@@ -30,13 +31,13 @@ from extra_client import Group, aio, embedded
 from support.memory_stores import redis_server
 
 REPEATS = 3
-#: Callers, and groups of eight embeddings in a call of novelty.
+#: Callers, and groups of eight embeddings per novelty call.
 CALLERS, GROUPS = 16, 32
 _numbers = itertools.count()
 
 
 def main() -> None:
-    """Measures, and prints the JSON object."""
+    """Measure, and print the JSON object."""
     arguments = argparse.ArgumentParser(prog="extra-rl bench scale")
     arguments.add_argument("--json", action="store_true", help="accepted for all benchmarks; always JSON")
     arguments.add_argument("--service", choices=("verification", "novelty"), action="append")
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 async def _measure(service: str, seconds: float, folder: Path) -> dict[int, dict[str, float]]:
-    """By number of replicas, what was measured."""
+    """Return the measured values by number of replicas."""
     counts = (1, 2, 4) if service == "verification" else (1, 2)
     async with AsyncExitStack() as stack:
         redis = stack.enter_context(_redis(folder)) if service == "novelty" else None
@@ -106,7 +107,7 @@ async def _caller(service: str, target: str, stack: AsyncExitStack) -> Call:
 
 
 def _novelty_call(client: aio.NoveltyClient) -> Call:
-    """Groups of eight embeddings of prompts of its own, scored and remembered."""
+    """Return a call that scores and stores GROUPS groups of eight embeddings, of its own prompts."""
     chance = np.random.default_rng(0)
     vectors = chance.standard_normal((GROUPS, 8, 384)).astype(np.float32)
 
@@ -124,7 +125,7 @@ def _novelty_call(client: aio.NoveltyClient) -> Call:
 
 @contextmanager
 def _redis(folder: Path) -> Iterator[tuple[str, int]]:
-    """Address and process id of a durable redis-server."""
+    """Yield address and process id of a durable redis-server."""
     if shutil.which("redis-server") is None:
         sys.exit("no redis-server on this machine: apt-get install redis-server")
     with redis_server(folder) as server:
@@ -134,7 +135,7 @@ def _redis(folder: Path) -> Iterator[tuple[str, int]]:
 def _processor_seconds(
     servers: list[embedded.EmbeddedService], redis: tuple[str, int] | None
 ) -> dict[str, float]:
-    """Of the servers with their children, of Redis, and of this process."""
+    """Return the processor seconds of the servers with their children, of Redis, and of this process."""
     roots = [psutil.Process(server.process.pid) for server in servers]
     every = [process for root in roots for process in (root, *root.children(recursive=True))]
     found = {"servers": sum(sum(process.cpu_times()[:2]) for process in every), "client": time.process_time()}

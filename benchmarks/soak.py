@@ -1,13 +1,13 @@
 """Ten minutes of mixed traffic over all services at once: `extra-rl bench soak --json [--minutes 10]`.
 
-Generation with resumed prefixes and weight updates; novelty scored and remembered; prefixes added, selected,
-reported; verification of easy, hard and hostile responses. Every SAMPLE seconds the resident memory and the
-open files of each server and its children are noted. One JSON object: `ratios` are, by service, the memory of
-the last tenth of the time over that of the tenth after the warm-up (the median of each), and the same of
-open files; `figures` the numbers behind them, the calls of each kind, and the share that failed. Caches are
-bounded by settings, small ones here, so that the warm-up fills them.
+The traffic is generation with resumed prefixes and weight updates; novelty scored and stored; prefixes
+added, selected, reported; verification of easy, hard and hostile responses. Every SAMPLE_SECONDS the
+resident memory and the open files of each server and its children are recorded. The result is one JSON
+object: `ratios` are, by service, the memory in the last tenth of the time divided by that in the tenth after
+the warm-up (medians), and the same for open files; `figures` are the numbers behind them, the calls of each
+kind, and the share of failed calls. The settings make caches small, so that the warm-up fills them.
 
-Exits with 1 if memory grew by 5 % or more, files by more than 2, or a call failed.
+The exit code is 1 if memory grew by 5 % or more, files by more than 2, or a call failed.
 """
 
 import argparse
@@ -40,15 +40,15 @@ from extra_client import (
 from support.generation_models import make_model
 from support.verification_attacks import attacks
 
-SAMPLE = 5.0
-#: Growth of memory, and number of files, that are no leak.
+SAMPLE_SECONDS = 5.0
+#: Growth of memory, and additional files, from which there is a leak.
 MEMORY_GROWTH, FILES_GROWTH = 1.05, 2
 HOSTILE = list(attacks("/nonexistent/never").values())
 WORDS = "so we add the two numbers and carry one then subtract half of what is left"
 
 
 def main() -> None:
-    """Runs it, prints the JSON object, and says by its exit code whether all held."""
+    """Run the traffic, print the JSON object, and exit with 0 or 1."""
     arguments = argparse.ArgumentParser(prog="extra-rl bench soak")
     arguments.add_argument("--json", action="store_true", help="accepted for all benchmarks; always JSON")
     arguments.add_argument("--minutes", type=float, default=10.0, help="how long, warm-up included")
@@ -87,7 +87,7 @@ def _start(folder: Path, stack: ExitStack) -> dict[str, embedded.EmbeddedService
 
 
 class Traffic:
-    """One thread for each kind of call, at a pace that leaves the machine some air."""
+    """One thread for each kind of call, with pauses so that the machine is not fully loaded."""
 
     def __init__(self, folder: Path, servers: dict[str, embedded.EmbeddedService]) -> None:
         self.calls: Counter[str] = Counter()
@@ -110,7 +110,7 @@ class Traffic:
             thread.start()
 
     def end(self) -> None:
-        """Returns when the last calls have ended."""
+        """Stop, and wait for the last calls."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
@@ -165,7 +165,7 @@ class Traffic:
         verdicts = self._verification.verify(responses, answers)
         found = [str(verdict.status) for verdict in verdicts[:3]]
         assert found == ["correct", "correct", "wrong"], found
-        # What a hostile one deserves is its own matter, but correct it is not, and the worker outlives it.
+        # A hostile response may get several verdicts, but never "correct", and the worker must survive it.
         assert all(str(v.status) != "correct" and v.rule != "worker" for v in verdicts[3:]), verdicts[3:]
 
 
@@ -179,11 +179,11 @@ def _text(number: int) -> str:
 def _watch(
     servers: dict[str, embedded.EmbeddedService], traffic: Traffic, seconds: float
 ) -> dict[str, list[tuple[int, int, int]]]:
-    """By service, every SAMPLE seconds: bytes of memory, open files, and processes of its tree."""
+    """Return by service, for every sample: bytes of memory, open files, processes of its tree."""
     samples: dict[str, list[tuple[int, int, int]]] = {name: [] for name in servers}
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        time.sleep(SAMPLE)
+        time.sleep(SAMPLE_SECONDS)
         for name, server in servers.items():
             samples[name].append(_measured(server.process.pid))
         failed = sum(traffic.failures.values())

@@ -1,18 +1,18 @@
-"""What novelty, prefixes and verification cost a training step: `extra-rl bench step --json`.
+"""The cost of novelty, prefixes and verification in a training step: `extra-rl bench step --json`.
 
-- `overhead_rehearsal`: wall time of a rehearsal step with ExTra over that of a step with plain GRPO on the
-  same services, minus 1. Real training runs (OpenRLHF, Ray, DeepSpeed, services), in turn, with the same
-  seeds; a step is everything between one batch of prompts and the next, and the medians of all steps but the
-  first of each run are compared. Steps are compared as they are: the arms train apart, and a guided group's
-  samples are shorter but carry their prefix, so they differ in tokens too. How many were generated is told
-  (`tokens_per_rollout`), and nothing is taken off for it.
-- `overhead_paper_size`: the same for a step of the paper's size, 512 x 8 rollouts of 2,000 tokens, of which
-  only the generation is simulated: rollouts of made-up solutions finish at a stated rate of tokens a second,
-  in random order within the groups under way, and go through the real verification, novelty and prefix
-  services of this machine as in training. The overhead is what the step waits for these three after the
-  last rollout, over the time of the generation alone; a real step is longer, since the policy is updated
-  too. The prefix memory is fed during that update; what it takes is told (`prefix_seconds`), and counts as
-  far as it is longer than the update is said to be.
+- `overhead_rehearsal`: the wall time of a rehearsal step with ExTra divided by that of a step with plain
+  GRPO on the same services, minus 1. These are real training runs (OpenRLHF, Ray, DeepSpeed, services), in
+  turn, with the same seeds. A step is everything between one batch of prompts and the next; the medians of
+  all steps except the first of each run are compared. The steps are not corrected for their number of
+  tokens: the two policies become different, and a guided group's samples are shorter but include their
+  prefix. `tokens_per_rollout` reports how many tokens were generated.
+- `overhead_paper_size`: the same for a step of the paper's size, 512 x 8 rollouts of 2,000 tokens. Only the
+  generation is simulated: rollouts of made-up solutions finish at a given rate of tokens per second, in
+  random order within the groups in progress, and go through the real verification, novelty and prefix
+  services of this machine as in training. The overhead is the time that the step waits for these three after
+  the last rollout, divided by the time of the generation alone. A real step is longer, because the policy is
+  updated too. The prefix memory is filled during that update; `prefix_seconds` reports this time, and it
+  counts only as far as it exceeds the assumed time of the update.
 """
 
 import argparse
@@ -49,21 +49,21 @@ from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, S
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS, ROLLOUTS, TOKENS = 512, 8, 2000
-#: Tokens a second that all generation replicas together draw: 25,000, as one GPU does of a small model.
+#: Tokens per second of all generation replicas together: 25,000, as one GPU reaches with a small model.
 RATE = 25_000.0
-#: Seconds the update is said to take, as a share of the generation's: log-probabilities of two models, and a
-#: forward and a backward pass, of the same tokens.
+#: Assumed time of the update, as a share of the generation's: log-probabilities of two models, and a forward
+#: and a backward pass, of the same tokens.
 UPDATE_SHARE = 0.5
-#: Groups that are generated at the same time: what a replica holds in its batch.
+#: Groups that are generated at the same time: the batch of a replica.
 AT_ONCE = 32
-#: One prompt in so many is hard; of the rollouts of the others, this share is correct.
+#: One of HARD_EVERY prompts is hard; of the rollouts of the others, CORRECT_SHARE are correct.
 HARD_EVERY, CORRECT_SHARE = 5, 0.5
 
 
 def rehearsal(
     runs: int, problems: int, cache: Path, figures: dict[str, Any], ratios: dict[str, float]
 ) -> None:
-    """Training runs in turn, with and without ExTra."""
+    """Measure training runs in turn, with and without ExTra."""
     seconds: dict[str, list[float]] = {"grpo": [], "extra": []}
     tokens: dict[str, list[float]] = {"grpo": [], "extra": []}
     waits: list[float] = []
@@ -71,7 +71,7 @@ def rehearsal(
         for arm in seconds if seed % 2 else reversed(seconds):
             with tempfile.TemporaryDirectory() as folder:
                 records = _train(Path(folder) / "run", arm, seed, problems, cache)
-            # The first step loads what later ones find loaded.
+            # The first step also loads models and compiles.
             seconds[arm] += [_step_seconds(record) for record in records[1:]]
             tokens[arm] += [record["response_tokens"] for record in records[1:]]
             if arm == "extra":
@@ -111,17 +111,17 @@ def _step_seconds(record: dict[str, float]) -> float:
 
 
 class SimulatedGeneration:
-    """Hands out made-up rollouts at a rate: what stands here for a generation service."""
+    """A replacement for the generation service that yields made-up rollouts at a given rate."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rate: float, tokens: int) -> None:
         self._rate = rate
         self._tokens = tokens
         self._tokenizer = tokenizer
-        #: When the last rollout was handed out.
+        #: The time at which the last rollout was yielded.
         self.ended = 0.0
 
     def generate_stream(self, prompts: Sequence[Any], *, n: int, **_: Any) -> Iterator[Rollout]:
-        """All rollouts, those of AT_ONCE prompts mixed, each when its tokens would have been drawn."""
+        """Yield all rollouts, those of AT_ONCE prompts mixed, each at the time when it would be complete."""
         random = np.random.default_rng(0)
         started, drawn = time.monotonic(), 0
         for first in range(0, len(prompts), AT_ONCE):
@@ -161,7 +161,7 @@ class SimulatedGeneration:
 
 
 def solution(random: np.random.Generator, tokens: int, answer: int) -> str:
-    """Lines of arithmetic, about `tokens` characters (tokens of the rehearsal's tokenizer), and an answer."""
+    """Return lines of arithmetic with about `tokens` characters (one token each), and an answer."""
     lines, written = [], 0
     while written < tokens - 20:
         a, b = random.integers(100, 999, 2).tolist()
@@ -171,7 +171,7 @@ def solution(random: np.random.Generator, tokens: int, answer: int) -> str:
 
 
 def paper_size(prompts: int, rate: float, figures: dict[str, Any], ratios: dict[str, float]) -> None:
-    """One step of the paper's size through the real services."""
+    """Measure one step of the paper's size with the real services."""
     tokenizer = make_tokenizer()
     requests = [RolloutRequest(f"problem {p}", f"p{p}", (1,), str(p)) for p in range(prompts)]
     simulated = SimulatedGeneration(tokenizer, rate, TOKENS)
@@ -214,7 +214,7 @@ def paper_size(prompts: int, rate: float, figures: dict[str, Any], ratios: dict[
 
 
 def main(arguments: list[str]) -> None:
-    """Measures and prints one JSON object."""
+    """Measure, and print one JSON object."""
     parser = argparse.ArgumentParser(prog="extra-rl bench step", description=__doc__)
     parser.add_argument("--part", choices=["rehearsal", "paper_size"], help="measure one part only")
     parser.add_argument("--runs", type=int, default=2, help="runs of each arm of the rehearsal")

@@ -1,8 +1,8 @@
-"""Looks up every locked release in PyPI's advisory database, with pip-audit: `make audit`.
+"""Look up every locked release in PyPI's advisory database, with pip-audit: `make audit`.
 
-Exits with 1 if a release has a known vulnerability. A mirror of PyPI may offer packages without advisories;
-then nothing can be said, which this says in capitals: with exit code 2, or 0 with --tolerate-no-database (in
-CI, whose network is not the project's to choose).
+The exit code is 1 if a release has a known vulnerability. A mirror of PyPI may have packages but no
+advisories. Then the script prints NOT AUDITED and exits with 2, or with 0 if --tolerate-no-database is given
+(for CI, whose network may have only such a mirror).
 """
 
 import argparse
@@ -18,7 +18,7 @@ SECONDS = 600
 
 
 def audit(pins: list[str]) -> list[dict[str, Any]] | None:
-    """pip-audit's entry for each of `pins` (name==release); None if it could not look them up."""
+    """Return pip-audit's entry for each of `pins` (name==release); None if it could not look them up."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(pins))
         file.flush()
@@ -42,12 +42,12 @@ def audit(pins: list[str]) -> list[dict[str, Any]] | None:
 
 
 def locked() -> dict[str, list[str]]:
-    """name==release -> the locks that have it."""
+    """Return name==release -> the locks that contain it."""
     pins: dict[str, list[str]] = {}
     for path in sorted(FOLDER.glob("*.lock")):
         for line in path.read_text().splitlines():
             if "==" in line and not line.startswith((" ", "#")):
-                # The CPU build of a release has that release's vulnerabilities.
+                # The CPU build of a release has the same vulnerabilities.
                 name, release = line.split()[0].split("==")
                 pins.setdefault(f"{name.partition('[')[0]}=={release.partition('+')[0]}", []).append(
                     path.name
@@ -56,18 +56,18 @@ def locked() -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Prints what is vulnerable, and exits as the module says."""
+    """Print the vulnerable releases, and exit with the code described above."""
     parser = argparse.ArgumentParser(description="Audit the locked releases")
     parser.add_argument("--tolerate-no-database", action="store_true")
     tolerant = parser.parse_args().tolerate_no_database
     pins = locked()
-    # One that every index has, before hundreds are asked for in vain.
+    # A release with known advisories: without an answer for it, the hundreds of others need not be looked up.
     probe = audit(["requests==2.19.0"])
     if not probe or not probe[0].get("vulns"):
         print(
             f"NOT AUDITED: no advisory database can be reached from here. {len(pins)} releases are unchecked."
         )
-        print("Run `make audit` where PyPI itself can be reached.")
+        print("Run `make audit` on a machine that can reach PyPI itself.")
         sys.exit(0 if tolerant else 2)
     entries = audit(list(pins)) or []
     unknown = [entry["name"] for entry in entries if "skip_reason" in entry]

@@ -1,12 +1,12 @@
-"""Locks what each image installs: requirements/NAME.lock, one release a package, with hashes.
+"""Lock the packages of each image: requirements/NAME.lock, one release per package, with hashes.
 
-`make lock` writes them, by uv, from pyproject.toml's extras and the constraints that the tests run with.
-`--check` needs no network: each file carries a digest of what it was made from, so that an edit without a
-new lock is found, and a release that appears meanwhile is not. The check also reads the files: a hash for
-every package, nothing from an URL, and the same releases where images share a layer.
+`make lock` writes the locks with uv, from pyproject.toml's extras and the constraints of the tests.
+`--check` needs no network: each lock contains a digest of its sources, so the check detects an edit without
+a new lock, and ignores newly published releases. It also reads the locks: every package must have a hash,
+none may come from a URL, and images that share a layer must have the same releases.
 
-torch is locked in its CPU build (2.13.0+cpu), except for generation-cuda. PyPI has none: uv takes it from
-PyTorch's own index (`--torch-backend cpu`), or from the folder of wheels that UV_FIND_LINKS names.
+torch is locked in its CPU build (2.13.0+cpu), except for generation-cuda. PyPI does not have that build: uv
+takes it from PyTorch's own index (`--torch-backend cpu`), or from the folder of wheels in UV_FIND_LINKS.
 """
 
 import argparse
@@ -28,21 +28,21 @@ TORCH = "torch==2.13.0"
 
 @dataclass(frozen=True)
 class Lock:
-    """What one lock is made from."""
+    """The sources of one lock."""
 
     extras: tuple[str, ...] = ()
     constraints: str | None = "constraints.txt"
     overrides: str | None = "overrides.txt"
     #: Requirements instead of this project's.
     packages: tuple[str, ...] = ()
-    #: The lock whose layer this one's lies on: releases must agree.
+    #: The lock of the layer below this one; its releases must be the same.
     on: str | None = None
 
 
 LOCKS = {
-    # The Containerfile's own tools; setuptools and wheel build what comes as source.
+    # The Containerfile's own tools; setuptools and wheel build packages that come as source.
     "build": Lock(packages=("uv", "hatchling", "setuptools<82", "wheel")),
-    # What lints, validates and audits what is deployed, and brings up compose.yaml.
+    # The tools that lint, validate and audit deploy/, and start compose.yaml.
     "deploy-tools": Lock(
         constraints=None,
         overrides=None,
@@ -64,7 +64,7 @@ LOCKS = {
     "generation-cpu": Lock(("generation", "tracing"), on="client"),
     "novelty": Lock(("novelty", "onnx", "redis", "tracing"), on="generation-cpu"),
     "trainer": Lock(("generation", "tracing", "trainer", "eval"), on="generation-cpu"),
-    # vLLM pins torch's CUDA build, and releases of much else that the tests' constraints exclude.
+    # vLLM pins torch's CUDA build, and other releases that the tests' constraints exclude.
     "generation-cuda": Lock(
         ("generation", "vllm", "tracing"), constraints=None, overrides="overrides-cuda.txt"
     ),
@@ -72,8 +72,8 @@ LOCKS = {
 
 
 @dataclass
-class Written:
-    """A lock file, read."""
+class LockFile:
+    """The content of a lock file."""
 
     digest: str
     releases: dict[str, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Written:
 
 
 def digest(lock: Lock) -> str:
-    """Of everything that the lock is made from."""
+    """Return a digest of all sources of the lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted, waiting = {}, list(lock.extras)
@@ -104,7 +104,7 @@ def digest(lock: Lock) -> str:
 
 
 def write(name: str, lock: Lock) -> None:
-    """Resolves and writes one lock; what it held before is kept where it still fits."""
+    """Resolve and write one lock; releases of the old lock are kept if they still fit."""
     path = FOLDER / f"{name}.lock"
     command = ["uv", "pip", "compile", "--quiet", *PLATFORM, "--generate-hashes", "--no-header"]
     command += ["--no-annotate", "--no-emit-index-url", "--output-file", str(path)]
@@ -133,15 +133,15 @@ def write(name: str, lock: Lock) -> None:
     path.write_text(head + path.read_text())
 
 
-def read(name: str) -> Written:
-    """One lock file, with what is wrong in it by itself."""
+def read(name: str) -> LockFile:
+    """Read one lock file and note the problems in it."""
     path = FOLDER / f"{name}.lock"
     if not path.is_file():
-        return Written("", problems=[f"{path.name}: missing"])
+        return LockFile("", problems=[f"{path.name}: missing"])
     head, _, text = path.read_text().partition("\n")
-    written = Written(head.rpartition(" ")[2])
+    written = LockFile(head.rpartition(" ")[2])
     if "://" in text or " @ " in text:
-        written.problems.append(f"{path.name}: names an URL")
+        written.problems.append(f"{path.name}: contains a URL")
     for block in re.split(r"\n(?=\S)", text.strip()):
         match = re.match(r"([a-z0-9-]+)(?:\[.*?\])?==(\S+)", block)
         if not match or "--hash=sha256:" not in block:
@@ -152,15 +152,15 @@ def read(name: str) -> Written:
 
 
 def check() -> list[str]:
-    """What is wrong with the locks; needs no network."""
+    """Return the problems of all locks; needs no network."""
     files = {name: read(name) for name in LOCKS}
     problems = [problem for file in files.values() for problem in file.problems]
     for name, lock in LOCKS.items():
         if files[name].digest != digest(lock):
-            problems.append(f"{name}.lock: what it is made from has changed")
+            problems.append(f"{name}.lock: its sources have changed")
         below = files[lock.on].releases if lock.on else {}
         problems += [
-            f"{name}.lock: {package} is {release} in {lock.on}.lock, on whose layer it lies"
+            f"{name}.lock: {package} is {release} in {lock.on}.lock, the layer below"
             for package, release in below.items()
             if files[name].releases.get(package) != release
         ]
@@ -168,8 +168,8 @@ def check() -> list[str]:
 
 
 def main() -> None:
-    """Writes all locks, or says what is wrong with them."""
-    parser = argparse.ArgumentParser(description="Lock what each image installs")
+    """Write all locks, or print their problems."""
+    parser = argparse.ArgumentParser(description="Lock the packages of each image")
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit with 1 if one is not current"
     )

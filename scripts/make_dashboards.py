@@ -1,8 +1,8 @@
-"""Writes the Grafana dashboards of deploy/observability/grafana/dashboards from the tables below.
+"""Write the Grafana dashboards of deploy/observability/grafana/dashboards from the tables below.
 
-A dashboard in Grafana's JSON is a thousand lines around a few dozen queries; the queries are here. With
---check nothing is written, and it fails if the committed files differ. Every query is run against a real
-Prometheus by tests/integration/test_observability.py.
+Grafana's JSON of a dashboard has a thousand lines around a few dozen queries; this file contains the
+queries. With --check it writes nothing, and fails if the committed files differ.
+tests/integration/test_observability.py runs every query against a real Prometheus.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "observability" / "grafana" / "dashboards"
-#: What a query is summed over: the chosen servers, in a window that Grafana fits to the scrape interval.
+#: A query sums over the selected servers, in a window that Grafana derives from the scrape interval.
 HERE, WINDOW = '{instance=~"$instance"}', "[$__rate_interval]"
 #: Columns of the grid, and of a panel.
 WIDTH, PANEL, HEIGHT = 24, 8, 8
@@ -20,17 +20,17 @@ WIDTH, PANEL, HEIGHT = 24, 8, 8
 
 @dataclass(frozen=True)
 class Panel:
-    """A graph: what it shows, Grafana's unit, (query, legend) of each line, and what a reader makes of it."""
+    """A graph: title, Grafana's unit, (query, legend) of each line, and how to read it."""
 
     title: str
     unit: str
     queries: list[tuple[str, str]]
-    reading: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A page of panels; `variable` names the metric whose instances can be chosen."""
+    """A page of panels; `variable` is the metric whose instances can be selected."""
 
     uid: str
     title: str
@@ -39,23 +39,23 @@ class Dashboard:
 
 
 def rate(metric: str, by: str = "", labels: str = "") -> str:
-    """Per second, summed over servers."""
+    """Return the rate per second, summed over servers."""
     return f"sum{f' by ({by})' if by else ''} (rate({metric}{_with(labels)}{WINDOW}))"
 
 
 def quantile(q: float, histogram: str, by: str = "", labels: str = "") -> str:
-    """A quantile of a histogram, over all servers."""
+    """Return a quantile of a histogram, over all servers."""
     group = f"le, {by}" if by else "le"
     return f"histogram_quantile({q}, sum by ({group}) (rate({histogram}_bucket{_with(labels)}{WINDOW})))"
 
 
 def share(part: str, whole: str) -> str:
-    """`part` of `whole`, nothing where there is nothing of which to take a part."""
+    """Return `part` divided by `whole`; no value if `whole` is 0."""
     return f"({part}) / ({whole} > 0)"
 
 
 def now(metric: str, by: str = "", labels: str = "", how: str = "sum") -> str:
-    """A gauge as it is."""
+    """Return the current value of a gauge."""
     return f"{how}{f' by ({by})' if by else ''} ({metric}{_with(labels)})"
 
 
@@ -64,7 +64,7 @@ def _with(labels: str) -> str:
 
 
 def quantiles(histogram: str, by: str, labels: str = "") -> list[tuple[str, str]]:
-    """Median and 95 % of each `by`."""
+    """Return median and 95 % quantile of each `by`."""
     return [
         (quantile(0.5, histogram, by, labels), f"{{{{{by}}}}} median"),
         (quantile(0.95, histogram, by, labels), f"{{{{{by}}}}} 95 %"),
@@ -76,12 +76,12 @@ REFUSED = 'code="RESOURCE_EXHAUSTED"'
 
 
 def calls(service: str) -> list[Panel]:
-    """Of each service's dashboard: its calls."""
+    """Return the panels with the calls of a service, for its dashboard."""
     of = f'service=~"{service}"'
     return [
         Panel("Calls", "reqps", [(rate(RPCS, "method, code", of), "{{method}} {{code}}")]),
         Panel("Time of a call", "s", quantiles(RPC_SECONDS, "method", of)),
-        Panel("Calls under way", "short", [(now("extra_rl_rpcs_in_flight", "method", of), "{{method}}")]),
+        Panel("Calls in progress", "short", [(now("extra_rl_rpcs_in_flight", "method", of), "{{method}}")]),
     ]
 
 
@@ -96,7 +96,7 @@ OVERVIEW = Dashboard(
             "Serving",
             "short",
             [(now("extra_rl_serving", "job, instance"), "{{job}} {{instance}}")],
-            "1: takes calls; 0: loads, drains, or vLLM is being started again. No line: the server is gone.",
+            "1: serves calls; 0: loads, drains, or restarts vLLM. No line: the server has ended.",
         ),
         Panel("Calls", "reqps", [(rate(RPCS, "service, method"), "{{service}} {{method}}")]),
         Panel(
@@ -114,14 +114,14 @@ OVERVIEW = Dashboard(
             "Share of calls refused",
             "percentunit",
             [(share(rate(RPCS, "", REFUSED) + " or vector(0)", rate(RPCS)), "refused")],
-            "Above a few percent: a service is too small for what it is asked.",
+            "Above a few percent: a service is too small for its load.",
         ),
-        Panel("Calls under way", "short", [(now("extra_rl_rpcs_in_flight", "service"), "{{service}}")]),
+        Panel("Calls in progress", "short", [(now("extra_rl_rpcs_in_flight", "service"), "{{service}}")]),
         Panel(
             "Memory",
             "bytes",
             [(now("process_resident_memory_bytes", "job, instance"), "{{job}} {{instance}}")],
-            "Of the server itself, without verification's workers. It should be flat after warm-up.",
+            "Of the server itself, without verification's workers. It should be constant after warm-up.",
         ),
         Panel(
             "Processors",
@@ -150,7 +150,7 @@ GENERATION = Dashboard(
             "Samples",
             "cps",
             [(rate(f"{G}samples_total", "finish_reason"), "{{finish_reason}}")],
-            "Many length: max_tokens cuts rollouts off. abort: weights were replaced under them.",
+            "length: max_tokens cut the rollout off. abort: the weights were replaced during the rollout.",
         ),
         Panel("Stages of a sample", "s", quantiles(f"{G}stage_duration_seconds", "stage")),
         Panel(
@@ -161,13 +161,13 @@ GENERATION = Dashboard(
                 (now(f"{G}slots"), "places"),
                 (now(f"{G}samples_waiting"), "waiting"),
             ],
-            "Waiting with free places: memory for keys and values is what is short.",
+            "Waiting samples and free places: there is not enough memory for keys and values.",
         ),
         Panel(
             "Memory for keys and values in use",
             "percentunit",
             [(f"{now(f'{G}kv_tokens')} / {now(f'{G}kv_limit_tokens')}", "in use")],
-            "The transformers engine's; vLLM has vllm:kv_cache_usage_perc.",
+            "Of the transformers engine; for vLLM see vllm:kv_cache_usage_perc.",
         ),
         Panel(
             "Share of prompt tokens found in the prefix cache",
@@ -210,31 +210,31 @@ NOVELTY = Dashboard(
             "Stages of a request",
             "s",
             quantiles(f"{N}stage_duration_seconds", "stage"),
-            "queue: request_threads; lock: requests of the same prompts; commit: the disk or Redis.",
+            "Causes: queue: few request_threads; lock: requests of the same prompts; commit: disk or Redis.",
         ),
         Panel(
             "Time spent, by stage",
             "short",
             [(rate(f"{N}stage_duration_seconds_sum", "stage"), "{{stage}}")],
-            "Seconds a second: how many requests are in each stage, on average.",
+            "Seconds per second: the average number of requests in each stage.",
         ),
         Panel(
-            "Requests that wait for a thread",
+            "Requests waiting for a thread",
             "short",
             [(now(f"{N}requests_waiting", "instance"), "{{instance}}")],
         ),
-        Panel("Rollouts", "cps", [(rate(f"{N}rollouts_total"), "scored or remembered")]),
+        Panel("Rollouts", "cps", [(rate(f"{N}rollouts_total"), "scored or stored")]),
         Panel(
             "Texts",
             "cps",
             [(rate(f"{N}texts_total", "source"), "{{source}}")],
-            "model: embedded; cache: known. The trainer embeds ahead, and scores from the cache.",
+            "model: embedded; cache: known from before. The trainer embeds early, and scores from the cache.",
         ),
         Panel(
             "Share of prompts found in the index",
             "percentunit",
             [(share(rate(f"{N}prompts_total", "", 'source="index"'), rate(f"{N}prompts_total")), "index")],
-            "Low with a full index: raise index_bytes.",
+            "If it is low and the index is full, increase index_bytes.",
         ),
         Panel(
             "Index",
@@ -248,16 +248,16 @@ NOVELTY = Dashboard(
             "Store",
             "short",
             [(now(f"{N}store_entries", "kind", how="max"), "{{kind}}")],
-            "Servers on one Redis show the same store, so the largest is shown.",
+            "Servers on one Redis have the same store, so the largest value is shown.",
         ),
         Panel(
-            "Writes sent again, and conflicts",
+            "Repeated writes and conflicts",
             "cps",
             [
-                (rate(f"{N}replays_total"), "answered as before"),
+                (rate(f"{N}replays_total"), "answered as the first time"),
                 (rate(f"{N}commit_conflicts_total"), "conflicts"),
             ],
-            "Repeats come from retries; conflicts from servers that write the same prompts.",
+            "Retries cause repeated writes; servers that write the same prompts cause conflicts.",
         ),
         *calls("NoveltyService|PrefixService"),
     ],
@@ -270,10 +270,10 @@ VERIFICATION = Dashboard(
     f"{V}workers",
     [
         Panel(
-            "Items, by what decided",
+            "Items, by deciding part",
             "cps",
             [(rate(f"{V}items_total", "route"), "{{route}}")],
-            "fast and cache cost microseconds; only worker takes a process.",
+            "fast and cache take microseconds; only worker uses a process.",
         ),
         Panel("Items, by verdict", "cps", [(rate(f"{V}items_total", "status"), "{{status}}")]),
         Panel(
@@ -297,9 +297,9 @@ VERIFICATION = Dashboard(
             "Workers replaced",
             "cps",
             [(rate(f"{V}worker_restarts_total", "reason"), "{{reason}}")],
-            "died: killed from outside or out of worker_memory_bytes.",
+            "died: killed from outside, or exceeded worker_memory_bytes.",
         ),
-        Panel("Verdicts remembered", "short", [(now(f"{V}cached_verdicts", "instance"), "{{instance}}")]),
+        Panel("Verdicts in the cache", "short", [(now(f"{V}cached_verdicts", "instance"), "{{instance}}")]),
         *calls("VerificationService"),
     ],
 )
@@ -316,22 +316,22 @@ TRAINING = Dashboard(
             [
                 (rate(f"{G}samples_total"), "generated"),
                 (rate(f"{V}items_total"), "verified"),
-                (rate(f"{N}rollouts_total"), "scored or remembered"),
+                (rate(f"{N}rollouts_total"), "scored or stored"),
             ],
-            "The three follow one another within a step; one that lags is the bottleneck.",
+            "Within a step the three follow one another; the one behind the others is the bottleneck.",
         ),
         Panel(
             "Share correct",
             "percentunit",
             [(share(rate(f"{V}items_total", "", 'status="correct"'), rate(f"{V}items_total")), "correct")],
-            "The reward, of evaluations too.",
+            "The reward, including evaluations.",
         ),
         Panel("Tokens", "cps", [(rate(f"{G}tokens_total"), "generated")]),
         Panel(
             "Calls of a step, median",
             "s",
             [(quantile(0.5, RPC_SECONDS, "method", STEP), "{{method}}")],
-            "Generate and VerifyStream overlap: a step takes about as long as the longer.",
+            "Generate and VerifyStream overlap: a step takes about as long as the longer one.",
         ),
         Panel(
             "Where samples wait",
@@ -341,16 +341,16 @@ TRAINING = Dashboard(
                 (quantile(0.95, f"{V}stage_duration_seconds", "", 'stage="queue"'), "verification"),
                 (quantile(0.95, f"{N}stage_duration_seconds", "", 'stage="queue"'), "novelty"),
             ],
-            "95 %. The service with the longest queue wants replicas.",
+            "95 %. The service with the longest queue needs replicas.",
         ),
         Panel(
             "Policy version",
             "short",
             [(now(f"{G}policy_version", "instance", how="max"), "{{instance}}")],
-            "Grows by one a step; a replica that stays behind is passed over.",
+            "Grows by one per step; a replica that stays behind is skipped.",
         ),
         Panel(
-            "Weights brought into service",
+            "Weight updates",
             "s",
             [(quantile(0.5, f"{G}weight_update_duration_seconds"), "median")],
         ),
@@ -360,12 +360,12 @@ TRAINING = Dashboard(
             [(now(f"{N}store_entries", "kind", 'kind=~"solutions|prefixes"', "max"), "{{kind}}")],
         ),
         Panel(
-            "Trouble",
+            "Failures and retries",
             "cps",
             [
                 (rate(RPCS, "code", 'code!~"OK|CANCELLED"'), "{{code}}"),
                 (rate(f"{V}items_total", "status", UNDECIDED), "verdict {{status}}"),
-                (rate(f"{N}replays_total"), "write sent again"),
+                (rate(f"{N}replays_total"), "repeated write"),
             ],
         ),
     ],
@@ -375,7 +375,7 @@ DASHBOARDS = (OVERVIEW, GENERATION, NOVELTY, VERIFICATION, TRAINING)
 
 
 def as_json(dashboard: Dashboard) -> str:
-    """What Grafana reads."""
+    """Return the dashboard as Grafana's JSON."""
     source = {"type": "prometheus", "uid": "${datasource}"}
     instances = f"label_values({dashboard.variable}, instance)"
     content = {
@@ -415,7 +415,7 @@ def _panel(panel: Panel, number: int, source: dict[str, str]) -> dict[str, Any]:
         "id": number + 1,
         "type": "timeseries",
         "title": panel.title,
-        "description": panel.reading,
+        "description": panel.description,
         "datasource": source,
         "gridPos": {
             "x": number % across * PANEL,
@@ -436,7 +436,7 @@ def _panel(panel: Panel, number: int, source: dict[str, str]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Writes, or with --check compares, all dashboards."""
+    """Write all dashboards, or compare them with --check."""
     files = {FOLDER / f"{dashboard.uid}.json": as_json(dashboard) for dashboard in DASHBOARDS}
     if arguments == ["--check"]:
         stale = [path.name for path, text in files.items() if not path.exists() or path.read_text() != text]

@@ -1,8 +1,8 @@
-"""Writes docs/verification-agreement.md: our verdicts on graded real responses against their grades.
+"""Write docs/verification-agreement.md: our verdicts on graded real responses compared with their grades.
 
-`python scripts/verification_agreement.py` reads rollouts_math.jsonl and graded_gsm8k.jsonl from EXTRA_RL_DATA
-(default ../shared/data beside the checkout). Each disagreement must have been looked at by a person: RIGHT
-says who is right and why; one that is not in it ends the script with an error.
+`python scripts/verification_agreement.py` reads rollouts_math.jsonl and graded_gsm8k.jsonl from
+EXTRA_RL_DATA (default ../shared/data beside the checkout). A person must have judged each disagreement:
+RIGHT contains who is right and why. A disagreement that is not in RIGHT ends the script with an error.
 """
 
 import json
@@ -31,7 +31,7 @@ RIGHT = {
 
 
 def main() -> None:
-    """Writes the page."""
+    """Write the page."""
     logging.disable(logging.ERROR)
     lines = [
         "# Agreement with graded responses",

@@ -1,4 +1,4 @@
-"""What many tests use: a small model, and folders of golden cases and public data."""
+"""Fixtures that many tests share: a small model, and folders of golden cases and public data."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# No timed asserts: a busy machine is no failure. The examples are the same in every run.
+# No deadline: a busy machine is not a failure. The examples are the same in every run.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("here")
 
-# As extra_cli does for the command: tests run beside servers, on few cores. Before torch is imported.
+# As in extra_cli, before torch is imported: idle OpenMP threads must not take cores from the servers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Servers of many tests run side by side; a test of metrics asks for a port of its own.
+# Servers of many tests run at the same time; a test of metrics sets its own port.
 for _service in ("GENERATION", "NOVELTY", "VERIFICATION"):
     os.environ.setdefault(f"EXTRA_RL_{_service}_METRICS_PORT", "off")
 
@@ -29,20 +29,20 @@ def _folder(variable: str, default: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
-    """Golden cases of the reference implementation."""
+    """Return the folder with golden cases of the reference implementation."""
     return _folder("EXTRA_RL_GOLDEN", SHARED / "golden")
 
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """Public benchmark problems and graded responses."""
+    """Return the folder with public benchmark problems and graded responses."""
     return _folder("EXTRA_RL_DATA", SHARED / "data")
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rehearsal model that has hardly learnt anything, but is now and then right by chance."""
-    # Late: tests of the generation service alone run where the trainer is not installed.
+    """Return a rehearsal model that has learnt almost nothing, but is sometimes right by chance."""
+    # Imported here, because the tests of the generation service also run without the trainer installed.
     from extra_trainer.rehearsal.recipes import FitSettings
     from extra_trainer.rehearsal.start_model import start_model
 

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Prints the Secrets that overlays/redis and overlays/tls want, new ones each time:
+# Prints the Secrets that overlays/redis and overlays/tls need, new ones each time:
 #
 #   deploy/kustomize/make-secrets.sh FOLDER | kubectl apply --namespace extra-rl --filename -
 #
-# FOLDER gets the authority's key, certificates and the token, for you to keep; nothing there is overwritten. Needs openssl,
-# kubectl and python3. Certificates are good for a year; where there is cert-manager, let it make them.
+# Writes the authority's key, certificates and the token to FOLDER, for you to keep; nothing there is overwritten. Needs
+# openssl, kubectl and python3. Certificates are valid for a year; if you have cert-manager, let it make them.
 set -eu
 umask 077
 
@@ -19,8 +19,8 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -
   -addext basicConstraints=critical,CA:TRUE,pathlen:0 -addext keyUsage=critical,keyCertSign \
   -keyout ca.key -out ca.crt 2>/dev/null
 openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=extra-rl" -keyout tls.key -out tls.csr 2>/dev/null
-# The services by all their names, sixteen replicas of generation, and the pod itself, for its probes. A wildcard such as
-# *.extra-rl-generation, with a single dot, counts nowhere.
+# All names of the services, sixteen replicas of generation, and the pod itself, for its probes. A wildcard such as
+# *.extra-rl-generation, with a single dot, is not accepted by clients.
 names=DNS:localhost,IP:127.0.0.1
 for service in generation novelty verification; do
   name=extra-rl-$service
@@ -36,7 +36,7 @@ printf 'subjectAltName=%s\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=
 openssl x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 365 -extfile extensions -out tls.crt 2>/dev/null
 rm tls.csr extensions
 
-# The token itself for the callers, its hash for the servers.
+# The callers get the token itself, the servers its hash.
 python3 - <<'PYTHON'
 import hashlib, json, secrets
 token = "extra_rl_" + secrets.token_urlsafe(32)

@@ -1,4 +1,4 @@
-"""The transformers engine with a compiled model gives the numbers of one that is not."""
+"""The transformers engine gives the same numbers with a compiled model."""
 
 import shutil
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from support.generation_models import make_model
-from support.generation_server import MIXED, agree_with_a_plain_forward_pass, served
+from support.generation_server import MIXED, compare_with_a_plain_forward_pass, served
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_model_agrees_with_a_plain_forward_pass(tmp_path: Path) -> None:
     with served(tmp_path, make_model(tmp_path / "model"), "--compiled") as server:
-        assert agree_with_a_plain_forward_pass(server, MIXED, tolerance=1e-4, tokens_each=20, top_p=0.9) > 0
+        assert compare_with_a_plain_forward_pass(server, MIXED, tolerance=1e-4, tokens_each=20, top_p=0.9) > 0

@@ -1,4 +1,4 @@
-"""The transformers engine on SmolLM2-135M, a real model: it answers what a plain forward pass says."""
+"""The transformers engine with SmolLM2-135M, a real model: its numbers equal a plain forward pass."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,8 @@ import pytest
 from support.generation_models import make_smollm2
 from support.generation_server import (
     Served,
-    agree_with_a_plain_forward_pass,
-    continues_as_if_never_interrupted,
+    assert_continues_as_if_never_interrupted,
+    compare_with_a_plain_forward_pass,
     served,
 )
 
@@ -23,8 +23,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_a_thousand_tokens_in_mixed_batches_agree_with_a_plain_forward_pass(server: Served) -> None:
-    assert agree_with_a_plain_forward_pass(server, TEXTS, tolerance=1e-3, tokens_each=40, top_p=0.9) >= 1000
+    assert compare_with_a_plain_forward_pass(server, TEXTS, tolerance=1e-3, tokens_each=40, top_p=0.9) >= 1000
 
 
 def test_a_resumed_greedy_sample_continues_as_if_never_interrupted(server: Served) -> None:
-    continues_as_if_never_interrupted(server, TEXTS[2], 40, 17)
+    assert_continues_as_if_never_interrupted(server, TEXTS[2], 40, 17)

@@ -1,6 +1,6 @@
-"""vLLM behind the service, on SmolLM2-135M: what it answers is what a plain forward pass says.
+"""vLLM behind the service, with SmolLM2-135M: its numbers equal a plain forward pass.
 
-One server for all tests, in this order: vLLM takes its time to start. Skipped where vLLM is not installed.
+vLLM starts slowly, so all tests use one server, in this order. They are skipped if vLLM is not installed.
 """
 
 import threading
@@ -18,10 +18,10 @@ from extra_rl.v1 import generation_pb2 as pb
 from support.generation_models import make_smollm2, why_vllm_cannot_run
 from support.generation_server import (
     Served,
-    agree_with_a_plain_forward_pass,
-    agrees,
     all_tokens,
-    continues_as_if_never_interrupted,
+    assert_continues_as_if_never_interrupted,
+    assert_rollout_agrees,
+    compare_with_a_plain_forward_pass,
     encode,
     prompt,
     request,
@@ -62,11 +62,11 @@ def changed(model: Path, folder: Path, seed: int) -> Path:
 
 
 def test_a_thousand_tokens_in_mixed_batches_agree_with_a_plain_forward_pass(server: Served) -> None:
-    assert agree_with_a_plain_forward_pass(server, TEXTS, tolerance=1e-3, tokens_each=40, top_p=0.9) >= 1000
+    assert compare_with_a_plain_forward_pass(server, TEXTS, tolerance=1e-3, tokens_each=40, top_p=0.9) >= 1000
 
 
 def test_a_resumed_greedy_sample_continues_as_if_never_interrupted(server: Served) -> None:
-    continues_as_if_never_interrupted(server, TEXTS[2], 40, 17)
+    assert_continues_as_if_never_interrupted(server, TEXTS[2], 40, 17)
 
 
 def test_a_known_prompt_comes_from_the_cache_and_the_time_is_accounted_for(server: Served) -> None:
@@ -141,15 +141,15 @@ def test_weights_change_under_samples_in_flight(server: Served, in_flight: pb.In
     for rollout in found:
         context = encode(server, TEXTS[0 if rollout.prompt_index == 0 else 2])
         start = rollout.policy_changes[0].token_index if rollout.policy_changes else len(tokens(rollout))
-        agrees(rollout, old, context, end=start, atol=1e-3)
-        agrees(rollout, new, context, start=start, atol=1e-3)
+        assert_rollout_agrees(rollout, old, context, end=start, atol=1e-3)
+        assert_rollout_agrees(rollout, new, context, start=start, atol=1e-3)
     reasons = {rollout.finish_reason for rollout in found}
     assert (reasons == {pb.FINISH_REASON_ABORT}) == (in_flight == pb.IN_FLIGHT_ABORT)
     assert all(bool(r.policy_changes) == (in_flight == pb.IN_FLIGHT_KEEP) for r in found)
     after = rollouts(server, request([prompt(TEXTS[0])], n=2, max_tokens=20))
     for rollout in after.values():
         assert rollout.policy_version == version + 1
-        agrees(rollout, new, encode(server, TEXTS[0]), atol=1e-3)
+        assert_rollout_agrees(rollout, new, encode(server, TEXTS[0]), atol=1e-3)
 
 
 def test_wrong_weights_are_refused_and_the_old_ones_keep_serving(server: Served, smollm2: Path) -> None:

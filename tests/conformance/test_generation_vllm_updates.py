@@ -1,6 +1,6 @@
-"""A hundred updates of vLLM's weights under load, and what an update must not cut in two.
+"""A hundred updates of vLLM's weights under load, and a stop string that spans an update.
 
-On a tiny model, so that an update takes a fraction of a second. Skipped where vLLM is not installed.
+The model is tiny, so an update takes a fraction of a second. The tests are skipped if vLLM is not installed.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import pytest
 from support.generation_models import make_model, why_vllm_cannot_run
 from support.generation_server import (
     Served,
-    agree_under_updates,
+    assert_agreement_under_updates,
+    assert_stops_at_a_string_that_spans_an_update,
     served,
-    stops_at_a_string_that_spans_an_update,
 )
 
 pytestmark = [
@@ -36,8 +36,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_rollouts_under_a_hundred_updates_agree_with_the_versions_they_name(server: Served) -> None:
-    agree_under_updates(server, make, list(range(1, 101)), atol=1e-3)
+    assert_agreement_under_updates(server, make, list(range(1, 101)), atol=1e-3)
 
 
 def test_a_stop_string_that_spans_an_update_is_found(server: Served) -> None:
-    stops_at_a_string_that_spans_an_update(server, make, 101)
+    assert_stops_at_a_string_that_spans_an_update(server, make, 101)

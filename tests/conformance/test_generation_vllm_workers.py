@@ -1,4 +1,4 @@
-"""What vLLM can run a model with: its second model runner, several workers, a sampler of another release."""
+"""Configurations of vLLM: the second model runner, several workers, a sampler of another release."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ from support.generation_models import make_model, why_vllm_cannot_run
 from support.generation_server import (
     MIXED,
     Served,
-    agree_with_a_plain_forward_pass,
+    assert_continues_as_if_never_interrupted,
     command,
-    continues_as_if_never_interrupted,
+    compare_with_a_plain_forward_pass,
     prompt,
     request,
     rollouts,
@@ -71,7 +71,7 @@ def update_to_other_weights(server: Served) -> None:
     make_model(server.root / "step1", seed=1, head_dim=32)
     server.stub.UpdateWeights(pb.UpdateWeightsRequest(path="step1", policy_version=1))
     server.model = server.root / "step1"
-    assert agree_with_a_plain_forward_pass(server, MIXED, tolerance=1e-3, tokens_each=10, min_p=0.1) > 0
+    assert compare_with_a_plain_forward_pass(server, MIXED, tolerance=1e-3, tokens_each=10, min_p=0.1) > 0
 
 
 def test_the_second_model_runner_agrees_with_a_plain_forward_pass(model: Path, tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_the_second_model_runner_agrees_with_a_plain_forward_pass(model: Path, t
     environment |= {"TRITON_INTERPRET": "1", "VLLM_TARGET_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     with served(tmp_path, model, *FLAGS, environment=environment) as server:
         assert '"model_runners": ["v2"]' in server.log.read_text()
-        assert agree_with_a_plain_forward_pass(server, MIXED, tolerance=1e-3, tokens_each=10, min_p=0.1) > 0
-        continues_as_if_never_interrupted(server, "12+3=", 12, 5)
+        assert compare_with_a_plain_forward_pass(server, MIXED, tolerance=1e-3, tokens_each=10, min_p=0.1) > 0
+        assert_continues_as_if_never_interrupted(server, "12+3=", 12, 5)
         wanted = request([prompt("1+2=")], n=4, max_tokens=6)
         first, again = rollouts(server, wanted), rollouts(server, wanted)
         assert [tokens(first[place]) for place in first] == [tokens(again[place]) for place in first]
@@ -102,7 +102,7 @@ def test_a_model_runs_on_several_workers_and_changes_its_weights_on_all(
     # Two workers that share a layer must be bound by hand where there is one NUMA node.
     environment = {"VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}|{cores[1]}"} if kind == "tensor" else {}
     with served(tmp_path, model, *FLAGS, f"--{kind}-parallel-size", "2", environment=environment) as server:
-        assert agree_with_a_plain_forward_pass(server, MIXED, tolerance=1e-3, tokens_each=10, min_p=0.1) > 0
+        assert compare_with_a_plain_forward_pass(server, MIXED, tolerance=1e-3, tokens_each=10, min_p=0.1) > 0
         update_to_other_weights(server)
 
 

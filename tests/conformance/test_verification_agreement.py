@@ -1,4 +1,4 @@
-"""Our verdicts on real responses against the grades they came with (docs/verification-agreement.md)."""
+"""Our verdicts on real responses, compared with their grades (docs/verification-agreement.md)."""
 
 import json
 from pathlib import Path

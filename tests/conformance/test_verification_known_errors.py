@@ -1,7 +1,7 @@
-r"""What math-verify 0.9.0 is known to judge wrongly, by the number of the issue there, judged rightly.
+r"""Known errors of math-verify 0.9.0, by issue number: our verdicts must be right.
 
-Each row: a response's final answer, the reference answer, and the verdict. Where math-verify's own
-example compares two formulas, the second one is tried as a prediction of the first.
+Each row has a response's final answer, the reference answer, and the right verdict. If math-verify's own
+example compares two formulas, the second one is the prediction.
 """
 
 import pytest

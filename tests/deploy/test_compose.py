@@ -1,8 +1,8 @@
-"""compose.yaml for real: podman runs the suite, a policy is trained through it, what is killed comes back.
+"""compose.yaml in containers: podman runs the suite, a policy is trained, killed services come back.
 
-Grafana is left out: Debian has no package of it, and no registry of images can be assumed. Redis and
-Prometheus are Debian's (images.py). Run by `make test-containers`, and with the trainer in its own image by
-`make test-containers-all`.
+Grafana is left out, because Debian has no package of it and no image registry can be assumed. Redis and
+Prometheus are Debian's (images.py). `make test-containers` runs these tests; `make test-containers-all` also
+runs the trainer in its own image.
 """
 
 import json

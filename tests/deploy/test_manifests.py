@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, rendered by kubectl and held against the schemas of their readers."""
+"""The Kubernetes manifests, rendered by kubectl and validated against the schemas of their readers."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
-"""Two policy workers, or packed batches of so many tokens, make the update of one with padded batches.
+"""Two policy workers, or packed dynamic batches, make the same update as one worker with padded batches.
 
-Real OpenRLHF, Ray and DeepSpeed on the CPU.
+Uses real OpenRLHF, Ray and DeepSpeed on the CPU.
 """
 
 import json

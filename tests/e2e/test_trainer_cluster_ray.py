@@ -1,4 +1,4 @@
-"""A run on a Ray cluster that was there before: services as actors on its nodes, nothing left at the end."""
+"""A run on an existing Ray cluster: services are actors on its nodes, and no process is left at the end."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from extra_trainer import config as configs
 from extra_trainer.launch import plan
 from extra_trainer.rehearsal.problems import problems
 from extra_trainer.runs.folder import RunFolder
-from support.processes import MARK, marked, wait_for
+from support.processes import MARK, marked_processes, wait_for
 
 #: What a run may take on a busy machine; nothing is asserted about time.
 PATIENCE = 420
@@ -97,7 +97,7 @@ def _start(config: Path, run: Path, address: str) -> subprocess.Popen[str]:
 def _servers() -> list[psutil.Process]:
     """The servers on the cluster."""
     found = []
-    for process in marked(WORD):
+    for process in marked_processes(WORD):
         # It may end meanwhile.
         with contextlib.suppress(psutil.Error):
             if "serve" in process.cmdline():

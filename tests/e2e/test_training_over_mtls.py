@@ -1,4 +1,4 @@
-"""A training run whose services want a client certificate and a token that allows no more than it needs."""
+"""A training run whose services require a client certificate and a token with only the needed scopes."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import pytest
 from extra_client import embedded
 from extra_services.runtime import tokens
 from support.certificates import Authority
-from support.processes import nothing_left_running
+from support.processes import no_process_survives
 from support.training_runs import metrics_of, output_of, start, tiny_config
 
 #: What docs/security.md says a run needs.
@@ -20,7 +20,7 @@ SCOPES = {"run-*": "admin", "@generation": "admin", "@verification": "read"}
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    with nothing_left_running() as word:
+    with no_process_survives() as word:
         yield word
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from extra_client import embedded
 from extra_trainer.runs.schema import unpack_array
-from support.processes import PATIENCE, marked, nothing_left_running, wait_for
-from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
+from support.processes import PATIENCE, marked_processes, no_process_survives, wait_for
+from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, without_durations
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    with nothing_left_running() as word:
+    with no_process_survives() as word:
         yield word
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
     wait_for(lambda: len(metrics_of(killed)) >= 3 or process.poll() is not None, "three steps never came")
     process.kill()
     process.wait()
-    wait_for(lambda: not marked(mark), "processes outlived the launcher")
+    wait_for(lambda: not marked_processes(mark), "processes outlived the launcher")
     resumed = start(mark, config, killed, "--resume")
     output = output_of(resumed)
     assert resumed.returncode == 0, output
@@ -117,7 +117,7 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
     # Otherwise there would be nothing to lose.
     assert all(record["actor_grad_norm"] for record in metrics_of(whole))
     for expected, found in zip(metrics_of(whole), metrics_of(killed), strict=True):
-        assert what_happened(found) == pytest.approx(what_happened(expected), rel=1e-4, abs=1e-6)
+        assert without_durations(found) == pytest.approx(without_durations(expected), rel=1e-4, abs=1e-6)
     for step in range(1, 7):
         assert [row["text"] for row in rollouts_of(killed, step)] == [
             r["text"] for r in rollouts_of(whole, step)

@@ -1,8 +1,8 @@
-"""Random requests to every RPC of every service: each is answered or refused in order, and nothing breaks.
+"""Random requests to every RPC of every service: each is answered or refused properly, and nothing breaks.
 
-Half are messages that the RPC could be sent, a quarter such with bytes changed, a quarter bytes of no kind.
-Where only a whole file will do (an exported namespace, a model's tensors), half begin with a real one. The
-requests depend on the seed alone; a finding names its request.
+Half are valid messages of the RPC, a quarter are valid messages with changed bytes, a quarter are random
+bytes. Where an RPC needs a whole file (an exported namespace, a model's tensors), half start from a real
+file. The seed determines all requests; a failure names its request.
 """
 
 import json
@@ -164,15 +164,15 @@ def _send(
 
     def message() -> bytes:
         if kind == "noise":
-            return source.noise()
+            return source.random_bytes()
         data: bytes = source.message(method.input_type).SerializeToString()
-        return data if kind == "valid" else source.broken(data)
+        return data if kind == "valid" else source.corrupted(data)
 
     if path in corpus and source.random.random() < 0.5:
         sent = corpus[path](source, number)
         if kind != "valid":
             place = source.random.randrange(len(sent))
-            sent[place] = source.broken(sent[place]) if kind == "changed" else source.noise()
+            sent[place] = source.corrupted(sent[place]) if kind == "changed" else source.random_bytes()
     else:
         sent = [message() for _ in range(source.random.randrange(4) if method.client_streaming else 1)]
     deadline = WAITING_DEADLINE if path == WAITING else DEADLINE

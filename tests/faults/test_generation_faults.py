@@ -1,4 +1,4 @@
-"""What goes wrong around the generation service: memory that runs out, clients and parents that vanish."""
+"""Faults around the generation service: too little memory, clients and parents that disappear."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""What survives `kill -9` of the real server process."""
+"""Everything acknowledged survives `kill -9` of the real server process."""
 
 import itertools
 import queue

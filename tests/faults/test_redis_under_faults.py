@@ -1,7 +1,7 @@
 """The Redis under novelty killed, stopped, cut off, slowed, out of disk, failed over to a replica.
 
-As test_services_under_faults, with the faults in Redis: the novelty server stays up, says what is the matter,
-and goes on when Redis does; nothing that it acknowledged is lost.
+Like test_services_under_faults, with the faults in Redis: the novelty server stays up, reports the cause, and
+continues when Redis is back; nothing that it acknowledged is lost.
 """
 
 import signal

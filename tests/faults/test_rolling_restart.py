@@ -1,8 +1,7 @@
 """Services restarted (SIGTERM, then started again) under training: no step, rollout or verdict is lost.
 
-The rollouts of a step that a restart interrupts are those of a step that nothing interrupts, token by token:
-draws depend on seed and place, the weights delivered last are delivered again, and verification is asked
-again only for what it has not answered.
+The rollouts of an interrupted step equal those of an uninterrupted one, token by token: draws depend on seed
+and place, the last weights are delivered again, and only unanswered items are verified again.
 """
 
 import threading
@@ -17,9 +16,9 @@ from extra_client import VerificationClient
 from extra_trainer.rollouts.collector import Collected, RolloutCollector, RolloutRequest, Sampling
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from support.generation_models import make_model
-from support.processes import nothing_left_running, wait_for
+from support.processes import no_process_survives, wait_for
 from support.restarted_services import Restarted, restarted_services
-from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, what_happened
+from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, without_durations
 
 #: Seconds to wait for a service, on a busy machine.
 PATIENCE = 120.0
@@ -116,14 +115,14 @@ def test_training_goes_through_a_rolling_restart_of_every_service_as_if_there_we
     tiny_model: Path, tmp_path: Path
 ) -> None:
     quiet, restarted = tmp_path / "quiet", tmp_path / "restarted"
-    with nothing_left_running() as mark:
+    with no_process_survives() as mark:
         assert "pass@1" in output_of(start(mark, _config(tmp_path / "a", tiny_model, {}), quiet))
     settings = {
         "generation": {"model": tiny_model, "weights_root": tmp_path, "threads": 1},
         "novelty": {"data_folder": tmp_path / "memory", "threads": 1},
         "verification": {"workers": 1},
     }
-    with restarted_services(tmp_path / "services", **settings) as services, nothing_left_running() as mark:
+    with restarted_services(tmp_path / "services", **settings) as services, no_process_survives() as mark:
         training = start(mark, _config(tmp_path / "b", tiny_model, services), restarted)
         for number, service in enumerate([*services.values(), *services.values()], start=1):
             wait_for(lambda: len(metrics_of(restarted)) >= number or training.poll() is not None, "a step")  # noqa: B023
@@ -136,7 +135,7 @@ def test_training_goes_through_a_rolling_restart_of_every_service_as_if_there_we
     found, expected = metrics_of(restarted), metrics_of(quiet)
     assert [record["step"] for record in found] == list(range(1, STEPS + 1))
     for one, other in zip(found, expected, strict=True):
-        assert what_happened(one) == pytest.approx(what_happened(other), rel=1e-4, abs=1e-6)
+        assert without_durations(one) == pytest.approx(without_durations(other), rel=1e-4, abs=1e-6)
     for step in range(1, STEPS + 1):
         assert len(rollouts_of(restarted, step)) == len(rollouts_of(quiet, step)) > 0
 

@@ -1,8 +1,8 @@
 """Each service killed, stopped, cut off, slowed, restarted, out of disk, damaged, at another time of day.
 
-What the client sees is in `fault_table`, from which docs/faults.md is made: these tests assert it, and that
-nothing acknowledged is lost, by asking for all of it again. Real processes; a host of its own (a network
-namespace) where a network is cut. One test of each kind runs in CI, the rest with `make faults`.
+`support.fault_table`, from which docs/faults.md is made, contains what a client sees. These tests assert it,
+and assert that nothing acknowledged is lost by asking for all of it again. The processes are real; tests
+that cut a network use a network namespace. One test of each kind runs in CI, the others with `make faults`.
 """
 
 import os
@@ -21,11 +21,11 @@ from support.fault_table import SERVICES, expected
 from support.faulty_services import (
     PATIENCE,
     Calls,
+    FaultyService,
     Generation,
     Novelty,
     NoveltyCalls,
     NoveltyWithoutModel,
-    Subject,
     Verification,
     fill,
     jumping_clock,
@@ -49,7 +49,7 @@ def each(*names: str, in_ci: str = "") -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", marks)
 
 
-KINDS: dict[str, type[Subject]] = {
+KINDS: dict[str, type[FaultyService]] = {
     "generation": Generation,
     "verification": Verification,
     "novelty on SQLite": Novelty,
@@ -61,7 +61,7 @@ KINDS: dict[str, type[Subject]] = {
 @contextmanager
 def served(
     name: str, folder: Path, on: Host | None = None, environment: dict[str, str] | None = None
-) -> Iterator[Subject]:
+) -> Iterator[FaultyService]:
     """The service of that name in the table, with a Redis if it needs one."""
     with ExitStack() as stack:
         flags = []
@@ -74,7 +74,7 @@ def served(
 
 
 @contextmanager
-def opened(subject: Subject, target: str = "", patience: float | None = None) -> Iterator[Calls]:
+def opened(subject: FaultyService, target: str = "", patience: float | None = None) -> Iterator[Calls]:
     """A client of it that has been answered once."""
     calls = subject.open(target or subject.target, patience)
     try:

@@ -1,6 +1,6 @@
-"""kill -9 of each process of a run: it stops, says why, leaves nothing running, and goes on as it would have.
+"""kill -9 of each process of a run: the run stops, reports why, leaves no process, and resumes unchanged.
 
-What happened in each case stands in a table in trainer/README.md.
+trainer/README.md has a table of the cases.
 """
 
 from pathlib import Path
@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.processes import nothing_left_running, wait_for
-from support.training_runs import metrics_of, output_of, start, tiny_config, what_happened
+from support.processes import no_process_survives, wait_for
+from support.training_runs import metrics_of, output_of, start, tiny_config, without_durations
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -34,7 +34,7 @@ def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
     run = tmp_path_factory.mktemp("whole") / "run"
-    with nothing_left_running() as mark:
+    with no_process_survives() as mark:
         process = start(mark, config, run)
         assert "pass@1" in output_of(process)
     return metrics_of(run)
@@ -45,7 +45,7 @@ def test_a_run_survives_the_death_of_any_of_its_processes(
     victim: str, config: Path, uninterrupted: list[dict[str, float]], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with nothing_left_running() as mark:
+    with no_process_survives() as mark:
         process = start(mark, config, run)
         wait_for(lambda: len(metrics_of(run)) >= 3 or process.poll() is not None, "three steps never came")
         _find(process.pid, VICTIMS[victim]).kill()
@@ -53,12 +53,12 @@ def test_a_run_survives_the_death_of_any_of_its_processes(
     print(output)
     assert process.returncode == 1, output
     assert "--resume goes on from step" in " ".join(output.split())
-    with nothing_left_running() as mark:
+    with no_process_survives() as mark:
         resumed = start(mark, config, run, "--resume")
         output = output_of(resumed)
     assert resumed.returncode == 0, output
     for expected, found in zip(uninterrupted, metrics_of(run), strict=True):
-        assert what_happened(found) == pytest.approx(what_happened(expected), rel=1e-4, abs=1e-6)
+        assert without_durations(found) == pytest.approx(without_durations(expected), rel=1e-4, abs=1e-6)
 
 
 def _find(launcher: int, word: str) -> psutil.Process:

@@ -1,4 +1,4 @@
-"""250 responses that try to hang, exhaust, crash or trick the service, with honest items between them."""
+"""250 responses that try to hang, exhaust, crash or trick the service, mixed with ordinary items."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the verification service does when workers die, calls are cancelled and too much is asked."""
+"""The verification service when workers die, calls are cancelled, or there is too much load."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""Random strings as responses and reference answers: every one gets a verdict, and no worker dies of it."""
+"""Random strings as responses and reference answers: each gets a verdict, and no worker dies."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
-"""Services as children of the caller: they serve, they end with it, and their failures are told.
+"""Services as child processes of the caller: they serve, end with the caller, and report their failures.
 
-The verification service is the one embedded here: it starts fastest. What is tested is the same for all.
+The tests embed the verification service, because it starts fastest. The tested code is the same for all.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Evaluation with real services: what is sampled, what is missing, and what survives a kill."""
+"""Evaluation with real services: samples, problems without a result, and continuing after a kill."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from extra_trainer.evaluation.evaluator import Evaluator
 from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.rehearsal.problems import problems
 from extra_trainer.rollouts.generation_pool import GenerationPool
-from support.processes import MARK, marked, nothing_left_running, wait_for
+from support.processes import MARK, marked_processes, no_process_survives, wait_for
 
 PATIENCE = 120
 CONFIG = EvaluationConfig(samples_per_prompt=4, k=(1, 4), problems_at_once=3)
@@ -192,7 +192,7 @@ def test_several_replicas_share_the_problems_and_give_the_same_samples(
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    with nothing_left_running(PATIENCE) as word:
+    with no_process_survives(PATIENCE) as word:
         yield word
 
 
@@ -228,7 +228,7 @@ def test_a_command_killed_in_the_middle_and_repeated_ends_like_one_that_was_not(
     finished = _texts(journal)
     assert 5 <= len(finished) < 50
     # The services that it started go with it.
-    wait_for(lambda: not marked(mark), "its services outlived the killed command", PATIENCE)
+    wait_for(lambda: not marked_processes(mark), "its services outlived the killed command", PATIENCE)
     with journal.open("ab") as file:
         file.write(b'{"set": "first", "ind')
 

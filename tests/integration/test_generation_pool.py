@@ -1,4 +1,4 @@
-"""Several real generation services behind one pool: the tokens of one, whatever happens to a replica."""
+"""Several real generation services in one pool: the same tokens as with one, also when a replica fails."""
 
 import logging
 import signal

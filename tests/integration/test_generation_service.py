@@ -1,4 +1,4 @@
-"""Rollouts as a caller gets them: a real server process, a real socket, a real (tiny) model."""
+"""Generation through a real server process and a real socket, with a real (tiny) model."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ from support.generation_server import (
     MIXED,
     Served,
     all_tokens,
-    continues_as_if_never_interrupted,
+    assert_continues_as_if_never_interrupted,
     encode,
     floats,
     ids,
@@ -75,7 +75,7 @@ def test_each_sample_ends_with_a_stop_token_or_at_max_tokens(shared: Served) -> 
 
 def test_a_resumed_greedy_sample_continues_as_if_never_interrupted(shared: Served) -> None:
     for cut in (1, 7, 20):
-        continues_as_if_never_interrupted(shared, "12+3=", 40, cut)
+        assert_continues_as_if_never_interrupted(shared, "12+3=", 40, cut)
 
 
 def test_the_same_seed_gives_the_same_tokens_whatever_else_is_in_the_batch(shared: Served) -> None:

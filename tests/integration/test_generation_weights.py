@@ -1,4 +1,4 @@
-"""Weights as a caller replaces them: versions, refusals, what happens to samples in flight."""
+"""Replacing weights through the service: versions, refusals, samples in flight."""
 
 import itertools
 import shutil
@@ -17,15 +17,15 @@ from extra_rl.v1 import generation_pb2 as pb
 from support.generation_models import make_model
 from support.generation_server import (
     Served,
-    agree_under_updates,
-    agrees,
     all_tokens,
+    assert_agreement_under_updates,
+    assert_rollout_agrees,
+    assert_stops_at_a_string_that_spans_an_update,
     encode,
     prompt,
     request,
     rollouts,
     served,
-    stops_at_a_string_that_spans_an_update,
     tokens,
 )
 
@@ -67,7 +67,7 @@ def test_new_weights_are_served_under_their_version(server: Served) -> None:
     assert {r.policy_version for r in new.values()} == {version}
     assert {r.cached_prompt_tokens for r in new.values()} == {0}  # what older weights computed is not used
     for rollout in new.values():
-        agrees(rollout, folder, encode(server, "1+2="))
+        assert_rollout_agrees(rollout, folder, encode(server, "1+2="))
 
 
 def test_a_folder_may_be_overwritten_once_its_weights_are_served(server: Served) -> None:
@@ -156,7 +156,7 @@ def test_streamed_tensors_are_served_like_those_of_a_folder(server: Served, tmp_
     assert (answer.policy_version, answer.probe_max_difference < 1e-3) == (version, True)
     for rollout in rollouts(server, request([prompt("1+2=")], n=4)).values():
         assert rollout.policy_version == version
-        agrees(rollout, folder, encode(server, "1+2="))
+        assert_rollout_agrees(rollout, folder, encode(server, "1+2="))
 
 
 def test_a_wrong_stream_of_tensors_is_refused_and_changes_nothing(server: Served, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_waiting_lets_samples_in_flight_end_on_the_old_weights(server: Served) -
             200,
             [],
         )
-        agrees(rollout, old, encode(server, PROMPTS[rollout.prompt_index]))
+        assert_rollout_agrees(rollout, old, encode(server, PROMPTS[rollout.prompt_index]))
 
 
 def test_aborting_returns_samples_in_flight_as_they_are(server: Served) -> None:
@@ -229,7 +229,7 @@ def test_aborting_returns_samples_in_flight_as_they_are(server: Served) -> None:
     for rollout in found:
         assert rollout.policy_version == version - 1
         assert 0 < len(tokens(rollout)) < 200
-        agrees(rollout, old, encode(server, PROMPTS[rollout.prompt_index]))
+        assert_rollout_agrees(rollout, old, encode(server, PROMPTS[rollout.prompt_index]))
 
 
 def test_keeping_goes_on_with_the_new_weights_and_names_the_token_where_they_begin(server: Served) -> None:
@@ -239,15 +239,15 @@ def test_keeping_goes_on_with_the_new_weights_and_names_the_token_where_they_beg
         assert (rollout.policy_version, change.policy_version) == (version - 1, version)
         assert 0 < change.token_index < 200
         context = encode(server, PROMPTS[rollout.prompt_index])
-        agrees(rollout, old, context, end=change.token_index)
-        agrees(rollout, new, context, start=change.token_index)
+        assert_rollout_agrees(rollout, old, context, end=change.token_index)
+        assert_rollout_agrees(rollout, new, context, start=change.token_index)
 
 
 def test_rollouts_under_a_hundred_updates_agree_with_the_versions_they_name(server: Served) -> None:
-    agree_under_updates(server, make, [next(VERSIONS) for _ in range(100)], atol=1e-4)
+    assert_agreement_under_updates(server, make, [next(VERSIONS) for _ in range(100)], atol=1e-4)
 
 
 def test_a_stop_string_that_spans_an_update_is_found(server: Served) -> None:
     version = next(VERSIONS)
     assert next(VERSIONS) == version + 1
-    stops_at_a_string_that_spans_an_update(server, make, version)
+    assert_stops_at_a_string_that_spans_an_update(server, make, version)

@@ -1,4 +1,4 @@
-"""The inspector beside a live novelty service shows what the run's own store shows, and stored prefixes."""
+"""The inspector with a live novelty service: the same map as from the run's store, and stored prefixes."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The novelty and prefix services as a caller meets them: real server process, real gRPC, real model."""
+"""The novelty and prefix services through a real server process, with real gRPC and a real model."""
 
 import importlib.resources
 import json

@@ -87,7 +87,7 @@ def test_each_alert_fires_and_is_silent_as_its_unit_tests_say() -> None:
 
 
 def test_the_documentation_lists_every_metric_with_its_type_and_labels(suite: Suite) -> None:
-    suite.use()
+    suite.make_calls()
     exposed = {}
     for server in SERVERS:
         for family in text_string_to_metric_families(suite.metrics(server)):

@@ -1,4 +1,4 @@
-"""What a trainer without a plug-in uses: prompt_id and novelty_bonus; and a client in another language."""
+"""Functions for trainers without a plug-in, prompt_id and novelty_bonus; and a client in another language."""
 
 import json
 import logging

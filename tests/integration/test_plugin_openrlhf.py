@@ -1,6 +1,6 @@
 """The OpenRLHF plug-in in OpenRLHF's own executor, reward loader and rollout code, with real services.
 
-The engine is a stand-in that answers with given tokens; with vLLM's engine: test_plugin_openrlhf_vllm.py.
+The engine is a fake that returns given tokens; test_plugin_openrlhf_vllm.py uses vLLM's engine.
 """
 
 import asyncio

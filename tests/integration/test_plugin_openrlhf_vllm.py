@@ -1,7 +1,7 @@
 """The OpenRLHF plug-in inside OpenRLHF's own vLLM rollout actor, an actor of Ray, on the CPU.
 
-Needs OpenRLHF and vLLM in one environment, which the tests' environments are not; how to make one is in
-docs/plugins/openrlhf.md.
+Needs an environment with both OpenRLHF and vLLM, which the other tests do not have. docs/plugins/openrlhf.md
+describes how to make one.
 """
 
 from importlib.util import find_spec

@@ -1,6 +1,6 @@
 """The verl plug-in in verl's own configuration, reward workers and advantage code, with a real service.
 
-verl wants other releases than the trainer does: `make test-plugins` makes an environment, and runs these.
+verl requires other releases than the trainer: `make test-plugins` makes an environment and runs these tests.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The report in a real browser: whole without a network, in light and dark, by keyboard, without seeing."""
+"""The report in a real browser: complete without a network, in light and dark, by keyboard, accessible."""
 
 from pathlib import Path
 

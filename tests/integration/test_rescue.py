@@ -1,4 +1,4 @@
-"""The rescue study with real services: a control that differs in nothing but the prefix, and going on."""
+"""The rescue study with real services: the control differs only in the prefix; a stopped study continues."""
 
 import json
 import subprocess

@@ -1,6 +1,6 @@
-"""Who may do what: TLS, tokens, scopes, limits and roots, on real servers.
+"""Access control on real servers: TLS, tokens, scopes, limits and roots.
 
-The three services run behind mTLS and tokens, a fourth server behind TLS alone, and its certificate changes.
+The three services run behind mTLS and tokens; a fourth server has only TLS, and its certificate changes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The plan of a run: resolved without starting anything, with everything that is wrong in one list."""
+"""The plan of a run: resolved without starting anything, with all problems in one list."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""The trainer's side of the services, without OpenRLHF: real services, a model that is mostly wrong."""
+"""The trainer's use of the services, without OpenRLHF: real services, a model that is mostly wrong."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Methods, options, the cache and verifiers of one's own, through real gRPC."""
+"""Methods, options, the cache and custom verifiers, through real gRPC."""
 
 import socket
 from collections.abc import Iterator

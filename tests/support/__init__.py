@@ -1,1 +1,1 @@
-"""What tests share: models, servers, processes, faults. Importable in an editable installation."""
+"""Helpers that tests share: models, servers, processes, faults. Importable in an editable installation."""

@@ -1,4 +1,4 @@
-"""A real browser for tests: Debian's Chromium, headless, asking no other host; screenshots are kept."""
+"""A real browser for tests: Debian's Chromium, headless, without requests to other hosts."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from axe_core_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
-#: Where screenshots go; ignored by git.
+#: Folder of the screenshots; ignored by git.
 ARTIFACTS = Path(__file__).resolve().parents[2] / "test-artifacts"
 FLAGS = [
     "--no-sandbox",
@@ -30,18 +30,18 @@ needs_chromium = pytest.mark.skipif(
 
 @contextmanager
 def browsing(scheme: str = "light", width: int = 1280, height: int = 900) -> Iterator[Page]:
-    """A page in a new profile; what it logs as an error, or asks of another host, fails the test."""
+    """Yield a page in a new profile; errors that it logs, and requests to other hosts, fail the test."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})  # type: ignore[arg-type]
         page = context.new_page()
-        trouble: list[str] = []
-        page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("console", lambda said: trouble.append(said.text) if said.type == "error" else None)
-        page.on("request", lambda request: trouble.append(request.url) if _foreign(request.url) else None)
+        failures: list[str] = []
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.on("console", lambda line: failures.append(line.text) if line.type == "error" else None)
+        page.on("request", lambda request: failures.append(request.url) if _foreign(request.url) else None)
         yield page
         browser.close()
-    assert trouble == []
+    assert failures == []
 
 
 def _foreign(url: str) -> bool:
@@ -49,15 +49,15 @@ def _foreign(url: str) -> bool:
 
 
 def keep(page: Page, name: str, *, whole: bool = True) -> None:
-    """Keeps a screenshot."""
+    """Save a screenshot as `name`.png in the artifacts folder."""
     ARTIFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=whole)
 
 
 def accessibility_violations(page: Page) -> list[str]:
-    """What axe-core finds wrong, by WCAG 2.2 A and AA; empties the figures of the page."""
+    """Return the violations of WCAG 2.2 A and AA that axe-core finds; removes the figures from the page."""
     tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
-    # Pictures stand behind their labels; axe-core would take seconds for their thousands of elements.
+    # Figures have labels; axe-core would need seconds for their thousands of elements.
     page.evaluate("document.querySelectorAll('.plot[role=img]').forEach((plot) => plot.replaceChildren())")
     options = {"runOnly": {"type": "tag", "values": tags}, "resultTypes": ["violations"]}
     found: dict[str, Any] = Axe().run(page, options=options)

@@ -1,4 +1,4 @@
-"""Certificates for tests, made on the spot."""
+"""Certificates for tests, created when a test needs them."""
 
 import datetime
 import ipaddress
@@ -20,7 +20,7 @@ class Issued:
 
 
 class Authority:
-    """Issues certificates; `file` holds its own."""
+    """A certificate authority; `file` contains its own certificate."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self._folder = folder
@@ -35,7 +35,7 @@ class Authority:
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, hosts: tuple[str, ...] = ("localhost", "127.0.0.1"), days: int = 1) -> Issued:
-        """A certificate for `hosts`, valid for `days` from now; expired if they are negative."""
+        """Issue a certificate for `hosts`, valid for `days` from now; negative `days`: an expired one."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             self._builder(_named(name), key.public_key(), days)

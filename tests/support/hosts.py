@@ -1,4 +1,4 @@
-"""Hosts of their own for processes of a test: Linux network namespaces on a cable that can be pulled."""
+"""Separate hosts for processes of a test: Linux network namespaces on a virtual cable that can be cut."""
 
 import itertools
 import os
@@ -15,31 +15,31 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Host:
-    """A network namespace, reached from here at `address` over a cable of its own."""
+    """A network namespace, reachable at `address` over its own virtual cable."""
 
     name: str
     address: str
 
     @property
     def inside(self) -> list[str]:
-        """What a command begins with to run there."""
+        """The words to put before a command so that it runs in the namespace."""
         return ["ip", "netns", "exec", self.name]
 
     def pull_cable(self) -> None:
-        """Nothing comes through in either direction, and nobody is told."""
+        """Drop all packets in both directions, without any error to either side."""
         _ip("-n", self.name, "link", "set", "cable", "down")
 
     def plug_cable(self) -> None:
-        """It is as before."""
+        """Connect the host again."""
         _ip("-n", self.name, "link", "set", "cable", "up")
 
 
 @contextmanager
 def host() -> Iterator[Host]:
-    """A host; skips where that is not allowed."""
+    """Yield a host; skip if creating one is not allowed."""
     if shutil.which("ip") is None or os.getuid() != 0:
         pytest.skip("network namespaces need root and iproute2: apt-get install iproute2")
-    # A cable has a network of four addresses; tests of other processes take others.
+    # Each cable has a network of four addresses; tests in other processes use other networks.
     number = (os.getpid() * 7 + next(_numbers)) % 2**14
     name, network = f"xf-{number}", f"10.213.{number // 64}."
     here, there = (f"{network}{number % 64 * 4 + place}" for place in (1, 2))

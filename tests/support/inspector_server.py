@@ -1,4 +1,4 @@
-"""`extra-rl inspect` as a process of its own, on a free port."""
+"""`extra-rl inspect` in its own process, on a free port."""
 
 import contextlib
 import socket
@@ -15,7 +15,7 @@ DEMO = Path(__file__).parents[1] / "data" / "demo_run"
 
 @contextlib.contextmanager
 def inspecting(run: Path, cache: Path, *flags: str) -> Iterator[str]:
-    """Yields the page's address; all steps that are there are indexed."""
+    """Yield the page's address; the steps of `run` are indexed by then."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -38,8 +38,8 @@ def inspecting(run: Path, cache: Path, *flags: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=30)
-    assert "Traceback" not in said, said
+        _, errors = process.communicate(timeout=30)
+    assert "Traceback" not in errors, errors
 
 
 def _listens(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""Both stores for the tests: SQLite in a folder, and a real redis-server where there is one."""
+"""Both stores for the tests: SQLite in a folder, and a real redis-server if one is installed."""
 
 import shutil
 import socket
@@ -18,7 +18,7 @@ STORES = ("sqlite", "redis")
 
 
 class RedisServer:
-    """A redis-server process on a Unix socket, durable, which can be killed and started again."""
+    """A durable redis-server process on a Unix socket, which can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
         if shutil.which("redis-server") is None:
@@ -66,7 +66,7 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
 
 
 def open_store(kind: str, folder: Path, server: RedisServer | None, prefix: str) -> Store:
-    """A store on `folder` or on the server, under `prefix`; opened again it holds what it held."""
+    """Open a store in `folder` or on the server, under `prefix`; a second open finds the same data."""
     if kind == "sqlite":
         return SqliteStore(folder / prefix)
     assert server is not None

@@ -45,7 +45,7 @@ class Server:
                 self.novelty.ListNamespaces(n.ListNamespacesRequest(), wait_for_ready=True, timeout=60)
                 break
             except grpc.RpcError as error:
-                # gRPC shares connections: this may have gone out on that of the server killed just before.
+                # gRPC shares connections: this call may have used the one to the server that was just killed.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > until:
                     raise AssertionError(self.log.read_text()) from error
         return self
@@ -54,7 +54,7 @@ class Server:
         return self.ready()
 
     def __exit__(self, *_: object) -> None:
-        """Whatever has happened, no process stays."""
+        """End the process, whatever has happened."""
         if self.process.poll() is None:
             self.stop(signal.SIGKILL)
 

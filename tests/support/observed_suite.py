@@ -1,4 +1,4 @@
-"""The services with metrics and traces on, traffic for them, and Prometheus and a collector to watch them."""
+"""The services with metrics and traces, traffic for them, and Prometheus and a collector to observe them."""
 
 import contextlib
 import json
@@ -37,13 +37,13 @@ from support.generation_models import make_model
 from support.processes import wait_for
 
 DEPLOYED = Path(__file__).resolve().parents[2] / "deploy" / "observability"
-#: Equal to 6 or not: no worker finds out in time.
+#: A comparison with this answer exceeds every time limit.
 HANGING = r"\boxed{5^{5^{5^{5^5}}}}"
 
 
 @dataclass(frozen=True)
 class Span:
-    """A span as the collector got it."""
+    """A span as the collector received it."""
 
     service: str
     name: str
@@ -57,7 +57,7 @@ class Span:
 
 
 class Collector:
-    """Takes spans over OTLP, as a collector would."""
+    """Receive spans over OTLP, like a real collector."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -72,7 +72,7 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Not into the test's output."""
+                """Keep the test's output clean."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -113,21 +113,21 @@ class Suite:
         self._rounds = 0
 
     def log(self, name: str) -> list[dict[str, Any]]:
-        """The JSON lines that a service has logged."""
+        """Return the JSON lines in the log of service `name`."""
         lines = self.services[name].log_file.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def metrics_address(self, name: str) -> str:
-        """HOST:PORT of its metrics."""
+        """Return HOST:PORT of the metrics of service `name`."""
         return next(line["metrics"] for line in self.log(name) if line["event"] == "serving")
 
     def metrics(self, name: str) -> str:
-        """Its metrics' page."""
+        """Return the metrics page of service `name`."""
         with urllib.request.urlopen(f"http://{self.metrics_address(name)}/metrics") as page:
             return str(page.read().decode())
 
-    def use(self) -> None:
-        """A bit of everything that a training step asks for, and a mistake."""
+    def make_calls(self) -> None:
+        """Make every kind of call that a training step makes, and one with an error."""
         self._rounds += 1
         number = self._rounds
         (rollouts,) = self.generation.generate([f"{number}+2="], n=2, max_tokens=8, seed=number)
@@ -163,7 +163,7 @@ def _hard(prompt: str, number: int) -> HardPrompt:
 
 @contextlib.contextmanager
 def observed_suite(folder: Path, collector: Collector) -> Iterator[Suite]:
-    """The services, small, with metrics on free ports, traces to `collector`, and every log line."""
+    """Run small services with metrics on free ports, traces to `collector`, and log level debug."""
     model = make_model(folder / "model")
     (folder / "weights").mkdir()
     shutil.copytree(model, folder / "weights" / "model")
@@ -202,12 +202,12 @@ def observed_suite(folder: Path, collector: Collector) -> Iterator[Suite]:
 
 @contextlib.contextmanager
 def traffic(suite: Suite) -> Iterator[None]:
-    """Uses the suite again and again; what goes wrong there is raised at the end."""
+    """Make calls in a thread during the context; raise their errors at the end."""
     stop = threading.Event()
 
     def run() -> None:
         while not stop.is_set():
-            suite.use()
+            suite.make_calls()
 
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(run)
@@ -225,20 +225,20 @@ class Prometheus:
         self._url = url
 
     def get(self, path: str, **parameters: str) -> Any:
-        """`data` of an API call that must succeed."""
+        """Return `data` of an API call that must succeed."""
         query = urllib.parse.urlencode(parameters)
         with urllib.request.urlopen(f"{self._url}/api/v1/{path}?{query}") as answer:
             return json.loads(answer.read())["data"]
 
     def values(self, query: str) -> list[float]:
-        """What the query finds now, NaN left out."""
+        """Return the current values of a query, without NaN."""
         found = [float(series["value"][1]) for series in self.get("query", query=query)["result"]]
         return [value for value in found if value == value]
 
 
 @contextlib.contextmanager
 def prometheus(folder: Path, suite: Suite) -> Iterator[Prometheus]:
-    """Prometheus with the configuration and alerts that are deployed, watching `suite` every second."""
+    """Run Prometheus with the deployed configuration and alerts; it scrapes `suite` every second."""
     binary = shutil.which("prometheus")
     if binary is None:
         pytest.skip("prometheus is not installed (Debian's package of that name)")
@@ -274,7 +274,7 @@ def _ready(url: str) -> bool:
 
 
 def dashboard_queries() -> Iterator[tuple[str, str]]:
-    """(dashboard and panel, query as Grafana would send it) of every line of every dashboard."""
+    """Yield (dashboard and panel, query as Grafana would send it) for every line of every dashboard."""
     for path in sorted((DEPLOYED / "grafana" / "dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel["targets"]:

@@ -1,4 +1,4 @@
-"""Processes that a test starts, told from all others by a word in their environment."""
+"""Processes that a test starts, identified by a mark in their environment."""
 
 import contextlib
 import os
@@ -9,34 +9,34 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-#: Runs the services, which may live in another environment than what is tested with them.
+#: The interpreter for the services, which may be in another environment than the tested code.
 SERVICES_PYTHON = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
-#: Name of the variable that holds the word.
+#: Name of the variable that contains the mark.
 MARK = "EXTRA_RL_TEST_MARK"
-#: Seconds that anything may take on a busy machine; nothing is asserted about time.
+#: Seconds that anything may take on a busy machine; no test asserts a duration.
 PATIENCE = 280
 
 
 @contextlib.contextmanager
-def nothing_left_running(patience: float = PATIENCE) -> Iterator[str]:
-    """The word for what a test starts; none of it may outlive the block."""
-    word = uuid.uuid4().hex
-    yield word
-    wait_for(lambda: not marked(word), "processes were left running", patience)
+def no_process_survives(patience: float = PATIENCE) -> Iterator[str]:
+    """Yield a mark for the processes that a test starts; none of them may survive the block."""
+    mark = uuid.uuid4().hex
+    yield mark
+    wait_for(lambda: not marked_processes(mark), "processes were left running", patience)
 
 
-def marked(word: str) -> list[psutil.Process]:
-    """The processes with `word` in their environment."""
+def marked_processes(mark: str) -> list[psutil.Process]:
+    """Return the processes with `mark` in their environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == word and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
 
 def wait_for(condition: Callable[[], bool], otherwise: str, patience: float = PATIENCE) -> None:
-    """Returns once `condition` holds; fails with `otherwise` if it does not within `patience` seconds."""
+    """Wait until `condition` holds; fail with `otherwise` if it does not within `patience` seconds."""
     until = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < until, otherwise

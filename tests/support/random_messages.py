@@ -1,8 +1,9 @@
-"""Random protobuf messages from their descriptors, most of them nearly sensible; and the same, broken.
+"""Random protobuf messages, made from their descriptors, most of them nearly sensible; and corrupted ones.
 
-Purely random messages are refused at the first field and show nothing of what lies behind. So the lists of a
-message, and the arrays in its bytes, mostly have one length, names come mostly out of a few, and numbers are
-mostly small. Half of the messages are so throughout; in the others each value may be anything at all.
+A purely random message is refused at its first field, so it does not test the code behind that check.
+Therefore the lists of a message, and the arrays in its bytes, mostly have the same length, most names come
+from a small set, and most numbers are small. In half of the messages this holds for all values; in the
+others each value may be anything.
 """
 
 import math
@@ -17,11 +18,11 @@ NAMESPACES = ("a", "b", "c", "run-1")
 PROMPTS = tuple(f"p{number}" for number in range(6))
 WORDS = [*"xyabn0123456789+-=()$\\{}.,\n ", r"\boxed{", "}", r"\frac{1}{2}", "####", "the answer is", "A"]
 WORDS += ["\x00", "\u0301", "\ufeff", "\U0001f600", "答案", "../", "/etc/passwd", "%s", "'; --"]
-#: Bytes that hold one vector per entry of the message's lists.
+#: Dimension of the vectors in `embedding` and `embeddings`.
 DIMENSION = 384
 EDGES = [0, 1, -1, 2, 2**7, 2**15, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63), 2**64 - 1]
 EDGE_REALS = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e-300, 3e38, -3e38, 1e308, math.nan, math.inf, -math.inf]
-#: Values of fields that are refused with most others.
+#: Values for fields that refuse most other values.
 SENSIBLE: dict[str, tuple[Any, ...]] = {
     "n": (1, 2, 3),
     "max_tokens": (4, 8),
@@ -57,7 +58,7 @@ BOUNDS = {
 
 
 class Messages:
-    """A source of messages, of the request of that `number`, that both determine."""
+    """A source of random messages for request `number`; `seed` and `number` determine them."""
 
     def __init__(self, seed: int, number: int) -> None:
         self.random = random.Random(f"{seed}-{number}")
@@ -65,7 +66,7 @@ class Messages:
         self._usual = self.random.choice((1.0, 0.85))
 
     def message(self, kind: Descriptor) -> Any:
-        """A valid message."""
+        """Return a valid message of type `kind`."""
         made = GetMessageClass(kind)()
         length = self.random.choice((0, 1, 1, 2, 3, 4))
         chosen = {oneof.name: self.random.choice(oneof.fields) for oneof in kind.oneofs}
@@ -79,8 +80,8 @@ class Messages:
             )
         return made
 
-    def broken(self, data: bytes) -> bytes:
-        """`data` with some of its bytes changed, or cut, or repeated."""
+    def corrupted(self, data: bytes) -> bytes:
+        """Return `data` with some of its bytes changed, removed or repeated."""
         changed = bytearray(data or b"\x0a")
         for _ in range(self.random.choice((1, 1, 2, 5))):
             place = self.random.randrange(len(changed) + 1)
@@ -95,8 +96,8 @@ class Messages:
                     changed[place] ^= 1 << self.random.randrange(8)
         return bytes(changed)
 
-    def noise(self) -> bytes:
-        """Bytes of no kind."""
+    def random_bytes(self) -> bytes:
+        """Return random bytes."""
         return self.random.randbytes(self.random.choice((0, 1, 2, 7, 40, 300, 3000)))
 
     def _fill(self, made: Any, field: FieldDescriptor, length: int) -> None:
@@ -115,7 +116,7 @@ class Messages:
     def _value(self, field: FieldDescriptor, length: int) -> Any:
         usual = self.random.random() < self._usual
         if usual and field.name == "policy_version":
-            # They only grow.
+            # Versions must increase.
             return self._number
         if usual and field.name in SENSIBLE:
             return self.random.choice(SENSIBLE[field.name])
@@ -129,7 +130,7 @@ class Messages:
                 return self.random.choice((0.01, 0.1, 0.5, 0.9, 1.0)) if usual else self._real()
             case FieldDescriptor.CPPTYPE_STRING:
                 if field.type == FieldDescriptor.TYPE_BYTES:
-                    return self._array(field.name, length) if usual else self.noise()
+                    return self._array(field.name, length) if usual else self.random_bytes()
                 return self._words(10 if usual else 40)
         low, high = BOUNDS[field.cpp_type]
         if usual:

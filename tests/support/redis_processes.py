@@ -14,7 +14,7 @@ from support.processes import wait_for
 
 
 class RedisProcess:
-    """A durable redis-server in `folder`, on `host` (None: this one)."""
+    """A durable redis-server in `folder`, on `host` (None: this machine)."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class RedisProcess:
         self.start()
 
     def url(self, more: str = "") -> str:
-        """How a store reaches it."""
+        """Return the URL for a store, with `more` appended."""
         return f"redis://{self.address}:{self.port}/0{more}"
 
     def command(self) -> list[str]:
@@ -41,7 +41,7 @@ class RedisProcess:
         return ["redis-server", *listening, *durable, *self._flags]
 
     def start(self) -> None:
-        """Starts it; returns once it answers."""
+        """Start the server and wait until it answers."""
         inside = [] if self.host is None else self.host.inside
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen([*inside, *self.command()], cwd=self.folder, stdout=log)
@@ -61,22 +61,22 @@ class RedisProcess:
             return False
 
     def client(self) -> redis.Redis:
-        """A client of it."""
+        """Return a client of the server."""
         return redis.Redis(self.address, self.port, socket_timeout=5, socket_connect_timeout=5)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the server with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """SIGTERM."""
+        """Stop the server with SIGTERM."""
         self.process.terminate()
         self.process.wait()
 
 
 class SentinelProcess(RedisProcess):
-    """A sentinel that watches `primary` under the name "memory" and needs `quorum` to agree on its death."""
+    """A sentinel that monitors `primary` as "memory"; `quorum` sentinels must agree that it is down."""
 
     def __init__(self, folder: Path, primary: RedisProcess, quorum: int) -> None:
         folder.mkdir()

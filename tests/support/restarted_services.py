@@ -1,4 +1,4 @@
-"""Services at fixed addresses that a test restarts as an operator would: SIGTERM, the same command again."""
+"""Services at fixed addresses that a test restarts like an operator: SIGTERM, then the same command again."""
 
 import signal
 import socket
@@ -12,7 +12,7 @@ from extra_client import embedded
 
 
 class Restarted:
-    """A service that listens at one address, whichever process serves it."""
+    """A service that keeps its address when another process serves it."""
 
     def __init__(self, name: str, folder: Path, **settings: Any) -> None:
         with socket.socket() as free:
@@ -25,17 +25,17 @@ class Restarted:
         self._running = embedded.start(name, self._log, **self._settings)
 
     def end(self) -> None:
-        """SIGTERM; returns when the process has ended."""
+        """Send SIGTERM and wait for the end of the process."""
         self._running.process.send_signal(signal.SIGTERM)
         assert self._running.process.wait(60) == 0
         self._running.stop()
 
     def begin(self) -> None:
-        """Starts it again; returns once it serves."""
+        """Start the service again and wait until it serves."""
         self._running = embedded.start(self.name, self._log, **self._settings)
 
     def restart(self) -> None:
-        """Ends it and begins it."""
+        """End the service and start it again."""
         self.end()
         self.begin()
 
@@ -45,7 +45,7 @@ class Restarted:
 
 @contextmanager
 def restarted_services(folder: Path, **settings: dict[str, Any]) -> Iterator[dict[str, Restarted]]:
-    """The services named, each with its settings."""
+    """Run the named services, each with its settings."""
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack, ThreadPoolExecutor(len(settings)) as threads:
         starting = [threads.submit(Restarted, name, folder, **own) for name, own in settings.items()]

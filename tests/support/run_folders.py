@@ -1,4 +1,4 @@
-"""Run folders as the trainer leaves them, made from a seed in no time, and single records of them."""
+"""Run folders like the trainer's, made from a seed without training, for tests of code that reads them."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def write_run(
     evaluated: bool = True,
     steps: int = STEPS,
 ) -> Path:
-    """A run that learns a little."""
+    """Write the folder of a run whose rewards improve a little."""
     path.mkdir(parents=True)
     folder = RunFolder(path)
     config = {"name": name, "seed": seed, "novelty": {"alpha": alpha}, "services": {"where": str(path)}}

@@ -1,4 +1,4 @@
-"""A throttling TCP proxy: stands in for a slow network, where the kernel has no netem."""
+"""A throttling TCP proxy: simulates a slow network on kernels without netem."""
 
 import asyncio
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class SlowNetwork:
-    """Passes connections on to `host`:`port`, each direction late and slow, from `address`."""
+    """A proxy from `address` to `host`:`port` that delays and throttles each direction."""
 
     def __init__(self, host: str, port: int, seconds: float, bytes_per_second: float) -> None:
         self._to, self._seconds, self._rate = (host, port), seconds, bytes_per_second
@@ -28,7 +28,7 @@ class SlowNetwork:
         await asyncio.gather(self._pass_on(reader, onward), self._pass_on(there, writer))
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Each piece leaves `seconds` after it came, and when those before it are through."""
+        """Forward each piece `seconds` after its arrival, and after the pieces before it."""
         pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
 
         async def receive() -> None:
@@ -53,7 +53,7 @@ class SlowNetwork:
             writer.close()
 
     def close(self) -> None:
-        """Ends all connections."""
+        """End all connections."""
 
         async def end() -> None:
             self._server.close()
@@ -72,7 +72,7 @@ class SlowNetwork:
 def slow_network(
     host: str, port: int, seconds: float = 0.2, bytes_per_second: float = 200_000
 ) -> Iterator[SlowNetwork]:
-    """A slow way to `host`:`port` for the duration of the context."""
+    """Run a slow proxy to `host`:`port` for the duration of the context."""
     network = SlowNetwork(host, port, seconds, bytes_per_second)
     try:
         yield network

@@ -1,4 +1,4 @@
-"""Starts small training runs, real OpenRLHF, Ray, DeepSpeed and services, and looks at what they did."""
+"""Start small training runs with real OpenRLHF, Ray, DeepSpeed and services, and read their results."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from support.processes import MARK, PATIENCE
 
 
 def tiny_config(folder: Path, model: Path) -> Path:
-    """A config for `model`: six steps of four prompts with four samples; a checkpoint every second step.
+    """Write a config for `model`: six steps of four prompts with four samples, a checkpoint every two steps.
 
-    The tiny model solves nothing, so the "answers" are digits, which it ends on now and then.
+    The tiny model solves nothing, so the "answers" are single digits, which it sometimes writes last.
     """
     for split, count in (("train", 12), ("evaluation", 4)):
         rows = (
@@ -45,7 +45,7 @@ def tiny_config(folder: Path, model: Path) -> Path:
         "prefix": {"warmup_steps": 1, "regen_batch_size": 1, "min_segment_tokens": 2},
         "evaluation": {"samples_per_prompt": 4, "k": [1, 4]},
         "checkpoint": {"every_steps": 2},
-        # So that every step has a gradient, whatever the rewards.
+        # Gives every step a gradient, whatever the rewards.
         "openrlhf": {"actor.entropy_coef": 0.01},
         "services": {
             "generation": {"settings": {"threads": 1}},
@@ -67,7 +67,7 @@ def start(mark: str, config: Path, run: Path, *flags: str) -> subprocess.Popen[s
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-        # As from a terminal: what a shell starts in the background ignores Ctrl-C, and so would the run.
+        # As from a terminal: a shell makes background processes ignore Ctrl-C, which the run would inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -86,5 +86,5 @@ def output_of(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def what_happened(record: dict[str, float]) -> dict[str, float]:
+def without_durations(record: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in record.items() if not name.startswith("seconds/")}

@@ -18,7 +18,7 @@ def _nested(template: str, depth: int, core: str = "2") -> str:
 
 
 def attacks(sentinel: str) -> dict[str, str]:
-    """Name -> response; code that runs would create the file `sentinel`."""
+    """Return name -> response; code in a response that runs would create the file `sentinel`."""
     return _hard_mathematics() | _large_texts() | _strange_characters() | _macros() | _injections(sentinel)
 
 

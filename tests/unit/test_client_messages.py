@@ -1,4 +1,4 @@
-"""What the client sends and how it reads answers, without a connection."""
+"""Requests that the client builds and answers that it reads, without a connection."""
 
 from typing import Any
 

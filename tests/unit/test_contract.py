@@ -1,4 +1,4 @@
-"""The contract that both sides share: enums and numbers on the wire, and what is said of a group."""
+"""The contract of both sides: enums, numbers on the wire, and the definitions of kinds of groups."""
 
 import math
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""docs/faults.md says what the fault tests assert."""
+"""docs/faults.md shows the table that the fault tests assert."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ TESTS = Path(__file__).resolve().parents[1] / "faults"
 
 
 def test_the_page_shows_the_table_that_the_tests_use() -> None:
-    assert fault_table.shown() == fault_table.rendered(), "run python tests/fault_table.py"
+    assert fault_table.on_page() == fault_table.as_markdown(), "run python tests/support/fault_table.py"
 
 
 def test_every_row_has_its_test() -> None:

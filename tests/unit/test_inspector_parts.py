@@ -1,4 +1,4 @@
-"""The inspector shows the content of the run folder: index, tokens, map, difference; and access to it."""
+"""The inspector shows the content of the run folder: index, tokens, map, differences, access."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""The embedder: which part of a text the model reads, and what need not be embedded again."""
+"""The embedder: the part of a text that the model reads, and texts that are not embedded again."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Index and store together equal the plain algorithm, whatever happens in whatever order."""
+"""Index and store together equal the plain algorithm, for random operations in random order."""
 
 import tempfile
 from collections import deque
@@ -48,7 +48,7 @@ histories = given(
 
 
 class Plain:
-    """The algorithm of section 3.1, written with a deque per prompt."""
+    """The algorithm of section 1 of docs/algorithm.md, with a deque per prompt."""
 
     def __init__(self, capacity: int, min_history: int, everything: bool, half: bool) -> None:
         self.capacity, self.min_history, self.everything, self.half = capacity, min_history, everything, half

@@ -1,4 +1,4 @@
-"""What every store promises, checked on SQLite and on a real Redis alike."""
+"""The contract of the stores, checked on SQLite and on a real Redis."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

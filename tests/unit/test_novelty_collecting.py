@@ -1,4 +1,4 @@
-"""Groups that arrive sample by sample, in a known order: through a server the order is the network's."""
+"""Groups that arrive sample by sample, in a known order; through a server the network decides the order."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The metrics: what their values mean, and that they are what their papers define."""
+"""The novelty metrics: the meaning of their values, and agreement with the definitions in their papers."""
 
 import numpy as np
 import pytest

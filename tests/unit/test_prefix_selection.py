@@ -1,4 +1,4 @@
-"""How prefixes are chosen, above all by what came of them."""
+"""Selection of prefixes, above all by their outcomes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The rehearsal's problems: splits that cannot overlap, and worked examples that are right line by line."""
+"""The rehearsal's problems: splits that cannot overlap, and worked examples with correct lines."""
 
 import json
 import random

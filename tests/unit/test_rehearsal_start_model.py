@@ -1,4 +1,4 @@
-"""The rehearsal's tokenizer and start model: exact round trips, seeded weights, and a cache that is used."""
+"""The rehearsal's tokenizer and start model: exact round trips, seeded weights, and the cache."""
 
 import random
 from pathlib import Path

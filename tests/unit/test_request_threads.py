@@ -1,4 +1,4 @@
-"""The queue for a thread refuses what it has no room for, and only that."""
+"""The queue for a thread refuses a request only if it is full."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Advantages: GRPO where there is no bonus, the bonus to correct rollouts alone, undecided ones left out."""
+"""Advantages: plain GRPO without a bonus, the bonus only for correct rollouts, undecided ones left out."""
 
 import numpy as np
 import pytest

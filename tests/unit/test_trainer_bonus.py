@@ -1,4 +1,4 @@
-"""The bonus summary: which rollouts received the bonus."""
+"""The report of which rollouts a bonus was paid for."""
 
 from typing import Any
 

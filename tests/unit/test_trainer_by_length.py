@@ -1,4 +1,4 @@
-"""Micro-batches of like length hold each sample once, in the optimizer step it was drawn for."""
+"""Micro-batches of similar length contain each sample once, in its own optimizer step."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A run's config: mistakes are named, the paper's values are the defaults, and OpenRLHF is told all of it."""
+"""A run's config: mistakes are named, the paper's values are the defaults, and OpenRLHF gets all settings."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Problems are read from every kind of file, and what is wrong in one is named with its place."""
+"""Problems are read from every kind of file, and errors name the file and line."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""pass@k is the unbiased estimate, its interval covers, and the journal loses nothing that was finished."""
+"""pass@k is the unbiased estimate, its interval covers, and the journal loses no finished problem."""
 
 import json
 from itertools import combinations

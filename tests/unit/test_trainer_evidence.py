@@ -1,4 +1,4 @@
-"""The summary of an experiment: paired differences, what may be compared, and its controls."""
+"""The summary of an experiment: paired differences, comparable results, and controls."""
 
 import json
 from pathlib import Path

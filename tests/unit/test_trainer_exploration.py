@@ -1,4 +1,4 @@
-"""Guided prompts keep their places, their answers and their order; texts are cut where their tokens are."""
+"""Guided prompts keep their places, answers and order; texts are cut at token boundaries."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Progress of training: a live table on a terminal, lines elsewhere, with the same figures."""
+"""The display during a run: a live table on a terminal, lines elsewhere, with the same figures."""
 
 import io
 

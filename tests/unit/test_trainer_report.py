@@ -1,4 +1,4 @@
-"""Reports of runs: they are grouped into arms, and the figures are those of their folders."""
+"""The report of runs: which runs are compared, and that its figures equal those of the folders."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Calculation on the fast path: what it says of random expressions is true, or it says nothing."""
+"""Calculation on the fast path: a result for a random expression is always right, or there is none."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""What the method `math` makes of the forms in which models and benchmarks write answers."""
+"""The method `math` on the forms in which models and benchmarks write answers."""
 
 import pytest
 

@@ -29,7 +29,7 @@ class _SelectionPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Selec
     SELECTION_POLICY_UNSPECIFIED: _SelectionPolicy.ValueType  # 0
     """Same as SELECTION_POLICY_SMOOTHED_ENTROPY."""
     SELECTION_POLICY_SMOOTHED_ENTROPY: _SelectionPolicy.ValueType  # 1
-    """Lowest entropy after smoothing over similar prefixes (ExTra, section 3.4 of docs/algorithm.md)."""
+    """Lowest entropy after smoothing over similar prefixes (ExTra, section 4 of docs/algorithm.md)."""
     SELECTION_POLICY_SHORTEST: _SelectionPolicy.ValueType  # 2
     """The shortest prefix; among equals the most recent."""
     SELECTION_POLICY_RANDOM: _SelectionPolicy.ValueType  # 3
@@ -38,7 +38,7 @@ class _SelectionPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Selec
     """The empty prefix: the prompt is sampled again from its start (the "requeue" control)."""
     SELECTION_POLICY_OUTCOME_AWARE: _SelectionPolicy.ValueType  # 5
     """The best upper confidence bound of the success rate: observed outcomes count, smoothed entropy and length
-    are the prior, the empty prefix competes, and what has failed often enough is dropped (section 3.4 of
+    are the prior, the empty prefix competes, and what has failed often enough is dropped (section 4 of
     docs/algorithm.md). Always answers.
     """
 
@@ -48,7 +48,7 @@ class SelectionPolicy(_SelectionPolicy, metaclass=_SelectionPolicyEnumTypeWrappe
 SELECTION_POLICY_UNSPECIFIED: SelectionPolicy.ValueType  # 0
 """Same as SELECTION_POLICY_SMOOTHED_ENTROPY."""
 SELECTION_POLICY_SMOOTHED_ENTROPY: SelectionPolicy.ValueType  # 1
-"""Lowest entropy after smoothing over similar prefixes (ExTra, section 3.4 of docs/algorithm.md)."""
+"""Lowest entropy after smoothing over similar prefixes (ExTra, section 4 of docs/algorithm.md)."""
 SELECTION_POLICY_SHORTEST: SelectionPolicy.ValueType  # 2
 """The shortest prefix; among equals the most recent."""
 SELECTION_POLICY_RANDOM: SelectionPolicy.ValueType  # 3
@@ -57,7 +57,7 @@ SELECTION_POLICY_NONE: SelectionPolicy.ValueType  # 4
 """The empty prefix: the prompt is sampled again from its start (the "requeue" control)."""
 SELECTION_POLICY_OUTCOME_AWARE: SelectionPolicy.ValueType  # 5
 """The best upper confidence bound of the success rate: observed outcomes count, smoothed entropy and length
-are the prior, the empty prefix competes, and what has failed often enough is dropped (section 3.4 of
+are the prior, the empty prefix competes, and what has failed often enough is dropped (section 4 of
 docs/algorithm.md). Always answers.
 """
 Global___SelectionPolicy: _TypeAlias = SelectionPolicy  # noqa: Y015

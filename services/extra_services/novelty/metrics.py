@@ -1,6 +1,6 @@
 """The metrics, as arithmetic on arrays, and the search they begin with: no store, no transport.
 
-Formulas, papers, ranges and costs are in sections 3.1 and 3.2 of docs/algorithm.md. Vectors are unit
+Formulas, papers, ranges and costs are in sections 1 and 2 of docs/algorithm.md. Vectors are unit
 vectors, so that an inner product is a cosine similarity. Groups lie one after the other: the first
 `counts[0]` of m vectors are the first group's, and so on.
 """

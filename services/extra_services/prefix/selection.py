@@ -2,7 +2,7 @@
 
 Source of smoothed entropy: ExTra (arXiv 2606.24994). The outcome-aware policy is this project's own: an upper
 confidence bound (UCB1) on the success rate, with what the paper selects by as its prior. Both are in section
-3.4 of docs/algorithm.md.
+4 of docs/algorithm.md.
 """
 
 from collections import Counter

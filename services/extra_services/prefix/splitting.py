@@ -1,6 +1,6 @@
 """Where a rollout of a hard prompt is cut into prefixes.
 
-Source: ExTra (arXiv 2606.24994), as its reference code does it; section 3.4 of docs/algorithm.md, step 1.
+Source: ExTra (arXiv 2606.24994), as its reference code does it; section 4 of docs/algorithm.md, step 1.
 """
 
 from collections.abc import Collection
