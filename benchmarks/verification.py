@@ -33,8 +33,8 @@ import math_verify
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from extra_services.verification.pool import WorkerPool
-from extra_services.verification.verdict import Item
-from extra_services.verification.verifier import Hard, Verifier
+from extra_services.verification.verdict import VerificationItem
+from extra_services.verification.verifier import PendingItem, Verifier
 
 DATA = Path(os.environ.get("EXTRA_RL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
@@ -121,8 +121,8 @@ def _math_verify(pairs: list[Pair]) -> int:
 
 def _ours(verifier: Verifier, pairs: list[Pair]) -> None:
     with verifier.call() as call:
-        decided = [verifier.decide(Item(response, answer)) for response, answer in pairs]
-        hard = [entry for entry in decided if isinstance(entry, Hard)]
+        decided = [verifier.decide(VerificationItem(response, answer)) for response, answer in pairs]
+        hard = [entry for entry in decided if isinstance(entry, PendingItem)]
         for entry, future in zip(hard, call.submit(hard, 5.0), strict=True):
             verifier.finish(entry, future.result(), 5.0)
 

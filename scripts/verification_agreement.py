@@ -14,8 +14,9 @@ from pathlib import Path
 
 import math_verify
 
+from extra_rl.vocabulary import VerdictStatus
 from extra_services.verification.judge import judge
-from extra_services.verification.verdict import Item, Status, Verdict
+from extra_services.verification.verdict import Verdict, VerificationItem
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EXTRA_RL_DATA", ROOT.parent / "shared" / "data"))
@@ -47,9 +48,11 @@ def main() -> None:
         rows = [
             json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         ]
-        verdicts = [judge(Item(row["response"], row["answer"])) for row in rows]
+        verdicts = [judge(VerificationItem(row["response"], row["answer"])) for row in rows]
         wrong = [index for index, row in enumerate(rows) if _correct(verdicts[index]) != row["correct"]]
-        undecided = Counter(v.status for v in verdicts if v.status not in (Status.CORRECT, Status.WRONG))
+        undecided = Counter(
+            v.status for v in verdicts if v.status not in (VerdictStatus.CORRECT, VerdictStatus.WRONG)
+        )
         theirs = sum(_math_verify(row["response"], row["answer"]) != row["correct"] for row in rows)
         lines.append(
             f"| `{name}.jsonl` | {len(rows)} | {sum(row['correct'] for row in rows)} "
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def _correct(verdict: Verdict) -> bool:
-    return verdict.status is Status.CORRECT
+    return verdict.status is VerdictStatus.CORRECT
 
 
 def _math_verify(response: str, answer: str) -> bool:
