@@ -1,8 +1,8 @@
-"""Writes docs/verification-agreement.md: our verdicts on graded real responses against their grades.
+"""Write docs/verification-agreement.md: the verdicts on graded real responses against their grades.
 
 `python scripts/verification_agreement.py` reads rollouts_math.jsonl and graded_gsm8k.jsonl from EXTRA_RL_DATA
-(default ../shared/data beside the checkout). Each disagreement must have been looked at by a person: RIGHT
-says who is right and why; one that is not in it ends the script with an error.
+(default ../shared/data beside the checkout). A person must have judged each disagreement: RIGHT has the
+judgement. A disagreement that is missing there ends the script with an error.
 """
 
 import json
@@ -22,25 +22,25 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("EXTRA_RL_DATA", ROOT.parent / "shared" / "data"))
 FILES = ("rollouts_math", "graded_gsm8k")
 
-#: Row of each disagreement (file, number from 0) -> who is right, and why.
+#: Row of each disagreement (file, number from 0) -> the judgement with its reason.
 RIGHT = {
     (
         "rollouts_math",
         295,
-    ): "We are: the response's 10000 is the reference's 10{,}000, a thousands separator.",
+    ): "The verdict is right: the response's 10000 is the reference's 10{,}000, with a thousands separator.",
 }
 
 
 def main() -> None:
-    """Writes the page."""
+    """Write the page."""
     logging.disable(logging.ERROR)
     lines = [
         "# Agreement with graded responses",
         "",
-        "Made by `python scripts/verification_agreement.py`, and held to by "
-        "`tests/conformance/test_verification_agreement.py`.",
+        "Written by `python scripts/verification_agreement.py`; "
+        "`tests/conformance/test_verification_agreement.py` checks the numbers.",
         "",
-        "| data | responses | graded correct | we agree | we disagree | undecided | math-verify disagrees |",
+        "| data | responses | graded correct | agree | disagree | undecided | math-verify disagrees |",
         "|---|---|---|---|---|---|---|",
     ]
     disagreements = []
@@ -62,10 +62,12 @@ def main() -> None:
     lines += ["", "## Every disagreement", ""]
     for name, index, row, verdict in disagreements:
         if (name, index) not in RIGHT:
-            sys.exit(f"{name} row {index} is a disagreement nobody has judged: add it to RIGHT in {__file__}")
+            sys.exit(
+                f"{name} row {index} is a disagreement without a judgement: add it to RIGHT in {__file__}"
+            )
         lines += [
             f"- `{name}.jsonl`, row {index} ({row['prompt_id']}): reference `{row['answer']}`, final answer "
-            f"`{verdict.extracted}`, graded {'correct' if row['correct'] else 'wrong'}, our verdict "
+            f"`{verdict.extracted}`, graded {'correct' if row['correct'] else 'wrong'}, verdict "
             f"{verdict.status.value} (rule `{verdict.rule}`). {RIGHT[name, index]}"
         ]
     (ROOT / "docs" / "verification-agreement.md").write_text("\n".join([*lines, ""]), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The transformers engine with a compiled model gives the numbers of one that is not."""
+"""The transformers engine gives the same numbers with a compiled model as with a plain one."""
 
 import shutil
 from pathlib import Path

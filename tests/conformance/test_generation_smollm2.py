@@ -1,4 +1,4 @@
-"""The transformers engine on SmolLM2-135M, a real model: it answers what a plain forward pass says."""
+"""The transformers engine on SmolLM2-135M, a real model, gives the numbers of a plain forward pass."""
 
 from collections.abc import Iterator
 

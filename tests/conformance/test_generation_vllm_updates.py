@@ -1,4 +1,4 @@
-"""A hundred updates of vLLM's weights under load, and what an update must not cut in two.
+"""A hundred updates of vLLM's weights under load, and stop strings that cross an update.
 
 On a tiny model, so that an update takes a fraction of a second. Skipped where vLLM is not installed.
 """

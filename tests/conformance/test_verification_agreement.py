@@ -1,4 +1,4 @@
-"""Our verdicts on real responses against the grades they came with (docs/verification-agreement.md)."""
+"""Verdicts on real responses against their grades (docs/verification-agreement.md)."""
 
 import json
 from pathlib import Path

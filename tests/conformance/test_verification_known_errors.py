@@ -1,4 +1,4 @@
-r"""What math-verify 0.9.0 is known to judge wrongly, by the number of the issue there, judged rightly.
+r"""Known errors of math-verify 0.9.0, by the number of the issue there, are not repeated.
 
 Each row: a response's final answer, the reference answer, and the verdict. Where math-verify's own
 example compares two formulas, the second one is tried as a prediction of the first.
@@ -44,7 +44,7 @@ def test_issue_14_small_numbers_and_assigned_sets_keep_their_difference(
     assert _verdict(rf"\boxed{{{prediction}}}", answer) is status
 
 
-def test_issue_14_an_ellipsis_is_said_to_be_unreadable_rather_than_compared() -> None:
+def test_issue_14_an_ellipsis_is_unreadable_and_not_compared() -> None:
     verdict = judge(VerificationItem(r"\boxed{1, 3, 5, \ldots, 2n-1}", r"1, 2, \ldots, n"))
     assert (verdict.status, verdict.side) == (VerdictStatus.UNPARSEABLE, UnparseableSide.ANSWER)
 

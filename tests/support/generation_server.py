@@ -1,4 +1,4 @@
-"""A generation server in a process of its own, and what its tests say to it."""
+"""A generation server in a process of its own, and the requests and checks of its tests."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ MIXED = ["1+2=", "what is (3*4)-5", "a", "let x = 17.\nthen 2*x is", "0"]
 
 @dataclass
 class Served:
-    """A running server and what it serves."""
+    """A running server, its model and its weights root."""
 
     stub: generation_pb2_grpc.GenerationServiceStub
     address: str
@@ -35,12 +35,12 @@ class Served:
     #: Its weights root.
     root: Path
     process: subprocess.Popen[bytes]
-    #: What it has logged.
+    #: Its log file.
     log: Path
 
 
 def command(folder: Path, model: Path, *flags: str) -> list[str]:
-    """Starts a server of `model` on a socket in `folder`, with a weights root there."""
+    """Return the command of a server of `model` on a socket in `folder`, with a weights root there."""
     files = ["--host", f"unix:{folder}/socket", "--address-file", f"{folder}/address"]
     files += ["--model", str(model), "--weights-root", f"{folder}/weights"]
     ends = ["--drain-seconds", "0", "--stop-with-stdin"]
@@ -51,7 +51,7 @@ def command(folder: Path, model: Path, *flags: str) -> list[str]:
 def served(
     folder: Path, model: Path, *flags: str, environment: dict[str, str] | None = None
 ) -> Iterator[Served]:
-    """Serves `model` for the duration of the context; what the server logs goes to `folder`/log."""
+    """Serve `model` during a block; the server logs to `folder`/log."""
     root, address, log = folder / "weights", folder / "address", folder / "log"
     root.mkdir()
     with log.open("w") as output:
@@ -75,25 +75,25 @@ def served(
 
 
 def ids(values: list[int]) -> bytes:
-    """int32 bytes."""
+    """Encode token ids as int32 bytes."""
     return np.array(values, "<i4").tobytes()
 
 
 def prompt(text: str, prefix: list[int] | None = None) -> pb.Prompt:
-    """A prompt of text, resumed after the token ids `prefix`."""
+    """Return a prompt of text, resumed after the token ids `prefix`."""
     return pb.Prompt(text=text, prefix_token_ids=ids(prefix or []))
 
 
 def request(
     prompts: list[pb.Prompt], n: int = 1, seed: int | None = 0, **sampling: object
 ) -> pb.GenerateRequest:
-    """A request with the sampling parameters given."""
+    """Return a request with these sampling parameters."""
     sampling.setdefault("max_tokens", 24)
     return pb.GenerateRequest(prompts=prompts, n=n, seed=seed, sampling=pb.SamplingParams(**sampling))
 
 
 def rollouts(server: Served, wanted: pb.GenerateRequest) -> dict[tuple[int, int], pb.Rollout]:
-    """Rollouts by (prompt_index, sample_index); no prompt may be refused."""
+    """Return rollouts by (prompt_index, sample_index); fail if a prompt is refused."""
     events = list(server.stub.Generate(wanted))
     assert not any(event.HasField("prompt_error") for event in events)
     return {
@@ -102,29 +102,29 @@ def rollouts(server: Served, wanted: pb.GenerateRequest) -> dict[tuple[int, int]
 
 
 def tokens(rollout: pb.Rollout) -> list[int]:
-    """Its token ids."""
+    """Decode its token ids."""
     return np.frombuffer(rollout.token_ids, "<i4").tolist()
 
 
 def floats(data: bytes) -> NDArray[np.float32]:
-    """float32 of the wire."""
+    """Decode float32 bytes."""
     return np.frombuffer(data, "<f4")
 
 
 def all_tokens(found: dict[tuple[int, int], pb.Rollout]) -> dict[tuple[int, int], list[int]]:
-    """Token ids by place."""
+    """Return token ids by (prompt_index, sample_index)."""
     return {place: tokens(rollout) for place, rollout in found.items()}
 
 
 def encode(server: Served, text: str) -> list[int]:
-    """Token ids of `text`."""
+    """Return the token ids of `text`."""
     return _tokenizer(server.model).encode(text)
 
 
 def plain(
     model: Path, context: list[int], continuation: list[int], temperature: float = 1.0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of each continuation token, by one forward pass: log-probability, and the entropy it was drawn at."""
+    """Return log-probability and entropy for each continuation token, by one forward pass."""
     with torch.no_grad():
         logits = _model(model)(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
     logprobs = torch.log_softmax(logits / temperature, -1)
@@ -141,7 +141,7 @@ def agrees(
     *,
     atol: float = 1e-4,
 ) -> None:
-    """Tokens start .. end of `rollout` have the log-probabilities and entropies that `model` gives them."""
+    """Check tokens start .. end of `rollout`: log-probabilities and entropies must be those of `model`."""
     logprobs, entropies = plain(model, context, tokens(rollout))
     np.testing.assert_allclose(floats(rollout.logprobs)[start:end], logprobs[start:end], atol=atol)
     np.testing.assert_allclose(floats(rollout.entropies)[start:end], entropies[start:end], atol=atol)
@@ -150,7 +150,7 @@ def agrees(
 def agree_under_updates(
     server: Served, make: Callable[[Path, int], Path], versions: list[int], atol: float
 ) -> None:
-    """Updates under load, in all modes by turns: each rollout agrees with the versions it names.
+    """Update under load, in all modes in turn, and check each rollout against the versions it names.
 
     `make` saves a model, of another seed other weights, in a folder.
     """
@@ -197,7 +197,7 @@ def agree_under_updates(
 def stops_at_a_string_that_spans_an_update(
     server: Served, make: Callable[[Path, int], Path], version: int
 ) -> None:
-    """A sample of "aaa..." that goes on, after an update that keeps it, as "bbb...", is stopped by "ab"."""
+    """Check that "ab" stops a sample of "aaa..." that an update makes continue as "bbb..."."""
     for letter in "ab":
         says_only(letter, make(server.root / f"only-{letter}", 0))
     server.stub.UpdateWeights(pb.UpdateWeightsRequest(path="only-a", policy_version=version))
@@ -224,7 +224,7 @@ def stops_at_a_string_that_spans_an_update(
 def agree_with_a_plain_forward_pass(
     server: Served, texts: list[str], tolerance: float, tokens_each: int, **filters: float
 ) -> int:
-    """Two calls at once, the second cooler and with `filters`: all numbers are those of a plain forward pass.
+    """Check two calls at once, the second cooler and with `filters`, against a plain forward pass.
 
     How many tokens were compared, of three samples of each text in each call.
     """
@@ -248,7 +248,7 @@ def agree_with_a_plain_forward_pass(
 
 
 def continues_as_if_never_interrupted(server: Served, text: str, length: int, cut: int) -> None:
-    """A greedy sample resumed after `cut` of its `length` tokens is the rest of the uninterrupted one."""
+    """Check that a greedy sample resumed after `cut` of `length` tokens is the rest of the whole one."""
 
     def greedy(start: pb.Prompt, count: int) -> pb.Rollout:
         wanted = request([start], max_tokens=count, min_tokens=count, temperature=0.0)

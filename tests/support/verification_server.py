@@ -1,4 +1,4 @@
-"""Starts real verification servers, each a process of its own, for the tests of several folders."""
+"""Real verification servers in processes of their own."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ from support.processes import SERVICES_PYTHON, wait_for
 
 
 class VerificationServer:
-    """A running server: its stub, and its processes."""
+    """A running server with its stub and its processes."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", address: str) -> None:
         self.process = process
@@ -25,13 +25,13 @@ class VerificationServer:
         self.stub = verification_pb2_grpc.VerificationServiceStub(self.channel)
 
     def verify(self, *pairs: tuple[str, str], timeout_seconds: float | None = None) -> list[pb.Verdict]:
-        """Verdicts on (response, answer) pairs, in one batch."""
+        """Return verdicts on (response, answer) pairs, in one batch."""
         items = [pb.VerifyItem(response=response, answer=answer) for response, answer in pairs]
         request = pb.VerifyRequest(items=items, timeout_seconds=timeout_seconds)
         return list(self.stub.Verify(request, timeout=60).verdicts)
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes: children of the forkserver, which is a child of the server."""
+        """Return the worker processes: children of the forkserver, which is a child of the server."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -44,7 +44,7 @@ class VerificationServer:
 def verification_server(
     folder: Path, environment: dict[str, str] | None = None, **settings: object
 ) -> Iterator[VerificationServer]:
-    """A server with `settings`, stopped at the end."""
+    """Run a server with `settings` during a block."""
     address_file = folder / "address"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     command = [SERVICES_PYTHON, "-m", "extra_cli", "serve", "verification", "--port=0", "--stop-with-stdin"]
@@ -67,10 +67,10 @@ _numbers = itertools.count()
 
 
 def needs_a_worker(count: int) -> list[tuple[str, str]]:
-    """Pairs that are equal, which the fast path cannot prove; never the same twice, for the cache."""
+    """Return equal pairs that the fast path cannot prove; each is new, so that the cache has none."""
     return [(rf"\boxed{{x+{number}}}", f"{number}+x") for number in itertools.islice(_numbers, count)]
 
 
 def wait_until(condition, seconds: float = 30.0) -> None:  # type: ignore[no-untyped-def]
-    """Returns once `condition()` holds; fails after `seconds`."""
+    """Wait until `condition()` holds; fail after `seconds`."""
     wait_for(condition, f"still not so after {seconds} s", seconds)

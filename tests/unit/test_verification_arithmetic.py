@@ -1,4 +1,4 @@
-"""Calculation on the fast path: what it says of random expressions is true, or it says nothing."""
+"""Calculation on the fast path: its decisions on random expressions are right, or it decides nothing."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""What the method `math` makes of the forms in which models and benchmarks write answers."""
+"""The method `math` on the notations of models and benchmarks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The fast path: what it proves, and what it leaves to the workers."""
+"""The fast path: answers that it proves, and answers that it leaves to the workers."""
 
 import pytest
 from hypothesis import given

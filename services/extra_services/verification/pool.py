@@ -113,7 +113,7 @@ class WorkerPool:
         """Queue (function, argument) pairs.
 
         Args:
-            calls: The queue of the RPC that the work belongs to.
+            call: The queue of the RPC that the work belongs to.
             work: Picklable functions and arguments.
             timeout: Seconds of execution of each.
 

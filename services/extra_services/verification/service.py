@@ -25,7 +25,7 @@ _ITEMS_PER_TURN = 16
 
 
 class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
-    """Serves `verifier`."""
+    """Serve `verifier`."""
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier

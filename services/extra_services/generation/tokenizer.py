@@ -1,4 +1,4 @@
-"""The tokenizer of the served model: text to token ids and back, and a hash that tells vocabularies apart."""
+"""The tokenizer of the served model: text to token ids and back, and a hash of its vocabulary."""
 
 import hashlib
 from functools import cached_property
@@ -12,20 +12,27 @@ from transformers import AutoTokenizer
 from extra_services.errors import InvalidInput
 
 
-class Vocabulary:
+class Tokenizer:
     """The tokenizer in a model folder."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.hash = vocab_hash(self._tokenizer.get_vocab())
+        self.vocab_hash = vocab_hash(self._tokenizer.get_vocab())
         self.eos_token_id: int | None = self._tokenizer.eos_token_id
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """int32 [length], without special tokens added."""
+        """Encode text as int32 [length], without adding special tokens."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False), np.int32)
 
     def encode_chat(self, messages: list[tuple[str, str]]) -> NDArray[np.int32]:
-        """int32 [length]: (role, content) messages by the chat template, ready for the assistant's answer."""
+        """Encode (role, content) messages by the chat template, up to the start of the assistant's answer.
+
+        Returns:
+            int32 [length].
+
+        Raises:
+            InvalidInput: There are no messages, the model has no chat template, or the template refuses them.
+        """
         if not messages:
             raise InvalidInput("chat.messages", "the conversation is empty; send at least one message")
         if self._tokenizer.chat_template is None:
@@ -33,27 +40,30 @@ class Vocabulary:
         chat = [{"role": role, "content": content} for role, content in messages]
         try:
             ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        except TemplateError as error:  # raised by the model's own template, say for a role it does not know
+        except TemplateError as error:  # raised by the model's own template, for example for an unknown role
             raise InvalidInput("chat.messages", f"the model's chat template refuses it: {error}") from error
         return np.array(ids, np.int32)
 
     @cached_property
     def newline_ids(self) -> NDArray[np.int32]:
-        """int32: the ids of the tokens whose text has a newline."""
+        """int32 [count]: ids of the tokens whose text has a newline."""
         ids = range(len(self._tokenizer))
         return np.array([index for index in ids if "\n" in self._tokenizer.decode([index])], np.int32)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, without special tokens and without any clean-up of spaces."""
+        """Decode token ids, without special tokens and without clean-up of spaces."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
 
 def vocab_hash(vocab: dict[str, int]) -> str:
-    """Hex SHA-256 of the vocabulary, `tokenizer.get_vocab()`: token -> id.
+    """Return the hex SHA-256 of a vocabulary.
 
-    Hashed is the UTF-8 text of one line per token, id in decimal, a tab, the token as it is, a newline, in
-    order of id (tokens of the same id in order of token).
+    The hashed UTF-8 text has one line per token: the id in decimal, a tab, the token, a newline. Lines are in
+    the order of ids, and tokens with the same id in the order of tokens.
+
+    Args:
+        vocab: Token -> id, from `tokenizer.get_vocab()`.
     """
     digest = hashlib.sha256()
     for token, index in sorted(vocab.items(), key=lambda item: (item[1], item[0])):
