@@ -1,17 +1,17 @@
-"""How fast rollouts are generated: `extra-rl bench generation --json`.
+"""Benchmark of rollout generation: `extra-rl bench generation --json`.
 
-Every ratio compares two things measured in turn in this run, as the median of several repeats:
+Every ratio compares two things that this run measures in turn; it is the median of several repeats:
 
 - `transformers_with_entropy`: tokens/s through gRPC with entropies and log-probabilities, over those of the
   same engine called directly that computes neither; 32 concurrent samples of the rehearsal model.
-- `vllm_with_entropy`: the same for vLLM and SmolLM2-135M; left out, and said so, where vLLM is missing.
+- `vllm_with_entropy`: the same for vLLM and SmolLM2-135M; left out, with a note, where vLLM is missing.
 - `transformers_vs_generate`: tokens/s of the transformers engine over those of `model.generate`, both in
   batches of 64, on 256 prompts whose continuations have 1 to 256 tokens, about 64 on average.
 - `resume_over_cold`: seconds until each of 8 samples has its first token after a 1500-token prefix that was
   served before, over the seconds when it was not; SmolLM2-135M; the worse of the engines present.
 - `resume_over_cold_8_tokens`: the same until each sample has 8 tokens.
 
-The models have the shapes of the real ones and random weights: what is measured does not depend on them.
+The models have the shapes of the real ones and random weights; the speed does not depend on the weights.
 """
 
 import argparse
@@ -42,9 +42,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.v1 import generation_pb2_grpc
 from extra_services.generation.engines.transformers import engine as transformers_engine
-from extra_services.generation.engines.transformers.engine import Options, TransformersEngine
+from extra_services.generation.engines.transformers.engine import TransformersEngine, TransformersOptions
 from extra_services.generation.engines.transformers.sampling import Drawn, RowParameters, _gumbel
-from extra_services.generation.rollouts import Prompt, Request, Rollout, Sampling
+from extra_services.generation.requests import GenerationRequest, Prompt, SamplingParameters
+from extra_services.generation.rollouts import Rollout
 
 REPEATS = 16
 CONCURRENT = 32
@@ -52,7 +53,7 @@ EOS = 1
 
 
 def rehearsal_model(folder: Path, vocab_size: int = 22) -> Path:
-    """The shape of the demo's policy: about 1 million parameters. Its lengths are vocab_size on average."""
+    """Save a model of the demo policy's shape (1 million parameters); samples average vocab_size tokens."""
     config = Qwen3Config(
         vocab_size=vocab_size,
         hidden_size=128,
@@ -70,7 +71,7 @@ def rehearsal_model(folder: Path, vocab_size: int = 22) -> Path:
 
 
 def smollm2_shape(folder: Path) -> Path:
-    """The shape of SmolLM2-135M."""
+    """Save a model of the shape of SmolLM2-135M."""
     config = LlamaConfig(
         vocab_size=49152,
         hidden_size=576,
@@ -98,7 +99,7 @@ def _save(model: Any, folder: Path) -> Path:
 
 @contextmanager
 def served(model: Path, *flags: str) -> Iterator[generation_pb2_grpc.GenerationServiceStub]:
-    """A server in a process of its own."""
+    """Run a server in a process of its own, and yield its stub."""
     with tempfile.TemporaryDirectory() as folder:
         address = Path(folder) / "address"
         command = [sys.executable, "-m", "extra_cli", "serve", "generation", "--model", str(model)]
@@ -118,7 +119,7 @@ def served(model: Path, *flags: str) -> Iterator[generation_pb2_grpc.GenerationS
 
 
 def prompts(count: int, vocab_size: int, seed: int, low: int = 10, high: int = 50) -> list[NDArray[np.int32]]:
-    """Random token ids of random lengths."""
+    """Return random token ids of random lengths."""
     rng = np.random.default_rng(seed)
     return [rng.integers(3, vocab_size, rng.integers(low, high)).astype(np.int32) for _ in range(count)]
 
@@ -126,7 +127,7 @@ def prompts(count: int, vocab_size: int, seed: int, low: int = 10, high: int = 5
 def over_grpc(
     stub: generation_pb2_grpc.GenerationServiceStub, ids: list[NDArray[np.int32]], n: int, tokens: int
 ) -> float:
-    """Tokens/s of one call, with entropies and log-probabilities."""
+    """Return tokens/s of one call, with entropies and log-probabilities."""
     wanted = pb.GenerateRequest(
         prompts=[pb.Prompt(token_ids=pb.TokenIds(ids=each.tobytes())) for each in ids],
         n=n,
@@ -139,17 +140,17 @@ def over_grpc(
 
 
 async def direct(
-    engine: TransformersEngine, ids: list[NDArray[np.int32]], n: int, sampling: Sampling
+    engine: TransformersEngine, ids: list[NDArray[np.int32]], n: int, sampling: SamplingParameters
 ) -> float:
-    """Tokens/s of the engine called in this process."""
+    """Return tokens/s of the engine called in this process."""
     started, drawn = time.perf_counter(), 0
-    async for events in engine.generate(Request([Prompt(each) for each in ids], n, sampling)):
+    async for events in engine.generate(GenerationRequest([Prompt(each) for each in ids], n, sampling)):
         drawn += sum(len(event.token_ids) for event in events if isinstance(event, Rollout))
     return drawn / (time.perf_counter() - started)
 
 
 def bare_draw(logits: torch.Tensor, rows: RowParameters, keys: torch.Tensor, banned: Any = None) -> Drawn:
-    """As `sampling.draw`, without log-probabilities and entropies."""
+    """Draw as `sampling.draw` does, without log-probabilities and entropies."""
     scores = logits / rows.temperature[:, None] if rows.scaled else logits
     if banned is not None:
         scores[banned] = -torch.inf
@@ -160,7 +161,7 @@ def bare_draw(logits: torch.Tensor, rows: RowParameters, keys: torch.Tensor, ban
 
 @contextmanager
 def without_entropies() -> Iterator[None]:
-    """The engine draws tokens only, meanwhile."""
+    """Have the engine draw only tokens during a block."""
     draw = transformers_engine.draw
     transformers_engine.draw = bare_draw
     try:
@@ -170,12 +171,12 @@ def without_entropies() -> Iterator[None]:
 
 
 async def transformers_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
-    """The rehearsal model through gRPC, and directly without entropies."""
+    """Measure the rehearsal model through gRPC, and directly without entropies."""
     model, threads = rehearsal_model(folder / "rehearsal"), torch.get_num_threads()
-    options = Options(model=model, max_batch=CONCURRENT, threads=threads, prefix_cache_bytes=0)
+    options = TransformersOptions(model=model, max_batch=CONCURRENT, threads=threads, prefix_cache_bytes=0)
     engine = await asyncio.to_thread(TransformersEngine, options, str)
     ids, length = prompts(CONCURRENT // 8, 22, 0), 256
-    sampling = Sampling(max_tokens=length, min_tokens=length)
+    sampling = SamplingParameters(max_tokens=length, min_tokens=length)
     with served(model, "--threads", str(threads), "--prefix-cache-gib", "0") as stub:
 
         async def ours() -> float:
@@ -191,15 +192,15 @@ async def transformers_with_entropy(folder: Path, figures: dict[str, Any], ratio
 
 
 async def transformers_vs_generate(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
-    """The engine and model.generate on continuations of mixed lengths."""
+    """Measure the engine and model.generate on continuations of mixed lengths."""
     path, threads, batch = rehearsal_model(folder / "mixed", 64), torch.get_num_threads(), 64
-    options = Options(model=path, max_batch=batch, threads=threads, prefix_cache_bytes=0)
+    options = TransformersOptions(model=path, max_batch=batch, threads=threads, prefix_cache_bytes=0)
     engine = await asyncio.to_thread(TransformersEngine, options, str)
     model = Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     ids, limit = prompts(256, 64, 1), 256
     ours, theirs = [], []
     for repeat in range(4):
-        one = await direct(engine, ids, 1, Sampling(max_tokens=limit))
+        one = await direct(engine, ids, 1, SamplingParameters(max_tokens=limit))
         other = await asyncio.to_thread(_generate, model, ids, batch, limit, repeat)
         if repeat:
             ours.append(one)
@@ -217,7 +218,7 @@ def _generate(model: Any, ids: list[NDArray[np.int32]], batch: int, limit: int, 
         width = max(len(each) for each in part)
         padded = torch.zeros(len(part), width, dtype=torch.int64)
         mask = torch.zeros_like(padded)
-        for row, each in enumerate(part):  # padded at the start, as generate wants it
+        for row, each in enumerate(part):  # padded at the start, as generate needs it
             padded[row, width - len(each) :] = torch.from_numpy(each)
             mask[row, width - len(each) :] = 1
         out = model.generate(padded, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=limit)[
@@ -231,7 +232,7 @@ def _generate(model: Any, ids: list[NDArray[np.int32]], batch: int, limit: int, 
 async def _in_turn(
     ours: Callable[[], Awaitable[float]], theirs: Callable[[], Awaitable[float]], repeats: int
 ) -> tuple[list[float], list[float]]:
-    """Measures both in each repeat, the one that goes first by turns; a first repeat warms up."""
+    """Measure both in each repeat, in alternating order; the first repeat only warms up."""
     measured: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats + 1):
         for which in (0, 1) if repeat % 2 else (1, 0):
@@ -244,13 +245,13 @@ async def _in_turn(
 def _pairs(
     name: str, ours: list[float], theirs: list[float], figures: dict[str, Any], ratios: dict[str, float]
 ) -> None:
-    """The median of the ratios of neighbours, which see the same machine."""
+    """Record the median of the ratios within each repeat, where both had the same load on the machine."""
     ratios[name] = round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
     figures[f"{name}_tokens_per_second"] = [round(statistics.median(ours)), round(statistics.median(theirs))]
 
 
 async def resume_over_cold(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
-    """A long prefix, new and known."""
+    """Measure the resumption of a long prefix, new and known."""
     model, threads = smollm2_shape(folder / "resume"), torch.get_num_threads()
     flags = {"transformers": ["--threads", str(threads)]}
     if find_spec("vllm"):
@@ -271,7 +272,7 @@ async def resume_over_cold(folder: Path, figures: dict[str, Any], ratios: dict[s
 def _cold_and_warm(
     stub: generation_pb2_grpc.GenerationServiceStub, tokens: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of 8 samples of a prefix never seen, and of the same again, for four prefixes."""
+    """Return the seconds of 8 samples of a new prefix, and of the same again, for four prefixes."""
     prompt = prompts(1, 49152, 2)
     over_grpc(stub, prompt, 8, tokens)  # a warm-up
     cold, warm = [], []
@@ -285,7 +286,7 @@ def _cold_and_warm(
 
 
 async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
-    """SmolLM2's shape on vLLM through gRPC, and directly without entropies."""
+    """Measure SmolLM2's shape on vLLM through gRPC, and directly without entropies."""
     if find_spec("vllm") is None:
         figures["vllm_with_entropy_left_out"] = "vLLM is not installed"
         return
@@ -307,10 +308,10 @@ async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[
 
 @asynccontextmanager
 async def bare_vllm(model: Path) -> AsyncIterator[Callable[[list[NDArray[np.int32]], int, int], Any]]:
-    """vLLM as it comes, with the same settings."""
-    from extra_services.generation.engines.vllm.engine import _set_environment
+    """Start an unchanged vLLM with the same settings."""
+    from extra_services.generation.engines.vllm.options import set_environment
 
-    _set_environment()
+    set_environment()
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.sampling_params import RequestOutputKind
@@ -362,7 +363,7 @@ PARTS = {
 
 
 def main(arguments: list[str]) -> None:
-    """Measures and prints one JSON object."""
+    """Measure, and print one JSON object."""
     parser = argparse.ArgumentParser(prog="extra-rl bench generation", description=__doc__)
     parser.add_argument("--part", choices=list(PARTS), help="measure this part only")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
@@ -371,7 +372,7 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(chosen.threads)
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    # vLLM and its processes log to standard output, where only the result belongs.
+    # vLLM and its processes log to standard output, which is for the result alone.
     result = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     figures: dict[str, Any] = {"threads": chosen.threads}

@@ -3,8 +3,8 @@
 `extra-rl bench verification --json`, or `python benchmarks/verification.py`. One JSON object: `ratios`, each
 the median of REPEATS measurements side by side in this run, and `figures`.
 
-- real_responses: pairs a second of this service's domain (fast path and worker pool, an empty cache each
-  time) over those of math-verify's parse and verify in one process, as its README uses it, on graded real
+- real_responses: pairs per second of this service's domain (fast path and worker pool, an empty cache each
+  time) over those of math-verify's parse and verify in one process, used as in its README, on graded real
   responses.
 - hard_mix: the same on the reference answers of the six benchmarks that are more than a number, against
   rewritten and perturbed predictions.
@@ -33,25 +33,25 @@ import math_verify
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from extra_services.verification.pool import WorkerPool
-from extra_services.verification.verdict import Item
-from extra_services.verification.verifier import Hard, Verifier
+from extra_services.verification.verdict import VerificationItem
+from extra_services.verification.verifier import PendingItem, Verifier
 
 DATA = Path(os.environ.get("EXTRA_RL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
 REPEATS = 3
 WORKERS = 2
 POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
-#: Easy items offered a second, how many, and the limit of the hanging ones in seconds.
+#: Easy items sent per second, their number, and the time limit of the hanging ones in seconds.
 RATE, EASY_ITEMS, HANG_LIMIT = 40, 400, 1.0
 
 Pair = tuple[str, str]
 
 
 def main() -> None:
-    """Measures, and prints the JSON object."""
+    """Measure, and print the JSON object."""
     if not DATA.is_dir():
         sys.exit(f"no folder {DATA}: set EXTRA_RL_DATA to the folder of graded responses and benchmarks")
-    logging.disable(logging.ERROR)  # math-verify warns of each of its own timeouts
+    logging.disable(logging.ERROR)  # math-verify warns about its own timeouts
     real, hard = real_responses(), hard_mix()
     ratios, figures = {}, {"workers": WORKERS, "repeats": REPEATS}
     for name, pairs in (("real_responses", real), ("hard_mix", hard)):
@@ -68,13 +68,13 @@ def main() -> None:
 
 
 def real_responses() -> list[Pair]:
-    """(response, reference answer) of both graded data files."""
+    """Return (response, reference answer) of both graded data files."""
     rows = [row for name in ("rollouts_math", "graded_gsm8k") for row in _rows(name)]
     return [(row["response"], row["answer"]) for row in rows]
 
 
 def hard_mix() -> list[Pair]:
-    """Each reference answer of the six benchmarks that is more than a number, against four predictions."""
+    """Return the reference answers of the six benchmarks that are no numbers, with four predictions each."""
     chance = random.Random(0)
     answers = [row["answer"] for name in BENCHMARKS for row in _rows(name)]
     answers = [answer.strip("$") for answer in answers if not answer.strip("$-").replace(".", "").isdigit()]
@@ -87,7 +87,7 @@ def hard_mix() -> list[Pair]:
 
 
 def _predictions(answer: str, chance: random.Random) -> Iterator[str]:
-    """Rewritten (equal), perturbed (different), and another problem's kind of answer."""
+    """Yield rewritten (equal) and perturbed (different) forms, and an answer of another kind."""
     yield answer.replace(r"\frac", r"\dfrac").replace(" ", "  ")
     yield f"{answer} + 0" if "," not in answer and "=" not in answer else answer
     digits = [index for index, character in enumerate(answer) if character.isdigit()]
@@ -98,7 +98,7 @@ def _predictions(answer: str, chance: random.Random) -> Iterator[str]:
 
 
 def _side_by_side(pairs: list[Pair]) -> tuple[list[float], list[float]]:
-    """Seconds of math-verify and of ours, repeat by repeat."""
+    """Return the seconds of math-verify and of this service, per repeat."""
     pool = WorkerPool(WORKERS, 2 * WORKERS, 2**30, len(pairs))
     pool.start()
     theirs, ours = [], []
@@ -121,14 +121,14 @@ def _math_verify(pairs: list[Pair]) -> int:
 
 def _ours(verifier: Verifier, pairs: list[Pair]) -> None:
     with verifier.call() as call:
-        decided = [verifier.decide(Item(response, answer)) for response, answer in pairs]
-        hard = [entry for entry in decided if isinstance(entry, Hard)]
+        decided = [verifier.decide(VerificationItem(response, answer)) for response, answer in pairs]
+        hard = [entry for entry in decided if isinstance(entry, PendingItem)]
         for entry, future in zip(hard, call.submit(hard, 5.0), strict=True):
             verifier.finish(entry, future.result(), 5.0)
 
 
 def _p99(hang: bool) -> float:
-    """99th percentile, in seconds, of the latency of easy items sent at RATE a second."""
+    """Return the 99th percentile in seconds of the latency of easy items sent at RATE per second."""
     with _server() as stub:
         latencies = [0.0] * EASY_ITEMS
         done = threading.Semaphore(0)
@@ -159,7 +159,7 @@ def _request(response: str, answer: str, seconds: float) -> pb.VerifyRequest:
 
 
 class _server:
-    """A real server process; gives its stub."""
+    """A real server process; entering returns its stub."""
 
     def __enter__(self) -> verification_pb2_grpc.VerificationServiceStub:
         self._folder = tempfile.TemporaryDirectory()

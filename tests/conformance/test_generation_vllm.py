@@ -51,7 +51,7 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def changed(model: Path, folder: Path, seed: int) -> Path:
-    """The model with other weights: every tensor a little off."""
+    """Save the model with slightly different tensors."""
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     torch.manual_seed(seed)
     with torch.no_grad():

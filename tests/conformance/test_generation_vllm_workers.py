@@ -60,14 +60,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_start_up(folder: Path, code: str) -> dict[str, str]:
-    """The environment in which Python runs `code` when it starts."""
+    """Return an environment in which Python runs `code` when it starts."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
 def update_to_other_weights(server: Served) -> None:
-    """Other weights than at the start are served, rightly."""
+    """Check that weights other than those at the start are served correctly."""
     make_model(server.root / "step1", seed=1, head_dim=32)
     server.stub.UpdateWeights(pb.UpdateWeightsRequest(path="step1", policy_version=1))
     server.model = server.root / "step1"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from extra_rl.vocabulary import VerdictStatus
 from extra_services.verification.judge import judge
-from extra_services.verification.verdict import Item, Status
+from extra_services.verification.verdict import VerificationItem
 
 
 @pytest.mark.parametrize(
@@ -23,9 +24,9 @@ def test_verdicts_are_those_of_the_graders_but_where_these_are_wrong(
     rows = [
         json.loads(line) for line in (data_folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    verdicts = [judge(Item(row["response"], row["answer"])) for row in rows]
-    assert {verdict.status for verdict in verdicts} == {Status.CORRECT, Status.WRONG}
-    correct = [verdict.status is Status.CORRECT for verdict in verdicts]
+    verdicts = [judge(VerificationItem(row["response"], row["answer"])) for row in rows]
+    assert {verdict.status for verdict in verdicts} == {VerdictStatus.CORRECT, VerdictStatus.WRONG}
+    correct = [verdict.status is VerdictStatus.CORRECT for verdict in verdicts]
     assert {index for index, row in enumerate(rows) if correct[index] != row["correct"]} == disagreements
 
 
@@ -37,5 +38,9 @@ def test_every_reference_answer_of_the_benchmarks_equals_itself_in_a_box(
         json.loads(line) for line in (data_folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     answers = [row["answer"] for row in rows]
-    wrong = [a for a in answers if judge(Item(rf"So it is $\boxed{{{a}}}$.", a)).status is not Status.CORRECT]
+    wrong = [
+        a
+        for a in answers
+        if judge(VerificationItem(rf"So it is $\boxed{{{a}}}$.", a)).status is not VerdictStatus.CORRECT
+    ]
     assert wrong == []

@@ -6,14 +6,15 @@ example compares two formulas, the second one is the prediction.
 
 import pytest
 
+from extra_rl.vocabulary import UnparseableSide, VerdictStatus
 from extra_services.verification.judge import judge
-from extra_services.verification.verdict import Item, Options, Side, Status
+from extra_services.verification.verdict import ComparisonOptions, VerificationItem
 
-C, W = Status.CORRECT, Status.WRONG
+C, W = VerdictStatus.CORRECT, VerdictStatus.WRONG
 
 
-def _verdict(response: str, answer: str, options: Options | None = None) -> Status:
-    return judge(Item(response, answer, options=options or Options())).status
+def _verdict(response: str, answer: str, options: ComparisonOptions | None = None) -> VerdictStatus:
+    return judge(VerificationItem(response, answer, options=options or ComparisonOptions())).status
 
 
 @pytest.mark.parametrize(
@@ -38,14 +39,14 @@ def _verdict(response: str, answer: str, options: Options | None = None) -> Stat
     ],
 )
 def test_issue_14_small_numbers_and_assigned_sets_keep_their_difference(
-    prediction: str, answer: str, status: Status
+    prediction: str, answer: str, status: VerdictStatus
 ) -> None:
     assert _verdict(rf"\boxed{{{prediction}}}", answer) is status
 
 
-def test_issue_14_an_ellipsis_is_said_to_be_unreadable_rather_than_compared() -> None:
-    verdict = judge(Item(r"\boxed{1, 3, 5, \ldots, 2n-1}", r"1, 2, \ldots, n"))
-    assert (verdict.status, verdict.side) == (Status.UNPARSEABLE, Side.ANSWER)
+def test_issue_14_an_ellipsis_is_unreadable_and_not_compared() -> None:
+    verdict = judge(VerificationItem(r"\boxed{1, 3, 5, \ldots, 2n-1}", r"1, 2, \ldots, n"))
+    assert (verdict.status, verdict.side) == (VerdictStatus.UNPARSEABLE, UnparseableSide.ANSWER)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_issue_14_an_ellipsis_is_said_to_be_unreadable_rather_than_compared() ->
     ],
 )
 def test_issue_41_an_unreadable_root_is_not_cut_down_to_its_factor(
-    response: str, answer: str, status: Status
+    response: str, answer: str, status: VerdictStatus
 ) -> None:
     assert _verdict(response, answer) is status
 
@@ -73,7 +74,7 @@ def test_issue_41_an_unreadable_root_is_not_cut_down_to_its_factor(
         (r"\boxed{1}, \boxed{2}", "1,2", W),
     ],
 )
-def test_issue_57_several_boxes_are_not_merged(response: str, answer: str, status: Status) -> None:
+def test_issue_57_several_boxes_are_not_merged(response: str, answer: str, status: VerdictStatus) -> None:
     assert _verdict(response, answer) is status
 
 
@@ -87,7 +88,9 @@ def test_issue_57_several_boxes_are_not_merged(response: str, answer: str, statu
         (r"\boxed{f(x) = 1}", "f(x) = 0", W),
     ],
 )
-def test_issue_60_plain_equations_are_read_as_equations(response: str, answer: str, status: Status) -> None:
+def test_issue_60_plain_equations_are_read_as_equations(
+    response: str, answer: str, status: VerdictStatus
+) -> None:
     assert _verdict(response, answer) is status
 
 
@@ -103,7 +106,9 @@ def test_issue_60_plain_equations_are_read_as_equations(response: str, answer: s
         (r"\boxed{pi/3}", r"\dfrac{\pi}{2}", W),
     ],
 )
-def test_issue_69_predictions_in_plain_text_are_read(response: str, answer: str, status: Status) -> None:
+def test_issue_69_predictions_in_plain_text_are_read(
+    response: str, answer: str, status: VerdictStatus
+) -> None:
     assert _verdict(response, answer) is status
 
 
@@ -117,7 +122,9 @@ def test_issue_69_predictions_in_plain_text_are_read(response: str, answer: str,
         (r"(3, \pi/2)", r"\left( 3, \frac{\pi}{2} \right)", C),
     ],
 )
-def test_issue_70_bare_latex_is_a_reference_answer(prediction: str, answer: str, status: Status) -> None:
+def test_issue_70_bare_latex_is_a_reference_answer(
+    prediction: str, answer: str, status: VerdictStatus
+) -> None:
     assert _verdict(rf"\boxed{{{prediction}}}", answer) is status
 
 
@@ -139,10 +146,10 @@ def test_a_chinese_measure_word_does_not_make_a_number_unreadable() -> None:
     ],
 )
 def test_degrees_equal_radians_and_by_default_bare_numbers(
-    prediction: str, answer: str, lenient: Status, strict: Status
+    prediction: str, answer: str, lenient: VerdictStatus, strict: VerdictStatus
 ) -> None:
     assert _verdict(rf"\boxed{{{prediction}}}", answer) is lenient
-    assert _verdict(rf"\boxed{{{prediction}}}", answer, Options(strict_degrees=True)) is strict
+    assert _verdict(rf"\boxed{{{prediction}}}", answer, ComparisonOptions(strict_degrees=True)) is strict
 
 
 @pytest.mark.parametrize(
@@ -158,10 +165,10 @@ def test_degrees_equal_radians_and_by_default_bare_numbers(
     ],
 )
 def test_percent_is_a_hundredth_and_by_default_also_a_bare_number(
-    prediction: str, answer: str, lenient: Status, strict: Status
+    prediction: str, answer: str, lenient: VerdictStatus, strict: VerdictStatus
 ) -> None:
     assert _verdict(rf"\boxed{{{prediction}}}", answer) is lenient
-    assert _verdict(rf"\boxed{{{prediction}}}", answer, Options(strict_percent=True)) is strict
+    assert _verdict(rf"\boxed{{{prediction}}}", answer, ComparisonOptions(strict_percent=True)) is strict
 
 
 def test_a_box_in_a_box_is_one_answer() -> None:
@@ -183,7 +190,9 @@ def test_a_box_in_a_box_is_one_answer() -> None:
         ("3.84e35", "3.83e35", W),
     ],
 )
-def test_other_silent_misreadings_are_not_repeated(prediction: str, answer: str, status: Status) -> None:
+def test_other_silent_misreadings_are_not_repeated(
+    prediction: str, answer: str, status: VerdictStatus
+) -> None:
     assert _verdict(rf"\boxed{{{prediction}}}", answer) is status
 
 

@@ -66,7 +66,7 @@ def test_the_server_ends_with_its_parent_even_while_it_generates(server: Served)
 
 
 class Silent(generation_pb2_grpc.GenerationServiceServicer):
-    """Answers no call, until it is cancelled."""
+    """Answer no call until it is cancelled."""
 
     def Generate(self, request: object, context: grpc.ServicerContext) -> Iterator[object]:
         ended = threading.Event()

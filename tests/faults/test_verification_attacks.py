@@ -42,7 +42,7 @@ def test_every_attack_gets_a_verdict_in_time_and_honest_items_beside_it_are_righ
 def _verify_beside_honest_items(
     server: VerificationServer, hostile: dict[str, str]
 ) -> tuple[dict[int, pb.Verdict], int]:
-    """Verdicts by id, attacks even and honest items odd, and the most memory that a worker held meanwhile."""
+    """Return verdicts by id (attacks even, honest items odd), and the largest memory of a worker."""
 
     def requests() -> Iterator[pb.VerifyStreamRequest]:
         for index, response in enumerate(hostile.values()):

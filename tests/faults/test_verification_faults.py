@@ -65,7 +65,7 @@ def test_an_item_that_kills_its_workers_is_an_error_not_a_wrong(server: Verifica
     assert len(killed) == 3
 
 
-def test_beyond_the_queue_a_call_is_refused_and_told_when_to_retry(server: VerificationServer) -> None:
+def test_beyond_the_queue_a_call_is_refused_with_a_time_to_retry(server: VerificationServer) -> None:
     blocking = _hang(server, 8)
     wait_until(lambda: any(_busy(worker) for worker in server.workers()))
     with pytest.raises(grpc.RpcError) as refused:

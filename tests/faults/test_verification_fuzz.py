@@ -6,9 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from extra_rl.vocabulary import BoxChoice, Method, VerdictStatus
 from extra_services.verification.pool import WorkerPool
-from extra_services.verification.verdict import Boxes, Item, Method, Options, Status, Verdict
-from extra_services.verification.verifier import Hard, Verifier
+from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
+from extra_services.verification.verifier import PendingItem, Verifier
 
 LIMIT = 0.5
 STRINGS_PER_EXAMPLE = 50
@@ -20,11 +21,11 @@ _PIECES = st.sampled_from(
 )
 _STRINGS = st.one_of(st.text(max_size=80), st.lists(_PIECES, max_size=14).map("".join))
 _ITEMS = st.builds(
-    Item,
+    VerificationItem,
     response=_STRINGS,
     answer=_STRINGS.filter(lambda text: bool(text.strip())),
     method=st.sampled_from([method for method in Method if method is not Method.CUSTOM]),
-    options=st.builds(Options, boxes=st.sampled_from(Boxes), strict_percent=st.booleans()),
+    options=st.builds(ComparisonOptions, boxes=st.sampled_from(BoxChoice), strict_percent=st.booleans()),
 )
 _BATCHES = st.lists(_ITEMS, min_size=STRINGS_PER_EXAMPLE // 2, max_size=STRINGS_PER_EXAMPLE // 2)
 
@@ -37,17 +38,17 @@ def verifier() -> Iterator[Verifier]:
     pool.close()
 
 
-def _check(verifier: Verifier, items: list[Item]) -> None:
+def _check(verifier: Verifier, items: list[VerificationItem]) -> None:
     with verifier.call() as call:
         decided = [verifier.decide(item) for item in items]
-        hard = [entry for entry in decided if isinstance(entry, Hard)]
+        hard = [entry for entry in decided if isinstance(entry, PendingItem)]
         finished = [
             verifier.finish(entry, future.result(60), LIMIT)
             for entry, future in zip(hard, call.submit(hard, LIMIT), strict=True)
         ]
     for verdict in finished + [entry for entry in decided if isinstance(entry, Verdict)]:
         assert verdict.rule != "worker", verdict.detail
-        assert verdict.status is not Status.ERROR, verdict.detail
+        assert verdict.status is not VerdictStatus.ERROR, verdict.detail
 
 
 _quietly = settings(
@@ -57,7 +58,7 @@ _quietly = settings(
 
 @settings(_quietly, max_examples=20)
 @given(items=_BATCHES)
-def test_a_thousand_random_strings_get_verdicts(verifier: Verifier, items: list[Item]) -> None:
+def test_a_thousand_random_strings_get_verdicts(verifier: Verifier, items: list[VerificationItem]) -> None:
     _check(verifier, items)
 
 
@@ -65,5 +66,5 @@ def test_a_thousand_random_strings_get_verdicts(verifier: Verifier, items: list[
 @pytest.mark.timeout(600)
 @settings(_quietly, max_examples=10_000 // STRINGS_PER_EXAMPLE)
 @given(items=_BATCHES)
-def test_ten_thousand_random_strings_get_verdicts(verifier: Verifier, items: list[Item]) -> None:
+def test_ten_thousand_random_strings_get_verdicts(verifier: Verifier, items: list[VerificationItem]) -> None:
     _check(verifier, items)

@@ -19,7 +19,7 @@ OPTIONS = {"n": 3, "max_tokens": 24, "seed": 5, "temperature": 1.0, "top_p": 1.0
 
 @pytest.fixture(scope="module")
 def root(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The weights root: folders `start`, the model, and `policy`, the model with other weights."""
+    """Return the weights root with the folders `start`, the model, and `policy`, with other weights."""
     root = tmp_path_factory.mktemp("weights")
     generator = torch.Generator().manual_seed(0)
     for name, change in (("start", 0.0), ("policy", 0.05)):
@@ -44,7 +44,7 @@ def replicas(tiny_model: Path, root: Path) -> Iterator[list[embedded.EmbeddedSer
 
 @pytest.fixture
 def targets(replicas: list[embedded.EmbeddedService], root: Path) -> list[str]:
-    """Addresses of the two replicas, which serve the model they started with, as the same version."""
+    """Return the addresses of two replicas that serve their first model as the same version."""
     found = [replica.target for replica in replicas]
     with GenerationPool(found) as pool:
         pool.deliver(root, "start", pool.policy_version() + 1)

@@ -33,7 +33,7 @@ from support.generation_server import (
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server for the tests that change nothing."""
+    """Serve for all tests that change nothing."""
     folder = tmp_path_factory.mktemp("generation")
     with served(folder, make_model(folder / "model"), "--max-batch", "16", "--max-queue", "5000") as server:
         yield server

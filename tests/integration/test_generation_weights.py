@@ -133,7 +133,7 @@ def test_wrong_weights_are_refused_and_the_old_ones_keep_serving(server: Served,
 
 
 def chunks(folder: Path, size: int = 5000) -> Iterator[pb.StreamWeightsRequest]:
-    """The tensors of a model folder, in chunks of `size` bytes."""
+    """Yield the tensors of a model folder in chunks of `size` bytes."""
     with safe_open(folder / "model.safetensors", "pt") as file:
         for name in file.keys():  # noqa: SIM118 - it is no mapping
             tensor = file.get_tensor(name)
@@ -188,7 +188,7 @@ def test_a_wrong_stream_of_tensors_is_refused_and_changes_nothing(server: Served
 
 
 def update_in_the_middle(server: Served, in_flight: pb.InFlight) -> tuple[list[pb.Rollout], int, Path, Path]:
-    """8 long samples, with new weights once all are under way: rollouts, new version, old and new model."""
+    """Update the weights while 8 long samples run; return rollouts, new version, old and new model."""
     old = make(server.root / f"step{(version := next(VERSIONS))}", seed=version)
     update(server, old.name, version)
     new = make(server.root / f"step{(version := next(VERSIONS))}", seed=version)

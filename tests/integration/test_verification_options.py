@@ -169,7 +169,7 @@ def test_an_equal_question_is_answered_from_memory(server: VerificationServer) -
     assert (first.cached, again.cached, strict.cached) == (False, True, False)
 
 
-def test_ones_own_verifier_decides_on_the_whole_response(server: VerificationServer) -> None:
+def test_a_custom_verifier_decides_on_the_whole_response(server: VerificationServer) -> None:
     assert _verify(server, "four", "5678", pb.METHOD_CUSTOM, verifier="same_length").status == CORRECT
     verdict = _verify(server, "three", "5678", pb.METHOD_CUSTOM, verifier="same_length")
     assert (verdict.status, verdict.rule) == (WRONG, "custom:same_length")

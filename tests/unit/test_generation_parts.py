@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from extra_rl import vllm_entropy
 from extra_services.errors import InvalidInput
 from extra_services.generation.engines.transformers.prefix_cache import BLOCK, PrefixCache
-from extra_services.generation.engines.transformers.rows import Computed
+from extra_services.generation.engines.transformers.rows import ComputedSequence
 from extra_services.generation.engines.transformers.sampling import RowParameters, draw, noise_keys
-from extra_services.generation.rollouts import Sampling
+from extra_services.generation.requests import SamplingParameters
 from extra_services.generation.segments import segments
 from extra_services.generation.tensor_stream import TensorStream
 
 CPU = torch.device("cpu")
 
 
-def parameters(rows: list[Sampling], vocabulary: int) -> RowParameters:
+def parameters(rows: list[SamplingParameters], vocabulary: int) -> RowParameters:
     return RowParameters.of(rows, False, vocabulary, CPU)
 
 
 samplings = st.builds(
-    Sampling,
+    SamplingParameters,
     max_tokens=st.just(1),
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
     top_p=st.sampled_from([1.0, 0.9, 0.2]),
@@ -34,7 +34,9 @@ samplings = st.builds(
 
 @settings(deadline=None, max_examples=60)
 @given(rows=st.lists(samplings, min_size=1, max_size=8), seed=st.integers(0, 2**32))
-def test_what_a_row_draws_does_not_depend_on_the_other_rows(rows: list[Sampling], seed: int) -> None:
+def test_what_a_row_draws_does_not_depend_on_the_other_rows(
+    rows: list[SamplingParameters], seed: int
+) -> None:
     logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 3, (len(rows), 50)).astype(np.float32))
     keys = torch.from_numpy(np.concatenate([noise_keys(seed, i, 0, 1) for i in range(len(rows))]))
     together = draw(logits, parameters(rows, 50), keys)
@@ -47,7 +49,7 @@ def test_what_a_row_draws_does_not_depend_on_the_other_rows(rows: list[Sampling]
 
 @settings(deadline=None, max_examples=60)
 @given(sampling=samplings, seed=st.integers(0, 2**32))
-def test_only_tokens_that_the_filters_leave_are_drawn(sampling: Sampling, seed: int) -> None:
+def test_only_tokens_that_the_filters_leave_are_drawn(sampling: SamplingParameters, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(0, 3, 50).astype(np.float32)
     p = np.exp(logits / (sampling.temperature or 1.0))
     p /= p.sum()
@@ -67,7 +69,9 @@ def test_draws_are_distributed_as_the_model_says_and_samples_are_independent() -
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -4.0])
     count = 40_000
     keys = torch.from_numpy(np.concatenate([noise_keys(7, 0, sample, 2) for sample in range(count // 2)]))
-    tokens = draw(logits.expand(count, 5), parameters([Sampling(1)] * count, 5), keys).tokens.numpy()
+    tokens = draw(
+        logits.expand(count, 5), parameters([SamplingParameters(1)] * count, 5), keys
+    ).tokens.numpy()
     expected = torch.softmax(logits, -1).numpy()
     chi2 = ((np.bincount(tokens, minlength=5) - count * expected) ** 2 / (count * expected)).sum()
     assert chi2 < 18.5  # 99.9 % of 4 degrees of freedom
@@ -78,12 +82,12 @@ def test_draws_are_distributed_as_the_model_says_and_samples_are_independent() -
 
 def test_entropies_are_exact_where_probabilities_vanish() -> None:
     logits = torch.tensor([[0.0, -torch.inf, 0.0, -200.0]])
-    drawn = draw(logits, parameters([Sampling(1)], 4), torch.from_numpy(noise_keys(0, 0, 0, 1)))
+    drawn = draw(logits, parameters([SamplingParameters(1)], 4), torch.from_numpy(noise_keys(0, 0, 0, 1)))
     assert drawn.entropies.item() == pytest.approx(np.log(2))
 
 
-def sequence(tokens: list[int]) -> Computed:
-    return Computed(
+def sequence(tokens: list[int]) -> ComputedSequence:
+    return ComputedSequence(
         np.array(tokens, np.int32),
         [(torch.zeros(1, len(tokens), 1), torch.zeros(1, len(tokens), 1))],
         torch.zeros(1, 4),
@@ -99,7 +103,7 @@ def test_the_prefix_cache_finds_only_what_is_there_and_stays_within_its_memory(
     sequences: list[list[int]], limit: int
 ) -> None:
     cache = PrefixCache(limit)
-    known: dict[bytes, Computed] = {}
+    known: dict[bytes, ComputedSequence] = {}
     for tokens in sequences:
         wanted = np.array(tokens, np.int32)
         start = cache.longest_start(wanted)

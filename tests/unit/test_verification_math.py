@@ -2,13 +2,14 @@
 
 import pytest
 
+from extra_rl.vocabulary import UnparseableSide
 from extra_services.verification.judge import judge
-from extra_services.verification.verdict import Item, Side
+from extra_services.verification.verdict import VerificationItem
 
 
 def _outcome(response: str, answer: str) -> str:
-    verdict = judge(Item(response, answer))
-    sides = {Side.RESPONSE: " response", Side.ANSWER: " answer"}
+    verdict = judge(VerificationItem(response, answer))
+    sides = {UnparseableSide.RESPONSE: " response", UnparseableSide.ANSWER: " answer"}
     return verdict.status.value + sides.get(verdict.side, "")
 
 

@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extra_rl.vocabulary import UnparseableSide, VerdictStatus
 from extra_services.verification import quick
 from extra_services.verification.extraction import boxes, final_answer
-from extra_services.verification.verdict import Item, Side, Status
+from extra_services.verification.verdict import VerificationItem
 
 
-def _decide(response: str, answer: str) -> Status | None:
-    verdict = quick.decide(quick.question(Item(response, answer)))
+def _decide(response: str, answer: str) -> VerdictStatus | None:
+    verdict = quick.decide(quick.question(VerificationItem(response, answer)))
     return verdict.status if verdict else None
 
 
@@ -41,7 +42,7 @@ def _decide(response: str, answer: str) -> Status | None:
     ],
 )
 def test_equal_answers_are_proved_correct(response: str, answer: str) -> None:
-    assert _decide(response, answer) is Status.CORRECT
+    assert _decide(response, answer) is VerdictStatus.CORRECT
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_equal_answers_are_proved_correct(response: str, answer: str) -> None:
     ],
 )
 def test_different_plain_numbers_are_proved_wrong(response: str, answer: str) -> None:
-    assert _decide(response, answer) is Status.WRONG
+    assert _decide(response, answer) is VerdictStatus.WRONG
 
 
 @pytest.mark.parametrize(
@@ -79,21 +80,21 @@ def test_what_it_cannot_prove_is_left_undecided(response: str, answer: str) -> N
 
 @pytest.mark.parametrize("response", ["", "I do not know", r"\boxed{}", r"cut off in the box: \boxed{26"])
 def test_no_final_answer_is_unparseable_and_not_wrong(response: str) -> None:
-    verdict = quick.decide(quick.question(Item(response, "26")))
+    verdict = quick.decide(quick.question(VerificationItem(response, "26")))
     assert verdict is not None
-    assert (verdict.status, verdict.side) == (Status.UNPARSEABLE, Side.RESPONSE)
+    assert (verdict.status, verdict.side) == (VerdictStatus.UNPARSEABLE, UnparseableSide.RESPONSE)
 
 
 @given(st.integers(), st.integers())
 def test_integers_are_equal_exactly_if_they_are(left: int, right: int) -> None:
-    expected = Status.CORRECT if left == right else Status.WRONG
+    expected = VerdictStatus.CORRECT if left == right else VerdictStatus.WRONG
     assert _decide(rf"\boxed{{{left}}}", str(right)) is expected
 
 
 @given(st.fractions(), st.integers(min_value=1, max_value=50))
 def test_a_fraction_equals_itself_expanded(value, factor: int) -> None:  # type: ignore[no-untyped-def]
     expanded = rf"\frac{{{value.numerator * factor}}}{{{value.denominator * factor}}}"
-    assert _decide(rf"\boxed{{{expanded}}}", str(value)) is Status.CORRECT
+    assert _decide(rf"\boxed{{{expanded}}}", str(value)) is VerdictStatus.CORRECT
 
 
 @given(st.text(alphabet="{}\\boxed 1", max_size=60))

@@ -1,0 +1,1 @@
+"""Generation: rollouts with exact entropies, and weights that are replaced while serving."""

@@ -1,6 +1,6 @@
 """The metrics of the generation server; runtime/metrics.py has those of all servers.
 
-With the engine vLLM its own metrics (vllm:...) are on the same page.
+With the vLLM engine, the page also has the metrics of vLLM (vllm:...).
 """
 
 import time
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from extra_services.generation.rollouts import Engine, FinishReason, Rollout
+from extra_rl.vocabulary import FinishReason
+from extra_services.generation.engines.protocol import Engine
+from extra_services.generation.rollouts import Rollout
 from extra_services.runtime import tracing
 from extra_services.runtime.metrics import BUCKETS, Stages
 
@@ -19,12 +21,14 @@ STAGES = Stages(
     "Seconds of a stage of a sample: queue (for a place in the batch), prefill (of its prompt), decode.",
     ("queue", "prefill", "decode"),
 )
-SAMPLES = Counter("extra_rl_generation_samples", "Finished samples, by why they ended.", ["finish_reason"])
+SAMPLES = Counter(
+    "extra_rl_generation_samples", "Finished samples, by the reason of their end.", ["finish_reason"]
+)
 _SAMPLES = {reason: SAMPLES.labels(reason.value) for reason in FinishReason}
 TOKENS = Counter("extra_rl_generation_tokens", "Tokens of finished samples.")
 PROMPT_TOKENS = Counter(
     "extra_rl_generation_prompt_tokens",
-    "Tokens of prompts and prefixes, each prompt of a request once: computed, or cached (known already).",
+    "Tokens of prompts and prefixes, each prompt of a request once: computed, or from the cache.",
     ["source"],
 )
 _COMPUTED, _CACHED = PROMPT_TOKENS.labels("computed"), PROMPT_TOKENS.labels("cached")
@@ -36,10 +40,10 @@ KV_TOKENS = Gauge(
 )
 KV_LIMIT_TOKENS = Gauge(
     "extra_rl_generation_kv_limit_tokens",
-    "Tokens that the memory for keys and values holds; NaN: vLLM knows.",
+    "Tokens that the memory for keys and values holds; NaN with vLLM, which has a metric of its own.",
 )
 PREFIX_CACHE_BYTES = Gauge(
-    "extra_rl_generation_prefix_cache_bytes", "Memory of prompts kept for later requests; NaN: vLLM knows."
+    "extra_rl_generation_prefix_cache_bytes", "Memory of prompts kept for later requests; NaN with vLLM."
 )
 POLICY_VERSION = Gauge("extra_rl_generation_policy_version", "Version of the weights that are served.")
 WEIGHT_UPDATES = Counter(
@@ -54,7 +58,7 @@ UPDATE_SECONDS = Histogram(
 
 
 def watch(engine: Engine) -> None:
-    """Has the gauges ask `engine` when the page is read."""
+    """Connect the gauges to `engine`; they are read when the page is."""
     SAMPLES_WAITING.set_function(lambda: engine.load().waiting)
     SAMPLES_RUNNING.set_function(lambda: engine.load().running)
     SLOTS.set_function(lambda: engine.load().slots)
@@ -66,7 +70,7 @@ def watch(engine: Engine) -> None:
 
 @contextmanager
 def updating() -> Iterator[None]:
-    """Counts and times the delivery of weights in its block."""
+    """Count and time the delivery of weights in a block."""
     started = time.perf_counter()
     try:
         yield
@@ -78,8 +82,8 @@ def updating() -> Iterator[None]:
 
 
 @dataclass
-class _Prompt:
-    """The samples of one prompt, on their way; seconds by the monotonic clock."""
+class _PromptTimes:
+    """The unfinished samples of one prompt; times are those of the monotonic clock, in seconds."""
 
     left: int
     began: float = float("inf")
@@ -88,19 +92,19 @@ class _Prompt:
     tokens: int = 0
 
 
-class Observed:
-    """Counts the samples of one request as they end; a prompt's last one completes the prompt's spans."""
+class RequestMetrics:
+    """Metrics and spans of one request with `n` samples per prompt."""
 
     def __init__(self, n: int) -> None:
         self._n = n
-        self._prompts: dict[int, _Prompt] = {}
+        self._prompts: dict[int, _PromptTimes] = {}
 
     def sample(self, rollout: Rollout) -> None:
-        """One has just ended."""
+        """Record a sample that has just ended; the last one of a prompt completes the spans of the prompt."""
         now = time.monotonic()
         prompt = self._prompts.get(rollout.prompt_index)
         if prompt is None:
-            prompt = self._prompts[rollout.prompt_index] = _Prompt(self._n)
+            prompt = self._prompts[rollout.prompt_index] = _PromptTimes(self._n)
             _CACHED.inc(rollout.cached_prompt_tokens)
             _COMPUTED.inc(rollout.prompt_tokens - rollout.cached_prompt_tokens)
         _SAMPLES[rollout.finish_reason].inc()
@@ -117,7 +121,7 @@ class Observed:
         if prompt.left == 0:
             self._spans(rollout.prompt_index, prompt, now)
 
-    def _spans(self, index: int, prompt: _Prompt, now: float) -> None:
+    def _spans(self, index: int, prompt: _PromptTimes, now: float) -> None:
         about = {"prompt_index": index, "samples": self._n}
         tracing.record("queue", prompt.prefill - prompt.began, now - prompt.prefill, **about)
         tracing.record("prefill", prompt.decode - prompt.prefill, now - prompt.decode, **about)

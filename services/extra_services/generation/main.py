@@ -1,4 +1,4 @@
-"""Starts the generation server: `extra-rl serve generation --model FOLDER`."""
+"""`extra-rl serve generation --model FOLDER`: build the engine, and serve it."""
 
 import asyncio
 from importlib.util import find_spec
@@ -10,11 +10,11 @@ from extra_rl.config_file import ConfigError
 from extra_rl.v1 import generation_pb2_grpc
 from extra_services.errors import ServiceError
 from extra_services.generation import instruments
-from extra_services.generation.engines.transformers.engine import Options, TransformersEngine
-from extra_services.generation.rollouts import Engine
+from extra_services.generation.engines.protocol import Engine
+from extra_services.generation.engines.transformers.engine import TransformersEngine, TransformersOptions
 from extra_services.generation.service import GenerationServicer
 from extra_services.generation.settings import GenerationSettings
-from extra_services.generation.vocabulary import Vocabulary
+from extra_services.generation.tokenizer import Tokenizer
 from extra_services.runtime import server
 from extra_services.runtime.settings import load
 
@@ -22,32 +22,36 @@ NAME = "extra_rl.v1.GenerationService"
 
 
 def main(arguments: list[str]) -> None:
-    """Serves with the settings in `arguments`, the environment and the config file."""
+    """Serve with the settings in `arguments`, the environment and the config file, until stopped."""
     settings = load(GenerationSettings, arguments)
     transformers.utils.logging.disable_progress_bar()
     server.run(settings, lambda: build(settings))
 
 
 async def build(settings: GenerationSettings) -> server.Hosted:
-    """Loads the model; ConfigError if it cannot be served."""
+    """Load the model and build the server.
+
+    Raises:
+        ConfigError: The model cannot be served.
+    """
     if not settings.model.is_dir():
         raise ConfigError(f"model: there is no folder {settings.model}")
-    vocabulary = Vocabulary(settings.model)
+    tokenizer = Tokenizer(settings.model)
     try:
         make = _vllm if settings.engine == "vllm" else _transformers
-        engine = await make(settings, vocabulary)
+        engine = await make(settings, tokenizer)
     except ServiceError as error:
         raise ConfigError(f"model: {error.message}") from error
     instruments.watch(engine)
-    servicer = GenerationServicer(engine, vocabulary, settings.model, settings.weights_root)
+    servicer = GenerationServicer(engine, tokenizer, settings.model, settings.weights_root)
     add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
     return server.Hosted(
         {NAME: lambda grpc_server: add(servicer, grpc_server)}, engine.close, engine.readiness
     )
 
 
-async def _transformers(settings: GenerationSettings, vocabulary: Vocabulary) -> Engine:
-    options = Options(
+async def _transformers(settings: GenerationSettings, tokenizer: Tokenizer) -> Engine:
+    options = TransformersOptions(
         model=settings.model,
         max_batch=settings.max_batch,
         max_prompts=settings.max_prompts,
@@ -62,14 +66,15 @@ async def _transformers(settings: GenerationSettings, vocabulary: Vocabulary) ->
         seed=settings.seed,
         policy_version=settings.policy_version,
     )
-    return await asyncio.to_thread(TransformersEngine, options, vocabulary.decode)
+    return await asyncio.to_thread(TransformersEngine, options, tokenizer.decode)
 
 
-async def _vllm(settings: GenerationSettings, vocabulary: Vocabulary) -> Engine:
+async def _vllm(settings: GenerationSettings, tokenizer: Tokenizer) -> Engine:
     if find_spec("vllm") is None:
         raise ConfigError("engine: vllm is not installed; pip install 'extra-rl[vllm]', or use transformers")
-    # Late: importing vLLM takes seconds and is only possible where it is installed.
-    from extra_services.generation.engines.vllm.engine import VllmEngine, VllmOptions
+    # Imported late: vLLM takes seconds to import and is not always installed.
+    from extra_services.generation.engines.vllm.engine import VllmEngine
+    from extra_services.generation.engines.vllm.options import VllmOptions
 
     return await VllmEngine.start(
         VllmOptions(
@@ -87,5 +92,5 @@ async def _vllm(settings: GenerationSettings, vocabulary: Vocabulary) -> Engine:
             seed=settings.seed,
             policy_version=settings.policy_version,
         ),
-        vocabulary.decode,
+        tokenizer.decode,
     )

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens start .. end - 1, with the mean and the largest of their entropies, in nats."""
+    """Tokens start .. end - 1 of a continuation."""
 
     start: int
     end: int
+    #: Mean and maximum of the entropies, in nats.
     mean: float
     max: float
 
@@ -20,7 +21,13 @@ class Segment:
 def segments(
     token_ids: NDArray[np.int32], entropies: NDArray[np.float32], newline_ids: NDArray[np.int32]
 ) -> list[Segment]:
-    """The segments of token_ids [length]: each ends with its newline token, the last where the tokens end."""
+    """Split a continuation after each token with a newline.
+
+    Args:
+        token_ids: int32 [length].
+        entropies: float32 [length], in nats.
+        newline_ids: Ids of the tokens whose text has a newline.
+    """
     ends = np.flatnonzero(np.isin(token_ids, newline_ids)) + 1
     bounds = np.unique(np.concatenate([[0], ends, [len(token_ids)]]))
     return [

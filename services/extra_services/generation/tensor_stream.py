@@ -1,7 +1,7 @@
-"""Weights that arrive as a stream of tensors: collected, checked as they come, written as a model folder.
+"""Collect weights that arrive as a stream of tensors, check them, and write them as a model folder.
 
-The folder, with the served model's config, then goes the way of every other folder of weights, so that both
-ways of delivering weights are checked by the same code. How much may arrive is bounded by the served model.
+The folder gets the config of the served model and is then treated as any other folder of weights, so that the
+same code checks both ways of delivery. The size of the served model bounds how much may arrive.
 """
 
 import math
@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from extra_services.errors import InvalidInput
 
-#: By the names that safetensors has for them.
+#: By their names in safetensors.
 FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class TensorStream:
-    """Tensors, chunk by chunk, of at most `max_bytes` together."""
+    """Tensors of at most `max_bytes` together, which arrive in chunks."""
 
     def __init__(self, max_bytes: int) -> None:
         self._left = max_bytes
@@ -26,7 +26,17 @@ class TensorStream:
         self._open: str | None = None
 
     def add(self, name: str, dtype: str, shape: tuple[int, ...], data: bytes) -> None:
-        """The next bytes of tensor `name`; InvalidInput if they do not fit what came before."""
+        """Append bytes to the tensor `name`.
+
+        Args:
+            name: A new tensor, or that of the previous call.
+            dtype: A key of FORMATS.
+            shape: Shape of the whole tensor.
+            data: Its next bytes, little-endian and row-major.
+
+        Raises:
+            InvalidInput: They do not fit the tensor or the chunks before.
+        """
         if dtype not in FORMATS:
             raise InvalidInput("chunk.dtype", f"{dtype!r} of {name}; use one of {', '.join(FORMATS)}")
         if name not in self._tensors:
@@ -42,7 +52,11 @@ class TensorStream:
             raise InvalidInput("chunk.data", text)
 
     def write(self, folder: Path, served: Path) -> None:
-        """Writes a model folder with the tensors and the config of the model in `served`."""
+        """Write the tensors to `folder`, with the config of the model in `served`.
+
+        Raises:
+            InvalidInput: The last tensor is incomplete.
+        """
         self._finish_tensor()
         shutil.copy(served / "config.json", folder)
         tensors = {
@@ -57,7 +71,9 @@ class TensorStream:
             raise InvalidInput("chunk.shape", f"{name} has the shape {list(shape)}")
         self._left -= _size(dtype, shape)
         if self._left < 0:
-            raise InvalidInput("chunk.data", f"{name} makes it more bytes than the served model can have")
+            raise InvalidInput(
+                "chunk.data", f"{name} would make it more bytes than the served model can have"
+            )
         self._tensors[name] = (dtype, shape, bytearray())
         self._open = name
 

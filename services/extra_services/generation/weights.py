@@ -1,7 +1,7 @@
-"""Models from safetensors folders: loaded, compared with what is served, and scored by a plain forward pass.
+"""Models in safetensors folders: load them, compare them with the served one, score the probe.
 
-Pickled weights are never read: unpickling runs code. A folder named by a caller must lie under the configured
-root, with everything in it, links resolved.
+Pickled weights are never read, since unpickling runs code. A folder that a caller names must lie under the
+configured root with everything in it, also after links are resolved.
 """
 
 import json
@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 #: Tokens of the fixed text on which engine and plain forward pass are compared.
 PROBE_LENGTH = 48
 
-#: What decides what a model computes, beyond the shapes of its tensors.
+#: Entries of the config on which the model's function depends, besides the shapes of its tensors.
 COMPARED = (
     "model_type",
     "vocab_size",
@@ -43,7 +43,12 @@ COMPARED = (
 
 
 def resolve(root: Path | None, path: str) -> Path:
-    """The folder that `path` names under `root`; InvalidInput if it leaves the root or is no model."""
+    """Return the model folder `path` under `root`.
+
+    Raises:
+        FailedPrecondition: There is no root.
+        InvalidInput: The folder lies outside the root, has links to the outside, or holds no whole model.
+    """
     if root is None:
         raise FailedPrecondition(
             "this server has no weights_root, so its weights cannot be replaced from a folder"
@@ -69,7 +74,7 @@ def resolve(root: Path | None, path: str) -> Path:
 
 
 def _resolved(path: Path) -> Path | None:
-    """`path` without links; None where that cannot be told (links in a circle, names too long)."""
+    """Return `path` without links; None if it cannot be resolved (circular links, names too long)."""
     try:
         return path.resolve(strict=path.is_symlink())
     except (OSError, RuntimeError):
@@ -77,7 +82,7 @@ def _resolved(path: Path) -> Path | None:
 
 
 def _check_shards(folder: Path, path: str) -> None:
-    # A sharded model's index names the files that are read: it could name any.
+    # The index of a sharded model names the files to read, and could name any file.
     for index in folder.glob("*.index.json"):
         try:
             names = set(json.loads(index.read_bytes())["weight_map"].values())
@@ -89,10 +94,15 @@ def _check_shards(folder: Path, path: str) -> None:
 
 
 def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch.nn.Module:
-    """The causal language model in `folder`, ready to run under `rows.attention`.
+    """Load the causal language model in `folder`, to run with `rows.attention`.
 
-    `dtype` None keeps the one it was saved in. FailedPrecondition if tensors are missing, unknown or of the
-    wrong shape.
+    Args:
+        folder: config.json and safetensors.
+        dtype: None keeps the saved one.
+        device: Its device.
+
+    Raises:
+        FailedPrecondition: Tensors are missing, unknown or of the wrong shape, or the folder cannot be read.
     """
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -100,10 +110,10 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
             dtype=dtype or "auto",
             attn_implementation=ATTENTION,
             use_safetensors=True,
-            # Said, because unsaid transformers would ask whoever sits at the terminal.
+            # Explicit, since otherwise transformers may ask at the terminal.
             trust_remote_code=False,
             local_files_only=True,
-            # Read, not mapped: a mapped file that its writer replaces later would change what is served.
+            # Not mapped: a later change of a mapped file would change the served weights.
             disable_mmap=True,
             output_loading_info=True,
         )
@@ -125,7 +135,11 @@ def _some(names: Any) -> str:
 
 
 def check_same_model(folder: Path, served: Any) -> None:
-    """FailedPrecondition unless config.json in `folder` describes the model of the config `served`."""
+    """Compare config.json in `folder` with the config `served`.
+
+    Raises:
+        FailedPrecondition: It describes another model.
+    """
     try:
         delivered = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
@@ -137,19 +151,19 @@ def check_same_model(folder: Path, served: Any) -> None:
 
 
 def probe_tokens(vocab_size: int, length: int) -> torch.Tensor:
-    """int64 [length]: the fixed token ids on which weights are probed."""
+    """Return int64 [length]: the fixed token ids on which weights are probed."""
     return torch.from_numpy(np.random.Generator(np.random.Philox(20624994)).integers(vocab_size, size=length))
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def plain_logprobs(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """float32 [length - 1]: log-probability of each token after the first, by one pass without any cache."""
+    """Return float32 [length - 1]: log-probability of each later token, by one pass without a cache."""
     logits = model(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
     return torch.log_softmax(logits, -1).gather(-1, tokens[1:, None])[:, 0]
 
 
 def move_into(served: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Makes `served` compute with `tensors` (its parameters and buffers by name); returns those it had."""
+    """Replace the parameters and buffers of `served` by `tensors`, by name, and return the old ones."""
     before = tensors_of(served)
     for name, own in (*served.named_parameters(), *served.named_buffers()):
         own.data = tensors[name]
@@ -157,12 +171,12 @@ def move_into(served: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict
 
 
 def tensors_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name, sharing their memory."""
+    """Return parameters and buffers by name, without a copy."""
     return {name: own.data for name, own in (*model.named_parameters(), *model.named_buffers())}
 
 
 def eos_token_ids(folder: Path, config: Any) -> list[int]:
-    """Token ids that end a sample: those of generation_config.json in `folder`, else those of `config`."""
+    """Return the ids that end a sample: those of generation_config.json in `folder`, else of `config`."""
     found = config.eos_token_id
     if (folder / "generation_config.json").is_file():
         found = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id or found
@@ -172,7 +186,7 @@ def eos_token_ids(folder: Path, config: Any) -> list[int]:
 
 
 def parameter_count(folder: Path) -> int:
-    """Numbers in the safetensors files of `folder`, by their headers."""
+    """Count the numbers in the safetensors files of `folder`, from their headers."""
     total = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:

@@ -1,1 +1,1 @@
-"""Decides whether a response's final answer equals the reference answer, and never hangs or lies about it."""
+"""Verification: decide whether the final answer of a response equals the reference answer."""

@@ -1,11 +1,11 @@
-r"""Proves short answers equal or different by calculating them.
+r"""Prove short answers equal or different by calculation.
 
-Numbers, fractions, roots, pi, powers and letters. A subset of LaTeX without any doubt in its reading is
-parsed ("2\sqrt{3}+\frac{x}{2}", tuples and sets of such); anything else (a letter before a parenthesis,
-"1/2x", units, functions, e and i) is not read here, and left to the workers. Values without roots and
-letters are exact fractions. Others are floats that carry a bound of their rounding error (running error
-analysis, Higham, Accuracy and Stability of Numerical Algorithms, 3.3), and letters stand for fixed
-numbers: two values further apart than their bounds are different answers. Floats prove no equality.
+The parser reads an unambiguous subset of LaTeX: numbers, fractions, roots, pi, powers and letters
+("2\sqrt{3}+\frac{x}{2}"), and tuples and sets of these. Everything else (a letter before a parenthesis,
+"1/2x", units, i) is left to the workers. Values without roots and letters are exact fractions. Other values
+are floats with a bound of their rounding error (running error analysis: Higham, Accuracy and Stability of
+Numerical Algorithms, 3.3), and letters stand for fixed numbers. Two values further apart than their bounds
+are different answers. Floats prove no equality.
 """
 
 import math
@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-#: Longest answer calculated here, in characters: it is done on the event loop.
+#: Longest answer calculated here, in characters: the calculation blocks the event loop.
 _MAX_LENGTH = 160
 _MAX_EXPONENT = 64
 _MAX_SIZE = 10**60
@@ -45,19 +45,19 @@ _BRACKETS = re.compile(r"([(\[]|\\\{)(.*)([)\]]|\\\})\Z", re.DOTALL)
 
 
 class _Unreadable(Exception):
-    """Not in the subset, or too large to calculate here."""
+    """The answer is not in the subset, or too large to calculate here."""
 
 
 @dataclass(frozen=True)
 class _Bounded:
-    """A float and a bound of its absolute error."""
+    """A float with a bound of its absolute error."""
 
     value: float
     error: float
 
 
 _Number = Fraction | _Bounded
-#: A parsed expression: its value at the point with the given seed.
+#: A parsed expression, as a function from the seed of a point to the value there.
 _Expression = Callable[[int], _Number]
 
 
@@ -69,9 +69,15 @@ class _Parsed:
 
 
 def equal(response: str, answer: str, rounding: Fraction) -> bool | None:
-    """Whether two normal forms are equal; None if that cannot be proved here.
+    """Compare two normal forms.
 
-    Where a decimal is involved, values up to `rounding` apart are left undecided.
+    Args:
+        response: Normal form of the final answer.
+        answer: Normal form of the reference answer.
+        rounding: Where one side has a decimal, values up to so far apart are left undecided.
+
+    Returns:
+        The decision, or None if nothing can be proved here.
     """
     if (
         max(len(response), len(answer)) > _MAX_LENGTH
@@ -101,7 +107,7 @@ class _Split:
 
 
 def _split(text: str) -> _Split:
-    """The members of a tuple, interval, set or list; a single answer is a list of one."""
+    """Return the members of a tuple, interval, set or list; a single answer is a list of one."""
     match = _BRACKETS.match(text)
     if match and len(parts := _at_commas(match[2])) > 1:
         return _Split((match[1], match[3]), parts, ordered=match[1] != "\\{")
@@ -121,7 +127,7 @@ def _at_commas(text: str) -> tuple[str, ...]:
 
 
 def _without_assignment(response: str, answer: str) -> tuple[str, str]:
-    """Both without the name they are given ("x = 5"), unless they are given different ones."""
+    """Return both without the name on the left ("x = 5"), unless the names differ."""
     mine, theirs = _ASSIGNMENT.match(response), _ASSIGNMENT.match(answer)
     if mine and theirs and mine[1] != theirs[1]:
         return response, answer
@@ -129,7 +135,7 @@ def _without_assignment(response: str, answer: str) -> tuple[str, str]:
 
 
 def _one_of_several(left: list[_Parsed], right: list[_Parsed], rounding: Fraction) -> bool | None:
-    """A single value against one or more: different if one of those is (5 and "5, 5" are the same set)."""
+    """Compare one value with one or more: different if one of these is ("5" and "5, 5" are the same set)."""
     members = [_compare(mine, theirs, rounding) for mine in left for theirs in right]
     return False if False in members else (members[0] if len(members) == 1 else None)
 
@@ -143,7 +149,7 @@ def _sequences(left: list[_Parsed], right: list[_Parsed], ordered: bool, roundin
     table = [[_compare(mine, theirs, rounding) for mine in left] for theirs in right]
     if any(all(decided is False for decided in row) for row in table):
         return False
-    # Each member has exactly one proven partner, and they are distinct.
+    # Each member has exactly one proven partner, and the partners are distinct.
     partners = [row.index(True) for row in table if row.count(True) == 1 and None not in row]
     return True if len(partners) == len(set(partners)) == len(left) == len(right) else None
 
@@ -153,7 +159,7 @@ def _compare(left: _Parsed, right: _Parsed, rounding: Fraction) -> bool | None:
         mine, theirs = left.value(0), right.value(0)
         if isinstance(mine, Fraction) and isinstance(theirs, Fraction):
             return _exactly(mine, theirs, rounding if left.decimal or right.decimal else None)
-    # With letters, at both points: one might be where the two happen to meet.
+    # With letters, at both points: different expressions may have the same value at one.
     apart = (_apart(left, right, point) for point in _POINTS)
     return False if all(apart) else None
 
@@ -182,7 +188,7 @@ def _parse(text: str) -> _Parsed:
 
 
 class _Parser:
-    """Recursive descent; each method reads one rule and returns its expression."""
+    """A recursive descent parser; each method reads one rule and returns its expression."""
 
     def __init__(self, text: str) -> None:
         self._tokens = _tokens(text)
@@ -234,7 +240,7 @@ class _Parser:
         return product
 
     def _mixed_number(self, whole: _Expression) -> _Expression:
-        """ "1\\frac{4}{5}", alone in its product, is a sum; what has more to it may be a product."""
+        """Read "1\\frac{4}{5}" as a sum if it is alone in its product; otherwise it may be a product."""
         start = self._position - 1
         plain = re.match(
             r"\d+\\frac\{?\d+\}?\{?\d+\}?(?:[-+)}]|\Z)", "".join(self._tokens[start : start + 9])
@@ -284,7 +290,7 @@ class _Parser:
 
     def _letter(self, token: str) -> _Expression:
         letter = token.lower().replace("{", "").replace("}", "").replace(" ", "")
-        # "f(x)" may be a function, and i the imaginary unit. An e is a number, or a variable at that value.
+        # "f(x)" may be a function, and i the imaginary unit. An e has the value of the number in any case.
         if not (token[0].isalpha() or token[0] == "\\") or letter == "i" or self.next == "(":
             raise _Unreadable
         if letter == "e":
@@ -293,7 +299,7 @@ class _Parser:
         return lambda point: _Bounded(_value_of(letter, point), 0.0)
 
     def _function(self, name: str) -> _Expression:
-        r"""`\sin(...)` or `\sin x`, where nothing follows that might belong to the argument."""
+        r"""Read `\sin(...)` or `\sin x`; nothing may follow that could belong to the argument."""
         argument = self._atom() if self.next in ("(", "{") else self._argument()
         follows = self.next or "+"
         if follows not in ("+", "-", ")", "}") and follows not in _FUNCTIONS:
@@ -301,7 +307,7 @@ class _Parser:
         return lambda point: _apply(name, _bounded(argument(point)))
 
     def _argument(self) -> _Expression:
-        """What a command or ^ applies to: a group, or a single character."""
+        """Read the argument of a command or of ^: a group, or a single character."""
         token = self.next or ""
         if (
             token == "{"
@@ -314,7 +320,7 @@ class _Parser:
 
 @cache
 def _value_of(letter: str, point: int) -> float:
-    """A number between 0.3 and 3 that depends on nothing but the letter and the point."""
+    """Return a number between 0.3 and 3 that depends only on the letter and the point."""
     return 0.3 + 2.7 * zlib.crc32(f"{letter} {point}".encode()) / 2**32
 
 

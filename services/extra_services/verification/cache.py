@@ -1,20 +1,20 @@
-"""Remembers the verdicts of the workers: rollouts of one prompt repeat their answers.
+"""Cache of the workers' verdicts: rollouts of one prompt often repeat an answer.
 
-The key is the whole question (method, options, reference answer, final answer), so a hit needs nothing
-else of the response. Only what is decided is remembered: a timeout or an error may turn out otherwise
-next time.
+The key is the whole question (method, options, reference answer, final answer), so a hit needs nothing else
+of the response. Only decisions are kept: a timeout or an error may end differently next time.
 """
 
 from collections import OrderedDict
 
+from extra_rl.vocabulary import VerdictStatus
 from extra_services.verification.quick import Question
-from extra_services.verification.verdict import Status, Verdict
+from extra_services.verification.verdict import Verdict
 
-_UNDECIDED = (Status.TIMEOUT, Status.ERROR)
+_UNDECIDED = (VerdictStatus.TIMEOUT, VerdictStatus.ERROR)
 
 
 class VerdictCache:
-    """The last `capacity` questions asked, least recently asked out first; for one thread."""
+    """The verdicts on at most `capacity` questions; the least recently used goes first. Not thread-safe."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -24,14 +24,14 @@ class VerdictCache:
         return len(self._verdicts)
 
     def get(self, asked: Question) -> Verdict | None:
-        """The verdict on an equal question, or None."""
+        """Return the verdict on an equal question, or None."""
         known = self._verdicts.get(asked)
         if known is not None:
             self._verdicts.move_to_end(asked)
         return known
 
     def put(self, asked: Question, verdict: Verdict) -> None:
-        """Remembers `verdict`, if it is a decision."""
+        """Keep `verdict` if it is a decision."""
         if verdict.status in _UNDECIDED:
             return
         self._verdicts[asked] = verdict

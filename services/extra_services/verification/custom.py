@@ -1,34 +1,36 @@
-"""A user's own verifier, found by the name of its entry point and run in a worker like everything else.
+"""Verifiers of users, found by the name of their entry point and run in a worker.
 
-A package declares it in its `pyproject.toml`: `[project.entry-points."extra_rl.verifiers"]`, `my_name =
-"module:function"`. The function takes the whole response and the reference answer and returns True or False;
-what it raises becomes an ERROR.
+A package declares one in its `pyproject.toml`: `[project.entry-points."extra_rl.verifiers"]`, `my_name =
+"module:function"`. The function takes the whole response and the reference answer and returns True or False.
+An exception becomes the status ERROR.
 """
 
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 
+from extra_rl.vocabulary import VerdictStatus
 from extra_services.verification.quick import SHOWN
-from extra_services.verification.verdict import Item, Status, Verdict
+from extra_services.verification.verdict import Verdict, VerificationItem
 
 GROUP = "extra_rl.verifiers"
 
 
 @cache
 def known() -> frozenset[str]:
-    """Names of the verifiers that are installed."""
+    """Return the names of the installed verifiers."""
     return frozenset(entry.name for entry in entry_points(group=GROUP))
 
 
-def judge(item: Item) -> Verdict:
-    """The verdict of the verifier that the item's options name."""
+def judge(item: VerificationItem) -> Verdict:
+    """Decide `item` with the verifier that its options name."""
     name = item.options.verifier
     returned = _verifier(name)(item.response, item.answer)
     rule = f"custom:{name}"
     if not isinstance(returned, bool):
-        return Verdict(Status.ERROR, rule, detail=f"returned {returned!r}, not True or False"[:SHOWN])
-    return Verdict(Status.CORRECT if returned else Status.WRONG, rule)
+        text = f"returned {returned!r}, not True or False"
+        return Verdict(VerdictStatus.ERROR, rule, detail=text[:SHOWN])
+    return Verdict(VerdictStatus.CORRECT if returned else VerdictStatus.WRONG, rule)
 
 
 @cache

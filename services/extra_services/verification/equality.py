@@ -1,25 +1,21 @@
-r"""Whether two sympy expressions are equal, decided where math-verify 0.9.0 decides wrongly or slowly.
+r"""Compare two scalars or matrices of sympy.
 
-math-verify's comparison walks through equations, sets, intervals, tuples and matrices, and ends at scalars.
-That walk is kept; the scalar comparisons at its leaves are replaced (`install`), because theirs lose what is
-small (1/2004! and 1/2006! both become 0) and call `simplify` on everything. Here:
+math-verify 0.9.0 loses what is small (1/2004! and 1/2006! both become 0) and calls `simplify` on everything.
+Here:
 
-- rational numbers are compared exactly, other exact numbers by their first 30 digits relative to their size;
+- rational numbers are compared exactly, other exact numbers by their first 25 digits relative to their size;
 - decimals are equal if they agree to 6 decimals (math-verify's convention: 0.333333 is 1/3) and to 3 digits
   of their own;
-- expressions with variables are evaluated at fixed points (Schwartz 1980; Zippel 1979): different
-  values at one point, where both are real, prove them different; equal values to 25 digits at three
-  or more points count as equal; what cannot be evaluated goes to `simplify`.
+- expressions with variables are evaluated at fixed points (Schwartz 1980; Zippel 1979): different values at
+  one point, where both are real, prove them different; equal values to 25 digits at three or more points
+  count as equal; where too few points can be evaluated, `simplify` decides.
 
-A comparison that runs out of memory or stack raises Undecided, which no `except Exception` on the way can
-turn into "different".
+A comparison that runs out of memory or stack raises MemoryError or RecursionError.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import sympy
-from math_verify import grader
 from sympy.core.function import AppliedUndef
 
 _DIGITS = 40
@@ -29,7 +25,7 @@ _DECIMALS = 6
 _OWN_DIGITS = sympy.Float("1e-3", 30)
 _INFINITE = (sympy.nan, sympy.zoo)
 
-#: Values for the variables, in order of their names; the last two points suit what is meant for integers.
+#: Values for the variables, in order of their names; the last two points suit expressions meant for integers.
 _POINTS = tuple(
     tuple(sympy.Rational(value) for value in point)
     for point in (
@@ -44,30 +40,29 @@ _POINTS = tuple(
 )
 
 
-class Undecided(BaseException):
-    """The comparison ran out of memory or stack; not an Exception, so that nothing on the way swallows it."""
-
-
-def install() -> None:
-    """Makes math-verify use this module at the leaves of its comparison."""
-    grader.sympy_numeric_eq = _leaf
-    grader.sympy_symbolic_eq = lambda gold, prediction: False  # the leaf above has decided
-    grader.sympy_compare_symbols = _or_equal(grader.sympy_compare_symbols)
-    grader.sympy_solve_and_compare = _same_relation(grader.sympy_solve_and_compare)
-
-
 def equal(left: Any, right: Any) -> bool:
-    """Whether two scalars or matrices are equal; symmetric."""
-    try:
-        if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
-            return _matrices_equal(left, right)
-        return _scalars_equal(left, right)
-    except (MemoryError, RecursionError) as error:
-        raise Undecided(f"{type(error).__name__} while comparing") from error
+    """Compare two scalars or two matrices; symmetric.
+
+    Raises:
+        MemoryError, RecursionError: The comparison is undecided.
+    """
+    if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
+        return _matrices_equal(left, right)
+    return _scalars_equal(left, right)
 
 
-def _leaf(gold: Any, prediction: Any, float_rounding: int, numeric_precision: int) -> bool:
-    return equal(gold, prediction)
+def constant_ratio(left: Any, right: Any) -> Any | None:
+    """Return the number left/right if the ratio is constant and not 0, else None."""
+    names: dict[Any, sympy.Symbol] = {}
+    left, right = (_opaque(side, names).doit() for side in (left, right))
+    variables = sorted(left.free_symbols | right.free_symbols, key=str)
+    for point in _POINTS:
+        values = _at(point, variables)
+        first, second = _value(left, values), _value(right, values)
+        if first is not None and second is not None and first and second and first.is_real and second.is_real:
+            ratio = sympy.nsimplify(left.subs(values) / right.subs(values))
+            return ratio if _scalars_equal(left, ratio * right) else None
+    return None
 
 
 def _matrices_equal(left: Any, right: Any) -> bool:
@@ -94,7 +89,7 @@ def _scalars_equal(left: Any, right: Any) -> bool:
 
 
 def _opaque(expression: Any, names: dict[Any, sympy.Symbol]) -> Any:
-    """Functions nobody defined, and derivatives of bare symbols (which would evaluate to 0), as symbols."""
+    """Return `expression` with unknown functions, and derivatives of bare symbols (else 0), as symbols."""
     unknown = expression.atoms(AppliedUndef) | {
         derivative for derivative in expression.atoms(sympy.Derivative) if derivative.expr.is_Symbol
     }
@@ -113,7 +108,7 @@ def _numbers_equal(left: Any, right: Any) -> bool:
         return _simplifies_to_zero(left - right)
     if _close(first, second, _EXACT):
         return True
-    # An exact zero in disguise evaluates to noise, whose size relative to 0 says nothing.
+    # An expression that is exactly 0 evaluates to noise, and noise has no meaningful size relative to 0.
     noise = sympy.Float("1e-60", 30)
     return bool(min(abs(first), abs(second)) < noise) and _simplifies_to_zero(left - right)
 
@@ -131,7 +126,7 @@ def _decimals_equal(left: Any, right: Any) -> bool:
 
 
 def _equal_at_points(left: Any, right: Any, variables: list[Any]) -> bool | None:
-    """True or False if the points decide; None if too few of them could be evaluated."""
+    """Return the decision of the points, or None if too few of them could be evaluated."""
     tolerance = _RELATIVE if left.has(sympy.Float) or right.has(sympy.Float) else _EXACT
     imaginary = left.has(sympy.I) or right.has(sympy.I)
     agreed = 0
@@ -140,7 +135,7 @@ def _equal_at_points(left: Any, right: Any, variables: list[Any]) -> bool | None
         first, second = _value(left, values), _value(right, values)
         if first is None or second is None:
             continue
-        # Outside the reals, roots and logarithms depend on a branch that the writer did not choose.
+        # Outside the reals, roots and logarithms depend on a choice of branch that the writer did not make.
         if not imaginary and not (first.is_real and second.is_real):
             continue
         if not _close(first, second, tolerance):
@@ -150,12 +145,12 @@ def _equal_at_points(left: Any, right: Any, variables: list[Any]) -> bool | None
 
 
 def _at(point: tuple[Any, ...], variables: list[Any]) -> dict[Any, Any]:
-    """Values for the variables; more variables than a point has coordinates get them again, one higher."""
+    """Return values for the variables; beyond a point's coordinates they repeat, one higher each time."""
     return {symbol: point[index % len(point)] + index // len(point) for index, symbol in enumerate(variables)}
 
 
 def _value(expression: Any, values: dict[Any, Any] | None = None) -> Any | None:
-    """The number that `expression` is at `values`, to 40 digits; None if it is none there."""
+    """Return the number that `expression` is at `values`, to 40 digits, or None if it is no number."""
     try:
         number = expression.evalf(_DIGITS, subs=values, chop=False)
         if number.is_number and not number.has(*_INFINITE) and number.is_finite:
@@ -178,47 +173,3 @@ def _simplifies_to_zero(difference: Any) -> bool:
         return bool(sympy.simplify(difference).is_zero)
     except (ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError):
         return False
-
-
-def _or_equal(compare_symbols: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    """Where one side is a symbol, theirs knows words and e; "m + 0" is m all the same."""
-
-    def compare(gold: Any, prediction: Any) -> bool:
-        return compare_symbols(gold, prediction) or equal(gold, prediction)
-
-    return compare
-
-
-def _same_relation(solve_and_compare: Callable[..., bool]) -> Callable[..., bool]:
-    """Before anything is solved: two relations are the same if one is a constant multiple of the other."""
-
-    def compare(gold: Any, prediction: Any, float_rounding: int, numeric_precision: int) -> bool:
-        if gold.lhs == prediction.lhs:  # "y = ..." twice: their right sides were found different before
-            return False
-        ratio = _constant_ratio(gold.lhs - gold.rhs, prediction.lhs - prediction.rhs)
-        if ratio is not None:
-            turned = grader.INVERSE_RELATIONS.get(type(gold))
-            if isinstance(gold, sympy.Eq | sympy.Ne):
-                return type(gold) is type(prediction)
-            return type(prediction) is (type(gold) if ratio > 0 else turned)
-        if not (isinstance(gold, sympy.Eq) and isinstance(prediction, sympy.Eq)):
-            return False
-        if len(gold.free_symbols | prediction.free_symbols) > 1:
-            return False
-        return solve_and_compare(gold, prediction, float_rounding, numeric_precision)
-
-    return compare
-
-
-def _constant_ratio(left: Any, right: Any) -> Any | None:
-    """The number left/right, if that is one and not 0; else None."""
-    names: dict[Any, sympy.Symbol] = {}
-    left, right = (_opaque(side, names).doit() for side in (left, right))
-    variables = sorted(left.free_symbols | right.free_symbols, key=str)
-    for point in _POINTS:
-        values = _at(point, variables)
-        first, second = _value(left, values), _value(right, values)
-        if first is not None and second is not None and first and second and first.is_real and second.is_real:
-            ratio = sympy.nsimplify(left.subs(values) / right.subs(values))
-            return ratio if _scalars_equal(left, ratio * right) else None
-    return None

@@ -1,23 +1,24 @@
-r"""Finds the final answer in what a model wrote.
+r"""Find the final answer in the text of a model.
 
-The order is that of how deliberate a marker is: the last `\boxed{...}` (a box inside a box is unwrapped;
-`Boxes` says which of several counts), else the last line marked `#### x`, `A: x`, `Answer: x` or "the answer
-is x", else the last formula or number of the text. Everything here is one linear pass: a megabyte of braces
-costs a second, not a day.
+The most explicit marker wins: the last `\boxed{...}` (a box inside a box is unwrapped; a BoxChoice selects
+one of several), else the last line marked `#### x`, `A: x`, `Answer: x` or "the answer is x", else the last
+formula or number of the text. All passes are linear in the length of the text, so that a megabyte of braces
+takes a second.
 """
 
 import re
 from dataclasses import dataclass
 
+from extra_rl.vocabulary import BoxChoice
 from extra_services.verification.normalization import plain_punctuation
-from extra_services.verification.verdict import Boxes
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """A final answer as written, and its marker: "box", "hash", "phrase" or, for lack of these, "last"."""
+    """A final answer as written."""
 
     text: str
+    #: "box", "hash", "phrase", or "last" if there was no marker.
     marker: str
 
 
@@ -44,21 +45,21 @@ _SENTENCE_END = re.compile(
 )
 _LONGEST_BARE_ANSWER = 100
 _LONGEST_HEADING = 200
-#: What follows an announcement, in characters; a box may be longer.
+#: Longest answer after a phrase, in characters; a box may be longer.
 _LONGEST_ANSWER = 1000
-#: Four letters that are neither a command nor the name of a function.
+#: Four letters that are no command and no name of a function.
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sinh|cosh|tanh|arc|beta|theta|alpha|gamma)[a-zA-Z]{4}")
-#: An unmarked answer is looked for among this many last characters.
+#: Number of last characters in which an unmarked answer is sought.
 _TAIL = 1000
 
 
-def final_answer(response: str, which: Boxes = Boxes.LAST) -> Extracted | None:
-    """The final answer in `response`, or None if there is nothing like one."""
+def final_answer(response: str, which: BoxChoice = BoxChoice.LAST) -> Extracted | None:
+    """Return the final answer in `response`, or None; `which` selects one of several boxes."""
     found = boxes(response)
     if found:
         return Extracted(_chosen([unboxed(content).strip() for content in found], which), "box")
     if "\\boxed" in response:
-        # A box that is never closed belongs to a response that was cut off: its number may have gone on.
+        # A box that is never closed belongs to a response that was cut off: its number may be incomplete.
         bare = _BARE_BOX.findall(response)
         return Extracted(_chosen(bare, which), "box") if bare else None
     response = plain_punctuation(response)
@@ -66,7 +67,7 @@ def final_answer(response: str, which: Boxes = Boxes.LAST) -> Extracted | None:
 
 
 def reference_answer(answer: str) -> str:
-    """The reference answer without its box, or without the solution before its `####`."""
+    """Return the reference answer without its box, or without the solution before its `####`."""
     found = boxes(answer)
     if found:
         return unboxed(found[-1]).strip()
@@ -74,7 +75,7 @@ def reference_answer(answer: str) -> str:
 
 
 def boxes(text: str) -> list[str]:
-    r"""Contents of the complete `\boxed{...}` of `text` that are in no other box, in order."""
+    r"""Return the contents of the complete `\boxed{...}` of `text` that are in no other box, in order."""
     start = min((at for command in ("\\boxed", "\\fbox") if (at := text.find(command)) >= 0), default=-1)
     if start < 0:
         return []
@@ -96,7 +97,7 @@ def boxes(text: str) -> list[str]:
 
 
 def unboxed(content: str) -> str:
-    r"""`content` with every `\boxed{x}` inside it replaced by x."""
+    r"""Return `content` with every `\boxed{x}` in it replaced by x."""
     if "box" not in content:
         return content
     kept: list[str] = []
@@ -117,14 +118,14 @@ def unboxed(content: str) -> str:
     return "".join([*kept, content[position:]])
 
 
-def _chosen(contents: list[str], which: Boxes) -> str:
-    if which is Boxes.ALL:
+def _chosen(contents: list[str], which: BoxChoice) -> str:
+    if which is BoxChoice.ALL:
         return ", ".join(dict.fromkeys(contents))
-    return contents[0 if which is Boxes.FIRST else -1]
+    return contents[0 if which is BoxChoice.FIRST else -1]
 
 
 def _marked_line(response: str) -> Extracted | None:
-    """The last line that announces an answer; if nothing follows on it, the next line is the answer."""
+    """Return the answer on the last line with a marker; if nothing follows the marker, the next line."""
     following = ""
     for line in reversed(response.split("\n")):
         lower = line.lower()
@@ -141,7 +142,7 @@ def _marked_line(response: str) -> Extracted | None:
 
 def _answer_of_line(line: str) -> str:
     line = line.strip()[:_LONGEST_ANSWER]
-    if line.count("**") % 2:  # the answer stands in bold, whose opening is before the line
+    if line.count("**") % 2:  # the answer is in bold, which begins before the marker ends
         line = line.partition("**")[0]
     elif bold := _BOLD.match(line):
         line = bold[1]
@@ -155,7 +156,7 @@ def _answer_of_line(line: str) -> str:
 
 
 def _whole(response: str) -> Extracted | None:
-    """A response that is nothing but its answer ("-1 + exp(16)")."""
+    """Return a response that consists of its answer alone ("-1 + exp(16)")."""
     line = response.strip()
     bare = len(line) <= _LONGEST_BARE_ANSWER and "\n" not in line and not _WORD.search(line)
     return Extracted(line, "last") if bare and any(map(str.isalnum, line)) else None

@@ -1,13 +1,12 @@
 """A bounded queue that shares worker time fairly between calls.
 
-Every call (one RPC) has its own line. The next item comes from the call that has used the least worker
-time so far, counting what it is using now, so a call whose items hang pays for them with its own waiting
-and not with that of others. A call that was idle starts level with the one served last: it can neither
-save up time nor be starved.
+Every call (one RPC) has a queue of its own. The next task comes from the call that has used the least worker
+time so far, its running tasks included. So a call whose items hang delays itself and not the others. A call
+that was idle starts with the used time of the call served last: it can neither save up time nor be starved.
 
-At most `lanes` tasks run at a time, and besides them `slow_places` that were found to be slow
-(`move_aside`): a few items that hang therefore leave all lanes to the others. Beyond `capacity` waiting
-items the queue refuses, saying when to come back.
+At most `lanes` tasks run at once, and in addition up to `slow_places` tasks that were found to be slow
+(`move_aside`), so that a few items that hang leave all lanes to the others. When `capacity` tasks wait, more
+are refused, with a time to retry.
 """
 
 import threading
@@ -30,12 +29,12 @@ class Task:
     timeout: float
     future: "Future[Any]" = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
-    #: Of the request it belongs to.
+    #: Id of the request it belongs to.
     request_id: str = ""
 
 
 @dataclass(eq=False)
-class Line:
+class CallQueue:
     """The waiting and running tasks of one call."""
 
     waiting: deque[Task] = field(default_factory=deque)
@@ -43,18 +42,24 @@ class Line:
     running_since: dict[Task, float] = field(default_factory=dict)
 
     def charged(self, now: float) -> float:
-        """Seconds of worker time used so far, with what runs now."""
+        """Return the seconds of worker time used so far, running tasks included."""
         return self.used_seconds + sum(now - since for since in self.running_since.values())
 
 
 class FairQueue:
-    """Tasks of many calls; every method may be called from any thread."""
+    """Tasks of many calls; thread-safe.
+
+    Args:
+        capacity: Tasks that may wait.
+        lanes: Tasks that run at once.
+        slow_places: Slow tasks that may run besides those.
+    """
 
     def __init__(self, capacity: int, lanes: int, slow_places: int) -> None:
         self.capacity = capacity
         self._lanes = lanes
         self._slow_places = slow_places
-        self._lines: set[Line] = set()  # those with waiting tasks
+        self._calls: set[CallQueue] = set()  # those with waiting tasks
         self._size = 0
         self._running = 0
         self._aside: set[Task] = set()
@@ -65,16 +70,21 @@ class FairQueue:
 
     @property
     def waiting(self) -> int:
-        """Tasks that wait."""
+        """Number of waiting tasks."""
         return self._size
 
     @property
     def running(self) -> int:
-        """Tasks that run, slow ones included."""
+        """Number of running tasks, slow ones included."""
         return self._running + len(self._aside)
 
     def require_room(self, count: int) -> None:
-        """Overloaded if there is no room for so many tasks now, InvalidInput if there never is."""
+        """Check that `count` more tasks may wait.
+
+        Raises:
+            Overloaded: There is no room now.
+            InvalidInput: There is never room for so many.
+        """
         if count > self.capacity:
             text = f"{count} items need a worker, the queue holds {self.capacity}: send smaller batches"
             raise InvalidInput("items", text)
@@ -82,40 +92,51 @@ class FairQueue:
             text = f"the queue holds {self._size} of {self.capacity} items, no room for {count} more"
             raise Overloaded(text, self._retry_after())
 
-    def put(self, line: Line, tasks: list[Task]) -> None:
-        """Appends all of `tasks`, or none: Overloaded if there is no room now, InvalidInput if never."""
+    def put(self, call: CallQueue, tasks: list[Task]) -> None:
+        """Append all of `tasks`, or none.
+
+        Raises:
+            Overloaded: There is no room now.
+            InvalidInput: There is never room for so many.
+        """
         with self._changed:
             self.require_room(len(tasks))
-            if not line.waiting and not line.running_since:
-                line.used_seconds = max(line.used_seconds, self._served_level)
-            line.waiting.extend(tasks)
+            if not call.waiting and not call.running_since:
+                call.used_seconds = max(call.used_seconds, self._served_level)
+            call.waiting.extend(tasks)
             self._size += len(tasks)
             if tasks:
-                self._lines.add(line)
+                self._calls.add(call)
             self._changed.notify_all()
         for task in tasks:
-            task.future.add_done_callback(self._forget_if_cancelled(line, task))
+            task.future.add_done_callback(self._forget_if_cancelled(call, task))
 
-    def take(self, patience: float) -> tuple[Line, Task] | None:
-        """Waits for a free lane and the next task, and marks it running; None if nothing came for `patience`
-        seconds, or the queue is closed."""
+    def take(self, patience: float) -> tuple[CallQueue, Task] | None:
+        """Wait for a free lane and the next task, and mark it running.
+
+        Args:
+            patience: Seconds to wait at most.
+
+        Returns:
+            The task and its call's queue; None if there was none in time, or the queue is closed.
+        """
         with self._changed:
             self._changed.wait_for(self._can_run_one, patience)
             if self._closed or not self._can_run_one():
                 return None
             now = time.monotonic()
-            line = min(self._lines, key=lambda candidate: candidate.charged(now))
-            self._served_level = max(self._served_level, line.charged(now))
-            task = line.waiting.popleft()
-            self._removed(line)
-            line.running_since[task] = now
+            call = min(self._calls, key=lambda candidate: candidate.charged(now))
+            self._served_level = max(self._served_level, call.charged(now))
+            task = call.waiting.popleft()
+            self._removed(call)
+            call.running_since[task] = now
             self._running += 1
-            return line, task
+            return call, task
 
     def move_aside(self, task: Task) -> bool:
-        """Takes a running task out of its lane, if a place for slow ones is free; then True."""
+        """Take a running task out of its lane; return False if no place for slow tasks is free."""
         with self._changed:
-            if task in self._aside:  # its worker died there, and another has it now
+            if task in self._aside:  # its worker died there, and another runs it now
                 return True
             if len(self._aside) >= self._slow_places:
                 return False
@@ -124,11 +145,11 @@ class FairQueue:
             self._changed.notify()
             return True
 
-    def done(self, line: Line, task: Task) -> None:
-        """Ends the running of `task`."""
+    def done(self, call: CallQueue, task: Task) -> None:
+        """Mark `task` as no longer running."""
         with self._changed:
-            seconds = time.monotonic() - line.running_since.pop(task)
-            line.used_seconds += seconds
+            seconds = time.monotonic() - call.running_since.pop(task)
+            call.used_seconds += seconds
             self._mean_seconds += 0.05 * (seconds - self._mean_seconds)
             if task in self._aside:
                 self._aside.discard(task)
@@ -137,29 +158,29 @@ class FairQueue:
             self._changed.notify()
 
     def close(self) -> None:
-        """Cancels what waits and lets every `take` return None."""
+        """Cancel the waiting tasks and let every `take` return None."""
         with self._changed:
             self._closed = True
-            waiting = [task for line in self._lines for task in line.waiting]
+            waiting = [task for call in self._calls for task in call.waiting]
             self._changed.notify_all()
         for task in waiting:
             task.future.cancel()
 
     def _can_run_one(self) -> bool:
-        return self._closed or (bool(self._lines) and self._running < self._lanes)
+        return self._closed or (bool(self._calls) and self._running < self._lanes)
 
-    def _removed(self, line: Line) -> None:
+    def _removed(self, call: CallQueue) -> None:
         self._size -= 1
-        if not line.waiting:
-            self._lines.discard(line)
+        if not call.waiting:
+            self._calls.discard(call)
 
-    def _forget_if_cancelled(self, line: Line, task: Task) -> Callable[["Future[Any]"], None]:
+    def _forget_if_cancelled(self, call: CallQueue, task: Task) -> Callable[["Future[Any]"], None]:
         def forget(future: "Future[Any]") -> None:
             if future.cancelled():
                 with self._changed:
-                    if task in line.waiting:
-                        line.waiting.remove(task)
-                        self._removed(line)
+                    if task in call.waiting:
+                        call.waiting.remove(task)
+                        self._removed(call)
 
         return forget
 

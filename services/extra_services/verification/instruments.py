@@ -5,15 +5,15 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge
 
+from extra_rl.vocabulary import VerdictStatus
 from extra_services.runtime.metrics import Stages
-from extra_services.verification.verdict import Status
 
 STAGES = Stages(
     "extra_rl_verification_stage_duration_seconds",
     "Seconds of a stage of an item that needed a worker: queue, parse, compare, execute (all in the worker).",
     ("queue", "parse", "compare", "execute"),
 )
-#: How items are decided.
+#: What decides an item.
 FAST, CACHE, WORKER = "fast", "cache", "worker"
 ITEMS = Counter(
     "extra_rl_verification_items",
@@ -21,7 +21,9 @@ ITEMS = Counter(
     ["status", "route"],
 )
 _ITEMS = {
-    (status, route): ITEMS.labels(status.value, route) for status in Status for route in (FAST, CACHE, WORKER)
+    (status, route): ITEMS.labels(status.value, route)
+    for status in VerdictStatus
+    for route in (FAST, CACHE, WORKER)
 }
 ITEMS_WAITING = Gauge("extra_rl_verification_items_waiting", "Items that wait for a worker.")
 ITEMS_RUNNING = Gauge("extra_rl_verification_items_running", "Items that a worker has.")
@@ -34,10 +36,10 @@ WORKER_RESTARTS = Counter(
     ["reason"],
 )
 RESTARTS = {r: WORKER_RESTARTS.labels(r) for r in ("timeout", "cancelled", "died", "priority")}
-CACHED_VERDICTS = Gauge("extra_rl_verification_cached_verdicts", "Verdicts remembered.")
+CACHED_VERDICTS = Gauge("extra_rl_verification_cached_verdicts", "Verdicts in the cache.")
 
 
-def count(items: Iterable[tuple[Status, str]]) -> None:
-    """Counts items by (status, route)."""
+def count(items: Iterable[tuple[VerdictStatus, str]]) -> None:
+    """Count items by (status, route)."""
     for key, number in Tally(items).items():
         _ITEMS[key].inc(number)

@@ -1,56 +1,51 @@
-"""What a worker does with one item: everything that the fast path could not prove.
+"""Decide one item in a worker process: everything that the fast path could not prove.
 
-math-verify's own timeouts (SIGALRM) are off: the pool kills the whole process. Its errors are not swallowed:
-a reference that cannot be read is UNPARSEABLE on the answer's side, a comparison that raises is an ERROR, and
-WRONG means that both sides were read and found different.
+No error on the way is turned into WRONG. A reference answer that cannot be read is UNPARSEABLE on the
+answer's side, a comparison that runs out of memory or stack is an ERROR, and WRONG means that both sides were
+read and found different. There are no time limits here: the pool kills the whole process.
 """
 
-import logging
 import re
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-import math_verify
 import sympy
 
-from extra_services.verification import custom, equality, quick
-from extra_services.verification.laps import lap
+from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
+from extra_services.verification import custom, quick
+from extra_services.verification.comparison import answers_equal
 from extra_services.verification.latex import has_ellipsis
 from extra_services.verification.normalization import normalized, words
 from extra_services.verification.quick import SHOWN, Question
 from extra_services.verification.reading import Readings, read
-from extra_services.verification.verdict import Item, Method, Side, Status, Verdict
-
-# Their warnings about switched-off timeouts and unreadable answers: both are dealt with here.
-logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
-equality.install()
+from extra_services.verification.timings import timed
+from extra_services.verification.verdict import Verdict, VerificationItem
 
 RULE = "math_verify"
-#: Mathematics for what a reference answer may say in words.
+#: Mathematics for reference answers in words.
 _IN_WORDS = {
     r"\mathbb{R}": "all real numbers", r"(-\infty,\infty)": "all real numbers", r"\emptyset": "no solution",
     r"\varnothing": "no solution", r"\{\}": "no solution",
 }  # fmt: skip
 
 
-def judge(item: Item) -> Verdict:
-    """The verdict on `item`; takes as long as it takes."""
+def judge(item: VerificationItem) -> Verdict:
+    """Decide `item`, without a time limit."""
     if item.method is Method.CUSTOM:
-        with lap("compare"):
+        with timed("compare"):
             return custom.judge(item)
     asked = quick.question(item)
     return quick.decide(asked) or judge_question(asked)
 
 
 def judge_question(asked: Question) -> Verdict:
-    """The verdict on a question that the fast path could not decide; takes as long as it takes."""
+    """Decide a question that the fast path left undecided, without a time limit."""
     try:
         return _read_and_compare(asked)
-    except (equality.Undecided, MemoryError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-        return replace(quick.described(asked), status=Status.ERROR, rule=RULE, detail=reason)
+    except (MemoryError, RecursionError) as error:
+        reason = f"{type(error).__name__}: the comparison is too large for this worker"
+        return replace(quick.described(asked), status=VerdictStatus.ERROR, rule=RULE, detail=reason)
 
 
 def _read_and_compare(asked: Question) -> Verdict:
@@ -58,52 +53,43 @@ def _read_and_compare(asked: Question) -> Verdict:
     response = asked.found or ""
     if gold_words := words(asked.answer):
         shown = replace(blank, rule="words", normalized_answer=gold_words)
-        return replace(shown, status=Status.CORRECT if _means(response, gold_words) else Status.WRONG)
+        return _decided(shown, _means(response, gold_words))
     if has_ellipsis(asked.answer):
-        return _unparseable(blank, Side.ANSWER, "an ellipsis can only be compared as written")
+        return _unparseable(blank, UnparseableSide.ANSWER, "an ellipsis can only be compared as written")
     if has_ellipsis(response):
-        return _unparseable(blank, Side.RESPONSE, "an ellipsis can only be compared as written")
-    with lap("parse"):
+        return _unparseable(blank, UnparseableSide.RESPONSE, "an ellipsis can only be compared as written")
+    with timed("parse"):
         readings = read(asked.answer, response, asked.options)
     if readings.gold is None:
-        return _unparseable(blank, Side.ANSWER, "the reference answer cannot be read as mathematics")
+        text = "the reference answer cannot be read as mathematics"
+        return _unparseable(blank, UnparseableSide.ANSWER, text)
     if readings.prediction is None:
-        return _unparseable(blank, Side.RESPONSE, "the final answer cannot be read as mathematics")
+        text = "the final answer cannot be read as mathematics"
+        return _unparseable(blank, UnparseableSide.RESPONSE, text)
     shown = replace(
         blank,
         normalized_response=str(readings.prediction)[:SHOWN],
         normalized_answer=str(readings.gold)[:SHOWN],
     )
-    with lap("compare"):
+    with timed("compare"):
         if asked.method is Method.NUMERIC:
             return _numeric(readings, asked, shown)
-        equal = any(_equal(gold, prediction) for gold, prediction in readings.pairs)
-    return replace(shown, status=Status.CORRECT if equal else Status.WRONG)
-
-
-def _equal(gold: Any, prediction: Any) -> bool:
-    if _undefined(gold) or _undefined(prediction):
-        return False
-    equal: bool = math_verify.verify(
-        gold, prediction, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True
-    )
-    return equal
-
-
-def _undefined(value: Any) -> bool:
-    return isinstance(value, sympy.Basic) and value.has(sympy.nan, sympy.zoo)
+        return _decided(shown, any(answers_equal(gold, prediction) for gold, prediction in readings.pairs))
 
 
 def _numeric(readings: Readings, asked: Question, shown: Verdict) -> Verdict:
+    shown = replace(shown, rule="numeric")
     for gold, prediction in readings.pairs:
         right, left = _fraction(gold), _fraction(prediction)
         if right is None:
-            return _unparseable(shown, Side.ANSWER, "the reference answer is not a number")
+            text = "the reference answer is not a number"
+            return _unparseable(replace(shown, rule=RULE), UnparseableSide.ANSWER, text)
         if left is None:
-            return _unparseable(shown, Side.RESPONSE, "the final answer is not a number")
+            text = "the final answer is not a number"
+            return _unparseable(replace(shown, rule=RULE), UnparseableSide.RESPONSE, text)
         if quick.within_tolerance(left, right, asked.options):
-            return replace(shown, status=Status.CORRECT, rule="numeric")
-    return replace(shown, status=Status.WRONG, rule="numeric")
+            return _decided(shown, True)
+    return _decided(shown, False)
 
 
 def _fraction(value: Any) -> Fraction | None:
@@ -121,5 +107,9 @@ def _means(response: str, gold_words: str) -> bool:
     return (response_words or _IN_WORDS.get(normalized(response))) == gold_words
 
 
-def _unparseable(blank: Verdict, side: Side, detail: str) -> Verdict:
-    return replace(blank, status=Status.UNPARSEABLE, side=side, detail=detail)
+def _decided(shown: Verdict, equal: bool) -> Verdict:
+    return replace(shown, status=VerdictStatus.CORRECT if equal else VerdictStatus.WRONG)
+
+
+def _unparseable(blank: Verdict, side: UnparseableSide, detail: str) -> Verdict:
+    return replace(blank, status=VerdictStatus.UNPARSEABLE, side=side, detail=detail)

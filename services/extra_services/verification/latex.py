@@ -1,12 +1,12 @@
-r"""Rewrites an answer as people and models write it into LaTeX that latex2sympy reads as it was meant.
+r"""Rewrite answers of people and models as LaTeX that latex2sympy reads correctly.
 
-Text in, text out; no mathematics is done here. latex2sympy 1.11 misreads a good deal silently ("12 345" as 12
-+ 345, "2(3)" as 2 + 3, `exp(16)` as e*x*p*16, "1e5" as 1*e*5), and math-verify then falls back on the first
-number it can find, which is how 4\sqrt(2) comes to equal 4. So each such form is rewritten before, and
-whatever latex2sympy cannot read whole is unreadable.
+This module turns text into text; it does no mathematics. latex2sympy 1.11 misreads many notations without an
+error ("12 345" as 12 + 345, "2(3)" as 2 + 3, `exp(16)` as e*x*p*16, "1e5" as 1*e*5), and math-verify then
+uses the first number it can find: to it 4\sqrt(2) equals 4. So each such notation is rewritten first, and an
+answer that latex2sympy cannot read whole counts as unreadable.
 
-A percent sign, a degree sign and a unit are taken off and reported apart (`Written`): what they mean is a
-convention, which the comparison decides.
+A percent sign, a degree sign and a unit are removed and returned separately (`Written`): their meaning is a
+convention, on which the comparison decides.
 """
 
 import re
@@ -24,15 +24,15 @@ from extra_services.verification.units import Unit, split_unit
 
 @dataclass(frozen=True)
 class Written:
-    """An answer as LaTeX for latex2sympy, without the marks that stood behind it."""
+    """An answer as LaTeX for latex2sympy, without percent sign, degree sign and unit."""
 
     latex: str
     percent: bool = False
     degrees: bool = False
     unit: Unit | None = None
-    #: The answer with what looks like a unit left in ("37/4 m", where m may be a mass), if that differs.
+    #: The answer including a letter that may be a unit ("37/4 m", where m may be a mass), if that differs.
     with_letter: str = ""
-    #: The digits as written, of a number given in another base than ten ("52" of "52_8").
+    #: The digits as written of a number in a base other than ten ("52" of "52_8").
     digits: str = ""
 
 
@@ -93,12 +93,12 @@ _ELLIPSIS = re.compile(r"\\[lc]?dots[cbmio]?(?![a-zA-Z])|\.\.\.|…")
 
 
 def has_ellipsis(text: str) -> bool:
-    """Whether `text` leaves something to the reader's imagination ("1, 2, ..., n")."""
+    """Return whether `text` omits members of a list ("1, 2, ..., n")."""
     return bool(_ELLIPSIS.search(_DECIMAL_WITH_DOTS.sub("", text) if _DECIMAL.match(text) else text))
 
 
 def written(text: str) -> Written:
-    """`text` as LaTeX, with its marks taken off."""
+    """Rewrite `text` as LaTeX for latex2sympy."""
     latex = _APPROXIMATELY.sub("", _plain(text))
     if split_unit(latex)[1] is None:
         latex = _only_number(latex)
@@ -106,7 +106,7 @@ def written(text: str) -> Written:
     percent = _PERCENT.sub("", latex)
     if percent != latex and percent:
         latex, marks = percent, replace(marks, percent=True)
-    if _TRIGONOMETRY.search(latex):  # there, the degrees belong to the argument
+    if _TRIGONOMETRY.search(latex):  # the degrees belong to the argument
         latex = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", latex)
     without_degrees = _DEGREES.sub("", latex)
     if without_degrees != latex and without_degrees.strip():
@@ -120,7 +120,7 @@ def written(text: str) -> Written:
 
 
 def _only_number(text: str) -> str:
-    """The number of a text that is words around one number ("about 26 apples in all"), else `text`."""
+    """Return the number in a text of words around one number ("about 26 apples in all"), else `text`."""
     plain = _TEXT.sub(r" \1 ", text)
     match = _NUMBER_AMONG_WORDS.match(plain)
     if not match or not _ENGLISH_WORD.search(plain) or _MEANINGFUL_WORD.search(plain):
@@ -179,12 +179,12 @@ def _mathematics(text: str) -> str:
 
 def _times(match: "re.Match[str]") -> str:
     before = match.string[: match.start()]
-    # A superscript or subscript applies to a function (log_2(x), sin^{2}(x)): there, no product is meant.
+    # A superscript or subscript belongs to a function (log_2(x), sin^{2}(x)): that is no product.
     return "" if re.search(r"[_^]\s*(?:\w|\{[^{}]*\})\s*\Z", before) and "\\" in before else r"\cdot "
 
 
 def _braced(text: str) -> str:
-    r"""`\sqrt(x)` as `\sqrt{x}`, and `^(x)` as `^{x}`, however deep the parentheses go."""
+    r"""Return `text` with `\sqrt(x)` as `\sqrt{x}` and `^(x)` as `^{x}`, at any depth of parentheses."""
     pieces: list[str] = []
     position = 0
     for match in re.finditer(r"(?:\\sqrt|\^)\s*(?=\()", text):

@@ -1,4 +1,4 @@
-"""`extra-rl serve verification`: settings, and what is built from them."""
+"""`extra-rl serve verification`: the settings, and the server built from them."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from extra_services.verification.verifier import Verifier
 
 
 class VerificationSettings(ServerSettings):
-    """What the verification server can be told."""
+    """Settings of the verification server."""
 
     section: ClassVar[str] = "verification"
 
@@ -31,16 +31,16 @@ class VerificationSettings(ServerSettings):
     slow_workers: int = Field(
         default_factory=lambda: 2 * (os.cpu_count() or 1),
         ge=0,
-        description="More processes, at low priority, for items that run long, so that they block no worker.",
+        description="More processes, at low priority, for items that run long and would block the workers.",
     )
     timeout_seconds: float = Field(
-        5.0, gt=0, description="Longest execution of one item; its worker is killed then."
+        5.0, gt=0, description="Longest execution of one item; then its worker is killed."
     )
     max_queue: int = Field(
         8192, gt=0, description="Items that may wait for a worker; more get RESOURCE_EXHAUSTED."
     )
     cache_size: int = Field(
-        65536, gt=0, description="Verdicts remembered, by method, options and both answers."
+        65536, gt=0, description="Verdicts in the cache, by method, options and both answers."
     )
     worker_memory_bytes: int = Field(
         2**30, ge=2**28, description="Memory limit of each worker process (heap and private mappings)."
@@ -48,7 +48,7 @@ class VerificationSettings(ServerSettings):
 
 
 def main(arguments: list[str]) -> None:
-    """Serves verification until told to stop."""
+    """Serve with the settings in `arguments`, the environment and the config file, until stopped."""
     settings = load(VerificationSettings, arguments)
 
     async def build() -> Hosted:

@@ -1,11 +1,10 @@
-r"""Brings an answer into one form of writing, without changing what it says.
+r"""Bring an answer into one notation, without changing its meaning.
 
-`normalized` removes only what carries no meaning in mathematics: dollar signs, spacing commands, `\left` and
-`\right`, text wrappers, Markdown bold, the period that ends the sentence; and writes synonyms alike (`\dfrac`
-as `\frac`, full-width and Chinese signs as ASCII). Two answers with equal normal forms are therefore equal.
-`number` reads a normal form that is a plain number as an exact fraction; anything that needs interpretation
-(percent, units, thousands separators, roots) is not a plain number and is left to the mathematics in the
-workers.
+`normalized` removes only what has no meaning in mathematics: dollar signs, spacing commands, `\left` and
+`\right`, text wrappers, Markdown bold, the period at the end of the sentence. It writes synonyms alike
+(`\dfrac` as `\frac`, full-width and Chinese signs as ASCII). So two answers with equal normal forms are
+equal. `number` reads a normal form that is a plain number as an exact fraction. Everything that needs
+interpretation (percent, units, thousands separators, roots) is no plain number, and the workers decide on it.
 """
 
 import re
@@ -46,22 +45,22 @@ _INTEGER = re.compile(r"[+-]?\d+\Z")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)\Z")
 _SCIENTIFIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{1,3}\Z")
 _RATIO = re.compile(r"([+-]?\d+)/(\d+)\Z|([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}\Z")
-#: Longer numbers are left to the workers: exact arithmetic on them takes more than microseconds.
+#: Longer numbers go to the workers: exact arithmetic on them takes more than microseconds.
 _MAX_DIGITS = 1000
 
 
 def plain_punctuation(text: str) -> str:
-    """`text` with Chinese and full-width signs written in ASCII."""
+    """Return `text` with Chinese and full-width signs in ASCII."""
     return text if text.isascii() else text.translate(_SIGNS)
 
 
 def symbols_as_commands(text: str) -> str:
-    """`text` with mathematical signs ("π", "≤") written as LaTeX commands."""
+    """Return `text` with mathematical signs ("π", "≤") as LaTeX commands."""
     return text if text.isascii() else text.translate(_SYMBOLS)
 
 
 def braced_fractions(text: str) -> str:
-    r"""`text` with `\dfrac12`, `\frac\pi4` and the like written `\frac{1}{2}`."""
+    r"""Return `text` with `\dfrac12`, `\frac\pi4` and the like as `\frac{1}{2}`."""
     text = _FRACTIONS.sub(r"\\frac", text)
     return _SHORT_FRACTION.sub(lambda match: rf"\frac{_in_braces(match[1])}{_in_braces(match[2])}", text)
 
@@ -71,7 +70,7 @@ def _in_braces(argument: str) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """`text` without the delimiters of a formula, Markdown emphasis and the end of the sentence around it."""
+    """Return `text` without formula delimiters, Markdown emphasis and the end of the sentence around it."""
     while True:
         text = text.strip().rstrip(".,;:").strip()
         if not text or text[0] not in "$\\*_`":
@@ -92,7 +91,7 @@ def _inside(text: str) -> str | None:
 
 
 def normalized(text: str) -> str:
-    """The normal form of one answer; empty if nothing is left."""
+    """Return the normal form of one answer; it may be empty."""
     text = unwrapped(symbols_as_commands(plain_punctuation(text)))
     if "\\" in text:
         text = JOINED_THOUSANDS.sub("", text).removeprefix(r"\$")
@@ -140,7 +139,7 @@ _NO_WORDS = frozenset(
         ),
     ]
 )
-#: Different words for one thing.
+#: Words with the same meaning.
 _SYNONYMS = {
     "all reals": "all real numbers", "real numbers": "all real numbers", "no solutions": "no solution",
     "none": "no solution", "empty set": "no solution", "no real solution": "no solution",
@@ -149,10 +148,9 @@ _SYNONYMS = {
 
 
 def words(text: str) -> str | None:
-    r"""The words that an answer consists of, in one spelling, or None if it is no word.
+    r"""Return the words that an answer consists of, in one spelling, or None if it is mathematics.
 
-    A run of letters is a word if it was marked as text (`\text{even}`) or is longer than products of
-    variables are.
+    Letters are a word if they are marked as text (`\text{even}`) or are too many for a product of variables.
     """
     plain = _TEXT.sub(r" \1 ", unwrapped(plain_punctuation(text)))
     plain = " ".join(unwrapped(plain).strip("()").casefold().split())
@@ -167,26 +165,27 @@ def words(text: str) -> str | None:
 
 
 def has_text(text: str) -> bool:
-    r"""Whether part of `text` is marked as words (`\text{cm}`, `\mathrm{cm}`)."""
+    r"""Return whether part of `text` is marked as words (`\text{cm}`, `\mathrm{cm}`)."""
     return "\\" in text and bool(_TEXT.search(text))
 
 
 def choice(text: str) -> str | None:
-    """The letter of a multiple-choice answer ("(B)", "B.", "option b: 12"), in upper case, or None."""
+    """Return the letter of a multiple-choice answer ("(B)", "B.", "option b: 12") in upper case, or None."""
     match = _CHOICE.match(" ".join(unwrapped(_TEXT.sub(r" \1 ", plain_punctuation(text))).split()).strip())
     return match[1].upper() if match else None
 
 
 @dataclass(frozen=True)
 class PlainNumber:
-    """An exact value and how it was written: "integer", "fraction" or "decimal"."""
+    """A number without roots, units or signs like percent."""
 
     value: Fraction
+    #: Its notation: "integer", "fraction" or "decimal".
     kind: str
 
 
 def integer(normal: str) -> str | None:
-    """A normal form that is an integer, of any length, without leading zeros; else None."""
+    """Return a normal form that is an integer, of any length, without leading zeros, else None."""
     if not (normal.isascii() and _INTEGER.match(normal)):
         return None
     digits = normal.lstrip("+-").lstrip("0") or "0"
@@ -194,7 +193,7 @@ def integer(normal: str) -> str | None:
 
 
 def number(normal: str) -> PlainNumber | None:
-    """The plain number that a normal form is, or None."""
+    """Return the number if a normal form is a plain number, else None."""
     if not normal or len(normal) > _MAX_DIGITS or not normal.isascii():
         return None
     if _INTEGER.match(normal):

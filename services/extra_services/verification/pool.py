@@ -1,13 +1,14 @@
 """A pool of worker processes that can be killed at any moment without losing a task.
 
-Each worker has a thread of the server that feeds it through a pipe of its own and watches the clock. At
-the time limit the worker is killed and replaced; a worker that dies by itself (killed from outside, out
-of memory) is replaced and its task given to a fresh one, `ATTEMPTS` times. Nothing is shared between
-workers, so no death can leave a lock held or a channel torn. A task that runs long is moved aside (see
-FairQueue), and its worker, if its priority cannot be raised again, is replaced afterwards. That is why
-this is not pebble's ProcessPool: its workers share one locked pipe, and killing an idle worker (tried
-with 5.2.3: within a second of random kills) puts that pool into an error state for good. What is used
-instead is the standard library's forkserver, pipes and sentinels.
+Each worker has a thread in the server that feeds it through a pipe of its own and watches the time. At the
+time limit the worker is killed and replaced. A worker that dies by itself (killed from outside, out of
+memory) is replaced, and its task is given to a fresh one, `ATTEMPTS` times in all. A task that runs long is
+moved aside (see FairQueue); its worker is replaced afterwards if its priority cannot be raised again.
+
+Workers share nothing, so the death of one can leave no lock held and no channel broken. That is the reason
+not to use pebble's ProcessPool: its workers share one locked pipe, and killing an idle worker (tried with
+5.2.3, within a second of random kills) puts the pool into a permanent error state. This pool uses the
+forkserver, pipes and sentinels of the standard library.
 """
 
 import multiprocessing
@@ -25,69 +26,78 @@ import structlog
 
 from extra_services.runtime import logs
 from extra_services.verification import instruments, worker
-from extra_services.verification.fair_queue import FairQueue, Line, Task
-from extra_services.verification.laps import Lap
+from extra_services.verification.fair_queue import CallQueue, FairQueue, Task
+from extra_services.verification.timings import StageTiming
 
 log = structlog.get_logger()
 
-#: A task whose worker dies is tried this often before it is held to be the cause.
+#: Tries of a task whose worker dies; after that many the task itself is taken to be the cause.
 ATTEMPTS = 3
 #: Seconds between looks at whether a running task was cancelled.
 _TICK = 0.05
 #: Seconds between looks at whether an idle worker is alive.
 _IDLE_CHECK = 1.0
-#: A task that runs longer than this many seconds leaves its lane to others. Once it has taken that much
-#: processor time too (on a busy machine every task is slow by the clock), it goes on at a lower priority.
+#: A task that runs longer than this many seconds leaves its lane to others. Once it has also used that much
+#: processor time (on a busy machine every task takes long), it continues at a lower priority.
 _SLOW_SECONDS = 0.25
 _NICER = 10
 _NICENESS = os.getpriority(os.PRIO_PROCESS, 0)
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-#: Seconds a new worker may take until it is ready (a cold forkserver imports sympy first).
+#: Seconds until a new worker must be ready; the first one waits until the forkserver has imported sympy.
 _START_SECONDS = 120.0
 _STARTING = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Finished:
-    """The function returned `value`, with `laps` on the way."""
+class TaskFinished:
+    """The function returned `value`."""
 
     value: Any
-    laps: tuple[Lap, ...] = ()
+    timings: tuple[StageTiming, ...] = ()
 
 
 @dataclass(frozen=True)
-class TimedOut:
+class TaskTimedOut:
     """The worker was killed at the time limit."""
 
 
 @dataclass(frozen=True)
-class Failed:
-    """The function raised, or its worker died; `reason` says how."""
+class TaskFailed:
+    """The function raised an exception, or its worker died."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a task ended, and its seconds between arrival and start, and of execution."""
+class TaskOutcome:
+    """The end of a task and its times."""
 
-    end: Finished | TimedOut | Failed
+    end: TaskFinished | TaskTimedOut | TaskFailed
+    #: From arrival to start.
     queue_seconds: float
     execution_seconds: float
 
 
 class WorkerPool:
-    """`workers` processes and `slow_workers` more for what runs long, behind one fair and bounded queue."""
+    """Worker processes behind one fair and bounded queue.
+
+    Args:
+        workers: Tasks that run at once.
+        slow_workers: More processes, for tasks that run long.
+        memory_bytes: Memory limit of each worker.
+        max_queue: Tasks that may wait.
+        log_level: Log level of the workers.
+    """
 
     def __init__(
         self, workers: int, slow_workers: int, memory_bytes: int, max_queue: int, log_level: str = "info"
     ) -> None:
         self.queue = FairQueue(max_queue, workers, slow_workers)
-        options = _Options(memory_bytes, log_level)
-        self._slots = [_Slot(self.queue, options, index) for index in range(workers + slow_workers)]
+        settings = _WorkerSettings(memory_bytes, log_level)
+        self._slots = [_Slot(self.queue, settings, index) for index in range(workers + slow_workers)]
 
     def start(self) -> None:
-        """Returns once every worker is warm."""
+        """Start the workers, and return when all are ready."""
         for slot in self._slots:
             slot.thread.start()
         for slot in self._slots:
@@ -95,23 +105,36 @@ class WorkerPool:
         if all(slot.without_network for slot in self._slots):
             log.info("workers have no network")
         else:
-            log.warning("this system does not let workers give up the network; they keep it")
+            log.warning("workers have network access: this system does not allow network namespaces")
 
     def submit(
-        self, line: Line, work: Sequence[tuple[Callable[[Any], Any], Any]], timeout: float
-    ) -> list["Future[Outcome]"]:
-        """Futures of what each function returns, in order; cancelling one stops it. Overloaded if no room."""
+        self, call: CallQueue, work: Sequence[tuple[Callable[[Any], Any], Any]], timeout: float
+    ) -> list["Future[TaskOutcome]"]:
+        """Queue (function, argument) pairs.
+
+        Args:
+            call: The queue of the RPC that the work belongs to.
+            work: Picklable functions and arguments.
+            timeout: Seconds of execution of each.
+
+        Returns:
+            A future for each pair, in order; cancelling a future stops its task.
+
+        Raises:
+            Overloaded: There is no room now.
+            InvalidInput: There is never room for so many.
+        """
         request_id = logs.request_id()
         tasks = [Task(function, argument, timeout, request_id=request_id) for function, argument in work]
-        self.queue.put(line, tasks)
+        self.queue.put(call, tasks)
         return [task.future for task in tasks]
 
     def worker_ids(self) -> list[int]:
-        """Process ids of the workers alive now."""
+        """Return the process ids of the live workers."""
         return [slot.process_id for slot in self._slots if slot.process_id]
 
     def close(self) -> None:
-        """Cancels what waits, kills the workers, and returns when all are gone."""
+        """Cancel the waiting tasks, kill the workers, and return when all have ended."""
         self.queue.close()
         for slot in self._slots:
             slot.closing.set()
@@ -120,19 +143,19 @@ class WorkerPool:
 
 
 @dataclass(frozen=True)
-class _Options:
-    """What every worker is told."""
+class _WorkerSettings:
+    """Settings of every worker."""
 
     memory_bytes: int
     log_level: str
 
 
 class _Slot:
-    """One place in the pool: a thread, and the worker process that it feeds, kills and replaces."""
+    """A thread, and the worker process that it feeds, kills and replaces."""
 
-    def __init__(self, queue: FairQueue, options: _Options, index: int) -> None:
+    def __init__(self, queue: FairQueue, settings: _WorkerSettings, index: int) -> None:
         self._queue = queue
-        self._options = options
+        self._settings = settings
         self._worker: _Worker | None = None
         self.without_network = False
         self.closing = threading.Event()
@@ -141,46 +164,46 @@ class _Slot:
 
     @property
     def process_id(self) -> int | None:
-        """Process id of the worker, or None while there is none."""
+        """Return the process id of the worker, or None while there is none."""
         current = self._worker
         return current.process.pid if current else None
 
     def _serve(self) -> None:
         while not self.closing.is_set():
-            # Before a task is taken, so that waiting for a fresh worker counts as waiting.
+            # Before a task is taken, so that the wait for a fresh worker counts as queue time.
             self._renew()
             taken = self._queue.take(_IDLE_CHECK)
             if taken is not None:
                 self._run(*taken)
         self._drop()
 
-    def _run(self, line: Line, task: Task) -> None:
+    def _run(self, call: CallQueue, task: Task) -> None:
         started = time.monotonic()
         end = self._execute(task)
-        self._queue.done(line, task)
+        self._queue.done(call, task)
         if end is not None and task.future.set_running_or_notify_cancel():
-            task.future.set_result(Outcome(end, started - task.arrived, time.monotonic() - started))
+            task.future.set_result(TaskOutcome(end, started - task.arrived, time.monotonic() - started))
 
-    def _execute(self, task: Task) -> Finished | TimedOut | Failed | None:
+    def _execute(self, task: Task) -> TaskFinished | TaskTimedOut | TaskFailed | None:
         reason = ""
         for _ in range(ATTEMPTS):
             self._renew()
             if self._worker is None:
-                return Failed("the server is stopping")
+                return TaskFailed("the server is stopping")
             try:
                 return self._worker.run(task, self.closing, self._queue)
             except _WorkerDied as death:
                 reason = str(death)
                 log.warning("a worker died", reason=reason, request_id=task.request_id)
-        return Failed(f"its worker died {ATTEMPTS} times, last: {reason}")
+        return TaskFailed(f"its worker died {ATTEMPTS} times, last: {reason}")
 
     def _renew(self) -> None:
-        """Sees to it that there is a live worker, however often that takes; gives up only when closing."""
+        """Start a worker unless one is alive, repeatedly until that succeeds or the pool closes."""
         pause = 0.1
         while not self.closing.is_set() and not (self._worker and self._worker.alive):
             self._drop()
             try:
-                self._worker = _Worker(self._options)
+                self._worker = _Worker(self._settings)
                 self.without_network = self._worker.without_network
                 self.ready.set()
             except (OSError, EOFError, _WorkerDied) as error:
@@ -197,13 +220,13 @@ class _Slot:
 
 
 class _WorkerDied(Exception):
-    """The process ended by itself; the message says how."""
+    """The process ended by itself."""
 
 
 class _Worker:
-    """A worker process and this side of its pipe."""
+    """A worker process and the server's end of its pipe."""
 
-    def __init__(self, options: _Options) -> None:
+    def __init__(self, settings: _WorkerSettings) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(
             ["extra_services.verification.warm", "extra_services.verification.worker"]
@@ -211,10 +234,10 @@ class _Worker:
         self._connection: Connection[Any, Any]
         self._connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=worker.serve, args=(theirs, options.memory_bytes, options.log_level), daemon=True
+            target=worker.serve, args=(theirs, settings.memory_bytes, settings.log_level), daemon=True
         )
         self._killed = False
-        #: Why it was killed here, by the metrics' names; empty if it was not.
+        #: Reason for which the pool killed it, as in the metrics; empty if it did not.
         self.killed_for = ""
         with _STARTING:  # multiprocessing's bookkeeping of children is not thread-safe
             self.process.start()
@@ -226,8 +249,12 @@ class _Worker:
 
     def run(
         self, task: Task, closing: threading.Event, queue: FairQueue
-    ) -> Finished | TimedOut | Failed | None:
-        """Runs `task`; None if it was cancelled or the pool closes. _WorkerDied leaves the task undecided."""
+    ) -> TaskFinished | TaskTimedOut | TaskFailed | None:
+        """Run `task`; return None if it was cancelled or the pool closes.
+
+        Raises:
+            _WorkerDied: The task is undecided.
+        """
         deadline = time.monotonic() + task.timeout
         slow_at = time.monotonic() + _SLOW_SECONDS
         greedy_at = self._processor_seconds() + _SLOW_SECONDS
@@ -243,17 +270,17 @@ class _Worker:
             if time.monotonic() >= deadline:
                 self.kill("timeout")
                 log.info("an item was stopped at its time limit", request_id=task.request_id)
-                return TimedOut()
+                return TaskTimedOut()
             aside = aside or (time.monotonic() >= slow_at and queue.move_aside(task))
             if aside and not nice and self._processor_seconds() >= greedy_at:
                 nice = self._set_niceness(_NICENESS + _NICER)
-        returned, value, laps = self._receive()
+        returned, value, timings = self._receive()
         if nice and not self._set_niceness(_NICENESS):
             self.kill("priority")
-        return Finished(value, tuple(laps)) if returned else Failed(value)
+        return TaskFinished(value, tuple(timings)) if returned else TaskFailed(value)
 
     def _set_niceness(self, niceness: int) -> bool:
-        """False if that is not allowed (to raise a priority takes privileges), or the process is gone."""
+        """Return False if the process has ended or may not be raised again (that needs privileges)."""
         try:
             os.setpriority(os.PRIO_PROCESS, self.process.pid or 0, niceness)
         except OSError:
@@ -261,7 +288,7 @@ class _Worker:
         return True
 
     def _processor_seconds(self) -> float:
-        """Processor time the worker has used; on systems without /proc, the time of the clock."""
+        """Return the processor time that the worker has used; on systems without /proc, the clock time."""
         try:
             stat = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii", errors="replace")
         except OSError:
@@ -271,17 +298,17 @@ class _Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it can take a task."""
+        """Return whether it can take a task."""
         return not self._killed and self.process.is_alive()
 
     def kill(self, reason: str = "") -> None:
-        """Ends the process, whatever it does; returns before it is gone."""
+        """Kill the process, without waiting for its end."""
         self._killed = True
         self.killed_for = self.killed_for or reason
         self.process.kill()
 
     def reap(self) -> None:
-        """As `kill`, and returns when the process is gone."""
+        """Kill the process and wait for its end."""
         self.kill()
         self.process.join()
         self._connection.close()

@@ -1,15 +1,16 @@
-r"""The fast path: decides in microseconds what normal forms prove, and nothing else.
+r"""The fast path: decide in microseconds what normal forms prove, and leave the rest to the workers.
 
-Equal normal forms are equal answers. Two plain numbers are compared exactly: equal is equal, and different is
-different as soon as no rounding of decimals (see ROUNDING) could make them equal. Choices, exact strings and
-words are decided here altogether. Everything else is None, and goes to the workers. It runs on the event
-loop, so its input is bounded; the bound is on the length of a response.
+Equal normal forms are equal answers. Two plain numbers are compared exactly: they are different if no
+rounding of decimals (see ROUNDING) could make them equal. Choices, exact strings and words are always decided
+here. Everything else is None and goes to the workers. This code runs on the event loop, so the length of a
+response is bounded.
 """
 
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
 from extra_services.verification import arithmetic
 from extra_services.verification.extraction import final_answer, reference_answer
 from extra_services.verification.normalization import (
@@ -23,14 +24,14 @@ from extra_services.verification.normalization import (
     words,
 )
 from extra_services.verification.units import split_unit
-from extra_services.verification.verdict import Item, Method, Options, Side, Status, Verdict
+from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
 
 #: Longest text, in characters, examined on the event loop.
 MAX_LENGTH = 32_768
-#: math-verify rounds to 6 decimals where one side is a decimal, so that 0.333333 is 1/3. Numbers further
-#: apart than this cannot round to the same.
+#: math-verify rounds to 6 decimals where one side is a decimal, so that 0.333333 is 1/3. Two numbers further
+#: apart than this cannot round to the same number.
 ROUNDING = Fraction(1, 10**6)
-#: Longest text put into a verdict.
+#: Longest text in a verdict, in characters.
 SHOWN = 2000
 
 _PERCENT = re.compile(r"\\?%\Z")
@@ -41,16 +42,17 @@ _LETTER_IN_PARENTHESES = re.compile(r"\([A-H]\)\Z")
 
 @dataclass(frozen=True)
 class Question:
-    """What is left of an item once the final answers are cut out; `found` is None if there is none."""
+    """The comparison that an item asks for: both final answers, the method and the options."""
 
+    #: Final answer of the response; None if it has none.
     found: str | None
     answer: str
     method: Method
-    options: Options
+    options: ComparisonOptions
 
 
-def question(item: Item) -> Question:
-    """`item` with its final answers cut out, and its method settled."""
+def question(item: VerificationItem) -> Question:
+    """Extract the final answers of `item`, and settle its method."""
     answer = reference_answer(item.answer)
     method = method_for(answer) if item.method is Method.AUTO else item.method
     found = final_answer(item.response, item.options.boxes)
@@ -60,20 +62,26 @@ def question(item: Item) -> Question:
 
 
 def method_for(answer: str) -> Method:
-    """What `auto` means for a reference answer: a capital letter is a choice, everything else mathematics."""
+    """Return the method that `auto` means: CHOICE for a capital letter from A to H, else MATH."""
     letter = choice(answer)
     return Method.CHOICE if letter and re.search(r"[A-H]", answer) else Method.MATH
 
 
 def decide(asked: Question) -> Verdict | None:
-    """The verdict if it can be proved here, else None."""
+    """Return the verdict if it can be proved here, else None."""
     response, answer = normalized(asked.found or ""), normalized(asked.answer)
     if asked.method is Method.MATH and (verdict := _plain_numbers(asked, response, answer)):
         return verdict
     blank = _described(asked, response, answer)
     if asked.found is None:
         text = "no final answer in the response"
-        return replace(blank, status=Status.UNPARSEABLE, rule="extraction", side=Side.RESPONSE, detail=text)
+        return replace(
+            blank,
+            status=VerdictStatus.UNPARSEABLE,
+            rule="extraction",
+            side=UnparseableSide.RESPONSE,
+            detail=text,
+        )
     if asked.method is Method.EXACT:
         return _decided(blank, unwrapped(asked.found) == unwrapped(asked.answer), "exact")
     if asked.method is Method.CHOICE:
@@ -84,12 +92,12 @@ def decide(asked: Question) -> Verdict | None:
 
 
 def described(asked: Question) -> Verdict:
-    """A verdict to fill in, with both sides described."""
+    """Return a verdict that describes both sides and decides nothing yet."""
     return _described(asked, normalized(asked.found or ""), normalized(asked.answer))
 
 
 def _described(
-    asked: Question, response: str, answer: str, status: Status = Status.ERROR, rule: str = ""
+    asked: Question, response: str, answer: str, status: VerdictStatus = VerdictStatus.ERROR, rule: str = ""
 ) -> Verdict:
     return Verdict(
         status,
@@ -102,39 +110,49 @@ def _described(
 
 def _plain_numbers(asked: Question, response: str, answer: str) -> Verdict | None:
     if integer(response) and integer(answer):
-        status = Status.CORRECT if integer(response) == integer(answer) else Status.WRONG
+        status = VerdictStatus.CORRECT if integer(response) == integer(answer) else VerdictStatus.WRONG
         return _described(asked, response, answer, status, "integer")
     left, right = number(response), number(answer)
     if left is None or right is None:
         return None
     rule = left.kind if left.kind == right.kind else "number"
     if left.value == right.value:
-        return _described(asked, response, answer, Status.CORRECT, rule)
+        return _described(asked, response, answer, VerdictStatus.CORRECT, rule)
     apart = abs(left.value - right.value)
     exact = "decimal" not in (left.kind, right.kind)
     if exact or apart > ROUNDING:
-        return _described(asked, response, answer, Status.WRONG, rule)
+        return _described(asked, response, answer, VerdictStatus.WRONG, rule)
     return None
 
 
-def within_tolerance(left: Fraction, right: Fraction, options: Options) -> bool:
-    """Whether a response's value `left` is near enough to the reference's `right` (method `numeric`)."""
+def within_tolerance(left: Fraction, right: Fraction, options: ComparisonOptions) -> bool:
+    """Compare two numbers as the method NUMERIC does.
+
+    Args:
+        left: Value of the response.
+        right: Value of the reference answer; the relative tolerance is a fraction of it.
+        options: Has both tolerances; the larger one counts.
+    """
     allowed = max(Fraction(options.absolute_tolerance), Fraction(options.relative_tolerance) * abs(right))
     return abs(left - right) <= allowed
 
 
 def _decided(blank: Verdict, equal: bool, rule: str) -> Verdict:
-    return replace(blank, status=Status.CORRECT if equal else Status.WRONG, rule=rule)
+    return replace(blank, status=VerdictStatus.CORRECT if equal else VerdictStatus.WRONG, rule=rule)
 
 
 def _choice(asked: Question, blank: Verdict) -> Verdict:
     answer, response = choice(asked.answer), choice(asked.found or "")
     if answer is None:
         text = "the reference answer is not the letter of a choice"
-        return replace(blank, status=Status.UNPARSEABLE, rule="choice", side=Side.ANSWER, detail=text)
+        return replace(
+            blank, status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.ANSWER, detail=text
+        )
     if response is None:
         text = "the final answer is not the letter of a choice"
-        return replace(blank, status=Status.UNPARSEABLE, rule="choice", side=Side.RESPONSE, detail=text)
+        return replace(
+            blank, status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.RESPONSE, detail=text
+        )
     return _decided(
         replace(blank, normalized_response=response, normalized_answer=answer), response == answer, "choice"
     )
@@ -169,8 +187,8 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
     return None if equal is None else _decided(blank, equal, "arithmetic")
 
 
-def _calculated(response: str, answer: str, options: Options) -> bool | None:
-    """`arithmetic.equal`, for each sense that a percent or degree sign behind one of the answers can have."""
+def _calculated(response: str, answer: str, options: ComparisonOptions) -> bool | None:
+    """Call `arithmetic.equal` for each meaning that a percent or degree sign behind one answer can have."""
     if "\\circ" in response + answer and _TRIGONOMETRY.search(response + answer):
         return None
     for mark, scaled, strict in (

@@ -1,13 +1,13 @@
-r"""Reads both answers of an item as sympy expressions, in every sense that their writing allows.
+r"""Read both answers of an item as sympy expressions, in every meaning that their notation allows.
 
 An answer is read whole or not at all. Both sides are read with the same assumptions (real variables, unless
-one of them mentions complex numbers), so that an x is the same x on both. Percent, degrees and units are
-conventions:
+one of them mentions complex numbers), so that x is the same symbol on both. Percent, degrees and units are
+matters of convention:
 
 - percent: if one side alone has the sign, "10%" may be 10 or 0.1 (`strict_percent`: 0.1 alone). Benchmarks
   keep "10" where the question asked for percent, and graders from MATH on accept either.
 - degrees: if one side alone has the sign, "45°" may be 45 or pi/4 (`strict_degrees`: pi/4 alone).
-- units: if one side alone has a unit, it is taken off; two units of one quantity are converted.
+- units: if one side alone has a unit, it is removed; two units of one quantity are converted.
 """
 
 import re
@@ -24,7 +24,7 @@ from math_verify.grader import is_assignment_relation, should_treat_as_complex
 from math_verify.parser import get_last_eq
 
 from extra_services.verification.latex import Written, written
-from extra_services.verification.verdict import Options
+from extra_services.verification.verdict import ComparisonOptions
 
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
@@ -35,15 +35,17 @@ _HUNDREDTH = sympy.Rational(1, 100)
 
 @dataclass(frozen=True)
 class Readings:
-    """Pairs (gold, prediction) of expressions: the answers are equal if one pair is. None: unreadable."""
+    """The meanings of a reference answer and a final answer, as sympy expressions."""
 
+    #: (gold, prediction) for each combination of meanings: the answers are equal if one pair is.
     pairs: tuple[tuple[Any, Any], ...]
+    #: The first meaning of each; None if it cannot be read.
     gold: Any | None
     prediction: Any | None
 
 
-def read(answer: str, response: str, options: Options) -> Readings:
-    """What `answer` and `response` can mean, together."""
+def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
+    """Read a reference answer and the final answer of a response together."""
     gold, prediction = written(answer), written(response)
     real = not (should_treat_as_complex(gold.latex) or should_treat_as_complex(prediction.latex))
     gold_value, value = _parse(gold.latex, real), _parse(prediction.latex, real)
@@ -59,10 +61,10 @@ def read(answer: str, response: str, options: Options) -> Readings:
 
 
 def _senses(
-    gold: Written, prediction: Written, gold_value: Any, value: Any, options: Options
+    gold: Written, prediction: Written, gold_value: Any, value: Any, options: ComparisonOptions
 ) -> tuple[tuple[Any, Any], ...]:
     pairs = [(gold_value, value)]
-    if gold.digits and not prediction.digits:  # the question named the base, and the response leaves it out
+    if gold.digits and not prediction.digits:  # the question named the base, and the response omits it
         pairs.append((sympy.Integer(gold.digits), value))
     if gold.percent != prediction.percent:
         pairs = _either(pairs, gold.percent, _HUNDREDTH, options.strict_percent)
@@ -94,7 +96,7 @@ def _scaled(value: Any, factor: Any) -> Any:
 
 
 def _parse(latex: str, real: bool) -> Any | None:
-    """The expression that `latex` is; None if latex2sympy cannot read all of it."""
+    """Return the expression, or None if latex2sympy cannot read all of `latex`."""
     normal = normalize_latex(latex, _NORMALIZATION).strip()
     for candidate in dict.fromkeys((normal, get_last_eq(normal))):
         if not candidate:
@@ -104,17 +106,20 @@ def _parse(latex: str, real: bool) -> Any | None:
             return _tidy(value if real else _with_imaginary_unit(value, candidate))
         except MemoryError:
             raise
-        except Exception:  # it raises whatever it stumbles over
+        except Exception:  # latex2sympy raises errors of any type for input that it does not expect
             continue
     return None
 
 
 class _Sll(_Latex2Sympy):  # type: ignore[misc]
-    """latex2sympy with ANTLR's SLL prediction: half the time, and what it parses is what LL would have parsed
-    (Parr, PredictionMode.SLL); it fails on some input that LL can parse."""
+    """latex2sympy with ANTLR's SLL prediction, which takes half the time.
+
+    It fails on some input that LL prediction can parse; where it succeeds, the result is the same
+    (documentation of ANTLR's PredictionMode.SLL).
+    """
 
     def create_parser(self, latex_str: str) -> Any:
-        """As its base."""
+        """Create the parser of the base class, with SLL prediction."""
         parser = super().create_parser(latex_str)
         parser._interp.predictionMode = PredictionMode.SLL
         return parser
@@ -132,13 +137,13 @@ def _latex2sympy(latex: str, real: bool) -> Any:
 
 
 def _with_imaginary_unit(value: Any, latex: str) -> Any:
-    """latex2sympy reads i as a variable, which it is where it counts something."""
+    """Replace latex2sympy's variable i by the imaginary unit, unless i is an index."""
     counts = re.search(r"_\s*\{?\s*i|[_^{]\s*i\s*=", latex)
     return value if counts else value.xreplace({sympy.Symbol("i", real=False): sympy.I})
 
 
 def _tidy(value: Any) -> Any:
-    """Sets and tuples without the variable they were assigned to, and "5 = x" the right way round."""
+    """Return sets and tuples without the variable they are assigned to, and "5 = x" as "x = 5"."""
     if isinstance(value, sympy.Eq):
         collections = sympy.Set | sympy.Tuple
         if isinstance(value.rhs, collections) and not isinstance(value.lhs, collections):
@@ -157,7 +162,11 @@ def _tidy(value: Any) -> Any:
 
 
 def _as_one_set(inequalities: Any) -> Any:
-    """ "x < 2 or x > 3" as a union; "x > 2, x < 3", which together hold nowhere else, as an intersection."""
+    """Return inequalities of one variable as a set.
+
+    It is their union ("x < 2 or x > 3"), or their intersection where the union would be all reals ("x > 2, x
+    < 3").
+    """
     if len(inequalities.free_symbols) != 1:
         return inequalities
     sets = [inequality.as_set() for inequality in inequalities.args]

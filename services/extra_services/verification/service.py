@@ -1,73 +1,49 @@
-"""The verification servicer: translates between the API and the domain, and never blocks the event loop."""
+"""The verification servicer: it translates between the API and the domain and never blocks the event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
+from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
+from extra_rl import wire
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
+from extra_rl.vocabulary import BoxChoice, Method, VerdictStatus
 from extra_services.errors import InvalidInput, Overloaded, ServiceError
 from extra_services.verification import instruments
-from extra_services.verification.pool import Outcome
-from extra_services.verification.verdict import Boxes, Item, Method, Options, Side, Status, Verdict
-from extra_services.verification.verifier import Call, Hard, Verifier
+from extra_services.verification.pool import TaskOutcome
+from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
+from extra_services.verification.verifier import PendingItem, VerificationCall, Verifier
 
-_STATUS = {
-    Status.CORRECT: pb.VERDICT_STATUS_CORRECT,
-    Status.WRONG: pb.VERDICT_STATUS_WRONG,
-    Status.UNPARSEABLE: pb.VERDICT_STATUS_UNPARSEABLE,
-    Status.TIMEOUT: pb.VERDICT_STATUS_TIMEOUT,
-    Status.ERROR: pb.VERDICT_STATUS_ERROR,
-}
-_SIDE = {
-    Side.NONE: pb.UNPARSEABLE_SIDE_UNSPECIFIED,
-    Side.RESPONSE: pb.UNPARSEABLE_SIDE_RESPONSE,
-    Side.ANSWER: pb.UNPARSEABLE_SIDE_ANSWER,
-}
-_METHOD = {
-    pb.METHOD_UNSPECIFIED: Method.MATH,
-    pb.METHOD_MATH: Method.MATH,
-    pb.METHOD_CHOICE: Method.CHOICE,
-    pb.METHOD_EXACT: Method.EXACT,
-    pb.METHOD_NUMERIC: Method.NUMERIC,
-    pb.METHOD_AUTO: Method.AUTO,
-    pb.METHOD_CUSTOM: Method.CUSTOM,
-}
-_BOXES = {
-    pb.BOX_CHOICE_UNSPECIFIED: Boxes.LAST,
-    pb.BOX_CHOICE_LAST: Boxes.LAST,
-    pb.BOX_CHOICE_FIRST: Boxes.FIRST,
-    pb.BOX_CHOICE_ALL: Boxes.ALL,
-}
-_DEFAULTS = Options()
+_DEFAULTS = ComparisonOptions()
 
-#: Items of one stream that are read and whose answers were not fetched yet, at most.
+#: Items of one stream that may have been read while their answers are not fetched yet.
 _UNANSWERED = 8192
-#: A batch yields to other calls after this many items.
+#: Items of a batch after which other calls get their turn.
 _ITEMS_PER_TURN = 16
 
 
 class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
-    """Serves `verifier`."""
+    """Serve `verifier`."""
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
 
     async def Verify(self, request: pb.VerifyRequest, context: Any) -> pb.VerifyResponse:
-        """Verdicts in the order of the items; an invalid item refuses the batch before anything starts."""
+        """Answer a batch in its order; an invalid item fails the whole call before any work starts."""
         timeout = self._verifier.timeout(_optional_timeout(request))
         items = [self._item(item, f"items[{n}].") async for n, item in _in_turns(request.items)]
-        decided: list[Verdict | Hard] = []
-        hard: list[Hard] = []
+        decided: list[Verdict | PendingItem] = []
+        pending: list[PendingItem] = []
         async for _, item in _in_turns(items):
             decided.append(entry := self._verifier.decide(item))
-            if isinstance(entry, Hard):
-                hard.append(entry)
-                # At once: under overload, what is refused must cost little, or nothing else gets done.
-                self._verifier.require_room(len(hard))
+            if isinstance(entry, PendingItem):
+                pending.append(entry)
+                # At once: under overload a refused call must cost little.
+                self._verifier.require_room(len(pending))
         with self._verifier.call() as call:
-            futures = call.submit(hard, timeout)
+            futures = call.submit(pending, timeout)
             outcomes = iter(await asyncio.gather(*map(asyncio.wrap_future, futures)))
         verdicts = (
             entry if isinstance(entry, Verdict) else self._verifier.finish(entry, next(outcomes), timeout)
@@ -81,8 +57,10 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
     async def VerifyStream(
         self, requests: AsyncIterator[pb.VerifyStreamRequest], context: Any
     ) -> AsyncIterator[pb.VerifyStreamResponse]:
-        """Each item is answered as soon as it is decided; while the workers' queue is full, or too many
-        answers have not been fetched, no more is read."""
+        """Answer each item as soon as it is decided.
+
+        Reading stops while the workers' queue is full or too many answers have not been fetched.
+        """
         answers: asyncio.Queue[pb.VerifyStreamResponse | Exception | None] = asyncio.Queue()
         room = asyncio.Semaphore(_UNANSWERED)
         with self._verifier.call() as call:
@@ -99,7 +77,7 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
     async def _read(
         self,
         requests: AsyncIterator[pb.VerifyStreamRequest],
-        call: Call,
+        call: VerificationCall,
         answers: "asyncio.Queue[pb.VerifyStreamResponse | Exception | None]",
         room: asyncio.Semaphore,
     ) -> None:
@@ -118,14 +96,14 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
             answers.put_nowait(error)
 
     async def _start(
-        self, request: pb.VerifyStreamRequest, call: Call
-    ) -> "Verdict | tuple[Hard, Future[Outcome], float]":
+        self, request: pb.VerifyStreamRequest, call: VerificationCall
+    ) -> "Verdict | tuple[PendingItem, Future[TaskOutcome], float]":
         try:
             timeout = self._verifier.timeout(_optional_timeout(request))
             item = self._item(request.item, "item.")
         except ServiceError as error:
             field = f"{error.field}: " if isinstance(error, InvalidInput) else ""
-            return Verdict(Status.ERROR, "invalid", detail=f"{field}{error.message}")
+            return Verdict(VerdictStatus.ERROR, "invalid", detail=f"{field}{error.message}")
         decided = self._verifier.decide(item)
         if isinstance(decided, Verdict):
             return decided
@@ -133,33 +111,32 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
             try:
                 return decided, call.submit([decided], timeout)[0], timeout
             except Overloaded as full:
-                # Not reading on is the refusal of a stream: gRPC's flow control slows the sender.
+                # A stream is not refused: while nothing is read, gRPC's flow control slows the sender.
                 await asyncio.sleep(min(full.retry_after_seconds, 0.1))
 
-    def _item(self, message: pb.VerifyItem, path: str) -> Item:
-        if message.method not in _METHOD:
-            raise InvalidInput(f"{path}method", f"unknown method number {message.method}")
+    def _item(self, message: pb.VerifyItem, path: str) -> VerificationItem:
+        method = _requested(Method, message.method, f"{path}method")
         options = _options(message.options, path) if message.HasField("options") else _DEFAULTS
-        item = Item(message.response, message.answer, _METHOD[message.method], options)
+        item = VerificationItem(message.response, message.answer, method, options)
         self._verifier.check(item, path)
         return item
 
     async def _finish(
         self,
         name: int,
-        hard: Hard,
-        future: "Future[Outcome]",
+        pending: PendingItem,
+        future: "Future[TaskOutcome]",
         timeout: float,
         answers: "asyncio.Queue[pb.VerifyStreamResponse | Exception | None]",
     ) -> None:
-        verdict = self._verifier.finish(hard, await asyncio.wrap_future(future), timeout)
+        verdict = self._verifier.finish(pending, await asyncio.wrap_future(future), timeout)
         instruments.count([(verdict.status, instruments.WORKER)])
         answers.put_nowait(pb.VerifyStreamResponse(id=name, verdict=_to_proto(verdict)))
 
 
-def _route(decided: Verdict | Hard) -> str:
-    """What decides an item, by the metrics' names."""
-    if isinstance(decided, Hard):
+def _route(decided: Verdict | PendingItem) -> str:
+    """Return the metrics' name of the part that decides an item."""
+    if isinstance(decided, PendingItem):
         return instruments.WORKER
     return instruments.CACHE if decided.cached else instruments.FAST
 
@@ -168,18 +145,26 @@ Entry = TypeVar("Entry")
 
 
 async def _in_turns(entries: Iterable[Entry]) -> AsyncIterator[tuple[int, Entry]]:
-    """`entries` with their indices, letting other calls have a turn now and then."""
+    """Yield `entries` with their indices, and let other calls run now and then."""
     for index, entry in enumerate(entries):
         if index % _ITEMS_PER_TURN == _ITEMS_PER_TURN - 1:
             await asyncio.sleep(0)
         yield index, entry
 
 
-def _options(message: pb.VerifyOptions, path: str) -> Options:
-    if message.boxes not in _BOXES:
-        raise InvalidInput(f"{path}options.boxes", f"unknown number {message.boxes}")
-    return Options(
-        boxes=_BOXES[message.boxes],
+Member = TypeVar("Member", bound=StrEnum)
+
+
+def _requested(kind: type[Member], value: int, field: str) -> Member:
+    try:
+        return wire.requested(kind, value)
+    except ValueError as error:
+        raise InvalidInput(field, str(error)) from error
+
+
+def _options(message: pb.VerifyOptions, path: str) -> ComparisonOptions:
+    return ComparisonOptions(
+        boxes=_requested(BoxChoice, message.boxes, f"{path}options.boxes"),
         strict_percent=message.strict_percent,
         strict_degrees=message.strict_degrees,
         relative_tolerance=_given(message, "relative_tolerance"),
@@ -198,9 +183,13 @@ def _optional_timeout(request: pb.VerifyRequest | pb.VerifyStreamRequest) -> flo
 
 
 def _to_proto(decided: Verdict) -> pb.Verdict:
+    # Enum numbers are plain ints to mypy.
+    enums: dict[str, Any] = {
+        "status": wire.number(decided.status),
+        "unparseable_side": wire.number(decided.side) if decided.side else 0,
+    }
     return pb.Verdict(
-        status=_STATUS[decided.status],
-        unparseable_side=_SIDE[decided.side],
+        **enums,
         extracted=_sendable(decided.extracted),
         normalized_response=_sendable(decided.normalized_response),
         normalized_answer=_sendable(decided.normalized_answer),
@@ -213,5 +202,5 @@ def _to_proto(decided: Verdict) -> pb.Verdict:
 
 
 def _sendable(text: str) -> str:
-    """protobuf refuses lone surrogates."""
+    """Return `text` without lone surrogates, which protobuf refuses."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

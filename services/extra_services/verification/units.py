@@ -1,9 +1,9 @@
-r"""Units behind an answer: which text is one, and how far units of one quantity are apart.
+r"""Units behind an answer: recognize them, and convert between units of one quantity.
 
-"5 cm" and "5" are the same answer (the question named the unit); "5 cm" and "5 m" are not, and "100
-cm" and "1 m" are. A word behind a plain number that is not in the table ("26 apples") is taken off
-too, and says nothing. Behind a formula with letters only words in `\text{}` and `\mathrm{}` are
-units: in "2\pi r h" the h is a height, not an hour.
+"5 cm" and "5" are the same answer, since the question named the unit. "100 cm" and "1 m" are the same, "5 cm"
+and "5 m" are not. A word behind a plain number that is not in the table ("26 apples") is removed too and has
+no meaning. Behind a formula with letters only words in `\text{}` and `\mathrm{}` are units: in "2\pi r h" the
+h is a height and no hour.
 """
 
 import re
@@ -21,7 +21,7 @@ class Unit:
 
     @property
     def factor(self) -> Fraction:
-        """How many base units (to that power) one of these is."""
+        """Number of base units, to that power, in one of these units."""
         return self.size**self.power
 
 
@@ -55,7 +55,7 @@ _PLAIN_NUMBER = re.compile(
     r"[+-]?\s*(?:[\d.,]+(?:\s*/\s*\d+)?|[\d\s]*\\[dt]?frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d)"
     r"|[\d.]*\s*\\sqrt\s*\{?\d+\}?|\d*\s*\\pi)\s*\Z"
 )
-#: Words that change what is said; what stands before them is not the answer.
+#: Words that change the meaning, so that the text before them is not the whole answer.
 _MEANINGFUL = re.compile(
     r"\b(?:if|when|where|for|and|or|not|is|are|even|odd|mod|to|than|least|most|pi|sqrt|[ei])\b|[=<>]",
     re.IGNORECASE,
@@ -63,7 +63,7 @@ _MEANINGFUL = re.compile(
 
 
 def split_unit(latex: str) -> tuple[str, Unit | None]:
-    """`latex` without the unit behind it, and that unit if it is a known one."""
+    """Return `latex` without the unit behind it, and the unit, or None if it is unknown or absent."""
     match = _IN_TEXT.search(latex)
     if not match or not latex[: match.start()].strip():
         match = _BEHIND_NUMBER.search(latex)

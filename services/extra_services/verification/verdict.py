@@ -1,80 +1,48 @@
-"""What is asked and what is answered: the vocabulary of verification.
+"""The input and output of verification: items, comparison options and verdicts.
 
-A verdict is data, never an exception: an answer that cannot be read, a comparison that takes too long and a
-worker that dies are outcomes of their own, so that a trainer can tell "the model is wrong" from "we do not
-know".
+Everything that can become of an item is a status of its verdict and never an exception: an answer that cannot
+be read, a comparison that takes too long and a worker that dies. So a trainer can distinguish a wrong answer
+from an undecided one.
 """
 
 from dataclasses import dataclass, replace
-from enum import Enum
 
-
-class Status(Enum):
-    """Outcome of one verification."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    UNPARSEABLE = "unparseable"
-    TIMEOUT = "timeout"
-    ERROR = "error"
-
-
-class Side(Enum):
-    """Which side could not be read: the response, or the reference answer (then the data is at fault)."""
-
-    NONE = "none"
-    RESPONSE = "response"
-    ANSWER = "answer"
-
-
-class Method(Enum):
-    """How answers are compared."""
-
-    MATH = "math"
-    CHOICE = "choice"
-    EXACT = "exact"
-    NUMERIC = "numeric"
-    AUTO = "auto"
-    CUSTOM = "custom"
-
-
-class Boxes(Enum):
-    r"""Which of several `\boxed{}` is the final answer; ALL takes them together, as a list."""
-
-    LAST = "last"
-    FIRST = "first"
-    ALL = "all"
+from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 
 
 @dataclass(frozen=True)
-class Options:
-    """Conventions of comparison; the defaults follow the benchmarks (see README.md of this package)."""
+class ComparisonOptions:
+    """Conventions of a comparison; README.md of this package explains them."""
 
-    boxes: Boxes = Boxes.LAST
+    boxes: BoxChoice = BoxChoice.LAST
     strict_percent: bool = False
     strict_degrees: bool = False
     relative_tolerance: float = 1e-4
     absolute_tolerance: float = 0.0
+    #: Name of the verifier for Method.CUSTOM.
     verifier: str = ""
 
 
 @dataclass(frozen=True)
-class Item:
-    """One response to verify against one reference answer (bare, or in a box)."""
+class VerificationItem:
+    """One response to verify against one reference answer; the answer may be in a box."""
 
     response: str
     answer: str
     method: Method = Method.MATH
-    options: Options = Options()
+    options: ComparisonOptions = ComparisonOptions()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was decided of one item, and why; times are in seconds."""
+    """The decision on one item and the reason for it; times are in seconds."""
 
-    status: Status
+    status: VerdictStatus
+    #: The rule that decided, for example "integer" or "math_verify".
     rule: str
-    side: Side = Side.NONE
+    #: None unless the status is UNPARSEABLE.
+    side: UnparseableSide | None = None
+    #: The final answer as the response writes it.
     extracted: str = ""
     normalized_response: str = ""
     normalized_answer: str = ""
@@ -83,6 +51,6 @@ class Verdict:
     execution_seconds: float = 0.0
     cached: bool = False
 
-    def timed(self, queue_seconds: float, execution_seconds: float) -> "Verdict":
-        """The same verdict with where its time went."""
+    def with_times(self, queue_seconds: float, execution_seconds: float) -> "Verdict":
+        """Return a copy with these times, in seconds."""
         return replace(self, queue_seconds=queue_seconds, execution_seconds=execution_seconds)

@@ -1,7 +1,7 @@
-"""The verification domain as its users call it: validate, decide at once, remember, or ask the workers.
+"""The verification domain: validate an item, decide it at once or by the cache, or hand it to a worker.
 
-A `Call` is one request's share of the service. Closing it cancels whatever of it is still waiting or
-running. Everything here is for one thread (the event loop's), and takes microseconds; what takes longer
+A `VerificationCall` holds the items of one request that need a worker. Closing it cancels those that still
+wait or run. Everything here belongs to one thread (the event loop's) and takes microseconds; slow work
 happens in the workers.
 """
 
@@ -14,53 +14,73 @@ from types import TracebackType
 
 import structlog
 
+from extra_rl.vocabulary import Method, VerdictStatus
 from extra_services.errors import InvalidInput
 from extra_services.verification import custom, instruments, quick
 from extra_services.verification.cache import VerdictCache
-from extra_services.verification.fair_queue import Line
+from extra_services.verification.fair_queue import CallQueue
 from extra_services.verification.judge import judge, judge_question
-from extra_services.verification.pool import Finished, Outcome, TimedOut, WorkerPool
+from extra_services.verification.pool import TaskFinished, TaskOutcome, TaskTimedOut, WorkerPool
 from extra_services.verification.quick import Question
-from extra_services.verification.verdict import Item, Method, Status, Verdict
+from extra_services.verification.verdict import Verdict, VerificationItem
 
 log = structlog.get_logger()
 
-#: How far a number may be from its 32-bit form, as a fraction of it.
+#: Largest relative difference between a number and its 32-bit form.
 _FLOAT32 = 2.0**-23
 
 
 @dataclass(frozen=True)
-class Hard:
-    """An item that needs a worker; `asked` is its question, None if the worker has to find that out too."""
+class PendingItem:
+    """An item that needs a worker."""
 
-    item: Item
+    item: VerificationItem
+    #: None if the worker must extract the answers too.
     asked: Question | None
 
 
 class Verifier:
-    """Verifies items on the fast path and in the workers of `pool`."""
+    """Verify items on the fast path and in the workers of `pool`.
+
+    Args:
+        pool: Started workers.
+        timeout_seconds: Longest execution of an item, and the default.
+        cache_size: Verdicts that are kept.
+    """
 
     def __init__(self, pool: WorkerPool, timeout_seconds: float, cache_size: int) -> None:
         self._pool = pool
         self._timeout_seconds = timeout_seconds
         self._cache = VerdictCache(cache_size)
 
-    def call(self) -> "Call":
-        """A new call; use it in a `with` statement."""
-        return Call(self._pool)
+    def call(self) -> "VerificationCall":
+        """Return a new call, for use in a `with` statement."""
+        return VerificationCall(self._pool)
 
     def timeout(self, wanted: float | None) -> float:
-        """The time limit of an item in seconds; InvalidInput if `wanted` is out of range."""
+        """Return the time limit of an item in seconds.
+
+        Raises:
+            InvalidInput: `wanted` is out of range.
+        """
         if wanted is None:
             return self._timeout_seconds
-        # The message holds 32 bits of it: the server's own limit may come back a little larger.
+        # The message has 32 bits for it: the server's own limit may arrive a little larger.
         if not 0 < wanted <= self._timeout_seconds * (1 + _FLOAT32):
             text = f"must be above 0 and at most the server's {self._timeout_seconds:g} s, not {wanted:g}"
             raise InvalidInput("timeout_seconds", text)
         return min(wanted, self._timeout_seconds)
 
-    def check(self, item: Item, path: str) -> None:
-        """InvalidInput if `item`, at `path` of its request, cannot be verified whatever the response says."""
+    def check(self, item: VerificationItem, path: str) -> None:
+        """Check the parts of an item that do not depend on its response.
+
+        Args:
+            item: The item.
+            path: Its place in the request, for the error.
+
+        Raises:
+            InvalidInput: The item can never be verified.
+        """
         if not item.answer.strip():
             raise InvalidInput(f"{path}answer", "is empty: a reference answer is required")
         for name in ("relative_tolerance", "absolute_tolerance"):
@@ -72,44 +92,48 @@ class Verifier:
             text = f"no verifier {item.options.verifier!r} in group {custom.GROUP}; installed are: {names}"
             raise InvalidInput(f"{path}options.verifier", text)
 
-    def decide(self, item: Item) -> Verdict | Hard:
-        """The verdict if the fast path can prove it or it is remembered; else what to hand to a call."""
+    def decide(self, item: VerificationItem) -> Verdict | PendingItem:
+        """Return the verdict if the fast path or the cache has one, else the item to submit to a call."""
         started = time.perf_counter()
         if item.method is Method.CUSTOM or len(item.response) + len(item.answer) > quick.MAX_LENGTH:
-            return Hard(item, None)
+            return PendingItem(item, None)
         try:
             asked = quick.question(item)
             decided = quick.decide(asked)
-        except (
-            Exception
-        ):  # A text that trips the fast path must not fail its neighbours: it may trip a worker.
+        except Exception:
+            # A text on which the fast path fails must not fail its neighbours: a worker may fail on it.
             log.exception("the fast path failed")
-            return Hard(item, None)
+            return PendingItem(item, None)
         if decided:
-            return decided.timed(0.0, time.perf_counter() - started)
+            return decided.with_times(0.0, time.perf_counter() - started)
         known = self._cache.get(asked)
-        return replace(known, cached=True).timed(0.0, 0.0) if known else Hard(item, asked)
+        return replace(known, cached=True).with_times(0.0, 0.0) if known else PendingItem(item, asked)
 
     def require_room(self, count: int) -> None:
-        """Overloaded, or InvalidInput if there never will be, unless so many items may wait for a worker."""
+        """Check that `count` more items may wait for a worker.
+
+        Raises:
+            Overloaded: There is no room now.
+            InvalidInput: There is never room for so many.
+        """
         self._pool.queue.require_room(count)
 
-    def finish(self, hard: Hard, outcome: Outcome, timeout: float) -> Verdict:
-        """What became of an item in a worker."""
+    def finish(self, pending: PendingItem, outcome: TaskOutcome, timeout: float) -> Verdict:
+        """Return the verdict on an item from the outcome of its task; `timeout` is its limit in seconds."""
         self._observe(outcome)
-        if isinstance(outcome.end, Finished):
+        if isinstance(outcome.end, TaskFinished):
             decided: Verdict = outcome.end.value
-            if hard.asked:
-                self._cache.put(hard.asked, decided)
-        elif isinstance(outcome.end, TimedOut):
+            if pending.asked:
+                self._cache.put(pending.asked, decided)
+        elif isinstance(outcome.end, TaskTimedOut):
             text = f"undecided after {timeout:g} s of execution"
-            decided = _undecided(hard, Status.TIMEOUT, "time_limit", text)
+            decided = _undecided(pending, VerdictStatus.TIMEOUT, "time_limit", text)
         else:
-            decided = _undecided(hard, Status.ERROR, "worker", outcome.end.reason)
-        return decided.timed(outcome.queue_seconds, outcome.execution_seconds)
+            decided = _undecided(pending, VerdictStatus.ERROR, "worker", outcome.end.reason)
+        return decided.with_times(outcome.queue_seconds, outcome.execution_seconds)
 
     def watch(self) -> None:
-        """Has the gauges ask this verifier when the metrics are read."""
+        """Connect the gauges of `instruments` to this verifier."""
         queue = self._pool.queue
         instruments.ITEMS_WAITING.set_function(lambda: queue.waiting)
         instruments.ITEMS_RUNNING.set_function(lambda: queue.running)
@@ -117,32 +141,32 @@ class Verifier:
         instruments.WORKERS.set_function(lambda: len(self._pool.worker_ids()))
         instruments.CACHED_VERDICTS.set_function(lambda: len(self._cache))
 
-    def _observe(self, outcome: Outcome) -> None:
+    def _observe(self, outcome: TaskOutcome) -> None:
         executed = outcome.execution_seconds
         stages = instruments.STAGES
         stages.ended("queue", outcome.queue_seconds, ago=executed)
         stages.ended("execute", executed)
-        if isinstance(outcome.end, Finished):
-            for name, seconds, end in outcome.end.laps:
-                stages.ended(name, seconds, ago=executed - end)
+        if isinstance(outcome.end, TaskFinished):
+            for timing in outcome.end.timings:
+                stages.ended(timing.stage, timing.seconds, ago=executed - timing.end)
 
 
-def _undecided(hard: Hard, status: Status, rule: str, detail: str) -> Verdict:
-    """What a worker left undecided, with both sides described if the fast path has read them."""
-    if hard.asked is None:
+def _undecided(pending: PendingItem, status: VerdictStatus, rule: str, detail: str) -> Verdict:
+    """Return an undecided verdict, with both sides described if the fast path has read them."""
+    if pending.asked is None:
         return Verdict(status, rule, detail=detail)
-    return replace(quick.described(hard.asked), status=status, rule=rule, detail=detail)
+    return replace(quick.described(pending.asked), status=status, rule=rule, detail=detail)
 
 
-class Call:
-    """The items of one request that need a worker."""
+class VerificationCall:
+    """The items of one request that need a worker; leaving its `with` block cancels the unfinished ones."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
-        self._line = Line()
-        self._open: set[Future[Outcome]] = set()
+        self._queue = CallQueue()
+        self._open: set[Future[TaskOutcome]] = set()
 
-    def __enter__(self) -> "Call":
+    def __enter__(self) -> "VerificationCall":
         return self
 
     def __exit__(
@@ -151,10 +175,23 @@ class Call:
         for future in list(self._open):
             future.cancel()
 
-    def submit(self, items: Sequence[Hard], timeout: float) -> list["Future[Outcome]"]:
-        """Futures, in order, to hand to `Verifier.finish`; Overloaded, and nothing started, if no room."""
-        work = [(judge_question, hard.asked) if hard.asked else (judge, hard.item) for hard in items]
-        futures = self._pool.submit(self._line, work, timeout)
+    def submit(self, items: Sequence[PendingItem], timeout: float) -> list["Future[TaskOutcome]"]:
+        """Queue items for the workers.
+
+        Args:
+            items: Results of `Verifier.decide`.
+            timeout: Seconds of execution of each.
+
+        Returns:
+            A future for each item, in order, whose result goes to `Verifier.finish`.
+
+        Raises:
+            Overloaded: There is no room now; nothing was started.
+        """
+        work = [
+            (judge_question, pending.asked) if pending.asked else (judge, pending.item) for pending in items
+        ]
+        futures = self._pool.submit(self._queue, work, timeout)
         for future in futures:
             self._open.add(future)
             future.add_done_callback(self._open.discard)

@@ -1,11 +1,11 @@
-"""Imported by the forkserver before it forks workers: loads sympy and the LaTeX parser, and runs them once.
+"""Preloaded by the forkserver before it forks workers: load sympy and the LaTeX parser, and run them once.
 
-Their first run fills caches that would otherwise cost every new worker a tenth of a second on its first
+The first run fills caches. Without them every new worker would need a tenth of a second more for its first
 items.
 """
 
 from extra_services.verification.judge import judge
-from extra_services.verification.verdict import Item
+from extra_services.verification.verdict import VerificationItem
 
 _ANSWERS = (
     r"\frac{\sqrt{2}}{2}", "x^2+2x+1", r"2^{10}-1", r"\left(3,\frac{\pi}{2}\right)", r"[1,2)\cup(3,\infty)",
@@ -15,4 +15,4 @@ _ANSWERS = (
     r"\frac{1-p^{2}}{3}", "1.5", r"\ln 2+\frac{1}{e}",
 )  # fmt: skip
 for _answer in _ANSWERS:
-    judge(Item(rf"\boxed{{{_answer}+0}}", _answer))
+    judge(VerificationItem(rf"\boxed{{{_answer}+0}}", _answer))

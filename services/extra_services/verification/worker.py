@@ -1,10 +1,10 @@
 """The life of a worker process: limits first, then one task after another until the pipe closes.
 
-Workers are forked from multiprocessing's forkserver, which has no threads and has imported `warm` before:
-a worker is warm from its first task. Where the kernel allows it, a worker has no network (a user and
-network namespace of its own). The memory limit is the kernel's (RLIMIT_DATA: heap and private mappings).
-The processor limit is a backstop for a worker whose server has died in the middle of a task: nobody is
-left to kill it.
+Workers are forked from multiprocessing's forkserver, which has no threads and has imported `warm`, so a
+worker is fast from its first task. Where the kernel allows it, a worker has no network: it enters a user and
+network namespace of its own. The memory limit is the kernel's (RLIMIT_DATA: heap and private mappings). The
+limit of processor time matters only when the server has died in the middle of a task and cannot kill its
+worker.
 """
 
 import ctypes
@@ -20,18 +20,27 @@ from typing import Any
 import structlog
 
 from extra_services.runtime import logs
-from extra_services.verification.laps import Lap, begin
+from extra_services.verification import timings
+from extra_services.verification.timings import StageTiming
 
 log = structlog.get_logger()
 
-#: Seconds of processor time, beyond the time limit of a task, after which the kernel ends a forgotten worker.
+#: Seconds of processor time beyond a task's time limit after which the kernel ends a worker without a server.
 _CPU_MARGIN = 5
 _CLONE_NEWUSER_AND_NEWNET = 0x10000000 | 0x40000000
 
 
 def serve(connection: "Connection[Any, Any]", memory_bytes: int, log_level: str) -> None:
-    """Says whether it is cut off from the network, then answers each (function, argument, timeout, request
-    id) with (whether it returned, what, laps)."""
+    """Run tasks from `connection` until it closes.
+
+    The first message sent is whether the network is cut off. Then each received (function, argument, timeout,
+    request id) is answered by (whether the function returned, its value or the error's text, stage timings).
+
+    Args:
+        connection: This worker's end of the pipe.
+        memory_bytes: Limit of heap and private mappings.
+        log_level: As in the server's settings.
+    """
     logs.configure(log_level)
     # Signals to the whole process group are for the server, which drains first and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -39,7 +48,7 @@ def serve(connection: "Connection[Any, Any]", memory_bytes: int, log_level: str)
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
-    # What is written is mathematics of any length; the pool's clock is what bounds the conversion.
+    # Responses hold integers of any length; the pool's time limit bounds their conversion.
     sys.set_int_max_str_digits(0)
     connection.send(_leave_network())
     while True:
@@ -52,20 +61,20 @@ def serve(connection: "Connection[Any, Any]", memory_bytes: int, log_level: str)
         connection.send(_run(function, argument))
 
 
-def _run(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any, list[Lap]]:
-    laps, started = begin(), time.perf_counter()
+def _run(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any, list[StageTiming]]:
+    stages, started = timings.start(), time.perf_counter()
     try:
-        answer = True, function(argument), laps
+        answer = True, function(argument), stages
         log.debug("item judged", seconds=round(time.perf_counter() - started, 6))
         return answer
     except Exception as error:
         text = f"{type(error).__name__}: {error}"[:500]
         log.info("item failed", error=text)
-        return False, text, laps
+        return False, text, stages
 
 
 def _leave_network() -> bool:
-    """Enters an empty network namespace; False where the kernel or the container does not allow it."""
+    """Enter an empty network namespace; return False where the kernel or the container does not allow it."""
     return bool(ctypes.CDLL(None).unshare(_CLONE_NEWUSER_AND_NEWNET) == 0)
 
 

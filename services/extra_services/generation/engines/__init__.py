@@ -1,1 +1,1 @@
-"""The engines that generation can run on."""
+"""The engines of the generation service, and the interface that they share."""

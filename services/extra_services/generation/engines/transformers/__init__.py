@@ -1,1 +1,1 @@
-"""The embedded engine, on transformers."""
+"""The engine on transformers, for a CPU or one GPU."""

@@ -1,16 +1,16 @@
-"""The running batch's KV cache, and the attention that uses it: one row a sample, rows side by side.
+"""The KV cache of the running batch, with one row per sample, and the attention that uses it.
 
-Each layer holds keys and values [rows, kv heads, capacity, head size]. A sample's row starts as a copy of its
-prompt's, which was computed once, and grows by one position a step; rows that end are filled with the last
-rows, so the first `count` are always the live ones and a step works on a slice, without gathering anything.
-Room for rows and positions grows as samples need it.
+Each layer holds keys and values [rows, kv heads, capacity, head size]. A sample's row starts as a copy of the
+keys and values of its prompt, which was computed once, and grows by one position per step. When a row ends,
+the last row takes its place: the first `count` rows are always the live ones, and a step works on a slice
+without gathering. Room for rows and positions grows as needed.
 
-transformers' own caches do not fit: DynamicCache concatenates (copies) all of it at every step and cannot let
-rows join or leave at different lengths; StaticCache has one position for all rows. transformers' continuous
-batching keeps pages, but computes attention outside CUDA as one masked product of all queries with all keys
-of the batch (128 times the work at batch 128), and gives neither entropies nor per-request draws. What is
-used is transformers' attention interface: the model is the real one, and `attention` is registered as the
-function its layers call.
+The caches of transformers are not suitable: DynamicCache copies everything at every step, and its rows cannot
+join or leave at different lengths; StaticCache has one position for all rows. The continuous batching of
+transformers keeps pages, but outside CUDA it computes attention as one masked product of all queries with all
+keys of the batch (128 times the work at batch 128), and it has neither entropies nor draws per request. This
+module uses the attention interface of transformers: the model is unchanged, and `attention` is registered as
+the function that its layers call.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-#: The name under which models are told to use `attention`.
+#: Name under which `attention` is registered.
 ATTENTION = "extra_rl_rows"
 
-#: Row capacity grows in steps of this many tokens.
+#: The capacity of rows grows in steps of this many tokens.
 CAPACITY_STEP = 64
 
 #: Keys and values in one layer.
@@ -46,7 +46,7 @@ def attention(
     kv: "Prefill | Rows | None" = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers' attention layers call; without `kv`, a plain forward pass."""
+    """Compute attention for transformers' layers: with `kv`, or else as a plain forward pass."""
     if kv is None:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **more
@@ -61,8 +61,8 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 @dataclass(frozen=True)
-class Computed:
-    """A sequence whose keys and values are known, with what follows from its last position."""
+class ComputedSequence:
+    """A sequence with its keys and values, and the logits after its last token."""
 
     #: int32 [length].
     tokens: NDArray[np.int32]
@@ -73,15 +73,16 @@ class Computed:
 
     @property
     def bytes(self) -> int:
-        """Memory it takes."""
+        """Memory of all tensors."""
         kept = (self.logits, *(part for layer in self.layers for part in layer))
         return sum(int(tensor.nbytes) for tensor in kept)
 
 
 class Prefill:
-    """Computes sequences, side by side and padded at the end, and keeps their keys and values.
+    """Attention of a pass over sequences, side by side and padded at the end; it keeps their keys and values.
 
-    With `past`, one sequence whose first positions are known.
+    Args:
+        past: Keys and values of the first positions, by layer, if there is only one sequence.
     """
 
     def __init__(self, past: list[Layer] | None = None) -> None:
@@ -98,7 +99,7 @@ class Prefill:
         scaling: float | None,
         window: int | None,
     ) -> torch.Tensor:
-        """Causal attention: nothing real attends to the padding, which comes last."""
+        """Compute causal attention; no real token attends to the padding, which comes last."""
         assert layer == len(self.layers), "layers run in order"
         if self._past is not None:
             known = self._past[layer]
@@ -117,17 +118,17 @@ class Prefill:
         )
         return out.transpose(1, 2)
 
-    def sequence(self, row: int, tokens: NDArray[np.int32], logits: torch.Tensor) -> Computed:
-        """One of the sequences, in memory of its own, so that it can outlive the others."""
+    def sequence(self, row: int, tokens: NDArray[np.int32], logits: torch.Tensor) -> ComputedSequence:
+        """Return one of the sequences, copied, so that it does not keep the others in memory."""
         length = len(tokens)
         layers = [
             (key[row, :, :length].clone(), value[row, :, :length].clone()) for key, value in self.layers
         ]
-        return Computed(tokens, layers, logits.clone())
+        return ComputedSequence(tokens, layers, logits.clone())
 
 
 def _causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """bool [queries, keys], queries at the last keys' positions; None where plain causality says it all."""
+    """Return bool [queries, keys], queries at the last keys' positions; None if it is plainly causal."""
     if queries == keys and (window is None or window >= keys):
         return None
     distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
@@ -136,20 +137,20 @@ def _causal_mask(queries: int, keys: int, window: int | None, device: torch.devi
 
 
 class Rows:
-    """Keys and values of the running batch."""
+    """Keys and values of the running batch, of at most `max_rows` rows."""
 
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows
         self.count = 0
-        #: Of each layer: keys, then values.
+        #: Keys and values by layer.
         self._stores: list[Layer] = []
-        # Of the step: where each row writes, what it may attend to, and how far.
+        # Of the current step: the position of each row, the masks by window, and the largest position.
         self._at = torch.zeros(0, dtype=torch.int64)
         self._masks: dict[int | None, torch.Tensor] = {}
         self._reach = 0
 
-    def join(self, sequence: Computed, copies: int) -> None:
-        """Appends `copies` rows that start with `sequence`."""
+    def join(self, sequence: ComputedSequence, copies: int) -> None:
+        """Append `copies` rows that start with `sequence`."""
         length, first, last = len(sequence.tokens), self.count, self.count + copies
         if not self._stores:
             self._stores = [(_empty(key), _empty(value)) for key, value in sequence.layers]
@@ -161,7 +162,7 @@ class Rows:
         self.count = last
 
     def keep(self, target: list[int], source: list[int], count: int) -> None:
-        """Moves rows `source` to `target` and keeps the first `count` rows."""
+        """Move rows `source` to `target`, and keep the first `count` rows."""
         if source:
             for store in (store for stores in self._stores for store in stores):
                 store[target, :, : self._reach] = store[source, :, : self._reach]
@@ -170,7 +171,7 @@ class Rows:
             self._stores, self._reach = [], 0
 
     def prepare(self, lengths: torch.Tensor) -> None:
-        """Readies a step in which each row, of `lengths` int64 [count] so far, gets one more position."""
+        """Prepare a step that adds one position to each row; `lengths` int64 [count] are those before it."""
         self._reach = int(lengths.max()) + 1
         self._grow(self.count, self._reach)
         self._at = lengths
@@ -185,13 +186,13 @@ class Rows:
         scaling: float | None,
         window: int | None,
     ) -> torch.Tensor:
-        """Stores the step's keys and values and attends to what each row has so far."""
+        """Store the keys and values of the step, and compute attention over each row."""
         keys, values = self._stores[layer]
         rows, heads, _, size = query.shape
         _write(keys, self._at, key)
         _write(values, self._at, value)
         kv_heads = keys.shape[1]
-        # The query heads that share a key head go in as its query positions, so that no key is repeated.
+        # The query heads of one key head are passed as query positions, so that no key is repeated.
         out = _attend(
             query.view(rows, kv_heads, heads // kv_heads, size),
             keys[:rows, :, : self._reach],
@@ -212,7 +213,7 @@ class Rows:
         return self._masks[window]
 
     def _grow(self, rows: int, length: int) -> None:
-        """Makes room for `rows` of `length`, layer by layer: if memory runs out, it can be tried again."""
+        """Make room for `rows` of `length`, layer by layer; this can be repeated after memory ran out."""
         for layer, (keys, values) in enumerate(self._stores):
             if keys.shape[0] < rows or keys.shape[2] < length:
                 rows = max(keys.shape[0], min(self.max_rows, 2 ** (rows - 1).bit_length()))
@@ -224,12 +225,12 @@ class Rows:
 
 
 def _empty(part: torch.Tensor) -> torch.Tensor:
-    """No rows yet, for keys or values like `part` [heads, length, size]."""
+    """Return an empty store for keys or values like `part` [heads, length, size]."""
     return part.new_empty(0, part.shape[0], 0, part.shape[2])
 
 
 def _grown(store: torch.Tensor, count: int, rows: int, length: int) -> torch.Tensor:
-    """The first `count` rows of `store`, in a store with room for `rows` of `length`."""
+    """Copy the first `count` rows of `store` to a store with room for `rows` of `length`."""
     # Zeros: masked positions must hold finite numbers, since 0 x NaN is NaN.
     new = store.new_zeros(rows, store.shape[1], length, store.shape[3])
     new[:count, :, : store.shape[2]] = store[:count]
@@ -239,11 +240,19 @@ def _grown(store: torch.Tensor, count: int, rows: int, length: int) -> torch.Ten
 def _attend(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """softmax(scaling query keys^T + mask) values; query [rows, heads, q, size], mask [rows, 1, 1, keys]."""
+    """Return softmax(scaling query keys^T + mask) values.
+
+    Args:
+        query: [rows, heads, queries, size].
+        keys: [rows, heads, length, size].
+        values: [rows, heads, length, size].
+        mask: [rows, 1, 1, length].
+        scaling: Factor of the scores.
+    """
     if query.is_cuda:
         mask = mask.expand(-1, -1, query.shape[2], -1)
         return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling)
-    # On a CPU, batched products take under half the time of the fused kernel for a single position.
+    # On a CPU, batched products take less than half the time of the fused kernel for a single position.
     rows, heads, _, _ = query.shape
     mask = mask.expand(rows, heads, 1, -1).flatten(0, 1)
     keys, values = _flat(keys), _flat(values)
@@ -252,13 +261,13 @@ def _attend(
 
 
 def _flat(cache: torch.Tensor) -> torch.Tensor:
-    """[rows, heads, length, size] as [rows x heads, length, size], not copied although length is a slice."""
+    """Return [rows, heads, length, size] as [rows x heads, length, size], without a copy."""
     rows, heads, length, size = cache.shape
     return cache.as_strided((rows * heads, length, size), (cache.stride(1), cache.stride(2), 1))
 
 
 def _write(store: torch.Tensor, at: torch.Tensor, new: torch.Tensor) -> None:
-    """store[row, :, at[row]] = new[row, :, 0]; both are [rows, heads, length, size], new of length 1."""
+    """Set store[row, :, at[row]] = new[row, :, 0]; both are [rows, heads, length, size], new of length 1."""
     rows, heads, capacity, size = store.shape
     slots = torch.arange(len(at) * heads, device=at.device).view(len(at), heads) * capacity + at[:, None]
     store.view(rows * heads * capacity, size).index_copy_(0, slots.view(-1), new.reshape(-1, size))

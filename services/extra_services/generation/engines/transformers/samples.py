@@ -1,4 +1,4 @@
-"""What the transformers engine keeps of its requests: tickets, groups that wait for rows, samples in rows."""
+"""State of the requests in the transformers engine: tickets, groups that wait for rows, samples in rows."""
 
 import time
 from collections import deque
@@ -8,43 +8,45 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import FinishReason
 from extra_services.generation import stop_strings
-from extra_services.generation.engines.transformers.rows import Computed
-from extra_services.generation.rollouts import Event, FinishReason, Request, Rollout, Token
+from extra_services.generation.engines.transformers.rows import ComputedSequence
+from extra_services.generation.requests import GenerationRequest
+from extra_services.generation.rollouts import GenerationEvent, Rollout, SampledToken
 from extra_services.runtime import logs
 
-#: Called in the engine's thread with what happened; an exception is the end of the request.
-Deliver = Callable[[list[Event] | Exception], None]
+#: Called in the engine's thread with events; an exception ends the request.
+Deliver = Callable[[list[GenerationEvent] | Exception], None]
 
 
 class Ticket:
-    """A submitted request, as its caller holds it."""
+    """A submitted request: the engine works on it until it is complete or cancelled."""
 
-    def __init__(self, request: Request, seed: int, deliver: Deliver) -> None:
+    def __init__(self, request: GenerationRequest, seed: int, deliver: Deliver) -> None:
         self.request = request
         self.seed = seed
         self.deliver = deliver
         self.submitted = time.monotonic()
-        #: Of the call that submits it.
+        #: Id of the call that submits it.
         self.request_id = logs.request_id()
         self.cancelled = False
 
     def cancel(self) -> None:
-        """The engine drops what is left of it before its next step."""
+        """Have the engine drop the request before its next step."""
         self.cancelled = True
 
 
 @dataclass
-class Group:
-    """One distinct prompt + prefix of a request, with the samples of it that have no row yet."""
+class PromptGroup:
+    """One distinct prompt + prefix of a request, and its samples that have no row yet."""
 
     ticket: Ticket
     tokens: NDArray[np.int32]
     #: (prompt_index, sample_index) of each.
     waiting: deque[tuple[int, int]]
-    #: Tokens a sample of it may have at most.
+    #: Most new tokens of each of its samples.
     limit: int
-    computed: Computed | None = None
+    computed: ComputedSequence | None = None
     cached_tokens: int = 0
     prefill_seconds: float = 0.0
 
@@ -72,17 +74,17 @@ class Sample:
     raw_entropies: list[float] = field(default_factory=list)
     policy_changes: list[tuple[int, int]] = field(default_factory=list)
     stop_string: str | None = None
-    #: None while it goes on.
+    #: None until it ends.
     ended: FinishReason | None = None
 
     @property
     def written(self) -> NDArray[np.int32]:
-        """int32 [length]: the tokens whose keys and values are in its row: all but the last."""
+        """int32 [length]: the tokens whose keys and values are in its row, which are all but the last."""
         return np.concatenate([self.prompt, np.array(self.tokens[:-1], np.int32)])
 
     @property
     def may_stop(self) -> bool:
-        """Whether the next token may be its last."""
+        """Return whether the next token may be its last."""
         return len(self.tokens) + 1 >= self.ticket.request.sampling.min_tokens
 
     def add(
@@ -93,7 +95,7 @@ class Sample:
         raw_entropy: float,
         decode: Callable[[list[int]], str],
     ) -> None:
-        """Appends a token, and ends the sample if that was the last."""
+        """Append a token, and end the sample if it is the last; `decode` converts token ids to text."""
         could_stop = self.may_stop
         self.tokens.append(token)
         self.logprobs.append(logprob)
@@ -110,9 +112,9 @@ class Sample:
         elif len(self.tokens) >= self.limit:
             self.ended = FinishReason.LENGTH
 
-    def last_token(self) -> Token:
-        """The token just added, as an event."""
-        return Token(
+    def last_token(self) -> SampledToken:
+        """Return the last token as an event."""
+        return SampledToken(
             self.prompt_index,
             self.sample_index,
             len(self.tokens) - 1,
@@ -122,7 +124,7 @@ class Sample:
         )
 
     def rollout(self, now: float) -> Rollout:
-        """The ended sample."""
+        """Return the ended sample; `now` is the time of its end by the monotonic clock."""
         assert self.ended is not None
         raw = self.raw_entropies if self.ticket.request.raw_entropies else []
         return Rollout(

@@ -1,15 +1,15 @@
-"""Drawing tokens: what is drawn depends on seed, place and logits, never on what else is in the batch.
+"""Draw tokens so that a draw depends on seed, indices and logits, and not on the other rows of the batch.
 
 A token is drawn by the Gumbel-max trick: the largest of log-probability + Gumbel noise, over the tokens that
 top-k, top-p and min-p leave. The noise is counter-based: numpy's Philox, keyed by (seed, prompt_index,
-sample_index), gives each sample one 64-bit key per token it will draw, and an integer hash of (key, token id)
-gives the noise of each token id. So no draw depends on the batch. The logits do, in their last bits, since
-matrix products round differently at different batch sizes; where the two best candidates lie closer than
-`TIE` that could decide, and `draw` reports it: the engine then computes that position again for that sample
-alone. Gumbel-max, and not a uniform number sought in the cumulative distribution, because there rounding
-moves every boundary, and the more tokens a distribution has, the more draws lie near one.
+sample_index), gives each sample one 64-bit key per token, and an integer hash of (key, token id) gives the
+noise of each token id. So the noise does not depend on the batch. The last bits of the logits do, since
+matrix products round differently at different batch sizes. Where the two best candidates lie closer than
+`TIE`, that could change the draw; `draw` reports such rows, and the engine computes the position again for
+that sample alone. The alternative, a uniform number in the cumulative distribution, is more sensitive: there
+rounding moves every boundary, and with more tokens more draws lie near one.
 
-Log-probabilities and entropies come from the same float32 log-softmax that is sampled from, before filters.
+Log-probabilities and entropies come from the float32 log-softmax that is sampled from, before filters.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from extra_services.generation.rollouts import Sampling
+from extra_services.generation.requests import SamplingParameters
 
-#: Nats. Above the rounding noise of float32 logits (about 1e-5), and rare: about one draw in 1e4 is closer.
+#: In nats: above the rounding noise of float32 logits (about 1e-5); about one draw in 1e4 is closer.
 TIE = 1e-4
 
 
 def noise_keys(seed: int, prompt_index: int, sample_index: int, count: int) -> NDArray[np.int32]:
-    """int32 [count, 2]: one key for each token that the sample may draw."""
+    """Return int32 [count, 2]: one key for each token that the sample may draw."""
     philox = np.random.Philox(np.random.SeedSequence([seed, prompt_index, sample_index]))
     return philox.random_raw(count).view(np.int32).reshape(count, 2)
 
@@ -36,23 +36,25 @@ class RowParameters:
 
     #: Softmax temperature; 1 where the row is greedy.
     temperature: torch.Tensor
-    #: 0 where the row is greedy, else 1: what the noise is multiplied with.
+    #: Factor of the noise: 0 where the row is greedy, else 1.
     noise: torch.Tensor
-    #: int64; the vocabulary size where off.
+    #: int64; the vocabulary size where it is off.
     top_k: torch.Tensor
     top_p: torch.Tensor
-    #: Log of min-p; -inf where off.
+    #: Log of min-p; -inf where it is off.
     log_min_p: torch.Tensor
     #: Whether any row has a temperature other than 1.
     scaled: bool
-    #: Whether any row wants entropies at temperature 1, too.
+    #: Whether any row needs entropies at temperature 1 too.
     raw: bool
-    #: Whether any row is filtered, so that those who filter nothing pay nothing.
+    #: Whether any row is filtered; otherwise the cost of filters is saved.
     filtered: bool
 
     @classmethod
-    def of(cls, rows: list[Sampling], raw: bool, vocab_size: int, device: torch.device) -> "RowParameters":
-        """The parameters of `rows`, in order."""
+    def of(
+        cls, rows: list[SamplingParameters], raw: bool, vocab_size: int, device: torch.device
+    ) -> "RowParameters":
+        """Convert the parameters of `rows`, in order."""
         greedy = [row.temperature == 0 for row in rows]
         return cls(
             temperature=torch.tensor([row.temperature or 1.0 for row in rows], device=device),
@@ -68,14 +70,14 @@ class RowParameters:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One token for each row: tensors [rows]."""
+    """One token for each row, as tensors [rows]."""
 
     tokens: torch.Tensor
     #: Log-probability of the token, in nats, at the row's temperature.
     logprobs: torch.Tensor
     #: Exact entropy of the row's full distribution, in nats, at the row's temperature.
     entropies: torch.Tensor
-    #: The same at temperature 1; the entropies themselves if no row wants it.
+    #: The same at temperature 1; equal to `entropies` if no row needs it.
     raw_entropies: torch.Tensor
     #: Whether the best two candidates lie within `TIE`.
     tied: torch.Tensor
@@ -87,11 +89,15 @@ def draw(
     keys: torch.Tensor,
     banned: tuple[list[int], list[int]] | None = None,
 ) -> Drawn:
-    """Draws from logits float32 [rows, vocabulary] with keys int32 [rows, 2].
+    """Draw one token for each row.
 
-    `banned`: rows, and in step with them the token ids that they must not draw.
+    Args:
+        logits: float32 [rows, vocabulary].
+        rows: Parameters of the rows.
+        keys: int32 [rows, 2], of `noise_keys`.
+        banned: (row indices, token ids) of equal length: tokens that a row must not draw.
     """
-    # A small model's step takes as long as its operations are many: those that change nothing are left out.
+    # The step of a small model takes as long as it has operations, so those without effect are left out.
     at_one = torch.log_softmax(logits, dim=-1) if rows.raw or not rows.scaled else None
     logprobs = torch.log_softmax(logits / rows.temperature[:, None], dim=-1) if rows.scaled else at_one
     assert logprobs is not None
@@ -116,7 +122,7 @@ def _entropies(logprobs: torch.Tensor) -> torch.Tensor:
 
 
 def _filtered(logprobs: torch.Tensor, rows: RowParameters) -> torch.Tensor:
-    """`logprobs` with -inf for what the filters leave out; the likeliest token always stays."""
+    """Return `logprobs` with -inf for the tokens that the filters remove; the most likely one stays."""
     ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.exp()
     before = probabilities.cumsum(-1) - probabilities
@@ -128,17 +134,17 @@ def _filtered(logprobs: torch.Tensor, rows: RowParameters) -> torch.Tensor:
 
 
 def _gumbel(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
-    """Gumbel noise float32 [rows, vocab_size] from keys int32 [rows, 2], by MurmurHash3's mixer, twice."""
+    """Return Gumbel noise float32 [rows, vocab_size] from keys int32 [rows, 2], by two MurmurHash3 mixers."""
     ids = torch.arange(vocab_size, dtype=torch.int32, device=keys.device)
     mixed = _mix((ids * -1640531527)[None, :] ^ keys[:, :1])
     mixed = _mix(mixed ^ keys[:, 1:])
-    # Uniform in (0, 1); a float is finest near 0, and there the winners of an exponential race are found.
+    # Uniform in (0, 1); floats are densest near 0, where the largest noise comes from.
     uniform = (mixed & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
 
 def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """MurmurHash3's 32-bit finalizer, in place; int32 stands in for uint32, so shifts are masked."""
+    """Apply MurmurHash3's 32-bit finalizer in place; shifts of int32 are masked to be those of uint32."""
     bits ^= (bits >> 16) & 0xFFFF
     bits *= -2048144789
     bits ^= (bits >> 13) & 0x7FFFF

@@ -1,1 +1,1 @@
-"""The engine for GPUs and clusters, on vLLM."""
+"""The engine on vLLM, for GPUs and clusters."""

@@ -1,30 +1,28 @@
-"""The engine for real work: vLLM's AsyncLLM, with exact entropies and weights that are replaced in place.
+"""The vLLM engine: AsyncLLM with exact entropies and with weights that are replaced in place.
 
-Every sample is a vLLM request of its own, so that each is delivered as it ends, with a seed of its own;
-vLLM's prefix cache computes shared prompts once. Entropies come out of the sampler as `vllm_entropy` says. At
-start-up the engine compares them, and the log-probabilities, with a plain forward pass of the same weights,
-and refuses to start where they differ: a release of vLLM that samples elsewhere must not serve wrong numbers.
+Every sample is a vLLM request with a seed of its own, so that each is delivered when it ends; vLLM's prefix
+cache computes shared prompts once. The sampler returns the entropies as `extra_rl.vllm_entropy` describes. At
+start-up the engine compares them and the log-probabilities with a plain forward pass of the same weights, and
+does not start if they differ: a release of vLLM that samples elsewhere must not serve wrong numbers.
 
-At most `max_batch` samples are inside vLLM; the others wait here, at a gate. That gate makes an update
-atomic: it closes, what is inside ends (wait) or is aborted (abort, keep), vLLM is empty, its prefix cache is
-dropped, the weights are loaded and probed, and it opens again. Samples that are kept go in again as prompt +
-what they have, so their keys and values are new, and the token at which the policy changed is known. If the
-probe fails, the weights served before are loaded again from the engine's own copy.
+At most `max_batch` samples are inside vLLM; the others wait before a gate in this process. The gate makes an
+update atomic: it closes, the samples inside end (wait) or are aborted (abort, keep), the prefix cache of the
+empty vLLM is dropped, the weights are loaded and probed, and the gate opens again. Kept samples enter again
+with their tokens as part of the prompt, so their keys and values are new, and the token at which the policy
+changed is known. If the probe fails, the previous weights are loaded again from the engine's own copy.
 
-The model runs in a process of its own. Should that die, calls fail with Unavailable, and it is started again
-with the weights served last.
+The model runs in a process of its own. If it dies, calls fail with Unavailable, and it is started again with
+the weights served last.
 """
 
 import asyncio
 import contextlib
 import itertools
 import math
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,64 +32,41 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig
 
+from extra_rl.vocabulary import FinishReason, InFlight
 from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError, Unavailable
 from extra_services.generation import weights
+from extra_services.generation.engines.protocol import EngineLoad, WeightUpdate, check_version, until_complete
+from extra_services.generation.engines.vllm.options import VllmOptions, engine_arguments, set_environment
 from extra_services.generation.engines.vllm.samples import Sample
-from extra_services.generation.rollouts import (
-    Event,
-    FinishReason,
-    InFlight,
-    Limits,
-    Load,
+from extra_services.generation.requests import (
+    EngineLimits,
+    GenerationRequest,
     Prompt,
-    Request,
-    Sampling,
-    Update,
+    SamplingParameters,
     accept,
     check_min_version,
     check_request,
     check_room,
-    check_version,
-    until_complete,
 )
+from extra_services.generation.rollouts import GenerationEvent
 from extra_services.runtime import logs
 
 log = structlog.get_logger()
 
-#: vLLM raises lower temperatures to this one.
+#: vLLM replaces lower temperatures by this one.
 LEAST_TEMPERATURE = 0.01
 #: Seconds between looks at whether the engine's process lives.
 WATCH_SECONDS = 0.2
 RESTARTING = "the engine's process ended and is being started again; try later"
 
 
-@dataclass(frozen=True)
-class VllmOptions:
-    """How vLLM runs the model; what is None is left to vLLM."""
-
-    model: Path
-    max_batch: int = 128
-    max_prompts: int = 1024
-    max_queue: int = 16384
-    max_model_len: int | None = None
-    #: "auto", "float32", "bfloat16" or "float16".
-    dtype: str = "auto"
-    kv_cache_bytes: int = 4 * 2**30
-    gpu_memory_utilization: float = 0.9
-    tensor_parallel_size: int = 1
-    data_parallel_size: int = 1
-    compiled: bool = False
-    seed: int | None = None
-    policy_version: int = 0
-
-
 class VllmEngine:
-    """AsyncLLM with entropies; made by `start`."""
+    """An `Engine` on vLLM; create it with `start`."""
 
     name = "vllm"
 
     def __init__(self, options: VllmOptions, decode: Callable[[list[int]], str]) -> None:
-        """Use `start`."""
+        """Prepare the engine; `start` completes it."""
         import vllm
 
         self.version = vllm.__version__
@@ -101,10 +76,10 @@ class VllmEngine:
         config = AutoConfig.from_pretrained(options.model, local_files_only=True)
         self._config = config
         window = options.max_model_len or config.max_position_embeddings
-        self.limits = Limits(config.vocab_size, window, options.max_prompts, options.max_queue)
+        self.limits = EngineLimits(config.vocab_size, window, options.max_prompts, options.max_queue)
         self.eos_token_ids = weights.eos_token_ids(options.model, config)
         self.max_weight_bytes = 8 * weights.parameter_count(options.model)
-        self.last_update = Update(options.policy_version, options.policy_version, 0.0, 0.0)
+        self.last_update = WeightUpdate(options.policy_version, options.policy_version, 0.0, 0.0)
         self._seeds = np.random.Generator(np.random.Philox(options.seed))
         self._queued = 0
         self._inside: dict[str, Sample] = {}
@@ -113,25 +88,30 @@ class VllmEngine:
         self._emptied = asyncio.Condition()
         self._updating = asyncio.Lock()
         self._names = itertools.count()
-        # Weights that were delivered are copied here: the folder they came in is not ours to keep.
+        # Delivered weights are copied here: the caller may delete their folder.
         self._copies = tempfile.TemporaryDirectory(prefix="extra-rl-weights-")
         self._served = options.model
         self._ready = False
-        #: Whether vLLM must be started again, even if its process lives.
+        #: Whether vLLM must be started again although its process lives.
         self._broken = False
-        #: Where the calls in progress hear what happened.
-        self._calls: set[asyncio.Queue[list[Event] | Exception]] = set()
+        #: The event queues of the calls in progress.
+        self._calls: set[asyncio.Queue[list[GenerationEvent] | Exception]] = set()
         self._readiness_changed = asyncio.Condition()
         self._watcher: asyncio.Task[None] | None = None
         self._tolerance = 0.0
 
     @classmethod
     async def start(cls, options: VllmOptions, decode: Callable[[list[int]], str]) -> "VllmEngine":
-        """Loads the model; FailedPrecondition if vLLM cannot, or if what its sampler gives is not exact.
+        """Load the model and start vLLM.
 
-        `decode` makes text of token ids, to look for stop strings in.
+        Args:
+            options: Options of the engine.
+            decode: Converts token ids to the text in which stop strings are sought.
+
+        Raises:
+            FailedPrecondition: vLLM does not start, or its sampler does not return exact entropies.
         """
-        _set_environment()
+        set_environment()
         engine = cls(options, decode)
         try:
             await engine._launch()
@@ -148,52 +128,52 @@ class VllmEngine:
         """Version of the weights served now."""
         return self.last_update.policy_version
 
-    def load(self) -> Load:
-        """See `rollouts.Engine`."""
+    def load(self) -> EngineLoad:
+        """Return the current load."""
         samples = list(self._inside.values())
-        return Load(
+        return EngineLoad(
             waiting=self._queued - len(samples),
             running=len(samples),
             slots=self._options.max_batch,
             kv_tokens=sum(len(sample.prompt) + len(sample.tokens) for sample in samples),
-            # vLLM measures both itself, in its own metrics.
+            # vLLM has metrics of its own for both.
             kv_limit_tokens=math.nan,
             prefix_cache_bytes=math.nan,
         )
 
     async def readiness(self) -> AsyncIterator[bool]:
-        """Whether the engine can serve, now and whenever that changes."""
-        told: bool | None = None
+        """Yield whether the engine can serve, now and after each change."""
+        reported: bool | None = None
         while True:
             async with self._readiness_changed:
-                while self._ready == told:
+                while self._ready == reported:
                     await self._readiness_changed.wait()
-                told = self._ready
-            yield told
+                reported = self._ready
+            yield reported
 
-    async def generate(self, request: Request) -> AsyncGenerator[list[Event], None]:
-        """Events as they happen; closing the iterator, at any time, ends the request's work."""
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[list[GenerationEvent], None]:
+        """Yield events as they occur; closing the generator, at any time, ends the request's work."""
         samples, refused = self._take(request)
-        happened: asyncio.Queue[list[Event] | Exception] = asyncio.Queue()
+        events: asyncio.Queue[list[GenerationEvent] | Exception] = asyncio.Queue()
         if refused:
-            happened.put_nowait(refused)
-        tasks = [asyncio.create_task(self._sample(sample, happened)) for sample in samples]
-        self._calls.add(happened)
+            events.put_nowait(refused)
+        tasks = [asyncio.create_task(self._sample(sample, events)) for sample in samples]
+        self._calls.add(events)
         try:
-            async for what in until_complete(request, happened):
-                yield what
+            async for entry in until_complete(request, events):
+                yield entry
         finally:
-            self._calls.discard(happened)
+            self._calls.discard(events)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> Update:
-        """See `rollouts.Engine`. An update once begun is finished even if its caller is gone."""
+    async def update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
+        """Serve the weights in `folder`; see `protocol.Engine`."""
         return await asyncio.shield(self._update_weights(folder, policy_version, in_flight))
 
     async def close(self) -> None:
-        """Ends the engine's process."""
+        """End the engine's process."""
         if self._watcher is not None:
             self._watcher.cancel()
         if self._llm is not None:
@@ -202,7 +182,7 @@ class VllmEngine:
 
     # Samples.
 
-    def _take(self, request: Request) -> tuple[list[Sample], list[Event]]:
+    def _take(self, request: GenerationRequest) -> tuple[list[Sample], list[GenerationEvent]]:
         check_request(request, len(request.prompts), self.limits)
         if 0 < request.sampling.temperature < LEAST_TEMPERATURE:
             text = f"vLLM has no temperature between 0 and {LEAST_TEMPERATURE}; use 0 (greedy)"
@@ -221,28 +201,33 @@ class VllmEngine:
         self._queued += len(samples)
         return samples, refused
 
-    async def _sample(self, sample: Sample, happened: "asyncio.Queue[list[Event] | Exception]") -> None:
-        """Runs a sample to its end, through the updates on the way."""
+    async def _sample(
+        self, sample: Sample, events: "asyncio.Queue[list[GenerationEvent] | Exception]"
+    ) -> None:
+        """Run a sample to its end, across updates."""
         try:
             reason = None
             while reason is None:
                 async with self._slots:
                     await self._gate.wait()
-                    reason = await self._inside_vllm(sample, happened)
-            happened.put_nowait([sample.rollout(reason)])
+                    reason = await self._inside_vllm(sample, events)
+            events.put_nowait([sample.rollout(reason)])
         except ServiceError as error:
-            happened.put_nowait(error)
+            events.put_nowait(error)
         except Exception as error:
-            happened.put_nowait(self._told(error))
+            events.put_nowait(self._public_error(error))
         finally:
             self._queued -= 1
 
     async def _inside_vllm(
-        self, sample: Sample, happened: "asyncio.Queue[list[Event] | Exception]", rank: int | None = None
+        self,
+        sample: Sample,
+        events: "asyncio.Queue[list[GenerationEvent] | Exception]",
+        rank: int | None = None,
     ) -> FinishReason | None:
-        """Lets vLLM draw the sample's next tokens; None if it goes on after an update."""
+        """Have vLLM draw the next tokens of a sample; return None if it continues after an update."""
         sample.enter(self.policy_version)
-        # What vLLM logs of it names the request it is of.
+        # vLLM logs this name, so that its log lines show the request.
         name = f"{logs.request_id()}/sample-{next(self._names)}"
         self._inside[name] = sample
         try:
@@ -258,7 +243,7 @@ class VllmEngine:
                     first = len(sample.tokens)
                     sample.add(out, self._decode)
                     if sample.request.stream_tokens and len(sample.tokens) > first:
-                        happened.put_nowait(sample.new_tokens(first))
+                        events.put_nowait(sample.new_tokens(first))
                     if sample.stop_string is not None:
                         break
         finally:
@@ -273,7 +258,7 @@ class VllmEngine:
 
         sampling, drawn = sample.request.sampling, len(sample.tokens)
         vllm_stops = bool(sampling.stop_strings) and not sample.seeks_stop
-        # A sample that goes in again must not draw the same noise again.
+        # A sample that enters again must not draw the same noise again.
         prompt = sample.request.seed_index(sample.prompt_index)
         place = [sample.seed, prompt, sample.sample_index, drawn]
         return SamplingParams(
@@ -296,7 +281,7 @@ class VllmEngine:
             else RequestOutputKind.FINAL_ONLY,
         )
 
-    def _told(self, error: Exception) -> Exception:
+    def _public_error(self, error: Exception) -> Exception:
         if self._llm.errored or type(error).__name__ == "EngineDeadError":
             return Unavailable(RESTARTING)
         return error
@@ -304,12 +289,12 @@ class VllmEngine:
     # Start and restart.
 
     async def _launch(self) -> None:
-        """Starts vLLM with the weights served last, and opens the gate once they are proven."""
+        """Start vLLM with the weights served last, check it, and open the gate."""
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(**_arguments(self._options))
-        # In a thread: calls that come while it starts again must be told so, not left to wait.
+        arguments = AsyncEngineArgs(**engine_arguments(self._options))
+        # In a thread, so that calls that arrive during a restart are refused at once and do not wait.
         self._llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         self._tolerance = weights.TOLERANCE[self._llm.model_config.dtype]
         runners = await self._llm.collective_rpc("extra_install_entropy")
@@ -322,7 +307,7 @@ class VllmEngine:
         await self._set_ready(True)
 
     async def _watch(self) -> None:
-        """Starts vLLM again whenever its process has died."""
+        """Start vLLM again whenever its process has died."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if not (self._llm.errored or self._broken):
@@ -331,8 +316,8 @@ class VllmEngine:
             self._broken = True
             self._gate.clear()
             await self._set_ready(False)
-            for happened in self._calls:
-                happened.put_nowait(Unavailable(RESTARTING))
+            for events in self._calls:
+                events.put_nowait(Unavailable(RESTARTING))
             try:
                 await asyncio.to_thread(self._llm.shutdown)
                 await self._launch()
@@ -345,7 +330,7 @@ class VllmEngine:
             self._readiness_changed.notify_all()
 
     async def _check_entropies(self) -> None:
-        """FailedPrecondition unless log-probabilities and entropies agree with a plain forward pass."""
+        """Raise FailedPrecondition if log-probabilities or entropies differ from a plain forward pass."""
         tokens = (
             weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH // 2).numpy().astype(np.int32)
         )
@@ -364,18 +349,18 @@ class VllmEngine:
                 text = (
                     f"vLLM {self.version}: log-probabilities and entropies from its sampler differ by "
                     f"{difference:.2g} nats from a plain forward pass; at most {self._tolerance} is allowed. "
-                    "This release samples in another way than vllm_entropy knows; use a tested release"
+                    "This release samples differently from what vllm_entropy knows; use a tested release"
                 )
                 raise FailedPrecondition(text)
 
     def _probe_sample(self, tokens: NDArray[np.int32], temperature: float) -> Sample:
-        sampling = Sampling(max_tokens=8, temperature=temperature, min_tokens=8)
-        request = Request([Prompt(tokens)], 1, sampling, seed=0, raw_entropies=True)
+        sampling = SamplingParameters(max_tokens=8, temperature=temperature, min_tokens=8)
+        request = GenerationRequest([Prompt(tokens)], 1, sampling, seed=0, raw_entropies=True)
         return Sample(request, 0, 0, 0, tokens, limit=8)
 
     # Weights.
 
-    async def _update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> Update:
+    async def _update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
         async with self._updating:
             previous = self.policy_version
             if policy_version == previous:
@@ -391,14 +376,16 @@ class VllmEngine:
                 difference = await self._replace(copy, reference)
                 self._forget(self._served)
                 self._served = copy
-                self.last_update = Update(policy_version, previous, difference, time.monotonic() - started)
+                self.last_update = WeightUpdate(
+                    policy_version, previous, difference, time.monotonic() - started
+                )
             finally:
                 if self._ready:
                     self._gate.set()
             return self.last_update
 
     def _prepare(self, folder: Path, policy_version: int) -> tuple[NDArray[np.float32], Path]:
-        """Checks the delivered weights; log-probabilities of the probe under them, and a copy to load."""
+        """Check the delivered weights; return their log-probabilities of the probe, and a copy to load."""
         weights.check_same_model(folder, self._config)
         model = weights.load(folder, torch.float32, torch.device("cpu"))
         probe = weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH)
@@ -411,7 +398,7 @@ class VllmEngine:
         return reference, copy
 
     async def _empty(self, in_flight: InFlight) -> None:
-        """Returns once no sample is inside vLLM."""
+        """Wait until no sample is inside vLLM."""
         if in_flight is not InFlight.WAIT:
             for sample in self._inside.values():
                 sample.interrupted = in_flight
@@ -420,7 +407,7 @@ class VllmEngine:
             await self._emptied.wait_for(lambda: not self._inside)
 
     async def _replace(self, copy: Path, reference: NDArray[np.float32]) -> float:
-        """Loads and probes `copy`; what was served before is loaded again if that fails."""
+        """Load and probe `copy`; if that fails, load the previous weights again."""
         try:
             await self._load(copy)
             probes = [await self._probe(rank) for rank in self._ranks]
@@ -439,26 +426,26 @@ class VllmEngine:
         return difference
 
     async def _restore(self) -> None:
-        """Loads the weights served before again; where that fails, too, vLLM is started anew with them."""
+        """Load the previous weights again; if that fails, vLLM is started again with them."""
         try:
             await self._load(self._served)
         except Exception as error:
-            log.error("the weights served before cannot be loaded again", exc_info=error)
+            log.error("the previous weights cannot be loaded again", exc_info=error)
             self._ready, self._broken = False, True
 
     async def _load(self, folder: Path) -> None:
         await self._llm.collective_rpc("extra_load_weights", args=(str(folder),))
         if not await self._llm.reset_prefix_cache():
-            raise FailedPrecondition("vLLM would not drop what older weights computed; try again")
+            raise FailedPrecondition("vLLM did not drop the cache computed with older weights; try again")
 
     @property
     def _ranks(self) -> list[int | None]:
-        """The copies of the model, as vLLM names them to a request; None: the only one."""
+        """The data-parallel ranks of the copies of the model; None: the only copy."""
         count = self._options.data_parallel_size
         return [None] if count == 1 else list(range(count))
 
     async def _probe(self, rank: int | None) -> NDArray[np.float32]:
-        """float32 [probe length - 1]: a copy's log-probabilities of the probe's tokens after the first."""
+        """Return float32 [probe length - 1]: one copy's log-probabilities of the probe's later tokens."""
         from vllm import SamplingParams
 
         tokens = weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH).tolist()
@@ -475,40 +462,11 @@ class VllmEngine:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _set_environment() -> None:
-    """What vLLM reads from the environment when it is imported; what is set already stays."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-def _arguments(options: VllmOptions) -> dict[str, Any]:
-    """AsyncEngineArgs for `options`."""
-    from vllm.platforms import current_platform
-
-    on_cpu = current_platform.is_cpu()
-    memory = {"kv_cache_memory_bytes": options.kv_cache_bytes}
-    return {
-        "model": str(options.model),
-        "dtype": "float32" if options.dtype == "auto" and on_cpu else options.dtype,
-        "max_model_len": options.max_model_len,
-        "max_num_seqs": options.max_batch,
-        "tensor_parallel_size": options.tensor_parallel_size,
-        "data_parallel_size": options.data_parallel_size,
-        "enforce_eager": not options.compiled,
-        "enable_prefix_caching": True,
-        "load_format": "safetensors",
-        "worker_extension_cls": "extra_services.generation.engines.vllm.worker.EntropyWorker",
-        "seed": options.seed if options.seed is not None else 0,
-        **(memory if on_cpu else {"gpu_memory_utilization": options.gpu_memory_utilization}),
-    }
-
-
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def _plain(
     model: Any, prompt: NDArray[np.int32], continuation: NDArray[np.int32], temperature: float
 ) -> NDArray[np.float32]:
-    """float32 [3, length]: log-probabilities, entropies, entropies at temperature 1, by one forward pass."""
+    """Return float32 [3, length]: log-probabilities, entropies, entropies at temperature 1."""
     tokens = torch.from_numpy(np.concatenate([prompt, continuation])).long()
     logits = model(input_ids=tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     logprobs = torch.log_softmax(logits / temperature, -1)

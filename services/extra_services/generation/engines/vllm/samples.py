@@ -1,8 +1,8 @@
-"""What the vLLM engine keeps of a sample, from its submission to its end, and the rollout it becomes.
+"""State of a sample in the vLLM engine, from its submission to its rollout.
 
-vLLM looks for stop strings in what it has drawn itself. A sample that an update kept goes in again with its
-tokens as part of the prompt, and a string begun before the update would be missed: from then on they are
-looked for here.
+vLLM finds stop strings in the tokens of its own request. A sample that an update kept enters vLLM again with
+its tokens as part of the prompt, so vLLM would miss a string that began before the update. From then on this
+module finds them.
 """
 
 import time
@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_rl import vllm_entropy
+from extra_rl.vocabulary import FinishReason, InFlight
 from extra_services.errors import Unavailable
 from extra_services.generation import stop_strings
-from extra_services.generation.rollouts import Event, FinishReason, InFlight, Request, Rollout, Token
+from extra_services.generation.requests import GenerationRequest
+from extra_services.generation.rollouts import GenerationEvent, Rollout, SampledToken
 
 
 @dataclass
 class Sample:
-    """One sample. It goes into vLLM once, and again after each update that keeps it."""
+    """One sample. It enters vLLM once, and again after each update that keeps it."""
 
-    request: Request
+    request: GenerationRequest
     seed: int
     prompt_index: int
     sample_index: int
@@ -34,22 +36,24 @@ class Sample:
     logprobs: list[float] = field(default_factory=list)
     #: Two float32 each, see `vllm_entropy.pack`.
     ranks: list[int] = field(default_factory=list)
-    #: Of its first token, then (index, version) of each change.
+    #: Version of its first token.
     policy_version: int = 0
+    #: (token index, version) of each change.
     policy_changes: list[tuple[int, int]] = field(default_factory=list)
     #: Set by an update that takes it out of vLLM.
     interrupted: InFlight | None = None
     cached_tokens: int = 0
-    #: When it first went into vLLM, and the seconds until it was scheduled there and had its first token.
+    #: When it first entered vLLM, by the monotonic clock.
     entered: float = 0.0
+    #: Seconds from then until vLLM scheduled it, and from then until its first token.
     scheduling_seconds: float = 0.0
     prefill_seconds: float = 0.0
     stop_string: str | None = None
-    #: Whether stop strings are looked for here and not by vLLM.
+    #: Whether stop strings are found here and not by vLLM.
     seeks_stop: bool = False
 
     def enter(self, policy_version: int) -> None:
-        """It goes into vLLM, which serves `policy_version`."""
+        """Record that it enters vLLM, which serves `policy_version`."""
         self.interrupted = None
         self.seeks_stop = bool(self.tokens and self.request.sampling.stop_strings)
         if not self.tokens:
@@ -58,7 +62,7 @@ class Sample:
             self.policy_changes.append((len(self.tokens), policy_version))
 
     def add(self, out: Any, decode: Callable[[list[int]], str]) -> None:
-        """Appends what a vLLM output brings, up to a stop string; `decode` makes text of token ids."""
+        """Append the tokens of a vLLM output, up to a stop string; `decode` converts token ids to text."""
         completion, first = out.outputs[0], len(self.tokens)
         self.tokens += list(completion.token_ids)
         if completion.logprobs is not None:
@@ -74,7 +78,7 @@ class Sample:
             self._seek_stop(first, decode)
 
     def _seek_stop(self, first: int, decode: Callable[[list[int]], str]) -> None:
-        """Ends the sample with the token, from index `first` on, that completes a stop string."""
+        """End the sample with the first token from index `first` on that completes a stop string."""
         sampling = self.request.sampling
         for end in range(max(first + 1, sampling.min_tokens), len(self.tokens) + 1):
             self.stop_string = stop_strings.completed(self.tokens[:end], sampling.stop_strings, decode)
@@ -83,23 +87,27 @@ class Sample:
                 return
 
     def finish_reason(self, completion: Any) -> FinishReason | None:
-        """Why it ended; None if an update interrupted it and it goes on."""
+        """Return the reason of its end, or None if an update interrupted it and it continues.
+
+        Raises:
+            Unavailable: vLLM ended it without a reason.
+        """
         if self.stop_string is not None or completion.finish_reason == "stop":
             return FinishReason.STOP
         if completion.finish_reason == "length":
             return FinishReason.LENGTH
         if self.interrupted is None:
-            raise Unavailable("the engine gave the sample up; try again")
+            raise Unavailable("vLLM aborted the sample; try again")
         if self.interrupted is InFlight.ABORT and self.tokens:
             return FinishReason.ABORT
         return None
 
-    def new_tokens(self, first: int) -> list[Event]:
+    def new_tokens(self, first: int) -> list[GenerationEvent]:
         """The tokens from index `first` on, as events."""
         entropies = vllm_entropy.unpack(self.ranks[first:])[:, 0].tolist()
         new = zip(self.tokens[first:], self.logprobs[first:], entropies, strict=True)
         return [
-            Token(self.prompt_index, self.sample_index, first + index, token, logprob, entropy)
+            SampledToken(self.prompt_index, self.sample_index, first + index, token, logprob, entropy)
             for index, (token, logprob, entropy) in enumerate(new)
         ]
 

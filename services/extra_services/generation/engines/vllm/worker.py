@@ -25,7 +25,7 @@ class EntropyWorker:
         return vllm_entropy.install(self)
 
     def extra_load_weights(self, folder: str) -> None:
-        """Loads the safetensors files of `folder` into the running model."""
+        """Load the safetensors files of `folder` into the running model."""
         model = self.model_runner.model
         self.model_runner.reload_weights(weights_iterator=_tensors(Path(folder)))
         head = getattr(model, "lm_head", None)

@@ -1,4 +1,4 @@
-"""The tokenizer of the served model: text to token ids and back, and a hash that tells vocabularies apart."""
+"""The tokenizer of the served model: text to token ids and back, and a hash of its vocabulary."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,20 +12,27 @@ from extra_rl.tokens import TokenTexts, vocab_hash
 from extra_services.errors import InvalidInput
 
 
-class Vocabulary:
+class Tokenizer:
     """The tokenizer in a model folder."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.hash = vocab_hash(self._tokenizer.get_vocab())
+        self.vocab_hash = vocab_hash(self._tokenizer.get_vocab())
         self.eos_token_id: int | None = self._tokenizer.eos_token_id
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """int32 [length], without special tokens added."""
+        """Encode text as int32 [length], without adding special tokens."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False), np.int32)
 
     def encode_chat(self, messages: list[tuple[str, str]]) -> NDArray[np.int32]:
-        """int32 [length]: (role, content) messages by the chat template, ready for the assistant's answer."""
+        """Encode (role, content) messages by the chat template, up to the start of the assistant's answer.
+
+        Returns:
+            int32 [length].
+
+        Raises:
+            InvalidInput: There are no messages, the model has no chat template, or the template refuses them.
+        """
         if not messages:
             raise InvalidInput("chat.messages", "the conversation is empty; send at least one message")
         if self._tokenizer.chat_template is None:
@@ -33,7 +40,7 @@ class Vocabulary:
         chat = [{"role": role, "content": content} for role, content in messages]
         try:
             ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        except TemplateError as error:  # raised by the model's own template, say for a role it does not know
+        except TemplateError as error:  # raised by the model's own template, for example for an unknown role
             raise InvalidInput("chat.messages", f"the model's chat template refuses it: {error}") from error
         return np.array(ids, np.int32)
 
@@ -43,6 +50,6 @@ class Vocabulary:
         return np.array(TokenTexts(self._tokenizer).newline_ids, np.int32)
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, without special tokens and without any clean-up of spaces."""
+        """Decode token ids, without special tokens and without clean-up of spaces."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text

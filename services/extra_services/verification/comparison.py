@@ -1,0 +1,220 @@
+r"""Compare two answers that were read as sympy expressions: equations, sets, intervals, tuples and scalars.
+
+The order of the steps is that of `sympy_expr_eq` in math-verify 0.9.0 (grader.py), whose conventions it
+keeps: "x = 5" equals 5, "1 < x < 2" equals the interval, `(1, 2)` equals `1, 2`. The steps are implemented
+here and not called there, for two reasons. First, math-verify catches every exception on the way, so a
+comparison that runs out of memory or stack is reported as "different"; here MemoryError and RecursionError
+reach the caller, and any other error of sympy only fails the step in which it occurs. Second, its comparison
+of scalars is wrong for small numbers and slow (see `equality`), and could be replaced only by changing the
+library in place. Only predicates of math-verify are called.
+
+Two equations are equal if one is a constant multiple of the other. They are not solved: an answer that only
+restates the equation of the problem is not its solution.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import sympy
+from latex2sympy2_extended.logic import And
+from latex2sympy2_extended.sets import FiniteSet
+from math_verify.grader import (
+    INVERSE_RELATIONS,
+    is_assignment_relation,
+    is_equation,
+    is_relation,
+    sympy_compare_symbols,
+    take_first_relation,
+    take_last_relation,
+)
+from sympy.core.function import UndefinedFunction
+from sympy.core.relational import Relational
+
+from extra_services.verification.equality import constant_ratio, equal
+
+Result = TypeVar("Result")
+
+
+def answers_equal(gold: Any, prediction: Any) -> bool:
+    """Compare a reference answer and a final answer; not symmetric, since the reference sets the form.
+
+    Args:
+        gold: The reference answer, as `reading.read` returns it.
+        prediction: The final answer of the response.
+
+    Raises:
+        MemoryError, RecursionError: The comparison is undecided.
+    """
+    comparable = sympy.Basic | sympy.MatrixBase
+    if not (isinstance(gold, comparable) and isinstance(prediction, comparable)):
+        return False
+    if _undefined(gold) or _undefined(prediction):
+        return False
+    gold, prediction = _aligned(gold, prediction)
+    if gold == prediction:
+        return True
+    if is_relation(gold) and is_relation(prediction):
+        return _relations_equal(gold, prediction)
+    collection = sympy.Set | sympy.Tuple
+    if isinstance(gold, collection) or isinstance(prediction, collection):
+        return _collections_equal(gold, prediction)
+    if isinstance(gold, sympy.Symbol) or isinstance(prediction, sympy.Symbol):
+        # It knows words ("abc" and a*b*c) and e; "m + 0" and "m" need `equal`.
+        return sympy_compare_symbols(gold, prediction) or equal(gold, prediction)
+    return equal(gold, prediction)
+
+
+def _undefined(value: Any) -> bool:
+    return isinstance(value, sympy.Basic) and value.has(sympy.nan, sympy.zoo)
+
+
+def _aligned(gold: Any, prediction: Any) -> tuple[Any, Any]:
+    """Return both in one form, that of the reference: "x = 5" against 5 as 5 and 5, a relation as a set."""
+    gold_assigns = is_assignment_relation(gold)
+    gold_equates, prediction_equates = is_equation(gold), is_equation(prediction)
+    if gold_assigns:
+        gold = _first_and_last(gold)
+    if is_assignment_relation(prediction):
+        prediction = _first_and_last(prediction)
+    if prediction_equates and not gold_equates:
+        prediction = take_last_relation(prediction).rhs
+    elif gold_assigns and not prediction_equates:
+        gold = take_last_relation(gold).rhs
+    if is_relation(gold) and isinstance(prediction, sympy.Set):
+        gold = _as_set(gold)
+    if is_relation(prediction) and isinstance(gold, sympy.Set):
+        prediction = _as_set(prediction)
+    return gold, prediction
+
+
+def _first_and_last(chain: Any) -> Any:
+    """Return "x = 2 + 3 = 5" as "x = 5"."""
+    return sympy.Eq(take_first_relation(chain).lhs, take_last_relation(chain).rhs, evaluate=False)
+
+
+def _as_set(relation: Any) -> Any:
+    """Return the set that a relation describes, or the relation itself where sympy finds none."""
+    return _attempt(lambda: _without_functions(relation).as_set(), otherwise=relation)
+
+
+def _without_functions(expression: Any) -> Any:
+    """Return `expression` with f(x) as the symbol f_x, so that its set does not depend on an unknown f."""
+    if not isinstance(expression, sympy.Basic):
+        return expression
+    if isinstance(expression.func, UndefinedFunction):
+        arguments = "_".join(str(_without_functions(argument)) for argument in expression.args)
+        return sympy.Symbol(f"{expression.func.__name__}_{arguments}")
+    return expression.func(*map(_without_functions, expression.args)) if expression.args else expression
+
+
+def _relations_equal(gold: Any, prediction: Any) -> bool:
+    if isinstance(gold, And) and isinstance(prediction, And):
+        golds, predictions = gold._unsorted_args, prediction._unsorted_args
+        return len(golds) == len(predictions) and all(map(_relations_equal, golds, predictions))
+    if not (isinstance(gold, Relational) and isinstance(prediction, Relational)):
+        return False
+    return any(
+        _attempt(lambda step=step: step(gold, prediction), otherwise=False)  # type: ignore[misc]
+        for step in (_same_difference, _reversed_difference, _proportional)
+    )
+
+
+def _same_difference(gold: Any, prediction: Any) -> bool:
+    same_type = type(gold) is type(prediction)
+    return same_type and answers_equal(gold.lhs - gold.rhs, prediction.lhs - prediction.rhs)
+
+
+def _reversed_difference(gold: Any, prediction: Any) -> bool:
+    reversed_type = INVERSE_RELATIONS.get(type(gold)) is type(prediction)
+    return reversed_type and answers_equal(gold.lhs - gold.rhs, prediction.rhs - prediction.lhs)
+
+
+def _proportional(gold: Any, prediction: Any) -> bool:
+    """Return whether the relations are the same after multiplying one by a constant."""
+    if gold.lhs == prediction.lhs:  # "y = ..." twice: the right sides were found different before
+        return False
+    ratio = constant_ratio(gold.lhs - gold.rhs, prediction.lhs - prediction.rhs)
+    if ratio is None:
+        return False
+    if isinstance(gold, sympy.Eq | sympy.Ne) or ratio > 0:
+        return type(gold) is type(prediction)
+    return type(prediction) is INVERSE_RELATIONS.get(type(gold))
+
+
+def _collections_equal(gold: Any, prediction: Any) -> bool:
+    """Compare two values of which at least one is a set, an interval or a tuple."""
+    collection = sympy.Set | sympy.Tuple
+    gold = gold if isinstance(gold, collection) else sympy.FiniteSet(gold)
+    prediction = prediction if isinstance(prediction, collection) else sympy.FiniteSet(prediction)
+    if isinstance(gold, sympy.Interval) and isinstance(prediction, sympy.Interval):
+        return _intervals_equal(gold, prediction)
+    if gold == prediction or _no_difference(gold, prediction):
+        return True
+    # "(1, 2)" is read as an open interval; beside two members it is a pair.
+    if isinstance(gold, sympy.Interval) and gold.is_open:
+        gold = _as_pair(gold, prediction)
+    elif isinstance(prediction, sympy.Interval) and prediction.is_open:
+        prediction = _as_pair(prediction, gold)
+    listing = sympy.FiniteSet | sympy.Tuple
+    if isinstance(gold, listing) and isinstance(prediction, listing):
+        return _members_equal(gold, prediction)
+    return False
+
+
+def _intervals_equal(gold: Any, prediction: Any) -> bool:
+    return bool(
+        gold.left_open == prediction.left_open
+        and gold.right_open == prediction.right_open
+        and answers_equal(gold.start, prediction.start)
+        and answers_equal(gold.end, prediction.end)
+    )
+
+
+def _no_difference(gold: Any, prediction: Any) -> bool:
+    if not (isinstance(gold, sympy.Set) and isinstance(prediction, sympy.Set)):
+        return False
+    return _attempt(lambda: bool(gold.symmetric_difference(prediction).is_empty), otherwise=False)
+
+
+def _as_pair(interval: Any, other: Any) -> Any:
+    pair = isinstance(other, sympy.FiniteSet | sympy.Tuple) and len(other) == 2
+    return sympy.Tuple(interval.start, interval.end) if pair else interval
+
+
+def _members_equal(gold: Any, prediction: Any) -> bool:
+    """Compare finite sets and tuples member by member; sets are sorted by value first."""
+    if len(gold) != len(prediction):
+        return False
+    if isinstance(gold, sympy.FiniteSet):
+        golds, predictions = _by_value(gold.args), _by_value(prediction.args)
+    elif isinstance(prediction, FiniteSet):  # one of latex2sympy's, which knows the order that was written
+        golds, predictions = gold.args, prediction._unsorted_args
+    elif isinstance(prediction, sympy.FiniteSet):
+        golds, predictions = gold.args, _by_value(prediction.args)
+    else:
+        golds, predictions = gold.args, prediction.args
+    return len(golds) == len(predictions) and all(map(answers_equal, golds, predictions))
+
+
+def _by_value(members: Any) -> list[Any]:
+    return sorted(members, key=_sort_key)
+
+
+def _sort_key(member: Any) -> Any:
+    value = take_last_relation(member).rhs if is_assignment_relation(member) else member
+    return _attempt(lambda: sympy.default_sort_key(value.evalf()), otherwise=None) or sympy.default_sort_key(
+        value
+    )
+
+
+def _attempt(function: Callable[[], Result], otherwise: Result) -> Result:
+    """Return `function()`, or `otherwise` where sympy cannot carry it out.
+
+    sympy raises errors of any type for expressions that it does not expect. A lack of memory or stack passes.
+    """
+    try:
+        return function()
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:
+        return otherwise
