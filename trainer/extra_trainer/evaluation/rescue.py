@@ -192,7 +192,7 @@ class RescueStudy:
         return Explorer(NoveltyConfig(enabled=False), config, memory, prefixes, tokens, launch)
 
     def _asked(self, problems: Sequence[Problem], weights: str) -> dict[str, Any]:
-        """All that decides the figures of a pass, as JSON."""
+        """Return everything that determines the figures of a pass, as JSON."""
         sampling = self.sampling
         return {
             "weights": weights,
