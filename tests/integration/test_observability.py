@@ -251,9 +251,9 @@ def test_grpc_codes_of_failed_calls_are_counted(suite: Suite) -> None:
     of = 'method="ListPrompts",service="NoveltyService"'
     before = _value(suite.metrics("novelty"), f'extra_rl_rpcs_total{{code="NOT_FOUND",{of}}}')
     with grpc.insecure_channel(suite.services["novelty"].target) as channel:
-        from extra_rl.v1 import novelty_pb2, novelty_pb2_grpc
+        from extra_rl.v1 import namespace_pb2, namespace_pb2_grpc
 
-        stub = novelty_pb2_grpc.NoveltyServiceStub(channel)
+        stub = namespace_pb2_grpc.NamespaceServiceStub(channel)
         with pytest.raises(grpc.RpcError):
-            stub.ListPrompts(novelty_pb2.ListPromptsRequest(namespace="nowhere"))
+            stub.ListPrompts(namespace_pb2.ListPromptsRequest(namespace="nowhere"))
     assert _value(suite.metrics("novelty"), f'extra_rl_rpcs_total{{code="NOT_FOUND",{of}}}') == before + 1

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.v1 import common_pb2, generation_pb2_grpc
 from extra_rl.v1 import generation_pb2 as pb
-from extra_rl.v1 import generation_pb2_grpc
 from extra_services.errors import InvalidInput, ServiceError
 from extra_services.generation import instruments, weights
 from extra_services.generation.rollouts import (
@@ -51,12 +51,18 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     """Serves one engine and the tokenizer of its model."""
 
     def __init__(
-        self, engine: Engine, vocabulary: Vocabulary, model: Path, weights_root: Path | None
+        self,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        model: Path,
+        weights_root: Path | None,
+        server: common_pb2.ServerInfo,
     ) -> None:
         self._engine = engine
         self._vocabulary = vocabulary
         self._model = model
         self._weights_root = weights_root
+        self._server = server
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         """See the proto."""
@@ -119,10 +125,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         with instruments.updating():
             return await self._engine.update_weights(folder, policy_version, in_flight)
 
-    async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.GetInfoResponse:
+    async def GetInfo(
+        self, request: pb.GenerationServiceGetInfoRequest, context: Any
+    ) -> pb.GenerationServiceGetInfoResponse:
         """See the proto."""
         limits = self._engine.limits
-        return pb.GetInfoResponse(
+        return pb.GenerationServiceGetInfoResponse(
             engine=self._engine.name,
             engine_version=self._engine.version,
             model=str(self._model),
@@ -132,6 +140,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             max_model_len=limits.max_model_len,
             max_prompts=limits.max_prompts,
             eos_token_ids=self._engine.eos_token_ids,
+            max_samples=limits.max_queue,
+            server=self._server,
         )
 
     def _prompt(self, prompt: pb.Prompt) -> Prompt | ServiceError:

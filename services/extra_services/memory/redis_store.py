@@ -112,6 +112,7 @@ class RedisStore:
     primary that the sentinels know by NAME. A write is acknowledged once `replicas` replicas have it.
     """
 
+    kind = "redis"
     shared = True
 
     def __init__(
@@ -136,7 +137,7 @@ class RedisStore:
             if existing is not None:
                 return existing, False
             id_ = self._next()
-            described = {"id": id_, "name": name, "settings": json.dumps(asdict(settings))}
+            described = {"id": id_, "name": name, "settings": json.dumps(settings.to_stored())}
             commands = [["HSET", self._key(id_), *_flat(described)], ["HSET", self._names, name, id_]]
             if self._run([(self._names, name, "")], commands):
                 return self._find(name), False
@@ -636,7 +637,7 @@ def _namespace(stored: dict[str, bytes]) -> Namespace:
     return Namespace(
         int(stored["id"]),
         stored["name"].decode(),
-        NamespaceSettings(**json.loads(stored["settings"])),
+        NamespaceSettings.from_stored(json.loads(stored["settings"])),
         space("solutions"),
         space("prefixes"),
         {m: (float(stored[f"positive_sum:{m}"]), int(stored[f"positive_count:{m}"])) for m in metrics},

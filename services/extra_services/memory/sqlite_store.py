@@ -43,6 +43,7 @@ MAX_JOBS_PER_COMMIT = 256
 class SqliteStore:
     """A Store in `folder`/memory.sqlite; the folder is made if it does not exist."""
 
+    kind = "sqlite"
     shared = False
 
     def __init__(self, folder: Path) -> None:

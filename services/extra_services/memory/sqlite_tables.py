@@ -9,7 +9,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,7 @@ def create(connection: sqlite3.Connection, name: str, settings: NamespaceSetting
     if existing is not None:
         return existing, False
     connection.execute(
-        "INSERT INTO namespaces (name, settings) VALUES (?, ?)", (name, json.dumps(asdict(settings)))
+        "INSERT INTO namespaces (name, settings) VALUES (?, ?)", (name, json.dumps(settings.to_stored()))
     )
     return find(connection, name), True
 
@@ -419,7 +419,7 @@ def _lookup(connection: sqlite3.Connection, name: str) -> Namespace | None:
     return Namespace(
         id_,
         name,
-        NamespaceSettings(**json.loads(settings)),
+        NamespaceSettings.from_stored(json.loads(settings)),
         EmbeddingSpace(*spaces[:2]),
         EmbeddingSpace(*spaces[2:]),
         {metric: (total, count) for metric, total, count in sums.fetchall()},

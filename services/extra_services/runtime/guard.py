@@ -14,7 +14,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from extra_services.errors import InvalidInput, ServiceError
-from extra_services.runtime.access import NEEDS, Need
+from extra_services.runtime.access import REQUIRED_SCOPES, RequiredScope
 from extra_services.runtime.errors import CODES
 from extra_services.runtime.handlers import behaviour_of, remade
 from extra_services.runtime.tokens import Token, Tokens
@@ -46,7 +46,11 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except ServiceError as error:
             return remade(handler, _Refused(error) if api else _RefusedOutside(error), None)
         # Without a deserializer: the request comes undecoded.
-        return remade(handler, _Admitted(handler, NEEDS[details.method], token), None) if api else handler
+        return (
+            remade(handler, _Admitted(handler, REQUIRED_SCOPES[details.method], token), None)
+            if api
+            else handler
+        )
 
     def _identify(self, details: grpc.HandlerCallDetails) -> Token:
         token = self._tokens.identify(details.invocation_metadata or ())
@@ -54,7 +58,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         structlog.contextvars.bind_contextvars(token=token.name)
         token.count()
         # Before anything is read of the request, which may be large.
-        for need in NEEDS.get(details.method, ()):
+        for need in REQUIRED_SCOPES.get(details.method, ()):
             if not need.field:
                 token.require(need.scope, need.namespace)
         return token
@@ -91,7 +95,7 @@ class _RefusedOutside:
 class _Admitted:
     """Decodes what comes for `handler`, and checks the namespaces it names."""
 
-    def __init__(self, handler: Any, needs: tuple[Need, ...], token: Token | None) -> None:
+    def __init__(self, handler: Any, needs: tuple[RequiredScope, ...], token: Token | None) -> None:
         self._decode = handler.request_deserializer
         self._streaming = handler.request_streaming
         self._inner = behaviour_of(handler)

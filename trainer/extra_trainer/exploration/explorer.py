@@ -30,7 +30,6 @@ from extra_client import (
     PrefixCandidate,
     PrefixClient,
     Rollout,
-    ScoreMode,
     SelectedPrefix,
     Verdict,
     VerdictStatus,
@@ -290,13 +289,13 @@ class StepNovelty:
         self._step = step
         self._scored: list[GroupNovelty] = []
         self._waiting: list[Group] = []
-        self._found: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._embedding = False
 
     def prepare(self, request: RolloutRequest, rollout: Rollout, verdict: Verdict) -> None:
         """Has the service embed a rollout's text ahead of its group, if it will have to; does not block."""
         if self._explorer.will_be_embedded(request, verdict):
-            self._found.put((request.prompt_id, rollout.text))
+            self._found.put(rollout.text)
             if not self._embedding:
                 self._embedding = True
                 # A daemon: Ctrl-C must not wait for a service that does not answer.
@@ -321,25 +320,22 @@ class StepNovelty:
         self._scored += self._explorer.score(groups, self._step, len(self._scored))
 
     def _embed_ahead(self) -> None:
-        """Asks for scores and leaves them: the service keeps the embeddings."""
+        """Have the service embed new texts; it keeps their vectors."""
         known: set[str] = set()
         for first in iter(self._found.get, None):
             found, last = _rest_of(self._found, first)
-            new = {text: prompt_id for prompt_id, text in found if text not in known}
+            new = [text for text in dict.fromkeys(found) if text not in known]
             known.update(new)
-            asked = [NoveltyGroup(prompt_id=p, texts=[text], correct=[True]) for text, p in new.items()]
             try:
-                if asked:
-                    self._explorer.novelty.score_groups(asked, mode=ScoreMode.SCORE_ONLY)
+                if new:
+                    self._explorer.novelty.embed(new)
             except ExtraError:
                 return  # The call that the step needs says what is wrong.
             if last:
                 return
 
 
-def _rest_of(
-    waiting: "queue.SimpleQueue[tuple[str, str] | None]", first: tuple[str, str]
-) -> tuple[list[tuple[str, str]], bool]:
+def _rest_of(waiting: "queue.SimpleQueue[str | None]", first: str) -> tuple[list[str], bool]:
     """`first` and all that waits, and whether the end (None) was among it."""
     found = [first]
     while not waiting.empty():
