@@ -1,9 +1,9 @@
 """How fast novelty is scored, side by side with the plain algorithm: `extra-rl bench novelty --json`.
 
-Every ratio compares two things measured in turn in this run, as the median of several repeats: what the
-issue on novelty asks for is in `ratios`, the rates behind them and what else is worth knowing in `figures`.
-`--part` measures one part only. `--capacity-test` fills an index with 1,000,000 prompts x 16 vectors in
-float16 (about 13 GB of memory) and says what that takes.
+Every ratio compares two things measured in turn in this run, as the median of several repeats. `ratios` holds
+the comparisons, `figures` the rates behind them and further measurements. `--part` measures one part only.
+`--capacity-test` fills an index with 1,000,000 prompts x 16 vectors in float16 (about 13 GB of memory) and
+measures that.
 """
 
 import argparse

@@ -259,7 +259,7 @@ NOVELTY = Dashboard(
             ],
             "Repeats come from retries; conflicts from servers that write the same prompts.",
         ),
-        *calls("NoveltyService|PrefixService"),
+        *calls("NamespaceService|NoveltyService|PrefixService"),
     ],
 )
 

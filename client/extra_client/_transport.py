@@ -2,9 +2,10 @@
 
 A `Call` is one RPC as data: what to send, how to read the answer, how long it may take. The modules of pure
 functions (`_generation`, `_namespace`, `_novelty`, `_prefix`, `_verification`) make Calls; the two front ends
-run them. UNAVAILABLE is tried again, with backoff, for methods that read and for writes that carry an idempotency key
-or are idempotent by themselves. Not by gRPC: with its retries on (grpcio 1.85.1, whether by a retry policy or
-its transparent ones alone), a call that was under way when its server stopped can hang for good.
+run them. UNAVAILABLE is tried again, with backoff, for methods that read and for writes that carry an
+idempotency key or are idempotent by themselves. Not by gRPC: with its retries on (grpcio 1.85.1, whether by a
+retry policy or its transparent ones alone), a call that was under way when its server stopped can hang for
+good.
 """
 
 import json

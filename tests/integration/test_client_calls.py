@@ -171,7 +171,7 @@ def test_an_invalid_argument_names_field_method_and_target(script: Scripted) -> 
     )
     assert isinstance(error, InvalidArgumentError)
     assert error.field == "groups[2].texts"
-    where = f"NoveltyService.ListNamespaces at {script.target}"
+    where = f"NamespaceService.ListNamespaces at {script.target}"
     assert error.message == f"{where}: groups[2].texts: is empty; give texts or embeddings"
 
 

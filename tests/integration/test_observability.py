@@ -248,7 +248,7 @@ def test_without_being_asked_for_traces_a_server_does_not_even_import_openteleme
 
 
 def test_grpc_codes_of_failed_calls_are_counted(suite: Suite) -> None:
-    of = 'method="ListPrompts",service="NoveltyService"'
+    of = 'method="ListPrompts",service="NamespaceService"'
     before = _value(suite.metrics("novelty"), f'extra_rl_rpcs_total{{code="NOT_FOUND",{of}}}')
     with grpc.insecure_channel(suite.services["novelty"].target) as channel:
         from extra_rl.v1 import namespace_pb2, namespace_pb2_grpc

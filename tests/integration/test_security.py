@@ -70,6 +70,7 @@ METHODS = {
 }
 SERVERS = {
     "GenerationService": "generation",
+    "NamespaceService": "novelty",
     "NoveltyService": "novelty",
     "PrefixService": "novelty",
     "VerificationService": "verification",

@@ -26,7 +26,7 @@ from extra_services.memory.records import Header, StoredSolutions
 
 #: Lists of a new index; an empty list takes about 150 bytes.
 FIRST_LISTS = 4096
-#: Lists grow by this factor. What is there is copied, so at most 1/8 of the new capacity is held twice.
+#: Lists grow by this factor. Entries are copied, so at most 1/8 of the new capacity is held twice.
 GROWTH = 8
 #: Multiplications from which a search is worth a second thread; below, waking it takes longer.
 PARALLEL_WORK = 10**8

@@ -1,9 +1,9 @@
 """The durable store behind the memories: one small interface, so that SQLite and Redis are interchangeable.
 
-A store knows rings, versions and idempotency keys, and nothing of similarity: FAISS is rebuilt from it,
-lazily by prompt. Writes are optimistic. A caller loads headers, computes, and commits against the versions
-it saw; the store refuses with Conflict if one has changed. When `commit` returns, the write would survive
-`kill -9`. Reads see every write whose commit has returned.
+A store has rings, versions and idempotency keys, and does not compare vectors: FAISS is rebuilt from it,
+lazily by prompt. Writes are optimistic. A caller loads headers, computes, and commits against the versions it
+read; the store raises Conflict if one has changed. When `commit` returns, the write would survive `kill -9`.
+Reads see every write whose commit has returned.
 """
 
 import time

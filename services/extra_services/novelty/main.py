@@ -66,8 +66,8 @@ class NoveltySettings(ServerSettings):
     )
     embedding_backend: Literal["torch", "onnx_int8"] = Field(
         "torch",
-        description="What runs the model. onnx_int8 is faster on a CPU and less exact; vectors of the two are"
-        " not compared.",
+        description="Runtime of the model. onnx_int8 is faster on a CPU and less exact; vectors of the two"
+        " are not compared.",
     )
     device: str | None = Field(
         None, description="Where to embed, such as cpu or cuda:0; a GPU if there is one."
