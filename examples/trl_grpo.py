@@ -2,7 +2,7 @@
 
     make example-trl
 
-The novelty service runs as a child process here; with a server of your own, give its host:port.
+The novelty service runs as a child process here; for a server of your own, give its host:port.
 """
 
 import re
@@ -25,13 +25,13 @@ class Trainer(NoveltyAdvantage, GRPOTrainer):
 
 
 def true_equation(completions: list[str], **_: object) -> list[float]:
-    """A reward that a model fitted for seconds can earn: 1 if there is a true a+b=c in the completion."""
+    """Return 1 for a completion with a true a+b=c, which a model can learn in seconds."""
     sums = [re.findall(r"(\d+)\+(\d+)=(\d+)", text.replace(" ", "")) for text in completions]
     return [float(any(int(a) + int(b) == int(c) for a, b, c in found)) for found in sums]
 
 
 def main() -> None:
-    """Trains twelve steps and prints what the plug-in logs."""
+    """Train twelve steps and print the metrics of the plug-in."""
     with tempfile.TemporaryDirectory() as folder:
         novelty = embedded.start("novelty", f"{folder}/novelty.log")
         model = start_model(Path(folder), 0, FitSettings(hidden_size=64, layers=2, steps=300))

@@ -1,4 +1,4 @@
-"""Generates the blocking clients, client/extra_client/_sync.py, from the asyncio ones in aio.py.
+"""Generate the blocking clients, client/extra_client/_sync.py, from the asyncio ones in aio.py.
 
 The two differ in `async` and `await`, in the names of a few types, and in the base that holds the connection.
 Run by `make protos`; with --check it fails if the committed file is stale, which is what CI runs.

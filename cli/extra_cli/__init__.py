@@ -1,6 +1,6 @@
 """The `extra-rl` command.
 
-Sub-commands import what they run only when they run it, so that the client-only installation stays light
+Sub-commands import the code they need only when they run, so that the client-only installation stays light
 and `--help` is instant.
 """
 
@@ -19,11 +19,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _options() -> None:
-    """Without a callback typer would fold a single command into the program itself."""
-
-
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -40,7 +35,7 @@ def serve(
 
 @app.command()
 def token(
-    name: Annotated[str, typer.Argument(help="Who is to have it; appears in the servers' logs")],
+    name: Annotated[str, typer.Argument(help="Who gets it; appears in the servers' logs")],
     scopes: Annotated[
         list[str] | None,
         typer.Option("--scope", help="PATTERN=read, write or admin, such as run-1*=write; may be repeated"),
@@ -73,17 +68,17 @@ def train(
     ],
     run: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-seedSEED")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the run folder's last checkpoint")
+        bool, typer.Option("--resume", help="Continue from the run folder's last checkpoint")
     ] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Replace one setting, such as seed=3 or novelty.alpha=0")
     ] = None,
-    cache: Annotated[Path, typer.Option(help="Where start models made by the project are kept")] = Path(
+    cache: Annotated[Path, typer.Option(help="Folder of the start models that the project makes")] = Path(
         ".cache/extra-rl"
     ),
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print the resolved plan and what is wrong with it; start nothing"),
+        typer.Option("--dry-run", help="Print the resolved plan and its problems; start nothing"),
     ] = False,
 ) -> None:
     """Train with GRPO and ExTra: services, OpenRLHF, evaluation before and after, report."""
@@ -108,15 +103,15 @@ def report(
 
 @app.command()
 def inspect(
-    run: Annotated[Path, typer.Argument(help="Run folder; the run may be going on")],
+    run: Annotated[Path, typer.Argument(help="Run folder; the run may still be in progress")],
     novelty: Annotated[
         str | None,
-        typer.Option(help="Address of the novelty and prefix services, for what they hold now"),
+        typer.Option(help="Address of the novelty and prefix services, to show their current content"),
     ] = None,
     namespace: Annotated[
-        str | None, typer.Option(help="Name of the run's memories there; default: as the run folder says")
+        str | None, typer.Option(help="Namespace of the run there; default: as in the run folder")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to serve on; another than loopback wants a token")] = (
+    host: Annotated[str, typer.Option(help="Address to serve on; any but loopback needs a token")] = (
         "127.0.0.1"
     ),
     port: int = 8765,
@@ -124,14 +119,14 @@ def inspect(
         str,
         typer.Option(
             envvar="EXTRA_RL_INSPECT_TOKEN_SHA256",
-            help="SHA-256, in hex, of the token that a reader must have",
+            help="SHA-256, in hex, of the token that readers need",
         ),
     ] = "",
     cache: Annotated[
-        Path | None, typer.Option(help="Where the index is kept; default ~/.cache/extra-rl/inspect")
+        Path | None, typer.Option(help="Folder of the index; default ~/.cache/extra-rl/inspect")
     ] = None,
 ) -> None:
-    """Look at a run in the browser: prompts, rollouts, tokens, prefixes, solutions. Changes nothing."""
+    """Inspect a run in the browser: prompts, rollouts, tokens, prefixes, solutions. Changes nothing."""
     try:
         from extra_inspector import main as inspector
     except ModuleNotFoundError as error:
@@ -147,21 +142,21 @@ def experiment(
     output: Annotated[Path, typer.Option(help="Folder of results, table, curves and page")] = Path(
         "docs/evidence"
     ),
-    runs: Annotated[Path, typer.Option(help="Where the run folders are kept")] = Path("runs/experiment"),
-    seeds: Annotated[int | None, typer.Option(help="Runs of each arm; default: as the file says")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the run folders")] = Path("runs/experiment"),
+    seeds: Annotated[int | None, typer.Option(help="Runs of each arm; default: as in the file")] = None,
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be repeated")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Begin no run after so many minutes")] = None,
-    cache: Annotated[Path, typer.Option(help="Where start models made by the project are kept")] = Path(
+    minutes: Annotated[float | None, typer.Option(help="Start no run after this many minutes")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of the start models that the project makes")] = Path(
         ".cache/extra-rl"
     ),
 ) -> None:
-    """Train the arms and seeds whose results are missing, and write the table of all; resumable."""
+    """Train the arms and seeds whose results are missing, and write the table of all of them; resumable."""
     from extra_trainer.commands import training as trainer
 
     sys.exit(trainer.experiment(config, output, runs, seeds, arm or [], minutes, cache))
 
 
-# How problems become prompts.
+# Options for making prompts of problems.
 Template = Annotated[str, typer.Option(help="The prompt, with {problem} where its text goes")]
 ApplyChatTemplate = Annotated[
     bool, typer.Option("--apply-chat-template", help="Send prompts as a user's messages")
@@ -173,7 +168,7 @@ AnswerKey = Annotated[str, typer.Option(help="Column of the reference answer")]
 def _prompts(
     template: str, apply_chat_template: bool, problem_key: str, answer_key: str
 ) -> dict[str, object]:
-    """Fields of the trainer's PromptConfig."""
+    """Return the fields of the trainer's PromptConfig."""
     return {
         "template": template,
         "apply_chat_template": apply_chat_template,
@@ -185,7 +180,7 @@ def _prompts(
 @app.command("eval")
 def evaluate(
     output: Annotated[
-        Path, typer.Argument(help="Folder of samples and results; the same command goes on in it")
+        Path, typer.Argument(help="Folder of samples and results; the same command continues in it")
     ],
     data: Annotated[
         list[str],
@@ -199,20 +194,22 @@ def evaluate(
     ] = None,
     generation: Annotated[
         list[str] | None,
-        typer.Option(help="Address of one that runs, instead; repeat it for several replicas"),
+        typer.Option(help="Address of a running one instead; repeat it for several replicas"),
     ] = None,
     verification: Annotated[
         str | None, typer.Option(help="Address of a verification service; default: one is started")
     ] = None,
     samples_per_prompt: Annotated[int, typer.Option(help="Samples of each problem, n")] = 16,
-    k: Annotated[str, typer.Option(help="For which k to estimate pass@k, each at most n")] = "1,16",
+    k: Annotated[str, typer.Option(help="Each k of pass@k, at most n")] = "1,16",
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 1.0,
     top_p: float = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of a sample")] = 4096,
     seed: Annotated[int, typer.Option(help="Of samples and bootstrap")] = 0,
-    problems: Annotated[int | None, typer.Option(help="Use the first so many of each set")] = None,
+    problems: Annotated[
+        int | None, typer.Option(help="Use only the first ones of each set, this many")
+    ] = None,
     problems_at_once: Annotated[
-        int, typer.Option(help="Problems sampled side by side; it changes no result")
+        int, typer.Option(help="Problems sampled at the same time; changes no result")
     ] = 32,
     template: Template = "{problem}",
     apply_chat_template: ApplyChatTemplate = False,
@@ -247,13 +244,13 @@ def evaluate(
 
 @app.command()
 def rescue(
-    output: Annotated[Path, typer.Argument(help="Folder of what came out; the same command goes on in it")],
+    output: Annotated[Path, typer.Argument(help="Folder of the results; the same command continues in it")],
     data: Annotated[
         str, typer.Option(help="Problems: JSON Lines, Parquet, or a dataset folder (FOLDER#SPLIT)")
     ],
     model: Annotated[Path, typer.Option(help="Model folder: a generation service is started for it")],
-    passes: Annotated[int, typer.Option(help="How often the problems are gone through")] = 3,
-    problems: Annotated[int | None, typer.Option(help="Use the first so many")] = None,
+    passes: Annotated[int, typer.Option(help="Passes over the problems")] = 3,
+    problems: Annotated[int | None, typer.Option(help="Use only the first ones, this many")] = None,
     samples_per_prompt: Annotated[int, typer.Option(help="Samples of a group, n")] = 8,
     temperature: float = 1.0,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of a sample, its prefix included")] = 4096,
@@ -296,9 +293,9 @@ def bench(
 
 
 def main() -> None:
-    """Entry point of the console command."""
-    # OpenMP's threads (torch, FAISS) spin at barriers by default. Beside a busy neighbour, and services and
-    # trainer are neighbours, that made a small model's step up to a hundred times slower; waiting asleep
-    # costs nothing that could be measured. Read when the library is loaded, and inherited by child processes.
+    """Run the console command."""
+    # OpenMP's threads (torch, FAISS) spin at barriers by default. Services and trainer share a machine, and
+    # next to a busy process spinning made a small model's step up to a hundred times slower; sleeping has no
+    # measurable cost. The variable is read when the library is loaded, and inherited by child processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

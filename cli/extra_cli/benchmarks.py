@@ -1,4 +1,4 @@
-"""`extra-rl bench`: runs a benchmark of the source checkout this command was installed from."""
+"""`extra-rl bench`: run a benchmark of the source checkout from which this command was installed."""
 
 import runpy
 import sys

@@ -1,6 +1,6 @@
-"""`extra-rl health`: one look at a service's readiness, with the credentials of the environment.
+"""`extra-rl health`: check once whether a service is ready, with the credentials of the environment.
 
-For probes where the platform's own cannot connect: those of Kubernetes know no TLS.
+For platforms whose own probes cannot connect: those of Kubernetes support no TLS.
 """
 
 import sys
@@ -17,7 +17,16 @@ CLIENTS: dict[str, Callable[[str], Any]] = {
 
 
 def probe(service: str, target: str, timeout: float) -> int:
-    """0 if `service` at `target` says within `timeout` seconds that it serves; else 1, and why on stderr."""
+    """Check whether a service reports that it serves.
+
+    Args:
+        service: Its name.
+        target: Its address.
+        timeout: Seconds to wait for the report.
+
+    Returns:
+        The exit code: 0 if it serves; else 1, with the reason on stderr.
+    """
     if service not in CLIENTS:
         print(f"unknown service {service!r}; there are: {', '.join(CLIENTS)}", file=sys.stderr)
         return 1

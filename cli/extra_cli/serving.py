@@ -1,8 +1,7 @@
-"""`extra-rl serve`: finds the service's main module, imports it late, and hands it the flags.
+"""`extra-rl serve`: import the service's main module late and pass the flags on to it.
 
-`serve all` runs the three servers as child processes of one that only waits: when it is told to stop, or one
-of them ends, it stops the rest. Each child holds the reading end of a pipe of this process, so that none
-outlives it.
+`serve all` runs the three servers as child processes. When it gets a signal to stop, or one server ends, it
+stops the others. Each child holds the reading end of a pipe of this process, so that none outlives it.
 """
 
 import importlib
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 
-#: What each name serves: the module whose `main(arguments)` reads its settings and serves.
+#: Service -> the module whose `main(arguments)` reads its settings and serves.
 MAINS = {
     "generation": "extra_services.generation.main",
     "novelty": "extra_services.novelty.main",
@@ -19,7 +18,15 @@ MAINS = {
 
 
 def serve(service: str, arguments: list[str]) -> None:
-    """Serves until stopped; exits with a message if the service is unknown or not installed."""
+    """Serve until stopped.
+
+    Args:
+        service: "generation", "novelty", "verification" or "all".
+        arguments: Flags of the service.
+
+    Raises:
+        SystemExit: The service is unknown, not installed, or configured wrongly; the message says which.
+    """
     if service == "all":
         sys.exit(_serve_all(arguments))
     if service not in MAINS:
@@ -39,8 +46,9 @@ def serve(service: str, arguments: list[str]) -> None:
 USAGE = """usage: extra-rl serve all [--config FILE] [--SERVICE.FLAG VALUE ...] [--FLAG VALUE ...]
 
 Serves generation, novelty and verification, each in a process of its own. `--novelty.port 50052` gives
-`--port 50052` to the novelty server; a flag without a service's name goes to all three. Ends with code 0 when
-told to (SIGTERM, SIGINT), with that of the server that ended by itself otherwise."""
+`--port 50052` to the novelty server; a flag without a service's name goes to all three. Ends with code 0
+after
+SIGTERM or SIGINT, or else with the code of the server that ended by itself."""
 
 #: Above the servers' own drain_seconds, after which they end by themselves.
 STOP_SECONDS = 15.0
@@ -52,7 +60,7 @@ def _serve_all(arguments: list[str]) -> int:
         return 0
     flags = _flags_by_service(arguments)
     wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-    # A handler, if only to wait for: a signal whose default is to be ignored may never become pending.
+    # An empty handler: a signal that is ignored by default may never become pending for sigwait.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     children = {
         name: subprocess.Popen(
@@ -63,11 +71,11 @@ def _serve_all(arguments: list[str]) -> int:
         )
         for name in MAINS
     }
-    # Blocked from here on, not before: children inherit what is blocked.
+    # Not earlier: children inherit the mask.
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
-    told = False
-    while not told and all(child.poll() is None for child in children.values()):
-        told = signal.sigwait(wanted) != signal.SIGCHLD
+    asked_to_stop = False
+    while not asked_to_stop and all(child.poll() is None for child in children.values()):
+        asked_to_stop = signal.sigwait(wanted) != signal.SIGCHLD
     ended = {name: code for name, child in children.items() if (code := child.poll()) is not None}
     for name, code in ended.items():
         print(f"extra-rl serve all: the {name} server ended (exit code {code})", file=sys.stderr)
@@ -76,11 +84,11 @@ def _serve_all(arguments: list[str]) -> int:
         child.stdin.close()
     for child in children.values():
         _wait(child)
-    return 0 if told else max(_exit_code(code) for code in ended.values()) or 1
+    return 0 if asked_to_stop else max(_exit_code(code) for code in ended.values()) or 1
 
 
 def _exit_code(code: int) -> int:
-    # As a shell tells of a process that a signal ended.
+    # A shell reports a process that a signal ended in this way.
     return code if code >= 0 else 128 - code
 
 

@@ -1,10 +1,15 @@
-"""`extra-rl token`: the secret once, for who is to have it, and what the servers' config gets instead."""
+"""`extra-rl token`: print a new secret once, for its owner, and the entry for the config of the servers."""
 
 import sys
 
 
 def mint(name: str, scopes: list[str]) -> None:
-    """Prints a new token on standard output and its config entry on standard error: each can be piped."""
+    """Print a new token on standard output and its config entry on standard error, so that each can be piped.
+
+    Args:
+        name: Owner of the token.
+        scopes: PATTERN=SCOPE, such as "run-1*=write".
+    """
     try:
         from extra_services.runtime import tokens
         from extra_services.runtime.tokens import TokenSettings
@@ -22,7 +27,7 @@ def mint(name: str, scopes: list[str]) -> None:
         TokenSettings.model_validate(entry)
     except ValidationError as error:
         sys.exit(f"extra-rl token: {explain(error, TokenSettings)}")
-    print("# For the caller, as EXTRA_RL_TOKEN; it is shown this once:", file=sys.stderr)
+    print("# For the caller, as EXTRA_RL_TOKEN; it is shown only once:", file=sys.stderr)
     print(token, flush=True)
     print("# For the servers' config, under `tokens:`", file=sys.stderr)
     print(yaml.safe_dump([entry], sort_keys=False), end="", file=sys.stderr)

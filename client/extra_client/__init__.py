@@ -1,6 +1,6 @@
 """Clients of the extra-rl services: generation, namespace, novelty, prefix, verification.
 
-Blocking clients here, the same names with await in `extra_client.aio`, services as child processes in
+The blocking clients are here, the same names with await in `extra_client.aio`, services as child processes in
 `extra_client.embedded`. Results are dataclasses with numpy arrays; errors are subclasses of ExtraError. Needs
 grpcio, protobuf and numpy, and imports nothing heavier.
 """

@@ -32,7 +32,16 @@ class Client:
         patience: float | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        """As for the clients of extra_client; nothing is connected or started before first use."""
+        """Make a client. Nothing is connected or started before first use.
+
+        Args:
+            target: host:port (the port may be left out), unix:path, dns:///name (round robin over its
+                addresses), or "embedded": a child process shared by all embedded clients of this process.
+            deadline: Seconds a call may take; None: each method's default.
+            patience: Seconds for which a call that may safely be repeated is sent again while no server
+                answers; default 3.5.
+            credentials: Token and TLS files; None: those of the environment.
+        """
         self.target = target if target == "embedded" else _transport.address(target, self._service)
         self._deadline = deadline
         self._patience = patience
@@ -42,7 +51,11 @@ class Client:
         self._opening = asyncio.Lock()
 
     async def wait_for_ready(self, timeout: float = 60.0) -> None:
-        """Returns once the server says that it serves; UnavailableError after `timeout` seconds."""
+        """Return once the server reports that it serves.
+
+        Raises:
+            UnavailableError: It did not within `timeout` seconds.
+        """
         until = time.monotonic() + timeout
         health = health_pb2_grpc.HealthStub(await self._channel())
         request = health_pb2.HealthCheckRequest(service=self._service.full_name)
@@ -62,7 +75,7 @@ class Client:
         raise _transport.not_ready(self._service, self.target, timeout, connected)
 
     async def close(self) -> None:
-        """Ends the connection and calls still running; an embedded service ends with its last client."""
+        """End the connection and the calls still running; an embedded service ends with its last client."""
         if self._open is not None:
             await self._open.close()
         if self._embedded:
@@ -95,7 +108,7 @@ class Client:
             await asyncio.sleep(pause)
 
     async def _stream(self, call: Call[Result], deadline: float | None) -> AsyncIterator[Result]:
-        """Send `call` with the first iteration; yield what its responses say."""
+        """Send `call` with the first iteration; yield its parsed responses."""
         method, attempt = await self._prepare(call, deadline)
         async for event in _events(attempt, method, attempt.send(method)):
             yield event
@@ -109,7 +122,7 @@ class Client:
     ) -> AsyncIterator[Result]:
         """Send `messages` by the call that `make` makes of them, from a task, with the first iteration.
 
-        Yields what the responses say; `check` then gets whether all messages were read.
+        Yields the parsed responses; `check` then gets whether all messages were read.
         """
         source = _Source(messages)
         method, attempt = await self._prepare(make(aiter(source)), deadline)
@@ -126,12 +139,13 @@ class Client:
     async def _send(
         self, messages: Iterator[Any], make: Callable[[Any], Call[Result]], deadline: float | None
     ) -> Result:
-        """Send `messages` from a thread, over a connection of the blocking client's.
+        """Send `messages` by the call that `make` makes of them, from a thread; return its one response.
 
-        Where a message is under way when the server ends the call, grpc.aio says "Internal error from Core"
-        in the place of what the server said (grpc/grpc issue 36066).
+        The thread uses a connection of the blocking client's: where a message is being sent when the server
+        ends the call, grpc.aio reports "Internal error from Core" in the place of the server's error
+        (grpc/grpc issue 36066).
         """
-        # It knows the address of an embedded service.
+        # An embedded service has an address once it is started.
         await self._channel()
         with _Blocking(self._service, self.target, self._deadline, self._credentials) as blocking:
             return await asyncio.to_thread(blocking._send, messages, make, deadline)
@@ -163,7 +177,7 @@ async def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> A
 
 
 class _Source:
-    """The messages of a call; keeps what their source raised, and its end, as the blocking client's does."""
+    """The messages of a call; keeps their exception, and whether all were read."""
 
     def __init__(self, messages: AsyncIterator[Any]) -> None:
         self._messages = messages

@@ -1,4 +1,4 @@
-"""GenerationService without the connection: what is sent, and what comes back, as numpy and dataclasses."""
+"""GenerationService without the connection: requests and responses as numpy arrays and dataclasses."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ class SampledToken:
 
 @dataclass(frozen=True, slots=True)
 class PromptError:
-    """The prompt was refused: there are no rollouts of it. `error` may be raised."""
+    """The prompt was refused: it has no rollouts. `error` may be raised."""
 
     prompt_index: int
     error: ExtraError
@@ -116,7 +116,7 @@ class WeightsUpdate:
 
 @dataclass(frozen=True, slots=True)
 class GenerationInfo:
-    """What a generation server serves, and its limits."""
+    """A generation server: its engine, model and limits."""
 
     #: "transformers" or "vllm", and the version of that library.
     engine: str
@@ -139,7 +139,7 @@ class GenerationInfo:
     server: ServerInfo
 
 
-#: What a stream of rollouts yields.
+#: Yielded by a stream of rollouts.
 Event = Rollout | PromptError | SampledToken
 
 
@@ -160,14 +160,14 @@ class GenerateOptions(TypedDict, total=False):
     stop_strings: Iterable[str]
     #: FailedPreconditionError if the server's weights are older.
     min_policy_version: int | None
-    #: Also give Rollout.raw_entropies.
+    #: Also return Rollout.raw_entropies.
     raw_entropies: bool
-    #: Also give Rollout.segments.
+    #: Also return Rollout.segments.
     segment_entropies: bool
-    #: One a prompt, in the place of its index in what the draws depend on: requests that share a seed, split
-    #: over servers, then draw the tokens of one request.
+    #: One a prompt. The draws depend on it in the place of the prompt's index, so that a request split over
+    #: several servers draws the same tokens as one request with that seed.
     seed_indices: Sequence[int] | None
-    #: One a prompt, None for the call's: most new tokens of its samples, at most max_tokens.
+    #: One a prompt: most new tokens of its samples, at most max_tokens; None: max_tokens.
     max_tokens_per_prompt: Sequence[int | None] | None
 
 
@@ -192,7 +192,7 @@ def generate(
     max_tokens_per_prompt: Sequence[int | None] | None = None,
     stream_tokens: bool = False,
 ) -> Call[Event]:
-    """Generate, as GenerationClient.generate and GenerateOptions document it."""
+    """Return the call Generate, as GenerationClient.generate and GenerateOptions document it."""
     if isinstance(prompts, str):
         raise InvalidArgumentError("prompts: must be a list of prompts, not one text", field="prompts")
     _check_one_each("prefixes", prefixes, len(prompts))
@@ -235,7 +235,7 @@ def generate(
 def update_weights(
     path: str | PurePath, policy_version: int, in_flight: InFlight | str
 ) -> Call[WeightsUpdate]:
-    """UpdateWeights."""
+    """Return the call UpdateWeights."""
     request = pb.UpdateWeightsRequest(
         path=str(path),
         policy_version=policy_version,
@@ -245,17 +245,17 @@ def update_weights(
 
 
 def stream_weights(messages: Any) -> Call[WeightsUpdate]:
-    """StreamWeights, with what `_weights.messages` makes."""
+    """Return the call StreamWeights, which sends what `_weights.messages` makes."""
     return Call(GENERATION, "StreamWeights", messages, _weights_update, deadline=600)
 
 
 def get_info() -> Call[GenerationInfo]:
-    """GetInfo."""
+    """Return the call GetInfo."""
     return Call(GENERATION, "GetInfo", pb.GenerationServiceGetInfoRequest(), _info, deadline=30)
 
 
 class Gathered:
-    """Puts the events of a Generate stream in order, and sees to it that none is missing."""
+    """Puts the events of a Generate stream in order and checks that none is missing."""
 
     def __init__(self, prompts: int, n: int) -> None:
         self._groups: list[dict[int, Rollout]] = [{} for _ in range(prompts)]
@@ -263,14 +263,14 @@ class Gathered:
         self._failed: set[int] = set()
 
     def add(self, event: Event) -> None:
-        """Takes one event."""
+        """Add one event."""
         if isinstance(event, PromptError):
             self._failed.add(event.prompt_index)
         if isinstance(event, Rollout):
             self._groups[event.prompt_index][event.sample_index] = event
 
     def check(self) -> None:
-        """InternalError if the stream has ended before all rollouts came."""
+        """Raise an InternalError if the stream ended before all rollouts came."""
         for index, group in enumerate(self._groups):
             if len(group) < self._n and index not in self._failed:
                 raise errors.InternalError(
@@ -278,12 +278,12 @@ class Gathered:
                 )
 
     def groups(self) -> list[list[Rollout]]:
-        """The rollouts, by prompt and sample."""
+        """Return the rollouts by prompt and sample."""
         return [[group[sample] for sample in sorted(group)] for group in self._groups]
 
 
 def check_vocabulary(info: GenerationInfo, vocabulary: Mapping[str, int]) -> None:
-    """FailedPreconditionError if the server's vocabulary is another."""
+    """Raise a FailedPreconditionError if the server has another vocabulary."""
     if info.vocab_hash != vocab_hash(vocabulary):
         raise errors.FailedPreconditionError(
             f"the tokenizer here ({len(vocabulary)} tokens) is not that of the served model {info.model}: "
@@ -292,7 +292,7 @@ def check_vocabulary(info: GenerationInfo, vocabulary: Mapping[str, int]) -> Non
 
 
 def raise_failure(event: Event) -> None:
-    """Raises the error of a refused prompt, which names the prompt; passes rollouts by."""
+    """Raise the error of a refused prompt, which then names the prompt; do nothing for other events."""
     if isinstance(event, PromptError):
         error = event.error
         note = f"prompts[{event.prompt_index}]: {error.message} (generate_stream gives the others' rollouts)"
@@ -303,7 +303,8 @@ def raise_failure(event: Event) -> None:
 def _check_one_each(field: str, given: Sequence[Any] | None, prompts: int) -> None:
     if given is not None and len(given) != prompts:
         raise InvalidArgumentError(
-            f"{field}: {len(given)} for {prompts} prompts; give one each, None for none", field=field
+            f"{field}: {len(given)} for {prompts} prompts; give one for each prompt, None for none",
+            field=field,
         )
 
 

@@ -1,4 +1,4 @@
-"""NamespaceService without the connection: requests and answers as dataclasses."""
+"""NamespaceService without the connection: requests and responses as dataclasses."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ class NamespaceInfo:
 
 
 def create_namespace(namespace: str, settings: NamespaceSettings | None) -> Call[NamespaceSettings]:
-    """CreateNamespace."""
+    """Return the call CreateNamespace."""
     request = pb.CreateNamespaceRequest(namespace=namespace, settings=_settings_out(settings))
     return Call(
         NAMESPACE, "CreateNamespace", request, lambda response: _settings_in(response.settings), deadline=30
@@ -125,7 +125,7 @@ def create_namespace(namespace: str, settings: NamespaceSettings | None) -> Call
 
 
 def describe_namespace(namespace: str) -> Call[Namespace]:
-    """DescribeNamespace."""
+    """Return the call DescribeNamespace."""
     return Call(
         NAMESPACE,
         "DescribeNamespace",
@@ -136,7 +136,7 @@ def describe_namespace(namespace: str) -> Call[Namespace]:
 
 
 def copy_namespace(source: str, destination: str, replace: bool) -> Call[NamespaceCopy]:
-    """CopyNamespace."""
+    """Return the call CopyNamespace."""
     request = pb.CopyNamespaceRequest(source=source, destination=destination, replace=replace)
     return Call(
         NAMESPACE,
@@ -148,13 +148,13 @@ def copy_namespace(source: str, destination: str, replace: bool) -> Call[Namespa
 
 
 def delete_namespace(namespace: str) -> Call[bool]:
-    """DeleteNamespace."""
+    """Return the call DeleteNamespace."""
     request = pb.DeleteNamespaceRequest(namespace=namespace)
     return Call(NAMESPACE, "DeleteNamespace", request, lambda response: bool(response.existed), deadline=120)
 
 
 def list_namespaces() -> Call[list[str]]:
-    """ListNamespaces."""
+    """Return the call ListNamespaces."""
     return Call(
         NAMESPACE,
         "ListNamespaces",
@@ -165,7 +165,7 @@ def list_namespaces() -> Call[list[str]]:
 
 
 def list_prompts(namespace: str, page_size: int, page_token: str) -> Call[tuple[list[PromptSummary], str]]:
-    """ListPrompts: one page, and the token of the next, empty after the last."""
+    """Return the call ListPrompts: one page, and the token of the next one, empty after the last."""
     request = pb.ListPromptsRequest(namespace=namespace, page_size=page_size, page_token=page_token)
     return Call(
         NAMESPACE,
@@ -177,19 +177,19 @@ def list_prompts(namespace: str, page_size: int, page_token: str) -> Call[tuple[
 
 
 def delete_prompts(namespace: str, prompt_ids: Sequence[str]) -> Call[list[bool]]:
-    """DeletePrompts."""
+    """Return the call DeletePrompts."""
     request = pb.DeletePromptsRequest(namespace=namespace, prompt_ids=prompt_ids)
     return Call(NAMESPACE, "DeletePrompts", request, lambda response: list(response.existed), deadline=120)
 
 
 def export_namespace(namespace: str) -> Call[bytes]:
-    """ExportNamespace: each message is the next piece of the file."""
+    """Return the call ExportNamespace; each message is the next piece of the file."""
     request = pb.ExportNamespaceRequest(namespace=namespace)
     return Call(NAMESPACE, "ExportNamespace", request, lambda response: bytes(response.chunk), deadline=3600)
 
 
 def import_namespace(messages: Any) -> Call[ImportedNamespace]:
-    """ImportNamespace, with what `import_messages` makes."""
+    """Return the call ImportNamespace, which sends what `import_messages` makes."""
     return Call(NAMESPACE, "ImportNamespace", messages, _imported, deadline=3600)
 
 
@@ -214,7 +214,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def get_info() -> Call[NamespaceInfo]:
-    """GetInfo."""
+    """Return the call GetInfo."""
     return Call(NAMESPACE, "GetInfo", pb.NamespaceServiceGetInfoRequest(), _info, deadline=30)
 
 

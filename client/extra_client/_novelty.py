@@ -1,4 +1,4 @@
-"""NoveltyService without the connection: requests and answers as numpy arrays and dataclasses."""
+"""NoveltyService without the connection: requests and responses as numpy arrays and dataclasses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -188,7 +188,7 @@ def score_groups(
     track_reward_variance: bool = False,
     vendi: bool = False,
 ) -> Call[list[GroupScores]]:
-    """ScoreGroups."""
+    """Return the call ScoreGroups."""
     request = pb.ScoreGroupsRequest(
         namespace=namespace,
         groups=[_group(group, f"groups[{index}]") for index, group in enumerate(groups)],
@@ -227,7 +227,7 @@ def collect_sample(
     scale: Scale | str = Scale.RAW,
     wait_seconds: float = 300.0,
 ) -> Call[SampleScore]:
-    """CollectSample, as NoveltyClient.collect_sample and SampleOptions document it."""
+    """Return the call CollectSample, as NoveltyClient.collect_sample and SampleOptions document it."""
     request = pb.CollectSampleRequest(
         namespace=namespace,
         prompt_id=prompt_id,
@@ -248,7 +248,7 @@ def collect_sample(
 
 
 def query_neighbors(namespace: str, queries: Sequence[NeighborQuery], k: int) -> Call[list[Neighbors]]:
-    """QueryNeighbors."""
+    """Return the call QueryNeighbors."""
     request = pb.QueryNeighborsRequest(
         namespace=namespace,
         queries=[
@@ -279,7 +279,7 @@ def query_neighbors(namespace: str, queries: Sequence[NeighborQuery], k: int) ->
 
 
 def embed(namespace: str, texts: Sequence[str], return_vectors: bool) -> Call[EmbeddedTexts]:
-    """Embed."""
+    """Return the call Embed."""
     request = pb.EmbedRequest(namespace=namespace, texts=texts, return_vectors=return_vectors)
 
     def parse(response: pb.EmbedResponse) -> EmbeddedTexts:
@@ -298,7 +298,7 @@ def embed(namespace: str, texts: Sequence[str], return_vectors: bool) -> Call[Em
 
 
 def get_info() -> Call[NoveltyInfo]:
-    """GetInfo."""
+    """Return the call GetInfo."""
     return Call(NOVELTY, "GetInfo", pb.NoveltyServiceGetInfoRequest(), _info, deadline=30)
 
 

@@ -1,4 +1,4 @@
-"""PrefixService without the connection: requests and answers as numpy arrays and dataclasses."""
+"""PrefixService without the connection: requests and responses as numpy arrays and dataclasses."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class HardPrompt:
 
 @dataclass(frozen=True, slots=True)
 class AddedPrefixes:
-    """What became of one hard prompt, or the error it was refused with; then nothing of it was stored."""
+    """The prefixes stored of one hard prompt, or the error it was refused with; then none was stored."""
 
     #: Index of the rollout that was split: the one of lowest mean entropy.
     rollout_index: int
@@ -64,7 +64,7 @@ class AddedPrefixes:
 
 @dataclass(frozen=True, slots=True)
 class PrefixCandidate:
-    """A stored prefix, or the empty one (no prefix_id), as it was judged."""
+    """A stored prefix, or the empty one (no prefix_id), with the numbers it is ranked by."""
 
     prefix_id: str
     #: In tokens.
@@ -76,9 +76,9 @@ class PrefixCandidate:
     #: Rollouts that continued from it so far, and how many of them were correct.
     rollouts: int
     successes: int
-    #: OUTCOME_AWARE: success rate expected of it before any outcome.
+    #: OUTCOME_AWARE: expected success rate before any outcome.
     prior: float
-    #: What the policy ranked it by, the best first; 0 for policies that do not rank.
+    #: The policy ranks by it, highest first; 0 for policies that do not rank.
     score: float
     #: OUTCOME_AWARE: it failed too often to be chosen.
     dropped: bool
@@ -98,7 +98,7 @@ class PromptPrefixes:
 
 @dataclass(frozen=True, slots=True)
 class ForgottenPrefixes:
-    """Which prefixes of a prompt to forget; none named: all."""
+    """Prefixes of a prompt to forget; none named: all of them."""
 
     prompt_id: str
     prefix_ids: Sequence[str] = ()
@@ -106,10 +106,10 @@ class ForgottenPrefixes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelectedPrefix:
-    """The prefix chosen for one prompt, or why none was: `error` is a NotFoundError if none is stored."""
+    """The prefix chosen for one prompt, or the reason there is none: a NotFoundError if none is stored."""
 
     prompt_id: str
-    #: The store's name for it, for report_outcomes; empty for the empty prefix.
+    #: Its id in the store, for report_outcomes; empty for the empty prefix.
     prefix_id: str
     #: int32 [length].
     token_ids: NDArray[np.int32]
@@ -117,17 +117,17 @@ class SelectedPrefix:
     #: Mean entropy of its tokens, and the smoothed entropy it was chosen by, in nats.
     mean_entropy: float
     smoothed_entropy: float
-    #: How many prefixes competed.
+    #: Number of candidates.
     candidates: int
     #: None if one was chosen; may be raised.
     error: ExtraError | None
-    #: With `explain`: all that competed, best first.
+    #: With `explain`: all candidates, best first.
     ranking: tuple[PrefixCandidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one guided group came out: how many of its rollouts, continued from the prefix, were correct."""
+    """The outcome of one guided group: how many of its rollouts, continued from the prefix, were correct."""
 
     prompt_id: str
     #: Empty for the empty prefix.
@@ -143,7 +143,7 @@ def add_rollouts(
     min_segment_tokens: int | None,
     idempotency_key: str | None,
 ) -> Call[list[AddedPrefixes]]:
-    """AddRollouts."""
+    """Return the call AddRollouts."""
     request = pb.AddRolloutsRequest(
         namespace=namespace,
         prompts=[_hard_prompt(prompt, f"prompts[{index}]") for index, prompt in enumerate(prompts)],
@@ -174,7 +174,7 @@ def select(
     exploration: float | None,
     drop_after: int | None,
 ) -> Call[list[SelectedPrefix]]:
-    """SelectPrefixes."""
+    """Return the call SelectPrefixes."""
     request = pb.SelectPrefixesRequest(
         namespace=namespace,
         prompt_ids=prompt_ids,
@@ -196,7 +196,7 @@ def select(
 def report_outcomes(
     namespace: str, outcomes: Sequence[Outcome], idempotency_key: str | None
 ) -> Call[list[ExtraError | None]]:
-    """ReportOutcomes."""
+    """Return the call ReportOutcomes."""
     request = pb.ReportOutcomesRequest(
         namespace=namespace,
         outcomes=[
@@ -219,7 +219,7 @@ def report_outcomes(
 
 
 def list_prefixes(namespace: str, prompt_ids: Sequence[str]) -> Call[list[PromptPrefixes]]:
-    """ListPrefixes."""
+    """Return the call ListPrefixes."""
 
     def parse(response: pb.ListPrefixesResponse) -> list[PromptPrefixes]:
         _check(len(response.prompts), len(prompt_ids))
@@ -237,7 +237,7 @@ def list_prefixes(namespace: str, prompt_ids: Sequence[str]) -> Call[list[Prompt
 
 
 def forget_prefixes(namespace: str, prompts: Sequence[ForgottenPrefixes]) -> Call[list[int]]:
-    """ForgetPrefixes."""
+    """Return the call ForgetPrefixes."""
     request = pb.ForgetPrefixesRequest(
         namespace=namespace,
         prompts=[
@@ -296,7 +296,7 @@ def _check(got: int, wanted: int) -> None:
 
 
 def get_info() -> Call[PrefixInfo]:
-    """GetInfo."""
+    """Return the call GetInfo."""
     return Call(PREFIX, "GetInfo", pb.PrefixServiceGetInfoRequest(), _info, deadline=30)
 
 

@@ -86,14 +86,26 @@ class GenerationClient(_sync_base.Client):
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[list[Rollout]]:
-        """n rollouts of each prompt, in order: `result[i][j]` is the j-th of `prompts[i]`.
+        """Sample n rollouts of each prompt.
 
-        Prompts are texts, token ids, or conversations for the model's chat template. `prefixes` holds, for
-        each prompt, token ids of a partial response that generation goes on from, or None. `max_tokens`
-        bounds the new tokens. The same `seed`, prompts and weights give the same tokens; None lets the server
-        draw one. `temperature` 0 is greedy. `options` are those of GenerateOptions: top_p, top_k, min_p,
-        min_tokens, stop_token_ids, stop_strings, min_policy_version, raw_entropies, segment_entropies. The
-        error of the first refused prompt is raised; `generate_stream` gives the rollouts of the others.
+        Args:
+            prompts: Texts, token ids, or conversations for the model's chat template.
+            n: Rollouts of each prompt.
+            max_tokens: Most new tokens of a rollout.
+            prefixes: For each prompt the token ids of a partial response that generation continues, or None.
+            seed: The same seed, prompts and weights give the same tokens. None: the server draws one.
+            temperature: Of sampling; 0 is greedy.
+            deadline: Seconds the call may take; None: the client's.
+            **options: The fields of GenerateOptions: top_p, top_k, min_p, min_tokens, stop_token_ids,
+                stop_strings, min_policy_version, raw_entropies, segment_entropies, seed_indices,
+                max_tokens_per_prompt.
+
+        Returns:
+            The rollouts in order: `result[i][j]` is the j-th of `prompts[i]`.
+
+        Raises:
+            ExtraError: The call failed, or a prompt was refused; it is the error of the first one refused.
+                `generate_stream` yields the rollouts of the other prompts.
         """
         call = _generation.generate(prompts, n, max_tokens, prefixes, seed, temperature, **options)
         gathered = _generation.Gathered(len(prompts), n)
@@ -146,10 +158,24 @@ class GenerationClient(_sync_base.Client):
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Any]:
-        """As `generate`, but yields each rollout as it finishes, and a PromptError for each refused prompt.
+        """As `generate`, but yield each rollout as it finishes, and a PromptError for each refused prompt.
 
-        With `stream_tokens` also each SampledToken as it is drawn. Generation starts with the call (asyncio:
-        with the first iteration). Closing the iterator, or dropping it, stops the work in the server.
+        Generation starts with the call (asyncio: with the first iteration). Closing the iterator, or dropping
+        it, stops the work in the server.
+
+        Args:
+            prompts: As in `generate`.
+            n: Rollouts of each prompt.
+            max_tokens: Most new tokens of a rollout.
+            prefixes: Partial responses to continue.
+            seed: Of sampling.
+            temperature: Of sampling.
+            stream_tokens: Also yield each SampledToken as it is drawn.
+            deadline: Seconds the call may take; None: the client's.
+            **options: As in `generate`.
+
+        Raises:
+            ExtraError: The call failed, or the server ended the stream before all rollouts came.
         """
         call = _generation.generate(
             prompts, n, max_tokens, prefixes, seed, temperature, stream_tokens=stream_tokens, **options
@@ -164,9 +190,13 @@ class GenerationClient(_sync_base.Client):
         *,
         deadline: float | None = None,
     ) -> WeightsUpdate:
-        """Puts the weights of a Hugging Face folder (safetensors) into service as `policy_version`.
+        """Put the weights of a Hugging Face folder (safetensors) into service.
 
-        `path` is relative to the server's weights root. The version served already: nothing is done.
+        Args:
+            path: Folder, relative to the server's weights root.
+            policy_version: Version of the new weights. If it is served already, nothing is done.
+            in_flight: What happens to samples that are being generated.
+            deadline: Seconds the call may take; None: the client's.
         """
         return self._run(_generation.update_weights(path, policy_version, in_flight), deadline)
 
@@ -178,21 +208,33 @@ class GenerationClient(_sync_base.Client):
         *,
         deadline: float | None = None,
     ) -> WeightsUpdate:
-        """As `update_weights`, but sends the tensors, so that no shared disk is needed.
+        """As `update_weights`, but send the tensors, so that no shared disk is needed.
 
-        `tensors` are all those of the model, numpy or torch, under the names of its safetensors files
-        (`model.state_dict()` without tied duplicates), float32, bfloat16 or float16; a generator is read in a
-        thread of its own, one tensor at a time.
+        Args:
+            tensors: All tensors of the model, numpy or torch, under the names of its safetensors files
+                (`model.state_dict()` without tied duplicates), float32, bfloat16 or float16. A generator is
+                read in a thread of its own, one tensor at a time.
+            policy_version: Version of the new weights. If it is served already, nothing is done.
+            in_flight: What happens to samples that are being generated.
+            deadline: Seconds the call may take; None: the client's.
         """
         messages = _weights.messages(tensors, policy_version, in_flight)
         return self._send(messages, _generation.stream_weights, deadline)
 
     def get_info(self, *, deadline: float | None = None) -> GenerationInfo:
-        """What the server serves, and its limits."""
+        """Return the engine, model and limits of the server."""
         return self._run(_generation.get_info(), deadline)
 
     def check_vocabulary(self, vocabulary: Mapping[str, int], *, deadline: float | None = None) -> None:
-        """FailedPreconditionError unless the server's vocabulary is yours, `tokenizer.get_vocab()`."""
+        """Check that the server's vocabulary is yours.
+
+        Args:
+            vocabulary: Token -> id, as `tokenizer.get_vocab()` returns it.
+            deadline: Seconds the call may take; None: the client's.
+
+        Raises:
+            FailedPreconditionError: It is another one: token ids would mean other texts.
+        """
         _generation.check_vocabulary(self.get_info(deadline=deadline), vocabulary)
 
 
@@ -204,7 +246,7 @@ def _checked(gathered: _generation.Gathered, events: Iterator[Event]) -> Iterato
 
 
 class VerificationClient(_sync_base.Client):
-    """Decides whether responses are right."""
+    """Decides whether responses are correct."""
 
     _service = _transport.VERIFICATION
 
@@ -218,9 +260,18 @@ class VerificationClient(_sync_base.Client):
         timeout_seconds: float | None = None,
         deadline: float | None = None,
     ) -> list[Verdict]:
-        """One verdict for each response against the reference answer at its place.
+        """Compare each response with the reference answer at its place.
 
-        `timeout_seconds` bounds the execution of each item (None: the server's limit), `deadline` the call.
+        Args:
+            responses: Texts.
+            answers: One for each response.
+            method: How they are compared.
+            options: Conventions of the comparison; None: the defaults.
+            timeout_seconds: Most seconds of execution of each item; None: the server's limit.
+            deadline: Seconds the call may take; None: the client's.
+
+        Returns:
+            One verdict for each response, in order.
         """
         return self._run(_verification.verify(responses, answers, method, options, timeout_seconds), deadline)
 
@@ -233,11 +284,24 @@ class VerificationClient(_sync_base.Client):
         timeout_seconds: float | None = None,
         deadline: float | None = None,
     ) -> Iterator[tuple[Id, Verdict]]:
-        """Verifies (id, response, answer) as `items` yields them; yields (id, verdict) as each is decided.
+        """Verify items as they come, and yield each verdict as it is decided.
 
-        `items` is read in a thread (asyncio: a task) of its own and may wait, for example for generation:
-        verdicts of the items before come meanwhile. While the server's queue is full it takes no more items:
-        keep reading the verdicts. Ids are any objects. An exception that `items` raises is raised here.
+        `items` is read in a thread (asyncio: a task) of its own. It may wait, for example for generation;
+        verdicts of earlier items come meanwhile. While the server's queue is full it takes no more items:
+        keep reading the verdicts.
+
+        Args:
+            items: (id, response, answer); ids are any objects.
+            method: How they are compared.
+            options: Conventions of the comparison; None: the defaults.
+            timeout_seconds: Most seconds of execution of each item; None: the server's limit.
+            deadline: Seconds the call may take; None: the client's.
+
+        Yields:
+            (id, verdict), in the order of decision.
+
+        Raises:
+            ExtraError: The call failed. An exception that `items` raises is raised as it is.
         """
         stream: _verification.Stream[Id] = _verification.Stream(method, options, timeout_seconds)
         requests = (stream.request(item) for item in items)
@@ -364,10 +428,16 @@ class _ClientInNamespace(_sync_base.Client):
         patience: float | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        """`target`, `deadline`, `patience` and `credentials` as for every client.
+        """Make a client for one namespace; nothing of it is created yet.
 
-        `namespace` is created on first use with `settings`; if it exists with others, that is a
-        FailedPreconditionError. With None an existing one is used as it is, a new one gets the defaults.
+        Args:
+            target: host:port, unix:path, dns:///name or "embedded", as for every client.
+            namespace: Separates runs. It is created on first use.
+            settings: Of the namespace if it is new; an existing one with other settings is a
+                FailedPreconditionError. None: a new one gets the defaults, an existing one is used as it is.
+            deadline: Seconds a call may take.
+            patience: Seconds for which calls are sent again while no server answers.
+            credentials: Token and TLS files.
         """
         super().__init__(target, deadline=deadline, patience=patience, credentials=credentials)
         self.namespace = namespace
@@ -390,7 +460,7 @@ class _ClientInNamespace(_sync_base.Client):
 
 
 class NoveltyClient(_ClientInNamespace):
-    """Scores how far solutions lie from those already known for their prompt."""
+    """Scores how far solutions are from those already known for their prompt."""
 
     _service = _transport.NOVELTY
 
@@ -409,11 +479,27 @@ class NoveltyClient(_ClientInNamespace):
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> NDArray[np.float32]:
-        """Novelty, float32 [n], of the n rollouts of one prompt; then remembers those that count.
+        """Score the n rollouts of one prompt; then remember those that count.
 
-        Give their `texts`, or `embeddings` [n, dimension] of your own; some metrics need `token_ids` or
-        `sequence_logprobs` (see Group), and `scale` divides. Rollouts that are not correct score 0;
-        None (undecided) counts as not correct. All are 0 until the prompt has `min_history` solutions.
+        Give `texts`, or `embeddings` of your own.
+
+        Args:
+            prompt_id: Identity of the prompt.
+            texts: The responses.
+            embeddings: Reals [n, dimension], in the place of texts.
+            correct: Whether each is correct. The others score 0; None (undecided) counts as not correct.
+            token_ids: Integers [length] for each response, for Metric.NGRAM_COUNT.
+            sequence_logprobs: Reals [n], in nats, for Metric.POLICY_SURPRISE.
+            metric: How novelty is measured.
+            scale: What the novelties are divided by.
+            mode: Whether to score, to remember, or both.
+            idempotency_key: Names this write: the same key again returns the first answer and changes
+                nothing. None draws one, so that retries inside this call are safe; after a crash only your
+                own key is.
+            deadline: Seconds the call may take; None: the client's.
+
+        Returns:
+            float32 [n]: the novelties; all 0 until the prompt has `min_history` solutions.
         """
         group = Group(
             prompt_id=prompt_id,
@@ -439,14 +525,24 @@ class NoveltyClient(_ClientInNamespace):
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[GroupScores]:
-        """Scores of each group, in order; a refused group carries its error and harms no other.
+        """Score several groups; a refused group carries its error and affects no other.
 
-        `metric` says how novelty is measured, `scale` what it is divided by. `explain` names each rollout's
-        nearest neighbour; `track_reward_variance` keeps a moving average of the variance of the prompt's
-        rewards; `vendi` counts the distinct solutions of the group.
+        Args:
+            groups: Rollouts of one prompt each.
+            metric: How novelty is measured.
+            scale: What the novelties are divided by.
+            mode: Whether to score, to remember, or both.
+            explain: Also return each rollout's nearest neighbour.
+            track_reward_variance: Keep a moving average of the variance of each prompt's rewards, and return
+                it.
+            vendi: Also return the number of distinct solutions of each group (Vendi score).
+            idempotency_key: Names this write: the same key again returns the first answer and changes
+                nothing. None draws one, so that retries inside this call are safe; after a crash only your
+                own key is.
+            deadline: Seconds the call may take; None: the client's.
 
-        The same `idempotency_key` again returns the first answer and changes nothing. None draws one, so that
-        retries inside this call are safe.
+        Returns:
+            Scores of each group, in order.
         """
         call = _novelty.score_groups(
             self.namespace,
@@ -472,12 +568,20 @@ class NoveltyClient(_ClientInNamespace):
         deadline: float | None = None,
         **options: Unpack[SampleOptions],
     ) -> SampleScore:
-        """Gives one rollout of a group and waits for its score, for trainers that reward sample by sample.
+        """Send one rollout of a group and wait for its score, for trainers that reward sample by sample.
 
-        Answers once `group_size` samples named `group_id` (unique in the namespace) have come, from whatever
-        thread, process or machine, or when the group's `wait_seconds` are over. `index` is the sample's place
-        in the group. `options` are those of SampleOptions: text or embedding, token_ids, sequence_logprob,
-        metric, scale, wait_seconds. The same sample sent again gets the same answer.
+        Returns once `group_size` samples of the group have come, from any thread, process or machine, or when
+        the group's `wait_seconds` are over. The same sample sent again gets the same answer.
+
+        Args:
+            prompt_id: Identity of the prompt.
+            group_id: Name of the group, unique in the namespace.
+            group_size: Samples of the group.
+            index: The sample's place in the group, from 0.
+            correct: Whether it is correct; None: undecided.
+            deadline: Seconds the call may take; None: the client's.
+            **options: The fields of SampleOptions: text or embedding, token_ids, sequence_logprob, metric,
+                scale, wait_seconds.
         """
         call = _novelty.collect_sample(
             self.namespace, prompt_id, group_id, group_size, index, correct, **options
@@ -487,7 +591,13 @@ class NoveltyClient(_ClientInNamespace):
     def query_neighbors(
         self, queries: Sequence[NeighborQuery], k: int = 1, *, deadline: float | None = None
     ) -> list[Neighbors]:
-        """The k stored solutions of its prompt most similar to each query; changes nothing."""
+        """Return the k stored solutions of its prompt most similar to each query; changes nothing.
+
+        Args:
+            queries: Texts or embeddings, each with its prompt.
+            k: Most solutions for each.
+            deadline: Seconds the call may take; None: the client's.
+        """
         return self._run(_novelty.query_neighbors(self.namespace, queries, k), deadline)
 
     def embed(
@@ -514,7 +624,7 @@ class NoveltyClient(_ClientInNamespace):
 
 
 class PrefixClient(_ClientInNamespace):
-    """Keeps partial solutions of hard prompts, picks those to continue from; in the novelty server."""
+    """Keeps partial solutions of hard prompts and selects those to continue; in the novelty server."""
 
     _service = _transport.PREFIX
 
@@ -527,11 +637,19 @@ class PrefixClient(_ClientInNamespace):
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[AddedPrefixes]:
-        """Splits the most confident rollout of each prompt at its newlines and stores the prefixes.
+        """Split the most confident rollout of each prompt at its newlines and store the prefixes.
 
-        `newline_token_ids` are those whose text holds a newline. Boundaries closer than `min_segment_tokens`
-        (None: 32) are merged. A refused prompt carries its error. `idempotency_key` as in
-        NoveltyClient.score_groups.
+        Args:
+            prompts: Hard prompts with their rollouts.
+            newline_token_ids: Ids of the tokens whose text has a newline.
+            min_segment_tokens: Boundaries closer than this are merged; None: 32.
+            idempotency_key: Names this write: the same key again returns the first answer and changes
+                nothing. None draws one, so that retries inside this call are safe; after a crash only your
+                own key is.
+            deadline: Seconds the call may take; None: the client's.
+
+        Returns:
+            What was stored of each prompt, in order. A refused prompt carries its error.
         """
         return self._run_inside(
             _prefix.add_rollouts(
@@ -552,11 +670,21 @@ class PrefixClient(_ClientInNamespace):
         drop_after: int | None = None,
         deadline: float | None = None,
     ) -> list[SelectedPrefix]:
-        """The prefix to continue from, for each prompt; one without stored prefixes carries a NotFoundError.
+        """Return for each prompt the prefix to continue.
 
-        `tau` is the temperature of the smoothing (None: 0.1), `seed` that of the policy "random",
-        `exploration` (None: 0.5) and `drop_after` (None: 16 rollouts without a success) are of the policy
-        "outcome_aware". With `explain` each answer ranks all that competed.
+        Args:
+            prompt_ids: Identities of the prompts.
+            policy: How a prefix is chosen.
+            tau: Temperature of the smoothing of entropies; None: 0.1.
+            seed: Of the policy RANDOM.
+            explain: Also return all candidates of each prompt, ranked.
+            exploration: Of the policy OUTCOME_AWARE: weight of the confidence bound; None: 0.5.
+            drop_after: Of the policy OUTCOME_AWARE: rollouts without a success after which a prefix is
+                dropped; default 16.
+            deadline: Seconds the call may take; None: the client's.
+
+        Returns:
+            One for each prompt, in order; where no prefix is stored it carries a NotFoundError.
         """
         call = _prefix.select(self.namespace, prompt_ids, policy, tau, seed, explain, exploration, drop_after)
         return self._run_inside(call, deadline)
@@ -568,19 +696,38 @@ class PrefixClient(_ClientInNamespace):
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[errors.ExtraError | None]:
-        """Records how guided groups came out; for each None, or a NotFoundError if its prefix is gone."""
+        """Record the outcomes of groups that continued from a prefix.
+
+        Args:
+            outcomes: One for each group.
+            idempotency_key: Names this write: the same key again returns the first answer and changes
+                nothing. None draws one, so that retries inside this call are safe; after a crash only your
+                own key is.
+            deadline: Seconds the call may take; None: the client's.
+
+        Returns:
+            For each outcome None, or a NotFoundError if its prefix is gone.
+        """
         return self._run_inside(_prefix.report_outcomes(self.namespace, outcomes, idempotency_key), deadline)
 
     def list_prefixes(
         self, prompt_ids: Sequence[str], *, deadline: float | None = None
     ) -> list[PromptPrefixes]:
-        """The stored prefixes of each prompt, with what came of them."""
+        """Return the stored prefixes of each prompt, with their outcomes."""
         return self._run(_prefix.list_prefixes(self.namespace, prompt_ids), deadline)
 
     def forget_prefixes(
         self, prompts: Sequence[ForgottenPrefixes], *, deadline: float | None = None
     ) -> list[int]:
-        """Forgets prefixes; for each prompt how many were forgotten. What is not there is no error."""
+        """Forget prefixes of prompts.
+
+        Args:
+            prompts: Which prefixes of which prompts. One that is not stored is no error.
+            deadline: Seconds the call may take; None: the client's.
+
+        Returns:
+            For each prompt how many were forgotten.
+        """
         return self._run(_prefix.forget_prefixes(self.namespace, prompts), deadline)
 
     def get_info(self, *, deadline: float | None = None) -> PrefixInfo:

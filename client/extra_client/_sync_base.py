@@ -33,13 +33,15 @@ class Client:
         patience: float | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        """Connects when first used, except that "embedded" starts the service now.
+        """Make a client. It connects when first used; "embedded" starts the service now.
 
-        `target` is host:port (the port may be left out), unix:path, dns:///name (round robin over its
-        addresses), or "embedded": a child process shared by all embedded clients of this process.
-        `deadline`, in seconds, replaces the defaults of all methods. `patience`: for so many seconds a call
-        that may safely be repeated is sent again while no server answers; default 3.5. `credentials` are
-        those of the environment unless given.
+        Args:
+            target: host:port (the port may be left out), unix:path, dns:///name (round robin over its
+                addresses), or "embedded": a child process shared by all embedded clients of this process.
+            deadline: Seconds a call may take; None: each method's default.
+            patience: Seconds for which a call that may safely be repeated is sent again while no server
+                answers; default 3.5.
+            credentials: Token and TLS files; None: those of the environment.
         """
         self._credentials = credentials or Credentials.from_environment()
         self._embedded = embedded.acquire(self._service.server) if target == "embedded" else None
@@ -49,7 +51,11 @@ class Client:
         self._channel = _transport.open_channel(grpc, self.target, self._service, self._credentials)
 
     def wait_for_ready(self, timeout: float = 60.0) -> None:
-        """Returns once the server says that it serves; UnavailableError after `timeout` seconds."""
+        """Return once the server reports that it serves.
+
+        Raises:
+            UnavailableError: It did not within `timeout` seconds.
+        """
         until = time.monotonic() + timeout
         health = health_pb2_grpc.HealthStub(self._channel)
         request = health_pb2.HealthCheckRequest(service=self._service.full_name)
@@ -69,7 +75,7 @@ class Client:
         raise _transport.not_ready(self._service, self.target, timeout, connected)
 
     def close(self) -> None:
-        """Ends the connection and calls still running; an embedded service ends with its last client."""
+        """End the connection and the calls still running; an embedded service ends with its last client."""
         self._channel.close()
         if self._embedded:
             embedded.release(self._embedded)
@@ -91,7 +97,7 @@ class Client:
             time.sleep(pause)
 
     def _stream(self, call: Call[Result], deadline: float | None) -> Iterator[Result]:
-        """Send `call` now; yield what its responses say."""
+        """Send `call` now; yield its parsed responses."""
         attempt, method = self._attempt(call, deadline), self._method(call)
         return _events(attempt, method, attempt.send(method))
 
@@ -104,7 +110,7 @@ class Client:
     ) -> Iterator[Result]:
         """Send `messages` by the call that `make` makes of them, from a thread, starting now.
 
-        Yields what the responses say; `check` then gets whether all messages were read.
+        Yields the parsed responses; `check` then gets whether all messages were read.
         """
         source = _Source(messages)
         attempt = self._attempt(make(iter(source)), deadline)
@@ -166,9 +172,9 @@ def _responses(
 
 
 class _Source:
-    """The messages of a call, read by a thread of gRPC's; keeps what their source raised, and its end.
+    """The messages of a call, read by a thread of gRPC's; keeps their exception, and whether all were read.
 
-    gRPC would log such an exception and raise an unknown error; the caller is to get it as it is.
+    gRPC would log such an exception and raise an unknown error; the caller gets it as it is.
     """
 
     def __init__(self, messages: Iterator[Any]) -> None:
@@ -180,7 +186,7 @@ class _Source:
 
     @property
     def call(self) -> Any:
-        """The call that sends them; to be set once it exists."""
+        """The call that sends the messages; set once it exists."""
         return self._call
 
     @call.setter

@@ -1,11 +1,10 @@
-"""What sync and asyncio clients share of a connection: targets, channel options, calls and their errors.
+"""Targets, channel options, calls and their errors: shared by the connections of both kinds of client.
 
 A `Call` is one RPC as data: what to send, how to read the answer, how long it may take. The modules of pure
-functions (`_generation`, `_namespace`, `_novelty`, `_prefix`, `_verification`) make Calls; the two front ends
-run them. UNAVAILABLE is tried again, with backoff, for methods that read and for writes that carry an
-idempotency key or are idempotent by themselves. Not by gRPC: with its retries on (grpcio 1.85.1, whether by a
-retry policy or its transparent ones alone), a call that was under way when its server stopped can hang for
-good.
+functions (`_generation`, `_namespace`, `_novelty`, `_prefix`, `_verification`) make Calls; the two bases run
+them. After UNAVAILABLE a call is sent again, with backoff, if it reads, or if it is a write that carries an
+idempotency key or is idempotent by itself. gRPC's own retries are off: with them on (grpcio 1.85.1, a retry
+policy or its transparent retries alone), a call that was running when its server stopped can hang forever.
 """
 
 import json
@@ -39,10 +38,10 @@ Result = TypeVar("Result")
 REQUEST_ID = "x-request-id"
 _scope: ContextVar[str] = ContextVar("extra_client_request_scope", default="")
 
-#: Seconds before a call is sent again, doubled each time up to the longest, and for how long in all it is,
-#: unless its client says otherwise.
+#: Seconds before a call is sent again, doubled each time up to the longest.
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
+#: Seconds for which a call is sent again in all, unless its client has another patience.
 PATIENCE = 3.5
 
 
@@ -126,7 +125,7 @@ class Call(Generic[Result]):
 
 @dataclass
 class Attempt:
-    """A call on its way: what must be known to send it again and to explain its failure."""
+    """A call in progress: what is needed to send it again and to explain its failure."""
 
     call: Call[Any]
     target: str
@@ -138,14 +137,14 @@ class Attempt:
     #: Seconds for which it is sent again while no server answers.
     patience: float = PATIENCE
     #: When it first failed so, by the monotonic clock.
-    away_since: float | None = None
+    unavailable_since: float | None = None
     #: How often it was sent.
     sent: int = 0
     #: Whether a message of a stream has come back: the call has begun, and is not sent again.
     begun: bool = False
 
     def send(self, method: Any) -> Any:
-        """Sends it by the stub's `method`, with what is left of its deadline."""
+        """Send it by the stub's `method`, with what is left of its deadline."""
         self.sent += 1
         left = max(0.0, self.until - time.monotonic())
         metadata = [(REQUEST_ID, self.request_id), *_trace()]
@@ -154,14 +153,17 @@ class Attempt:
         return method(self.call.request, timeout=left, metadata=metadata)
 
     def pause(self, failure: Any) -> float:
-        """Seconds after which it is to be sent again, since it ended with `failure`; raises what that means
-        to the caller if it is not."""
-        # Not all clients of a server that was away at the same moment.
+        """Return the seconds to wait before it is sent again, after it ended with `failure`.
+
+        Raises:
+            ExtraError: It is not sent again; this is its failure for the caller.
+        """
+        # At random: all clients of a server that was away would come back at the same moment.
         doubled: float = FIRST_PAUSE * 2 ** (self.sent - 1)
         seconds = min(doubled, LONGEST_PAUSE) * random.uniform(0.8, 1.2)
         now = time.monotonic()
-        self.away_since = now if self.away_since is None else self.away_since
-        last = min(self.until, self.away_since + self.patience)
+        self.unavailable_since = now if self.unavailable_since is None else self.unavailable_since
+        last = min(self.until, self.unavailable_since + self.patience)
         if not self._is_sent_again(failure) or now + seconds >= last:
             raise self.error(failure) from None
         return seconds
@@ -173,11 +175,11 @@ class Attempt:
 
     @property
     def method(self) -> str:
-        """For example "NoveltyService.ScoreGroups"."""
+        """The RPC, such as "NoveltyService.ScoreGroups"."""
         return f"{self.call.service.full_name.rpartition('.')[2]}.{self.call.rpc}"
 
     def error(self, failure: Any) -> errors.ExtraError:
-        """The exception that tells of `failure`, a grpc.RpcError of the sync or asyncio kind."""
+        """Return the exception for `failure`, a grpc.RpcError of the blocking or asyncio kind."""
         details = failure.details() or ""
         status, from_server = _status(failure)
         if from_server:
@@ -189,7 +191,7 @@ class Attempt:
         )
 
     def cancelled(self) -> errors.ExtraError:
-        """The exception that tells of a call cancelled here."""
+        """Return the exception for a call that was cancelled here."""
         message = f"{self.method} at {self.target} was cancelled here"
         return errors.CancelledError(
             message, method=self.method, target=self.target, request_id=self.request_id
@@ -205,12 +207,12 @@ class Attempt:
         if status.code == code.UNAVAILABLE.value[0]:
             return status, f"{absent(server, self.target)} ({self.method}: {details})"
         if status.code == code.DEADLINE_EXCEEDED.value[0]:
-            advice = f"give it more with deadline=..., or see what keeps the {server} server"
+            advice = f"allow more with deadline=..., or find out what keeps the {server} server busy"
             return status, f"{where} took longer than its deadline of {self.deadline:g} s: {advice}"
         if status.code == code.UNIMPLEMENTED.value[0]:
             return status, f"{where} is unknown to the server there: is it a {server} server of this version?"
         if status.code == code.RESOURCE_EXHAUSTED.value[0] and "larger than max" in details:
-            # gRPC's own code for a message over the limit; no later attempt would fare better.
+            # gRPC's own code for a message over the limit; a later attempt would fail in the same way.
             advice = "send fewer items in a call, or raise the server's --max-message-bytes"
             changed = status_pb2.Status(code=code.INVALID_ARGUMENT.value[0])
             return changed, f"{where}: the message is too large ({details}): {advice}"
@@ -220,7 +222,7 @@ class Attempt:
 def attempt(
     call: Call[Any], target: str, deadline: float | None, patience: float | None, token: str
 ) -> Attempt:
-    """`call` with its deadline and patience settled and a fresh request id."""
+    """Return an attempt at `call`, with a new request id; None for deadline and patience: the defaults."""
     seconds = call.deadline if deadline is None else deadline
     scope, unique = _scope.get(), uuid.uuid4().hex
     request_id = f"{scope}/{unique[:12]}" if scope else unique
@@ -231,11 +233,14 @@ def attempt(
 
 @contextmanager
 def request_scope(name: str) -> Iterator[None]:
-    """Has the request ids of calls made inside begin with `name` (printable ASCII, at most 150 characters).
+    """Let the request ids of all calls made inside begin with `name`.
 
     Every log line and span that the servers write about such a call, down to verification's workers, has its
-    id: looking for "run-1/step-12" finds all that a step has caused. It holds for this thread or asyncio task
-    and, as all context variables do, for threads that run in a copy of its context.
+    id: a search for "run-1/step-12" finds everything that step caused. It applies to this thread or asyncio
+    task and, like all context variables, to threads that run in a copy of its context.
+
+    Args:
+        name: 1 to 150 printable ASCII characters.
     """
     if not (name.isascii() and name.isprintable() and 0 < len(name) <= 150):
         raise ValueError(f"a scope is 1 to 150 printable ASCII characters, not {name!r}")
@@ -247,7 +252,7 @@ def request_scope(name: str) -> Iterator[None]:
 
 
 def _trace() -> tuple[tuple[str, str], ...]:
-    """The caller's OpenTelemetry context as metadata; nothing in a program that has no traces."""
+    """Return the caller's OpenTelemetry context as metadata; nothing in a program without traces."""
     if "opentelemetry.trace" not in sys.modules:
         return ()
     from opentelemetry import propagate
@@ -258,15 +263,15 @@ def _trace() -> tuple[tuple[str, str], ...]:
 
 
 def new_key() -> str:
-    """An idempotency key for one logical write, whose attempts then count once."""
+    """Return an idempotency key for one logical write, whose attempts then count once."""
     return uuid.uuid4().hex
 
 
 def absent(server: str, target: str) -> str:
-    """What to say when no server answers at `target`."""
+    """Return the message for a `target` where no server answers."""
     child = embedded.find(target)
     if child is not None and child.process.poll() is not None:
-        return f"the embedded {server} service has ended: {child.obituary()}"
+        return f"the embedded {server} service has ended: {child.exit_summary()}"
     return (
         f"no {server} service answers at {target}; start one with `extra-rl serve {server}`, "
         f"or correct the target"
@@ -274,14 +279,14 @@ def absent(server: str, target: str) -> str:
 
 
 def address(target: str, service: Service) -> str:
-    """`target` with the service's default port where it names a host alone."""
+    """Return `target`, with the service's default port if it is a host alone."""
     if target.startswith("unix:") or re.search(r":\d+$", target):
         return target
     return f"{target}:{service.default_port}"
 
 
 def open_channel(kind: Any, target: str, service: Service, credentials: Credentials) -> Any:
-    """A channel of the module `kind`, grpc or grpc.aio, to `target`."""
+    """Open a channel of the module `kind`, grpc or grpc.aio, to `target`."""
     options = channel_options(target, service)
     tls = credentials.channel_credentials(target)
     if tls is None:
@@ -290,12 +295,12 @@ def open_channel(kind: Any, target: str, service: Service, credentials: Credenti
 
 
 def channel_options(target: str, service: Service) -> list[tuple[str, Any]]:
-    """Options of a channel to `target`, load balancing included."""
+    """Return the options of a channel to `target`, load balancing included."""
     return [
         ("grpc.service_config", json.dumps(_service_config(target, service))),
-        # See the module.
+        # See the docstring of this module.
         ("grpc.enable_retries", 0),
-        # The servers bound what they send and accept; one bound is enough.
+        # The servers limit what they send and accept; one limit is enough.
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         # A peer that vanished without closing the connection is noticed within 80 s, however long the call
@@ -314,7 +319,7 @@ def _service_config(target: str, service: Service) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if target.startswith(("dns:", "ipv4:", "ipv6:")):
         config["loadBalancingConfig"] = [{"round_robin": {}}]
-        # Replicas that drain or load are passed over.
+        # Replicas that drain or load get no calls.
         config["healthCheckConfig"] = {"serviceName": service.full_name}
     return config
 
@@ -327,7 +332,7 @@ def _status(failure: Any) -> tuple[status_pb2.Status, bool]:
 
 
 def not_ready(service: Service, target: str, seconds: float, connected: bool) -> errors.UnavailableError:
-    """What to say when `service` was not ready at `target` within `seconds`."""
+    """Return the error for a `service` that was not ready at `target` within `seconds`."""
     if not connected:
         return errors.UnavailableError(f"after {seconds:g} s {absent(service.server, target)}", target=target)
     return errors.UnavailableError(

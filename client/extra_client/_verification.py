@@ -1,4 +1,4 @@
-"""VerificationService without the connection: what is sent, and what comes back, as dataclasses."""
+"""VerificationService without the connection: requests and responses as dataclasses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ class VerifyOptions:
     """Conventions of comparison; the defaults follow the graders of the common benchmarks."""
 
     boxes: BoxChoice = BoxChoice.LAST
-    #: Where one side alone has a percent sign, 10% is 10 or 0.1 (False), or 0.1 alone (True).
+    #: If only one side has a percent sign, 10% is 10 or 0.1 (False), or 0.1 alone (True).
     strict_percent: bool = False
-    #: Where one side alone has a degree sign, 180 degrees are 180 or pi (False), or pi alone (True).
+    #: If only one side has a degree sign, 180 degrees are 180 or pi (False), or pi alone (True).
     strict_degrees: bool = False
     #: NUMERIC: the larger of both tolerances counts, the first as a fraction of the reference answer.
     #: None: 1e-4 and 0.
@@ -49,7 +49,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was decided of one response, and why."""
+    """The decision about one response, with its reasons."""
 
     status: VerdictStatus
     #: Set when status is UNPARSEABLE.
@@ -66,12 +66,12 @@ class Verdict:
     #: Seconds waiting, and seconds of execution; the time limit counts the latter alone.
     queue_seconds: float
     execution_seconds: float
-    #: Whether it was remembered from an equal question.
+    #: Whether it comes from the cache: the same question was asked before.
     cached: bool
 
     @property
     def correct(self) -> bool | None:
-        """Whether the response is right; None if undecided (timeout, error, unreadable reference answer).
+        """True or False if decided; None if undecided (timeout, error, unreadable reference answer).
 
         A response without a readable answer is decided: False.
         """
@@ -87,7 +87,7 @@ def verify(
     options: VerifyOptions | None,
     timeout_seconds: float | None,
 ) -> Call[list[Verdict]]:
-    """Verify."""
+    """Return the call Verify."""
     if isinstance(responses, str) or isinstance(answers, str):
         raise InvalidArgumentError("responses and answers must be lists of texts, not one text")
     if len(responses) != len(answers):
@@ -105,7 +105,7 @@ def verify(
 
 
 class Stream(Generic[Id]):
-    """One VerifyStream: numbers the items on the way out, and gives each verdict its caller's id."""
+    """One VerifyStream: numbers the items on the way out, and returns each verdict with its caller's id."""
 
     def __init__(
         self, method: Method | str, options: VerifyOptions | None, timeout_seconds: float | None
@@ -116,11 +116,11 @@ class Stream(Generic[Id]):
         self._waiting: dict[int, Id] = {}
 
     def call(self, requests: Any) -> Call[tuple[Id, Verdict]]:
-        """The call that sends `requests`, an iterator of what `request` makes."""
+        """Return the call that sends `requests`, an iterator of what `request` makes."""
         return Call(VERIFICATION, "VerifyStream", requests, self._parse, deadline=3600)
 
     def request(self, item: tuple[Id, str, str]) -> pb.VerifyStreamRequest:
-        """The next message of the stream."""
+        """Return the next message of the stream."""
         name, response, answer = item
         number = self._sent
         message = pb.VerifyStreamRequest(
@@ -131,7 +131,7 @@ class Stream(Generic[Id]):
         return message
 
     def check(self, all_sent: bool) -> None:
-        """InternalError if the stream has ended before all items were sent and decided."""
+        """Raise an InternalError if the stream ended before all items were sent and decided."""
         if self._waiting or not all_sent:
             raise InternalError(
                 f"the server ended the stream early: {len(self._waiting)} of {self._sent} items undecided"
@@ -142,7 +142,7 @@ class Stream(Generic[Id]):
 
 
 def get_info() -> Call[VerificationInfo]:
-    """GetInfo."""
+    """Return the call GetInfo."""
     return Call(VERIFICATION, "GetInfo", pb.VerificationServiceGetInfoRequest(), _info, deadline=30)
 
 
@@ -158,7 +158,7 @@ def _info(response: pb.VerificationServiceGetInfoResponse) -> VerificationInfo:
 
 
 def _shared(method: Method | str, options: VerifyOptions | None) -> pb.VerifyItem:
-    """What the items of a call have in common."""
+    """Return the part that the items of a call have in common."""
     number = _wire.number(Method, method, "method")
     return pb.VerifyItem(method=number, options=_options(options))
 

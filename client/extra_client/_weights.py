@@ -1,7 +1,7 @@
-"""Tensors as a stream of messages: what StreamWeights sends.
+"""Tensors as a stream of messages, for StreamWeights.
 
 numpy arrays and torch tensors are taken as they are, one at a time, so that no second copy of the model is
-made. torch is imported only where a tensor is torch's, by which time the caller has imported it.
+made. torch is imported only for a torch tensor, and then the caller has imported it already.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,11 @@ _FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 def messages(
     tensors: Mapping[str, Any] | Iterable[tuple[str, Any]], policy_version: int, in_flight: InFlight | str
 ) -> Iterator[pb.StreamWeightsRequest]:
-    """The messages that send `tensors`; InvalidArgumentError names one of another number format."""
+    """Yield the messages that send `tensors`.
+
+    Raises:
+        InvalidArgumentError: A tensor has another number format; the message names it.
+    """
     number = _wire.number(InFlight, in_flight, "in_flight")
     header = pb.WeightsHeader(policy_version=policy_version, in_flight=number)
     return _messages(header, tensors)

@@ -1,7 +1,7 @@
-"""What a client shows a server, and how it knows the server: a token, and the files of TLS.
+"""Credentials of a client: a token, and the files of TLS.
 
-Given to a client, or else taken from the environment, where one setting serves every client of a process,
-those of the trainer and of the plug-ins included. The files are read when a client connects.
+They are given to a client, or taken from the environment, where one setting serves every client of a process,
+including those of the trainer and of the plug-ins. The files are read when a client connects.
 """
 
 import os
@@ -16,7 +16,7 @@ from extra_client.errors import InvalidArgumentError
 from extra_rl.hosts import is_loopback
 
 TOKEN = "EXTRA_RL_TOKEN"
-#: Variables that name files or say yes, and hold no secret themselves.
+#: Variables that hold no secret: names of files, and a switch.
 TOKEN_FILE = "EXTRA_RL_TOKEN_FILE"
 CA = "EXTRA_RL_TLS_CA"
 CERTIFICATE = "EXTRA_RL_TLS_CERTIFICATE"
@@ -29,18 +29,18 @@ NOT_SECRET = (TOKEN_FILE, CA, CERTIFICATE, KEY, ALLOW_PLAINTEXT_NETWORK)
 class Credentials:
     """A token and PEM files; each may be left out.
 
-    With `ca` connections to hosts are TLS, and the server must show a certificate of that authority for the
-    target's name; a file with the system's authorities serves for public ones. Unix sockets and embedded
-    services have no TLS.
+    With `ca`, connections to hosts use TLS, and the server must show a certificate of that authority for the
+    target's name; for public certificates give the file with the system's authorities. Unix sockets and
+    embedded services use no TLS.
     """
 
     #: Sent with every call.
     token: str = field(default="", repr=False)
     ca: str | Path | None = None
-    #: What this side shows, for servers that ask for it (mTLS), and its key.
+    #: Of this side, for servers that ask for it (mTLS), with its key.
     certificate: str | Path | None = None
     key: str | Path | None = None
-    #: Send the token to other machines without TLS too: whoever is on the way can take it.
+    #: Send the token to other machines without TLS too: anyone on the way can read it.
     allow_plaintext_network: bool = False
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Credentials:
 
     @classmethod
     def from_environment(cls) -> "Credentials":
-        """Those that EXTRA_RL_TOKEN (or EXTRA_RL_TOKEN_FILE), EXTRA_RL_TLS_CA and so on give."""
+        """Read EXTRA_RL_TOKEN (or EXTRA_RL_TOKEN_FILE), EXTRA_RL_TLS_CA and so on."""
         token, file = os.environ.get(TOKEN, ""), os.environ.get(TOKEN_FILE)
         return cls(
             token=_read(file).decode("ascii", "replace").strip() if file and not token else token,
@@ -69,9 +69,11 @@ class Credentials:
         )
 
     def channel_credentials(self, target: str) -> grpc.ChannelCredentials | None:
-        """TLS for a channel to `target`, or None where it has none.
+        """Return TLS credentials for a channel to `target`; None where it uses no TLS.
 
-        InvalidArgumentError if that would show the token to the network, or a file cannot be read.
+        Raises:
+            InvalidArgumentError: That would send the token over the network unencrypted, or a file cannot be
+                read.
         """
         child = embedded.find(target)
         if self.ca is not None and not target.startswith("unix:") and (child is None or child.tls):

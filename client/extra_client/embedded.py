@@ -1,9 +1,10 @@
 """Services as child processes of the caller, for use without deployment.
 
-A child gets a session of its own, so that Ctrl-C reaches the caller first, and a pipe of the caller's as
-standard input, whose end it takes as the word to stop: it dies with the caller, also when that is killed. It
+A child has a session of its own, so that Ctrl-C reaches only the caller. Its standard input is a pipe of the
+caller's: when that closes, the child stops, so it ends with the caller even if the caller is killed. It
 listens on a Unix socket in a private folder and writes its address there once it serves. The memory of an
-embedded novelty service lies there too unless it is given a folder: two callers never share one by accident.
+embedded novelty service is in that folder too unless it gets a data folder: two callers never share one by
+accident.
 """
 
 import atexit
@@ -22,7 +23,7 @@ from typing import Any
 
 from extra_client.errors import UnavailableError
 
-#: Seconds a child is given to drain before it is killed; above the servers' own drain_seconds.
+#: Seconds a child may drain before it is killed; above the servers' own drain_seconds.
 STOP_SECONDS = 15.0
 _LOG_LINES = 20
 
@@ -30,14 +31,17 @@ _LOG_LINES = 20
 class EmbeddedService:
     """A service that runs as a child of this process; `start` makes one.
 
-    `target` is what a client connects to, `process` the child, `log_file` where its output goes.
+    Attributes:
+        target: Address for clients.
+        process: The child.
+        log_file: Where its output goes.
     """
 
     def __init__(self, service: str, folder: Path, log_file: Path | None, settings: dict[str, Any]) -> None:
         self.service = service
         self.target = ""
         self.log_file = log_file or folder / "log"
-        #: Whether it serves with TLS.
+        #: Whether it serves TLS.
         self.tls = settings.get("tls_certificate") is not None
         self._folder = folder
         self._owner = os.getpid()
@@ -55,18 +59,22 @@ class EmbeddedService:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                # The token is for other servers; workers of this one run what others wrote.
+                # The token is for other servers, and workers of this one may run code of others.
                 env={name: value for name, value in os.environ.items() if name != "EXTRA_RL_TOKEN"},
             )
         _running.add(self)
 
     def wait_until_serving(self, seconds: float) -> None:
-        """Returns once the child serves; UnavailableError if it ends before that, or takes longer."""
+        """Return once the child serves.
+
+        Raises:
+            UnavailableError: It ended before that, or did not serve within `seconds`.
+        """
         until = time.monotonic() + seconds
         address = self._folder / "address"
         while not address.exists():
             if self.process.poll() is not None:
-                raise UnavailableError(f"the {self.service} service did not start: {self.obituary()}")
+                raise UnavailableError(f"the {self.service} service did not start: {self.exit_summary()}")
             if time.monotonic() > until:
                 raise UnavailableError(
                     f"the {self.service} service did not serve within {seconds:g} s; "
@@ -75,12 +83,12 @@ class EmbeddedService:
             time.sleep(0.02)
         self.target = address.read_text(encoding="utf-8")
 
-    def obituary(self) -> str:
-        """How the child ended, with the last lines of its log."""
+    def exit_summary(self) -> str:
+        """Return how the child ended, with the last lines of its log."""
         return f"exit code {self.process.returncode}; its log ends:\n{self._tail()}"
 
     def stop(self) -> None:
-        """Stops the child: running calls may finish, what does not end within 15 s is killed."""
+        """Stop the child: running calls may finish; after 15 s it is killed."""
         if self._owner != os.getpid() or self not in _running:
             return
         _running.discard(self)
@@ -119,22 +127,26 @@ _lock = threading.Lock()
 def start(
     service: str, log_file: str | Path | None = None, *, start_timeout: float = 180.0, **settings: Any
 ) -> EmbeddedService:
-    """Starts "generation", "novelty" or "verification" and returns once it serves.
+    """Start a service and return once it serves.
 
-    `settings` are the server's flags: `memory_capacity=8` is `--memory-capacity=8`, a bool is `--x` or
-    `--no-x`, None leaves the flag out. `host` and `port` make it listen there instead of on a private Unix
-    socket. The novelty service forgets when it ends unless it is told a `data_folder` or `config`. It
-    serves metrics only if `metrics_port` is among the settings. Output is appended to `log_file`, or goes to
-    a temporary file that ends with the service.
-    UnavailableError, with the last lines of the log, if it ends instead of serving or does not serve within
-    `start_timeout` seconds.
+    Args:
+        service: "generation", "novelty" or "verification".
+        log_file: Output is appended to it. None: a temporary file that is deleted with the service.
+        start_timeout: Seconds it may take to start.
+        **settings: The server's flags: `memory_capacity=8` is `--memory-capacity=8`, a bool is `--x` or
+            `--no-x`, None leaves the flag out. With `host` or `port` it listens there instead of on a private
+            Unix socket. The novelty service forgets everything when it ends unless it gets a `data_folder` or
+            `config`. It serves metrics only if `metrics_port` is given.
+
+    Raises:
+        UnavailableError: It ended, or did not serve in time. The message has the last lines of its log.
     """
     folder = Path(tempfile.mkdtemp(prefix="extra-rl-"))
     child = EmbeddedService(service, folder, Path(log_file) if log_file else None, settings)
     try:
         child.wait_until_serving(start_timeout)
     except BaseException:
-        # Nothing of a failed start is worth a drain.
+        # After a failed start there are no calls to finish.
         child.process.kill()
         child.stop()
         raise
@@ -142,7 +154,7 @@ def start(
 
 
 def acquire(service: str) -> EmbeddedService:
-    """The one service of that name that all `embedded` clients of this process share; started if need be."""
+    """Return the service that all `embedded` clients of this process share; start it if needed."""
     with _lock:
         child, users = _shared.get(service, (None, 0))
         if child is None or child.process.poll() is not None:
@@ -152,7 +164,7 @@ def acquire(service: str) -> EmbeddedService:
 
 
 def release(child: EmbeddedService) -> None:
-    """Gives an acquired service back; the last to do so stops it."""
+    """Give an acquired service back; the last user stops it."""
     with _lock:
         shared, users = _shared.get(child.service, (None, 0))
         if shared is child and users > 1:
@@ -164,19 +176,19 @@ def release(child: EmbeddedService) -> None:
 
 
 def find(target: str) -> EmbeddedService | None:
-    """The running service of this process that listens at `target`."""
+    """Return the running service of this process that listens at `target`."""
     return next((child for child in list(_running) if child.target == target), None)
 
 
 def _defaults(service: str, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    # A second one on this machine would not get the port.
+    # Two services on one machine cannot share the default port of the metrics.
     defaults: dict[str, Any] = {"metrics_port": "off"}
     if not settings.keys() & {"host", "port"}:
         socket = f"unix:{folder / 'socket'}"
         # The kernel takes socket paths of 107 bytes at most.
         defaults |= {"host": socket} if len(socket) <= 110 else {"host": "127.0.0.1", "port": 0}
-    told = "config" in settings or "EXTRA_RL_NOVELTY_DATA_FOLDER" in os.environ
-    if service == "novelty" and not told:
+    configured = "config" in settings or "EXTRA_RL_NOVELTY_DATA_FOLDER" in os.environ
+    if service == "novelty" and not configured:
         defaults["data_folder"] = folder / "data"
     return defaults
 

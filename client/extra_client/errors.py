@@ -1,4 +1,4 @@
-"""What a call can fail with: one exception class per kind of failure, each saying what to do about it.
+"""Errors of calls: one exception class for each kind of failure, each with what to do about it.
 
 The servers answer with google.rpc.Status; `from_status` turns code and details into these exceptions, and
 `from_item` does the same for the error of one item of a batch. Callers catch classes, never codes.
@@ -10,11 +10,14 @@ from extra_rl.v1 import common_pb2
 
 
 class ExtraError(Exception):
-    """Base of all failures of a call.
+    """Base class of all failures of a call.
 
-    `message` says what was wrong and what to do, `method` the RPC, `target` the server's address, and
-    `request_id` finds the call in the server's log; the last three are empty for errors of single items and
-    for those found before anything was sent.
+    Attributes:
+        message: What is wrong and what to do.
+        method: The RPC. Empty, as the next two, for errors of single items and for those found before
+            anything was sent.
+        target: The server's address.
+        request_id: Finds the call in the server's log.
     """
 
     def __init__(self, message: str, *, method: str = "", target: str = "", request_id: str = "") -> None:
@@ -26,7 +29,7 @@ class ExtraError(Exception):
 
 
 class InvalidArgumentError(ExtraError, ValueError):
-    """The request is wrong and stays wrong; `field` is the path of the offending field, if there is one."""
+    """The request is wrong and stays wrong; `field` is the path of the wrong field, if there is one."""
 
     def __init__(
         self, message: str, *, field: str = "", method: str = "", target: str = "", request_id: str = ""
@@ -36,11 +39,11 @@ class InvalidArgumentError(ExtraError, ValueError):
 
 
 class NotFoundError(ExtraError):
-    """What the request names does not exist."""
+    """The request names something that does not exist."""
 
 
 class AlreadyExistsError(ExtraError):
-    """What the request would create exists."""
+    """The request would create something that exists."""
 
 
 class FailedPreconditionError(ExtraError):
@@ -48,9 +51,9 @@ class FailedPreconditionError(ExtraError):
 
 
 class OverloadedError(ExtraError):
-    """A queue or limit of the server is full; `retry_after` seconds from now is a good time to try again.
+    """A queue or limit of the server is full; try again in `retry_after` seconds.
 
-    `retry_after` is None where the server gave no hint.
+    `retry_after` is None if the server gave no hint.
     """
 
     def __init__(
@@ -67,19 +70,19 @@ class OverloadedError(ExtraError):
 
 
 class UnavailableError(ExtraError):
-    """No server answers, also after the retries that are safe, or it cannot serve now."""
+    """No server answers, even after the retries that are safe, or it cannot serve now."""
 
 
 class DeadlineExceededError(ExtraError):
-    """The answer did not come within the call's deadline; the server has stopped working on it."""
+    """The answer did not come within the deadline; the server has stopped working on the call."""
 
 
 class UnauthenticatedError(ExtraError):
-    """The server wants a token, and got none that it knows: see `Credentials`."""
+    """The server wants a token and got none that it knows: see `Credentials`."""
 
 
 class PermissionDeniedError(ExtraError):
-    """The token is known, but has not the scope for this in that namespace."""
+    """The token is known, but its scope does not allow this in that namespace."""
 
 
 class UnimplementedError(ExtraError):
@@ -91,7 +94,7 @@ class CancelledError(ExtraError):
 
 
 class InternalError(ExtraError):
-    """The server failed in a way it did not foresee; its log has the reason under `request_id`."""
+    """The server failed in an unforeseen way; its log has the reason under `request_id`."""
 
 
 _BY_CODE: dict[int, type[ExtraError]] = {
@@ -113,7 +116,7 @@ _BY_CODE: dict[int, type[ExtraError]] = {
 def from_status(
     status: status_pb2.Status, message: str, *, method: str, target: str, request_id: str
 ) -> ExtraError:
-    """The exception for a failed call; `message` is what it will say, details come from `status`."""
+    """Return the exception for a failed call with this message; its details come from `status`."""
     where = {"method": method, "target": target, "request_id": request_id}
     kind = _BY_CODE.get(status.code, ExtraError)
     if kind is InvalidArgumentError:
@@ -124,7 +127,7 @@ def from_status(
 
 
 def from_item(error: common_pb2.Error) -> ExtraError | None:
-    """The exception for one item of a batch; None if the item was served (code 0)."""
+    """Return the exception for one item of a batch; None if the item was served (code 0)."""
     if not error.code:
         return None
     kind = _BY_CODE.get(error.code, ExtraError)

@@ -1,7 +1,7 @@
-"""Reading settings from YAML into pydantic models, with errors a person can act on.
+"""Settings from YAML into pydantic models, with errors that say what to change.
 
-Services and trainer both read YAML; neither may import the other, so the one thing they share about it
-lives here. pydantic and PyYAML are needed only by those who call this module.
+Services and trainer both read YAML and neither may import the other, so the shared code is here. It needs
+pydantic and PyYAML.
 """
 
 import difflib
@@ -17,7 +17,11 @@ class ConfigError(ValueError):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; ConfigError if there is no such file, or it holds anything else."""
+    """Return the mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: There is no such file, or it holds anything else.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -32,15 +36,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line per problem: its path, what is wrong, and for an unknown key the nearest known name."""
+    """Return one line per problem: its path, the problem, and for an unknown key the nearest known name."""
     return "\n".join(_explain_one(dict(problem), model) for problem in error.errors())
 
 
 def _explain_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        # What is wrong with a section as a whole is in the message; its content would hide it. And what is
-        # wrong with `tokens` may be that it holds one.
+        # The content of a whole section would hide the message. And a wrong value in `tokens` may be a
+        # secret.
         hidden = isinstance(problem["input"], dict) or problem["loc"][:1] == ("tokens",)
         got = "" if hidden else f" (got {problem['input']!r})"
         return f"{path}: {problem['msg']}{got}".removeprefix(": ")

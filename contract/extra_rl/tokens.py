@@ -1,4 +1,4 @@
-"""How token ids and text belong together: the text of each token, and where in a decoded text tokens end.
+"""Token ids and text: the text of each token, and where in a decoded text each token ends.
 
 A token may hold a part of a character (byte-level BPE), or lose a space when it is decoded alone (word
 pieces). So the text of a rollout is not simply the texts of its tokens in a row. `TokenTexts` is exact, it

@@ -1,4 +1,4 @@
-// A client in another language: scores one group with the code that buf generated from the protos.
+// A client in another language: scores one group with the code that buf generates from the protos.
 //   node score.js http://localhost:50052
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
@@ -17,7 +17,7 @@ async function score(texts) {
   const response = await client.scoreGroups({ namespace, groups: [{ promptId: "sum-1-to-100", texts, correct }] });
   const [scores] = response.groups;
   if (scores.error?.code) throw new Error(scores.error.message);
-  // Numbers travel as little-endian bytes: float32, one for each rollout.
+  // Arrays are sent as little-endian bytes: here a float32 for each rollout.
   const view = new DataView(scores.novelty.buffer, scores.novelty.byteOffset, scores.novelty.byteLength);
   return texts.map((_, index) => view.getFloat32(4 * index, true));
 }

@@ -1,4 +1,4 @@
-"""For OpenRLHF's --reward.remote_url, if you do not want the agent hook; see docs/plugins/openrlhf.md."""
+"""For OpenRLHF's --reward.remote_url, instead of the agent hook; see docs/plugins/openrlhf.md."""
 
 import os
 

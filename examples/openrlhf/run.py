@@ -1,4 +1,4 @@
-"""Runs agent.py and reward.py in OpenRLHF's executors, with given responses in the place of vLLM's engine.
+"""Run agent.py and reward.py in OpenRLHF's executors, with given responses instead of vLLM's engine.
 
     make example-openrlhf
 
@@ -16,7 +16,7 @@ from extra_trainer.openrlhf import cpu_bridge
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 HERE = Path(__file__).parent
-#: Eight known solutions; then a round of which one is new, and one is wrong.
+#: Eight known solutions; then a round with one new solution and a wrong one.
 ROUNDS = [
     ["12+3=15\n", "3+12=15\n"] * 4,
     ["12+3=15\n"] * 6 + ["12+3=10+5=15\n", "12+3=14\n"],
@@ -24,7 +24,7 @@ ROUNDS = [
 
 
 class Engine:
-    """Answers with one text after the other."""
+    """An engine that returns one given text after the other."""
 
     def __init__(self, texts: list[str]) -> None:
         self.texts = iter(texts)
@@ -37,7 +37,7 @@ class Engine:
 
 
 async def main() -> None:
-    """Two rounds of eight rollouts of one prompt, by each of the two files."""
+    """Run two rounds of eight rollouts of one prompt with each of the two files."""
     cpu_bridge.install()
     from openrlhf.trainer.ray.vllm_engine import _load_agent_executor
     from openrlhf.utils.agent import SingleTurnAgentExecutor

@@ -1,4 +1,4 @@
-"""Runs extra_verl.py in verl's own reward worker and advantage code, on given responses, without a GPU.
+"""Run extra_verl.py in verl's own reward worker and advantage code, on given responses, without a GPU.
 
     make example-verl
 
@@ -24,7 +24,7 @@ from verl.trainer.ppo.ray_trainer import compute_advantage
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 FILE = Path(__file__).parent / "extra_verl.py"
-#: Eight known solutions; then a round of which one is new, and one is wrong.
+#: Eight known solutions; then a round with one new solution and a wrong one.
 ROUNDS = [
     ["12+3=15\n", "3+12=15\n"] * 4,
     ["12+3=15\n"] * 6 + ["12+3=10+5=15\n", "12+3=14\n"],
@@ -32,7 +32,7 @@ ROUNDS = [
 
 
 def row(tokenizer, text: str, uid: str, place: int) -> DataProto:  # type: ignore[no-untyped-def]
-    """A rollout as verl's agent loop hands it to a reward worker."""
+    """Return a rollout as verl's agent loop sends it to a reward worker."""
     prompt, response = (torch.tensor(tokenizer(each)["input_ids"]) for each in ("12+3=?\n", text))
     tensors = {"prompts": prompt[None], "responses": response[None]}
     tensors["attention_mask"] = torch.ones(1, len(prompt) + len(response), dtype=torch.int64)
@@ -50,7 +50,7 @@ def row(tokenizer, text: str, uid: str, place: int) -> DataProto:  # type: ignor
 
 
 async def main(folder: Path) -> None:
-    """Two rounds of eight rollouts of one prompt: their rewards, and the advantages."""
+    """Print the advantages of two rounds of eight rollouts of one prompt."""
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder)
     with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
@@ -77,7 +77,7 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    # The services live in another environment than verl here, as they do on a cluster.
+    # The services run in another environment than verl here, as on a cluster.
     python = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
     with tempfile.TemporaryDirectory() as name:
         targets = {"NOVELTY": f"unix:{name}/novelty", "VERIFICATION": f"unix:{name}/verification"}

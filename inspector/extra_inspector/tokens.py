@@ -1,8 +1,8 @@
-"""The tokens of a rollout: what each reads, its entropy, and where segments end.
+"""The tokens of a rollout: the text and the entropy of each, and where segments end.
 
-A token's own text is in the run's vocabulary. Together they should read as the rollout does; where they do
-not (tokens that hold part of a character, tokenizers that drop a leading space), tokens are fitted to the
-text: one that is not found where it should be shares the text up to the next one that is.
+The run's vocabulary holds the text of each token alone. Together they should be the rollout's text; where
+they are not (tokens that hold part of a character, tokenizers that drop a leading space),
+`extra_rl.tokens.align` fits them to it.
 """
 
 import itertools
@@ -29,7 +29,7 @@ class Token:
 
 @dataclass
 class Vocabulary:
-    """What the tokens of a run read."""
+    """The texts of the tokens of a run."""
 
     folder: RunFolder
     min_segment_tokens: int = 1

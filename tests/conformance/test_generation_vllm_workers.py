@@ -47,9 +47,9 @@ libdevice.log1p = log1p
 """
 #: As if a release of vLLM sampled where the extension does not look.
 ELSEWHERE = """
-from extra_services.generation.engines.vllm import worker as vllm_worker
+from extra_rl import vllm_entropy
 
-vllm_worker._install_v1 = lambda runner: None
+vllm_entropy._install_v1 = lambda runner: None
 """
 
 

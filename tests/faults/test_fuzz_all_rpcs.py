@@ -224,7 +224,7 @@ def _check(services: dict[str, embedded.EmbeddedService], findings: Findings, re
     assert not findings.broken, f"{len(findings.broken)}, of them:\n" + "\n".join(findings.broken[:20])
     assert findings.ends.total() == requests
     for name, service in services.items():
-        assert service.process.poll() is None, service.obituary()
+        assert service.process.poll() is None, service.exit_summary()
         log = Path(service.log_file).read_text()
         assert "Traceback" not in log, f"{name}: {log[log.index('Traceback') - 1000 :][:4000]}"
     none = Credentials()

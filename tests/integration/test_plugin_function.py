@@ -20,7 +20,7 @@ from extra_client import (
     UnavailableError,
     embedded,
 )
-from extra_client.integrations import Absence, novelty_bonus, prompt_id
+from extra_client.integrations import Outage, novelty_bonus, prompt_id
 
 ROOT = Path(__file__).resolve().parents[2]
 USUAL, OTHER, WRONG = "Pair the terms from both ends.", "By induction on n.", "Guess."
@@ -65,19 +65,19 @@ def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once
 def test_an_absence_is_told_once_until_it_is_over_and_never_excuses_a_wrong_request(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    absence = Absence("novelty", "continue", "the bonus")
+    outage = Outage("novelty", "continue", "the bonus")
     with caplog.at_level(logging.WARNING, "extra_client"):
         for _ in range(2):
-            absence.excuse(UnavailableError("away"))
-            absence.excuse(UnavailableError("away"))
-            absence.over()
-            absence.over()
+            outage.tolerate(UnavailableError("away"))
+            outage.tolerate(UnavailableError("away"))
+            outage.ended()
+            outage.ended()
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 4
     assert ["without the bonus" in record.message for record in caplog.records] == [True, False] * 2
     with pytest.raises(InvalidArgumentError):
-        absence.excuse(InvalidArgumentError("wrong"))
+        outage.tolerate(InvalidArgumentError("wrong"))
     with pytest.raises(ValueError, match="ignore"):
-        Absence("novelty", "ignore", "the bonus")
+        Outage("novelty", "ignore", "the bonus")
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")

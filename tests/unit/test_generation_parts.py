@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extra_rl import vllm_entropy
 from extra_services.errors import InvalidInput
 from extra_services.generation.engines.transformers.prefix_cache import BLOCK, PrefixCache
 from extra_services.generation.engines.transformers.rows import Computed
 from extra_services.generation.engines.transformers.sampling import RowParameters, draw, noise_keys
-from extra_services.generation.engines.vllm import worker as vllm_worker
 from extra_services.generation.rollouts import Sampling
 from extra_services.generation.segments import segments
 from extra_services.generation.tensor_stream import TensorStream
@@ -146,11 +146,11 @@ def test_two_entropies_travel_exactly_in_the_bits_of_one_rank() -> None:
     logits = torch.randn(100, 30, generator=torch.Generator().manual_seed(0)) * 5
     logits[3, 4:] = -torch.inf
     temperature = torch.linspace(0, 2, 100)
-    own = vllm_worker.entropies(vllm_worker.scaled(logits, temperature).log_softmax(-1))
-    raw = vllm_worker.entropies(vllm_worker.scaled(logits, None).log_softmax(-1))
-    ranks = vllm_worker.pack(own, raw).tolist()
+    own = vllm_entropy.entropies(vllm_entropy.scaled(logits, temperature).log_softmax(-1))
+    raw = vllm_entropy.entropies(vllm_entropy.scaled(logits, None).log_softmax(-1))
+    ranks = vllm_entropy.pack(own, raw).tolist()
     assert min(ranks) >= 0
-    unpacked = np.array(ranks, np.int64).view(np.float32).reshape(-1, 2)
+    unpacked = vllm_entropy.unpack(ranks)
     np.testing.assert_array_equal(unpacked, torch.stack([own, raw], -1).numpy())
     assert own[0] == raw[0]  # greedy: those of temperature 1
     expected = torch.distributions.Categorical(logits=logits[4:] / temperature[4:, None]).entropy()

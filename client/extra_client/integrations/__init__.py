@@ -1,11 +1,10 @@
-"""The services inside trainers that people already run: trl, verl and openrlhf, one module each.
+"""The services inside trainers that exist already: trl, verl and openrlhf, one module each.
 
-What they share is here, and is all that a trainer without a module of its own needs: `prompt_id` names a
+The shared parts are here, and a trainer without a module of its own needs no more: `prompt_id` identifies a
 prompt by its content, so that it is the same in every epoch, worker and run; `novelty_bonus` scores rollouts
-in whatever order a batch holds them. `Absence` is what happens while a service is away: the step fails (the
-default), or goes on without what the service would have added, which is said once in the log and in the
-metrics of every step. A request that is wrong fails in either case. Frameworks are imported late or not at
-all.
+in any order of the batch. `Outage` says what happens while a service is unavailable: the step fails (the
+default), or goes on without the service's contribution, which is logged once and counted in the metrics of
+every step. A request that is wrong fails in either case. Frameworks are imported late or not at all.
 """
 
 import hashlib
@@ -34,16 +33,16 @@ from extra_client import (
     aio,
 )
 
-__all__ = ["Absence", "NoveltyScoring", "OnFailure", "groups_of", "novelty_bonus", "prompt_id", "write_key"]
+__all__ = ["NoveltyScoring", "OnFailure", "Outage", "groups_of", "novelty_bonus", "prompt_id", "write_key"]
 
-#: What says that a service cannot answer now; all other errors say that the request is wrong.
-AWAY = (CancelledError, DeadlineExceededError, InternalError, OverloadedError, UnavailableError)
+#: Errors of a service that cannot answer now; all others mean that the request is wrong.
+UNAVAILABLE = (CancelledError, DeadlineExceededError, InternalError, OverloadedError, UnavailableError)
 
 _log = logging.getLogger("extra_client")
 
 
 class OnFailure(StrEnum):
-    """What a training step does when a service cannot answer."""
+    """Reaction of a training step to a service that cannot answer."""
 
     #: Fails, with the service's error.
     FAIL = "fail"
@@ -52,38 +51,38 @@ class OnFailure(StrEnum):
 
 
 @dataclass
-class Absence:
-    """Keeps to `on_failure`, and says once per absence what is missing."""
+class Outage:
+    """Follows `on_failure`, and logs once per outage what is missing."""
 
     service: str
     on_failure: OnFailure | str
-    #: What the step goes on without.
+    #: The service's contribution, without which the step goes on.
     missing: str
-    _away: bool = field(default=False, init=False)
+    _unavailable: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.on_failure = OnFailure(self.on_failure)
 
-    def excuse(self, failure: ExtraError) -> None:
-        """Raises `failure`, unless the service is away and the step is to go on without it."""
-        if self.on_failure is OnFailure.FAIL or not isinstance(failure, AWAY):
+    def tolerate(self, failure: ExtraError) -> None:
+        """Raise `failure`, unless the service is unavailable and the step is to go on without it."""
+        if self.on_failure is OnFailure.FAIL or not isinstance(failure, UNAVAILABLE):
             raise failure
-        if not self._away:
-            self._away = True
+        if not self._unavailable:
+            self._unavailable = True
             _log.warning("training goes on without %s until the service is back: %s", self.missing, failure)
 
-    def over(self) -> None:
-        """The service has answered."""
-        if self._away:
-            self._away = False
+    def ended(self) -> None:
+        """Note that the service has answered."""
+        if self._unavailable:
+            self._unavailable = False
             _log.warning("the %s service is back", self.service)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoveltyScoring:
-    """Where and how novelty is scored: what every integration asks for. Plain data, so it can be pickled."""
+    """Settings of the scoring of novelty, for every integration. Plain data, so it can be pickled."""
 
-    #: host:port of a novelty server, or "embedded" (one process only: it is not shared).
+    #: host:port of a novelty server, or "embedded" (for one process only: it is not shared).
     target: str
     #: Separates runs; the ranks and workers of one run use the same.
     namespace: str
@@ -92,40 +91,45 @@ class NoveltyScoring:
     metric: Metric | str = Metric.EMBEDDING
     scale: Scale | str = Scale.RAW
     on_failure: OnFailure | str = OnFailure.FAIL
-    #: Of the namespace, if it does not exist yet; None: the server's defaults, or what it has.
+    #: Of the namespace if it does not exist yet; None: the server's defaults, or the existing settings.
     settings: NamespaceSettings | None = None
     #: Seconds a call may take.
     deadline: float = 120.0
 
     def client(self) -> NoveltyClient:
-        """A client to score with."""
+        """Return a client to score with."""
         return NoveltyClient(self.target, self.namespace, self.settings, deadline=self.deadline)
 
     def aio_client(self) -> aio.NoveltyClient:
-        """An asyncio client to score with; it belongs to one event loop."""
+        """Return an asyncio client to score with; it belongs to one event loop."""
         return aio.NoveltyClient(self.target, self.namespace, self.settings, deadline=self.deadline)
 
-    def collecting(self) -> dict[str, Any]:
-        """How a sample is scored with its group: arguments of `collect_sample`."""
+    def collect_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `collect_sample` by which a sample is scored with its group."""
         return {
             "metric": self.metric,
             "scale": self.scale,
             "wait_seconds": self.deadline,
-            # The server answers when the wait is over; scoring then takes its time too.
+            # The server answers when the wait is over, and then has to score.
             "deadline": self.deadline + 120,
         }
 
-    def absence(self) -> Absence:
-        """What to do while the service is away."""
-        return Absence("novelty", self.on_failure, "the novelty bonus")
+    def outage(self) -> Outage:
+        """Return the handling of outages of the novelty service."""
+        return Outage("novelty", self.on_failure, "the novelty bonus")
 
 
 def prompt_id(prompt: Any) -> str:
-    """The identity of a prompt, 32 hexadecimal digits: a hash of its content.
+    """Return the identity of a prompt: a hash of its content.
 
-    `prompt` is a text, or messages as mappings, in any sequence (numpy arrays too). The same content has the
-    same identity in every epoch, process and run; what is not content (order of keys, kind of sequence) does
-    not matter.
+    The same content has the same identity in every epoch, process and run. The order of keys and the kind of
+    sequence do not matter.
+
+    Args:
+        prompt: A text, or messages as mappings, in any sequence (numpy arrays too).
+
+    Returns:
+        32 hexadecimal digits.
     """
     text = (
         prompt if isinstance(prompt, str) else json.dumps(_plain(prompt), sort_keys=True, ensure_ascii=False)
@@ -134,7 +138,7 @@ def prompt_id(prompt: Any) -> str:
 
 
 def groups_of(prompt_ids: Sequence[str]) -> list[list[int]]:
-    """The positions of each prompt's rollouts, in order of the prompts' first appearance."""
+    """Return the positions of each prompt's rollouts, in order of the prompts' first appearance."""
     positions: dict[str, list[int]] = {}
     for position, name in enumerate(prompt_ids):
         positions.setdefault(name, []).append(position)
@@ -142,7 +146,7 @@ def groups_of(prompt_ids: Sequence[str]) -> list[list[int]]:
 
 
 def write_key(*parts: Any) -> str:
-    """An idempotency key that follows from the content of a write: repeated after a crash, it counts once."""
+    """Return an idempotency key made of the content of a write: repeated after a crash, it counts once."""
     return hashlib.sha256(json.dumps(_plain(parts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -158,12 +162,27 @@ def novelty_bonus(
     idempotency_key: str | None = None,
     deadline: float | None = None,
 ) -> NDArray[np.float32]:
-    """Novelty, float32 [n], of n rollouts of one or many prompts, in their order; remembers the correct ones.
+    """Score n rollouts of one or many prompts; remember the correct ones.
 
-    Rollouts with the same prompt id are a group and compared with each other: give whole groups. It is 0
-    where `correct` is not True, and until the prompt has `min_history` solutions. Metric.NGRAM_COUNT needs
-    `token_ids`. Multiply it by your alpha. Any failure, also of a single group, raises an ExtraError; where
-    there is none to report, no 0 stands for one.
+    Rollouts with the same prompt id are a group and are compared with each other: give whole groups.
+
+    Args:
+        prompt_ids: The prompt of each rollout.
+        texts: The responses.
+        correct: Whether each is correct; None: undecided.
+        client: Of the novelty service.
+        token_ids: Integers [length] for each response, for Metric.NGRAM_COUNT.
+        metric: How novelty is measured.
+        scale: What the novelties are divided by.
+        idempotency_key: As in NoveltyClient.score_groups.
+        deadline: Seconds the call may take; None: the client's.
+
+    Returns:
+        float32 [n] in the order of the rollouts, to be multiplied by your alpha. 0 where `correct` is not
+        True, and until the prompt has `min_history` solutions.
+
+    Raises:
+        ExtraError: The call, or a single group of it, failed: a failure is never a 0.
     """
     if not len(prompt_ids) == len(texts) == len(correct):
         lengths = f"{len(prompt_ids)} prompt_ids, {len(texts)} texts, {len(correct)} correct"
@@ -183,7 +202,7 @@ def as_groups(
     correct: Sequence[bool | None] | NDArray[np.bool_],
     token_ids: Sequence[ArrayLike] | None = None,
 ) -> list[Group]:
-    """The groups whose rollouts are at `places`."""
+    """Return the groups whose rollouts are at `places`."""
     return [
         Group(
             prompt_id=prompt_ids[group[0]],
@@ -196,7 +215,7 @@ def as_groups(
 
 
 def in_order(places: Iterable[Sequence[int]], scores: Iterable[Any], count: int) -> NDArray[np.float32]:
-    """float32 [count]: the scores of groups, put back to where their rollouts are; raises a group's error."""
+    """Return float32 [count]: the scores of groups, each at its rollout's place; raise a group's error."""
     novelty = np.zeros(count, np.float32)
     for group, scored in zip(places, scores, strict=True):
         if scored.error is not None:
@@ -206,7 +225,7 @@ def in_order(places: Iterable[Sequence[int]], scores: Iterable[Any], count: int)
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON has it."""
+    """Return `value` in the types of JSON."""
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, str | int | float | None):

@@ -1,19 +1,19 @@
 """Novelty and verification for OpenRLHF, unmodified, from its own command line.
 
-`agent_executor` makes what a file for --train.agent_func_path must define. OpenRLHF asks it for the n samples
-of a prompt one by one, in one turn of the event loop, from which the samples of a group know each other; each
-is verified as soon as it is generated, and handed to the novelty server, which scores the group once it is
-whole. Token entropies can come with the samples, for the prefix service. `reward_function` makes what a file
-for --reward.remote_url must define; it is told less, so it counts the samples of a prompt to form groups, and
-each waits for its group in a thread.
+`agent_executor` makes the class that a file for --train.agent_func_path must define. OpenRLHF calls it for
+the n samples of a prompt one by one, in one turn of the event loop; by that the samples of a group are
+recognized. Each is verified as soon as it is generated and then sent to the novelty server, which scores the
+group once it is complete. Token entropies can come with the samples, for the prefix service.
+`reward_function` makes the function that a file for --reward.remote_url must define. It gets less
+information, so it counts the samples of a prompt to form groups, and each sample waits for its group in a
+thread.
 
-Both give the reward before OpenRLHF's normalization, verification + alpha x novelty: what runs after it is
-out of reach of these hooks (extra_trainer subclasses OpenRLHF's trainer for that). `openrlhf` is imported
-when an executor is made.
+Both return the reward before OpenRLHF's normalization, verification + alpha x novelty: these hooks cannot
+change what comes after (extra_trainer subclasses OpenRLHF's trainer for that). `openrlhf` is imported when an
+executor is made.
 """
 
 import asyncio
-import importlib
 import inspect
 import logging
 import threading
@@ -35,7 +35,7 @@ from extra_client import (
     VerificationClient,
     aio,
 )
-from extra_client.integrations import Absence, NoveltyScoring, OnFailure, prompt_id
+from extra_client.integrations import NoveltyScoring, OnFailure, Outage, prompt_id
 from extra_rl.tokens import TokenTexts
 
 #: Decides about a response, given the label: True, False, or None for undecided.
@@ -49,7 +49,7 @@ _log = logging.getLogger("extra_client")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixCollecting:
-    """Where the rollouts of hard prompts go: those of which at most one in a group is correct."""
+    """Destination of the rollouts of hard prompts: of groups with at most one correct sample."""
 
     #: host:port of a novelty server, which serves prefixes too.
     target: str
@@ -59,7 +59,7 @@ class PrefixCollecting:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What came of a sample once it was generated."""
+    """A generated sample."""
 
     token_ids: list[int]
     correct: bool
@@ -84,14 +84,18 @@ def agent_executor(
     train_temperature: float | None = None,
     prefixes: PrefixCollecting | None = None,
 ) -> type:
-    """A class to be called AgentExecutor in the file for --train.agent_func_path.
+    """Make the class AgentExecutor for the file for --train.agent_func_path.
 
-    `verify` is the host:port of a verification server, or a function. An undecided response gets
-    `undecided_reward`, counted in `undecided`; None fails the step. Only samples drawn at
-    `train_temperature` (--rollout.temperature) get the bonus and are remembered, so that an evaluation at
-    another temperature is left alone; None: all. `prefixes` asks the engine for exact entropies, and needs
-    `pip install 'extra-rl[vllm]'` where it runs. Logged for each sample: correct, novelty, novelty_missing,
-    undecided.
+    Logged for each sample: correct, novelty, novelty_missing, undecided.
+
+    Args:
+        verify: host:port of a verification server, or a function.
+        novelty: Where and how novelty is scored.
+        undecided_reward: Reward of an undecided response, counted in `undecided`; None: it fails the step.
+        train_temperature: Only samples drawn at this temperature (--rollout.temperature) get the bonus and
+            are remembered, so that an evaluation at another temperature is left alone; None: all samples.
+        prefixes: Ask the engine for exact entropies and send hard prompts there. It needs
+            `pip install 'extra-rl[vllm]'` where the engine runs.
     """
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
@@ -102,7 +106,7 @@ def agent_executor(
             super().__init__()
             self._decide = _deciding(verify)
             self._novelty = novelty.aio_client()
-            self._absence = novelty.absence()
+            self._outage = novelty.outage()
             self._entropies = None if prefixes is None else _Entropies(prefixes)
             self._group = _Group()
 
@@ -132,7 +136,7 @@ def agent_executor(
             if trained:
                 group.samples[index] = _Sample(recorder.token_ids, bool(correct), recorder.entropies)
                 if self._entropies is not None and len(group.samples) == group.size:
-                    await self._entropies.hand_over(name, group, call["hf_tokenizer"])
+                    await self._entropies.send_if_hard(name, group, call["hf_tokenizer"])
                 bonus, missing = await self._bonus(group, index, name, bool(correct), response, recorder)
             logs = _logs(correct, bonus, missing, undecided)
             return output | {"reward": reward + novelty.alpha * bonus, "scores": reward, "extra_logs": logs}
@@ -149,12 +153,12 @@ def agent_executor(
                     correct,
                     text=text,
                     token_ids=recorder.token_ids,
-                    **novelty.collecting(),
+                    **novelty.collect_arguments(),
                 )
             except ExtraError as failure:
-                self._absence.excuse(failure)
+                self._outage.tolerate(failure)
                 return 0.0, True
-            self._absence.over()
+            self._outage.ended()
             return score.novelty, _incomplete(score, group.size)
 
     return AgentExecutor
@@ -167,19 +171,24 @@ def reward_function(
     group_size: int,
     undecided_reward: float | None = None,
 ) -> Callable[[Sequence[str], Sequence[str], Sequence[str]], dict[str, Any]]:
-    """A function to be called reward_func in the file for --reward.remote_url.
+    """Make the function reward_func for the file for --reward.remote_url.
 
-    `group_size` must be --rollout.n_samples_per_prompt, and --eval.n_samples_per_prompt the same: the k-th
-    sample of a prompt in a rollout actor belongs to group k // group_size. OpenRLHF logs what this function
-    raises and hands on no reward, on which its trainer then fails. Other arguments and logs are those of
-    `agent_executor`.
+    OpenRLHF logs the exceptions of this function and then returns no reward, on which its trainer fails. Logs
+    are those of `agent_executor`.
+
+    Args:
+        verify: host:port of a verification server, or a function.
+        novelty: Where and how novelty is scored.
+        group_size: Must be --rollout.n_samples_per_prompt, and --eval.n_samples_per_prompt the same: the k-th
+            sample of a prompt in a rollout actor belongs to group k // group_size.
+        undecided_reward: Reward of an undecided response; None: it fails the step.
     """
     client = novelty.client()
-    absence = novelty.absence()
+    outage = novelty.outage()
     decide = _decided(verify)
     process, lock = uuid.uuid4().hex, threading.Lock()
     seen: Counter[str] = Counter()
-    _widen()
+    _allow_many_waiting()
 
     def one(query: str, prompt: str, label: str) -> dict[str, Any]:
         name = prompt_id(prompt)
@@ -197,13 +206,13 @@ def reward_function(
                 index,
                 correct,
                 text=response,
-                **novelty.collecting(),
+                **novelty.collect_arguments(),
             )
         except ExtraError as failure:
-            absence.excuse(failure)
+            outage.tolerate(failure)
             bonus, missing = 0.0, True
         else:
-            absence.over()
+            outage.ended()
             bonus, missing = score.novelty, _incomplete(score, group_size)
         logs = _logs(correct, bonus, missing, undecided)
         return {"rewards": reward + novelty.alpha * bonus, "scores": reward, "extra_logs": logs}
@@ -217,7 +226,7 @@ def reward_function(
 
 
 class _Recorder:
-    """Between executor and engine: keeps the generated tokens, and their entropies."""
+    """Stands between executor and engine: keeps the generated tokens and their entropies."""
 
     def __init__(self, engine: Any, entropies: "_Entropies | None") -> None:
         self._engine = engine
@@ -240,29 +249,31 @@ class _Recorder:
         return result
 
     def text(self, tokenizer: Any) -> str:
-        """The response."""
+        """Return the response."""
         return str(tokenizer.decode(self.token_ids, skip_special_tokens=True))
 
 
 class _Entropies:
-    """Asks an engine for exact entropies, and gives hard prompts to the prefix service."""
+    """Asks an engine for exact entropies, and sends hard prompts to the prefix service."""
 
     def __init__(self, prefixes: PrefixCollecting) -> None:
         self._client = aio.PrefixClient(prefixes.target, prefixes.namespace)
-        self._absence = Absence("prefix", prefixes.on_failure, "new prefixes")
+        self._outage = Outage("prefix", prefixes.on_failure, "new prefixes")
         self._installed: asyncio.Task[Any] | None = None
         self._tokens: TokenTexts | None = None
 
     async def install(self, engine: Any) -> None:
-        """Once: the engine's sampler returns entropies from here on."""
+        """Make the engine's sampler return entropies, once."""
         if self._installed is None:
+            from extra_rl import vllm_entropy
+
             # OpenRLHF's rollout actor has vLLM's engine as .llm, and lets functions be sent to its workers.
-            calling = engine.llm.collective_rpc(return_entropies)
+            calling = engine.llm.collective_rpc(vllm_entropy.install)
             self._installed = asyncio.ensure_future(calling)
         await self._installed
 
-    async def hand_over(self, name: str, group: _Group, tokenizer: Any) -> None:
-        """Gives the samples of a whole group to the prefix service, if at most one is correct."""
+    async def send_if_hard(self, name: str, group: _Group, tokenizer: Any) -> None:
+        """Send the samples of a complete group to the prefix service, if at most one is correct."""
         samples = [group.samples[index] for index in sorted(group.samples)]
         if sum(sample.correct for sample in samples) > 1:
             return
@@ -276,23 +287,22 @@ class _Entropies:
                 [HardPrompt(name, rollouts)], self._tokens.newline_ids, idempotency_key=group.name
             )
         except ExtraError as failure:
-            self._absence.excuse(failure)
+            self._outage.tolerate(failure)
             return
-        self._absence.over()
+        self._outage.ended()
         if added.error is not None:
             raise added.error
 
 
-def return_entropies(worker: Any) -> None:
-    """Runs in vLLM's worker: what the generation service does to its sampler, done to OpenRLHF's."""
-    # Named, not imported: this client needs no service installed where it runs, the engine's process does.
-    module = importlib.import_module("extra_services.generation.engines.vllm.worker")
-    module.EntropyWorker.extra_install_entropy(worker)
-
-
 def entropies_in(ranks: Sequence[int]) -> list[float]:
-    """Entropies in nats that travelled in the lower halves of ranks; an error if ranks are what came."""
-    found = np.array(ranks, "<i8").view("<f4").reshape(-1, 2)[:, 0]
+    """Return the entropies in nats that came in the place of ranks.
+
+    Raises:
+        FailedPreconditionError: They are ranks: the sampler was not changed.
+    """
+    from extra_rl import vllm_entropy
+
+    found = vllm_entropy.unpack(ranks)[:, 0]
     # A true rank, a small integer, reads as a number below any entropy.
     if len(found) and not np.any(found > 1e-30):
         raise FailedPreconditionError("the engine returned ranks where entropies were asked for")
@@ -336,13 +346,13 @@ def _decided(verify: str | Callable[[str, str], bool | None]) -> Callable[[str, 
 
 
 def _reward(correct: bool | None, undecided_reward: float | None) -> tuple[float, bool]:
-    """The reward, and whether it was undecided."""
+    """Return the reward, and whether it was undecided."""
     if correct is not None:
         return float(correct), False
     if undecided_reward is None:
         raise FailedPreconditionError(
-            "a response could not be verified (timeout, error or unreadable label), and OpenRLHF knows no "
-            "sample without a reward: set undecided_reward, or correct the data"
+            "a response could not be verified (timeout, error or unreadable label), and OpenRLHF has no "
+            "samples without a reward: set undecided_reward, or correct the data"
         )
     return undecided_reward, True
 
@@ -362,8 +372,8 @@ def _incomplete(score: SampleScore, group_size: int) -> bool:
     return score.samples < group_size
 
 
-def _widen() -> None:
-    """Lets the samples of all groups of a rollout actor wait at once.
+def _allow_many_waiting() -> None:
+    """Let the samples of all groups of a rollout actor wait at once.
 
     OpenRLHF runs reward_func in the default threads of its event loop, often fewer than a group has samples;
     those would wait for each other until the deadline. It loads the file inside that loop.

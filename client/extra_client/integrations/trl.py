@@ -1,10 +1,10 @@
 """Novelty and verification for TRL's GRPOTrainer: as reward functions, or as a bonus on the advantage.
 
-`verification_reward` and `novelty_reward` make asynchronous reward functions of TRL's signature, which TRL
-runs side by side: the bonus is weighed by GRPOConfig.reward_weights and goes through TRL's normalization.
-`NoveltyAdvantage` is put before a trainer class instead, and adds alpha x novelty to the advantages that TRL
-has computed, as the paper has it. Generation stays TRL's own. Nothing of TRL is imported: the functions need
-only its signature; the class overrides two methods of the trainer it is put before, `_calculate_rewards` and
+`verification_reward` and `novelty_reward` make asynchronous reward functions of TRL's signature. TRL runs
+them concurrently; the bonus is weighted by GRPOConfig.reward_weights and passes TRL's normalization.
+`NoveltyAdvantage` is a mixin before a trainer class instead, and adds alpha x novelty to the advantages that
+TRL has computed, as in the paper. Generation stays TRL's own. Nothing of TRL is imported: the functions need
+only its signature; the class overrides two methods of the trainer, `_calculate_rewards` and
 `_generate_and_score_completions`, which is why the releases of TRL are bounded.
 """
 
@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from extra_client import ExtraError, Method, VerificationClient
 from extra_client.integrations import (
-    Absence,
     NoveltyScoring,
     OnFailure,
+    Outage,
     as_groups,
     groups_of,
     in_order,
@@ -28,7 +28,7 @@ from extra_client.integrations import (
     write_key,
 )
 
-#: What TRL calls: with lists prompts, completions, completion_ids, the data set's columns, and log_metric.
+#: TRL calls it with lists prompts, completions, completion_ids, the data set's columns, and log_metric.
 RewardFunction = Callable[..., Awaitable[list[float | None]]]
 
 #: Identity of the prompt, text, whether it is correct, token ids.
@@ -44,16 +44,23 @@ def verification_reward(
     timeout_seconds: float | None = None,
     deadline: float = 120.0,
 ) -> RewardFunction:
-    """A reward function: 1 for a correct completion, 0 for a wrong one, None where it could not be decided.
+    """Make a reward function: 1 for a correct completion, 0 for a wrong one, None for an undecided one.
 
-    `answer` is the column of the reference answers. None (a timeout, an error, an unreadable reference
-    answer) makes TRL leave the completion out. While the service is away and `on_failure` is "continue", all
-    are None. Logged metrics: verification/undecided, the share of None.
+    None (a timeout, an error, an unreadable reference answer) makes TRL leave the completion out. Logged
+    metrics: verification/undecided, the share of None.
+
+    Args:
+        target: host:port of a verification server.
+        answer: Column of the reference answers.
+        method: How answers are compared.
+        on_failure: "continue": all rewards are None while the service is unavailable.
+        timeout_seconds: Most seconds of execution of each completion; None: the server's limit.
+        deadline: Seconds a call may take.
     """
-    # Blocking clients in threads: every trainer has an event loop of its own, and an asyncio client would be
-    # tied to the first one's.
+    # Blocking clients in threads: every trainer has an event loop of its own, and an asyncio client belongs
+    # to one loop.
     client = VerificationClient(target, deadline=deadline)
-    absence = Absence("verification", on_failure, "the verification's reward")
+    outage = Outage("verification", on_failure, "the verification's reward")
 
     async def verification_reward(
         completions: Sequence[Any], log_metric: Callable[[str, float], None] = _ignore, **columns: Any
@@ -68,9 +75,9 @@ def verification_reward(
                 client.verify, texts, answers, method=method, timeout_seconds=timeout_seconds
             )
         except ExtraError as failure:
-            absence.excuse(failure)
+            outage.tolerate(failure)
         else:
-            absence.over()
+            outage.ended()
             rewards = [None if each.correct is None else float(each.correct) for each in verdicts]
         log_metric("verification/undecided", rewards.count(None) / max(1, len(rewards)))
         return rewards
@@ -79,15 +86,19 @@ def verification_reward(
 
 
 def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> RewardFunction:
-    """A reward function: alpha x novelty of a correct completion, 0 of another; before TRL's normalization.
+    """Make a reward function: alpha x novelty of a correct completion, 0 of others; before normalization.
 
-    `correct` is a reward function too, asynchronous or not, for example `verification_reward(...)`: a
-    completion is correct where it gives more than 0. While the service is away and on_failure is "continue"
-    all are None, which TRL adds to no reward. The completions of one prompt in a call are a group: give each
-    process whole groups. Logged metrics: novelty/mean over correct completions, novelty/missing (0 or 1).
+    The completions of one prompt in a call are a group: give each process whole groups. While the service is
+    unavailable and on_failure is "continue" all are None, which TRL adds to no reward. Logged metrics:
+    novelty/mean over correct completions, novelty/missing (0 or 1).
+
+    Args:
+        scoring: Where and how novelty is scored.
+        correct: A reward function, asynchronous or not, for example `verification_reward(...)`. A completion
+            is correct where it returns more than 0.
     """
     client = scoring.client()
-    absence = scoring.absence()
+    outage = scoring.outage()
 
     async def novelty_reward(
         prompts: Sequence[Any],
@@ -121,10 +132,10 @@ def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> R
             )
             novelty = in_order(places, scores, len(texts))
         except ExtraError as failure:
-            absence.excuse(failure)
+            outage.tolerate(failure)
             log_metric("novelty/missing", 1.0)
             return [None] * len(texts)
-        absence.over()
+        outage.ended()
         log_metric("novelty/missing", 0.0)
         log_metric("novelty/mean", _mean(novelty, right))
         return [scoring.alpha * float(each) for each in novelty]
@@ -133,15 +144,14 @@ def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> R
 
 
 class NoveltyAdvantage:
-    """Put before GRPOTrainer, adds alpha x novelty to its advantages: after normalization, as in the paper.
+    """Mixin before GRPOTrainer: adds alpha x novelty to its advantages, after normalization, as in the paper.
 
         class Trainer(NoveltyAdvantage, GRPOTrainer): ...
         Trainer(..., novelty=NoveltyScoring(target="localhost:50052", namespace="run-1", alpha=0.1))
 
-    A completion is correct where the reward function `correct_by` (a name; the first one by default) gives
-    more than 0. Evaluation is neither scored nor remembered. A group that lies on several processes is
-    brought together on one of them. Logged metrics: novelty/mean over correct completions, novelty/missing (0
-    or 1).
+    A completion is correct where the reward function `correct_by` (a name; the first one by default) returns
+    more than 0. Evaluation is neither scored nor remembered. A group that is spread over several processes is
+    scored by one of them. Logged metrics: novelty/mean over correct completions, novelty/missing (0 or 1).
     """
 
     def __init__(
@@ -155,7 +165,7 @@ class NoveltyAdvantage:
         self._scoring = novelty
         self._correct_by = 0 if correct_by is None else trainer.reward_func_names.index(correct_by)
         self._client = novelty.client()
-        self._absence = novelty.absence()
+        self._outage = novelty.outage()
         self._rollouts: list[_Rollout] = []
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
@@ -186,7 +196,7 @@ class NoveltyAdvantage:
         return output
 
     def _novelty(self, group_size: int) -> NDArray[np.float32]:
-        """float32 [local rollouts]: zeros, counted as missing, where the service is away and that may be."""
+        """Return float32 [local rollouts]; zeros, counted as missing, during a tolerated outage."""
         own: Any = self
         accelerator, rollouts = own.accelerator, self._rollouts
         start, count = 0, len(rollouts)
@@ -218,7 +228,7 @@ class NoveltyAdvantage:
     def _scored(
         self, mine: list[list[int]], rollouts: list[_Rollout], step: int
     ) -> tuple[dict[int, float], str | None]:
-        """Novelties by place, or why there are none."""
+        """Return the novelties by place, and the reason if there are none."""
         if not mine:
             return {}, None
         names, texts, right, ids = map(list, zip(*rollouts, strict=True))
@@ -232,26 +242,26 @@ class NoveltyAdvantage:
             )
             novelty = in_order(mine, scores, len(rollouts))
         except ExtraError as failure:
-            self._absence.excuse(failure)
+            self._outage.tolerate(failure)
             return {}, failure.message
-        self._absence.over()
+        self._outage.ended()
         return {place: float(novelty[place]) for group in mine for place in group}, None
 
 
 def completion_text(completion: Any) -> str:
-    """The text of a completion: a text as it is, of messages the contents, one after the other."""
+    """Return the text of a completion: a text as it is, of messages the contents in a row."""
     if isinstance(completion, str):
         return completion
     contents = (message.get("content") or "" for message in completion)
-    return "\n".join(each if isinstance(each, str) else _spoken(each) for each in contents)
+    return "\n".join(each if isinstance(each, str) else _text_of_parts(each) for each in contents)
 
 
-def _spoken(parts: Sequence[Any]) -> str:
+def _text_of_parts(parts: Sequence[Any]) -> str:
     return "".join(part.get("text", "") for part in parts)
 
 
 def _key(scoring: NoveltyScoring, step: int | None, *content: Any) -> str | None:
-    """The same step, resumed after a crash, with the same rollouts counts once."""
+    """Return a key by which a step, repeated after a crash with the same rollouts, counts once."""
     return None if step is None else write_key(str(scoring.metric), str(scoring.scale), step, *content)
 
 
@@ -266,4 +276,4 @@ async def _called(function: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def _ignore(_name: str, _value: float) -> None:
-    """For callers without metrics."""
+    """Do nothing: for callers without metrics."""

@@ -1,16 +1,15 @@
 """Novelty and verification for verl's reward loop, from its own command line.
 
-`verification_score` makes a custom reward function. `reward_manager` makes a reward manager, around whatever
-reward function is configured. verl rewards one rollout at a time, those of a group in any of its reward
-workers; it tells the group's id and the rollout's place in it, so each is handed to the novelty server, which
-scores the group once it is whole.
+`verification_score` makes a custom reward function. `reward_manager` makes a reward manager around the
+configured reward function. verl rewards one rollout at a time, those of a group in any of its reward workers.
+Each rollout comes with the group's id and its place in the group, so it is sent to the novelty server, which
+scores the group once it is complete.
 
-The bonus can be put before verl's normalization, as part of the reward, with any of verl's estimators; or
+The bonus can be added before verl's normalization, as part of the reward, with any of verl's estimators; or
 after it, with the estimator that `reward_manager` registers, `extra_grpo`: verl's GRPO plus the bonus. verl's
-trainer hands an estimator rewards, mask, group ids and settings, and no other column of the batch, so the
-bonus travels in the reward: a correct rollout has 1 + bonus, others 0 or less, and the estimator takes it
-apart again. verl is imported when these are made. They need verl's v1 trainer (`trainer.use_v1`, its
-default).
+trainer gives an estimator rewards, mask, group ids and settings, and no other column of the batch, so the
+bonus travels in the reward: a correct rollout has 1 + bonus, others 0 or less, and the estimator separates
+them again. verl is imported when these are made. They need verl's v1 trainer (`trainer.use_v1`, its default).
 """
 
 import math
@@ -31,11 +30,16 @@ def verification_score(
     undecided_score: float | None = None,
     deadline: float = 120.0,
 ) -> Callable[..., Awaitable[dict[str, float]]]:
-    """A reward function for reward.custom_reward_function: 1 for a correct response, 0 for a wrong one.
+    """Make a reward function for reward.custom_reward_function: 1 for a correct response, 0 for a wrong one.
 
-    An undecided response (timeout, error, unreadable answer) gets `undecided_score`; None: that rollout
-    fails, as it does while the service is away, since verl knows no rollout without a reward. Logged: score,
-    undecided.
+    Logged: score, undecided.
+
+    Args:
+        target: host:port of a verification server.
+        method: How answers are compared.
+        undecided_score: Score of an undecided response (timeout, error, unreadable answer). None: that
+            rollout fails, as it does while the service is unavailable: verl has no rollouts without a reward.
+        deadline: Seconds a call may take.
     """
     client: aio.VerificationClient | None = None
 
@@ -59,12 +63,12 @@ def verification_score(
 
 
 def reward_manager(novelty: NoveltyScoring) -> type:
-    """A reward manager class for verl's reward.reward_manager; registers the estimator `extra_grpo`.
+    """Make a reward manager class for verl's reward.reward_manager; register the estimator `extra_grpo`.
 
-    A rollout is correct where the reward function gives more than 0; with `extra_grpo` correct ones must have
-    1. Rows whose extra_info has a split other than "train" are evaluation: they get no bonus and are not
-    remembered. While the service is away and on_failure is "continue", rollouts go without the bonus; with
-    "fail" `extra_grpo` fails the step, and with another estimator the group fails, which verl logs and then
+    A rollout is correct where the reward function returns more than 0; with `extra_grpo` correct ones must
+    have 1. Rows whose extra_info has a split other than "train" are evaluation: they get no bonus and are not
+    remembered. While the service is unavailable and on_failure is "continue", rollouts go without the bonus.
+    With "fail", `extra_grpo` fails the step; with another estimator the group fails, which verl logs and then
     pads or refills (trainer.v1.sync_refill_failed_groups). Logged: novelty, novelty_missing.
     """
     from verl.experimental.reward_loop.reward_manager.naive import NaiveRewardManager
@@ -80,7 +84,7 @@ def reward_manager(novelty: NoveltyScoring) -> type:
             super().__init__(config, tokenizer, compute_score, *args, **options)
             self._group_size = int(config.actor_rollout_ref.rollout.n)
             self._after = config.algorithm.adv_estimator == ESTIMATOR
-            self._absence = novelty.absence()
+            self._outage = novelty.outage()
             self._client = novelty.aio_client()
 
         async def run_single(self, data: Any) -> dict[str, Any]:
@@ -92,14 +96,14 @@ def reward_manager(novelty: NoveltyScoring) -> type:
                 try:
                     score = await self._score(item, reward > 0)
                 except ExtraError as failure:
-                    if self._after and self._absence.on_failure is OnFailure.FAIL:
-                        # Raised here, it would fail this rollout alone. The estimator fails the step.
+                    if self._after and self._outage.on_failure is OnFailure.FAIL:
+                        # Raised here it would fail only this rollout. The estimator fails the step.
                         score = math.nan
                     else:
-                        self._absence.excuse(failure)
+                        self._outage.tolerate(failure)
                     missing = 1.0
                 else:
-                    self._absence.over()
+                    self._outage.ended()
             result["reward_extra_info"] |= {"novelty": score, "novelty_missing": missing}
             bonus = novelty.alpha * score
             return result | {"reward_score": packed(reward, bonus) if self._after else reward + bonus}
@@ -108,8 +112,8 @@ def reward_manager(novelty: NoveltyScoring) -> type:
             columns = item.non_tensor_batch
             if "uid" not in columns or "session_id" not in columns:
                 raise FailedPreconditionError(
-                    "verl tells neither the group of a rollout nor its place in it: the plug-in needs verl's "
-                    "trainer v1 (trainer.use_v1=True), with rewards computed while it generates"
+                    "verl reports neither the group of a rollout nor its place in it: the plug-in needs "
+                    "verl's trainer v1 (trainer.use_v1=True), with rewards computed while it generates"
                 )
             responses = item.batch["responses"]
             length = int(item.batch["attention_mask"][-responses.shape[-1] :].sum())
@@ -122,7 +126,7 @@ def reward_manager(novelty: NoveltyScoring) -> type:
                 correct,
                 text=self.tokenizer.decode(tokens, skip_special_tokens=True),
                 token_ids=tokens.numpy(),
-                **novelty.collecting(),
+                **novelty.collect_arguments(),
             )
             return score.novelty
 
@@ -130,9 +134,12 @@ def reward_manager(novelty: NoveltyScoring) -> type:
 
 
 def packed(reward: float, bonus: float) -> float:
-    """Reward and bonus in one number, for `extra_grpo`: 1 + bonus of a correct rollout, else the reward.
+    """Return reward and bonus in one number, for `extra_grpo`: 1 + bonus if correct, else the reward.
 
-    NaN says that the bonus is missing. ValueError for a reward from which the bonus could not be told apart.
+    NaN means that the bonus is missing.
+
+    Raises:
+        ValueError: The bonus could not be separated from this reward.
     """
     if reward > 0 and reward != 1:
         raise ValueError(
@@ -152,9 +159,16 @@ def _register() -> None:
 def extra_grpo(
     token_level_rewards: Any, response_mask: Any, index: Any, config: Any = None, **_: Any
 ) -> tuple[Any, Any]:
-    """GRPO's advantages, as verl computes them, plus the bonus of correct rollouts: two tensors [n, tokens].
+    """Compute GRPO's advantages, as verl does, plus the bonus of correct rollouts.
 
-    `token_level_rewards` [n, tokens] hold what `packed` made, at one token of each rollout.
+    Args:
+        token_level_rewards: [n, tokens]: what `packed` made, at one token of each rollout.
+        response_mask: [n, tokens].
+        index: Group of each rollout.
+        config: verl's section `algorithm`.
+
+    Returns:
+        Advantages and returns, both [n, tokens] and equal.
     """
     from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
@@ -163,8 +177,8 @@ def extra_grpo(
     missing = int(token_level_rewards.isnan().any(-1).sum())
     if missing:
         raise UnavailableError(
-            f"{missing} of {len(token_level_rewards)} rollouts have no novelty, the service being away: see "
-            "the log of the reward workers; with on_failure='continue' training goes on without the bonus"
+            f"{missing} of {len(token_level_rewards)} rollouts have no novelty, the service is unavailable: "
+            "see the log of the reward workers; with on_failure='continue' training goes on without the bonus"
         )
     rewards = token_level_rewards.clamp(max=1.0)
     bonus = (token_level_rewards - rewards).sum(-1, keepdim=True)

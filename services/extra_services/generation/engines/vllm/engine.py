@@ -1,7 +1,7 @@
 """The engine for real work: vLLM's AsyncLLM, with exact entropies and weights that are replaced in place.
 
 Every sample is a vLLM request of its own, so that each is delivered as it ends, with a seed of its own;
-vLLM's prefix cache computes shared prompts once. Entropies come out of the sampler as `vllm_worker` says. At
+vLLM's prefix cache computes shared prompts once. Entropies come out of the sampler as `vllm_entropy` says. At
 start-up the engine compares them, and the log-probabilities, with a plain forward pass of the same weights,
 and refuses to start where they differ: a release of vLLM that samples elsewhere must not serve wrong numbers.
 
@@ -364,7 +364,7 @@ class VllmEngine:
                 text = (
                     f"vLLM {self.version}: log-probabilities and entropies from its sampler differ by "
                     f"{difference:.2g} nats from a plain forward pass; at most {self._tolerance} is allowed. "
-                    "This release samples in another way than vllm_worker knows; use a tested release"
+                    "This release samples in another way than vllm_entropy knows; use a tested release"
                 )
                 raise FailedPrecondition(text)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl import vllm_entropy
 from extra_services.errors import Unavailable
 from extra_services.generation import stop_strings
 from extra_services.generation.rollouts import Event, FinishReason, InFlight, Request, Rollout, Token
@@ -31,7 +32,7 @@ class Sample:
     submitted: float = field(default_factory=time.monotonic)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    #: Two float32 each, see `vllm_worker.pack`.
+    #: Two float32 each, see `vllm_entropy.pack`.
     ranks: list[int] = field(default_factory=list)
     #: Of its first token, then (index, version) of each change.
     policy_version: int = 0
@@ -95,7 +96,7 @@ class Sample:
 
     def new_tokens(self, first: int) -> list[Event]:
         """The tokens from index `first` on, as events."""
-        entropies = _entropies(self.ranks[first:])[:, 0].tolist()
+        entropies = vllm_entropy.unpack(self.ranks[first:])[:, 0].tolist()
         new = zip(self.tokens[first:], self.logprobs[first:], entropies, strict=True)
         return [
             Token(self.prompt_index, self.sample_index, first + index, token, logprob, entropy)
@@ -104,7 +105,7 @@ class Sample:
 
     def rollout(self, reason: FinishReason) -> Rollout:
         """The ended sample."""
-        entropies = _entropies(self.ranks)
+        entropies = vllm_entropy.unpack(self.ranks)
         queued = self.entered - self.submitted + self.scheduling_seconds
         decoding = time.monotonic() - self.submitted - queued - self.prefill_seconds
         return Rollout(
@@ -124,8 +125,3 @@ class Sample:
             policy_changes=tuple(self.policy_changes),
             stop_string=self.stop_string,
         )
-
-
-def _entropies(ranks: list[int]) -> NDArray[np.float32]:
-    """float32 [length, 2]: entropy at the sampling temperature and at temperature 1, from their bits."""
-    return np.array(ranks, np.int64).view(np.float32).reshape(-1, 2)
