@@ -1,9 +1,9 @@
 """How fast novelty is scored, side by side with the plain algorithm: `extra-rl bench novelty --json`.
 
-Every ratio compares two things measured in turn in this run, as the median of several repeats: what the
-issue on novelty asks for is in `ratios`, the rates behind them and what else is worth knowing in `figures`.
-`--part` measures one part only. `--capacity-test` fills an index with 1,000,000 prompts x 16 vectors in
-float16 (about 13 GB of memory) and says what that takes.
+Every ratio compares two things measured in turn in this run, as the median of several repeats. `ratios` holds
+the comparisons, `figures` the rates behind them and further measurements. `--part` measures one part only.
+`--capacity-test` fills an index with 1,000,000 prompts x 16 vectors in float16 (about 13 GB of memory) and
+measures that.
 """
 
 import argparse
@@ -29,14 +29,15 @@ import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
 
-from extra_rl.v1 import novelty_pb2, novelty_pb2_grpc
+from extra_rl.v1 import namespace_pb2, namespace_pb2_grpc, novelty_pb2, novelty_pb2_grpc
+from extra_rl.vocabulary import Metric, ScoreMode
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.index import RingIndex
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.novelty import metrics
-from extra_services.novelty.request import Options, RolloutGroup
+from extra_services.novelty.request import RolloutGroup, ScoringOptions
 from extra_services.novelty.ring_scoring import RingScorer
 from extra_services.novelty.scoring import NoveltyScorer
 
@@ -100,7 +101,7 @@ class InMemory:
         unit, usable = metrics.unit_vectors(embeddings)
         assert usable.all()
         self.index.check_out(self.prompts)
-        novelty, _ = self.rings.score(self.prompts, self.counts, unit, "embedding")
+        novelty, _ = self.rings.score(self.prompts, self.counts, unit, Metric.EMBEDDING)
         self.rings.remember(self.prompts, self.counts, unit)
         self.index.check_in(self.prompts)
         return novelty
@@ -169,7 +170,7 @@ def durable_scoring(figures: dict[str, Any], ratios: dict[str, float]) -> None:
             scorer.score("bench", groups(embeddings(seed)))
         vectors = embeddings(10_000)
         batch, tensors = groups(vectors), torch.from_numpy(vectors)
-        score_only = Options(mode="score_only")
+        score_only = ScoringOptions(mode=ScoreMode.SCORE_ONLY)
         plain_s, durable_s, only_s = in_turn(
             REPEATS,
             lambda: plain.score(tensors),
@@ -194,12 +195,16 @@ class Server:
         self.process = subprocess.Popen([*command, *data])
         self.channel = grpc.insecure_channel(self.target, [("grpc.max_receive_message_length", -1)])
         self.stub = novelty_pb2_grpc.NoveltyServiceStub(self.channel)
-        self.stub.ListNamespaces(novelty_pb2.ListNamespacesRequest(), wait_for_ready=True, timeout=120)
+        self.namespaces = namespace_pb2_grpc.NamespaceServiceStub(self.channel)
+        listing = namespace_pb2.ListNamespacesRequest()
+        self.namespaces.ListNamespaces(listing, wait_for_ready=True, timeout=120)
 
     def create(self, name: str) -> None:
         """Makes a namespace."""
-        settings = novelty_pb2.NamespaceSettings(min_history=1)
-        self.stub.CreateNamespace(novelty_pb2.CreateNamespaceRequest(namespace=name, settings=settings))
+        settings = namespace_pb2.NamespaceSettings(min_history=1)
+        self.namespaces.CreateNamespace(
+            namespace_pb2.CreateNamespaceRequest(namespace=name, settings=settings)
+        )
 
     def stop(self) -> None:
         """Ends the process."""

@@ -16,17 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
+from extra_rl.vocabulary import Metric, ScoreMode, TextWindow
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.memory import Memory
-from extra_services.memory.records import NamespaceSettings, TextWindow
+from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.novelty.request import GroupScores, Metric, Nearest, Options, RolloutGroup
+from extra_services.novelty.request import GroupScores, Nearest, RolloutGroup, ScoringOptions
 from extra_services.novelty.scoring import NoveltyScorer
 
 #: Characters of an excerpt, and how many of them are before the first difference.
 EXCERPT, LEAD = 130, 25
-METRICS: tuple[Metric, ...] = ("embedding", "mean_cosine", "cluster_size")
-WINDOWS: tuple[TextWindow, ...] = ("reference", "whole")
+METRICS = (Metric.EMBEDDING, Metric.MEAN_COSINE, Metric.CLUSTER_SIZE)
+WINDOWS = (TextWindow.REFERENCE, TextWindow.WHOLE)
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,16 @@ def score(
     """Score the last four responses of each problem and return the correct ones."""
     scorer, name = NoveltyScorer(memory), f"{metric}-{window}"
     memory.create_namespace(name, NamespaceSettings(min_history=1, text_window=window))
-    scorer.score(name, [group(rows[:4]) for rows in data.values()], Options(mode="remember_only"))
+    scorer.score(
+        name, [group(rows[:4]) for rows in data.values()], ScoringOptions(mode=ScoreMode.REMEMBER_ONLY)
+    )
     answers, _ = scorer.score(
-        name, [group(rows[4:]) for rows in data.values()], Options(metric, explain=True)
+        name, [group(rows[4:]) for rows in data.values()], ScoringOptions(metric, explain=True)
     )
     scored = []
     for answer, rows in zip(answers, data.values(), strict=True):
         assert isinstance(answer, GroupScores)
-        if not answer.memory_before and metric == "embedding":
+        if not answer.memory_before and metric is Metric.EMBEDDING:
             continue
         stored = [row["response"] for row in rows[:4] if row["correct"]]
         for row, novelty, nearest in zip(rows[4:], answer.novelty.tolist(), answer.nearest, strict=True):
@@ -114,7 +117,7 @@ def main(folder: Path) -> None:
             (metric, window): score(memory, data, metric, window) for metric in METRICS for window in WINDOWS
         }
         memory.close()
-    main_result = results["embedding", "reference"]
+    main_result = results[Metric.EMBEDDING, TextWindow.REFERENCE]
     print("# Novelty of real solutions\n")
     print(
         f"The data are {len(data)} MATH problems with 8 responses each of a Qwen2.5-Math model. For each"
@@ -130,7 +133,7 @@ def main(folder: Path) -> None:
         values = np.array([one.novelty for one in scored])
         quantiles = " | ".join(f"{value:.3f}" for value in np.percentile(values, [50, 90, 100]))
         print(f"| `{metric}` | `{window}` | {len(values)} | {values.mean():.3f} | {quantiles} |")
-    both = np.array([[one.novelty for one in results["embedding", window]] for window in WINDOWS])
+    both = np.array([[one.novelty for one in results[Metric.EMBEDDING, window]] for window in WINDOWS])
     ranks = both.argsort(axis=1).argsort(axis=1)
     print(
         f"\nRank correlation of the two windows' novelties: {np.corrcoef(ranks)[0, 1]:.2f}. Raw distances are"

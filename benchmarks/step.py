@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerFast
 
 from extra_client import (
     FinishReason,
+    NamespaceClient,
     NamespaceSettings,
     NoveltyClient,
     PrefixClient,
@@ -183,7 +184,7 @@ def paper_size(prompts: int, rate: float, figures: dict[str, Any], ratios: dict[
         PrefixClient(memory.target, "step") as prefixes,
         VerificationClient(verifier.target) as verification,
     ):
-        novelty.create_namespace()
+        NamespaceClient(memory.target, "step").create(NamespaceSettings(min_history=0))
         explorer = Explorer(
             NoveltyConfig(), PrefixConfig(warmup_steps=0), novelty, prefixes, TokenTexts(tokenizer), "bench"
         )

@@ -259,7 +259,7 @@ NOVELTY = Dashboard(
             ],
             "Retries cause repeated writes; servers that write the same prompts cause conflicts.",
         ),
-        *calls("NoveltyService|PrefixService"),
+        *calls("NamespaceService|NoveltyService|PrefixService"),
     ],
 )
 

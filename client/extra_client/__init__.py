@@ -1,4 +1,4 @@
-"""Clients of the extra-rl services: generation, novelty, prefix, verification.
+"""Clients of the extra-rl services: generation, namespace, novelty, prefix, verification.
 
 The blocking clients are here, the same names with await in `extra_client.aio`, services as child processes in
 `extra_client.embedded`. Results are dataclasses with numpy arrays; errors are subclasses of ExtraError. Needs
@@ -18,18 +18,24 @@ from extra_client._generation import (
     Timings,
     WeightsUpdate,
 )
-from extra_client._novelty import (
-    Group,
-    GroupScores,
+from extra_client._namespace import (
     ImportedNamespace,
     Namespace,
     NamespaceCopy,
+    NamespaceInfo,
     NamespaceSettings,
+    PositiveNovelty,
+    PromptSummary,
+)
+from extra_client._novelty import (
+    EmbeddedTexts,
+    Group,
+    GroupScores,
     Nearest,
     NeighborQuery,
     Neighbors,
-    PositiveNovelty,
-    PromptSummary,
+    NoveltyInfo,
+    NoveltyTimings,
     SampleOptions,
     SampleScore,
 )
@@ -40,13 +46,22 @@ from extra_client._prefix import (
     HardPrompt,
     Outcome,
     PrefixCandidate,
+    PrefixInfo,
     PromptPrefixes,
     SelectedPrefix,
 )
-from extra_client._sync import GenerationClient, NoveltyClient, PrefixClient, VerificationClient
+from extra_client._server_info import ServerInfo
+from extra_client._sync import (
+    GenerationClient,
+    NamespaceClient,
+    NoveltyClient,
+    PrefixClient,
+    VerificationClient,
+)
 from extra_client._transport import request_scope
 from extra_client._verification import (
     Verdict,
+    VerificationInfo,
     VerifyOptions,
 )
 from extra_client.credentials import Credentials
@@ -90,6 +105,7 @@ __all__ = [
     "CancelledError",
     "Credentials",
     "DeadlineExceededError",
+    "EmbeddedTexts",
     "EntropyRollout",
     "ExtraError",
     "FailedPreconditionError",
@@ -109,7 +125,9 @@ __all__ = [
     "Method",
     "Metric",
     "Namespace",
+    "NamespaceClient",
     "NamespaceCopy",
+    "NamespaceInfo",
     "NamespaceSettings",
     "Nearest",
     "NearestKind",
@@ -117,6 +135,8 @@ __all__ = [
     "Neighbors",
     "NotFoundError",
     "NoveltyClient",
+    "NoveltyInfo",
+    "NoveltyTimings",
     "Outcome",
     "OverloadedError",
     "PermissionDeniedError",
@@ -124,6 +144,7 @@ __all__ = [
     "PositiveNovelty",
     "PrefixCandidate",
     "PrefixClient",
+    "PrefixInfo",
     "Prompt",
     "PromptError",
     "PromptPrefixes",
@@ -137,6 +158,7 @@ __all__ = [
     "SegmentEntropy",
     "SelectedPrefix",
     "SelectionPolicy",
+    "ServerInfo",
     "TextWindow",
     "Timings",
     "UnauthenticatedError",
@@ -147,6 +169,7 @@ __all__ = [
     "Verdict",
     "VerdictStatus",
     "VerificationClient",
+    "VerificationInfo",
     "VerifyOptions",
     "WeightsUpdate",
     "aio",

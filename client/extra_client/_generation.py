@@ -8,7 +8,8 @@ from typing import Any, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_client import _wire, errors
+from extra_client import _server_info, _wire, errors
+from extra_client._server_info import ServerInfo
 from extra_client._transport import GENERATION, Call
 from extra_client.errors import ExtraError, InvalidArgumentError
 from extra_rl.tokens import vocab_hash
@@ -133,6 +134,9 @@ class GenerationInfo:
     max_prompts: int
     #: Token ids that end a sample.
     eos_token_ids: tuple[int, ...]
+    #: Most samples in one request: prompts times n.
+    max_samples: int
+    server: ServerInfo
 
 
 #: Yielded by a stream of rollouts.
@@ -247,7 +251,7 @@ def stream_weights(messages: Any) -> Call[WeightsUpdate]:
 
 def get_info() -> Call[GenerationInfo]:
     """Return the call GetInfo."""
-    return Call(GENERATION, "GetInfo", pb.GetInfoRequest(), _info, deadline=30)
+    return Call(GENERATION, "GetInfo", pb.GenerationServiceGetInfoRequest(), _info, deadline=30)
 
 
 class Gathered:
@@ -385,7 +389,7 @@ def _weights_update(response: pb.UpdateWeightsResponse | pb.StreamWeightsRespons
     )
 
 
-def _info(response: pb.GetInfoResponse) -> GenerationInfo:
+def _info(response: pb.GenerationServiceGetInfoResponse) -> GenerationInfo:
     return GenerationInfo(
         engine=response.engine,
         engine_version=response.engine_version,
@@ -396,4 +400,6 @@ def _info(response: pb.GetInfoResponse) -> GenerationInfo:
         max_model_len=response.max_model_len,
         max_prompts=response.max_prompts,
         eos_token_ids=tuple(response.eos_token_ids),
+        max_samples=response.max_samples,
+        server=_server_info.parse(response.server),
     )

@@ -1,120 +1,39 @@
 """NoveltyService without the connection: requests and responses as numpy arrays and dataclasses."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, TypedDict
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from extra_client import _wire, errors
+from extra_client import _server_info, _wire, errors
+from extra_client._server_info import ServerInfo
 from extra_client._transport import NOVELTY, Call, new_key
 from extra_client.errors import ExtraError, InternalError
 from extra_rl.v1 import novelty_pb2 as pb
-from extra_rl.vocabulary import (
-    MemoryPolicy,
-    Metric,
-    NearestKind,
-    Scale,
-    ScoreMode,
-    TextWindow,
-    VectorStorage,
-)
-
-#: Bytes of a file in one message.
-_CHUNK_BYTES = 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamespaceSettings:
-    """Settings of a namespace, stored with it; None takes the server's default."""
-
-    #: Solutions kept per prompt, oldest out first (16).
-    memory_capacity: int | None = None
-    #: Novelty is 0 while the prompt's memory held fewer entries than this before the group (8).
-    min_history: int | None = None
-    memory_policy: MemoryPolicy | None = None
-    #: Prefixes kept per prompt, oldest out first (128).
-    prefix_capacity: int | None = None
-    #: Which part of a text is embedded (REFERENCE).
-    text_window: TextWindow | None = None
-    #: How the vectors of solutions are held (FLOAT32).
-    storage: VectorStorage | None = None
-    #: Tokens per n-gram of Metric.NGRAM_COUNT (2).
-    ngram_size: int | None = None
-    #: Cosine similarity from which two solutions are in one cluster, for Metric.CLUSTER_SIZE (0.95).
-    cluster_similarity: float | None = None
-    #: Weight of a group's reward variance in its prompt's moving average (0.1).
-    variance_rate: float | None = None
+from extra_rl.vocabulary import Metric, NearestKind, Scale, ScoreMode
 
 
 @dataclass(frozen=True, slots=True)
-class PositiveNovelty:
-    """The positive novelties of one metric so far: what Scale.RUNNING_MEAN divides by."""
+class NoveltyTimings:
+    """Seconds that a call spent in each stage on the server."""
 
-    metric: Metric
-    count: int
-    mean: float
-
-
-@dataclass(frozen=True, slots=True)
-class Namespace:
-    """A namespace as it is now."""
-
-    settings: NamespaceSettings
-    #: Prompts with at least one stored solution.
-    prompts: int
-    #: Solutions and prefixes stored.
-    solutions: int
-    prefixes: int
-    #: Embedding model and dimension of its vectors; empty and 0 until the first.
-    embedding_model: str
-    dimension: int
-    positive: tuple[PositiveNovelty, ...]
-    #: How often this server, since it started, found a prompt's memory in its index, or had to read it.
-    index_hits: int
-    index_loads: int
-    #: Texts this server, since it started, embedded, or knew the vectors of; in all namespaces.
-    texts_embedded: int
-    texts_cached: int
-
-
-@dataclass(frozen=True, slots=True)
-class NamespaceCopy:
-    """The size of a copy."""
-
-    solutions: int
-    prefixes: int
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedNamespace:
-    """A namespace created from a file."""
-
-    settings: NamespaceSettings
-    prompts: int
-    solutions: int
-    prefixes: int
-
-
-@dataclass(frozen=True, slots=True)
-class PromptSummary:
-    """The sizes of the memories of one prompt."""
-
-    prompt_id: str
-    #: Solutions stored, and ever stored.
-    solutions: int
-    solutions_added: int
-    prefixes: int
-    #: Moving average of the variance of its rewards; 0 if never tracked.
-    reward_variance: float
+    #: Waiting for a thread.
+    queue_seconds: float
+    #: Waiting for other calls about the same prompts.
+    lock_seconds: float
+    #: Embedding texts.
+    embed_seconds: float
+    #: Searching the memories.
+    search_seconds: float
+    #: Making the write durable.
+    commit_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The nearest neighbour of a text: a stored solution of its prompt, or a sibling in its group."""
+    """Nearest neighbour of a text: a stored solution of its prompt, or a sibling in its group."""
 
     kind: NearestKind
     #: Of a stored solution: its number among all ever stored for the prompt, from 0.
@@ -142,6 +61,8 @@ class Neighbors:
 
     neighbors: tuple[Nearest, ...]
     error: ExtraError | None
+    #: Of the whole call.
+    timings: NoveltyTimings
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -180,8 +101,10 @@ class GroupScores:
     reward_variance: float | None
     #: With `vendi`: how many distinct solutions the group holds in effect.
     vendi: float | None
-    #: What the novelties were divided by.
+    #: Divisor of the novelties.
     divisor: float
+    #: Of the whole call.
+    timings: NoveltyTimings
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +119,45 @@ class SampleScore:
     #: Entries of the prompt's memory before and after the group.
     memory_before: int
     memory_after: int
+    #: Of scoring the group; without the wait for its samples.
+    timings: NoveltyTimings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddedTexts:
+    """Result of embedding texts."""
+
+    #: Unit vectors, float32 [texts, dimension], zeros for refused texts; [texts, 0] unless asked for.
+    vectors: NDArray[np.float32]
+    #: Per text None, or the error it was refused with: it is empty or too long.
+    errors: tuple[ExtraError | None, ...]
+    #: Texts that the model embedded, and texts whose vectors were in the server's cache.
+    embedded: int
+    cached: int
+    timings: NoveltyTimings
+
+
+@dataclass(frozen=True, slots=True)
+class NoveltyInfo:
+    """Version, model and limits of the service."""
+
+    server: ServerInfo
+    #: Name of the embedding model and dimension of its vectors; empty and 0 without a model.
+    embedding_model: str
+    embedding_dimension: int
+    #: Most rollouts, queries or texts in one call.
+    max_rollouts: int
+    #: Most characters of one text.
+    max_text_characters: int
+    #: Most token ids of one rollout.
+    max_tokens_per_rollout: int
+    #: Largest dimension of embeddings of your own.
+    max_dimension: int
+    #: Largest k of `query_neighbors`.
+    max_neighbors: int
+    #: Largest group_size and wait_seconds of `collect_sample`.
+    max_group_size: int
+    max_wait_seconds: float
 
 
 class SampleOptions(TypedDict, total=False):
@@ -213,54 +175,6 @@ class SampleOptions(TypedDict, total=False):
     scale: Scale | str
     #: Seconds after the group's first sample at which it is scored without those still missing (300).
     wait_seconds: float
-
-
-def create_namespace(namespace: str, settings: NamespaceSettings | None) -> Call[NamespaceSettings]:
-    """Return the call CreateNamespace."""
-    request = pb.CreateNamespaceRequest(namespace=namespace, settings=_settings_out(settings))
-    return Call(
-        NOVELTY, "CreateNamespace", request, lambda response: _settings_in(response.settings), deadline=30
-    )
-
-
-def describe_namespace(namespace: str) -> Call[Namespace]:
-    """Return the call DescribeNamespace."""
-    return Call(
-        NOVELTY,
-        "DescribeNamespace",
-        pb.DescribeNamespaceRequest(namespace=namespace),
-        _namespace,
-        deadline=30,
-    )
-
-
-def copy_namespace(source: str, destination: str, replace: bool) -> Call[NamespaceCopy]:
-    """Return the call CopyNamespace."""
-    request = pb.CopyNamespaceRequest(source=source, destination=destination, replace=replace)
-    return Call(
-        NOVELTY,
-        "CopyNamespace",
-        request,
-        lambda response: NamespaceCopy(response.solutions, response.prefixes),
-        deadline=600,
-    )
-
-
-def delete_namespace(namespace: str) -> Call[bool]:
-    """Return the call DeleteNamespace."""
-    request = pb.DeleteNamespaceRequest(namespace=namespace)
-    return Call(NOVELTY, "DeleteNamespace", request, lambda response: bool(response.existed), deadline=120)
-
-
-def list_namespaces() -> Call[list[str]]:
-    """Return the call ListNamespaces."""
-    return Call(
-        NOVELTY,
-        "ListNamespaces",
-        pb.ListNamespacesRequest(),
-        lambda response: list(response.namespaces),
-        deadline=30,
-    )
 
 
 def score_groups(
@@ -291,7 +205,8 @@ def score_groups(
     def parse(response: pb.ScoreGroupsResponse) -> list[GroupScores]:
         if len(response.groups) != len(groups):
             raise InternalError(f"the server sent {len(response.groups)} scores for {len(groups)} groups")
-        return [_scores(scores, response.replayed) for scores in response.groups]
+        timings = _timings(response.timings)
+        return [_scores(scores, response.replayed, timings) for scores in response.groups]
 
     return Call(NOVELTY, "ScoreGroups", request, parse, deadline=600)
 
@@ -350,10 +265,12 @@ def query_neighbors(namespace: str, queries: Sequence[NeighborQuery], k: int) ->
     def parse(response: pb.QueryNeighborsResponse) -> list[Neighbors]:
         if len(response.results) != len(queries):
             raise InternalError(f"the server sent {len(response.results)} results for {len(queries)} queries")
+        timings = _timings(response.timings)
         return [
             Neighbors(
                 tuple(found for nearest in result.neighbors if (found := _nearest(nearest))),
                 errors.from_item(result.error),
+                timings,
             )
             for result in response.results
         ]
@@ -361,125 +278,35 @@ def query_neighbors(namespace: str, queries: Sequence[NeighborQuery], k: int) ->
     return Call(NOVELTY, "QueryNeighbors", request, parse, deadline=120)
 
 
-def list_prompts(namespace: str, page_size: int, page_token: str) -> Call[tuple[list[PromptSummary], str]]:
-    """Return the call ListPrompts: one page, and the token of the next one, empty after the last."""
-    request = pb.ListPromptsRequest(namespace=namespace, page_size=page_size, page_token=page_token)
-    return Call(
-        NOVELTY,
-        "ListPrompts",
-        request,
-        lambda response: ([_summary(prompt) for prompt in response.prompts], response.next_page_token),
-        deadline=60,
-    )
+def embed(namespace: str, texts: Sequence[str], return_vectors: bool) -> Call[EmbeddedTexts]:
+    """Return the call Embed."""
+    request = pb.EmbedRequest(namespace=namespace, texts=texts, return_vectors=return_vectors)
+
+    def parse(response: pb.EmbedResponse) -> EmbeddedTexts:
+        if len(response.errors) != len(texts):
+            raise InternalError(f"the server sent {len(response.errors)} results for {len(texts)} texts")
+        width = response.dimension if return_vectors else 0
+        return EmbeddedTexts(
+            vectors=_wire.floats(response.vectors).reshape(len(texts), width),
+            errors=tuple(errors.from_item(error) for error in response.errors),
+            embedded=response.embedded,
+            cached=response.cached,
+            timings=_timings(response.timings),
+        )
+
+    return Call(NOVELTY, "Embed", request, parse, deadline=600)
 
 
-def delete_prompts(namespace: str, prompt_ids: Sequence[str]) -> Call[list[bool]]:
-    """Return the call DeletePrompts."""
-    request = pb.DeletePromptsRequest(namespace=namespace, prompt_ids=prompt_ids)
-    return Call(NOVELTY, "DeletePrompts", request, lambda response: list(response.existed), deadline=120)
-
-
-def export_namespace(namespace: str) -> Call[bytes]:
-    """Return the call ExportNamespace; each message is the next piece of the file."""
-    request = pb.ExportNamespaceRequest(namespace=namespace)
-    return Call(NOVELTY, "ExportNamespace", request, lambda response: bytes(response.chunk), deadline=3600)
-
-
-def import_namespace(messages: Any) -> Call[ImportedNamespace]:
-    """Return the call ImportNamespace, which sends what `import_messages` makes."""
-    return Call(NOVELTY, "ImportNamespace", messages, _imported, deadline=3600)
-
-
-def import_messages(namespace: str, path: Path, replace: bool) -> Iterator[pb.ImportNamespaceRequest]:
-    """Yield the messages that send the file at `path`."""
-    with path.open("rb") as file:
-        yield pb.ImportNamespaceRequest(namespace=namespace, replace=replace)
-        while chunk := file.read(_CHUNK_BYTES):
-            yield pb.ImportNamespaceRequest(chunk=chunk)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write that replaces `path` once it is complete."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def get_info() -> Call[NoveltyInfo]:
+    """Return the call GetInfo."""
+    return Call(NOVELTY, "GetInfo", pb.NoveltyServiceGetInfoRequest(), _info, deadline=30)
 
 
 def only(scores: list[GroupScores]) -> NDArray[np.float32]:
-    """Return the novelty of the only group, or raise the error it was refused with."""
+    """Return the novelty of the one group, or raise the error it was refused with."""
     if scores[0].error is not None:
         raise scores[0].error
     return scores[0].novelty
-
-
-def _settings_out(settings: NamespaceSettings | None) -> pb.NamespaceSettings:
-    if settings is None:
-        return pb.NamespaceSettings()
-    return pb.NamespaceSettings(
-        memory_capacity=settings.memory_capacity,
-        min_history=settings.min_history,
-        memory_policy=_wire.number(MemoryPolicy, settings.memory_policy, "settings.memory_policy"),
-        prefix_capacity=settings.prefix_capacity,
-        text_window=_wire.number(TextWindow, settings.text_window, "settings.text_window"),
-        storage=_wire.number(VectorStorage, settings.storage, "settings.storage"),
-        ngram_size=settings.ngram_size,
-        cluster_similarity=settings.cluster_similarity,
-        variance_rate=settings.variance_rate,
-    )
-
-
-def _settings_in(settings: pb.NamespaceSettings) -> NamespaceSettings:
-    return NamespaceSettings(
-        memory_capacity=settings.memory_capacity,
-        min_history=settings.min_history,
-        memory_policy=_wire.optional_member(MemoryPolicy, settings.memory_policy),
-        prefix_capacity=settings.prefix_capacity,
-        text_window=_wire.optional_member(TextWindow, settings.text_window),
-        storage=_wire.optional_member(VectorStorage, settings.storage),
-        ngram_size=settings.ngram_size,
-        cluster_similarity=settings.cluster_similarity,
-        variance_rate=settings.variance_rate,
-    )
-
-
-def _namespace(response: pb.DescribeNamespaceResponse) -> Namespace:
-    return Namespace(
-        settings=_settings_in(response.settings),
-        prompts=response.prompts,
-        solutions=response.solutions,
-        prefixes=response.prefixes,
-        embedding_model=response.embedding_model,
-        dimension=response.dimension,
-        positive=tuple(
-            PositiveNovelty(_wire.member(Metric, positive.metric), positive.count, positive.mean)
-            for positive in response.positive
-        ),
-        index_hits=response.index_hits,
-        index_loads=response.index_loads,
-        texts_embedded=response.texts_embedded,
-        texts_cached=response.texts_cached,
-    )
-
-
-def _imported(response: pb.ImportNamespaceResponse) -> ImportedNamespace:
-    return ImportedNamespace(
-        _settings_in(response.settings), response.prompts, response.solutions, response.prefixes
-    )
-
-
-def _summary(prompt: pb.PromptSummary) -> PromptSummary:
-    return PromptSummary(
-        prompt_id=prompt.prompt_id,
-        solutions=prompt.solutions,
-        solutions_added=prompt.solutions_added,
-        prefixes=prompt.prefixes,
-        reward_variance=prompt.reward_variance,
-    )
 
 
 def _nearest(nearest: pb.Nearest) -> Nearest | None:
@@ -502,6 +329,7 @@ def _sample_score(response: pb.CollectSampleResponse) -> SampleScore:
         samples=response.samples,
         memory_before=response.memory_before,
         memory_after=response.memory_after,
+        timings=_timings(response.timings),
     )
 
 
@@ -521,7 +349,7 @@ def _group(group: Group, field: str) -> pb.Group:
     )
 
 
-def _scores(scores: pb.GroupScores, replayed: bool) -> GroupScores:
+def _scores(scores: pb.GroupScores, replayed: bool, timings: NoveltyTimings) -> GroupScores:
     return GroupScores(
         novelty=_wire.floats(scores.novelty),
         memory_before=scores.memory_before,
@@ -532,4 +360,30 @@ def _scores(scores: pb.GroupScores, replayed: bool) -> GroupScores:
         reward_variance=scores.reward_variance if scores.HasField("reward_variance") else None,
         vendi=scores.vendi if scores.HasField("vendi") else None,
         divisor=scores.divisor,
+        timings=timings,
+    )
+
+
+def _timings(timings: pb.NoveltyTimings) -> NoveltyTimings:
+    return NoveltyTimings(
+        timings.queue_seconds,
+        timings.lock_seconds,
+        timings.embed_seconds,
+        timings.search_seconds,
+        timings.commit_seconds,
+    )
+
+
+def _info(response: pb.NoveltyServiceGetInfoResponse) -> NoveltyInfo:
+    return NoveltyInfo(
+        server=_server_info.parse(response.server),
+        embedding_model=response.embedding_model,
+        embedding_dimension=response.embedding_dimension,
+        max_rollouts=response.max_rollouts,
+        max_text_characters=response.max_text_characters,
+        max_tokens_per_rollout=response.max_tokens_per_rollout,
+        max_dimension=response.max_dimension,
+        max_neighbors=response.max_neighbors,
+        max_group_size=response.max_group_size,
+        max_wait_seconds=response.max_wait_seconds,
     )

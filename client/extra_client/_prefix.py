@@ -6,11 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from extra_client import _wire, errors
+from extra_client import _server_info, _wire, errors
+from extra_client._server_info import ServerInfo
 from extra_client._transport import PREFIX, Call, new_key
 from extra_client.errors import ExtraError, InternalError
 from extra_rl.v1 import prefix_pb2 as pb
 from extra_rl.vocabulary import SelectionPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixInfo:
+    """Version, model and limits of the service."""
+
+    server: ServerInfo
+    #: Name of the embedding model; empty if there is none, and then no rollouts can be added.
+    embedding_model: str
+    #: Most prompts or outcomes in one call.
+    max_prompts: int
+    #: Most characters of one rollout's text.
+    max_text_characters: int
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -279,3 +293,17 @@ def _selected(prompt_id: str, prefix: pb.SelectedPrefix) -> SelectedPrefix:
 def _check(got: int, wanted: int) -> None:
     if got != wanted:
         raise InternalError(f"the server sent {got} results for {wanted} items")
+
+
+def get_info() -> Call[PrefixInfo]:
+    """Return the call GetInfo."""
+    return Call(PREFIX, "GetInfo", pb.PrefixServiceGetInfoRequest(), _info, deadline=30)
+
+
+def _info(response: pb.PrefixServiceGetInfoResponse) -> PrefixInfo:
+    return PrefixInfo(
+        server=_server_info.parse(response.server),
+        embedding_model=response.embedding_model,
+        max_prompts=response.max_prompts,
+        max_text_characters=response.max_text_characters,
+    )

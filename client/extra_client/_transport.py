@@ -1,10 +1,10 @@
 """Targets, channel options, calls and their errors: shared by the connections of both kinds of client.
 
 A `Call` is one RPC as data: what to send, how to read the answer, how long it may take. The modules of pure
-functions (`_generation`, `_novelty`, `_prefix`, `_verification`) make Calls; the two bases run them. After
-UNAVAILABLE a call is sent again, with backoff, if it reads, or if it is a write that carries an idempotency
-key or is idempotent by itself. gRPC's own retries are off: with them on (grpcio 1.85.1, a retry policy or its
-transparent retries alone), a call that was running when its server stopped can hang forever.
+functions (`_generation`, `_namespace`, `_novelty`, `_prefix`, `_verification`) make Calls; the two bases run
+them. After UNAVAILABLE a call is sent again, with backoff, if it reads, or if it is a write that carries an
+idempotency key or is idempotent by itself. gRPC's own retries are off: with them on (grpcio 1.85.1, a retry
+policy or its transparent retries alone), a call that was running when its server stopped can hang forever.
 """
 
 import json
@@ -24,7 +24,13 @@ from google.rpc import status_pb2
 
 from extra_client import embedded, errors
 from extra_client.credentials import Credentials
-from extra_rl.v1 import generation_pb2_grpc, novelty_pb2_grpc, prefix_pb2_grpc, verification_pb2_grpc
+from extra_rl.v1 import (
+    generation_pb2_grpc,
+    namespace_pb2_grpc,
+    novelty_pb2_grpc,
+    prefix_pb2_grpc,
+    verification_pb2_grpc,
+)
 
 Result = TypeVar("Result")
 
@@ -61,32 +67,38 @@ GENERATION = Service(
     # StreamWeights: the tensors it has sent are gone.
     ("Generate", "UpdateWeights", "GetInfo"),
 )
+NAMESPACE = Service(
+    "novelty",
+    "extra_rl.v1.NamespaceService",
+    50052,
+    namespace_pb2_grpc.NamespaceServiceStub,
+    # Not CopyNamespace: a copy repeated later is another snapshot. Not ImportNamespace: repeated, it finds
+    # that the namespace exists.
+    (
+        "CreateNamespace",
+        "DescribeNamespace",
+        "ListNamespaces",
+        "DeleteNamespace",
+        "ExportNamespace",
+        "ListPrompts",
+        "DeletePrompts",
+        "GetInfo",
+    ),
+)
 NOVELTY = Service(
     "novelty",
     "extra_rl.v1.NoveltyService",
     50052,
     novelty_pb2_grpc.NoveltyServiceStub,
-    # Not CopyNamespace: a copy repeated later is another snapshot. Not ImportNamespace: repeated, it finds
-    # that the namespace exists. CollectSample is idempotent by group and index.
-    (
-        "CreateNamespace",
-        "DescribeNamespace",
-        "DeleteNamespace",
-        "ListNamespaces",
-        "ScoreGroups",
-        "CollectSample",
-        "QueryNeighbors",
-        "ListPrompts",
-        "DeletePrompts",
-        "ExportNamespace",
-    ),
+    # CollectSample is idempotent by group and index.
+    ("ScoreGroups", "CollectSample", "QueryNeighbors", "Embed", "GetInfo"),
 )
 PREFIX = Service(
     "novelty",
     "extra_rl.v1.PrefixService",
     50052,
     prefix_pb2_grpc.PrefixServiceStub,
-    ("AddRollouts", "SelectPrefixes", "ReportOutcomes", "ListPrefixes", "ForgetPrefixes"),
+    ("AddRollouts", "SelectPrefixes", "ReportOutcomes", "ListPrefixes", "ForgetPrefixes", "GetInfo"),
 )
 VERIFICATION = Service(
     "verification",
@@ -94,9 +106,9 @@ VERIFICATION = Service(
     50053,
     verification_pb2_grpc.VerificationServiceStub,
     # Not VerifyStream: the items it has sent are gone.
-    ("Verify",),
+    ("Verify", "GetInfo"),
 )
-SERVICES = (GENERATION, NOVELTY, PREFIX, VERIFICATION)
+SERVICES = (GENERATION, NAMESPACE, NOVELTY, PREFIX, VERIFICATION)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from extra_client import _wire
+from extra_client import _server_info, _wire
+from extra_client._server_info import ServerInfo
 from extra_client._transport import VERIFICATION, Call
 from extra_client.errors import InternalError, InvalidArgumentError
 from extra_rl.groups import is_decided
@@ -12,6 +13,21 @@ from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 
 Id = TypeVar("Id")
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationInfo:
+    """Version, verifiers and limits of the service."""
+
+    server: ServerInfo
+    math_verify_version: str
+    #: Longest execution of one item, in seconds.
+    max_timeout_seconds: float
+    #: Worker processes, and items that may wait for one.
+    workers: int
+    max_queue: int
+    #: Names that VerifyOptions.verifier may have.
+    custom_verifiers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +139,22 @@ class Stream(Generic[Id]):
 
     def _parse(self, response: pb.VerifyStreamResponse) -> tuple[Id, Verdict]:
         return self._waiting.pop(response.id), _verdict(response.verdict)
+
+
+def get_info() -> Call[VerificationInfo]:
+    """Return the call GetInfo."""
+    return Call(VERIFICATION, "GetInfo", pb.VerificationServiceGetInfoRequest(), _info, deadline=30)
+
+
+def _info(response: pb.VerificationServiceGetInfoResponse) -> VerificationInfo:
+    return VerificationInfo(
+        server=_server_info.parse(response.server),
+        math_verify_version=response.math_verify_version,
+        max_timeout_seconds=response.max_timeout_seconds,
+        workers=response.workers,
+        max_queue=response.max_queue,
+        custom_verifiers=tuple(response.custom_verifiers),
+    )
 
 
 def _shared(method: Method | str, options: VerifyOptions | None) -> pb.VerifyItem:

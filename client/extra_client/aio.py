@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from extra_client import (
     _aio_base,
     _generation,
+    _namespace,
     _novelty,
     _prefix,
     _transport,
@@ -33,16 +34,21 @@ from extra_client._generation import (
     TokenIds,
     WeightsUpdate,
 )
-from extra_client._novelty import (
-    Group,
-    GroupScores,
+from extra_client._namespace import (
     ImportedNamespace,
     Namespace,
     NamespaceCopy,
+    NamespaceInfo,
     NamespaceSettings,
+    PromptSummary,
+)
+from extra_client._novelty import (
+    EmbeddedTexts,
+    Group,
+    GroupScores,
     NeighborQuery,
     Neighbors,
-    PromptSummary,
+    NoveltyInfo,
     SampleOptions,
     SampleScore,
 )
@@ -51,18 +57,19 @@ from extra_client._prefix import (
     ForgottenPrefixes,
     HardPrompt,
     Outcome,
+    PrefixInfo,
     PromptPrefixes,
     SelectedPrefix,
 )
 from extra_client._transport import Call
-from extra_client._verification import Verdict, VerifyOptions
+from extra_client._verification import Verdict, VerificationInfo, VerifyOptions
 from extra_client.credentials import Credentials
 from extra_rl.vocabulary import InFlight, Method, Metric, Scale, ScoreMode, SelectionPolicy
 
 Result = TypeVar("Result")
 Id = TypeVar("Id")
 
-__all__ = ["GenerationClient", "NoveltyClient", "PrefixClient", "VerificationClient"]
+__all__ = ["GenerationClient", "NamespaceClient", "NoveltyClient", "PrefixClient", "VerificationClient"]
 
 
 class GenerationClient(_aio_base.Client):
@@ -305,8 +312,116 @@ class VerificationClient(_aio_base.Client):
         requests = (stream.request(item) async for item in items)
         return self._exchange(requests, stream.call, stream.check, deadline)
 
+    async def get_info(self, *, deadline: float | None = None) -> VerificationInfo:
+        """Return version, verifiers and limits of the service."""
+        return await self._run(_verification.get_info(), deadline)
 
-class _NamespaceClient(_aio_base.Client):
+
+class NamespaceClient(_aio_base.Client):
+    """Administers a namespace with its solutions and prefixes; in the novelty server.
+
+    NoveltyClient and PrefixClient create their namespace on first use; this client does only what its methods
+    say.
+    """
+
+    _service = _transport.NAMESPACE
+
+    def __init__(
+        self,
+        target: str,
+        namespace: str,
+        *,
+        deadline: float | None = None,
+        patience: float | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """Take `target`, `deadline`, `patience` and `credentials` as every client; connect when first used.
+
+        `namespace` need not exist.
+        """
+        super().__init__(target, deadline=deadline, patience=patience, credentials=credentials)
+        self.namespace = namespace
+
+    async def create(
+        self, settings: NamespaceSettings | None = None, *, deadline: float | None = None
+    ) -> NamespaceSettings:
+        """Create the namespace; return its settings with the defaults filled in.
+
+        Creating it again with the same settings changes nothing.
+
+        Raises:
+            FailedPreconditionError: It exists with other settings.
+        """
+        return await self._run(_namespace.create_namespace(self.namespace, settings), deadline)
+
+    async def describe(self, *, deadline: float | None = None) -> Namespace:
+        """Return settings and sizes of the namespace.
+
+        Raises:
+            NotFoundError: It does not exist.
+        """
+        return await self._run(_namespace.describe_namespace(self.namespace), deadline)
+
+    async def copy_to(
+        self, destination: str, *, replace: bool = False, deadline: float | None = None
+    ) -> NamespaceCopy:
+        """Copy the namespace to `destination`, as of one moment: a snapshot.
+
+        Raises:
+            NotFoundError: It does not exist.
+            AlreadyExistsError: `destination` exists, and `replace` is false.
+        """
+        return await self._run(_namespace.copy_namespace(self.namespace, destination, replace), deadline)
+
+    async def delete(self, *, deadline: float | None = None) -> bool:
+        """Delete the namespace with all its entries; return whether it existed."""
+        return await self._run(_namespace.delete_namespace(self.namespace), deadline)
+
+    async def list_namespaces(self, *, deadline: float | None = None) -> list[str]:
+        """Return the names of all namespaces of the server, sorted."""
+        return await self._run(_namespace.list_namespaces(), deadline)
+
+    async def list_prompts(
+        self, *, page_size: int = 1000, deadline: float | None = None
+    ) -> AsyncIterator[PromptSummary]:
+        """Yield the prompts of the namespace, in order of their ids; pages are fetched as they are read."""
+        token, more = "", True
+        while more:
+            page, token = await self._run(_namespace.list_prompts(self.namespace, page_size, token), deadline)
+            for prompt in page:
+                yield prompt
+            more = bool(token)
+
+    async def delete_prompts(self, prompt_ids: Sequence[str], *, deadline: float | None = None) -> list[bool]:
+        """Delete all solutions and prefixes of prompts; return for each whether anything was stored."""
+        return await self._run(_namespace.delete_prompts(self.namespace, prompt_ids), deadline)
+
+    async def export_to(self, path: str | PurePath, *, deadline: float | None = None) -> None:
+        """Write the namespace to a Parquet file, without idempotency keys.
+
+        Each prompt is consistent; for a state of one moment, copy the namespace first and export the copy.
+        """
+        with _namespace.replacing(Path(path)) as file:
+            async for chunk in self._stream(_namespace.export_namespace(self.namespace), deadline):
+                await self._write(file, chunk)
+
+    async def import_from(
+        self, path: str | PurePath, *, replace: bool = False, deadline: float | None = None
+    ) -> ImportedNamespace:
+        """Make the namespace from a file that `export_to` wrote.
+
+        Raises:
+            AlreadyExistsError: The namespace exists, and `replace` is false.
+        """
+        messages = _namespace.import_messages(self.namespace, Path(path), replace)
+        return await self._send(messages, _namespace.import_namespace, deadline)
+
+    async def get_info(self, *, deadline: float | None = None) -> NamespaceInfo:
+        """Return version and limits of the service."""
+        return await self._run(_namespace.get_info(), deadline)
+
+
+class _ClientInNamespace(_aio_base.Client):
     """A client whose calls are in one namespace, which it creates on first use."""
 
     def __init__(
@@ -342,7 +457,7 @@ class _NamespaceClient(_aio_base.Client):
 
     async def _create(self, deadline: float | None) -> None:
         try:
-            await self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
+            await self._run(_namespace.create_namespace(self.namespace, self._settings), deadline)
         except (errors.FailedPreconditionError, errors.PermissionDeniedError):
             # It exists with other settings; or the token may only read, and it may exist.
             if self._settings is not None:
@@ -350,7 +465,7 @@ class _NamespaceClient(_aio_base.Client):
         self._created = True
 
 
-class NoveltyClient(_NamespaceClient):
+class NoveltyClient(_ClientInNamespace):
     """Scores how far solutions are from those already known for their prompt."""
 
     _service = _transport.NOVELTY
@@ -491,100 +606,30 @@ class NoveltyClient(_NamespaceClient):
         """
         return await self._run(_novelty.query_neighbors(self.namespace, queries, k), deadline)
 
-    async def create_namespace(self, *, deadline: float | None = None) -> NamespaceSettings:
-        """Create the namespace now; return its settings with the defaults filled in."""
-        settings = await self._run(_novelty.create_namespace(self.namespace, self._settings), deadline)
-        self._created = True
-        return settings
+    async def embed(
+        self, texts: Sequence[str], *, return_vectors: bool = False, deadline: float | None = None
+    ) -> EmbeddedTexts:
+        """Embed texts and keep their vectors in the server's cache, so that scoring them later is fast.
 
-    async def describe(self, *, deadline: float | None = None) -> Namespace:
-        """Return settings and sizes of the namespace.
-
-        Raises:
-            NotFoundError: It does not exist yet.
-        """
-        return await self._run(_novelty.describe_namespace(self.namespace), deadline)
-
-    async def copy_to(
-        self, destination: str, *, replace: bool = False, deadline: float | None = None
-    ) -> NamespaceCopy:
-        """Copy the namespace, novelty and prefix memories both: a snapshot.
+        Nothing is stored in the namespace; its settings decide which part of a text is embedded.
 
         Args:
-            destination: Name of the copy.
-            replace: Whether the copy may replace an existing namespace.
-            deadline: Seconds the call may take; None: the client's.
+            texts: Texts of rollouts.
+            return_vectors: Also return the vectors.
+            deadline: Seconds the call may take.
 
-        Raises:
-            AlreadyExistsError: `destination` exists, and `replace` is False.
+        Returns:
+            The vectors if asked for, an error for each text that is empty or too long, and how many texts
+            the model embedded.
         """
-        return await self._run(_novelty.copy_namespace(self.namespace, destination, replace), deadline)
+        return await self._run_inside(_novelty.embed(self.namespace, texts, return_vectors), deadline)
 
-    async def delete(self, *, deadline: float | None = None) -> bool:
-        """Delete the namespace, novelty and prefix memories both; return whether it existed."""
-        existed = await self._run(_novelty.delete_namespace(self.namespace), deadline)
-        self._created = False
-        return existed
-
-    async def list_namespaces(self, *, deadline: float | None = None) -> list[str]:
-        """Return the names of all namespaces of the server, sorted."""
-        return await self._run(_novelty.list_namespaces(), deadline)
-
-    async def list_prompts(
-        self, *, page_size: int = 1000, deadline: float | None = None
-    ) -> AsyncIterator[PromptSummary]:
-        """Yield the prompts of the namespace in order of their ids; pages are fetched as they are read.
-
-        Args:
-            page_size: Most prompts of one call.
-            deadline: Seconds each of the calls may take; None: the client's.
-        """
-        token, more = "", True
-        while more:
-            page, token = await self._run(_novelty.list_prompts(self.namespace, page_size, token), deadline)
-            for prompt in page:
-                yield prompt
-            more = bool(token)
-
-    async def delete_prompts(self, prompt_ids: Sequence[str], *, deadline: float | None = None) -> list[bool]:
-        """Delete the solutions and prefixes of prompts; return for each whether there were any."""
-        return await self._run(_novelty.delete_prompts(self.namespace, prompt_ids), deadline)
-
-    async def export_to(self, path: str | PurePath, *, deadline: float | None = None) -> None:
-        """Write the namespace, novelty and prefix memories both, to a Parquet file.
-
-        The file appears when it is complete. Each prompt is consistent; where all must be of one moment,
-        `copy_to` first and export the copy.
-
-        Args:
-            path: Of the file; it is replaced if it exists.
-            deadline: Seconds the call may take; None: the client's.
-        """
-        call = _novelty.export_namespace(self.namespace)
-        with _novelty.replacing(Path(path)) as file:
-            async for chunk in self._stream(call, deadline):
-                await self._write(file, chunk)
-
-    async def import_from(
-        self, path: str | PurePath, *, replace: bool = False, deadline: float | None = None
-    ) -> ImportedNamespace:
-        """Create the namespace from a file that `export_to` wrote; it appears complete, when this returns.
-
-        Args:
-            path: Of the file.
-            replace: Whether it may replace the namespace if that exists.
-            deadline: Seconds the call may take; None: the client's.
-
-        Raises:
-            AlreadyExistsError: The namespace exists, and `replace` is False.
-        """
-        messages = _novelty.import_messages(self.namespace, Path(path), replace)
-        imported = await self._send(messages, _novelty.import_namespace, deadline)
-        self._created = True
-        return imported
+    async def get_info(self, *, deadline: float | None = None) -> NoveltyInfo:
+        """Return version, embedding model and limits of the service."""
+        return await self._run(_novelty.get_info(), deadline)
 
 
-class PrefixClient(_NamespaceClient):
+class PrefixClient(_ClientInNamespace):
     """Keeps partial solutions of hard prompts and selects those to continue; in the novelty server."""
 
     _service = _transport.PREFIX
@@ -692,3 +737,7 @@ class PrefixClient(_NamespaceClient):
             For each prompt how many were forgotten.
         """
         return await self._run(_prefix.forget_prefixes(self.namespace, prompts), deadline)
+
+    async def get_info(self, *, deadline: float | None = None) -> PrefixInfo:
+        """Return version, embedding model and limits of the service."""
+        return await self._run(_prefix.get_info(), deadline)

@@ -12,12 +12,12 @@ import numpy as np
 from google.protobuf.descriptor import EnumDescriptor
 from numpy.typing import ArrayLike, NDArray
 
-from extra_rl.v1 import generation_pb2, novelty_pb2, prefix_pb2, verification_pb2
+from extra_rl.v1 import generation_pb2, namespace_pb2, novelty_pb2, prefix_pb2, verification_pb2
 from extra_rl.vocabulary import DEFAULTS, NearestKind
 
 Member = TypeVar("Member", bound=StrEnum)
 
-_FILES = (generation_pb2, novelty_pb2, prefix_pb2, verification_pb2)
+_FILES = (generation_pb2, namespace_pb2, novelty_pb2, prefix_pb2, verification_pb2)
 
 
 def floats(data: bytes) -> NDArray[np.float32]:

@@ -1,12 +1,12 @@
-"""The error vocabulary of the domain: what can be wrong, without saying how it travels.
+"""The errors of the domain, independent of gRPC.
 
-Domain code raises these and knows no gRPC. `runtime.errors` holds the one table that maps them to status
-codes; anything else that escapes is a bug and reaches the caller as INTERNAL with a request id only.
+Domain code raises these. `runtime.errors` holds the one table that maps them to status codes. Any other
+exception is a bug and reaches the caller as INTERNAL with nothing but a request id.
 """
 
 
 class ServiceError(Exception):
-    """Base of all errors a caller is told about; `message` says what was wrong and what to do."""
+    """Base of all errors that are reported to the caller; `message` names the problem and the remedy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -14,7 +14,7 @@ class ServiceError(Exception):
 
 
 class InvalidInput(ServiceError):
-    """The request is wrong and stays wrong; `field` is the path of the offending field."""
+    """The request is wrong, and a retry will not help; `field` is the path of the wrong field."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -22,19 +22,19 @@ class InvalidInput(ServiceError):
 
 
 class NotFound(ServiceError):
-    """What the request names does not exist."""
+    """Something that the request names does not exist."""
 
 
 class AlreadyExists(ServiceError):
-    """What the request would create exists."""
+    """Something that the request would create exists already."""
 
 
 class FailedPrecondition(ServiceError):
-    """The request is well formed, but not in the state the service is in."""
+    """The request is well formed, but not possible in the present state of the service."""
 
 
 class Overloaded(ServiceError):
-    """A queue or limit is full; worth another try after `retry_after_seconds`."""
+    """A queue or limit is full; the caller may retry after `retry_after_seconds`."""
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
@@ -42,12 +42,12 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The service cannot serve now, for no fault of the request; worth another try."""
+    """The service cannot serve now, through no fault of the request; the caller may retry."""
 
 
 class Unauthenticated(ServiceError):
-    """The request does not show who sends it, where that is required."""
+    """The request has no valid token, and the server requires one."""
 
 
 class PermissionDenied(ServiceError):
-    """Who sends the request is known, and may not do this."""
+    """The caller is known, and not allowed to do this."""

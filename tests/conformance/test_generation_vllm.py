@@ -121,7 +121,7 @@ def test_seed_streaming_stops_and_bad_prompts_are_as_with_the_other_engine(serve
 
 @pytest.mark.parametrize("in_flight", [pb.IN_FLIGHT_WAIT, pb.IN_FLIGHT_ABORT, pb.IN_FLIGHT_KEEP])
 def test_weights_change_under_samples_in_flight(server: Served, in_flight: pb.InFlight) -> None:
-    version = server.stub.GetInfo(pb.GetInfoRequest()).policy_version
+    version = server.stub.GetInfo(pb.GenerationServiceGetInfoRequest()).policy_version
     old = server.root / f"step{version}" if version else server.model
     new = changed(server.model, server.root / f"step{version + 1}", seed=version)
     # Long enough that on a busy machine the new weights are there before the samples end.
@@ -137,7 +137,7 @@ def test_weights_change_under_samples_in_flight(server: Served, in_flight: pb.In
         elif event.token.token_index == 5 and not updating.ident:
             updating.start()
     updating.join()
-    assert server.stub.GetInfo(pb.GetInfoRequest()).policy_version == version + 1
+    assert server.stub.GetInfo(pb.GenerationServiceGetInfoRequest()).policy_version == version + 1
     for rollout in found:
         context = encode(server, TEXTS[0 if rollout.prompt_index == 0 else 2])
         start = rollout.policy_changes[0].token_index if rollout.policy_changes else len(tokens(rollout))
@@ -166,7 +166,7 @@ def test_wrong_weights_are_refused_and_the_old_ones_keep_serving(server: Served,
 
 
 def test_a_killed_engine_fails_calls_at_once_and_comes_back_with_its_weights(server: Served) -> None:
-    version = server.stub.GetInfo(pb.GetInfoRequest()).policy_version
+    version = server.stub.GetInfo(pb.GenerationServiceGetInfoRequest()).policy_version
     call = server.stub.Generate(request([prompt(TEXTS[0])], n=4, max_tokens=1500, min_tokens=1500))
     expected = rollouts(server, request([prompt(TEXTS[0])], n=2, max_tokens=8))
     core = next(

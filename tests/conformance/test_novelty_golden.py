@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from extra_rl.vocabulary import MemoryPolicy, Metric, Scale
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.novelty.metrics import policy_surprise
-from extra_services.novelty.request import GroupScores, Options, RolloutGroup
+from extra_services.novelty.request import GroupScores, RolloutGroup, ScoringOptions
 from extra_services.novelty.scoring import NoveltyScorer
 
 #: Spacing of float32 numbers just below 2: of a cosine similarity, twice the rounding error.
@@ -37,11 +38,12 @@ def test_embedding_novelty_matches_the_reference(golden_folder: Path, tmp_path: 
     for case in _lines(golden_folder / "novelty_embedding.jsonl"):
         name = f"case-{case['scenario']}"
         memory.create_namespace(
-            name, NamespaceSettings(case["memory_capacity"], case["min_history"], memory_policy="all")
+            name,
+            NamespaceSettings(case["memory_capacity"], case["min_history"], memory_policy=MemoryPolicy.ALL),
         )
         for call in case["calls"]:
             groups = _groups(call)
-            options = Options(scale="group_max" if case["normalize_per_group"] else "raw")
+            options = ScoringOptions(scale=Scale.GROUP_MAX if case["normalize_per_group"] else Scale.RAW)
             answers, _ = scorer.score(name, [group for group, _ in groups], options)
             novelty, allowed = np.zeros(len(call["prompt_ids"])), np.full(len(call["prompt_ids"]), 1e-5)
             for answer, (_, rows) in zip(answers, groups, strict=True):
@@ -59,7 +61,7 @@ def test_ngram_novelty_matches_the_reference(golden_folder: Path, tmp_path: Path
     scorer = NoveltyScorer(memory)
     for case in _lines(golden_folder / "novelty_ngram.jsonl"):
         name = f"case-{case['scenario']}"
-        memory.create_namespace(name, NamespaceSettings(memory_policy="all", ngram_size=case["n"]))
+        memory.create_namespace(name, NamespaceSettings(memory_policy=MemoryPolicy.ALL, ngram_size=case["n"]))
         for call in case["calls"]:
             groups = []
             for prompt in dict.fromkeys(call["prompt_ids"]):
@@ -67,7 +69,9 @@ def test_ngram_novelty_matches_the_reference(golden_folder: Path, tmp_path: Path
                 correct = np.array([call["correct"][row] for row in rows])
                 ids = [np.array(call["token_ids"][row], dtype=np.int32) for row in rows]
                 groups.append((RolloutGroup(prompt, correct, token_ids=ids), rows))
-            answers, _ = scorer.score(name, [group for group, _ in groups], Options(metric="ngram_count"))
+            answers, _ = scorer.score(
+                name, [group for group, _ in groups], ScoringOptions(metric=Metric.NGRAM_COUNT)
+            )
             novelty = np.zeros(len(call["prompt_ids"]))
             for answer, (_, rows) in zip(answers, groups, strict=True):
                 assert isinstance(answer, GroupScores)

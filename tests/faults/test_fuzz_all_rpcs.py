@@ -22,8 +22,15 @@ import pytest
 from google.protobuf.descriptor import MethodDescriptor
 from safetensors.torch import load_file
 
-from extra_client import Credentials, GenerationClient, NoveltyClient, VerificationClient, embedded
-from extra_rl.v1 import generation_pb2, novelty_pb2, prefix_pb2, verification_pb2
+from extra_client import (
+    Credentials,
+    GenerationClient,
+    NamespaceClient,
+    NoveltyClient,
+    VerificationClient,
+    embedded,
+)
+from extra_rl.v1 import generation_pb2, namespace_pb2, novelty_pb2, prefix_pb2, verification_pb2
 from support.generation_models import make_model
 from support.random_messages import Messages
 
@@ -46,6 +53,7 @@ METHODS: list[tuple[str, MethodDescriptor]] = [
     (server, method)
     for server, module in (
         ("generation", generation_pb2),
+        ("novelty", namespace_pb2),
         ("novelty", novelty_pb2),
         ("novelty", prefix_pb2),
         ("verification", verification_pb2),
@@ -105,14 +113,15 @@ def corpus(services: dict[str, embedded.EmbeddedService], tmp_path_factory: pyte
     with NoveltyClient(services["novelty"].target, "corpus", credentials=Credentials()) as novelty:
         novelty.score("p1", embeddings=np.eye(3, 384, dtype=np.float32), correct=[True] * 3)
         novelty.score("p1", token_ids=[[1, 2, 3, 4], [1, 2, 5, 4]], correct=[True] * 2, metric="ngram_count")
-        novelty.export_to(folder / "file")
+    with NamespaceClient(services["novelty"].target, "corpus", credentials=Credentials()) as namespace:
+        namespace.export_to(folder / "file")
     exported = (folder / "file").read_bytes()
     tensors = load_file(make_model(folder / "model", seed=2) / "model.safetensors")
 
     def importing(source: Messages, number: int) -> list[bytes]:
-        first = novelty_pb2.ImportNamespaceRequest(namespace=source.random.choice("abc"), replace=True)
+        first = namespace_pb2.ImportNamespaceRequest(namespace=source.random.choice("abc"), replace=True)
         rest = [exported[at : at + 5000] for at in range(0, len(exported), 5000)]
-        chunks = [first, *(novelty_pb2.ImportNamespaceRequest(chunk=chunk) for chunk in rest)]
+        chunks = [first, *(namespace_pb2.ImportNamespaceRequest(chunk=chunk) for chunk in rest)]
         return [chunk.SerializeToString() for chunk in chunks]
 
     def streaming(source: Messages, number: int) -> list[bytes]:

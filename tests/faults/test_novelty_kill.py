@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
+from extra_rl.v1 import namespace_pb2 as ns
 from extra_rl.v1 import novelty_pb2 as n
 from extra_rl.v1 import prefix_pb2 as p
 from support.memory_stores import STORES, RedisServer, redis_server
@@ -42,7 +43,7 @@ def test_after_kill_and_restart_an_idempotency_key_is_answered_as_before_and_cou
         idempotency_key="step-1",
     )
     with Server(tmp_path) as server:
-        server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run"))
+        server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="run"))
         first, added = server.novelty.ScoreGroups(score), server.prefix.AddRollouts(add)
         selected = server.prefix.SelectPrefixes(p.SelectPrefixesRequest(namespace="run", prompt_ids=["q"]))
         server.stop(signal.SIGKILL)
@@ -52,7 +53,7 @@ def test_after_kill_and_restart_an_idempotency_key_is_answered_as_before_and_cou
         assert again.replayed
         assert list(again.groups) == list(first.groups)
         assert server.prefix.AddRollouts(add).replayed
-        described = server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="run"))
+        described = server.namespaces.DescribeNamespace(ns.DescribeNamespaceRequest(namespace="run"))
         assert (described.solutions, described.prefixes) == (16, len(added.prompts[0].lengths))
         chosen = server.prefix.SelectPrefixes(p.SelectPrefixesRequest(namespace="run", prompt_ids=["q"]))
         assert chosen == selected
@@ -90,7 +91,7 @@ def scored(key: str) -> n.ScoreGroupsRequest:
 
 
 def _stored(server: Server) -> dict[str, int]:
-    prompts = server.novelty.ListPrompts(n.ListPromptsRequest(namespace="run")).prompts
+    prompts = server.namespaces.ListPrompts(ns.ListPromptsRequest(namespace="run")).prompts
     return {prompt.prompt_id: prompt.solutions_added for prompt in prompts}
 
 
@@ -100,8 +101,8 @@ def _kill_rounds(folder: Path, redis: RedisServer | None, rounds: int) -> None:
     random = np.random.default_rng(0)
     known: dict[str, n.GroupScores] = {}
     with Server(folder, *flags) as server:
-        settings = n.NamespaceSettings(memory_capacity=60000)
-        server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run", settings=settings))
+        settings = ns.NamespaceSettings(memory_capacity=60000)
+        server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="run", settings=settings))
     for number in range(rounds):
         with Server(folder, *flags) as server:
             sent = _written_until_killed(
@@ -160,8 +161,8 @@ def test_two_replicas_on_one_redis_agree(tmp_path: Path) -> None:
             (tmp_path / name).mkdir()
             flags = ("--embedder=none", f"--redis-url={redis.url}")
             replicas.append(running.enter_context(Server(tmp_path / name, *flags)))
-        settings = n.NamespaceSettings(memory_capacity=16, min_history=0)
-        replicas[0].novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run", settings=settings))
+        settings = ns.NamespaceSettings(memory_capacity=16, min_history=0)
+        replicas[0].namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="run", settings=settings))
         keys = [f"key {i}" for i in range(120)]
         with ThreadPoolExecutor(8) as pool:
             # Each key twice, once to each replica, at about the same time: one of them is the first.

@@ -198,7 +198,7 @@ def test_out_of_disk_novelty(tmp_path: Path) -> None:
             calls.work()
         assert isinstance(calls, NoveltyCalls)
         # It still answers what it can without writing.
-        assert len(list(calls.novelty.list_prompts())) == 6
+        assert len(list(calls.namespace.list_prompts())) == 6
         filler.unlink()
         calls.check()
         subject.kill()

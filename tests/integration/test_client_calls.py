@@ -26,6 +26,7 @@ from extra_client import (
     Group,
     InternalError,
     InvalidArgumentError,
+    NamespaceClient,
     NamespaceSettings,
     NotFoundError,
     NoveltyClient,
@@ -39,6 +40,8 @@ from extra_client import (
 from extra_rl.v1 import (
     generation_pb2,
     generation_pb2_grpc,
+    namespace_pb2,
+    namespace_pb2_grpc,
     novelty_pb2,
     novelty_pb2_grpc,
     verification_pb2,
@@ -67,7 +70,7 @@ class Scripted:
         return self.answers.pop(0)(request, context)
 
 
-class Novelty(novelty_pb2_grpc.NoveltyServiceServicer):
+class Namespaces(namespace_pb2_grpc.NamespaceServiceServicer):
     def __init__(self, script: Scripted) -> None:
         self.script = script
 
@@ -79,6 +82,11 @@ class Novelty(novelty_pb2_grpc.NoveltyServiceServicer):
 
     def ListNamespaces(self, request: Any, context: Any) -> Any:
         return self.script.answer("ListNamespaces", request, context)
+
+
+class Novelty(novelty_pb2_grpc.NoveltyServiceServicer):
+    def __init__(self, script: Scripted) -> None:
+        self.script = script
 
     def ScoreGroups(self, request: Any, context: Any) -> Any:
         return self.script.answer("ScoreGroups", request, context)
@@ -105,6 +113,7 @@ class Verification(verification_pb2_grpc.VerificationServiceServicer):
 
 def start(script: Scripted, readiness: health.HealthServicer | None = None) -> Any:
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+    namespace_pb2_grpc.add_NamespaceServiceServicer_to_server(Namespaces(script), server)  # type: ignore[abstract]
     novelty_pb2_grpc.add_NoveltyServiceServicer_to_server(Novelty(script), server)  # type: ignore[abstract]
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(Generation(script), server)  # type: ignore[abstract]
     verification_pb2_grpc.add_VerificationServiceServicer_to_server(Verification(script), server)  # type: ignore[abstract]
@@ -145,13 +154,13 @@ def gives(response: Any) -> Answer:
     return lambda request, context: response
 
 
-CREATED = gives(novelty_pb2.CreateNamespaceResponse(created=True))
+CREATED = gives(namespace_pb2.CreateNamespaceResponse(created=True))
 SCORED = gives(novelty_pb2.ScoreGroupsResponse(groups=[novelty_pb2.GroupScores(novelty=b"\0\0\0\0")]))
 
 
 def novelty_error(script: Scripted, answer: Answer) -> ExtraError:
     script.answers = [answer] * 5
-    with NoveltyClient(script.target, "n") as client, pytest.raises(ExtraError) as caught:
+    with NamespaceClient(script.target, "n") as client, pytest.raises(ExtraError) as caught:
         client.list_namespaces()
     return caught.value
 
@@ -162,7 +171,7 @@ def test_an_invalid_argument_names_field_method_and_target(script: Scripted) -> 
     )
     assert isinstance(error, InvalidArgumentError)
     assert error.field == "groups[2].texts"
-    where = f"NoveltyService.ListNamespaces at {script.target}"
+    where = f"NamespaceService.ListNamespaces at {script.target}"
     assert error.message == f"{where}: groups[2].texts: is empty; give texts or embeddings"
 
 
@@ -189,7 +198,7 @@ def test_an_internal_error_carries_the_request_id_under_which_the_server_logged_
 
 def test_a_method_the_server_lacks_is_told_as_a_wrong_or_old_server(script: Scripted) -> None:
     with (
-        NoveltyClient(script.target, "n") as client,
+        NamespaceClient(script.target, "n") as client,
         pytest.raises(UnimplementedError, match="novelty server"),
     ):
         client.delete()
@@ -221,7 +230,7 @@ def test_a_deadline_of_call_or_client_is_kept_and_explained(script: Scripted) ->
         context.abort(grpc.StatusCode.CANCELLED, "")
 
     script.answers = [hang, hang]
-    with NoveltyClient(script.target, "n", deadline=0.2) as client:
+    with NamespaceClient(script.target, "n", deadline=0.2) as client:
         with pytest.raises(DeadlineExceededError, match=r"deadline of 0\.2 s"):
             client.list_namespaces()
         assert ended.wait(30), "the server was not told that the call is over"
@@ -264,7 +273,7 @@ async def test_the_asyncio_client_retries_alike(script: Scripted) -> None:
 
 def test_a_copy_is_not_sent_twice(script: Scripted) -> None:
     script.answers = [aborts(grpc.StatusCode.UNAVAILABLE)]
-    with NoveltyClient(script.target, "n") as client, pytest.raises(UnavailableError):
+    with NamespaceClient(script.target, "n") as client, pytest.raises(UnavailableError):
         client.copy_to("m")
     assert len(script.asked) == 1
 
@@ -427,11 +436,11 @@ def test_requests_go_round_the_replicas_that_are_ready() -> None:
             if index == 2
             else health_pb2.HealthCheckResponse.SERVING
         )
-        checks.set("extra_rl.v1.NoveltyService", ready)
+        checks.set("extra_rl.v1.NamespaceService", ready)
     servers = [start(*pair) for pair in zip(scripts, readiness, strict=True)]
     for script in scripts:
-        script.answers = [gives(novelty_pb2.ListNamespacesResponse())] * 50
-    with NoveltyClient("ipv4:" + ",".join(script.target for script in scripts), "n") as client:
+        script.answers = [gives(namespace_pb2.ListNamespacesResponse())] * 50
+    with NamespaceClient("ipv4:" + ",".join(script.target for script in scripts), "n") as client:
         while not (scripts[0].asked and scripts[1].asked):
             client.list_namespaces()
     assert not scripts[2].asked

@@ -1,6 +1,7 @@
 """The clients, blocking and asyncio, against the real services, each embedded as a child process."""
 
 import asyncio
+import importlib.metadata
 import queue
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from extra_client import (
     InvalidArgumentError,
     Method,
     Metric,
+    NamespaceClient,
     NamespaceSettings,
     NearestKind,
     NeighborQuery,
@@ -354,7 +356,7 @@ def test_solutions_seen_before_are_not_new_and_wrong_ones_score_nothing(novelty:
         assert new == pytest.approx(0, abs=1e-5)
         assert wrong == 0
         assert client.score("p", texts=TEXTS[3:], correct=np.array([True]))[0] > 0.1
-        described = client.describe()
+    described = NamespaceClient(novelty, "seen").describe()
     assert (described.prompts, described.settings.min_history, described.settings.memory_capacity) == (
         1,
         2,
@@ -383,14 +385,14 @@ def test_the_same_key_returns_the_first_answer_and_changes_nothing(novelty: str)
     with NoveltyClient(novelty, "keys", NamespaceSettings(min_history=0)) as client:
         first = client.score_groups([group], idempotency_key="step-1")[0]
         again = client.score_groups([group], idempotency_key="step-1")[0]
-        assert client.describe().solutions == 3
+    assert NamespaceClient(novelty, "keys").describe().solutions == 3
     assert (first.replayed, again.replayed) == (False, True)
     assert first.novelty.tolist() == again.novelty.tolist() == [1, 1, 1]
 
 
 async def test_a_namespace_can_be_copied_listed_and_deleted(novelty: str) -> None:
-    async with aio.NoveltyClient(novelty, "run") as client:
-        await client.score("p", embeddings=np.eye(2), correct=[True, True])
+    async with aio.NoveltyClient(novelty, "run") as scores, aio.NamespaceClient(novelty, "run") as client:
+        await scores.score("p", embeddings=np.eye(2), correct=[True, True])
         assert (await client.copy_to("run@1")).solutions == 2
         with pytest.raises(AlreadyExistsError):
             await client.copy_to("run@1")
@@ -399,7 +401,8 @@ async def test_a_namespace_can_be_copied_listed_and_deleted(novelty: str) -> Non
         assert not await client.delete()
         with pytest.raises(NotFoundError):
             await client.describe()
-        await client.score("p", embeddings=np.eye(2), correct=[True, True])
+        assert (await client.create()).min_history == 8
+        await scores.score("p", embeddings=np.eye(2), correct=[True, True])
         assert (await client.describe()).solutions == 2
 
 
@@ -432,7 +435,10 @@ def test_prefixes_of_a_hard_prompt_are_stored_selected_and_judged_by_their_outco
 
 
 async def test_prefixes_in_asyncio_share_the_namespace_of_novelty(novelty: str) -> None:
-    async with aio.PrefixClient(novelty, "shared") as client, aio.NoveltyClient(novelty, "shared") as memory:
+    async with (
+        aio.PrefixClient(novelty, "shared") as client,
+        aio.NamespaceClient(novelty, "shared") as memory,
+    ):
         await client.add_rollouts([hard_prompt()], [2], min_segment_tokens=1)
         chosen = (await client.select(["p"]))[0]
         assert chosen.error is None
@@ -471,7 +477,7 @@ async def test_scores_say_why_and_how_they_were_scaled(novelty: str) -> None:
         assert scores.reward_variance == 0
         plain = client.score_groups([group])[0]
         assert (plain.nearest, plain.vendi, plain.reward_variance, plain.divisor) == ((), None, None, 1)
-        assert client.describe().positive[0].metric is Metric.EMBEDDING
+        assert NamespaceClient(novelty, "why").describe().positive[0].metric is Metric.EMBEDDING
     async with aio.NoveltyClient(novelty, "why") as other:
         scores = (
             await other.score_groups([group], scale=Scale.RUNNING_MEAN, explain=True, mode="score_only")
@@ -526,42 +532,103 @@ async def test_neighbours_are_found_without_changing_anything(novelty: str) -> N
         assert found.neighbors[0].excerpt == TEXTS[0]
         assert len(found.neighbors) == 2
         assert none.neighbors == ()
-        assert client.describe().solutions == 4
+        assert NamespaceClient(novelty, "neighbours").describe().solutions == 4
     async with aio.NoveltyClient(novelty, "neighbours") as other:
         assert (await other.query_neighbors(queries[:1]))[0].neighbors == found.neighbors[:1]
+
+
+async def test_texts_embedded_ahead_are_not_embedded_again(novelty: str) -> None:
+    texts = ["a text of its own", "another one, longer than the first", "", "a text of its own"]
+    with NoveltyClient(novelty, "ahead", SETTINGS) as client:
+        found = client.embed(texts, return_vectors=True)
+        assert (found.embedded, found.cached) == (2, 1)
+        assert [error and error.field for error in found.errors] == [None, None, "", None]
+        assert isinstance(found.errors[2], InvalidArgumentError)
+        assert found.vectors.shape[0] == 4
+        assert np.linalg.norm(found.vectors, axis=1).tolist() == pytest.approx([1, 1, 0, 1], abs=1e-5)
+        np.testing.assert_array_equal(found.vectors[0], found.vectors[3])
+        again = client.embed(texts[:2])
+        assert (again.embedded, again.cached, again.vectors.shape) == (0, 2, (2, 0))
+        before = NamespaceClient(novelty, "ahead").describe()
+        scores = client.score_groups([Group(prompt_id="p", texts=texts[:2], correct=[True] * 2)])[0]
+        after = NamespaceClient(novelty, "ahead").describe()
+        assert before.solutions == 0
+        assert (after.solutions, after.texts_embedded - before.texts_embedded) == (2, 0)
+        timings = scores.timings
+        for seconds in (timings.queue_seconds, timings.embed_seconds, timings.search_seconds):
+            assert 0 < seconds < 60
+        assert timings.commit_seconds > 0
+    async with aio.NoveltyClient(novelty, "ahead") as other:
+        assert (await other.embed(texts[:1])).cached == 1
+        with pytest.raises(InvalidArgumentError, match="16384"):
+            await other.embed(["a"] * 16385)
+
+
+async def test_every_service_reports_its_version_and_limits(
+    novelty: str, verification: str, generation: str
+) -> None:
+    version = importlib.metadata.version("extra-rl")
+    with NoveltyClient(novelty, "info") as client:
+        scores = client.get_info()
+    assert (scores.server.version, scores.server.max_message_bytes) == (version, 64 * 2**20)
+    assert (scores.max_rollouts, scores.max_text_characters) == (16384, 1_000_000)
+    assert scores.embedding_model.startswith("all-MiniLM-L6-v2@")
+    assert scores.embedding_dimension == 384
+    async with (
+        aio.PrefixClient(novelty, "info") as prefixes,
+        aio.NamespaceClient(novelty, "info") as namespace,
+        aio.VerificationClient(verification) as verifier,
+        aio.GenerationClient(generation) as generator,
+    ):
+        assert (await prefixes.get_info()).max_prompts == 4096
+        assert (await prefixes.get_info()).embedding_model == scores.embedding_model
+        assert ((await namespace.get_info()).store, (await namespace.get_info()).max_page_size) == (
+            "sqlite",
+            10_000,
+        )
+        assert "info" not in await namespace.list_namespaces(), "asking for the limits creates nothing"
+        checks = await verifier.get_info()
+        assert checks.max_timeout_seconds == 5
+        assert checks.math_verify_version == importlib.metadata.version("math-verify")
+        assert (await generator.get_info()).max_samples > 0
+        assert {checks.server.version, (await generator.get_info()).server.version} == {version}
 
 
 async def test_prompts_are_listed_over_pages_and_deleted(novelty: str) -> None:
     groups = [Group(prompt_id=f"p{index}", embeddings=np.eye(2), correct=[True, True]) for index in range(7)]
     with NoveltyClient(novelty, "pages") as client:
         client.score_groups(groups)
+    with NamespaceClient(novelty, "pages") as client:
         listed = list(client.list_prompts(page_size=3))
         assert [prompt.prompt_id for prompt in listed] == [f"p{index}" for index in range(7)]
         assert {prompt.solutions for prompt in listed} == {2}
         assert client.delete_prompts(["p1", "unknown"]) == [True, False]
-    async with aio.NoveltyClient(novelty, "pages") as other:
+    async with aio.NamespaceClient(novelty, "pages") as other:
         assert len([prompt async for prompt in other.list_prompts(page_size=3)]) == 6
         assert await other.delete_prompts(["p2"]) == [True]
 
 
 async def test_a_namespace_travels_as_a_file(novelty: str, tmp_path: Path) -> None:
     file = tmp_path / "run.parquet"
-    with NoveltyClient(novelty, "exported", SETTINGS) as client:
+    with (
+        NoveltyClient(novelty, "exported", SETTINGS) as scores,
+        NamespaceClient(novelty, "exported") as client,
+    ):
         with pytest.raises(NotFoundError):
             client.export_to(file)
         assert list(tmp_path.iterdir()) == []
-        client.score("p", embeddings=np.eye(3), correct=[True] * 3)
+        scores.score("p", embeddings=np.eye(3), correct=[True] * 3)
         client.export_to(file)
         assert list(tmp_path.iterdir()) == [file]
-    with NoveltyClient(novelty, "imported") as client:
+    with NoveltyClient(novelty, "imported") as scores, NamespaceClient(novelty, "imported") as client:
         with pytest.raises(FileNotFoundError):
             client.import_from(tmp_path / "missing")
         imported = client.import_from(file)
         assert (imported.prompts, imported.solutions, imported.settings.min_history) == (1, 3, 0)
         with pytest.raises(AlreadyExistsError):
             client.import_from(file)
-        assert client.score("p", embeddings=np.eye(3)[:1], correct=[True]).tolist() == [0]
-    async with aio.NoveltyClient(novelty, "imported") as other:
+        assert scores.score("p", embeddings=np.eye(3)[:1], correct=[True]).tolist() == [0]
+    async with aio.NamespaceClient(novelty, "imported") as other:
         assert (await other.import_from(file, replace=True)).solutions == 3
         await other.export_to(tmp_path / "again.parquet")
         assert (tmp_path / "again.parquet").stat().st_size > 0

@@ -108,7 +108,7 @@ def test_tokens_follow_the_distribution_and_its_filters(shared: Served) -> None:
 
 
 def test_info_tells_the_limits_and_a_vocabulary_hash_a_client_can_compute(shared: Served) -> None:
-    info = shared.stub.GetInfo(pb.GetInfoRequest())
+    info = shared.stub.GetInfo(pb.GenerationServiceGetInfoRequest())
     vocab = AutoTokenizer.from_pretrained(shared.model).get_vocab()
     lines = "".join(f"{index}\t{token}\n" for token, index in sorted(vocab.items(), key=lambda item: item[1]))
     assert info.vocab_hash == hashlib.sha256(lines.encode()).hexdigest()

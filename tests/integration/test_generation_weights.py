@@ -50,7 +50,7 @@ def update(
 
 
 def served_version(server: Served) -> int:
-    return server.stub.GetInfo(pb.GetInfoRequest()).policy_version
+    return server.stub.GetInfo(pb.GenerationServiceGetInfoRequest()).policy_version
 
 
 def test_new_weights_are_served_under_their_version(server: Served) -> None:

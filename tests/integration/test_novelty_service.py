@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2
 
+from extra_rl.v1 import namespace_pb2 as ns
 from extra_rl.v1 import novelty_pb2 as n
 from extra_rl.v1 import prefix_pb2 as p
 from support.novelty_server import Server
@@ -27,6 +28,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def _novelty(scores: n.GroupScores) -> np.ndarray:
     return np.frombuffer(scores.novelty, dtype="<f4")
+
+
+def _untimed(response: n.CollectSampleResponse) -> n.CollectSampleResponse:
+    """A replayed answer has no timings."""
+    response.ClearField("timings")
+    return response
 
 
 def _embedded_group(prompt: str, seed: int, count: int = 8, dimension: int = 16) -> n.Group:
@@ -46,8 +53,8 @@ def _rollout(lines: list[str], entropy: float) -> p.EntropyRollout:
 
 
 def test_a_solution_seen_before_is_not_novel_and_another_is(server: Server) -> None:
-    server.novelty.CreateNamespace(
-        n.CreateNamespaceRequest(namespace="texts", settings=n.NamespaceSettings(min_history=1))
+    server.namespaces.CreateNamespace(
+        ns.CreateNamespaceRequest(namespace="texts", settings=ns.NamespaceSettings(min_history=1))
     )
     known = "3 + 4 = 7\n7 + 5 = 12\n\\boxed{12}"
     other = "By symmetry the sum is three times the middle number, four, which gives twelve."
@@ -63,7 +70,7 @@ def test_a_solution_seen_before_is_not_novel_and_another_is(server: Server) -> N
 
 
 def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: Server) -> None:
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="bad"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="bad"))
     vectors = np.ones((2, 4), dtype="<f4")
     nan, zero = vectors.copy(), vectors.copy()
     nan[1, 2], zero[0] = np.nan, 0
@@ -96,7 +103,7 @@ def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: S
     assert fields == ["", *expected, "embeddings", ""]
     assert all(a.error.code == code_pb2.INVALID_ARGUMENT for a in answers[1:-1])
     assert (answers[0].memory_after, answers[-1].memory_after) == (2, 4)
-    described = server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="bad"))
+    described = server.namespaces.DescribeNamespace(ns.DescribeNamespaceRequest(namespace="bad"))
     assert (described.prompts, described.solutions, described.dimension) == (1, 4, 4)
 
 
@@ -123,25 +130,25 @@ def test_a_request_that_cannot_be_served_at_all_fails_as_a_whole(
 
 
 def test_namespaces_keep_their_settings_and_refuse_others(server: Server) -> None:
-    settings = n.NamespaceSettings(memory_capacity=4, min_history=2, memory_policy=n.MEMORY_POLICY_ALL)
-    made = server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="mine", settings=settings))
+    settings = ns.NamespaceSettings(memory_capacity=4, min_history=2, memory_policy=ns.MEMORY_POLICY_ALL)
+    made = server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="mine", settings=settings))
     assert made.created
     assert made.settings.prefix_capacity == 128
-    again = server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="mine", settings=settings))
+    again = server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="mine", settings=settings))
     assert not again.created
     with pytest.raises(grpc.RpcError) as failure:
-        server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="mine"))
+        server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="mine"))
     assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     with pytest.raises(grpc.RpcError) as failure:
-        server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="no spaces"))
+        server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="no spaces"))
     assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     for wrong, field in (
-        (n.NamespaceSettings(memory_capacity=0), "settings.memory_capacity"),
-        (n.NamespaceSettings(memory_capacity=4), "settings.min_history"),
-        (n.NamespaceSettings(cluster_similarity=float("nan")), "settings.cluster_similarity"),
+        (ns.NamespaceSettings(memory_capacity=0), "settings.memory_capacity"),
+        (ns.NamespaceSettings(memory_capacity=4), "settings.min_history"),
+        (ns.NamespaceSettings(cluster_similarity=float("nan")), "settings.cluster_similarity"),
     ):
         with pytest.raises(grpc.RpcError) as failure:
-            server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="wrong", settings=wrong))
+            server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="wrong", settings=wrong))
         assert failure.value.details().startswith(f"{field}: ")
 
 
@@ -151,23 +158,23 @@ def test_a_snapshot_restores_memory_and_keys_as_they_were(server: Server) -> Non
             n.ScoreGroupsRequest(namespace="run", groups=[_embedded_group("q", seed)], idempotency_key=key)
         )
 
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="run"))
     score("step-1", 1)
-    copied = server.novelty.CopyNamespace(n.CopyNamespaceRequest(source="run", destination="run@1"))
+    copied = server.namespaces.CopyNamespace(ns.CopyNamespaceRequest(source="run", destination="run@1"))
     assert copied.solutions == 8
     after = score("step-2", 2)
     with pytest.raises(grpc.RpcError) as failure:
-        server.novelty.CopyNamespace(n.CopyNamespaceRequest(source="run@1", destination="run"))
+        server.namespaces.CopyNamespace(ns.CopyNamespaceRequest(source="run@1", destination="run"))
     assert failure.value.code() == grpc.StatusCode.ALREADY_EXISTS
-    server.novelty.CopyNamespace(n.CopyNamespaceRequest(source="run@1", destination="run", replace=True))
+    server.namespaces.CopyNamespace(ns.CopyNamespaceRequest(source="run@1", destination="run", replace=True))
     assert score("step-1", 1).replayed
     repeated = score("step-2", 2)
     assert not repeated.replayed
     assert repeated.groups[0].novelty == after.groups[0].novelty
-    names = server.novelty.ListNamespaces(n.ListNamespacesRequest()).namespaces
+    names = server.namespaces.ListNamespaces(ns.ListNamespacesRequest()).namespaces
     assert {"run", "run@1"} <= set(names)
-    assert server.novelty.DeleteNamespace(n.DeleteNamespaceRequest(namespace="run@1")).existed
-    assert not server.novelty.DeleteNamespace(n.DeleteNamespaceRequest(namespace="run@1")).existed
+    assert server.namespaces.DeleteNamespace(ns.DeleteNamespaceRequest(namespace="run@1")).existed
+    assert not server.namespaces.DeleteNamespace(ns.DeleteNamespaceRequest(namespace="run@1")).existed
 
 
 def test_scoring_only_remembers_nothing_and_remembering_only_scores_nothing(server: Server) -> None:
@@ -175,7 +182,7 @@ def test_scoring_only_remembers_nothing_and_remembering_only_scores_nothing(serv
         request = n.ScoreGroupsRequest(namespace="modes", groups=[_embedded_group("q", seed)], mode=mode)
         return server.novelty.ScoreGroups(request).groups[0]
 
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="modes"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="modes"))
     remembered = score(n.SCORE_MODE_REMEMBER_ONLY, 1)
     assert not _novelty(remembered).any()
     assert remembered.memory_after == 8
@@ -186,7 +193,7 @@ def test_scoring_only_remembers_nothing_and_remembering_only_scores_nothing(serv
 
 
 def test_a_namespace_of_sent_embeddings_refuses_texts(server: Server) -> None:
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="sent"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="sent"))
     server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="sent", groups=[_embedded_group("q", 1)]))
     text = n.Group(prompt_id="q", texts=["x"], correct=[True])
     with pytest.raises(grpc.RpcError) as failure:
@@ -197,7 +204,7 @@ def test_a_namespace_of_sent_embeddings_refuses_texts(server: Server) -> None:
 def test_the_most_confident_rollout_is_cut_at_its_newlines_and_the_prefix_is_handed_out(
     server: Server,
 ) -> None:
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="prefix"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="prefix"))
     lines = [
         "first we look at the numbers given here",
         "then we add them, one after another",
@@ -242,7 +249,7 @@ def test_the_most_confident_rollout_is_cut_at_its_newlines_and_the_prefix_is_han
 
 
 def test_shortest_and_random_prefixes_are_chosen_as_asked(server: Server) -> None:
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="policies"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="policies"))
     lines = [f"line {number} with some words, long enough to be kept" for number in range(6)]
     server.prefix.AddRollouts(
         p.AddRolloutsRequest(
@@ -264,7 +271,7 @@ def test_shortest_and_random_prefixes_are_chosen_as_asked(server: Server) -> Non
 
 
 def test_a_namespace_that_began_with_wrong_rollouts_takes_right_ones_later(server: Server) -> None:
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="late"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="late"))
     vectors = np.ones((2, 4), dtype="<f4").tobytes()
     wrong_vectors = n.Group(prompt_id="q", embeddings=vectors, correct=[False, False])
     wrong = n.Group(prompt_id="q", texts=["a", "b"], correct=[False, False])
@@ -276,8 +283,8 @@ def test_a_namespace_that_began_with_wrong_rollouts_takes_right_ones_later(serve
 
 
 def test_each_score_names_what_it_was_compared_with(server: Server) -> None:
-    server.novelty.CreateNamespace(
-        n.CreateNamespaceRequest(namespace="why", settings=n.NamespaceSettings(min_history=1))
+    server.namespaces.CreateNamespace(
+        ns.CreateNamespaceRequest(namespace="why", settings=ns.NamespaceSettings(min_history=1))
     )
     sums, symmetry = "Add 3 and 4 to get 7.", "By symmetry the middle number is the mean."
     known = n.Group(prompt_id="q", texts=[sums, symmetry], correct=[True, True])
@@ -316,8 +323,8 @@ def test_scaled_novelties_are_the_raw_ones_divided_as_asked(server: Server) -> N
         )
         return server.novelty.ScoreGroups(request).groups[0]
 
-    settings = n.NamespaceSettings(min_history=0)
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="scales", settings=settings))
+    settings = ns.NamespaceSettings(min_history=0)
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="scales", settings=settings))
     first = _novelty(score(n.SCALE_RAW, 1, n.SCORE_MODE_SCORE_AND_REMEMBER))
     raw = _novelty(score(n.SCALE_RAW, 2, n.SCORE_MODE_SCORE_ONLY))
     largest = score(n.SCALE_GROUP_MAX, 2, n.SCORE_MODE_SCORE_ONLY)
@@ -326,7 +333,7 @@ def test_scaled_novelties_are_the_raw_ones_divided_as_asked(server: Server) -> N
     mean = np.concatenate([first, raw]).mean()
     assert typical.divisor == pytest.approx(mean, rel=1e-5)
     np.testing.assert_allclose(_novelty(typical), raw / mean, rtol=1e-5)
-    described = server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="scales"))
+    described = server.namespaces.DescribeNamespace(ns.DescribeNamespaceRequest(namespace="scales"))
     (positive,) = described.positive
     assert (positive.metric, positive.count) == (n.METRIC_EMBEDDING, 16)
     assert positive.mean == pytest.approx(mean, rel=1e-5)
@@ -347,7 +354,7 @@ def test_other_metrics_score_by_tokens_by_likelihood_and_by_group(server: Server
         sequence_logprobs=np.array([-1, -2, -9, -50], dtype="<f4").tobytes(),
         correct=[True, True, True, False],
     )
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="metrics"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="metrics"))
     assert _novelty(score(n.METRIC_NGRAM_COUNT)).tolist() == [1, 1, 1, 0]
     np.testing.assert_allclose(
         _novelty(score(n.METRIC_NGRAM_COUNT))[:3], [3**-0.5, 3**-0.5, 2**-0.5], rtol=1e-5
@@ -386,10 +393,10 @@ def _sample(index: int, **more: object) -> n.CollectSampleRequest:
 
 @pytest.fixture
 def samples(server: Server) -> Iterator[Server]:
-    settings = n.NamespaceSettings(min_history=0)
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="samples", settings=settings))
+    settings = ns.NamespaceSettings(min_history=0)
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="samples", settings=settings))
     yield server
-    server.novelty.DeleteNamespace(n.DeleteNamespaceRequest(namespace="samples"))
+    server.namespaces.DeleteNamespace(ns.DeleteNamespaceRequest(namespace="samples"))
 
 
 def test_samples_are_answered_when_their_group_is_complete(samples: Server) -> None:
@@ -402,8 +409,8 @@ def test_samples_are_answered_when_their_group_is_complete(samples: Server) -> N
     assert [answer.novelty for answer in answers] == pytest.approx(_novelty(whole).tolist(), abs=1e-6)
     assert {(answer.samples, answer.memory_after) for answer in answers} == {(3, 3)}
     # A sample that is sent again after that is answered as before, at once, and counts once.
-    assert samples.novelty.CollectSample(_sample(1, group_id="g")) == last
-    described = samples.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="samples"))
+    assert _untimed(samples.novelty.CollectSample(_sample(1, group_id="g"))) == _untimed(last)
+    described = samples.namespaces.DescribeNamespace(ns.DescribeNamespaceRequest(namespace="samples"))
     assert described.solutions == 6
 
 
@@ -454,23 +461,23 @@ def test_a_sample_that_cannot_be_scored_is_refused_at_once_and_the_group_goes_on
 
 
 def test_after_a_restart_only_the_prompts_that_are_used_are_read(tmp_path: Path) -> None:
-    described = n.DescribeNamespaceRequest(namespace="run")
+    described = ns.DescribeNamespaceRequest(namespace="run")
     with Server(tmp_path, "--embedder=none") as first:
-        first.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run"))
+        first.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="run"))
         groups = [_embedded_group(f"p{i}", i) for i in range(500)]
         first.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="run", groups=groups))
         first.stop()
     with Server(tmp_path, "--embedder=none") as second:
-        assert second.novelty.DescribeNamespace(described).index_loads == 0
+        assert second.namespaces.DescribeNamespace(described).index_loads == 0
         request = n.ScoreGroupsRequest(namespace="run", groups=groups[7:8])
         (scores,) = second.novelty.ScoreGroups(request).groups
         assert (scores.memory_before, scores.memory_after) == (8, 16)
-        found = second.novelty.DescribeNamespace(described)
+        found = second.namespaces.DescribeNamespace(described)
         assert (found.prompts, found.index_loads) == (500, 1)
 
 
 def test_neighbours_of_a_text_are_found_and_nothing_is_changed(server: Server) -> None:
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="query"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="query"))
     texts = ["Add 3 and 4 to get 7.", "By symmetry the middle number is the mean.", "Draw a circle."]
     group = n.Group(prompt_id="q", texts=texts, correct=[True] * 3)
     server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="query", groups=[group]))
@@ -488,25 +495,25 @@ def test_neighbours_of_a_text_are_found_and_nothing_is_changed(server: Server) -
     assert similarities == sorted(similarities, reverse=True)
     assert empty.error.field == "text"
     assert not unknown.neighbors
-    assert server.novelty.DescribeNamespace(n.DescribeNamespaceRequest(namespace="query")).solutions == 3
+    assert server.namespaces.DescribeNamespace(ns.DescribeNamespaceRequest(namespace="query")).solutions == 3
 
 
 def test_prompts_are_listed_page_by_page_and_deleted(server: Server) -> None:
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="list"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="list"))
     groups = [_embedded_group(f"p{i}", i, count=i + 1) for i in range(5)]
     server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="list", groups=groups))
     found, token = [], ""
     while True:
-        page = server.novelty.ListPrompts(
-            n.ListPromptsRequest(namespace="list", page_size=2, page_token=token)
+        page = server.namespaces.ListPrompts(
+            ns.ListPromptsRequest(namespace="list", page_size=2, page_token=token)
         )
         found += [(prompt.prompt_id, prompt.solutions) for prompt in page.prompts]
         token = page.next_page_token
         if not token:
             break
     assert found == [(f"p{i}", i + 1) for i in range(5)]
-    deleted = server.novelty.DeletePrompts(
-        n.DeletePromptsRequest(namespace="list", prompt_ids=["p4", "none", "p4"])
+    deleted = server.namespaces.DeletePrompts(
+        ns.DeletePromptsRequest(namespace="list", prompt_ids=["p4", "none", "p4"])
     )
     assert deleted.existed == [True, False, True]
     again = server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="list", groups=groups[4:])).groups[0]
@@ -514,9 +521,9 @@ def test_prompts_are_listed_page_by_page_and_deleted(server: Server) -> None:
 
 
 def test_a_namespace_moves_as_one_file(server: Server) -> None:
-    server.novelty.CreateNamespace(
-        n.CreateNamespaceRequest(
-            namespace="out", settings=n.NamespaceSettings(storage=n.VECTOR_STORAGE_FLOAT16)
+    server.namespaces.CreateNamespace(
+        ns.CreateNamespaceRequest(
+            namespace="out", settings=ns.NamespaceSettings(storage=ns.VECTOR_STORAGE_FLOAT16)
         )
     )
     groups = [_embedded_group(f"p{i}", i) for i in range(300)]
@@ -532,37 +539,38 @@ def test_a_namespace_moves_as_one_file(server: Server) -> None:
         )
     )
     file = b"".join(
-        piece.chunk for piece in server.novelty.ExportNamespace(n.ExportNamespaceRequest(namespace="out"))
+        piece.chunk for piece in server.namespaces.ExportNamespace(ns.ExportNamespaceRequest(namespace="out"))
     )
 
-    def pieces(name: str, data: bytes, replace: bool = False) -> Iterator[n.ImportNamespaceRequest]:
+    def pieces(name: str, data: bytes, replace: bool = False) -> Iterator[ns.ImportNamespaceRequest]:
         for start in range(0, len(data), 100_000):
-            yield n.ImportNamespaceRequest(
+            yield ns.ImportNamespaceRequest(
                 namespace=name, replace=replace, chunk=data[start : start + 100_000]
             )
 
-    made = server.novelty.ImportNamespace(pieces("in", file))
+    made = server.namespaces.ImportNamespace(pieces("in", file))
     assert (made.prompts, made.solutions, made.prefixes) == (300, 2400, 1)
     next_ = [_embedded_group(f"p{i}", 1000 + i) for i in range(300)]
     both = [
         server.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace=name, groups=next_))
         for name in ("out", "in")
     ]
-    assert both[0] == both[1]
+    assert both[0].groups == both[1].groups
+    assert both[0].replayed == both[1].replayed
     with pytest.raises(grpc.RpcError) as failure:
-        server.novelty.ImportNamespace(pieces("in", file))
+        server.namespaces.ImportNamespace(pieces("in", file))
     assert failure.value.code() == grpc.StatusCode.ALREADY_EXISTS
     damaged = bytearray(file)
     damaged[len(file) // 2] ^= 1
     for broken in (b"no file at all", file[:-100], b"x", bytes(damaged)):
         with pytest.raises(grpc.RpcError) as failure:
-            server.novelty.ImportNamespace(pieces("broken", broken))
+            server.namespaces.ImportNamespace(pieces("broken", broken))
         assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "broken" not in server.novelty.ListNamespaces(n.ListNamespacesRequest()).namespaces
+    assert "broken" not in server.namespaces.ListNamespaces(ns.ListNamespacesRequest()).namespaces
 
 
 def test_prefixes_are_ranked_listed_and_forgotten(server: Server) -> None:
-    server.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="ranked"))
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="ranked"))
     lines = [f"line {number} with some words, long enough to be kept" for number in range(4)]
     server.prefix.AddRollouts(
         p.AddRolloutsRequest(
@@ -618,7 +626,7 @@ def test_prefixes_are_ranked_listed_and_forgotten(server: Server) -> None:
 
 def test_another_model_is_refused_for_what_is_stored(tmp_path: Path) -> None:
     first = Server(tmp_path, "--embedder=all-MiniLM-L6-v2").ready()
-    first.novelty.CreateNamespace(n.CreateNamespaceRequest(namespace="run"))
+    first.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="run"))
     group = n.Group(prompt_id="q", texts=["a solution"], correct=[True])
     first.novelty.ScoreGroups(n.ScoreGroupsRequest(namespace="run", groups=[group]))
     first.stop()

@@ -248,12 +248,12 @@ def test_without_being_asked_for_traces_a_server_does_not_even_import_openteleme
 
 
 def test_grpc_codes_of_failed_calls_are_counted(suite: Suite) -> None:
-    of = 'method="ListPrompts",service="NoveltyService"'
+    of = 'method="ListPrompts",service="NamespaceService"'
     before = _value(suite.metrics("novelty"), f'extra_rl_rpcs_total{{code="NOT_FOUND",{of}}}')
     with grpc.insecure_channel(suite.services["novelty"].target) as channel:
-        from extra_rl.v1 import novelty_pb2, novelty_pb2_grpc
+        from extra_rl.v1 import namespace_pb2, namespace_pb2_grpc
 
-        stub = novelty_pb2_grpc.NoveltyServiceStub(channel)
+        stub = namespace_pb2_grpc.NamespaceServiceStub(channel)
         with pytest.raises(grpc.RpcError):
-            stub.ListPrompts(novelty_pb2.ListPromptsRequest(namespace="nowhere"))
+            stub.ListPrompts(namespace_pb2.ListPromptsRequest(namespace="nowhere"))
     assert _value(suite.metrics("novelty"), f'extra_rl_rpcs_total{{code="NOT_FOUND",{of}}}') == before + 1

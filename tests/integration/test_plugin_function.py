@@ -14,6 +14,7 @@ import pytest
 
 from extra_client import (
     InvalidArgumentError,
+    NamespaceClient,
     NamespaceSettings,
     NoveltyClient,
     UnavailableError,
@@ -53,7 +54,8 @@ def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once
         bonus = novelty_bonus(["a", "b", "a", "a", "b"], texts, correct, client=client)
         assert bonus.dtype == np.float32
         assert [value > 0 for value in bonus] == [False, False, True, False, False]
-        assert {prompt.prompt_id: prompt.solutions for prompt in client.list_prompts()} == {"a": 3, "b": 2}
+        prompts = NamespaceClient(target, "function").list_prompts()
+        assert {prompt.prompt_id: prompt.solutions for prompt in prompts} == {"a": 3, "b": 2}
         with pytest.raises(ValueError, match="must be as many of each"):
             novelty_bonus(["a"], [USUAL, OTHER], [True, True], client=client)
         with pytest.raises(InvalidArgumentError, match="texts"):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from extra_client import NamespaceSettings, NoveltyClient, PrefixClient, UnavailableError
+from extra_client import NamespaceClient, NamespaceSettings, PrefixClient, UnavailableError
 from extra_client.errors import FailedPreconditionError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor
@@ -125,7 +125,7 @@ AgentExecutor = agent_executor(right, novelty)
 
     first, second, third = asyncio.run(steps())
     assert [output["scores"] for output in first] == [1.0, 1.0, 1.0, 0.0]
-    with NoveltyClient(server, "agent") as client:
+    with NamespaceClient(server, "agent") as client:
         (prompt,) = client.list_prompts()
         assert (prompt.prompt_id, prompt.solutions_added) == (prompt_id("2 + 2 = "), 3 + 3 + 2)
     for output in [*first, *second, *third]:

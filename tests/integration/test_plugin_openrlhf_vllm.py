@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from extra_client import NoveltyClient, PrefixClient
+from extra_client import NamespaceClient, PrefixClient
 from extra_client.integrations import prompt_id
 from support.generation_models import make_model, why_vllm_cannot_run
 from support.novelty_server import Server
@@ -70,7 +70,7 @@ def test_the_rollout_actor_rewards_groups_and_collects_the_entropies_of_hard_one
 
             first, second = group("1 + 1 = ", "0"), group("1 + 1 = ", "0")
             hard = group("2 + 2 = ", "7")
-            with NoveltyClient(f"unix:{tmp_path / 'socket'}", "run") as client:
+            with NamespaceClient(f"unix:{tmp_path / 'socket'}", "run") as client:
                 solutions = {each.prompt_id: each.solutions_added for each in client.list_prompts()}
             with PrefixClient(f"unix:{tmp_path / 'socket'}", "prefixes") as client:
                 (stored,) = client.list_prefixes([prompt_id("2 + 2 = ")])

@@ -16,7 +16,7 @@ import trl
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from extra_client import NamespaceSettings, NoveltyClient, UnavailableError
+from extra_client import NamespaceClient, NamespaceSettings, UnavailableError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.trl import NoveltyAdvantage, novelty_reward, verification_reward
 from support.generation_models import make_model
@@ -119,7 +119,7 @@ def test_the_bonus_moves_the_policy_and_with_alpha_0_the_policy_is_bit_identical
     assert weights(trainer) == plain
     assert max(logged(trainer, "rewards/novelty_reward/mean")) > 0
     assert weights(train(rewards=rewards, reward_weights=[1.0, 1.0])) != plain
-    with NoveltyClient(novelty, "before") as client:
+    with NamespaceClient(novelty, "before") as client:
         known = {prompt.prompt_id: prompt.solutions for prompt in client.list_prompts()}
     assert set(known) == {prompt_id(prompt) for prompt in PROMPTS}
 
@@ -213,6 +213,6 @@ def test_a_group_on_two_ranks_is_scored_whole_and_once(model: Path, novelty: str
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    with NoveltyClient(novelty, "ranks") as client:
+    with NamespaceClient(novelty, "ranks") as client:
         (prompt,) = client.list_prompts()
     assert prompt.solutions == 4

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extra_client import NoveltyClient, UnavailableError
+from extra_client import NamespaceClient, UnavailableError
 from extra_client.integrations import prompt_id
 from support.novelty_server import Server
 from support.verification_server import verification_server
@@ -158,7 +158,7 @@ def test_a_group_over_two_reward_workers_gets_the_bonus_after_normalization(
     plain = run.advantages([1.0, 1.0, 1.0, 0.0], "grpo")
     ours = run.advantages([result["reward_score"] for result in second], "extra_grpo")
     assert torch.allclose(ours - plain, 0.5 * torch.tensor(news), atol=1e-6)
-    with NoveltyClient(server, "after") as client:
+    with NamespaceClient(server, "after") as client:
         (prompt,) = client.list_prompts()
     assert (prompt.prompt_id, prompt.solutions_added) == (prompt_id(PROMPT), 6)
 
@@ -199,7 +199,7 @@ def test_before_normalization_the_bonus_is_part_of_the_reward_and_evaluation_is_
     for result in second:
         novelty = result["reward_extra_info"]["novelty"]
         assert result["reward_score"] == 1 + 0.5 * novelty
-    with NoveltyClient(server, "before") as client:
+    with NamespaceClient(server, "before") as client:
         (prompt,) = client.list_prompts()
     assert prompt.solutions_added == 3 + 4
 

@@ -34,6 +34,7 @@ from extra_client import (
     FailedPreconditionError,
     GenerationClient,
     InvalidArgumentError,
+    NamespaceClient,
     NoveltyClient,
     OverloadedError,
     PermissionDeniedError,
@@ -46,11 +47,11 @@ from extra_client import (
     embedded,
 )
 from extra_rl.config_file import ConfigError
-from extra_rl.v1 import generation_pb2, novelty_pb2, prefix_pb2, verification_pb2
+from extra_rl.v1 import generation_pb2, namespace_pb2, novelty_pb2, prefix_pb2, verification_pb2
 from extra_services.errors import InvalidInput
 from extra_services.generation import weights
 from extra_services.runtime import tokens
-from extra_services.runtime.access import NEEDS
+from extra_services.runtime.access import REQUIRED_SCOPES
 from extra_services.runtime.settings import load
 from extra_services.runtime.tls import Certificates
 from extra_services.runtime.tokens import SCOPES
@@ -63,12 +64,13 @@ from support.generation_models import make_model
 CODE = grpc.StatusCode
 METHODS = {
     f"/{service.full_name}/{method.name}": method
-    for module in (generation_pb2, novelty_pb2, prefix_pb2, verification_pb2)
+    for module in (generation_pb2, namespace_pb2, novelty_pb2, prefix_pb2, verification_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
 SERVERS = {
     "GenerationService": "generation",
+    "NamespaceService": "novelty",
     "NoveltyService": "novelty",
     "PrefixService": "novelty",
     "VerificationService": "verification",
@@ -195,8 +197,8 @@ def _bearer(token: str) -> tuple[str, str]:
 
 
 def test_every_rpc_declares_the_scope_it_needs() -> None:
-    assert set(NEEDS) == set(METHODS)
-    for path, needs in NEEDS.items():
+    assert set(REQUIRED_SCOPES) == set(METHODS)
+    for path, needs in REQUIRED_SCOPES.items():
         named = {field.name for field in METHODS[path].input_type.fields} & {
             "namespace",
             "source",
@@ -262,7 +264,7 @@ def test_a_token_opens_the_rpcs_of_its_scope_and_no_others(suite: Suite, who: st
             except grpc.RpcError as error:
                 end = error.code()
         level = {"all": 2, "elsewhere": -1}.get(who, SCOPES.index(who) if who in SCOPES else -1)  # type: ignore[arg-type]
-        allowed = all(SCOPES.index(need.scope) <= level for need in NEEDS[path])
+        allowed = all(SCOPES.index(need.scope) <= level for need in REQUIRED_SCOPES[path])
         assert (end is not CODE.PERMISSION_DENIED) == allowed, (path, end)
         assert end is not CODE.UNAUTHENTICATED
 
@@ -275,32 +277,37 @@ def test_a_token_reaches_no_namespace_outside_its_patterns(suite: Suite) -> None
         NoveltyClient(target, "other-1", credentials=suite.credentials("elsewhere")) as theirs,
         NoveltyClient(target, "other-1", credentials=suite.credentials("admin")) as trespassing,
         NoveltyClient(target, "run-mine", credentials=suite.credentials("read")) as reading,
+        NamespaceClient(target, "run-mine", credentials=suite.credentials("admin")) as my_namespace,
+        NamespaceClient(target, "other-1", credentials=suite.credentials("elsewhere")) as their_namespace,
+        NamespaceClient(target, "other-1", credentials=suite.credentials("admin")) as trespassed,
+        NamespaceClient(target, "run-mine", credentials=suite.credentials("read")) as read_only,
     ):
         for client in (mine, theirs):
             client.score("p", embeddings=vectors, correct=[True, True])
         for attempt in (
             lambda: trespassing.score("p", embeddings=vectors, correct=[True, True]),
-            lambda: trespassing.delete(),
-            lambda: trespassing.describe(),
-            lambda: trespassing.copy_to("run-stolen"),
-            lambda: mine.copy_to("other-1", replace=True),
+            lambda: trespassed.delete(),
+            lambda: trespassed.describe(),
+            lambda: trespassed.copy_to("run-stolen"),
+            lambda: my_namespace.copy_to("other-1", replace=True),
             lambda: reading.score("p", embeddings=vectors, correct=[True, True]),
         ):
             with pytest.raises(PermissionDeniedError, match="has no scope"):
                 attempt()
-        assert theirs.describe().solutions == 2
-        # Who may read needs no leave to create what is there.
-        assert reading.describe().solutions == 2
+        assert their_namespace.describe().solutions == 2
+        # Reading an existing namespace needs no right to create it.
+        assert read_only.describe().solutions == 2
 
 
 def test_a_stream_is_judged_by_its_first_message(suite: Suite, tmp_path: Path) -> None:
     target = suite.target("novelty")
     with NoveltyClient(target, "run-file", credentials=suite.credentials("admin")) as mine:
         mine.score("p", embeddings=np.eye(2, 4, dtype=np.float32), correct=[True, True])
+    with NamespaceClient(target, "run-file", credentials=suite.credentials("admin")) as mine:
         mine.export_to(tmp_path / "file")
         mine.import_from(tmp_path / "file", replace=True)
     with (
-        NoveltyClient(target, "other-2", credentials=suite.credentials("admin")) as trespassing,
+        NamespaceClient(target, "other-2", credentials=suite.credentials("admin")) as trespassing,
         pytest.raises(PermissionDeniedError),
     ):
         trespassing.import_from(tmp_path / "file")

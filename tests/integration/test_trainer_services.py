@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from extra_client import (
     FinishReason,
     GenerationClient,
+    NamespaceClient,
     NamespaceSettings,
     NoveltyClient,
     PrefixClient,
@@ -81,7 +82,7 @@ def _explorer(
 ) -> Explorer:
     settings = NamespaceSettings(min_history=min_history, memory_policy=config.memory_policy)
     memory = NoveltyClient(novelty, name, settings=settings)
-    memory.create_namespace()
+    NamespaceClient(novelty, name).create(settings)
     prefixes = PrefixClient(novelty, name)
     return Explorer(config, prefix or PrefixConfig(), memory, prefixes, tokens, launch_id="test")
 
@@ -242,7 +243,7 @@ def test_solutions_embedded_ahead_of_their_group_are_neither_scored_nor_remember
         step.add(0, group)
         (novel,) = step.finish([group])
         found.append(novel.raw.tolist())
-        assert explorer.novelty.describe().solutions == 2
+        assert NamespaceClient(novelty, explorer.novelty.namespace).describe().solutions == 2
     assert found[0] == found[1]
     assert any(found[0])
 
@@ -264,7 +265,7 @@ def test_an_undecided_rollout_is_neither_scored_nor_remembered(
     group = _group(tokens, verification, ["12", "3+9=12\n12", "3"])
     group.verdicts[1] = replace(group.verdicts[1], status=VerdictStatus.TIMEOUT)
     assert explorer.score([group], step=1, place=0)[0].raw[1] == 0
-    assert explorer.novelty.describe().solutions == 2
+    assert NamespaceClient(novelty, explorer.novelty.namespace).describe().solutions == 2
 
 
 @pytest.mark.parametrize(("sources", "fed"), [("unguided", 0), ("wrong", 0), ("all", 1)])

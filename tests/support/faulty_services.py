@@ -25,6 +25,7 @@ from extra_client import (
     ExtraError,
     GenerationClient,
     HardPrompt,
+    NamespaceClient,
     NamespaceSettings,
     NoveltyClient,
     PrefixClient,
@@ -243,6 +244,7 @@ class NoveltyCalls(Calls):
         self._with_prefixes = with_prefixes
         settings = NamespaceSettings(memory_capacity=60_000, prefix_capacity=4096, min_history=1)
         self.novelty = NoveltyClient(target, "run", settings, patience=patience)
+        self.namespace = NamespaceClient(target, "run", patience=patience)
         self.prefix = PrefixClient(target, "run", settings, patience=patience)
         self._numbers = itertools.count()
         #: Number of a write -> its answer, or None without an answer: then the write may be stored or not.
@@ -298,7 +300,7 @@ class NoveltyCalls(Calls):
             again_added = self._add(number, PATIENCE)
             assert lengths is None or again_added == lengths
             self.added[number] = again_added
-        stored = {each.prompt_id: each for each in self.novelty.list_prompts(deadline=PATIENCE)}
+        stored = {each.prompt_id: each for each in self.namespace.list_prompts(deadline=PATIENCE)}
         solutions = Counter[str]()
         prefixes = Counter[str]()
         for number in self.scores:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import grpc
 
-from extra_rl.v1 import novelty_pb2 as n
-from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
+from extra_rl.v1 import namespace_pb2 as ns
+from extra_rl.v1 import namespace_pb2_grpc, novelty_pb2_grpc, prefix_pb2_grpc
 from support.processes import SERVICES_PYTHON
 
 
@@ -35,6 +35,7 @@ class Server:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         self.channel = grpc.insecure_channel(f"unix:{folder / 'socket'}")
+        self.namespaces = namespace_pb2_grpc.NamespaceServiceStub(self.channel)
         self.novelty = novelty_pb2_grpc.NoveltyServiceStub(self.channel)
         self.prefix = prefix_pb2_grpc.PrefixServiceStub(self.channel)
 
@@ -42,7 +43,7 @@ class Server:
         until = time.monotonic() + 60
         while True:
             try:
-                self.novelty.ListNamespaces(n.ListNamespacesRequest(), wait_for_ready=True, timeout=60)
+                self.namespaces.ListNamespaces(ns.ListNamespacesRequest(), wait_for_ready=True, timeout=60)
                 break
             except grpc.RpcError as error:
                 # gRPC shares connections: this call may have used the one to the server that was just killed.

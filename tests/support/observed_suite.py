@@ -28,6 +28,7 @@ from extra_client import (
     Group,
     HardPrompt,
     InvalidArgumentError,
+    NamespaceClient,
     NoveltyClient,
     PrefixClient,
     VerificationClient,
@@ -108,6 +109,7 @@ class Suite:
         self.services = services
         self.generation = GenerationClient(services["generation"].target)
         self.novelty = NoveltyClient(services["novelty"].target, "observed")
+        self.namespace = NamespaceClient(services["novelty"].target, "observed")
         self.prefixes = PrefixClient(services["novelty"].target, "observed")
         self.verification = VerificationClient(services["verification"].target)
         self._rounds = 0
@@ -191,7 +193,7 @@ def observed_suite(folder: Path, collector: Collector) -> Iterator[Suite]:
         os.environ.clear()
         os.environ.update(before)
     suite = Suite(services)
-    suite.novelty.create_namespace()
+    suite.namespace.create()
     try:
         yield suite
     finally:

@@ -15,13 +15,14 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, MethodDescrip
 import extra_client
 from extra_client import aio
 from extra_client._transport import SERVICES
-from extra_rl.v1 import generation_pb2, novelty_pb2, prefix_pb2, verification_pb2
+from extra_rl.v1 import generation_pb2, namespace_pb2, novelty_pb2, prefix_pb2, verification_pb2
 
-PROTOS = (generation_pb2, novelty_pb2, prefix_pb2, verification_pb2)
-CLIENTS = ("GenerationClient", "NoveltyClient", "PrefixClient", "VerificationClient")
+PROTOS = (generation_pb2, namespace_pb2, novelty_pb2, prefix_pb2, verification_pb2)
+CLIENTS = ("GenerationClient", "NamespaceClient", "NoveltyClient", "PrefixClient", "VerificationClient")
 
 #: RPCs whose method has a shorter name, because the client already says the rest.
 SHORTER = {
+    "CreateNamespace": "create",
     "DescribeNamespace": "describe",
     "CopyNamespace": "copy_to",
     "DeleteNamespace": "delete",
@@ -32,7 +33,11 @@ SHORTER = {
 
 #: Messages whose fields are those of a dataclass of another name.
 RENAMED = {
-    "GetInfoResponse": "GenerationInfo",
+    "GenerationServiceGetInfoResponse": "GenerationInfo",
+    "NamespaceServiceGetInfoResponse": "NamespaceInfo",
+    "NoveltyServiceGetInfoResponse": "NoveltyInfo",
+    "PrefixServiceGetInfoResponse": "PrefixInfo",
+    "VerificationServiceGetInfoResponse": "VerificationInfo",
     "UpdateWeightsResponse": "WeightsUpdate",
     "GenerationTimings": "Timings",
     "DescribeNamespaceResponse": "Namespace",
@@ -90,7 +95,7 @@ def test_every_enum_value_has_a_python_member(enum: EnumDescriptor) -> None:
 
 def test_every_rpc_is_retried_or_known_to_be_unsafe_to_repeat() -> None:
     retried = {(service.full_name, rpc) for service in SERVICES for rpc in service.retried}
-    unsafe = {("extra_rl.v1.NoveltyService", rpc) for rpc in ("CopyNamespace", "ImportNamespace")}
+    unsafe = {("extra_rl.v1.NamespaceService", rpc) for rpc in ("CopyNamespace", "ImportNamespace")}
     # What a stream has sent is gone.
     unsafe |= {("extra_rl.v1.VerificationService", "VerifyStream")}
     unsafe |= {("extra_rl.v1.GenerationService", "StreamWeights")}
@@ -112,7 +117,6 @@ ELSEWHERE = {
     "source",  # likewise
     "items",  # responses and answers
     "sampling",  # its fields are arguments
-    "settings",  # of the client
     "header",  # its fields are arguments
     "chunk",  # made of tensors, or of a file
     "page_token",  # the client turns the pages

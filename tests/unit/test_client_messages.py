@@ -23,6 +23,7 @@ from extra_client import (
     Verdict,
     VerdictStatus,
     _generation,
+    _namespace,
     _novelty,
     _prefix,
     _transport,
@@ -33,7 +34,7 @@ from extra_client import (
 )
 from extra_client._transport import GENERATION, NOVELTY
 from extra_client.errors import from_item
-from extra_rl.v1 import common_pb2, generation_pb2, novelty_pb2, verification_pb2
+from extra_rl.v1 import common_pb2, generation_pb2, namespace_pb2, novelty_pb2, verification_pb2
 
 
 def generate(prompts: Any, **changes: Any) -> generation_pb2.GenerateRequest:
@@ -237,10 +238,10 @@ def test_embeddings_travel_row_by_row_and_undecided_counts_as_not_correct() -> N
 
 def test_settings_left_out_stay_absent() -> None:
     settings = NamespaceSettings(min_history=0, memory_policy=MemoryPolicy.ALL)
-    sent = _novelty.create_namespace("n", settings).request.settings
+    sent = _namespace.create_namespace("n", settings).request.settings
     assert sent.HasField("min_history")
     assert not sent.HasField("memory_capacity")
-    assert sent.memory_policy == novelty_pb2.MEMORY_POLICY_ALL
+    assert sent.memory_policy == namespace_pb2.MEMORY_POLICY_ALL
 
 
 def test_a_bad_rollout_of_a_hard_prompt_is_named_by_its_path() -> None:

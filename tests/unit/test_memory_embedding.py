@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from extra_rl.vocabulary import TextWindow
 from extra_services.errors import FailedPrecondition
 from extra_services.memory.embedding import Embedder
 
@@ -64,10 +65,12 @@ def test_the_reference_window_is_the_opening_of_the_last_512_tokens(embedder: Em
 
 
 def test_the_whole_window_sees_the_end_too(embedder: Embedder) -> None:
-    first, second = embedder.embed([OPENING + ending for ending in ENDINGS], "whole")
+    first, second = embedder.embed([OPENING + ending for ending in ENDINGS], TextWindow.WHOLE)
     assert float(first @ second) < 0.9
     assert float(first @ first) == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(embedder.embed(["short"], "whole"), embedder.embed(["short"]), atol=1e-6)
+    np.testing.assert_allclose(
+        embedder.embed(["short"], TextWindow.WHOLE), embedder.embed(["short"]), atol=1e-6
+    )
 
 
 def test_concurrent_requests_get_their_own_vectors(embedder: Embedder) -> None:

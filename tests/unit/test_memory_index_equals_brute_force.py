@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import ScoreMode, VectorStorage
 from extra_services.memory import index, transfer
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.novelty.request import GroupScores, Options, RolloutGroup
+from extra_services.novelty.request import GroupScores, RolloutGroup, ScoringOptions
 from extra_services.novelty.scoring import NoveltyScorer
 from support.memory_stores import RedisServer, redis_server
 
@@ -137,7 +138,7 @@ def _replay(
             capacity,
             min_history,
             "all" if everything else "correct",
-            storage="float16" if half else "float32",
+            storage=VectorStorage.FLOAT16 if half else VectorStorage.FLOAT32,
         )
         replicas.now.create_namespace("n", made)
         replicas.now.copy_namespace("n", "saved", replace=False)
@@ -173,7 +174,7 @@ def _score_both(memory: Memory, plain: Plain, groups: list[tuple[Any, ...]], mod
         vectors = np.random.default_rng(seed).standard_normal((len(correct), DIMENSION)).astype(np.float32)
         made.append(RolloutGroup(f"p{prompt}", np.array(correct), embeddings=vectors))
         expected.append(plain.score(prompt, vectors, correct, mode))
-    answers, _ = NoveltyScorer(memory).score("n", made, Options(mode=mode))
+    answers, _ = NoveltyScorer(memory).score("n", made, ScoringOptions(mode=ScoreMode(mode)))
     for answer, values in zip(answers, expected, strict=True):
         assert isinstance(answer, GroupScores)
         # A float64 and a float32 unit vector may round to neighbouring float16 numbers.

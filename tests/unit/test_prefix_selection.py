@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from extra_rl.vocabulary import SelectionPolicy
 from extra_services.memory.records import Header, StoredPrefix
-from extra_services.prefix.selection import Judgement, rank
+from extra_services.prefix.selection import SelectionOptions, rank
 
 RANDOM = np.random.default_rng(0)
-OUTCOMES = Judgement("outcome_aware")
+OUTCOMES = SelectionOptions(SelectionPolicy.OUTCOME_AWARE)
 
 
 def _stored(*prefixes: tuple[int, float, int, int]) -> list[StoredPrefix]:
@@ -26,8 +27,10 @@ def _stored(*prefixes: tuple[int, float, int, int]) -> list[StoredPrefix]:
     ]
 
 
-def _lengths(stored: list[StoredPrefix], judgement: Judgement, header: Header | None = None) -> list[int]:
-    return [candidate.length for candidate in rank(stored, header or Header(), judgement, RANDOM)]
+def _lengths(
+    stored: list[StoredPrefix], options: SelectionOptions, header: Header | None = None
+) -> list[int]:
+    return [candidate.length for candidate in rank(stored, header or Header(), options, RANDOM)]
 
 
 def test_without_outcomes_a_short_confident_prefix_is_preferred_to_a_long_unsure_one() -> None:
@@ -46,7 +49,10 @@ def test_what_failed_often_enough_is_dropped_and_the_empty_prefix_remains() -> N
     assert ranking[0].stored is None
     assert [candidate.dropped for candidate in ranking] == [False, True, True]
     assert not any(
-        c.dropped for c in rank(stored, Header(), Judgement("outcome_aware", drop_after=17), RANDOM)
+        c.dropped
+        for c in rank(
+            stored, Header(), SelectionOptions(SelectionPolicy.OUTCOME_AWARE, drop_after=17), RANDOM
+        )
     )
 
 
@@ -58,8 +64,8 @@ def test_the_empty_prefix_wins_where_sampling_anew_succeeds() -> None:
 def test_what_was_never_tried_is_tried_in_the_end() -> None:
     stored = _stored((10, 0.1, 400, 100), (80, 0.9, 0, 0))
     tried = Header(unguided_rollouts=400, unguided_successes=90)
-    assert _lengths(stored, Judgement("outcome_aware", exploration=1.0), tried)[0] == 80
-    assert _lengths(stored, Judgement("outcome_aware", exploration=0.0), tried)[0] == 10
+    assert _lengths(stored, SelectionOptions(SelectionPolicy.OUTCOME_AWARE, exploration=1.0), tried)[0] == 80
+    assert _lengths(stored, SelectionOptions(SelectionPolicy.OUTCOME_AWARE, exploration=0.0), tried)[0] == 10
 
 
 def test_outcomes_count_for_all_prefixes_of_the_same_tokens() -> None:
@@ -75,9 +81,9 @@ def test_outcomes_count_for_all_prefixes_of_the_same_tokens() -> None:
 )
 def test_the_other_policies_rank_by_what_they_are_named_after(policy: str, expected: list[int]) -> None:
     stored = _stored((10, 0.5, 0, 0), (20, 0.1, 0, 0), (30, 0.9, 0, 0))
-    assert _lengths(stored, Judgement(policy)) == expected  # type: ignore[arg-type]
+    assert _lengths(stored, SelectionOptions(SelectionPolicy(policy))) == expected
 
 
 def test_a_prompt_without_prefixes_leaves_the_empty_one_to_the_policies_that_know_it() -> None:
-    assert rank([], Header(), Judgement(), RANDOM) == []
+    assert rank([], Header(), SelectionOptions(), RANDOM) == []
     assert _lengths([], OUTCOMES) == [0]

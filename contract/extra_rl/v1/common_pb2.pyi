@@ -34,7 +34,7 @@ class Error(_message.Message):
     code: _builtins.int
     """A canonical google.rpc.Code number, for example 3 for INVALID_ARGUMENT."""
     message: _builtins.str
-    """What was wrong and what to do, for a person to read."""
+    """The problem and what to do about it, for a person to read."""
     field: _builtins.str
     """Path of the offending field inside the item, for example "texts[2]"; empty if no field is at fault."""
     def __init__(
@@ -51,3 +51,29 @@ class Error(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Error: _TypeAlias = Error  # noqa: Y015
+
+@_typing.final
+class ServerInfo(_message.Message):
+    """The server, the same in the GetInfo of each of its services."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version of extra-rl on the server, for example "0.3.0"."""
+    max_message_bytes: _builtins.int
+    """Largest message the server accepts or sends, in bytes."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        max_message_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_message_bytes", b"max_message_bytes", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServerInfo: _TypeAlias = ServerInfo  # noqa: Y015

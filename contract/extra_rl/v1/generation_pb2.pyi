@@ -312,7 +312,7 @@ class GenerateRequest(_message.Message):
     """Also compute Rollout.segments."""
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prompt]:
-        """Prompts; the response names them by their index here. At most GetInfoResponse.max_prompts."""
+        """Prompts; the response names them by their index here. At most GenerationServiceGetInfoResponse.max_prompts."""
 
     @_builtins.property
     def sampling(self) -> Global___SamplingParams:
@@ -828,7 +828,7 @@ class StreamWeightsResponse(_message.Message):
 Global___StreamWeightsResponse: _TypeAlias = StreamWeightsResponse  # noqa: Y015
 
 @_typing.final
-class GetInfoRequest(_message.Message):
+class GenerationServiceGetInfoRequest(_message.Message):
     """Asks what is served."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -842,10 +842,10 @@ class GetInfoRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetInfoRequest: _TypeAlias = GetInfoRequest  # noqa: Y015
+Global___GenerationServiceGetInfoRequest: _TypeAlias = GenerationServiceGetInfoRequest  # noqa: Y015
 
 @_typing.final
-class GetInfoResponse(_message.Message):
+class GenerationServiceGetInfoResponse(_message.Message):
     """What is served."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -859,6 +859,8 @@ class GetInfoResponse(_message.Message):
     MAX_MODEL_LEN_FIELD_NUMBER: _builtins.int
     MAX_PROMPTS_FIELD_NUMBER: _builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    MAX_SAMPLES_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """Engine name: "transformers" or "vllm"."""
     engine_version: _builtins.str
@@ -875,9 +877,15 @@ class GetInfoResponse(_message.Message):
     """Most tokens of prompt, prefix and continuation together."""
     max_prompts: _builtins.int
     """Most prompts in one request."""
+    max_samples: _builtins.int
+    """Most samples in one request: prompts times n."""
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that end a sample by default."""
+
+    @_builtins.property
+    def server(self) -> _common_pb2.ServerInfo:
+        """The server."""
 
     def __init__(
         self,
@@ -891,11 +899,13 @@ class GetInfoResponse(_message.Message):
         max_model_len: _builtins.int = ...,
         max_prompts: _builtins.int = ...,
         eos_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        max_samples: _builtins.int = ...,
+        server: _common_pb2.ServerInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_version", b"engine_version", "eos_token_ids", b"eos_token_ids", "max_model_len", b"max_model_len", "max_prompts", b"max_prompts", "model", b"model", "policy_version", b"policy_version", "vocab_hash", b"vocab_hash", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "engine_version", b"engine_version", "eos_token_ids", b"eos_token_ids", "max_model_len", b"max_model_len", "max_prompts", b"max_prompts", "max_samples", b"max_samples", "model", b"model", "policy_version", b"policy_version", "server", b"server", "vocab_hash", b"vocab_hash", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetInfoResponse: _TypeAlias = GetInfoResponse  # noqa: Y015
+Global___GenerationServiceGetInfoResponse: _TypeAlias = GenerationServiceGetInfoResponse  # noqa: Y015

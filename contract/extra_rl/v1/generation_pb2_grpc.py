@@ -52,8 +52,8 @@ class GenerationServiceStub:
                 _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/extra_rl.v1.GenerationService/GetInfo',
-                request_serializer=extra__rl_dot_v1_dot_generation__pb2.GetInfoRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_generation__pb2.GetInfoResponse.FromString,
+                request_serializer=extra__rl_dot_v1_dot_generation__pb2.GenerationServiceGetInfoRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_generation__pb2.GenerationServiceGetInfoResponse.FromString,
                 _registered_method=True)
 
 
@@ -86,7 +86,7 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetInfo(self, request, context):
-        """Tells what is served and the limits a caller must respect.
+        """Returns the model that is served, the version of the server and the limits of this service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,8 +112,8 @@ def add_GenerationServiceServicer_to_server(servicer, server):
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
-                    request_deserializer=extra__rl_dot_v1_dot_generation__pb2.GetInfoRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_generation__pb2.GetInfoResponse.SerializeToString,
+                    request_deserializer=extra__rl_dot_v1_dot_generation__pb2.GenerationServiceGetInfoRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_generation__pb2.GenerationServiceGetInfoResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,8 +223,8 @@ class GenerationService:
             request,
             target,
             '/extra_rl.v1.GenerationService/GetInfo',
-            extra__rl_dot_v1_dot_generation__pb2.GetInfoRequest.SerializeToString,
-            extra__rl_dot_v1_dot_generation__pb2.GetInfoResponse.FromString,
+            extra__rl_dot_v1_dot_generation__pb2.GenerationServiceGetInfoRequest.SerializeToString,
+            extra__rl_dot_v1_dot_generation__pb2.GenerationServiceGetInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

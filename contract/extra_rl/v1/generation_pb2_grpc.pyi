@@ -45,8 +45,8 @@ class GenerationServiceStub:
     """As UpdateWeights, with the tensors sent in chunks instead of read from a folder: no shared disk is
     needed. One header first, then all tensors of the model, under the names of its safetensors files.
     """
-    GetInfo: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GetInfoRequest, _generation_pb2.GetInfoResponse]
-    """Tells what is served and the limits a caller must respect."""
+    GetInfo: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GenerationServiceGetInfoRequest, _generation_pb2.GenerationServiceGetInfoResponse]
+    """Returns the model that is served, the version of the server and the limits of this service."""
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -65,8 +65,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """As UpdateWeights, with the tensors sent in chunks instead of read from a folder: no shared disk is
     needed. One header first, then all tensors of the model, under the names of its safetensors files.
     """
-    GetInfo: _aio.UnaryUnaryMultiCallable[_generation_pb2.GetInfoRequest, _generation_pb2.GetInfoResponse]  # type: ignore[assignment]
-    """Tells what is served and the limits a caller must respect."""
+    GetInfo: _aio.UnaryUnaryMultiCallable[_generation_pb2.GenerationServiceGetInfoRequest, _generation_pb2.GenerationServiceGetInfoResponse]  # type: ignore[assignment]
+    """Returns the model that is served, the version of the server and the limits of this service."""
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Samples continuations of prompts. Stateless between calls but for the weights it serves."""
@@ -104,9 +104,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def GetInfo(
         self,
-        request: _generation_pb2.GetInfoRequest,
+        request: _generation_pb2.GenerationServiceGetInfoRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_generation_pb2.GetInfoResponse, _abc.Awaitable[_generation_pb2.GetInfoResponse]]:
-        """Tells what is served and the limits a caller must respect."""
+    ) -> _typing.Union[_generation_pb2.GenerationServiceGetInfoResponse, _abc.Awaitable[_generation_pb2.GenerationServiceGetInfoResponse]]:
+        """Returns the model that is served, the version of the server and the limits of this service."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -20,82 +20,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _TextWindow:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _TextWindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextWindow.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    TEXT_WINDOW_UNSPECIFIED: _TextWindow.ValueType  # 0
-    """Same as TEXT_WINDOW_REFERENCE."""
-    TEXT_WINDOW_REFERENCE: _TextWindow.ValueType  # 1
-    """Of the last 512 tokens as many as the model reads (256 for all-MiniLM-L6-v2), as ExTra's released code
-    does: of a long solution, its opening.
-    """
-    TEXT_WINDOW_WHOLE: _TextWindow.ValueType  # 2
-    """The whole text: consecutive windows are embedded and averaged by length."""
-
-class TextWindow(_TextWindow, metaclass=_TextWindowEnumTypeWrapper):
-    """Which part of a text is embedded."""
-
-TEXT_WINDOW_UNSPECIFIED: TextWindow.ValueType  # 0
-"""Same as TEXT_WINDOW_REFERENCE."""
-TEXT_WINDOW_REFERENCE: TextWindow.ValueType  # 1
-"""Of the last 512 tokens as many as the model reads (256 for all-MiniLM-L6-v2), as ExTra's released code
-does: of a long solution, its opening.
-"""
-TEXT_WINDOW_WHOLE: TextWindow.ValueType  # 2
-"""The whole text: consecutive windows are embedded and averaged by length."""
-Global___TextWindow: _TypeAlias = TextWindow  # noqa: Y015
-
-class _VectorStorage:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _VectorStorageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VectorStorage.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    VECTOR_STORAGE_UNSPECIFIED: _VectorStorage.ValueType  # 0
-    """Same as VECTOR_STORAGE_FLOAT32."""
-    VECTOR_STORAGE_FLOAT32: _VectorStorage.ValueType  # 1
-    """4 bytes a number."""
-    VECTOR_STORAGE_FLOAT16: _VectorStorage.ValueType  # 2
-    """2 bytes a number; similarities to stored solutions move by less than 0.001."""
-
-class VectorStorage(_VectorStorage, metaclass=_VectorStorageEnumTypeWrapper):
-    """How the vectors of solutions are held."""
-
-VECTOR_STORAGE_UNSPECIFIED: VectorStorage.ValueType  # 0
-"""Same as VECTOR_STORAGE_FLOAT32."""
-VECTOR_STORAGE_FLOAT32: VectorStorage.ValueType  # 1
-"""4 bytes a number."""
-VECTOR_STORAGE_FLOAT16: VectorStorage.ValueType  # 2
-"""2 bytes a number; similarities to stored solutions move by less than 0.001."""
-Global___VectorStorage: _TypeAlias = VectorStorage  # noqa: Y015
-
-class _MemoryPolicy:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _MemoryPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemoryPolicy.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    MEMORY_POLICY_UNSPECIFIED: _MemoryPolicy.ValueType  # 0
-    """Same as MEMORY_POLICY_CORRECT."""
-    MEMORY_POLICY_CORRECT: _MemoryPolicy.ValueType  # 1
-    """Only correct solutions count."""
-    MEMORY_POLICY_ALL: _MemoryPolicy.ValueType  # 2
-    """Every rollout counts (ExTra's released reference code)."""
-
-class MemoryPolicy(_MemoryPolicy, metaclass=_MemoryPolicyEnumTypeWrapper):
-    """Which rollouts are embedded, compared and stored. The bonus goes to correct ones under either."""
-
-MEMORY_POLICY_UNSPECIFIED: MemoryPolicy.ValueType  # 0
-"""Same as MEMORY_POLICY_CORRECT."""
-MEMORY_POLICY_CORRECT: MemoryPolicy.ValueType  # 1
-"""Only correct solutions count."""
-MEMORY_POLICY_ALL: MemoryPolicy.ValueType  # 2
-"""Every rollout counts (ExTra's released reference code)."""
-Global___MemoryPolicy: _TypeAlias = MemoryPolicy  # noqa: Y015
-
 class _Metric:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -120,7 +44,7 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     """Share of the siblings that are in another semantic cluster (as in DARLING). In [0, 1]."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
-    """How novelty is measured."""
+    """Measure of novelty."""
 
 METRIC_UNSPECIFIED: Metric.ValueType  # 0
 """Same as METRIC_EMBEDDING."""
@@ -158,7 +82,7 @@ class _ScaleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scale.ValueType
     """
 
 class Scale(_Scale, metaclass=_ScaleEnumTypeWrapper):
-    """What the novelties are divided by."""
+    """Divisor of the novelties."""
 
 SCALE_UNSPECIFIED: Scale.ValueType  # 0
 """Same as SCALE_RAW."""
@@ -188,7 +112,7 @@ class _ScoreModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScoreMode.V
     """Stores and scores nothing."""
 
 class ScoreMode(_ScoreMode, metaclass=_ScoreModeEnumTypeWrapper):
-    """What a call does."""
+    """Steps that a call takes."""
 
 SCORE_MODE_UNSPECIFIED: ScoreMode.ValueType  # 0
 """Same as SCORE_MODE_SCORE_AND_REMEMBER."""
@@ -199,398 +123,6 @@ SCORE_MODE_SCORE_ONLY: ScoreMode.ValueType  # 2
 SCORE_MODE_REMEMBER_ONLY: ScoreMode.ValueType  # 3
 """Stores and scores nothing."""
 Global___ScoreMode: _TypeAlias = ScoreMode  # noqa: Y015
-
-@_typing.final
-class NamespaceSettings(_message.Message):
-    """Settings of a namespace, stored with it. Absent fields take the stated defaults."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MEMORY_CAPACITY_FIELD_NUMBER: _builtins.int
-    MIN_HISTORY_FIELD_NUMBER: _builtins.int
-    MEMORY_POLICY_FIELD_NUMBER: _builtins.int
-    PREFIX_CAPACITY_FIELD_NUMBER: _builtins.int
-    TEXT_WINDOW_FIELD_NUMBER: _builtins.int
-    STORAGE_FIELD_NUMBER: _builtins.int
-    NGRAM_SIZE_FIELD_NUMBER: _builtins.int
-    CLUSTER_SIMILARITY_FIELD_NUMBER: _builtins.int
-    VARIANCE_RATE_FIELD_NUMBER: _builtins.int
-    memory_capacity: _builtins.int
-    """Solutions kept per prompt, oldest out first. Default 16."""
-    min_history: _builtins.int
-    """Novelty is 0 while the prompt's memory held fewer entries than this before the group. Default 8."""
-    memory_policy: Global___MemoryPolicy.ValueType
-    """Which rollouts count. Default CORRECT."""
-    prefix_capacity: _builtins.int
-    """Prefixes kept per prompt, oldest out first. Default 128."""
-    text_window: Global___TextWindow.ValueType
-    """Which part of a text is embedded. Default REFERENCE."""
-    storage: Global___VectorStorage.ValueType
-    """How the vectors of solutions are held. Default FLOAT32."""
-    ngram_size: _builtins.int
-    """Tokens per n-gram of METRIC_NGRAM_COUNT. Default 2."""
-    cluster_similarity: _builtins.float
-    """Cosine similarity from which two solutions are in one cluster (METRIC_CLUSTER_SIZE). Default 0.95."""
-    variance_rate: _builtins.float
-    """Weight, in [0, 1], of a group's reward variance in its prompt's moving average. Default 0.1."""
-    def __init__(
-        self,
-        *,
-        memory_capacity: _builtins.int | None = ...,
-        min_history: _builtins.int | None = ...,
-        memory_policy: Global___MemoryPolicy.ValueType = ...,
-        prefix_capacity: _builtins.int | None = ...,
-        text_window: Global___TextWindow.ValueType = ...,
-        storage: Global___VectorStorage.ValueType = ...,
-        ngram_size: _builtins.int | None = ...,
-        cluster_similarity: _builtins.float | None = ...,
-        variance_rate: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity", "_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_ngram_size", b"_ngram_size", "_prefix_capacity", b"_prefix_capacity", "_variance_rate", b"_variance_rate", "cluster_similarity", b"cluster_similarity", "memory_capacity", b"memory_capacity", "min_history", b"min_history", "ngram_size", b"ngram_size", "prefix_capacity", b"prefix_capacity", "variance_rate", b"variance_rate"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity", "_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_ngram_size", b"_ngram_size", "_prefix_capacity", b"_prefix_capacity", "_variance_rate", b"_variance_rate", "cluster_similarity", b"cluster_similarity", "memory_capacity", b"memory_capacity", "memory_policy", b"memory_policy", "min_history", b"min_history", "ngram_size", b"ngram_size", "prefix_capacity", b"prefix_capacity", "storage", b"storage", "text_window", b"text_window", "variance_rate", b"variance_rate"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__cluster_similarity: _TypeAlias = _typing.Literal["cluster_similarity"]  # noqa: Y015
-    _WhichOneofArgType__cluster_similarity: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity"]  # noqa: Y015
-    _WhichOneofReturnType__memory_capacity: _TypeAlias = _typing.Literal["memory_capacity"]  # noqa: Y015
-    _WhichOneofArgType__memory_capacity: _TypeAlias = _typing.Literal["_memory_capacity", b"_memory_capacity"]  # noqa: Y015
-    _WhichOneofReturnType__min_history: _TypeAlias = _typing.Literal["min_history"]  # noqa: Y015
-    _WhichOneofArgType__min_history: _TypeAlias = _typing.Literal["_min_history", b"_min_history"]  # noqa: Y015
-    _WhichOneofReturnType__ngram_size: _TypeAlias = _typing.Literal["ngram_size"]  # noqa: Y015
-    _WhichOneofArgType__ngram_size: _TypeAlias = _typing.Literal["_ngram_size", b"_ngram_size"]  # noqa: Y015
-    _WhichOneofReturnType__prefix_capacity: _TypeAlias = _typing.Literal["prefix_capacity"]  # noqa: Y015
-    _WhichOneofArgType__prefix_capacity: _TypeAlias = _typing.Literal["_prefix_capacity", b"_prefix_capacity"]  # noqa: Y015
-    _WhichOneofReturnType__variance_rate: _TypeAlias = _typing.Literal["variance_rate"]  # noqa: Y015
-    _WhichOneofArgType__variance_rate: _TypeAlias = _typing.Literal["_variance_rate", b"_variance_rate"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster_similarity) -> _WhichOneofReturnType__cluster_similarity | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_capacity) -> _WhichOneofReturnType__memory_capacity | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_history) -> _WhichOneofReturnType__min_history | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__ngram_size) -> _WhichOneofReturnType__ngram_size | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__prefix_capacity) -> _WhichOneofReturnType__prefix_capacity | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__variance_rate) -> _WhichOneofReturnType__variance_rate | None: ...
-
-Global___NamespaceSettings: _TypeAlias = NamespaceSettings  # noqa: Y015
-
-@_typing.final
-class CreateNamespaceRequest(_message.Message):
-    """Creates a namespace."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAMESPACE_FIELD_NUMBER: _builtins.int
-    SETTINGS_FIELD_NUMBER: _builtins.int
-    namespace: _builtins.str
-    """Name: 1 to 200 characters of letters, digits, and "._-/:@"."""
-    @_builtins.property
-    def settings(self) -> Global___NamespaceSettings:
-        """Its settings."""
-
-    def __init__(
-        self,
-        *,
-        namespace: _builtins.str = ...,
-        settings: Global___NamespaceSettings | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "settings", b"settings"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CreateNamespaceRequest: _TypeAlias = CreateNamespaceRequest  # noqa: Y015
-
-@_typing.final
-class CreateNamespaceResponse(_message.Message):
-    """The namespace exists."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SETTINGS_FIELD_NUMBER: _builtins.int
-    CREATED_FIELD_NUMBER: _builtins.int
-    created: _builtins.bool
-    """True if this call created it."""
-    @_builtins.property
-    def settings(self) -> Global___NamespaceSettings:
-        """Its settings, defaults filled in."""
-
-    def __init__(
-        self,
-        *,
-        settings: Global___NamespaceSettings | None = ...,
-        created: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "settings", b"settings"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CreateNamespaceResponse: _TypeAlias = CreateNamespaceResponse  # noqa: Y015
-
-@_typing.final
-class DescribeNamespaceRequest(_message.Message):
-    """Asks about a namespace."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAMESPACE_FIELD_NUMBER: _builtins.int
-    namespace: _builtins.str
-    """Name."""
-    def __init__(
-        self,
-        *,
-        namespace: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DescribeNamespaceRequest: _TypeAlias = DescribeNamespaceRequest  # noqa: Y015
-
-@_typing.final
-class DescribeNamespaceResponse(_message.Message):
-    """A namespace."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SETTINGS_FIELD_NUMBER: _builtins.int
-    PROMPTS_FIELD_NUMBER: _builtins.int
-    SOLUTIONS_FIELD_NUMBER: _builtins.int
-    PREFIXES_FIELD_NUMBER: _builtins.int
-    EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
-    DIMENSION_FIELD_NUMBER: _builtins.int
-    POSITIVE_FIELD_NUMBER: _builtins.int
-    INDEX_HITS_FIELD_NUMBER: _builtins.int
-    INDEX_LOADS_FIELD_NUMBER: _builtins.int
-    TEXTS_EMBEDDED_FIELD_NUMBER: _builtins.int
-    TEXTS_CACHED_FIELD_NUMBER: _builtins.int
-    prompts: _builtins.int
-    """Prompts with at least one stored solution."""
-    solutions: _builtins.int
-    """Solutions stored."""
-    prefixes: _builtins.int
-    """Prefixes stored."""
-    embedding_model: _builtins.str
-    """Name of the embedding model its vectors are of; empty until the first vector."""
-    dimension: _builtins.int
-    """Dimension of the vectors; 0 until the first vector."""
-    index_hits: _builtins.int
-    """How often this server, since it started, found a prompt's memory in its index."""
-    index_loads: _builtins.int
-    """How often it read a prompt's memory from the store."""
-    texts_embedded: _builtins.int
-    """Texts this server has embedded since it started, in all namespaces."""
-    texts_cached: _builtins.int
-    """Texts it did not embed because it knew their vectors, in all namespaces."""
-    @_builtins.property
-    def settings(self) -> Global___NamespaceSettings:
-        """Its settings, defaults filled in."""
-
-    @_builtins.property
-    def positive(self) -> _containers.RepeatedCompositeFieldContainer[Global___PositiveNovelty]:
-        """Positive novelties scored so far, by metric: what SCALE_RUNNING_MEAN divides by."""
-
-    def __init__(
-        self,
-        *,
-        settings: Global___NamespaceSettings | None = ...,
-        prompts: _builtins.int = ...,
-        solutions: _builtins.int = ...,
-        prefixes: _builtins.int = ...,
-        embedding_model: _builtins.str = ...,
-        dimension: _builtins.int = ...,
-        positive: _abc.Iterable[Global___PositiveNovelty] | None = ...,
-        index_hits: _builtins.int = ...,
-        index_loads: _builtins.int = ...,
-        texts_embedded: _builtins.int = ...,
-        texts_cached: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "embedding_model", b"embedding_model", "index_hits", b"index_hits", "index_loads", b"index_loads", "positive", b"positive", "prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions", "texts_cached", b"texts_cached", "texts_embedded", b"texts_embedded"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DescribeNamespaceResponse: _TypeAlias = DescribeNamespaceResponse  # noqa: Y015
-
-@_typing.final
-class PositiveNovelty(_message.Message):
-    """Positive novelties of one metric."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    METRIC_FIELD_NUMBER: _builtins.int
-    COUNT_FIELD_NUMBER: _builtins.int
-    MEAN_FIELD_NUMBER: _builtins.int
-    metric: Global___Metric.ValueType
-    """The metric."""
-    count: _builtins.int
-    """How many were scored."""
-    mean: _builtins.float
-    """Their mean."""
-    def __init__(
-        self,
-        *,
-        metric: Global___Metric.ValueType = ...,
-        count: _builtins.int = ...,
-        mean: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean", b"mean", "metric", b"metric"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PositiveNovelty: _TypeAlias = PositiveNovelty  # noqa: Y015
-
-@_typing.final
-class CopyNamespaceRequest(_message.Message):
-    """Copies a namespace."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SOURCE_FIELD_NUMBER: _builtins.int
-    DESTINATION_FIELD_NUMBER: _builtins.int
-    REPLACE_FIELD_NUMBER: _builtins.int
-    source: _builtins.str
-    """Name of the one to copy."""
-    destination: _builtins.str
-    """Name of the copy."""
-    replace: _builtins.bool
-    """Replace the destination if it exists; otherwise that is ALREADY_EXISTS."""
-    def __init__(
-        self,
-        *,
-        source: _builtins.str = ...,
-        destination: _builtins.str = ...,
-        replace: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "replace", b"replace", "source", b"source"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CopyNamespaceRequest: _TypeAlias = CopyNamespaceRequest  # noqa: Y015
-
-@_typing.final
-class CopyNamespaceResponse(_message.Message):
-    """The copy is durable."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SOLUTIONS_FIELD_NUMBER: _builtins.int
-    PREFIXES_FIELD_NUMBER: _builtins.int
-    solutions: _builtins.int
-    """Solutions copied."""
-    prefixes: _builtins.int
-    """Prefixes copied."""
-    def __init__(
-        self,
-        *,
-        solutions: _builtins.int = ...,
-        prefixes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "solutions", b"solutions"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CopyNamespaceResponse: _TypeAlias = CopyNamespaceResponse  # noqa: Y015
-
-@_typing.final
-class DeleteNamespaceRequest(_message.Message):
-    """Deletes a namespace."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAMESPACE_FIELD_NUMBER: _builtins.int
-    namespace: _builtins.str
-    """Name."""
-    def __init__(
-        self,
-        *,
-        namespace: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeleteNamespaceRequest: _TypeAlias = DeleteNamespaceRequest  # noqa: Y015
-
-@_typing.final
-class DeleteNamespaceResponse(_message.Message):
-    """The namespace is gone."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    EXISTED_FIELD_NUMBER: _builtins.int
-    existed: _builtins.bool
-    """True if it existed."""
-    def __init__(
-        self,
-        *,
-        existed: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeleteNamespaceResponse: _TypeAlias = DeleteNamespaceResponse  # noqa: Y015
-
-@_typing.final
-class ListNamespacesRequest(_message.Message):
-    """Lists namespaces."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListNamespacesRequest: _TypeAlias = ListNamespacesRequest  # noqa: Y015
-
-@_typing.final
-class ListNamespacesResponse(_message.Message):
-    """All namespaces."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAMESPACES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names, sorted."""
-
-    def __init__(
-        self,
-        *,
-        namespaces: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespaces", b"namespaces"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListNamespacesResponse: _TypeAlias = ListNamespacesResponse  # noqa: Y015
 
 @_typing.final
 class Group(_message.Message):
@@ -641,6 +173,46 @@ class Group(_message.Message):
 Global___Group: _TypeAlias = Group  # noqa: Y015
 
 @_typing.final
+class NoveltyTimings(_message.Message):
+    """Where the time of a call went. The names are the stages of the server's metric
+    extra_rl_novelty_stage_duration_seconds; a stage that a call does not have is 0.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
+    LOCK_SECONDS_FIELD_NUMBER: _builtins.int
+    EMBED_SECONDS_FIELD_NUMBER: _builtins.int
+    SEARCH_SECONDS_FIELD_NUMBER: _builtins.int
+    COMMIT_SECONDS_FIELD_NUMBER: _builtins.int
+    queue_seconds: _builtins.float
+    """Seconds the request waited for a thread."""
+    lock_seconds: _builtins.float
+    """Seconds it waited for other requests about the same prompts."""
+    embed_seconds: _builtins.float
+    """Seconds of embedding texts, those of waiting for the model included."""
+    search_seconds: _builtins.float
+    """Seconds of searching the memories."""
+    commit_seconds: _builtins.float
+    """Seconds until the write was durable."""
+    def __init__(
+        self,
+        *,
+        queue_seconds: _builtins.float = ...,
+        lock_seconds: _builtins.float = ...,
+        embed_seconds: _builtins.float = ...,
+        search_seconds: _builtins.float = ...,
+        commit_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit_seconds", b"commit_seconds", "embed_seconds", b"embed_seconds", "lock_seconds", b"lock_seconds", "queue_seconds", b"queue_seconds", "search_seconds", b"search_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoveltyTimings: _TypeAlias = NoveltyTimings  # noqa: Y015
+
+@_typing.final
 class ScoreGroupsRequest(_message.Message):
     """Asks for scores."""
 
@@ -658,15 +230,15 @@ class ScoreGroupsRequest(_message.Message):
     namespace: _builtins.str
     """Namespace."""
     metric: Global___Metric.ValueType
-    """How novelty is measured."""
+    """Measure of novelty."""
     mode: Global___ScoreMode.ValueType
-    """What the call does."""
+    """Steps that the call takes."""
     idempotency_key: _builtins.str
     """Names the write: the same key again returns the first answer and changes nothing, also after a
     restart. Empty: no protection against retries.
     """
     scale: Global___Scale.ValueType
-    """What the novelties are divided by."""
+    """Divisor of the novelties."""
     explain: _builtins.bool
     """Also name, for each rollout, its nearest neighbour (metrics on embeddings only)."""
     track_reward_variance: _builtins.bool
@@ -702,7 +274,7 @@ Global___ScoreGroupsRequest: _TypeAlias = ScoreGroupsRequest  # noqa: Y015
 
 @_typing.final
 class Nearest(_message.Message):
-    """What a rollout is most similar to."""
+    """The nearest neighbour of a rollout."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -720,7 +292,7 @@ class Nearest(_message.Message):
         """Another rollout of the same group."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
-        """Where the nearest neighbour is."""
+        """Place of a nearest neighbour."""
 
     KIND_UNSPECIFIED: Nearest.Kind.ValueType  # 0
     """There is none: the rollout does not count, or there was nothing to compare it with."""
@@ -735,7 +307,7 @@ class Nearest(_message.Message):
     EXCERPT_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     kind: Global___Nearest.Kind.ValueType
-    """Where the nearest neighbour is."""
+    """Place of the nearest neighbour."""
     solution_id: _builtins.int
     """Of a stored solution: its number among all ever stored for the prompt, from 0."""
     sibling: _builtins.int
@@ -790,7 +362,7 @@ class GroupScores(_message.Message):
     of the entropy of the eigenvalues of the similarity matrix).
     """
     divisor: _builtins.float
-    """What the novelties were divided by; 1 for SCALE_RAW."""
+    """Divisor of the novelties; 1 for SCALE_RAW."""
     @_builtins.property
     def error(self) -> _common_pb2.Error:
         """Why the group was refused; then nothing of it was stored."""
@@ -834,21 +406,27 @@ class ScoreGroupsResponse(_message.Message):
 
     GROUPS_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
     """True if the idempotency key was seen before and this is the first answer."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupScores]:
         """One per group, in order."""
 
+    @_builtins.property
+    def timings(self) -> Global___NoveltyTimings:
+        """Where the time went."""
+
     def __init__(
         self,
         *,
         groups: _abc.Iterable[Global___GroupScores] | None = ...,
         replayed: _builtins.bool = ...,
+        timings: Global___NoveltyTimings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "replayed", b"replayed", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -896,9 +474,9 @@ class CollectSampleRequest(_message.Message):
     sequence_logprob: _builtins.float
     """Sum of the response's token log-probabilities, in nats. For METRIC_POLICY_SURPRISE."""
     metric: Global___Metric.ValueType
-    """How novelty is measured; the first sample of the group decides."""
+    """Measure of novelty; the first sample of the group decides."""
     scale: Global___Scale.ValueType
-    """What the novelties are divided by; the first sample of the group decides."""
+    """Divisor of the novelties; the first sample of the group decides."""
     wait_seconds: _builtins.float
     """Seconds after the group's first sample at which it is scored even if samples are missing; the first
     sample decides. Absent: 300.
@@ -946,17 +524,22 @@ class CollectSampleResponse(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     MEMORY_BEFORE_FIELD_NUMBER: _builtins.int
     MEMORY_AFTER_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     novelty: _builtins.float
     """Its novelty, as in GroupScores."""
     samples: _builtins.int
-    """Samples that were scored together; fewer than group_size if the group's deadline passed."""
+    """Number of samples scored together; fewer than group_size if the group's deadline passed."""
     memory_before: _builtins.int
     """Entries of the prompt's memory before the group."""
     memory_after: _builtins.int
     """Entries of the prompt's memory after the group."""
     @_builtins.property
     def nearest(self) -> Global___Nearest:
-        """What it is most similar to (metrics on embeddings only)."""
+        """Its nearest neighbour (metrics on embeddings only)."""
+
+    @_builtins.property
+    def timings(self) -> Global___NoveltyTimings:
+        """Where the time of scoring the group went."""
 
     def __init__(
         self,
@@ -966,10 +549,11 @@ class CollectSampleResponse(_message.Message):
         samples: _builtins.int = ...,
         memory_before: _builtins.int = ...,
         memory_after: _builtins.int = ...,
+        timings: Global___NoveltyTimings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["nearest", b"nearest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["nearest", b"nearest", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "samples", b"samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "samples", b"samples", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -987,10 +571,10 @@ class QueryNeighborsRequest(_message.Message):
     namespace: _builtins.str
     """Namespace."""
     k: _builtins.int
-    """Neighbours of each at most. Absent: 1."""
+    """Most neighbours of each query. Absent: 1."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___NeighborQuery]:
-        """What to find the neighbours of."""
+        """Texts or vectors to find neighbours of."""
 
     def __init__(
         self,
@@ -1046,18 +630,24 @@ class QueryNeighborsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbors]:
         """One per query, in order."""
+
+    @_builtins.property
+    def timings(self) -> Global___NoveltyTimings:
+        """Where the time went."""
 
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___Neighbors] | None = ...,
+        timings: Global___NoveltyTimings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1094,259 +684,158 @@ class Neighbors(_message.Message):
 Global___Neighbors: _TypeAlias = Neighbors  # noqa: Y015
 
 @_typing.final
-class ListPromptsRequest(_message.Message):
-    """Asks for a page of prompts."""
+class EmbedRequest(_message.Message):
+    """Asks for vectors of texts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    RETURN_VECTORS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """Namespace."""
-    page_size: _builtins.int
-    """Prompts in the answer at most. 0: 1000."""
-    page_token: _builtins.str
-    """next_page_token of the page before; empty for the first."""
-    def __init__(
-        self,
-        *,
-        namespace: _builtins.str = ...,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListPromptsRequest: _TypeAlias = ListPromptsRequest  # noqa: Y015
-
-@_typing.final
-class ListPromptsResponse(_message.Message):
-    """A page of prompts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PROMPTS_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Asks for the next page; empty after the last."""
+    """Namespace; its text window decides which part of a text is embedded."""
+    return_vectors: _builtins.bool
+    """Also return the vectors."""
     @_builtins.property
-    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptSummary]:
-        """Prompts, in order of id."""
-
-    def __init__(
-        self,
-        *,
-        prompts: _abc.Iterable[Global___PromptSummary] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "prompts", b"prompts"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListPromptsResponse: _TypeAlias = ListPromptsResponse  # noqa: Y015
-
-@_typing.final
-class PromptSummary(_message.Message):
-    """What is stored of one prompt."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PROMPT_ID_FIELD_NUMBER: _builtins.int
-    SOLUTIONS_FIELD_NUMBER: _builtins.int
-    SOLUTIONS_ADDED_FIELD_NUMBER: _builtins.int
-    PREFIXES_FIELD_NUMBER: _builtins.int
-    REWARD_VARIANCE_FIELD_NUMBER: _builtins.int
-    prompt_id: _builtins.str
-    """Prompt."""
-    solutions: _builtins.int
-    """Solutions stored."""
-    solutions_added: _builtins.int
-    """Solutions ever stored."""
-    prefixes: _builtins.int
-    """Prefixes stored."""
-    reward_variance: _builtins.float
-    """Moving average of the variance of its rewards; 0 if never tracked."""
-    def __init__(
-        self,
-        *,
-        prompt_id: _builtins.str = ...,
-        solutions: _builtins.int = ...,
-        solutions_added: _builtins.int = ...,
-        prefixes: _builtins.int = ...,
-        reward_variance: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "prompt_id", b"prompt_id", "reward_variance", b"reward_variance", "solutions", b"solutions", "solutions_added", b"solutions_added"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PromptSummary: _TypeAlias = PromptSummary  # noqa: Y015
-
-@_typing.final
-class DeletePromptsRequest(_message.Message):
-    """Deletes prompts."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAMESPACE_FIELD_NUMBER: _builtins.int
-    PROMPT_IDS_FIELD_NUMBER: _builtins.int
-    namespace: _builtins.str
-    """Namespace."""
-    @_builtins.property
-    def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Prompts."""
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts. At most NoveltyServiceGetInfoResponse.max_rollouts."""
 
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
-        prompt_ids: _abc.Iterable[_builtins.str] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        return_vectors: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "prompt_ids", b"prompt_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "return_vectors", b"return_vectors", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DeletePromptsRequest: _TypeAlias = DeletePromptsRequest  # noqa: Y015
+Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
 
 @_typing.final
-class DeletePromptsResponse(_message.Message):
-    """The prompts are gone."""
+class EmbedResponse(_message.Message):
+    """The texts are embedded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    EXISTED_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    EMBEDDED_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    vectors: _builtins.bytes
+    """If asked for: float32 [texts, dimension], unit vectors in order; zeros for a refused text."""
+    dimension: _builtins.int
+    """Dimension of the vectors."""
+    embedded: _builtins.int
+    """Texts that the model embedded. Under TEXT_WINDOW_WHOLE each window of a text counts."""
+    cached: _builtins.int
+    """Texts whose vectors were in the cache, counted alike; a text that comes twice counts here the second time."""
     @_builtins.property
-    def existed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """One per prompt, in order: whether anything was stored of it."""
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Error]:
+        """One per text, in order: absent code (0) if it was embedded; INVALID_ARGUMENT for an empty text and for one
+        that is too long.
+        """
 
-    def __init__(
-        self,
-        *,
-        existed: _abc.Iterable[_builtins.bool] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeletePromptsResponse: _TypeAlias = DeletePromptsResponse  # noqa: Y015
-
-@_typing.final
-class ExportNamespaceRequest(_message.Message):
-    """Asks for a namespace as a file."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAMESPACE_FIELD_NUMBER: _builtins.int
-    namespace: _builtins.str
-    """Name."""
-    def __init__(
-        self,
-        *,
-        namespace: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ExportNamespaceRequest: _TypeAlias = ExportNamespaceRequest  # noqa: Y015
-
-@_typing.final
-class ExportNamespaceResponse(_message.Message):
-    """A piece of the file."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHUNK_FIELD_NUMBER: _builtins.int
-    chunk: _builtins.bytes
-    """The next bytes of the Parquet file."""
-    def __init__(
-        self,
-        *,
-        chunk: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ExportNamespaceResponse: _TypeAlias = ExportNamespaceResponse  # noqa: Y015
-
-@_typing.final
-class ImportNamespaceRequest(_message.Message):
-    """A piece of the file."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAMESPACE_FIELD_NUMBER: _builtins.int
-    REPLACE_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
-    namespace: _builtins.str
-    """Name of the namespace to make; read from the first message."""
-    replace: _builtins.bool
-    """Replace the namespace if it exists; otherwise that is ALREADY_EXISTS. Read from the first message."""
-    chunk: _builtins.bytes
-    """The next bytes of the Parquet file."""
-    def __init__(
-        self,
-        *,
-        namespace: _builtins.str = ...,
-        replace: _builtins.bool = ...,
-        chunk: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "namespace", b"namespace", "replace", b"replace"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ImportNamespaceRequest: _TypeAlias = ImportNamespaceRequest  # noqa: Y015
-
-@_typing.final
-class ImportNamespaceResponse(_message.Message):
-    """The namespace exists."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SETTINGS_FIELD_NUMBER: _builtins.int
-    PROMPTS_FIELD_NUMBER: _builtins.int
-    SOLUTIONS_FIELD_NUMBER: _builtins.int
-    PREFIXES_FIELD_NUMBER: _builtins.int
-    prompts: _builtins.int
-    """Prompts with at least one stored solution."""
-    solutions: _builtins.int
-    """Solutions stored."""
-    prefixes: _builtins.int
-    """Prefixes stored."""
     @_builtins.property
-    def settings(self) -> Global___NamespaceSettings:
-        """Its settings."""
+    def timings(self) -> Global___NoveltyTimings:
+        """Where the time went."""
 
     def __init__(
         self,
         *,
-        settings: Global___NamespaceSettings | None = ...,
-        prompts: _builtins.int = ...,
-        solutions: _builtins.int = ...,
-        prefixes: _builtins.int = ...,
+        errors: _abc.Iterable[_common_pb2.Error] | None = ...,
+        vectors: _builtins.bytes = ...,
+        dimension: _builtins.int = ...,
+        embedded: _builtins.int = ...,
+        cached: _builtins.int = ...,
+        timings: Global___NoveltyTimings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "dimension", b"dimension", "embedded", b"embedded", "errors", b"errors", "timings", b"timings", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ImportNamespaceResponse: _TypeAlias = ImportNamespaceResponse  # noqa: Y015
+Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
+
+@_typing.final
+class NoveltyServiceGetInfoRequest(_message.Message):
+    """Asks for version, model and limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoveltyServiceGetInfoRequest: _TypeAlias = NoveltyServiceGetInfoRequest  # noqa: Y015
+
+@_typing.final
+class NoveltyServiceGetInfoResponse(_message.Message):
+    """Version, model and limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
+    EMBEDDING_DIMENSION_FIELD_NUMBER: _builtins.int
+    MAX_ROLLOUTS_FIELD_NUMBER: _builtins.int
+    MAX_TEXT_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_PER_ROLLOUT_FIELD_NUMBER: _builtins.int
+    MAX_DIMENSION_FIELD_NUMBER: _builtins.int
+    MAX_NEIGHBORS_FIELD_NUMBER: _builtins.int
+    MAX_GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    embedding_model: _builtins.str
+    """Name of the embedding model; empty if callers must send embeddings."""
+    embedding_dimension: _builtins.int
+    """Dimension of the model's vectors; 0 without a model."""
+    max_rollouts: _builtins.int
+    """Most rollouts in one ScoreGroups request, queries in one QueryNeighbors, and texts in one Embed."""
+    max_text_characters: _builtins.int
+    """Most characters of one text."""
+    max_tokens_per_rollout: _builtins.int
+    """Most token ids of one rollout."""
+    max_dimension: _builtins.int
+    """Largest dimension of embeddings that callers send."""
+    max_neighbors: _builtins.int
+    """Largest QueryNeighborsRequest.k."""
+    max_group_size: _builtins.int
+    """Largest CollectSampleRequest.group_size."""
+    max_wait_seconds: _builtins.float
+    """Largest CollectSampleRequest.wait_seconds."""
+    @_builtins.property
+    def server(self) -> _common_pb2.ServerInfo:
+        """The server."""
+
+    def __init__(
+        self,
+        *,
+        server: _common_pb2.ServerInfo | None = ...,
+        embedding_model: _builtins.str = ...,
+        embedding_dimension: _builtins.int = ...,
+        max_rollouts: _builtins.int = ...,
+        max_text_characters: _builtins.int = ...,
+        max_tokens_per_rollout: _builtins.int = ...,
+        max_dimension: _builtins.int = ...,
+        max_neighbors: _builtins.int = ...,
+        max_group_size: _builtins.int = ...,
+        max_wait_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_dimension", b"embedding_dimension", "embedding_model", b"embedding_model", "max_dimension", b"max_dimension", "max_group_size", b"max_group_size", "max_neighbors", b"max_neighbors", "max_rollouts", b"max_rollouts", "max_text_characters", b"max_text_characters", "max_tokens_per_rollout", b"max_tokens_per_rollout", "max_wait_seconds", b"max_wait_seconds", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NoveltyServiceGetInfoResponse: _TypeAlias = NoveltyServiceGetInfoResponse  # noqa: Y015

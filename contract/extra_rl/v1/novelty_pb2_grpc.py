@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class NoveltyServiceStub:
-    """Keeps one memory of solutions per prompt, inside namespaces that separate runs and tenants.
+    """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService).
     """
 
     def __init__(self, channel):
@@ -35,31 +35,6 @@ class NoveltyServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.CreateNamespace = channel.unary_unary(
-                '/extra_rl.v1.NoveltyService/CreateNamespace',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.CreateNamespaceRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.CreateNamespaceResponse.FromString,
-                _registered_method=True)
-        self.DescribeNamespace = channel.unary_unary(
-                '/extra_rl.v1.NoveltyService/DescribeNamespace',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.DescribeNamespaceRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.DescribeNamespaceResponse.FromString,
-                _registered_method=True)
-        self.CopyNamespace = channel.unary_unary(
-                '/extra_rl.v1.NoveltyService/CopyNamespace',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.CopyNamespaceRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.CopyNamespaceResponse.FromString,
-                _registered_method=True)
-        self.DeleteNamespace = channel.unary_unary(
-                '/extra_rl.v1.NoveltyService/DeleteNamespace',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.DeleteNamespaceRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.DeleteNamespaceResponse.FromString,
-                _registered_method=True)
-        self.ListNamespaces = channel.unary_unary(
-                '/extra_rl.v1.NoveltyService/ListNamespaces',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ListNamespacesRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ListNamespacesResponse.FromString,
-                _registered_method=True)
         self.ScoreGroups = channel.unary_unary(
                 '/extra_rl.v1.NoveltyService/ScoreGroups',
                 request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ScoreGroupsRequest.SerializeToString,
@@ -75,70 +50,24 @@ class NoveltyServiceStub:
                 request_serializer=extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsRequest.SerializeToString,
                 response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsResponse.FromString,
                 _registered_method=True)
-        self.ListPrompts = channel.unary_unary(
-                '/extra_rl.v1.NoveltyService/ListPrompts',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ListPromptsRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ListPromptsResponse.FromString,
+        self.Embed = channel.unary_unary(
+                '/extra_rl.v1.NoveltyService/Embed',
+                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.EmbedResponse.FromString,
                 _registered_method=True)
-        self.DeletePrompts = channel.unary_unary(
-                '/extra_rl.v1.NoveltyService/DeletePrompts',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsResponse.FromString,
-                _registered_method=True)
-        self.ExportNamespace = channel.unary_stream(
-                '/extra_rl.v1.NoveltyService/ExportNamespace',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceResponse.FromString,
-                _registered_method=True)
-        self.ImportNamespace = channel.stream_unary(
-                '/extra_rl.v1.NoveltyService/ImportNamespace',
-                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceRequest.SerializeToString,
-                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceResponse.FromString,
+        self.GetInfo = channel.unary_unary(
+                '/extra_rl.v1.NoveltyService/GetInfo',
+                request_serializer=extra__rl_dot_v1_dot_novelty__pb2.NoveltyServiceGetInfoRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_novelty__pb2.NoveltyServiceGetInfoResponse.FromString,
                 _registered_method=True)
 
 
 class NoveltyServiceServicer:
-    """Keeps one memory of solutions per prompt, inside namespaces that separate runs and tenants.
+    """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService).
     """
 
-    def CreateNamespace(self, request, context):
-        """Creates a namespace with its settings. The same settings again: nothing changes. Other settings for
-        an existing namespace: FAILED_PRECONDITION.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def DescribeNamespace(self, request, context):
-        """Settings and sizes of a namespace.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def CopyNamespace(self, request, context):
-        """Copies a namespace, novelty and prefix memories both, to a new name: a snapshot.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def DeleteNamespace(self, request, context):
-        """Deletes a namespace, novelty and prefix memories both. An unknown name is no error (idempotent).
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListNamespaces(self, request, context):
-        """Lists namespaces, in order of name.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def ScoreGroups(self, request, context):
-        """Scores groups of rollouts against the memory of their prompt and their siblings, and by default
+        """Scores groups of rollouts against the memory of their prompt and against their siblings, and by default
         remembers them. A write is acknowledged only once it is durable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -147,44 +76,30 @@ class NoveltyServiceServicer:
 
     def CollectSample(self, request, context):
         """Takes one rollout of a group and answers when the whole group has been scored: for trainers that reward
-        one sample at a time. Waits until `group_size` samples of the group are there, or its deadline passes;
-        then those that are there are scored as a group. All samples of a group must reach the same server.
+        one sample at a time. Waits until `group_size` samples of the group have arrived or its deadline passes;
+        then scores those that have arrived as a group. All samples of a group must reach the same server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def QueryNeighbors(self, request, context):
-        """The stored solutions of a prompt most similar to a text or vector. Changes nothing.
+        """Returns the stored solutions of a prompt that are most similar to a text or vector. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListPrompts(self, request, context):
-        """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page.
+    def Embed(self, request, context):
+        """Embeds texts and keeps their vectors in the server's cache, so that scoring them later is fast: send a
+        batch's texts while its other rollouts are still being verified. Stores nothing in the namespace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def DeletePrompts(self, request, context):
-        """Deletes all that is stored of prompts, solutions and prefixes both. Unknown ids are no error (idempotent).
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ExportNamespace(self, request, context):
-        """A namespace, novelty and prefix memories both, as one Parquet file, in pieces. Each prompt is consistent;
-        copy the namespace first and export the copy where all must be of one moment. Idempotency keys stay.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ImportNamespace(self, request_iterator, context):
-        """Makes a namespace of an exported file. It appears, complete and durable, when the answer comes.
+    def GetInfo(self, request, context):
+        """Returns the version of the server, its embedding model and the limits of this service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,31 +108,6 @@ class NoveltyServiceServicer:
 
 def add_NoveltyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'CreateNamespace': grpc.unary_unary_rpc_method_handler(
-                    servicer.CreateNamespace,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.CreateNamespaceRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.CreateNamespaceResponse.SerializeToString,
-            ),
-            'DescribeNamespace': grpc.unary_unary_rpc_method_handler(
-                    servicer.DescribeNamespace,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.DescribeNamespaceRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.DescribeNamespaceResponse.SerializeToString,
-            ),
-            'CopyNamespace': grpc.unary_unary_rpc_method_handler(
-                    servicer.CopyNamespace,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.CopyNamespaceRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.CopyNamespaceResponse.SerializeToString,
-            ),
-            'DeleteNamespace': grpc.unary_unary_rpc_method_handler(
-                    servicer.DeleteNamespace,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.DeleteNamespaceRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.DeleteNamespaceResponse.SerializeToString,
-            ),
-            'ListNamespaces': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListNamespaces,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ListNamespacesRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.ListNamespacesResponse.SerializeToString,
-            ),
             'ScoreGroups': grpc.unary_unary_rpc_method_handler(
                     servicer.ScoreGroups,
                     request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ScoreGroupsRequest.FromString,
@@ -233,25 +123,15 @@ def add_NoveltyServiceServicer_to_server(servicer, server):
                     request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsRequest.FromString,
                     response_serializer=extra__rl_dot_v1_dot_novelty__pb2.QueryNeighborsResponse.SerializeToString,
             ),
-            'ListPrompts': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListPrompts,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ListPromptsRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.ListPromptsResponse.SerializeToString,
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.EmbedRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.EmbedResponse.SerializeToString,
             ),
-            'DeletePrompts': grpc.unary_unary_rpc_method_handler(
-                    servicer.DeletePrompts,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsResponse.SerializeToString,
-            ),
-            'ExportNamespace': grpc.unary_stream_rpc_method_handler(
-                    servicer.ExportNamespace,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceResponse.SerializeToString,
-            ),
-            'ImportNamespace': grpc.stream_unary_rpc_method_handler(
-                    servicer.ImportNamespace,
-                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceRequest.FromString,
-                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceResponse.SerializeToString,
+            'GetInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInfo,
+                    request_deserializer=extra__rl_dot_v1_dot_novelty__pb2.NoveltyServiceGetInfoRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_novelty__pb2.NoveltyServiceGetInfoResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -262,143 +142,8 @@ def add_NoveltyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NoveltyService:
-    """Keeps one memory of solutions per prompt, inside namespaces that separate runs and tenants.
+    """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService).
     """
-
-    @staticmethod
-    def CreateNamespace(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/extra_rl.v1.NoveltyService/CreateNamespace',
-            extra__rl_dot_v1_dot_novelty__pb2.CreateNamespaceRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.CreateNamespaceResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def DescribeNamespace(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/extra_rl.v1.NoveltyService/DescribeNamespace',
-            extra__rl_dot_v1_dot_novelty__pb2.DescribeNamespaceRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.DescribeNamespaceResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def CopyNamespace(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/extra_rl.v1.NoveltyService/CopyNamespace',
-            extra__rl_dot_v1_dot_novelty__pb2.CopyNamespaceRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.CopyNamespaceResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def DeleteNamespace(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/extra_rl.v1.NoveltyService/DeleteNamespace',
-            extra__rl_dot_v1_dot_novelty__pb2.DeleteNamespaceRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.DeleteNamespaceResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListNamespaces(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/extra_rl.v1.NoveltyService/ListNamespaces',
-            extra__rl_dot_v1_dot_novelty__pb2.ListNamespacesRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.ListNamespacesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def ScoreGroups(request,
@@ -482,7 +227,7 @@ class NoveltyService:
             _registered_method=True)
 
     @staticmethod
-    def ListPrompts(request,
+    def Embed(request,
             target,
             options=(),
             channel_credentials=None,
@@ -495,9 +240,9 @@ class NoveltyService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/extra_rl.v1.NoveltyService/ListPrompts',
-            extra__rl_dot_v1_dot_novelty__pb2.ListPromptsRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.ListPromptsResponse.FromString,
+            '/extra_rl.v1.NoveltyService/Embed',
+            extra__rl_dot_v1_dot_novelty__pb2.EmbedRequest.SerializeToString,
+            extra__rl_dot_v1_dot_novelty__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -509,7 +254,7 @@ class NoveltyService:
             _registered_method=True)
 
     @staticmethod
-    def DeletePrompts(request,
+    def GetInfo(request,
             target,
             options=(),
             channel_credentials=None,
@@ -522,63 +267,9 @@ class NoveltyService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/extra_rl.v1.NoveltyService/DeletePrompts',
-            extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.DeletePromptsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ExportNamespace(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/extra_rl.v1.NoveltyService/ExportNamespace',
-            extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.ExportNamespaceResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ImportNamespace(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_unary(
-            request_iterator,
-            target,
-            '/extra_rl.v1.NoveltyService/ImportNamespace',
-            extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceRequest.SerializeToString,
-            extra__rl_dot_v1_dot_novelty__pb2.ImportNamespaceResponse.FromString,
+            '/extra_rl.v1.NoveltyService/GetInfo',
+            extra__rl_dot_v1_dot_novelty__pb2.NoveltyServiceGetInfoRequest.SerializeToString,
+            extra__rl_dot_v1_dot_novelty__pb2.NoveltyServiceGetInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,129 +27,55 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NoveltyServiceStub:
-    """Keeps one memory of solutions per prompt, inside namespaces that separate runs and tenants."""
+    """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService)."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NoveltyServiceAsyncStub: ...
-    CreateNamespace: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.CreateNamespaceRequest, _novelty_pb2.CreateNamespaceResponse]
-    """Creates a namespace with its settings. The same settings again: nothing changes. Other settings for
-    an existing namespace: FAILED_PRECONDITION.
-    """
-    DescribeNamespace: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.DescribeNamespaceRequest, _novelty_pb2.DescribeNamespaceResponse]
-    """Settings and sizes of a namespace."""
-    CopyNamespace: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.CopyNamespaceRequest, _novelty_pb2.CopyNamespaceResponse]
-    """Copies a namespace, novelty and prefix memories both, to a new name: a snapshot."""
-    DeleteNamespace: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.DeleteNamespaceRequest, _novelty_pb2.DeleteNamespaceResponse]
-    """Deletes a namespace, novelty and prefix memories both. An unknown name is no error (idempotent)."""
-    ListNamespaces: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.ListNamespacesRequest, _novelty_pb2.ListNamespacesResponse]
-    """Lists namespaces, in order of name."""
     ScoreGroups: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.ScoreGroupsRequest, _novelty_pb2.ScoreGroupsResponse]
-    """Scores groups of rollouts against the memory of their prompt and their siblings, and by default
+    """Scores groups of rollouts against the memory of their prompt and against their siblings, and by default
     remembers them. A write is acknowledged only once it is durable.
     """
     CollectSample: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.CollectSampleRequest, _novelty_pb2.CollectSampleResponse]
     """Takes one rollout of a group and answers when the whole group has been scored: for trainers that reward
-    one sample at a time. Waits until `group_size` samples of the group are there, or its deadline passes;
-    then those that are there are scored as a group. All samples of a group must reach the same server.
+    one sample at a time. Waits until `group_size` samples of the group have arrived or its deadline passes;
+    then scores those that have arrived as a group. All samples of a group must reach the same server.
     """
     QueryNeighbors: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.QueryNeighborsRequest, _novelty_pb2.QueryNeighborsResponse]
-    """The stored solutions of a prompt most similar to a text or vector. Changes nothing."""
-    ListPrompts: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.ListPromptsRequest, _novelty_pb2.ListPromptsResponse]
-    """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page."""
-    DeletePrompts: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.DeletePromptsRequest, _novelty_pb2.DeletePromptsResponse]
-    """Deletes all that is stored of prompts, solutions and prefixes both. Unknown ids are no error (idempotent)."""
-    ExportNamespace: _grpc.UnaryStreamMultiCallable[_novelty_pb2.ExportNamespaceRequest, _novelty_pb2.ExportNamespaceResponse]
-    """A namespace, novelty and prefix memories both, as one Parquet file, in pieces. Each prompt is consistent;
-    copy the namespace first and export the copy where all must be of one moment. Idempotency keys stay.
+    """Returns the stored solutions of a prompt that are most similar to a text or vector. Changes nothing."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.EmbedRequest, _novelty_pb2.EmbedResponse]
+    """Embeds texts and keeps their vectors in the server's cache, so that scoring them later is fast: send a
+    batch's texts while its other rollouts are still being verified. Stores nothing in the namespace.
     """
-    ImportNamespace: _grpc.StreamUnaryMultiCallable[_novelty_pb2.ImportNamespaceRequest, _novelty_pb2.ImportNamespaceResponse]
-    """Makes a namespace of an exported file. It appears, complete and durable, when the answer comes."""
+    GetInfo: _grpc.UnaryUnaryMultiCallable[_novelty_pb2.NoveltyServiceGetInfoRequest, _novelty_pb2.NoveltyServiceGetInfoResponse]
+    """Returns the version of the server, its embedding model and the limits of this service."""
 
 @_typing.type_check_only
 class NoveltyServiceAsyncStub(NoveltyServiceStub):
-    """Keeps one memory of solutions per prompt, inside namespaces that separate runs and tenants."""
+    """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService)."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    CreateNamespace: _aio.UnaryUnaryMultiCallable[_novelty_pb2.CreateNamespaceRequest, _novelty_pb2.CreateNamespaceResponse]  # type: ignore[assignment]
-    """Creates a namespace with its settings. The same settings again: nothing changes. Other settings for
-    an existing namespace: FAILED_PRECONDITION.
-    """
-    DescribeNamespace: _aio.UnaryUnaryMultiCallable[_novelty_pb2.DescribeNamespaceRequest, _novelty_pb2.DescribeNamespaceResponse]  # type: ignore[assignment]
-    """Settings and sizes of a namespace."""
-    CopyNamespace: _aio.UnaryUnaryMultiCallable[_novelty_pb2.CopyNamespaceRequest, _novelty_pb2.CopyNamespaceResponse]  # type: ignore[assignment]
-    """Copies a namespace, novelty and prefix memories both, to a new name: a snapshot."""
-    DeleteNamespace: _aio.UnaryUnaryMultiCallable[_novelty_pb2.DeleteNamespaceRequest, _novelty_pb2.DeleteNamespaceResponse]  # type: ignore[assignment]
-    """Deletes a namespace, novelty and prefix memories both. An unknown name is no error (idempotent)."""
-    ListNamespaces: _aio.UnaryUnaryMultiCallable[_novelty_pb2.ListNamespacesRequest, _novelty_pb2.ListNamespacesResponse]  # type: ignore[assignment]
-    """Lists namespaces, in order of name."""
     ScoreGroups: _aio.UnaryUnaryMultiCallable[_novelty_pb2.ScoreGroupsRequest, _novelty_pb2.ScoreGroupsResponse]  # type: ignore[assignment]
-    """Scores groups of rollouts against the memory of their prompt and their siblings, and by default
+    """Scores groups of rollouts against the memory of their prompt and against their siblings, and by default
     remembers them. A write is acknowledged only once it is durable.
     """
     CollectSample: _aio.UnaryUnaryMultiCallable[_novelty_pb2.CollectSampleRequest, _novelty_pb2.CollectSampleResponse]  # type: ignore[assignment]
     """Takes one rollout of a group and answers when the whole group has been scored: for trainers that reward
-    one sample at a time. Waits until `group_size` samples of the group are there, or its deadline passes;
-    then those that are there are scored as a group. All samples of a group must reach the same server.
+    one sample at a time. Waits until `group_size` samples of the group have arrived or its deadline passes;
+    then scores those that have arrived as a group. All samples of a group must reach the same server.
     """
     QueryNeighbors: _aio.UnaryUnaryMultiCallable[_novelty_pb2.QueryNeighborsRequest, _novelty_pb2.QueryNeighborsResponse]  # type: ignore[assignment]
-    """The stored solutions of a prompt most similar to a text or vector. Changes nothing."""
-    ListPrompts: _aio.UnaryUnaryMultiCallable[_novelty_pb2.ListPromptsRequest, _novelty_pb2.ListPromptsResponse]  # type: ignore[assignment]
-    """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page."""
-    DeletePrompts: _aio.UnaryUnaryMultiCallable[_novelty_pb2.DeletePromptsRequest, _novelty_pb2.DeletePromptsResponse]  # type: ignore[assignment]
-    """Deletes all that is stored of prompts, solutions and prefixes both. Unknown ids are no error (idempotent)."""
-    ExportNamespace: _aio.UnaryStreamMultiCallable[_novelty_pb2.ExportNamespaceRequest, _novelty_pb2.ExportNamespaceResponse]  # type: ignore[assignment]
-    """A namespace, novelty and prefix memories both, as one Parquet file, in pieces. Each prompt is consistent;
-    copy the namespace first and export the copy where all must be of one moment. Idempotency keys stay.
+    """Returns the stored solutions of a prompt that are most similar to a text or vector. Changes nothing."""
+    Embed: _aio.UnaryUnaryMultiCallable[_novelty_pb2.EmbedRequest, _novelty_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Embeds texts and keeps their vectors in the server's cache, so that scoring them later is fast: send a
+    batch's texts while its other rollouts are still being verified. Stores nothing in the namespace.
     """
-    ImportNamespace: _aio.StreamUnaryMultiCallable[_novelty_pb2.ImportNamespaceRequest, _novelty_pb2.ImportNamespaceResponse]  # type: ignore[assignment]
-    """Makes a namespace of an exported file. It appears, complete and durable, when the answer comes."""
+    GetInfo: _aio.UnaryUnaryMultiCallable[_novelty_pb2.NoveltyServiceGetInfoRequest, _novelty_pb2.NoveltyServiceGetInfoResponse]  # type: ignore[assignment]
+    """Returns the version of the server, its embedding model and the limits of this service."""
 
 class NoveltyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps one memory of solutions per prompt, inside namespaces that separate runs and tenants."""
-
-    @_abc_1.abstractmethod
-    def CreateNamespace(
-        self,
-        request: _novelty_pb2.CreateNamespaceRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_novelty_pb2.CreateNamespaceResponse, _abc.Awaitable[_novelty_pb2.CreateNamespaceResponse]]:
-        """Creates a namespace with its settings. The same settings again: nothing changes. Other settings for
-        an existing namespace: FAILED_PRECONDITION.
-        """
-
-    @_abc_1.abstractmethod
-    def DescribeNamespace(
-        self,
-        request: _novelty_pb2.DescribeNamespaceRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_novelty_pb2.DescribeNamespaceResponse, _abc.Awaitable[_novelty_pb2.DescribeNamespaceResponse]]:
-        """Settings and sizes of a namespace."""
-
-    @_abc_1.abstractmethod
-    def CopyNamespace(
-        self,
-        request: _novelty_pb2.CopyNamespaceRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_novelty_pb2.CopyNamespaceResponse, _abc.Awaitable[_novelty_pb2.CopyNamespaceResponse]]:
-        """Copies a namespace, novelty and prefix memories both, to a new name: a snapshot."""
-
-    @_abc_1.abstractmethod
-    def DeleteNamespace(
-        self,
-        request: _novelty_pb2.DeleteNamespaceRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_novelty_pb2.DeleteNamespaceResponse, _abc.Awaitable[_novelty_pb2.DeleteNamespaceResponse]]:
-        """Deletes a namespace, novelty and prefix memories both. An unknown name is no error (idempotent)."""
-
-    @_abc_1.abstractmethod
-    def ListNamespaces(
-        self,
-        request: _novelty_pb2.ListNamespacesRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_novelty_pb2.ListNamespacesResponse, _abc.Awaitable[_novelty_pb2.ListNamespacesResponse]]:
-        """Lists namespaces, in order of name."""
+    """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService)."""
 
     @_abc_1.abstractmethod
     def ScoreGroups(
@@ -157,7 +83,7 @@ class NoveltyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _novelty_pb2.ScoreGroupsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_novelty_pb2.ScoreGroupsResponse, _abc.Awaitable[_novelty_pb2.ScoreGroupsResponse]]:
-        """Scores groups of rollouts against the memory of their prompt and their siblings, and by default
+        """Scores groups of rollouts against the memory of their prompt and against their siblings, and by default
         remembers them. A write is acknowledged only once it is durable.
         """
 
@@ -168,8 +94,8 @@ class NoveltyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_novelty_pb2.CollectSampleResponse, _abc.Awaitable[_novelty_pb2.CollectSampleResponse]]:
         """Takes one rollout of a group and answers when the whole group has been scored: for trainers that reward
-        one sample at a time. Waits until `group_size` samples of the group are there, or its deadline passes;
-        then those that are there are scored as a group. All samples of a group must reach the same server.
+        one sample at a time. Waits until `group_size` samples of the group have arrived or its deadline passes;
+        then scores those that have arrived as a group. All samples of a group must reach the same server.
         """
 
     @_abc_1.abstractmethod
@@ -178,40 +104,24 @@ class NoveltyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _novelty_pb2.QueryNeighborsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_novelty_pb2.QueryNeighborsResponse, _abc.Awaitable[_novelty_pb2.QueryNeighborsResponse]]:
-        """The stored solutions of a prompt most similar to a text or vector. Changes nothing."""
+        """Returns the stored solutions of a prompt that are most similar to a text or vector. Changes nothing."""
 
     @_abc_1.abstractmethod
-    def ListPrompts(
+    def Embed(
         self,
-        request: _novelty_pb2.ListPromptsRequest,
+        request: _novelty_pb2.EmbedRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_novelty_pb2.ListPromptsResponse, _abc.Awaitable[_novelty_pb2.ListPromptsResponse]]:
-        """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page."""
-
-    @_abc_1.abstractmethod
-    def DeletePrompts(
-        self,
-        request: _novelty_pb2.DeletePromptsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_novelty_pb2.DeletePromptsResponse, _abc.Awaitable[_novelty_pb2.DeletePromptsResponse]]:
-        """Deletes all that is stored of prompts, solutions and prefixes both. Unknown ids are no error (idempotent)."""
-
-    @_abc_1.abstractmethod
-    def ExportNamespace(
-        self,
-        request: _novelty_pb2.ExportNamespaceRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_novelty_pb2.ExportNamespaceResponse], _abc.AsyncIterator[_novelty_pb2.ExportNamespaceResponse]]:
-        """A namespace, novelty and prefix memories both, as one Parquet file, in pieces. Each prompt is consistent;
-        copy the namespace first and export the copy where all must be of one moment. Idempotency keys stay.
+    ) -> _typing.Union[_novelty_pb2.EmbedResponse, _abc.Awaitable[_novelty_pb2.EmbedResponse]]:
+        """Embeds texts and keeps their vectors in the server's cache, so that scoring them later is fast: send a
+        batch's texts while its other rollouts are still being verified. Stores nothing in the namespace.
         """
 
     @_abc_1.abstractmethod
-    def ImportNamespace(
+    def GetInfo(
         self,
-        request_iterator: _MaybeAsyncIterator[_novelty_pb2.ImportNamespaceRequest],
+        request: _novelty_pb2.NoveltyServiceGetInfoRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_novelty_pb2.ImportNamespaceResponse, _abc.Awaitable[_novelty_pb2.ImportNamespaceResponse]]:
-        """Makes a namespace of an exported file. It appears, complete and durable, when the answer comes."""
+    ) -> _typing.Union[_novelty_pb2.NoveltyServiceGetInfoResponse, _abc.Awaitable[_novelty_pb2.NoveltyServiceGetInfoResponse]]:
+        """Returns the version of the server, its embedding model and the limits of this service."""
 
 def add_NoveltyServiceServicer_to_server(servicer: NoveltyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

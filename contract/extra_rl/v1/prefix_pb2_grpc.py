@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PrefixServiceStub:
-    """Served beside NoveltyService, in the same namespaces.
+    """Keeps prefixes of responses to hard prompts, in the namespaces of NamespaceService.
     """
 
     def __init__(self, channel):
@@ -60,10 +60,15 @@ class PrefixServiceStub:
                 request_serializer=extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesRequest.SerializeToString,
                 response_deserializer=extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesResponse.FromString,
                 _registered_method=True)
+        self.GetInfo = channel.unary_unary(
+                '/extra_rl.v1.PrefixService/GetInfo',
+                request_serializer=extra__rl_dot_v1_dot_prefix__pb2.PrefixServiceGetInfoRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_prefix__pb2.PrefixServiceGetInfoResponse.FromString,
+                _registered_method=True)
 
 
 class PrefixServiceServicer:
-    """Served beside NoveltyService, in the same namespaces.
+    """Keeps prefixes of responses to hard prompts, in the namespaces of NamespaceService.
     """
 
     def AddRollouts(self, request, context):
@@ -82,21 +87,28 @@ class PrefixServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportOutcomes(self, request, context):
-        """Records how a group that continued from a prefix came out.
+        """Records the outcome of groups that continued from a prefix.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPrefixes(self, request, context):
-        """Lists the stored prefixes of prompts, with what came of them.
+        """Lists the stored prefixes of prompts, with their outcomes so far.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForgetPrefixes(self, request, context):
-        """Forgets prefixes of prompts. What is not there is no error (idempotent).
+        """Forgets prefixes of prompts. Unknown prompts and prefixes are no error (idempotent).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInfo(self, request, context):
+        """Returns the version of the server, its embedding model and the limits of this service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +142,11 @@ def add_PrefixServiceServicer_to_server(servicer, server):
                     request_deserializer=extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesRequest.FromString,
                     response_serializer=extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesResponse.SerializeToString,
             ),
+            'GetInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInfo,
+                    request_deserializer=extra__rl_dot_v1_dot_prefix__pb2.PrefixServiceGetInfoRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_prefix__pb2.PrefixServiceGetInfoResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'extra_rl.v1.PrefixService', rpc_method_handlers)
@@ -139,7 +156,7 @@ def add_PrefixServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PrefixService:
-    """Served beside NoveltyService, in the same namespaces.
+    """Keeps prefixes of responses to hard prompts, in the namespaces of NamespaceService.
     """
 
     @staticmethod
@@ -267,6 +284,33 @@ class PrefixService:
             '/extra_rl.v1.PrefixService/ForgetPrefixes',
             extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesRequest.SerializeToString,
             extra__rl_dot_v1_dot_prefix__pb2.ForgetPrefixesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/extra_rl.v1.PrefixService/GetInfo',
+            extra__rl_dot_v1_dot_prefix__pb2.PrefixServiceGetInfoRequest.SerializeToString,
+            extra__rl_dot_v1_dot_prefix__pb2.PrefixServiceGetInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

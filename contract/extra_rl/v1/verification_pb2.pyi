@@ -4,6 +4,7 @@ isort:skip_file
 Decides whether a response's final answer equals the reference answer."""
 
 from collections import abc as _abc
+from extra_rl.v1 import common_pb2 as _common_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -421,3 +422,66 @@ class VerifyStreamResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyStreamResponse: _TypeAlias = VerifyStreamResponse  # noqa: Y015
+
+@_typing.final
+class VerificationServiceGetInfoRequest(_message.Message):
+    """Asks for version, verifiers and limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerificationServiceGetInfoRequest: _TypeAlias = VerificationServiceGetInfoRequest  # noqa: Y015
+
+@_typing.final
+class VerificationServiceGetInfoResponse(_message.Message):
+    """Version, verifiers and limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    MATH_VERIFY_VERSION_FIELD_NUMBER: _builtins.int
+    MAX_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_FIELD_NUMBER: _builtins.int
+    CUSTOM_VERIFIERS_FIELD_NUMBER: _builtins.int
+    math_verify_version: _builtins.str
+    """Version of math-verify, which decides the hard cases of METHOD_MATH."""
+    max_timeout_seconds: _builtins.float
+    """Longest execution of one item, in seconds; the default of VerifyRequest.timeout_seconds."""
+    workers: _builtins.int
+    """Worker processes."""
+    max_queue: _builtins.int
+    """Most items that may wait for a worker, of all requests together."""
+    @_builtins.property
+    def server(self) -> _common_pb2.ServerInfo:
+        """The server."""
+
+    @_builtins.property
+    def custom_verifiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the installed verifiers that VerifyOptions.verifier may name."""
+
+    def __init__(
+        self,
+        *,
+        server: _common_pb2.ServerInfo | None = ...,
+        math_verify_version: _builtins.str = ...,
+        max_timeout_seconds: _builtins.float = ...,
+        workers: _builtins.int = ...,
+        max_queue: _builtins.int = ...,
+        custom_verifiers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom_verifiers", b"custom_verifiers", "math_verify_version", b"math_verify_version", "max_queue", b"max_queue", "max_timeout_seconds", b"max_timeout_seconds", "server", b"server", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerificationServiceGetInfoResponse: _TypeAlias = VerificationServiceGetInfoResponse  # noqa: Y015

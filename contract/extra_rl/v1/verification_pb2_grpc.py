@@ -45,6 +45,11 @@ class VerificationServiceStub:
                 request_serializer=extra__rl_dot_v1_dot_verification__pb2.VerifyStreamRequest.SerializeToString,
                 response_deserializer=extra__rl_dot_v1_dot_verification__pb2.VerifyStreamResponse.FromString,
                 _registered_method=True)
+        self.GetInfo = channel.unary_unary(
+                '/extra_rl.v1.VerificationService/GetInfo',
+                request_serializer=extra__rl_dot_v1_dot_verification__pb2.VerificationServiceGetInfoRequest.SerializeToString,
+                response_deserializer=extra__rl_dot_v1_dot_verification__pb2.VerificationServiceGetInfoResponse.FromString,
+                _registered_method=True)
 
 
 class VerificationServiceServicer:
@@ -68,6 +73,13 @@ class VerificationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetInfo(self, request, context):
+        """Returns the version of the server, its verifiers and the limits of this service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VerificationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +92,11 @@ def add_VerificationServiceServicer_to_server(servicer, server):
                     servicer.VerifyStream,
                     request_deserializer=extra__rl_dot_v1_dot_verification__pb2.VerifyStreamRequest.FromString,
                     response_serializer=extra__rl_dot_v1_dot_verification__pb2.VerifyStreamResponse.SerializeToString,
+            ),
+            'GetInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInfo,
+                    request_deserializer=extra__rl_dot_v1_dot_verification__pb2.VerificationServiceGetInfoRequest.FromString,
+                    response_serializer=extra__rl_dot_v1_dot_verification__pb2.VerificationServiceGetInfoResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +154,33 @@ class VerificationService:
             '/extra_rl.v1.VerificationService/VerifyStream',
             extra__rl_dot_v1_dot_verification__pb2.VerifyStreamRequest.SerializeToString,
             extra__rl_dot_v1_dot_verification__pb2.VerifyStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/extra_rl.v1.VerificationService/GetInfo',
+            extra__rl_dot_v1_dot_verification__pb2.VerificationServiceGetInfoRequest.SerializeToString,
+            extra__rl_dot_v1_dot_verification__pb2.VerificationServiceGetInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class VerificationServiceStub:
     queue is full, or 8192 items of the stream are not answered or their answers not fetched, it reads no
     further item: a caller that never reads answers can stall itself.
     """
+    GetInfo: _grpc.UnaryUnaryMultiCallable[_verification_pb2.VerificationServiceGetInfoRequest, _verification_pb2.VerificationServiceGetInfoResponse]
+    """Returns the version of the server, its verifiers and the limits of this service."""
 
 @_typing.type_check_only
 class VerificationServiceAsyncStub(VerificationServiceStub):
@@ -55,6 +57,8 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     queue is full, or 8192 items of the stream are not answered or their answers not fetched, it reads no
     further item: a caller that never reads answers can stall itself.
     """
+    GetInfo: _aio.UnaryUnaryMultiCallable[_verification_pb2.VerificationServiceGetInfoRequest, _verification_pb2.VerificationServiceGetInfoResponse]  # type: ignore[assignment]
+    """Returns the version of the server, its verifiers and the limits of this service."""
 
 class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Verifies responses in worker processes with a hard time limit."""
@@ -78,5 +82,13 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
         queue is full, or 8192 items of the stream are not answered or their answers not fetched, it reads no
         further item: a caller that never reads answers can stall itself.
         """
+
+    @_abc_1.abstractmethod
+    def GetInfo(
+        self,
+        request: _verification_pb2.VerificationServiceGetInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_verification_pb2.VerificationServiceGetInfoResponse, _abc.Awaitable[_verification_pb2.VerificationServiceGetInfoResponse]]:
+        """Returns the version of the server, its verifiers and the limits of this service."""
 
 def add_VerificationServiceServicer_to_server(servicer: VerificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

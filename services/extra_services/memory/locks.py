@@ -1,7 +1,7 @@
 """Exclusive use of prompts inside one process: a request holds its prompts from reading to commit.
 
 A request takes all of its prompts at once or waits, so two requests cannot wait for each other; requests
-about different prompts do not meet.
+about different prompts do not affect each other.
 """
 
 import threading
@@ -12,7 +12,7 @@ from extra_services.memory.instruments import STAGES
 
 
 class PromptLocks:
-    """Locks by (namespace id, prompt). They cost nothing while not held."""
+    """Locks by (namespace id, prompt). A lock that is not held takes no memory."""
 
     def __init__(self) -> None:
         self._held: set[tuple[int, str]] = set()
@@ -20,7 +20,7 @@ class PromptLocks:
 
     @contextmanager
     def hold(self, namespace: int, prompts: Collection[str]) -> Iterator[None]:
-        """Waits until none of the prompts is held, and holds them."""
+        """Wait until none of the prompts is held, and hold them."""
         wanted = {(namespace, prompt) for prompt in prompts}
         with self._released:
             with STAGES("lock"):

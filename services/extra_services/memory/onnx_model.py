@@ -1,10 +1,10 @@
-"""An embedding model with int8 weights in ONNX Runtime: faster on a CPU, and no longer quite the same model.
+"""An embedding model with int8 weights in ONNX Runtime: faster on a CPU, and slightly less exact.
 
-sentence-transformers has an ONNX backend of its own, but it needs `optimum-onnx`, which the transformers
-release of this project's trainer and generation service rules out; so the model is exported with torch,
-whole, pooling included, and quantised once, into a folder that keeps it. Weights are quantised per channel
-with seven bits (`reduce_range`); without that the vectors were found far off (mean cosine to the exact ones
-0.94 instead of 0.99 on MATH solutions).
+sentence-transformers has its own ONNX backend, but it needs `optimum-onnx`, which conflicts with the
+transformers release of this project's trainer and generation service. So the whole model, with pooling, is
+exported with torch, quantised once and kept in a folder. Weights are quantised per channel with seven bits
+(`reduce_range`); without that the vectors were far off (mean cosine to the exact ones 0.94 instead of 0.99 on
+MATH solutions).
 """
 
 import os
@@ -24,7 +24,7 @@ OPSET = 17
 
 
 class OnnxModel:
-    """Encodes about as the SentenceTransformer `model` does; `path` is where the int8 version is kept."""
+    """Encodes approximately as the SentenceTransformer `model`; `path` is the file of the int8 version."""
 
     def __init__(self, model: Any, path: Path, threads: int = 0) -> None:
         if not path.exists():
@@ -36,7 +36,7 @@ class OnnxModel:
         self._max_length = model.max_seq_length
 
     def encode(self, texts: list[str]) -> Vectors:
-        """float32 [len(texts), dimension], unit vectors, in one batch."""
+        """Return unit vectors, float32 [len(texts), dimension], computed in one batch."""
         tokens = self._tokenizer(
             texts, padding=True, truncation=True, max_length=self._max_length, return_tensors="np"
         )
@@ -56,7 +56,7 @@ class _Exported(torch.nn.Module):  # type: ignore[misc]
 
 
 def _make(model: Any, path: Path) -> None:
-    """Exports and quantises the model; `path` appears when it is complete."""
+    """Export and quantise the model; `path` appears when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     example = model.tokenizer(["an example", "another, longer"], padding=True, return_tensors="pt")
     axes = {name: {0: "texts", 1: "tokens"} for name in INPUTS}
@@ -70,7 +70,7 @@ def _make(model: Any, path: Path) -> None:
             output_names=["vectors"],
             dynamic_axes={**axes, "vectors": {0: "texts"}},
             opset_version=OPSET,
-            # The newer exporter fixes the lengths it saw in the example.
+            # The newer exporter fixes the lengths of the example.
             dynamo=False,
         )
         quantize_dynamic(

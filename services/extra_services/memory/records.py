@@ -1,22 +1,20 @@
-"""What the memory is made of: namespaces, prompts, solutions and prefixes, as plain data.
+"""Plain data of the memory: namespaces, prompts, solutions and prefixes.
 
-Every other module of `memory` speaks in these. A prompt has a *header* (a version and a few counters) and
-two rings, of solutions and of prefixes. Entries are numbered from 0 in order of arrival, per prompt and
-kind; that number is the entry's *sequence number*, and `sequence % capacity` is its slot in the ring, so a
-ring needs no bookkeeping beyond the number of entries ever added.
+All modules of `memory` use these. A prompt has a *header* (a version and a few counters) and two rings, one
+of solutions and one of prefixes. Entries are numbered from 0 in order of arrival, per prompt and kind. That
+number is the entry's *sequence number*, and `sequence % capacity` is its slot in the ring, so a ring needs no
+bookkeeping beyond the number of entries ever added.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import MemoryPolicy, TextWindow, VectorStorage
 from extra_services.errors import InvalidInput
-
-MemoryPolicy = Literal["correct", "all"]
-TextWindow = Literal["reference", "whole"]
-Storage = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +25,14 @@ class NamespaceSettings:
     memory_capacity: int = 16
     #: Novelty is 0 while the prompt's memory held fewer solutions than this before the group.
     min_history: int = 8
-    #: Which rollouts are embedded, compared and stored.
-    memory_policy: MemoryPolicy = "correct"
+    #: Rollouts that are embedded, compared and stored.
+    memory_policy: MemoryPolicy = MemoryPolicy.CORRECT
     #: Prefixes kept per prompt, oldest out first.
     prefix_capacity: int = 128
-    #: Which part of a text is embedded.
-    text_window: TextWindow = "reference"
-    #: How solutions' vectors are held; float16 halves memory and moves similarities by less than 1e-3.
-    storage: Storage = "float32"
+    #: Part of a text that is embedded.
+    text_window: TextWindow = TextWindow.REFERENCE
+    #: Number format of solutions' vectors; float16 halves memory and moves similarities by less than 1e-3.
+    storage: VectorStorage = VectorStorage.FLOAT32
     #: Tokens per n-gram of the metric ngram_count.
     ngram_size: int = 2
     #: Cosine similarity from which two solutions are in one cluster (metric cluster_size).
@@ -42,8 +40,34 @@ class NamespaceSettings:
     #: Weight of a group's reward variance in the prompt's moving average.
     variance_rate: float = 0.1
 
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> Self:
+        """Make settings of what `to_stored` returned.
+
+        Raises:
+            ValueError: A setting has an unknown value.
+            TypeError: A setting is unknown.
+        """
+        settings = dict(stored)
+        for name, kind in (
+            ("memory_policy", MemoryPolicy),
+            ("text_window", TextWindow),
+            ("storage", VectorStorage),
+        ):
+            if name in settings:
+                settings[name] = kind(settings[name])
+        return cls(**settings)
+
+    def to_stored(self) -> dict[str, Any]:
+        """Return the settings by name, as JSON can hold them."""
+        return asdict(self)
+
     def check(self) -> None:
-        """InvalidInput naming the setting that is out of range."""
+        """Check the ranges.
+
+        Raises:
+            InvalidInput: A setting is out of range; the error names it.
+        """
         for name, least, most in (
             ("memory_capacity", 1, 65536),
             ("min_history", 0, 65536),
@@ -58,7 +82,7 @@ class NamespaceSettings:
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """Which vectors can be compared: those of one model and dimension. The empty name: none stored yet."""
+    """Model and dimension of vectors; only vectors of one space can be compared. Empty: none stored yet."""
 
     model: str = ""
     dimension: int = 0
@@ -66,7 +90,7 @@ class EmbeddingSpace:
 
 @dataclass(frozen=True)
 class Namespace:
-    """A namespace as stored. `id` names this incarnation: the same name created again has another."""
+    """A namespace as stored. `id` is unique: a namespace that is deleted and created again has a new one."""
 
     id: int
     name: str
@@ -77,13 +101,13 @@ class Namespace:
     positive: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def vector_type(self) -> np.dtype[Any]:
-        """How a solution's vector is stored: little-endian float32 or float16."""
-        return np.dtype("<f2" if self.settings.storage == "float16" else "<f4")
+        """Return the type of solutions' vectors in the store: little-endian float32 or float16."""
+        return np.dtype("<f2" if self.settings.storage is VectorStorage.FLOAT16 else "<f4")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much a namespace holds."""
+    """Number of entries in a namespace."""
 
     prompts: int
     solutions: int
@@ -92,7 +116,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Header:
-    """What is stored of a prompt besides its rings. A prompt never seen has the default header."""
+    """Version and counters of a prompt. A prompt never seen has the default header."""
 
     #: Changes with every write to the prompt; a write names the version it was computed from.
     version: int = 0
@@ -132,13 +156,13 @@ class StoredPrefix:
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """All that is stored of a prompt: what export and import move."""
+    """Everything stored for a prompt: the unit of export and import."""
 
     prompt: str
     header: Header
     solutions: StoredSolutions | None
     prefixes: list[StoredPrefix]
-    #: n-gram, as the bytes of its int32 tokens -> how often correct responses held it.
+    #: n-gram, as the bytes of its int32 tokens -> its count in correct responses.
     ngrams: dict[bytes, int]
 
 
@@ -161,7 +185,7 @@ class NewOutcome:
 
 @dataclass(frozen=True)
 class PromptWrite:
-    """What changes at one prompt, computed from `version` of it."""
+    """Change of one prompt, computed from its `version`."""
 
     version: int
     solutions: NewSolutions | None = None
@@ -178,9 +202,9 @@ class PromptWrite:
 
 @dataclass(frozen=True)
 class IdempotentAnswer:
-    """The answer to a write that carried an idempotency key.
+    """Answer to a write that carried an idempotency key.
 
-    `operation` and `fingerprint` tell a retry from another request that reuses the key by mistake.
+    `operation` and `fingerprint` distinguish a retry from another request that reuses the key by mistake.
     """
 
     operation: str

@@ -8,12 +8,12 @@ index is read again before it is used.
 A prompt is a few hashes: `h` its header, `s` and `e` vectors and excerpts of solutions by slot, `x` and `o`
 prefixes by slot and their outcomes, `g` counts of n-grams. All keys carry one hash tag, so that they stay
 together. A write is acknowledged when Redis has it in its append-only file: the store refuses a server that
-does not write one at every change (`appendfsync always`), unless told that losing the last writes is fine.
+does not write one at every change (`appendfsync always`), unless `allow_loss` accepts losing the last writes.
 
-Behind Redis Sentinel the primary is whichever the sentinels name when a connection is made. Redis replicates
-after it has answered; so that a failover loses nothing acknowledged, the store then waits until `replicas`
-have a write before it acknowledges it. One that was not is told so, and sent again under its key: the answer
-to a key, too, is given only once the replicas have it.
+Behind Redis Sentinel the primary is the one that the sentinels name when a connection is made. Redis
+replicates after it has answered. So that a failover loses nothing acknowledged, the store waits until
+`replicas` have a write before it acknowledges it; otherwise the caller gets an error and sends the write
+again under its key. The stored answer to a key, too, is returned only when the replicas have it.
 """
 
 import json
@@ -49,8 +49,8 @@ from extra_services.memory.store import ANSWER_SECONDS, HIDDEN, import_began
 
 Command = list[Any]
 
-#: Runs commands if hash fields have the expected values ("" for absent); else the number of the first that
-#: has not. ARGV: number of checks; per check key, field, value; per command its length and its words.
+#: Runs commands if hash fields have the expected values ("" for absent); else returns the number of the first
+#: that has not. ARGV: number of checks; per check key, field, value; per command its length and its words.
 COMMIT = """
 local at = 2
 for number = 1, tonumber(ARGV[1]) do
@@ -64,7 +64,7 @@ while at <= #ARGV do
 end
 return 0
 """
-#: Copies all keys of a namespace and gives the copy its name; what had that name is gone. ARGV: keys' root,
+#: Copies all keys of a namespace and names the copy; a namespace of that name is replaced. ARGV: keys' root,
 #: id of the source, of the copy, name of the copy, whether to replace. 0 if done, 1 if the name is taken.
 COPY = """
 local names, source, made = ARGV[1] .. ':names', ARGV[1] .. ':n:' .. ARGV[2], ARGV[1] .. ':n:' .. ARGV[3]
@@ -87,19 +87,19 @@ return 0
 KINDS = "hsexog"
 #: Keys handled in one round trip, and entries written by one command (Lua passes on at most 8000 words).
 BATCH = 500
-#: Of a prefix: sequence number, mean entropy, tokens, dimension; then tokens, vector and text.
+#: Head of a prefix: sequence number, mean entropy, tokens, dimension; then follow tokens, vector and text.
 PREFIX_HEAD = struct.Struct("<qdii")
-#: Of a solution: sequence number; then the vector.
+#: Head of a solution: sequence number; then follows the vector.
 SOLUTION_HEAD = struct.Struct("<q")
-#: Seconds in which Redis must be reached, and answer, unless its URL says otherwise: without them, when Redis
-#: hangs, so do its servers. A copy of a large namespace is one command.
+#: Seconds in which Redis must be reached, and answer, unless its URL has others: without limits a server
+#: would hang when Redis hangs. A copy of a large namespace is one command.
 CONNECT_SECONDS, REDIS_SECONDS = 5.0, 120.0
 #: Seconds in which the replicas must have a write.
 REPLICA_SECONDS = 10.0
-#: Random bits in a version: after a failover numbers that were given, and lost, are given again, and another
-#: server may have read what was stored under them.
+#: Random bits in a version: after a failover, lost numbers are given again, and another server may have read
+#: what was stored under them.
 VERSION_BITS = 20
-#: After so many seconds a namespace that is still being imported is what a killed server has left.
+#: Age in seconds at which a namespace that is still being imported counts as the remains of a killed server.
 IMPORT_SECONDS = 24 * 3600
 #: Old answers deleted with each new one, so that they stay bounded and no write pays for a long clean-up.
 ANSWERS_FORGOTTEN = 8
@@ -112,13 +112,18 @@ class RedisStore:
     primary that the sentinels know by NAME. A write is acknowledged once `replicas` replicas have it.
     """
 
+    kind = "redis"
     shared = True
 
     def __init__(
         self, url: str, prefix: str = "extra-rl", allow_loss: bool = False, replicas: int = 0
     ) -> None:
-        """FailedPrecondition if Redis is not durable and `allow_loss` is false; Unavailable if it is not
-        reached."""
+        """Connect.
+
+        Raises:
+            FailedPrecondition: Redis is not durable, and `allow_loss` is false.
+            Unavailable: Redis is not reached.
+        """
         self._redis: Any = _client(url)
         self._replicas = replicas
         self._root = f"{{{prefix}}}"
@@ -136,7 +141,7 @@ class RedisStore:
             if existing is not None:
                 return existing, False
             id_ = self._next()
-            described = {"id": id_, "name": name, "settings": json.dumps(asdict(settings))}
+            described = {"id": id_, "name": name, "settings": json.dumps(settings.to_stored())}
             commands = [["HSET", self._key(id_), *_flat(described)], ["HSET", self._names, name, id_]]
             if self._run([(self._names, name, "")], commands):
                 return self._find(name), False
@@ -334,7 +339,7 @@ class RedisStore:
         return dict.fromkeys(write.prompts, version)
 
     def _forget_imports(self) -> None:
-        """Deletes what killed servers have left; an import that another replica runs now is younger."""
+        """Delete the remains of killed imports; one that another replica runs now is younger."""
         with _reaching():
             names = [name.decode() for name in self._redis.hkeys(self._names)]
         for name in names:
@@ -352,11 +357,11 @@ class RedisStore:
         return ":".join((self._root, "n", str(id_), *parts))
 
     def _next(self) -> int:
-        """A number never given before: an id, or a version."""
+        """A new unique number: an id, or a version."""
         return int(self._redis.incr(f"{self._root}:next"))
 
     def _run(self, checks: list[tuple[str, str, str]], commands: list[Command]) -> int:
-        """0 if the commands were run, else the number, from 1, of the check that failed."""
+        """Run the commands; return 0, or the number, from 1, of the check that failed."""
         words: Command = [len(checks)]
         for check in checks:
             words += check
@@ -368,11 +373,11 @@ class RedisStore:
         return failed
 
     def _replicate(self) -> None:
-        """Returns once the replicas have all that was written so far; Unavailable if they do not get it."""
+        """Wait until the replicas have everything written so far; raise Unavailable if they do not get it."""
         if not self._replicas:
             return
         with self._redis.pipeline(transaction=False) as pipeline:
-            # Redis waits for the writes of the connection that asks: this one comes after all of them.
+            # WAIT covers the writes of its own connection only; this write comes after all others.
             pipeline.incr(f"{self._root}:replicated")
             pipeline.wait(self._replicas, int(REPLICA_SECONDS * 1000))
             _, reached = pipeline.execute()
@@ -396,7 +401,7 @@ class RedisStore:
     def _hashes(
         self, namespace: Namespace, prompts: Collection[str], kinds: str
     ) -> dict[str, list[dict[bytes, bytes]]]:
-        """The hashes of these kinds of each prompt; of one prompt all as of one moment."""
+        """Hashes of these kinds of each prompt; those of one prompt as of one moment."""
         found: dict[str, list[dict[bytes, bytes]]] = {}
         for some in _batches(prompts):
             with self._redis.pipeline(transaction=True) as pipeline:
@@ -422,7 +427,7 @@ class RedisStore:
         return Sizes(prompts, solutions, prefixes)
 
     def _discard(self, id_: int) -> list[Command]:
-        """The namespace is gone with its own key; the keys of its prompts are for `_empty_trash`."""
+        """Commands that delete the namespace's own key; `_empty_trash` deletes those of its prompts."""
         return [["UNLINK", self._key(id_)], ["SADD", f"{self._root}:trash", id_]]
 
     def _empty_trash(self) -> None:
@@ -462,7 +467,7 @@ class RedisStore:
         checks: list[tuple[str, str, str]],
         commands: list[Command],
     ) -> None:
-        """The first vectors of a kind decide the namespace's model and dimension."""
+        """Set the namespace's model and dimension with the first vectors of a kind."""
         if space is None:
             return
         key, wanted = self._key(namespace.id), _space_fields(kind, space)
@@ -525,7 +530,7 @@ class RedisStore:
     ) -> Iterator[Command]:
         capacity = namespace.settings.prefix_capacity
         stored, outcomes = self._key(namespace.id, "x", prompt), self._key(namespace.id, "o", prompt)
-        # The version check makes sure that these slots are still what they are now.
+        # The version check ensures that these slots have not changed meanwhile.
         slots = {int(slot) for slot in self._redis.hkeys(stored)}
         for i, prefix in enumerate(change.prefixes):
             sequence = header.prefixes_added + i
@@ -533,7 +538,7 @@ class RedisStore:
             yield ["HSET", stored, sequence % capacity, _pack_prefix(sequence, prefix)]
             slots.add(sequence % capacity)
         added = header.prefixes_added + len(change.prefixes)
-        # What is older has made room for another in its slot.
+        # Older ones are overwritten by others in their slots.
         for sequence in (s for s in change.forgotten if s >= added - capacity):
             yield ["HDEL", stored, sequence % capacity]
             yield ["HDEL", outcomes, *_outcome_fields(sequence)]
@@ -581,7 +586,7 @@ def _client(url: str) -> Any:
 
 @contextmanager
 def _reaching() -> Iterator[None]:
-    """Redis errors as this project's; what was not acknowledged may or may not be stored."""
+    """Turn Redis errors into ours; a write that was not acknowledged may or may not be stored."""
     try:
         yield
     except redis.RedisError as error:
@@ -636,7 +641,7 @@ def _namespace(stored: dict[str, bytes]) -> Namespace:
     return Namespace(
         int(stored["id"]),
         stored["name"].decode(),
-        NamespaceSettings(**json.loads(stored["settings"])),
+        NamespaceSettings.from_stored(json.loads(stored["settings"])),
         space("solutions"),
         space("prefixes"),
         {m: (float(stored[f"positive_sum:{m}"]), int(stored[f"positive_count:{m}"])) for m in metrics},

@@ -1,13 +1,13 @@
 """The embedded store: one SQLite file in WAL mode, owned by one server process.
 
-All changes go through one thread, which takes whatever has been submitted meanwhile, applies each job in a
-savepoint of its own and commits them together: one fsync for many concurrent requests (`synchronous=FULL`).
+All changes go through one thread, which takes all jobs submitted meanwhile, applies each in its own savepoint
+and commits them together: one fsync for many concurrent requests (`synchronous=FULL`).
 Reads use a connection of their own and never wait for a commit. A lock file keeps a second process out,
 because a server believes what it has read (`shared` is false); several replicas need the Redis store.
 
-What the jobs do to the tables is in `sqlite_tables`. At start-up nothing is read but the names of namespaces:
-what an import that was killed has left is deleted, by the writer's first job. What a crash has left of a
-write at the end of the log, SQLite's checksums find and leave out; a file that is damaged is not served.
+`sqlite_tables` has the statements. Start-up reads only the names of namespaces, to delete the remains of
+killed imports in the writer's first job. SQLite's checksums find the remains of a write that a crash
+interrupted, and leave them out; a damaged file is not served.
 """
 
 import fcntl
@@ -36,13 +36,14 @@ from extra_services.memory.records import (
 Result = TypeVar("Result")
 Job = Callable[[sqlite3.Connection], Any]
 
-#: Jobs committed together at most, so that the first of them does not wait for an endless stream.
+#: Most jobs in one commit, so that the first does not wait for an endless stream.
 MAX_JOBS_PER_COMMIT = 256
 
 
 class SqliteStore:
     """A Store in `folder`/memory.sqlite; the folder is made if it does not exist."""
 
+    kind = "sqlite"
     shared = False
 
     def __init__(self, folder: Path) -> None:
@@ -129,7 +130,7 @@ class SqliteStore:
         self._lock_file.close()
 
     def _read(self, read: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Runs `read` on one consistent state of the database."""
+        """Run `read` on one consistent state of the database."""
         with self._reading:
             try:
                 self._reader.execute("BEGIN")
@@ -157,7 +158,7 @@ class SqliteStore:
             self._commit(batch)
 
     def _commit(self, batch: list[tuple[Job, Future[Any]]]) -> None:
-        """Runs and commits the jobs; only then are they answered."""
+        """Run and commit the jobs, then answer them."""
         outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
@@ -174,8 +175,8 @@ class SqliteStore:
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> ServiceError:
-    """What a caller is told when the database itself fails."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # what is above tells kinds of it apart
+    """Error for the caller when the database itself fails."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # The higher bits are details of the code.
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return FailedPrecondition(
             f"the memory's store {path.name} is damaged ({error}): stop the server and put a backup of its"
@@ -217,7 +218,7 @@ def _run_in_savepoint(connection: sqlite3.Connection, job: Job) -> tuple[Any, Ex
             error, sqlite3.IntegrityError | sqlite3.DataError
         ):
             raise  # The store is at fault, not the job.
-        # What one job asks in vain, or a bug in it, must not fail its neighbours, nor end the thread.
+        # The error of one job, or a bug in it, must not fail the other jobs or end the thread.
         connection.execute("ROLLBACK TO job")
         connection.execute("RELEASE job")
         return None, error

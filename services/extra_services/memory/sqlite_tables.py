@@ -1,15 +1,15 @@
-"""Tables of the SQLite store, and everything that is read from and done to them, as functions.
+"""Tables of the SQLite store, and functions that read and change them.
 
 Rows of rings are addressed by (prompt, slot), so a full ring overwrites in place and nothing is ever moved.
-The functions run inside whatever transaction the caller has begun. Rows are fetched at once: a statement that
-an exception leaves half read would keep its transaction, and so an old state of the database, alive.
+The functions run inside the caller's transaction. All rows of a statement are fetched at once: if an
+exception left a statement half read, its transaction, and so an old state of the database, would stay open.
 """
 
 import json
 import sqlite3
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ HEADER_COLUMNS = (
     "version, solutions_added, prefixes_added, prefixes_stored, unguided_rollouts, unguided_successes,"
     " reward_variance"
 )
-#: Tables of what a prompt holds, and their columns beside the prompt.
+#: Tables with the entries of prompts, and their columns besides the prompt.
 OF_PROMPTS = {
     "solutions": "slot, sequence, vector, excerpt",
     "prefixes": "slot, sequence, token_ids, text, mean_entropy, vector, rollouts, successes",
@@ -127,12 +127,16 @@ class _Row:
     header: Header
 
 
-#: Of the prompts in a JSON array: their row.
+#: Condition for the rows of the prompts in a JSON array.
 CHOSEN = "namespace=? AND prompt IN (SELECT value FROM json_each(?))"
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Makes the tables; FailedPrecondition if another release has made them."""
+    """Make the tables.
+
+    Raises:
+        FailedPrecondition: Another release has made them.
+    """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0:
         connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
@@ -150,7 +154,7 @@ def names(connection: sqlite3.Connection) -> list[str]:
 
 
 def forget_imports(connection: sqlite3.Connection) -> None:
-    """Deletes what is left of imports that were killed; for a time at which none can be running."""
+    """Delete the remains of killed imports; call it when none can be running."""
     hidden = connection.execute(
         "SELECT name FROM namespaces WHERE substr(name, 1, 1)=?", (HIDDEN,)
     ).fetchall()
@@ -172,7 +176,7 @@ def create(connection: sqlite3.Connection, name: str, settings: NamespaceSetting
     if existing is not None:
         return existing, False
     connection.execute(
-        "INSERT INTO namespaces (name, settings) VALUES (?, ?)", (name, json.dumps(asdict(settings)))
+        "INSERT INTO namespaces (name, settings) VALUES (?, ?)", (name, json.dumps(settings.to_stored()))
     )
     return find(connection, name), True
 
@@ -308,7 +312,7 @@ def ngram_counts(
     found: dict[str, dict[bytes, int]] = {}
     for prompt, ngrams in wanted.items():
         found[prompt] = {}
-        # One by one: bytes cannot travel in a JSON array, and each is a look-up by primary key.
+        # One by one: a JSON array cannot hold bytes, and each is a look-up by primary key.
         for ngram in ngrams if prompt in ids else ():
             row = connection.execute(
                 "SELECT count FROM ngrams WHERE prompt=? AND ngram=?", (ids[prompt], ngram)
@@ -419,7 +423,7 @@ def _lookup(connection: sqlite3.Connection, name: str) -> Namespace | None:
     return Namespace(
         id_,
         name,
-        NamespaceSettings(**json.loads(settings)),
+        NamespaceSettings.from_stored(json.loads(settings)),
         EmbeddingSpace(*spaces[:2]),
         EmbeddingSpace(*spaces[2:]),
         {metric: (total, count) for metric, total, count in sums.fetchall()},
@@ -466,7 +470,7 @@ def _remember_answer(connection: sqlite3.Connection, namespace: Namespace, given
 def _claim_space(
     connection: sqlite3.Connection, namespace: Namespace, kind: str, space: EmbeddingSpace | None
 ) -> None:
-    """The first vectors of a kind decide the namespace's model and dimension."""
+    """Set the namespace's model and dimension with the first vectors of a kind."""
     if space is None:
         return
     changed = connection.execute(
@@ -481,7 +485,7 @@ def _claim_space(
 def _apply_to_prompts(
     connection: sqlite3.Connection, namespace: Namespace, writes: dict[str, PromptWrite]
 ) -> dict[str, int]:
-    """One statement for the solutions of all prompts, and one for their counters: a batch has hundreds."""
+    """Write the solutions of all prompts in one statement, and their counters in another."""
     known = _rows_of(connection, namespace, writes)
     for prompt, change in writes.items():
         if known[prompt].header.version != change.version:
@@ -524,7 +528,7 @@ def _apply_the_rest(
 def _rows_of(
     connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
 ) -> dict[str, _Row]:
-    """The prompts' rows in the table, made where there were none."""
+    """Rows of the prompts in the table; new ones are inserted."""
     found = _find_rows(connection, namespace, prompts)
     missing = [prompt for prompt in prompts if prompt not in found]
     if missing:

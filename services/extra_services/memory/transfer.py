@@ -1,9 +1,10 @@
-"""A namespace as one Parquet file, out and in.
+"""Exports a namespace as one Parquet file, and imports it.
 
-One row per solution, prefix and n-gram, and one per prompt for its counters; `kind` says which, and columns a
-kind does not use are null. All rows of a prompt are in one row group. The file's metadata (key `extra_rl`)
-holds settings, embedding spaces and sums. An import is put together under a hidden name and renamed when it
-is complete, so that a namespace is never seen half imported; a file that is not sound leaves nothing.
+The file has one row per solution, prefix and n-gram, and one per prompt for its counters. The column `kind`
+distinguishes them; columns that a kind does not use are null. All rows of a prompt are in one row group. The
+file's metadata (key `extra_rl`) holds settings, embedding spaces and sums. An import is built under a hidden
+name and renamed when it is complete, so that nobody sees a namespace half imported. A damaged file leaves
+nothing behind.
 """
 
 import json
@@ -58,8 +59,12 @@ Row = dict[str, Any]
 
 
 def export(memory: Memory, name: str) -> Iterator[bytes]:
-    """The file, in pieces, one per page of prompts. NotFound if there is no such namespace."""
-    namespace = memory.store.namespace(name)
+    """Yield the file in pieces, one per page of prompts.
+
+    Raises:
+        NotFound: There is no such namespace.
+    """
+    namespace = memory.namespace(name)
     sink = _Sink()
     with pq.ParquetWriter(
         pa.PythonFile(sink, mode="w"), _schema(namespace), write_page_checksum=True
@@ -75,7 +80,12 @@ def export(memory: Memory, name: str) -> Iterator[bytes]:
 
 
 def import_file(memory: Memory, name: str, path: Path, replace: bool) -> tuple[Namespace, Sizes]:
-    """Makes a namespace of an exported file; InvalidInput (field `chunk`) if it is not one, or damaged."""
+    """Make a namespace from an exported file; return it and its sizes.
+
+    Raises:
+        InvalidInput: The file (field `chunk`) is damaged, or no exported file.
+        AlreadyExists: The namespace exists and `replace` is false.
+    """
     check_name(name)
     if not replace and _exists(memory, name):
         raise AlreadyExists(f"namespace {name!r} exists: choose another name, or set replace")
@@ -83,7 +93,7 @@ def import_file(memory: Memory, name: str, path: Path, replace: bool) -> tuple[N
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             like = _described(file.schema_arrow, name)
             return _import(memory, name, file, like, replace)
-    # OSError is what pyarrow says of a file that is not what it claims to be.
+    # pyarrow raises OSError for a damaged file.
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput("chunk", f"not a file that ExportNamespace made: {error}") from error
 
@@ -101,19 +111,19 @@ def _import(
     except BaseException:
         memory.store.delete_namespace(hidden)
         raise
-    return memory.store.namespace(name), sizes
+    return memory.namespace(name), sizes
 
 
 def _exists(memory: Memory, name: str) -> bool:
     try:
-        memory.store.namespace(name)
+        memory.namespace(name)
     except NotFound:
         return False
     return True
 
 
 class _Sink:
-    """A file that is only written, and emptied piece by piece."""
+    """A write-only file whose contents are taken out piece by piece."""
 
     closed = False
 
@@ -125,10 +135,10 @@ class _Sink:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing to do: `take` is what empties it."""
+        """Do nothing: `take` empties it."""
 
     def close(self) -> None:
-        """Nothing to do: the last pieces are still to be taken."""
+        """Do nothing: the last pieces are still to be taken."""
 
     def take(self) -> bytes:
         pieces, self._pieces = self._pieces, []
@@ -138,7 +148,7 @@ class _Sink:
 def _schema(namespace: Namespace) -> pa.Schema:
     described = {
         "format": FORMAT,
-        "settings": asdict(namespace.settings),
+        "settings": namespace.settings.to_stored(),
         "solutions": asdict(namespace.solutions),
         "prefixes": asdict(namespace.prefixes),
         "positive": namespace.positive,
@@ -150,7 +160,7 @@ def _described(schema: pa.Schema, name: str) -> Namespace:
     described = json.loads((schema.metadata or {})[METADATA_KEY])
     if described["format"] != FORMAT:
         raise InvalidInput("chunk", f"is of format {described['format']}; this release reads {FORMAT}")
-    settings = NamespaceSettings(**described["settings"])
+    settings = NamespaceSettings.from_stored(described["settings"])
     settings.check()
     return Namespace(
         0,

@@ -1,4 +1,4 @@
-"""Answers as text, in which form they are kept under an idempotency key and replayed."""
+"""Answers as JSON: the form in which they are stored under an idempotency key and replayed."""
 
 import base64
 import json
@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from extra_rl.vocabulary import NearestKind
 from extra_services.errors import InvalidInput
 from extra_services.novelty.request import GroupAnswer, GroupScores, Nearest
 
 
 def encode(answers: list[GroupAnswer]) -> str:
-    """JSON of the answers; novelties exactly."""
+    """Encode the answers, their novelties exactly."""
     return json.dumps([_encode(answer) for answer in answers])
 
 
 def decode(text: str) -> list[GroupAnswer]:
-    """The answers that `encode` was given."""
+    """Decode the answers that `encode` was given."""
     return [_decode(item) for item in json.loads(text)]
 
 
@@ -35,5 +36,9 @@ def _decode(item: list[Any]) -> GroupAnswer:
         return InvalidInput(*item)
     novelty, before, after, nearest, *more = item
     values = np.frombuffer(base64.b64decode(novelty), dtype="<f4")
-    neighbours = [None if neighbour is None else Nearest(*neighbour) for neighbour in nearest]
+    neighbours = [None if neighbour is None else _nearest(*neighbour) for neighbour in nearest]
     return GroupScores(values, before, after, neighbours, *more)
+
+
+def _nearest(kind: str, number: int, excerpt: str, similarity: float) -> Nearest:
+    return Nearest(NearestKind(kind), number, excerpt, similarity)

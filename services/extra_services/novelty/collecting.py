@@ -1,36 +1,36 @@
-"""Groups that arrive sample by sample: each sample waits until its group can be scored as a whole.
+"""Collects groups that arrive sample by sample: each sample waits until its group is scored as a whole.
 
-Waiting costs no thread: a sample is a future on the event loop. A sample that could not be scored is refused
-when it arrives, and its group goes on. A group is scored when its last sample is there or, at the deadline
-its first sample set, with those that are. Scoring is the ordinary `NoveltyScorer`, under an idempotency key
-made of the group's id, so a sample sent again after that gets the same answer, also after a restart. All of a
-group's samples must come to the same server; samples that wait are in memory only, and none is acknowledged
-before its group is durable.
+Waiting takes no thread: a sample is a future on the event loop. A sample that could not be scored is refused
+when it arrives, and its group goes on. A group is scored when its last sample has arrived or, at the deadline
+that its first sample sets, with those that have. Scoring is the ordinary `NoveltyScorer`, under an
+idempotency key made of the group's id, so a sample sent again after that gets the same answer, also after a
+restart. All samples of a group must come to the same server; waiting samples are in memory only, and none is
+acknowledged before its group is durable.
 """
 
 import asyncio
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import Metric, Scale
 from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded
 from extra_services.memory.instruments import REQUESTS_WAITING, STAGES
-from extra_services.memory.memory import Key, Memory
+from extra_services.memory.memory import IdempotencyKey, Memory
 from extra_services.novelty import answers
 from extra_services.novelty.request import (
     VECTOR_METRICS,
     GroupScores,
-    Metric,
-    Options,
     RolloutGroup,
-    Scale,
+    ScoringOptions,
     Vectors,
 )
 from extra_services.novelty.scoring import NoveltyScorer
+from extra_services.runtime.metrics import record_stages
 from extra_services.runtime.threads import Threads, in_thread
 
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ OPERATION = "collect_sample"
 
 @dataclass(frozen=True)
 class Sample:
-    """One rollout of a group: `index` is its place among `group_size`; the rest as in RolloutGroup."""
+    """One rollout of a group, at place `index` of `group_size`; other fields as in RolloutGroup."""
 
     namespace: str
     prompt_id: str
@@ -55,18 +55,22 @@ class Sample:
     embedding: Vectors | None = None
     token_ids: NDArray[np.int32] | None = None
     sequence_logprob: float | None = None
-    metric: Metric = "embedding"
-    scale: Scale = "raw"
+    metric: Metric = Metric.EMBEDDING
+    scale: Scale = Scale.RAW
     wait_seconds: float = DEFAULT_WAIT_SECONDS
 
 
 @dataclass(frozen=True)
 class SampleScore:
-    """A sample's position among the `samples` scored together, and their scores."""
+    """Scores of the `samples` scored together, and the position of this one among them.
+
+    `seconds` is where the time of scoring went, by stage; a replayed score has none.
+    """
 
     scores: GroupScores
     position: int
     samples: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,7 +79,7 @@ class _Group:
     timer: asyncio.TimerHandle
     samples: dict[int, Sample] = field(default_factory=dict)
     waiting: dict[int, list["asyncio.Future[SampleScore]"]] = field(default_factory=dict)
-    #: Set once scoring has begun: no sample can join any more.
+    #: True once scoring has begun: no sample can join any more.
     scoring: bool = False
 
 
@@ -89,16 +93,18 @@ class SampleCollector:
         self._scorer = scorer
         self._threads = threads
         self._max_waiting = max_waiting
-        #: Samples that wait for their groups now.
+        #: Number of samples that wait for their groups now.
         self.waiting = 0
         self._groups: dict[tuple[str, str], _Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def collect(self, sample: Sample) -> SampleScore:
-        """The sample's score, once its group has been scored.
+        """Wait until the sample's group has been scored, and return the sample's score.
 
-        InvalidInput if the sample, or with it the group, cannot be scored; FailedPrecondition if the group
-        was scored without it at its deadline; Overloaded if too many samples wait.
+        Raises:
+            InvalidInput: The sample, or with it the group, cannot be scored.
+            FailedPrecondition: The group was scored without it at its deadline.
+            Overloaded: Too many samples wait.
         """
         _check(sample)
         group = self._groups.get((sample.namespace, sample.group_id))
@@ -121,8 +127,8 @@ class SampleCollector:
             self._leave(sample, score)
 
     def _known(self, sample: Sample, metric: Metric) -> SampleScore | None:
-        """What was answered when the group was scored, if it was; if not, the sample is checked."""
-        namespace = self._memory.store.namespace(sample.namespace)
+        """The sample's score if its group has been scored; otherwise check the sample."""
+        namespace = self._memory.namespace(sample.namespace)
         stored = self._memory.store.answer(namespace, OPERATION, sample.group_id)
         if stored is None:
             self._scorer.check_rollout(namespace, _group_of([sample]), metric)
@@ -143,9 +149,9 @@ class SampleCollector:
         if group is None:
             timer = asyncio.get_running_loop().call_later(sample.wait_seconds, self._time_is_up, name)
             group = self._groups[name] = _Group(sample, timer)
-        for what in ("prompt_id", "group_size"):
-            if getattr(sample, what) != getattr(group.first, what):
-                raise InvalidInput(what, f"differs from the first sample's of group {sample.group_id!r}")
+        for shared in ("prompt_id", "group_size"):
+            if getattr(sample, shared) != getattr(group.first, shared):
+                raise InvalidInput(shared, f"differs from the first sample's of group {sample.group_id!r}")
         if _dimension(sample) != _dimension(group.first):
             raise InvalidInput(
                 "embedding",
@@ -161,7 +167,7 @@ class SampleCollector:
         return group
 
     def _leave(self, sample: Sample, score: "asyncio.Future[SampleScore]") -> None:
-        """A caller is gone: if it was not answered, its sample goes with it."""
+        """Remove the sample of a caller that has gone without an answer."""
         group = self._groups.get((sample.namespace, sample.group_id))
         if group is None or group.scoring or score not in group.waiting.get(sample.index, []):
             return
@@ -186,6 +192,8 @@ class SampleCollector:
 
     async def _score(self, group: _Group) -> None:
         indices = sorted(group.samples)
+        # This task has a context of its own, so these are the stages of the group's scoring alone.
+        seconds = record_stages()
         failure: BaseException | None = None
         scored: list[SampleScore] = []
         try:
@@ -198,20 +206,20 @@ class SampleCollector:
                 if waiting.done():
                     continue
                 if failure is None:
-                    waiting.set_result(scored[position])
+                    waiting.set_result(replace(scored[position], seconds=seconds))
                 else:
                     waiting.set_exception(failure)
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
-        # A step sends all its samples at once: max_waiting bounds them, and they are known in no time.
+        # Not refused: a training step sends all its samples at once, and max_waiting bounds them.
         return await in_thread(self._threads, call, STAGES, REQUESTS_WAITING, refuse=False)
 
     def _score_now(self, group: _Group, indices: list[int]) -> list[SampleScore]:
         first = group.first
         rollouts = _group_of([group.samples[index] for index in indices])
-        key = Key(OPERATION, first.group_id, json.dumps([first.prompt_id, indices]))
-        options = Options(first.metric, scale=first.scale, explain=first.metric in VECTOR_METRICS)
-        scored, _ = self._scorer.score_named(first.namespace, [rollouts], options, key)
+        key = IdempotencyKey(OPERATION, first.group_id, json.dumps([first.prompt_id, indices]))
+        options = ScoringOptions(first.metric, scale=first.scale, explain=first.metric in VECTOR_METRICS)
+        scored, _ = self._scorer.score_as(first.namespace, [rollouts], options, key)
         return [_sample_score(scored, indices, index) for index in indices]
 
 
@@ -227,12 +235,12 @@ def _check(sample: Sample) -> None:
 
 
 def _dimension(sample: Sample) -> int:
-    """0 for a text."""
+    """Dimension of the sample's embedding, 0 for a text."""
     return 0 if sample.embedding is None else len(sample.embedding)
 
 
 def _group_of(samples: list[Sample]) -> RolloutGroup:
-    """The samples as a group; all have a text or all have embeddings of one dimension."""
+    """Make a group of samples that all have a text or all have embeddings of one dimension."""
     embeddings = [sample.embedding for sample in samples if sample.embedding is not None]
     logprobs = [sample.sequence_logprob for sample in samples if sample.sequence_logprob is not None]
     tokens = [sample.token_ids for sample in samples if sample.token_ids is not None]

@@ -1,4 +1,4 @@
-"""The novelty server: NoveltyService and PrefixService over one memory, in one process."""
+"""The novelty server: NamespaceService, NoveltyService and PrefixService over one memory, in one process."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,27 +9,29 @@ from typing import ClassVar, Literal
 import grpc
 from pydantic import Field
 
-from extra_rl.v1 import novelty_pb2_grpc, prefix_pb2_grpc
+from extra_rl.v1 import namespace_pb2_grpc, novelty_pb2_grpc, prefix_pb2_grpc
 from extra_services.errors import FailedPrecondition, ServiceError
 from extra_services.memory import instruments
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.memory import Memory
+from extra_services.memory.namespaces import NamespaceLimits, Namespaces
+from extra_services.memory.service import NamespaceServicer
 from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.memory.store import Store
 from extra_services.novelty.collecting import SampleCollector
-from extra_services.novelty.request import Limits
+from extra_services.novelty.request import NoveltyLimits
 from extra_services.novelty.scoring import NoveltyScorer
 from extra_services.novelty.service import NoveltyServicer
-from extra_services.prefix import prefixes
-from extra_services.prefix.prefixes import PrefixMemory
+from extra_services.prefix.prefixes import PrefixLimits, PrefixMemory
 from extra_services.prefix.service import PrefixServicer
 from extra_services.runtime import server
-from extra_services.runtime.metrics import remembered
-from extra_services.runtime.server import Hosted
+from extra_services.runtime.info import server_info
+from extra_services.runtime.metrics import throttled
+from extra_services.runtime.server import ServerSpec
 from extra_services.runtime.settings import MetricsPort, ServerSettings, load
 from extra_services.runtime.threads import Threads
 
-#: Seconds for which the metrics show what they last read of the store: reading takes a scan of its prompts.
+#: Least seconds between two reads of the store for the metrics: a read scans all prompts.
 STORE_SECONDS = 10.0
 
 
@@ -64,8 +66,8 @@ class NoveltySettings(ServerSettings):
     )
     embedding_backend: Literal["torch", "onnx_int8"] = Field(
         "torch",
-        description="What runs the model. onnx_int8 is faster on a CPU and less exact; vectors of the two are"
-        " not compared.",
+        description="Runtime of the model. onnx_int8 is faster on a CPU and less exact; vectors of the two"
+        " are not compared.",
     )
     device: str | None = Field(
         None, description="Where to embed, such as cpu or cuda:0; a GPU if there is one."
@@ -92,7 +94,7 @@ class NoveltySettings(ServerSettings):
 
 
 def main(arguments: list[str]) -> None:
-    """Serves until stopped."""
+    """Serve until stopped."""
     settings = load(NoveltySettings, arguments)
     try:
         server.run(settings, lambda: build(settings))
@@ -100,30 +102,41 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"extra-rl serve novelty: {error.message}") from error
 
 
-async def build(settings: NoveltySettings) -> Hosted:
-    """Opens the store, loads the model, and puts the services over them."""
+async def build(settings: NoveltySettings) -> ServerSpec:
+    """Open the store, load the model, and make the services that use them."""
     memory = await asyncio.to_thread(_memory, settings)
     _watch(memory, settings)
     threads = Threads(settings.request_threads, settings.max_queue, "novelty")
     characters = settings.max_text_characters
-    limits = Limits(settings.max_rollouts_per_request, characters)
+    limits = NoveltyLimits(settings.max_rollouts_per_request, characters)
     scorer = NoveltyScorer(memory, limits)
     collector = SampleCollector(memory, scorer, threads, settings.max_waiting_samples)
-    novelty = NoveltyServicer(memory, scorer, collector, threads, limits, settings.max_import_bytes)
-    prefix_memory = PrefixMemory(memory, prefixes.Limits(settings.max_prompts_per_request, characters))
+    prefixes = PrefixMemory(memory, PrefixLimits(settings.max_prompts_per_request, characters))
+    namespaces = Namespaces(
+        memory,
+        NamespaceLimits(
+            import_bytes=settings.max_import_bytes, prompts_per_request=settings.max_rollouts_per_request
+        ),
+    )
+    info = server_info(settings)
 
     async def close() -> None:
         threads.shutdown()
         await asyncio.to_thread(memory.close)
 
-    return Hosted(
+    return ServerSpec(
         services={
+            "extra_rl.v1.NamespaceService": _adder(
+                namespace_pb2_grpc.add_NamespaceServiceServicer_to_server,
+                NamespaceServicer(namespaces, threads, info),
+            ),
             "extra_rl.v1.NoveltyService": _adder(
                 novelty_pb2_grpc.add_NoveltyServiceServicer_to_server,
-                novelty,
+                NoveltyServicer(memory, scorer, collector, threads, limits, info),
             ),
             "extra_rl.v1.PrefixService": _adder(
-                prefix_pb2_grpc.add_PrefixServiceServicer_to_server, PrefixServicer(prefix_memory, threads)
+                prefix_pb2_grpc.add_PrefixServiceServicer_to_server,
+                PrefixServicer(prefixes, threads, info),
             ),
         },
         close=close,
@@ -131,8 +144,8 @@ async def build(settings: NoveltySettings) -> Hosted:
 
 
 def _watch(memory: Memory, settings: NoveltySettings) -> None:
-    """Has the gauges ask `memory` when the metrics are read."""
-    entries = remembered(STORE_SECONDS, memory.store_entries)
+    """Make the gauges read `memory` when the metrics are read."""
+    entries = throttled(STORE_SECONDS, memory.store_entries)
     for kind in ("namespaces", "prompts", "solutions", "prefixes"):
         instruments.STORE_ENTRIES.labels(kind).set_function(partial(entries, kind))
     instruments.INDEX_BYTES.set_function(memory.index_bytes)

@@ -1,34 +1,30 @@
-"""The metrics, as arithmetic on arrays, and the search they begin with: no store, no transport.
+"""The novelty metrics as arithmetic on arrays.
 
-Formulas, papers, ranges and costs are in sections 1 and 2 of docs/algorithm.md. Vectors are unit
-vectors, so that an inner product is a cosine similarity. Groups lie one after the other: the first
-`counts[0]` of m vectors are the first group's, and so on.
+Formulas, papers, ranges and costs are in sections 1 and 2 of docs/algorithm.md. Vectors are unit vectors,
+so an inner product is a cosine similarity. Groups lie one after the other: the first `counts[0]` of m vectors
+belong to the first group, and so on.
 """
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_services.memory.index import RingIndex
-
 Vectors = NDArray[np.float32]
 Counts = NDArray[np.int64]
 
-#: Siblings are compared in a thread beside the one that searches: both spend their time outside the
-#: interpreter, so that two CPUs share the work.
-_BESIDE = ThreadPoolExecutor(4, thread_name_prefix="siblings")
 #: A vector shorter than this has no direction.
 LEAST_NORM = 1e-12
-#: Standard deviations below this are taken for 0 (policy surprise).
+#: Standard deviations below this count as 0 (policy surprise).
 LEAST_STD = 1e-8
 
 
 def unit_vectors(embeddings: Vectors) -> tuple[Vectors, NDArray[np.bool_]]:
-    """Rows of float32 [m, d] divided by their length, and whether each row has a direction, bool [m].
+    """Divide the rows of float32 [m, d] by their length.
 
-    A row that is zero, or holds a number that is not finite or too large to be squared, has none.
+    Returns:
+        The unit vectors, and whether each row has a direction, bool [m]. A row has none if it is zero, or
+        holds a number that is not finite or too large to be squared.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
@@ -38,8 +34,11 @@ def unit_vectors(embeddings: Vectors) -> tuple[Vectors, NDArray[np.bool_]]:
 
 
 def sibling_similarity(vectors: Vectors, counts: Counts) -> tuple[Vectors, Counts]:
-    """Most similar sibling of each vector: cosine similarity float32 [m], -inf without siblings, and the
-    sibling's position in its group, int64 [m]."""
+    """Find the most similar sibling of each vector.
+
+    Returns:
+        Its cosine similarity, float32 [m], -inf without siblings, and its position in the group, int64 [m].
+    """
     similarity = np.full(len(vectors), -np.inf, dtype=np.float32)
     position = np.zeros(len(vectors), dtype=np.int64)
     for rows, products in _products(vectors, counts):
@@ -50,25 +49,17 @@ def sibling_similarity(vectors: Vectors, counts: Counts) -> tuple[Vectors, Count
     return similarity, position
 
 
-def nearest_of_both(
-    index: RingIndex, prompts: list[str], counts: Counts, vectors: Vectors
-) -> tuple[Vectors, Counts, Vectors, Counts]:
-    """Nearest solution and nearest sibling of each vector, at the same time.
-
-    `prompts` are checked out of the index. Returns similarity float32 [m] and sequence number int64 [m] of
-    the solution, then similarity and position of the sibling; see RingIndex.nearest and sibling_similarity.
-    """
-    siblings = _BESIDE.submit(sibling_similarity, vectors, counts)
-    memory, sequence = index.nearest(prompts, counts, vectors)
-    return memory[:, 0], sequence[:, 0], *siblings.result()
-
-
 def embedding_novelty(memory: Vectors, siblings: Vectors, history: Counts, min_history: int) -> Vectors:
-    """max(0, 1 - nearest similarity), float32 [m]; 0 where the memory held fewer than `min_history` before.
+    """Return max(0, 1 - nearest similarity), float32 [m].
 
-    Source: ExTra (arXiv 2606.24994). `memory` and `siblings` are the largest similarities to either,
-    float32 [m], -inf for none; `history` is the size of the memory, int64 [m]. Where there is nothing at all
-    to compare with, the novelty is 1, that of a solution at right angles to all known ones.
+    Source: ExTra (arXiv 2606.24994). Without anything to compare with, the novelty is 1, that of a solution
+    at right angles to all known ones.
+
+    Args:
+        memory: Largest similarity to a stored solution, float32 [m], -inf for none.
+        siblings: Largest similarity to a sibling, float32 [m], -inf for none.
+        history: Size of the prompt's memory before the group, int64 [m].
+        min_history: The novelty is 0 where `history` is smaller than this.
     """
     nearest = np.maximum(memory, siblings)
     distance = np.where(np.isneginf(nearest), np.float32(1), np.maximum(np.float32(0), 1 - nearest))
@@ -76,29 +67,29 @@ def embedding_novelty(memory: Vectors, siblings: Vectors, history: Counts, min_h
 
 
 def mean_cosine_novelty(vectors: Vectors, counts: Counts) -> Vectors:
-    """1 - mean similarity to the siblings, float32 [m]; 0 without siblings.
+    """Return 1 - mean similarity to the siblings, float32 [m]; 0 without siblings.
 
     Source: the graph cut of DRA-GRPO (arXiv 2505.09655), whose redundancy of rollout i, the sum of its
     similarities to the k siblings, is k (1 - this).
     """
     novelty = np.zeros(len(vectors), dtype=np.float32)
     for rows, products in _products(vectors, counts):
-        # A vector's similarity to itself, 1, is no sibling's.
+        # The sum contains the vector's similarity to itself, 1.
         novelty[rows] = 1 - (products.sum(axis=2) - 1) / (rows.shape[1] - 1)
     return novelty
 
 
 def cluster_novelty(vectors: Vectors, counts: Counts, similarity: float) -> Vectors:
-    """Share of the siblings in other clusters, float32 [m], in [0, 1]; 0 without siblings.
+    """Return the share of the siblings in other clusters, float32 [m], in [0, 1]; 0 without siblings.
 
-    Source: DARLING (arXiv 2509.02534), which partitions a group with a trained classifier; here a cluster is
-    what is connected by pairs of at least this cosine similarity.
+    Source: DARLING (arXiv 2509.02534), which partitions a group with a trained classifier. Here two vectors
+    are in one cluster if a chain of pairs of at least this cosine similarity connects them.
     """
     novelty = np.zeros(len(vectors), dtype=np.float32)
     for rows, products in _products(vectors, counts):
         count = rows.shape[1]
         connected = (products >= similarity) | np.eye(count, dtype=bool)
-        # Squaring doubles the length of the paths that are followed.
+        # Each squaring doubles the length of the chains that are found.
         for _ in range(max(1, int(np.ceil(np.log2(count))))):
             connected = np.matmul(connected, connected)
         novelty[rows] = (count - connected.sum(axis=2)) / (count - 1)
@@ -106,7 +97,7 @@ def cluster_novelty(vectors: Vectors, counts: Counts, similarity: float) -> Vect
 
 
 def vendi_scores(vectors: Vectors, counts: Counts) -> NDArray[np.float64]:
-    """Vendi score of each group, float64 [groups]: exp of the entropy of the eigenvalues of K / count.
+    """Return the Vendi score of each group, float64 [groups]: exp of the entropy of eigenvalues of K / count.
 
     Source: the Vendi score (arXiv 2210.02410). 1 if all are alike, `count` if all are orthogonal; 0 for an
     empty group.
@@ -123,7 +114,7 @@ def vendi_scores(vectors: Vectors, counts: Counts) -> NDArray[np.float64]:
 
 
 def policy_surprise(logprobs: NDArray[np.float32], correct: NDArray[np.bool_]) -> Vectors:
-    """max(0, -(logprob - mean) / (std + 1e-8)) among the correct rollouts of a group, float32 [n].
+    """Return max(0, -(logprob - mean) / (std + 1e-8)) among the correct rollouts of a group, float32 [n].
 
     Source: ExTra (arXiv 2606.24994). std is the sample standard deviation; 0 for incorrect rollouts, where
     fewer than two are correct, and where std is below 1e-8.
@@ -137,13 +128,13 @@ def policy_surprise(logprobs: NDArray[np.float32], correct: NDArray[np.bool_]) -
 
 
 def ngrams(token_ids: NDArray[np.int32], size: int) -> list[bytes]:
-    """The n-grams of a response, in order and with repeats, each as the bytes of its int32 tokens."""
+    """Return the n-grams of a response, in order and with repeats, each as the bytes of its int32 tokens."""
     data = token_ids.astype("<i4").tobytes()
     return [data[4 * i : 4 * (i + size)] for i in range(len(token_ids) - size + 1)]
 
 
 def ngram_novelty(response: list[bytes], counts: Mapping[bytes, int]) -> float:
-    """Mean of 1 / sqrt(count + 1) over the n-grams of a response; 0 if it has none.
+    """Return the mean of 1 / sqrt(count + 1) over the n-grams of a response; 0 if it has none.
 
     Source: the count-based bonus of ExTra's reference code (arXiv 2606.24994).
     """

@@ -1,26 +1,22 @@
-"""What is asked of the novelty domain and what it answers, as plain data."""
+"""Requests to the novelty domain and its answers, as plain data."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import Metric, NearestKind, Scale, ScoreMode
 from extra_services.errors import InvalidInput
 
 Vectors = NDArray[np.float32]
 
-Metric = Literal["embedding", "ngram_count", "policy_surprise", "mean_cosine", "cluster_size"]
-Mode = Literal["score_and_remember", "score_only", "remember_only"]
-Scale = Literal["raw", "group_max", "running_mean"]
-
 #: Metrics that compare vectors, and remember solutions.
-VECTOR_METRICS: tuple[Metric, ...] = ("embedding", "mean_cosine", "cluster_size")
+VECTOR_METRICS = (Metric.EMBEDDING, Metric.MEAN_COSINE, Metric.CLUSTER_SIZE)
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a request may hold."""
+class NoveltyLimits:
+    """Largest requests that are accepted."""
 
     rollouts_per_request: int = 16384
     text_characters: int = 1_000_000
@@ -29,30 +25,30 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Options:
+class ScoringOptions:
     """How to score; see the fields of the same names of ScoreGroupsRequest."""
 
-    metric: Metric = "embedding"
-    mode: Mode = "score_and_remember"
-    scale: Scale = "raw"
+    metric: Metric = Metric.EMBEDDING
+    mode: ScoreMode = ScoreMode.SCORE_AND_REMEMBER
+    scale: Scale = Scale.RAW
     explain: bool = False
     track_reward_variance: bool = False
     vendi: bool = False
 
     @property
     def scores(self) -> bool:
-        """Whether novelty is asked for."""
-        return self.mode != "remember_only"
+        """Whether novelty is requested."""
+        return self.mode is not ScoreMode.REMEMBER_ONLY
 
     @property
     def remembers(self) -> bool:
-        """Whether anything is to be stored."""
-        return self.mode != "score_only"
+        """Whether anything is stored."""
+        return self.mode is not ScoreMode.SCORE_ONLY
 
 
 @dataclass(frozen=True)
 class RolloutGroup:
-    """The n rollouts of one prompt: bool [n], and what the metric needs of them.
+    """The n rollouts of one prompt: `correct` bool [n], and the data that the metric needs.
 
     Metrics on embeddings need n texts or float32 [n, dimension] embeddings, ngram_count n times int32
     [length] token ids, policy_surprise float32 [n] log-probabilities of the responses in nats.
@@ -68,9 +64,9 @@ class RolloutGroup:
 
 @dataclass(frozen=True)
 class Nearest:
-    """What a rollout is most similar to: a stored solution, by sequence number, or a sibling, by index."""
+    """Nearest neighbour of a rollout: a stored solution, by sequence number, or a sibling, by index."""
 
-    kind: Literal["solution", "sibling"]
+    kind: NearestKind
     number: int
     excerpt: str
     similarity: float
@@ -80,7 +76,7 @@ class Nearest:
 class GroupScores:
     """Novelty of a group's rollouts, float32 [n], and the size of the prompt's memory before and after.
 
-    What was not asked for is empty or None. `divisor` is what the novelties were divided by.
+    Fields that were not requested are empty or None. The novelties have been divided by `divisor`.
     """
 
     novelty: Vectors
@@ -92,5 +88,5 @@ class GroupScores:
     divisor: float = 1.0
 
 
-#: What a group is answered: its scores, or why it was refused.
+#: Answer to a group: its scores, or why it was refused.
 GroupAnswer = GroupScores | InvalidInput

@@ -1,37 +1,44 @@
 """Novelty of groups of unit vectors against the rings of their prompts, for a whole batch in one search.
 
-What every request about embeddings comes down to, once its groups have been checked and its prompts are
-locked and checked out of the index: arrays in, arrays out. Requests, idempotency and the durable write are
-the business of `scoring`.
+This is the core of every request about embeddings: arrays in, arrays out, after its groups are checked and
+its prompts are locked and checked out of the index. `scoring` handles requests, idempotency and the durable
+write.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from extra_rl.vocabulary import Metric
 from extra_services.memory.index import RingIndex
 from extra_services.memory.records import NamespaceSettings
 from extra_services.novelty import metrics
 from extra_services.novelty.metrics import Counts, Vectors
-from extra_services.novelty.request import Metric
+
+#: Siblings are compared in a thread beside the one that searches: both spend their time outside the
+#: interpreter, so that two CPUs share the work.
+_SIBLING_THREADS = ThreadPoolExecutor(4, thread_name_prefix="siblings")
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest of each of m vectors: cosine similarities float32 [m], -inf for none."""
+    """Nearest neighbours of each of m vectors: cosine similarities float32 [m], -inf for none."""
 
-    #: Of the solutions remembered before, and the sequence number int64 [m] of that solution, -1 for none.
+    #: Similarity to the nearest stored solution, and its sequence number, int64 [m], -1 for none.
     stored: Vectors
     sequence: Counts
-    #: Of the siblings, and that sibling's position in its group, int64 [m].
+    #: Similarity to the nearest sibling, and its position in the group, int64 [m].
     sibling: Vectors
     position: Counts
 
 
 class RingScorer:
-    """Scores and remembers groups of prompts that are checked out of `index`. Groups lie one after the other:
-    the first `counts[0]` of the vectors, float32 [m, dimension], are of `prompts[0]`, and so on; a prompt
-    appears once."""
+    """Scores and remembers groups of prompts that are checked out of `index`.
+
+    Groups lie one after the other: the first `counts[0]` of the vectors, float32 [m, dimension], belong to
+    `prompts[0]`, and so on. A prompt appears once.
+    """
 
     def __init__(self, index: RingIndex, settings: NamespaceSettings) -> None:
         self._index = index
@@ -40,20 +47,28 @@ class RingScorer:
     def score(
         self, prompts: list[str], counts: Counts, vectors: Vectors, metric: Metric, explain: bool = False
     ) -> tuple[Vectors, Neighbours | None]:
-        """Novelty float32 [m] by a metric that compares vectors, and the nearest neighbours where the metric
-        or `explain` asks for them."""
+        """Return the novelty, float32 [m], by a metric that compares vectors.
+
+        Also returns the nearest neighbours where the metric or `explain` needs them.
+        """
         found = None
-        if metric == "embedding" or explain:
-            found = Neighbours(*metrics.nearest_of_both(self._index, prompts, counts, vectors))
-        if metric == "mean_cosine":
+        if metric is Metric.EMBEDDING or explain:
+            found = self._neighbours(prompts, counts, vectors)
+        if metric is Metric.MEAN_COSINE:
             return metrics.mean_cosine_novelty(vectors, counts), found
-        if metric == "cluster_size":
+        if metric is Metric.CLUSTER_SIZE:
             return metrics.cluster_novelty(vectors, counts, self._settings.cluster_similarity), found
-        assert found is not None, "the metric embedding has asked for them"
+        assert found is not None, "the metric embedding needs them"
         history = np.repeat(self._index.sizes(prompts), counts)
         novelty = metrics.embedding_novelty(found.stored, found.sibling, history, self._settings.min_history)
         return novelty, found
 
     def remember(self, prompts: list[str], counts: Counts, vectors: Vectors) -> None:
-        """Adds the vectors to the rings, oldest out first."""
+        """Add the vectors to the rings, oldest out first."""
         self._index.append(prompts, counts, vectors)
+
+    def _neighbours(self, prompts: list[str], counts: Counts, vectors: Vectors) -> Neighbours:
+        """Nearest solution and nearest sibling of each vector, searched at the same time."""
+        siblings = _SIBLING_THREADS.submit(metrics.sibling_similarity, vectors, counts)
+        stored, sequence = self._index.nearest(prompts, counts, vectors)
+        return Neighbours(stored[:, 0], sequence[:, 0], *siblings.result())

@@ -1,34 +1,35 @@
-"""Scoring groups of rollouts against the memory of their prompts: the domain of the novelty service.
+"""Scores groups of rollouts against the memory of their prompts: the domain of the novelty service.
 
-A request goes through four steps. `preparing` checks each group and makes vectors of what counts; with the
-prompts locked, an `Attempt` scores the whole batch, by one search of the rings (`ring_scoring`) where the
-metric compares vectors, and says what is to be remembered; one durable write remembers it together with the
-answer. Groups of a prompt that appears more than once are taken in order, in rounds.
+A request takes four steps. Its namespace and the answer to its idempotency key are looked up. `preparing`
+checks each group and makes vectors of the rollouts that count. With the prompts locked, an `Attempt` scores
+the whole batch, by one search of the rings (`ring_scoring`) where the metric compares vectors, and collects
+what is to be remembered. One durable write stores that together with the answer. Groups of a prompt that
+appears more than once are taken in order, in rounds.
 """
 
 import hashlib
 from collections import Counter
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 
+from extra_rl.vocabulary import Metric, NearestKind, Scale
 from extra_services.errors import InvalidInput
 from extra_services.memory import instruments
 from extra_services.memory.index import RingIndex
-from extra_services.memory.memory import Change, Computed, Key, Memory, check_space
+from extra_services.memory.memory import Change, Computed, IdempotencyKey, Memory, check_space
 from extra_services.memory.records import Namespace, NewSolutions, PromptWrite, Write
 from extra_services.novelty import answers as stored_answers
 from extra_services.novelty import metrics
-from extra_services.novelty.preparing import Batch, Item, check_rollout, prepare
+from extra_services.novelty.preparing import CheckedGroup, PreparedGroups, check_rollout, prepare
 from extra_services.novelty.request import (
     VECTOR_METRICS,
     GroupAnswer,
     GroupScores,
-    Limits,
-    Metric,
     Nearest,
-    Options,
+    NoveltyLimits,
     RolloutGroup,
+    ScoringOptions,
     Vectors,
 )
 from extra_services.novelty.ring_scoring import Neighbours, RingScorer
@@ -40,49 +41,64 @@ LEAST_GROUP_MAX = 1e-8
 class NoveltyScorer:
     """Scores and remembers groups. Thread-safe; blocks while it embeds and commits."""
 
-    def __init__(self, memory: Memory, limits: Limits | None = None) -> None:
+    def __init__(self, memory: Memory, limits: NoveltyLimits | None = None) -> None:
         self._memory = memory
-        self._limits = limits or Limits()
+        self._limits = limits or NoveltyLimits()
 
     def score(
-        self, namespace: str, groups: list[RolloutGroup], options: Options | None = None, key: str = ""
+        self, namespace: str, groups: list[RolloutGroup], options: ScoringOptions | None = None, key: str = ""
     ) -> tuple[list[GroupAnswer], bool]:
-        """An answer per group, in order, and whether it is the replay of an earlier one.
+        """Score groups and remember them, as `options` say.
 
-        NotFound for an unknown namespace; InvalidInput for a request that is too large, asks for what its
-        metric has not, or reuses the key of another; FailedPrecondition if texts are sent to a namespace of
-        another embedding model.
+        Args:
+            namespace: Name of the namespace.
+            groups: Groups; a prompt may appear more than once.
+            options: How to score; None for the defaults.
+            key: Idempotency key; empty for none.
+
+        Returns:
+            An answer per group, in order, and whether they are the replay of an earlier call's.
+
+        Raises:
+            NotFound: There is no such namespace.
+            InvalidInput: The request is too large, wants something its metric does not have, or reuses the
+                key of another request.
+            FailedPrecondition: Texts are sent to a namespace of another embedding model.
         """
-        options = options or Options()
-        return self.score_named(
-            namespace, groups, options, Key("score_groups", key, _fingerprint(groups, options) if key else "")
-        )
+        options = options or ScoringOptions()
+        fingerprint = _fingerprint(groups, options) if key else ""
+        return self.score_as(namespace, groups, options, IdempotencyKey("score_groups", key, fingerprint))
 
-    def score_named(
-        self, namespace: str, groups: list[RolloutGroup], options: Options, key: Key
+    def score_as(
+        self, namespace: str, groups: list[RolloutGroup], options: ScoringOptions, key: IdempotencyKey
     ) -> tuple[list[GroupAnswer], bool]:
-        """As `score`, for a caller that names the write itself."""
+        """Do as `score`, under an idempotency key with the caller's own operation and fingerprint."""
         self._check(groups, options)
-        found = self._memory.store.namespace(namespace)
+        found = self._memory.namespace(namespace)
         answered = self._memory.replay(found, key)
         if answered is not None:
             return stored_answers.decode(answered), True
-        batch = prepare(self._memory, found, groups, options.metric, self._limits)
-        instruments.ROLLOUTS.inc(sum(len(item.group.correct) for item in batch.items))
+        prepared = prepare(self._memory, found, groups, options.metric, self._limits)
+        instruments.ROLLOUTS.inc(sum(len(checked.group.correct) for checked in prepared.groups))
         result = self._memory.change(
-            namespace,
-            dict.fromkeys(item.group.prompt_id for item in batch.items),
+            found,
+            prepared.prompts(),
             key,
-            lambda change: Attempt(change, options, batch).run(),
+            lambda change: Attempt(change, options, prepared).run(),
             stored_answers.encode,
         )
         return (stored_answers.decode(result), True) if isinstance(result, str) else (result, False)
 
     def check_rollout(self, namespace: Namespace, rollout: RolloutGroup, metric: Metric) -> None:
-        """InvalidInput or FailedPrecondition for what would fail the group that this rollout is to be of."""
+        """Check a rollout of a group that is not complete yet.
+
+        Raises:
+            InvalidInput: The group would be refused because of it.
+            FailedPrecondition: It has a text, and the namespace holds vectors of another model.
+        """
         check_rollout(self._memory, namespace, rollout, metric, self._limits)
 
-    def _check(self, groups: list[RolloutGroup], options: Options) -> None:
+    def _check(self, groups: list[RolloutGroup], options: ScoringOptions) -> None:
         rollouts = sum(len(group.correct) for group in groups)
         limit = self._limits.rollouts_per_request
         if rollouts > limit:
@@ -95,62 +111,62 @@ class NoveltyScorer:
 class Attempt:
     """One attempt at scoring a batch, inside a Change."""
 
-    def __init__(self, change: Change, options: Options, batch: Batch) -> None:
+    def __init__(self, change: Change, options: ScoringOptions, prepared: PreparedGroups) -> None:
         self._change = change
         self._options = options
-        self._batch = batch
+        self._prepared = prepared
         self._settings = change.namespace.settings
         needs_headers = options.track_reward_variance or options.metric not in VECTOR_METRICS
         self._headers = change.headers() if needs_headers else {}
         self._writes: dict[str, PromptWrite] = {}
-        #: By item: raw novelty of all its rollouts, and its answer so far.
+        #: By index of the group: raw novelty of all its rollouts, and its answer so far.
         self._raw: dict[int, Vectors] = {}
         self._scores: dict[int, GroupScores] = {}
 
     def run(self) -> Computed[list[GroupAnswer]]:
-        """Answers for all groups, and the write."""
+        """Return the answers to all groups, and the write."""
         written_vectors = False
         if self._options.metric in VECTOR_METRICS:
             written_vectors = self._score_vectors()
-        elif self._options.metric == "ngram_count":
+        elif self._options.metric is Metric.NGRAM_COUNT:
             self._score_ngrams()
         else:
-            for item in self._batch.items:
-                logprobs = item.group.sequence_logprobs
+            for checked in self._prepared.groups:
+                logprobs = checked.group.sequence_logprobs
                 assert logprobs is not None, "preparing has checked it"
-                self._answer(item, metrics.policy_surprise(logprobs, item.group.correct))
+                self._answer(checked, metrics.policy_surprise(logprobs, checked.group.correct))
         positive = self._positive()
         self._scale(positive)
         if self._options.track_reward_variance:
             self._track_variance()
-        answers = list(self._batch.answers)
-        for item in self._batch.items:
-            answers[item.index] = self._scores[item.index]
+        answers = list(self._prepared.answers)
+        for checked in self._prepared.groups:
+            answers[checked.index] = self._scores[checked.index]
         write = Write(
             self._writes,
-            solutions=self._batch.space if written_vectors else None,
+            solutions=self._prepared.space if written_vectors else None,
             positive={self._options.metric: positive} if positive[1] else {},
         )
         done = [answer for answer in answers if answer is not None]
         return Computed(done, write if self._options.remembers else None)
 
     def _score_vectors(self) -> bool:
-        """Scores and remembers in rounds; whether vectors were remembered."""
-        if not self._batch.items:
+        """Score and remember in rounds; return whether vectors were remembered."""
+        if not self._prepared.groups:
             return False
-        check_space(self._change.namespace.solutions, self._batch.space, self._change.namespace.name)
-        index = self._change.rings(max(1, self._batch.space.dimension))
-        starts = np.cumsum([0, *(len(item.rows) for item in self._batch.items)]).tolist()
-        for positions in _rounds(self._batch.items):
-            items = [self._batch.items[position] for position in positions]
-            whole = len(items) == len(self._batch.items)
-            parts = [self._batch.vectors[starts[i] : starts[i + 1]] for i in positions]
-            self._score_round(index, items, self._batch.vectors if whole else np.concatenate(parts))
-        return self._options.remembers and len(self._batch.vectors) > 0
+        check_space(self._change.namespace.solutions, self._prepared.space, self._change.namespace.name)
+        index = self._change.rings(max(1, self._prepared.space.dimension))
+        starts = np.cumsum([0, *(len(checked.rows) for checked in self._prepared.groups)]).tolist()
+        for positions in _rounds(self._prepared.groups):
+            groups = [self._prepared.groups[position] for position in positions]
+            whole = len(groups) == len(self._prepared.groups)
+            parts = [self._prepared.vectors[starts[i] : starts[i + 1]] for i in positions]
+            self._score_round(index, groups, self._prepared.vectors if whole else np.concatenate(parts))
+        return self._options.remembers and len(self._prepared.vectors) > 0
 
-    def _score_round(self, index: RingIndex, items: list[Item], vectors: Vectors) -> None:
-        prompts = [item.group.prompt_id for item in items]
-        counts = np.array([len(item.rows) for item in items], dtype=np.int64)
+    def _score_round(self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors) -> None:
+        prompts = [checked.group.prompt_id for checked in groups]
+        counts = np.array([len(checked.rows) for checked in groups], dtype=np.int64)
         before = index.sizes(prompts).tolist()
         rings = RingScorer(index, self._settings)
         novelty = np.zeros(len(vectors), dtype=np.float32)
@@ -160,41 +176,45 @@ class Attempt:
             with instruments.STAGES("search"):
                 novelty, found = rings.score(prompts, counts, vectors, self._options.metric, explain)
             if explain and found is not None:
-                nearest = self._explain(items, found)
-        vendi = metrics.vendi_scores(vectors, counts).tolist() if self._options.vendi else [None] * len(items)
+                nearest = self._explain(groups, found)
+        vendi = (
+            metrics.vendi_scores(vectors, counts).tolist() if self._options.vendi else [None] * len(groups)
+        )
         if self._options.remembers:
-            self._remember(index, items, vectors)
+            self._remember(index, groups, vectors)
             rings.remember(prompts, counts, vectors)
         after = index.sizes(prompts).tolist()
         start = 0
-        for item, had, has, diversity in zip(items, before, after, vendi, strict=True):
-            end = start + len(item.rows)
+        for checked, had, has, diversity in zip(groups, before, after, vendi, strict=True):
+            end = start + len(checked.rows)
             values = novelty[start:end]
-            if len(item.rows) < len(item.group.correct):
-                values = np.zeros(len(item.group.correct), dtype=np.float32)
-                values[item.rows] = novelty[start:end]
-            self._answer(item, values, had, has, self._spread(item, nearest[start:end]), diversity)
+            if len(checked.rows) < len(checked.group.correct):
+                values = np.zeros(len(checked.group.correct), dtype=np.float32)
+                values[checked.rows] = novelty[start:end]
+            self._answer(checked, values, had, has, self._spread(checked, nearest[start:end]), diversity)
             start = end
 
-    def _explain(self, items: list[Item], found: Neighbours) -> list[Nearest | None]:
-        """The nearest neighbour of each rollout that counts; of equals the stored one."""
-        owners = [(item, row) for item in items for row in range(len(item.rows))]
+    def _explain(self, groups: list[CheckedGroup], found: Neighbours) -> list[Nearest | None]:
+        """Nearest neighbour of each rollout that counts; between equals, the stored one."""
+        owners = [(checked, row) for checked in groups for row in range(len(checked.rows))]
         stored = (found.stored >= found.sibling) & (found.sequence >= 0)
         wanted = {
             (owners[i][0].group.prompt_id, int(found.sequence[i])) for i in stored.nonzero()[0].tolist()
         }
         excerpts = {**self._change.excerpts(wanted), **self._pending_excerpts(wanted)}
         nearest: list[Nearest | None] = []
-        for i, (item, _) in enumerate(owners):
+        for i, (checked, _) in enumerate(owners):
             if stored[i]:
                 number = int(found.sequence[i])
-                excerpt = excerpts.get((item.group.prompt_id, number), "")
-                nearest.append(Nearest("solution", number, excerpt, float(found.stored[i])))
+                excerpt = excerpts.get((checked.group.prompt_id, number), "")
+                nearest.append(Nearest(NearestKind.SOLUTION, number, excerpt, float(found.stored[i])))
             elif np.isneginf(found.sibling[i]):
                 nearest.append(None)
             else:
-                row = int(item.rows[found.position[i]])
-                nearest.append(Nearest("sibling", row, item.excerpt(row), float(found.sibling[i])))
+                row = int(checked.rows[found.position[i]])
+                nearest.append(
+                    Nearest(NearestKind.SIBLING, row, checked.excerpt(row), float(found.sibling[i]))
+                )
         return nearest
 
     def _pending_excerpts(self, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], str]:
@@ -208,25 +228,29 @@ class Attempt:
             pending |= {(prompt, first + i): excerpt for i, excerpt in enumerate(excerpts)}
         return {key: pending[key] for key in wanted if key in pending}
 
-    def _spread(self, item: Item, nearest: list[Nearest | None]) -> list[Nearest | None]:
+    def _spread(self, checked: CheckedGroup, nearest: list[Nearest | None]) -> list[Nearest | None]:
         """Explanations of the rollouts that count, at their places among all."""
         if not self._options.explain:
             return []
-        spread: list[Nearest | None] = [None] * len(item.group.correct)
-        for row, neighbour in zip(item.rows.tolist(), nearest, strict=False):
+        spread: list[Nearest | None] = [None] * len(checked.group.correct)
+        for row, neighbour in zip(checked.rows.tolist(), nearest, strict=False):
             spread[row] = neighbour
         return spread
 
-    def _remember(self, index: RingIndex, items: list[Item], vectors: Vectors) -> None:
+    def _remember(self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors) -> None:
         start = 0
-        for item in items:
-            count = len(item.rows)
+        for checked in groups:
+            count = len(checked.rows)
             new = vectors[start : start + count]
             start += count
             if not count:
                 continue
-            prompt = item.group.prompt_id
-            excerpts = [item.excerpt(row) for row in item.rows.tolist()] if item.group.texts else [""] * count
+            prompt = checked.group.prompt_id
+            excerpts = (
+                [checked.excerpt(row) for row in checked.rows.tolist()]
+                if checked.group.texts
+                else [""] * count
+            )
             earlier = self._writes.get(prompt)
             if earlier is None:
                 self._writes[prompt] = PromptWrite(index.version(prompt), NewSolutions(new, excerpts))
@@ -239,23 +263,23 @@ class Attempt:
     def _score_ngrams(self) -> None:
         size = self._settings.ngram_size
         found = {
-            item.index: [metrics.ngrams(ids, size) for ids in item.group.token_ids or []]
-            for item in self._batch.items
+            checked.index: [metrics.ngrams(ids, size) for ids in checked.group.token_ids or []]
+            for checked in self._prepared.groups
         }
         wanted: dict[str, set[bytes]] = {}
-        for item in self._batch.items:
-            wanted.setdefault(item.group.prompt_id, set()).update(*found[item.index])
+        for checked in self._prepared.groups:
+            wanted.setdefault(checked.group.prompt_id, set()).update(*found[checked.index])
         counts = {prompt: Counter(known) for prompt, known in self._change.ngram_counts(wanted).items()}
-        for item in self._batch.items:
-            prompt, responses = item.group.prompt_id, found[item.index]
+        for checked in self._prepared.groups:
+            prompt, responses = checked.group.prompt_id, found[checked.index]
             values = np.zeros(len(responses), dtype=np.float32)
-            values[item.rows] = [
-                metrics.ngram_novelty(responses[row], counts[prompt]) for row in item.rows.tolist()
+            values[checked.rows] = [
+                metrics.ngram_novelty(responses[row], counts[prompt]) for row in checked.rows.tolist()
             ]
-            self._answer(item, values)
+            self._answer(checked, values)
             if not self._options.remembers:
                 continue
-            new = Counter(ngram for row in np.flatnonzero(item.group.correct) for ngram in responses[row])
+            new = Counter(ngram for row in np.flatnonzero(checked.group.correct) for ngram in responses[row])
             counts[prompt] += new
             self._count_ngrams(prompt, new)
 
@@ -265,21 +289,21 @@ class Attempt:
 
     def _answer(
         self,
-        item: Item,
+        checked: CheckedGroup,
         values: Vectors,
         before: int | None = None,
         after: int | None = None,
         nearest: list[Nearest | None] | None = None,
         vendi: float | None = None,
     ) -> None:
-        """Notes an item's raw novelty; metrics that use no solutions leave their number as it is."""
+        """Keep the raw novelty of a group; metrics without solutions leave the memory as it is."""
         if before is None or after is None:
-            added = self._headers[item.group.prompt_id].solutions_added
+            added = self._headers[checked.group.prompt_id].solutions_added
             before = after = min(added, self._settings.memory_capacity)
         if not self._options.scores:
             values = np.zeros_like(values)
-        self._raw[item.index] = values
-        self._scores[item.index] = GroupScores(values, before, after, nearest or [], None, vendi)
+        self._raw[checked.index] = values
+        self._scores[checked.index] = GroupScores(values, before, after, nearest or [], None, vendi)
 
     def _positive(self) -> tuple[float, int]:
         """Sum and number of the positive novelties of the batch."""
@@ -290,14 +314,14 @@ class Attempt:
         return float(positive.sum(dtype=np.float64)), len(positive)
 
     def _scale(self, positive: tuple[float, int]) -> None:
-        if self._options.scale == "raw":
+        if self._options.scale is Scale.RAW:
             return
         total, count = self._change.namespace.positive.get(self._options.metric, (0.0, 0))
         total, count = total + positive[0], count + positive[1]
         mean = total / count if count else 1.0
         for index, values in self._raw.items():
             largest = float(values.max())
-            divisor = mean if self._options.scale == "running_mean" else largest
+            divisor = mean if self._options.scale is Scale.RUNNING_MEAN else largest
             if divisor > LEAST_GROUP_MAX:
                 scaled = (values / divisor).astype(np.float32)
                 self._scores[index] = replace(self._scores[index], novelty=scaled, divisor=divisor)
@@ -305,34 +329,42 @@ class Attempt:
     def _track_variance(self) -> None:
         """V <- (1 - rate) V + rate * population variance of the group's rewards, from V = 0."""
         rate = self._settings.variance_rate
-        for item in self._batch.items:
-            prompt = item.group.prompt_id
+        for checked in self._prepared.groups:
+            prompt = checked.group.prompt_id
             earlier = self._writes.get(prompt)
             known = earlier.reward_variance if earlier is not None else None
             value = self._headers[prompt].reward_variance if known is None else known
             if self._options.remembers:
-                value = (1 - rate) * value + rate * float(item.group.correct.astype(np.float64).var())
+                value = (1 - rate) * value + rate * float(checked.group.correct.astype(np.float64).var())
                 base = earlier or PromptWrite(self._headers[prompt].version)
                 self._writes[prompt] = replace(base, reward_variance=value)
-            self._scores[item.index] = replace(self._scores[item.index], reward_variance=value)
+            self._scores[checked.index] = replace(self._scores[checked.index], reward_variance=value)
 
 
-def _rounds(items: list[Item]) -> list[list[int]]:
+def _rounds(groups: list[CheckedGroup]) -> list[list[int]]:
     """Positions in rounds, such that a prompt appears once in a round and its groups keep their order."""
     rounds: list[list[int]] = []
     seen: dict[str, int] = {}
-    for position, item in enumerate(items):
-        number = seen.get(item.group.prompt_id, 0)
-        seen[item.group.prompt_id] = number + 1
+    for position, checked in enumerate(groups):
+        number = seen.get(checked.group.prompt_id, 0)
+        seen[checked.group.prompt_id] = number + 1
         if number == len(rounds):
             rounds.append([])
         rounds[number].append(position)
     return rounds
 
 
-def _fingerprint(groups: list[RolloutGroup], options: Options) -> str:
-    """Tells requests apart as far as needed to notice a key used twice by mistake."""
-    digest = hashlib.blake2b(repr(astuple(options)).encode(), digest_size=8)
+def _fingerprint(groups: list[RolloutGroup], options: ScoringOptions) -> str:
+    """Distinguish requests well enough to notice a key that is used twice by mistake."""
+    described = (
+        str(options.metric),
+        str(options.mode),
+        str(options.scale),
+        options.explain,
+        options.track_reward_variance,
+        options.vendi,
+    )
+    digest = hashlib.blake2b(repr(described).encode(), digest_size=8)
     for group in groups:
         digest.update(group.prompt_id.encode())
         digest.update(group.correct.tobytes())

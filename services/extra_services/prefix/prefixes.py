@@ -1,7 +1,7 @@
-"""Prefixes of hard prompts: stored, selected, and judged by what came of them. The domain of the service.
+"""Stores and selects prefixes of hard prompts, and records their outcomes: the domain of the prefix service.
 
-Prefixes live in the same namespaces, store and locks as solutions; there are few of them per prompt (a ring
-of 128), so selection reads them from the store and compares all with all.
+Prefixes are in the same namespaces, store and locks as solutions. A prompt has few of them (a ring of 128),
+so selection reads them from the store and compares all with all.
 """
 
 import hashlib
@@ -11,19 +11,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import SelectionPolicy, TextWindow
 from extra_services.errors import InvalidInput, NotFound, ServiceError
-from extra_services.memory.memory import Change, Computed, Key, Memory, check_prompt_id, check_space
-from extra_services.memory.records import Header, NewOutcome, PromptWrite, StoredPrefix, TextWindow, Write
-from extra_services.prefix.selection import DEFAULT_TAU, Candidate, Judgement, candidates, rank
+from extra_services.memory.memory import (
+    NO_KEY,
+    Change,
+    Computed,
+    IdempotencyKey,
+    Memory,
+    check_prompt_id,
+    check_space,
+)
+from extra_services.memory.records import Header, NewOutcome, PromptWrite, StoredPrefix, Write
+from extra_services.prefix.selection import DEFAULT_TAU, Candidate, SelectionOptions, candidates, rank
 from extra_services.prefix.splitting import boundaries
 
-NO_KEY = Key("", "", "")
 DEFAULT_MIN_SEGMENT_TOKENS = 32
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a request may hold."""
+class PrefixLimits:
+    """Largest requests that are accepted."""
 
     prompts_per_request: int = 4096
     text_characters: int = 1_000_000
@@ -31,8 +39,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class EntropyRollout:
-    """A response: int32 [length] tokens, float32 [length] entropies in nats, its text, and int32 [length]
-    the number of characters of the text up to and including each token."""
+    """A response: its tokens int32 [length], their entropies float32 [length] in nats, and its text.
+
+    `token_ends`, int32 [length], is the number of characters of the text up to and including each token.
+    """
 
     token_ids: NDArray[np.int32]
     entropies: NDArray[np.float32]
@@ -42,7 +52,7 @@ class EntropyRollout:
 
 @dataclass(frozen=True)
 class HardPrompt:
-    """A prompt that is hardly ever solved, and its rollouts."""
+    """A prompt that is rarely solved, and its rollouts."""
 
     prompt_id: str
     rollouts: list[EntropyRollout]
@@ -50,7 +60,7 @@ class HardPrompt:
 
 @dataclass(frozen=True)
 class AddedPrefixes:
-    """Which rollout was split, and the length in tokens of each prefix stored."""
+    """Index of the rollout that was split, and the length in tokens of each prefix stored."""
 
     rollout_index: int
     lengths: list[int]
@@ -58,7 +68,7 @@ class AddedPrefixes:
 
 @dataclass(frozen=True)
 class SelectedPrefix:
-    """The prefix to continue from, how many competed, and all of them, best first."""
+    """The prefix to continue from, the number of candidates, and all of them, best first."""
 
     chosen: Candidate
     candidates: int
@@ -67,7 +77,7 @@ class SelectedPrefix:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a group that continued from a prefix came out; the empty id is the empty prefix."""
+    """Outcome of a group that continued from a prefix; an empty id is the empty prefix."""
 
     prompt_id: str
     prefix_id: str
@@ -80,11 +90,16 @@ Cut = tuple[str, EntropyRollout, int]
 
 
 class PrefixMemory:
-    """Adds, selects and judges prefixes. Thread-safe; blocks while it embeds and commits."""
+    """Adds and selects prefixes, and records outcomes. Thread-safe; blocks while it embeds and commits."""
 
-    def __init__(self, memory: Memory, limits: Limits | None = None) -> None:
+    def __init__(self, memory: Memory, limits: PrefixLimits | None = None) -> None:
         self._memory = memory
-        self._limits = limits or Limits()
+        self.limits = limits or PrefixLimits()
+
+    @property
+    def embedding_model(self) -> str:
+        """Name of the embedding model, empty if there is none."""
+        return self._memory.embedding_model().model
 
     def add(
         self,
@@ -94,13 +109,26 @@ class PrefixMemory:
         min_segment_tokens: int = DEFAULT_MIN_SEGMENT_TOKENS,
         key: str = "",
     ) -> tuple[list[AddedPrefixes | InvalidInput], bool]:
-        """Splits the most confident rollout of each prompt and stores its prefixes.
+        """Split the most confident rollout of each prompt and store its prefixes.
 
-        An answer per prompt, in order, and whether it is the replay of an earlier one.
+        Args:
+            namespace: Name of the namespace.
+            prompts: Hard prompts with their rollouts.
+            newline_token_ids: Tokens whose text contains a newline.
+            min_segment_tokens: Least distance of two boundaries, in tokens.
+            key: Idempotency key; empty for none.
+
+        Returns:
+            An answer per prompt, in order, and whether they are the replay of an earlier call's.
+
+        Raises:
+            NotFound: There is no such namespace.
+            InvalidInput: There are too many prompts, or the key was used for another request.
+            FailedPrecondition: The server has no embedding model, or the namespace holds prefixes of another.
         """
         self._check_size("prompts", len(prompts))
-        found = self._memory.store.namespace(namespace)
-        names = Key(
+        found = self._memory.namespace(namespace)
+        names = IdempotencyKey(
             "add_rollouts", key, _digest([p.prompt_id for p in prompts], [len(p.rollouts) for p in prompts])
         )
         answered = self._memory.replay(found, names)
@@ -118,34 +146,49 @@ class PrefixMemory:
             space = self._memory.space_of_texts() if new else None
             return Computed(answers, Write(writes, prefixes=space))
 
-        result = self._memory.change(namespace, new, names, compute, _encode_added)
+        result = self._memory.change(found, new, names, compute, _encode_added)
         return (_decode_added(result), True) if isinstance(result, str) else (result, False)
 
     def select(
-        self, namespace: str, prompt_ids: list[str], judgement: Judgement | None = None, seed: int = 0
+        self, namespace: str, prompt_ids: list[str], options: SelectionOptions | None = None, seed: int = 0
     ) -> list[SelectedPrefix | ServiceError]:
-        """The prefix to continue from, per prompt; NotFound in place of one for a prompt that has none."""
-        judgement = judgement or Judgement()
+        """Return the prefix to continue from, per prompt; NotFound instead for a prompt that has none.
+
+        Raises:
+            NotFound: There is no such namespace.
+            InvalidInput: There are too many prompts, or an option is out of range.
+        """
+        options = options or SelectionOptions()
         self._check_size("prompt_ids", len(prompt_ids))
         for field in ("tau", "exploration"):
-            value = getattr(judgement, field)
+            value = getattr(options, field)
             if not (np.isfinite(value) and value >= 0) or (field == "tau" and value == 0):
                 raise InvalidInput(field, f"must be a positive number, is {value}")
         refused, stored, headers = self._read(namespace, prompt_ids)
         random = np.random.default_rng(seed)
         return [
-            refused.get(prompt) or _select(prompt, stored[prompt], headers[prompt], judgement, random)
+            refused.get(prompt) or _select(prompt, stored[prompt], headers[prompt], options, random)
             for prompt in prompt_ids
         ]
 
     def stored(self, namespace: str, prompt_ids: list[str]) -> list[list[Candidate] | InvalidInput]:
-        """Per prompt its stored prefixes, oldest first, and the empty one if outcomes of it were reported."""
+        """Return, per prompt, its stored prefixes, oldest first, and the empty one if it has outcomes.
+
+        Raises:
+            NotFound: There is no such namespace.
+            InvalidInput: There are too many prompts.
+        """
         self._check_size("prompt_ids", len(prompt_ids))
         refused, stored, headers = self._read(namespace, prompt_ids)
         return [refused.get(prompt) or _listed(stored[prompt], headers[prompt]) for prompt in prompt_ids]
 
     def forget(self, namespace: str, wanted: dict[str, set[str]]) -> dict[str, int]:
-        """Forgets prefixes by prompt and id, no ids meaning all; how many were forgotten, by prompt."""
+        """Forget prefixes by prompt and id; no ids mean all. Return their number, by prompt.
+
+        Raises:
+            NotFound: There is no such namespace.
+            InvalidInput: There are too many prompts, or an id cannot be one of a prompt.
+        """
         self._check_size("prompts", len(wanted))
         for index, prompt_id in enumerate(wanted):
             check_prompt_id(prompt_id, f"prompts[{index}].prompt_id")
@@ -163,18 +206,31 @@ class PrefixMemory:
             }
             return Computed({prompt: len(sequences) for prompt, sequences in gone.items()}, Write(writes))
 
-        forgotten = self._memory.change(namespace, wanted, NO_KEY, compute, lambda _: "")
+        found = self._memory.namespace(namespace)
+        forgotten = self._memory.change(found, wanted, NO_KEY, compute, lambda _: "")
         assert not isinstance(forgotten, str), "there is no key to replay"
         return forgotten
 
     def report(
         self, namespace: str, outcomes: list[Outcome], key: str = ""
     ) -> tuple[list[ServiceError | None], bool]:
-        """Stores outcomes; per outcome None, or why it was refused, and whether this is a replay."""
+        """Store outcomes.
+
+        Returns:
+            Per outcome None, or why it was refused; and whether they are the replay of an earlier call's.
+
+        Raises:
+            NotFound: There is no such namespace.
+            InvalidInput: There are too many outcomes, or the key was used for another request.
+        """
         self._check_size("outcomes", len(outcomes))
-        names = Key(
+        names = IdempotencyKey(
             "report_outcomes", key, _digest([(o.prompt_id, o.prefix_id, o.successes) for o in outcomes])
         )
+        found = self._memory.namespace(namespace)
+        answered = self._memory.replay(found, names)
+        if answered is not None:
+            return _decode_errors(answered), True
         checked = [_check_outcome(outcome) for outcome in outcomes]
         usable = [outcome for outcome, error in zip(outcomes, checked, strict=True) if error is None]
 
@@ -197,13 +253,13 @@ class PrefixMemory:
             return Computed(answers, Write(writes))
 
         prompts = dict.fromkeys(outcome.prompt_id for outcome in usable)
-        result = self._memory.change(namespace, prompts, names, compute, _encode_errors)
+        result = self._memory.change(found, prompts, names, compute, _encode_errors)
         return (_decode_errors(result), True) if isinstance(result, str) else (result, False)
 
     def _read(
         self, namespace: str, prompt_ids: list[str]
     ) -> tuple[dict[str, InvalidInput], dict[str, list[StoredPrefix]], dict[str, Header]]:
-        """Why some ids can name no prompt; and prefixes and header of each of the others."""
+        """Errors of ids that cannot be ones of a prompt; prefixes and headers of the others."""
         refused: dict[str, InvalidInput] = {}
         for prompt_id in prompt_ids:
             try:
@@ -211,19 +267,19 @@ class PrefixMemory:
             except InvalidInput as error:
                 refused[prompt_id] = error
         usable = [prompt_id for prompt_id in dict.fromkeys(prompt_ids) if prompt_id not in refused]
-        found = self._memory.store.namespace(namespace)
+        found = self._memory.namespace(namespace)
         store = self._memory.store
         return refused, store.prefixes(found, usable), store.headers(found, usable)
 
     def _check_size(self, field: str, count: int) -> None:
-        if count > self._limits.prompts_per_request:
-            limit = self._limits.prompts_per_request
+        if count > self.limits.prompts_per_request:
+            limit = self.limits.prompts_per_request
             raise InvalidInput(field, f"{count} entries in one request; send at most {limit}")
 
     def _split_all(
         self, prompts: list[HardPrompt], newlines: set[int], min_segment_tokens: int
     ) -> tuple[list[AddedPrefixes | InvalidInput], list[Cut]]:
-        """Answers per prompt, and where its rollouts are cut, in order."""
+        """Answers per prompt, and the cuts of its rollouts, in order."""
         answers: list[AddedPrefixes | InvalidInput] = []
         cuts: list[Cut] = []
         for prompt in prompts:
@@ -240,7 +296,7 @@ class PrefixMemory:
         return answers, cuts
 
     def _stored(self, cuts: list[Cut], window: TextWindow) -> dict[str, list[StoredPrefix]]:
-        """The prefixes as they are stored, by prompt, in order."""
+        """Prefixes to store, by prompt, in order."""
         texts = [rollout.text[: int(rollout.token_ends[length - 1])] for _, rollout, length in cuts]
         new: dict[str, list[StoredPrefix]] = {}
         for (prompt_id, rollout, length), text, vector in zip(
@@ -272,20 +328,20 @@ class PrefixMemory:
             raise InvalidInput(
                 f"{field}.token_ends", f"must rise from 0 to {len(rollout.text)}, the text's length"
             )
-        if len(rollout.text) > self._limits.text_characters:
-            limit = self._limits.text_characters
+        if len(rollout.text) > self.limits.text_characters:
+            limit = self.limits.text_characters
             raise InvalidInput(
                 f"{field}.text", f"{len(rollout.text)} characters; at most {limit} are embedded"
             )
 
 
 def most_confident(rollouts: list[EntropyRollout]) -> int:
-    """Index of the rollout of lowest mean entropy; the first of equals."""
+    """Return the index of the rollout of lowest mean entropy; the first of equals."""
     return int(np.argmin([np.mean(rollout.entropies, dtype=np.float64) for rollout in rollouts]))
 
 
 def prefix_id(prefix: StoredPrefix) -> str:
-    """The store's name for a prefix: unique in its prompt, even if that is deleted and comes back."""
+    """Return the id of a prefix: unique in its prompt, even if the prompt is deleted and added again."""
     return f"{prefix.sequence}-{hashlib.blake2b(prefix.token_ids.tobytes(), digest_size=6).hexdigest()}"
 
 
@@ -293,13 +349,13 @@ def _select(
     prompt_id: str,
     stored: list[StoredPrefix],
     header: Header,
-    judgement: Judgement,
+    options: SelectionOptions,
     random: np.random.Generator,
 ) -> SelectedPrefix | NotFound:
-    ranking = rank(stored, header, judgement, random)
+    ranking = rank(stored, header, options, random)
     if not ranking:
         return NotFound(f"prompt {prompt_id!r} has no stored prefix; add rollouts of it first")
-    competed = len(stored) if judgement.policy == "none" else len(ranking)
+    competed = len(stored) if options.policy is SelectionPolicy.NONE else len(ranking)
     return SelectedPrefix(ranking[0], competed, ranking)
 
 

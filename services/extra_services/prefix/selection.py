@@ -1,25 +1,23 @@
-"""Which stored prefix of a prompt to continue from, as arithmetic on arrays.
+"""Ranks the stored prefixes of a prompt, as arithmetic on arrays.
 
 Source of smoothed entropy: ExTra (arXiv 2606.24994). The outcome-aware policy is this project's own: an upper
-confidence bound (UCB1) on the success rate, with what the paper selects by as its prior. Both are in section
-4 of docs/algorithm.md.
+confidence bound (UCB1) on the success rate, whose prior is the paper's criterion. Both are in section 4
+of docs/algorithm.md.
 """
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.vocabulary import SelectionPolicy
 from extra_services.memory.records import Header, StoredPrefix
-
-Policy = Literal["smoothed_entropy", "shortest", "random", "none", "outcome_aware"]
 
 DEFAULT_TAU = 0.1
 DEFAULT_EXPLORATION = 0.5
 DEFAULT_DROP_AFTER = 16
-#: How many rollouts the prior of the outcome-aware policy is worth.
+#: Weight of the prior of the outcome-aware policy, in rollouts.
 PRIOR_ROLLOUTS = 4.0
 #: Success rate expected of the shortest prefix of lowest smoothed entropy.
 BEST_PRIOR = 0.5
@@ -27,7 +25,7 @@ BEST_PRIOR = 0.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A prefix that competes, and the figures it is judged by. `stored` None is the empty prefix."""
+    """A prefix that may be selected, and its figures. `stored` None is the empty prefix."""
 
     stored: StoredPrefix | None
     smoothed_entropy: float = 0.0
@@ -39,15 +37,15 @@ class Candidate:
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """Length in tokens."""
         return 0 if self.stored is None else len(self.stored.token_ids)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """How to choose: see SelectPrefixesRequest."""
+class SelectionOptions:
+    """How to select: see SelectPrefixesRequest."""
 
-    policy: Policy = "smoothed_entropy"
+    policy: SelectionPolicy = SelectionPolicy.SMOOTHED_ENTROPY
     tau: float = DEFAULT_TAU
     exploration: float = DEFAULT_EXPLORATION
     drop_after: int = DEFAULT_DROP_AFTER
@@ -56,10 +54,15 @@ class Judgement:
 def smoothed_entropies(
     vectors: NDArray[np.float32], mean_entropies: NDArray[np.float64], tau: float
 ) -> NDArray[np.float64]:
-    """Entropy of each prefix's neighbourhood, in nats, float64 [m].
+    """Return the entropy of each prefix's neighbourhood, in nats, float64 [m].
 
-    The mean of all m entropies, weighted by a softmax over cosine similarity / `tau`; `vectors` are unit
-    vectors, float32 [m, dimension].
+    It is the mean of all m entropies, weighted by a softmax over cosine similarity / tau. Source: ExTra
+    (arXiv 2606.24994).
+
+    Args:
+        vectors: Unit vectors of the prefixes, float32 [m, dimension].
+        mean_entropies: Mean entropy of each prefix's tokens, in nats, float64 [m].
+        tau: Temperature of the softmax.
     """
     scaled = vectors.astype(np.float64) @ vectors.T.astype(np.float64) / tau
     weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -68,7 +71,7 @@ def smoothed_entropies(
 
 
 def candidates(stored: list[StoredPrefix], tau: float) -> list[Candidate]:
-    """The prefixes with their smoothed entropies, and the outcomes of all that have the same tokens."""
+    """Return the prefixes with their smoothed entropies, and the outcomes of all with the same tokens."""
     if not stored:
         return []
     entropies = np.array([prefix.mean_entropy for prefix in stored])
@@ -86,41 +89,44 @@ def candidates(stored: list[StoredPrefix], tau: float) -> list[Candidate]:
 
 
 def rank(
-    stored: list[StoredPrefix], header: Header, judgement: Judgement, random: np.random.Generator
+    stored: list[StoredPrefix], header: Header, options: SelectionOptions, random: np.random.Generator
 ) -> list[Candidate]:
-    """All that compete, best first. The empty prefix competes under `none`, alone, and `outcome_aware`."""
+    """Return all candidates, best first.
+
+    The empty prefix is the only candidate under NONE, and one of them under OUTCOME_AWARE.
+    """
     empty = Candidate(None, rollouts=header.unguided_rollouts, successes=header.unguided_successes)
-    if judgement.policy == "none":
+    if options.policy is SelectionPolicy.NONE:
         return [empty]
-    known = candidates(stored, judgement.tau)
-    if judgement.policy == "outcome_aware":
-        return _by_outcome(known, empty, judgement)
-    if judgement.policy == "random":
+    known = candidates(stored, options.tau)
+    if options.policy is SelectionPolicy.OUTCOME_AWARE:
+        return _by_outcome(known, empty, options)
+    if options.policy is SelectionPolicy.RANDOM:
         return [known[i] for i in random.permutation(len(known))]
-    if judgement.policy == "shortest":
-        # Of equals the most recent.
+    if options.policy is SelectionPolicy.SHORTEST:
+        # Reversed, so that between equals the most recent comes first.
         scored = [replace(candidate, score=-float(candidate.length)) for candidate in reversed(known)]
     else:
         scored = [replace(candidate, score=-candidate.smoothed_entropy) for candidate in known]
     return sorted(scored, key=lambda candidate: -candidate.score)
 
 
-def _by_outcome(known: list[Candidate], empty: Candidate, judgement: Judgement) -> list[Candidate]:
-    """By upper confidence bound of the success rate.
+def _by_outcome(known: list[Candidate], empty: Candidate, options: SelectionOptions) -> list[Candidate]:
+    """Rank by the upper confidence bound of the success rate.
 
-    With k successes in n rollouts, prior p worth s = PRIOR_ROLLOUTS rollouts, and N rollouts in all:
-    (k + s p) / (n + s) + exploration * sqrt(ln(1 + N) / (n + s)). What has no success in `drop_after`
-    rollouts is dropped, except the empty prefix.
+    With k successes in n rollouts, a prior p with the weight of s = PRIOR_ROLLOUTS rollouts, and N rollouts
+    in all: (k + s p) / (n + s) + exploration * sqrt(ln(1 + N) / (n + s)). A prefix without a success in
+    `drop_after` rollouts is dropped, except the empty one.
     """
     everything = [replace(c, prior=prior) for c, prior in zip([empty, *known], _priors(known), strict=True)]
     total = sum(candidate.rollouts for candidate in everything)
     scored = [
         replace(
             candidate,
-            score=_bound(candidate, total, judgement.exploration),
+            score=_bound(candidate, total, options.exploration),
             dropped=candidate.stored is not None
             and candidate.successes == 0
-            and candidate.rollouts >= judgement.drop_after,
+            and candidate.rollouts >= options.drop_after,
         )
         for candidate in everything
     ]
@@ -134,11 +140,11 @@ def _bound(candidate: Candidate, total: int, exploration: float) -> float:
 
 
 def _priors(known: list[Candidate]) -> list[float]:
-    """Expected success rates, of the empty prefix and of the known ones.
+    """Expected success rates of the empty prefix and of the known ones.
 
     BEST_PRIOR (1 - e/2) (1 - l/2): e is the share of prefixes with lower smoothed entropy, 1/2 for the empty
-    one; l is the length as a share of the longest. Confident prefixes are what the paper prefers; long ones
-    are the likelier dead ends.
+    one; l is the length as a share of the longest. The paper prefers confident prefixes; long ones are more
+    often dead ends.
     """
     longest = max((candidate.length for candidate in known), default=0)
     priors = [BEST_PRIOR * 0.75]

@@ -1,9 +1,11 @@
-"""PrefixService over gRPC: messages to the domain and back, nothing else."""
+"""PrefixService over gRPC: translates messages to the domain and back."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
+from extra_rl import wire
 from extra_rl.v1 import common_pb2, prefix_pb2, prefix_pb2_grpc
+from extra_rl.vocabulary import SelectionPolicy
 from extra_services.errors import InvalidInput, ServiceError
 from extra_services.memory.instruments import REQUESTS_WAITING, STAGES
 from extra_services.prefix.prefixes import (
@@ -21,8 +23,7 @@ from extra_services.prefix.selection import (
     DEFAULT_EXPLORATION,
     DEFAULT_TAU,
     Candidate,
-    Judgement,
-    Policy,
+    SelectionOptions,
 )
 from extra_services.runtime import arrays
 from extra_services.runtime.errors import item_error
@@ -30,22 +31,14 @@ from extra_services.runtime.threads import Threads, in_thread
 
 Result = TypeVar("Result")
 
-POLICIES: dict[int, Policy] = {
-    prefix_pb2.SELECTION_POLICY_UNSPECIFIED: "smoothed_entropy",
-    prefix_pb2.SELECTION_POLICY_SMOOTHED_ENTROPY: "smoothed_entropy",
-    prefix_pb2.SELECTION_POLICY_SHORTEST: "shortest",
-    prefix_pb2.SELECTION_POLICY_RANDOM: "random",
-    prefix_pb2.SELECTION_POLICY_NONE: "none",
-    prefix_pb2.SELECTION_POLICY_OUTCOME_AWARE: "outcome_aware",
-}
-
 
 class PrefixServicer(prefix_pb2_grpc.PrefixServiceServicer):
     """Runs the domain's blocking calls in `threads`."""
 
-    def __init__(self, prefixes: PrefixMemory, threads: Threads) -> None:
+    def __init__(self, prefixes: PrefixMemory, threads: Threads, server: common_pb2.ServerInfo) -> None:
         self._prefixes = prefixes
         self._threads = threads
+        self._server = server
 
     async def AddRollouts(
         self, request: prefix_pb2.AddRolloutsRequest, context: object
@@ -55,18 +48,14 @@ class PrefixServicer(prefix_pb2_grpc.PrefixServiceServicer):
     async def SelectPrefixes(
         self, request: prefix_pb2.SelectPrefixesRequest, context: object
     ) -> prefix_pb2.SelectPrefixesResponse:
-        if request.policy not in POLICIES:
-            raise InvalidInput("policy", f"{request.policy} is not a policy this server knows")
-        judgement = Judgement(
-            POLICIES[request.policy],
+        options = SelectionOptions(
+            arrays.requested(SelectionPolicy, request.policy, "policy"),
             request.tau if request.HasField("tau") else DEFAULT_TAU,
             request.exploration if request.HasField("exploration") else DEFAULT_EXPLORATION,
             request.drop_after if request.HasField("drop_after") else DEFAULT_DROP_AFTER,
         )
         selected = await self._run(
-            lambda: self._prefixes.select(
-                request.namespace, list(request.prompt_ids), judgement, request.seed
-            )
+            lambda: self._prefixes.select(request.namespace, list(request.prompt_ids), options, request.seed)
         )
         return prefix_pb2.SelectPrefixesResponse(
             prefixes=[_selected_message(prefix, request.explain) for prefix in selected]
@@ -98,6 +87,17 @@ class PrefixServicer(prefix_pb2_grpc.PrefixServiceServicer):
             wanted[prompt.prompt_id] = set(prompt.prefix_ids)
         forgotten = await self._run(lambda: self._prefixes.forget(request.namespace, wanted))
         return prefix_pb2.ForgetPrefixesResponse(forgotten=[forgotten[p.prompt_id] for p in request.prompts])
+
+    async def GetInfo(
+        self, request: prefix_pb2.PrefixServiceGetInfoRequest, context: object
+    ) -> prefix_pb2.PrefixServiceGetInfoResponse:
+        limits = self._prefixes.limits
+        return prefix_pb2.PrefixServiceGetInfoResponse(
+            server=self._server,
+            embedding_model=self._prefixes.embedding_model,
+            max_prompts=limits.prompts_per_request,
+            max_text_characters=limits.text_characters,
+        )
 
     def _add(self, request: prefix_pb2.AddRolloutsRequest) -> prefix_pb2.AddRolloutsResponse:
         decoded = [_hard_prompt(message) for message in request.prompts]
@@ -152,7 +152,7 @@ def _selected_message(answer: SelectedPrefix | ServiceError, explain: bool) -> p
     chosen, stored = answer.chosen, answer.chosen.stored
     return prefix_pb2.SelectedPrefix(
         prefix_id=prefix_id(stored) if stored else "",
-        token_ids=arrays.to_bytes(stored.token_ids) if stored else b"",
+        token_ids=wire.int_bytes(stored.token_ids) if stored else b"",
         text=stored.text if stored else "",
         mean_entropy=stored.mean_entropy if stored else 0.0,
         smoothed_entropy=chosen.smoothed_entropy,

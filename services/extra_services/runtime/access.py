@@ -1,8 +1,9 @@
-"""The scope that each RPC needs: one table, for all services.
+"""The scope that each RPC requires: one table, for all services.
 
-"read" sees, and makes the server compute; "write" adds to a namespace or takes single things out of it;
-"admin" replaces or deletes a whole namespace, or changes what the server serves to everyone. The namespace is
-that of the request. What has none counts as in one of the server's own: @generation, @verification, @novelty.
+"read" allows to look and to make the server compute; "write" allows to add to a namespace and to delete
+single entries; "admin" allows to replace or delete a whole namespace, and to change the weights that all
+callers get. The namespace is the one the request names. RPCs without one count as calls in a namespace of the
+server itself: @generation, @verification or @novelty.
 """
 
 from dataclasses import dataclass
@@ -11,62 +12,77 @@ from extra_services.runtime.tokens import Scope
 
 
 @dataclass(frozen=True)
-class Need:
-    """A scope, and the namespace it is needed in."""
+class RequiredScope:
+    """A scope, and the namespace in which the caller needs it."""
 
     scope: Scope
-    #: The request's field that names the namespace (of a stream: in its first message), or "".
+    #: Field of the request that names the namespace (of a stream: in its first message), or "".
     field: str = ""
     #: The namespace where there is no such field.
     namespace: str = ""
 
 
-def _of(service: str, needs: dict[str, tuple[Need, ...]]) -> dict[str, tuple[Need, ...]]:
-    return {f"/extra_rl.v1.{service}/{rpc}": need for rpc, need in needs.items()}
+def _of(service: str, scopes: dict[str, tuple[RequiredScope, ...]]) -> dict[str, tuple[RequiredScope, ...]]:
+    return {f"/extra_rl.v1.{service}/{rpc}": required for rpc, required in scopes.items()}
 
 
-_READ = (Need("read", "namespace"),)
-_WRITE = (Need("write", "namespace"),)
-_ADMIN = (Need("admin", "namespace"),)
+_READ = (RequiredScope("read", "namespace"),)
+_WRITE = (RequiredScope("write", "namespace"),)
+_ADMIN = (RequiredScope("admin", "namespace"),)
+_READ_GENERATION = (RequiredScope("read", namespace="@generation"),)
+_ADMIN_GENERATION = (RequiredScope("admin", namespace="@generation"),)
+_READ_VERIFICATION = (RequiredScope("read", namespace="@verification"),)
+_READ_NOVELTY = (RequiredScope("read", namespace="@novelty"),)
 
-NEEDS: dict[str, tuple[Need, ...]] = {
+#: Full method name -> scopes the caller must have, all of them.
+REQUIRED_SCOPES: dict[str, tuple[RequiredScope, ...]] = {
     **_of(
         "GenerationService",
         {
-            "Generate": (Need("read", namespace="@generation"),),
-            "GetInfo": (Need("read", namespace="@generation"),),
-            "UpdateWeights": (Need("admin", namespace="@generation"),),
-            "StreamWeights": (Need("admin", namespace="@generation"),),
+            "Generate": _READ_GENERATION,
+            "GetInfo": _READ_GENERATION,
+            "UpdateWeights": _ADMIN_GENERATION,
+            "StreamWeights": _ADMIN_GENERATION,
         },
     ),
     **_of(
         "VerificationService",
         {
-            "Verify": (Need("read", namespace="@verification"),),
-            "VerifyStream": (Need("read", namespace="@verification"),),
+            "Verify": _READ_VERIFICATION,
+            "VerifyStream": _READ_VERIFICATION,
+            "GetInfo": _READ_VERIFICATION,
         },
     ),
     **_of(
-        "NoveltyService",
+        "NamespaceService",
         {
-            # Names of all namespaces: not for those who may see some.
-            "ListNamespaces": (Need("read", namespace="@novelty"),),
+            # It shows the names of all namespaces, also to a token that may read only some.
+            "ListNamespaces": _READ_NOVELTY,
+            "GetInfo": _READ_NOVELTY,
             "DescribeNamespace": _READ,
-            "QueryNeighbors": _READ,
             "ListPrompts": _READ,
             "ExportNamespace": _READ,
             "CreateNamespace": _WRITE,
-            "ScoreGroups": _WRITE,
-            "CollectSample": _WRITE,
             "DeletePrompts": _WRITE,
-            "CopyNamespace": (Need("read", "source"), Need("admin", "destination")),
+            "CopyNamespace": (RequiredScope("read", "source"), RequiredScope("admin", "destination")),
             "DeleteNamespace": _ADMIN,
             "ImportNamespace": _ADMIN,
         },
     ),
     **_of(
+        "NoveltyService",
+        {
+            "GetInfo": _READ_NOVELTY,
+            "QueryNeighbors": _READ,
+            "Embed": _READ,
+            "ScoreGroups": _WRITE,
+            "CollectSample": _WRITE,
+        },
+    ),
+    **_of(
         "PrefixService",
         {
+            "GetInfo": _READ_NOVELTY,
             "SelectPrefixes": _READ,
             "ListPrefixes": _READ,
             "AddRollouts": _WRITE,

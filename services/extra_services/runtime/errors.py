@@ -1,8 +1,8 @@
-"""How domain errors travel: one table from error kinds to gRPC codes, with google.rpc details.
+"""Domain errors as gRPC statuses: one table from error kinds to codes, with google.rpc details.
 
-Two forms: `status_of` for an error that fails a whole call (google.rpc.Status in the trailing metadata,
-with BadRequest naming the field, or RetryInfo saying when to try again), and `item_error` for one item of
-a batch.
+`status_of` is for an error that fails a whole call: google.rpc.Status in the trailing metadata, with
+BadRequest for the field at fault, or RetryInfo for the time to retry after. `item_error` is for one item of a
+batch.
 """
 
 from google.protobuf.duration_pb2 import Duration
@@ -34,7 +34,7 @@ CODES: dict[type[ServiceError], int] = {
 
 
 def status_of(error: ServiceError) -> status_pb2.Status:
-    """The google.rpc.Status that tells a caller of `error`."""
+    """Return the google.rpc.Status that reports `error` to the caller."""
     status = status_pb2.Status(code=CODES[type(error)], message=_text(error))
     if isinstance(error, InvalidInput):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
@@ -47,7 +47,7 @@ def status_of(error: ServiceError) -> status_pb2.Status:
 
 
 def item_error(error: ServiceError) -> common_pb2.Error:
-    """`error` as the Error of one item of a batch."""
+    """Return `error` as the Error of one item of a batch."""
     field = error.field if isinstance(error, InvalidInput) else ""
     return common_pb2.Error(code=CODES[type(error)], message=error.message, field=field)
 

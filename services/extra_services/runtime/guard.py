@@ -1,9 +1,9 @@
-"""What a call must pass before a servicer sees it: its token, its rate, its message, its namespace.
+"""Checks every call before a servicer gets it: its token, rate, message and namespace.
 
-An interceptor of its own, inside the one that makes statuses of errors. It takes the request as bytes and
-decodes it here: gRPC itself answers a malformed message as if the server were at fault. Health stays open to
-those who probe it; where tokens are on, everything else that is no service of the API (reflection, channelz)
-wants one, of any scope.
+This is an interceptor inside the one that turns errors into statuses. It takes the request as bytes and
+decodes it here, because gRPC reports a malformed message as a fault of the server. The health service needs
+no token. If the server has tokens, all other services outside the API (reflection, channelz) require one, of
+any scope.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +14,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from extra_services.errors import InvalidInput, ServiceError
-from extra_services.runtime.access import NEEDS, Need
+from extra_services.runtime.access import REQUIRED_SCOPES, RequiredScope
 from extra_services.runtime.errors import CODES
 from extra_services.runtime.handlers import behaviour_of, remade
 from extra_services.runtime.tokens import Token, Tokens
@@ -25,7 +25,7 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses what `tokens` do not allow (all is allowed if there are none), and malformed messages."""
+    """Refuses calls that `tokens` (if there are any) do not allow, and malformed messages."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -46,22 +46,26 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except ServiceError as error:
             return remade(handler, _Refused(error) if api else _RefusedOutside(error), None)
         # Without a deserializer: the request comes undecoded.
-        return remade(handler, _Admitted(handler, NEEDS[details.method], token), None) if api else handler
+        return (
+            remade(handler, _Admitted(handler, REQUIRED_SCOPES[details.method], token), None)
+            if api
+            else handler
+        )
 
     def _identify(self, details: grpc.HandlerCallDetails) -> Token:
         token = self._tokens.identify(details.invocation_metadata or ())
-        # Of every line that is logged for this call.
+        # For every line that is logged for this call.
         structlog.contextvars.bind_contextvars(token=token.name)
         token.count()
-        # Before anything is read of the request, which may be large.
-        for need in NEEDS.get(details.method, ()):
+        # Before the request, which may be large, is read.
+        for need in REQUIRED_SCOPES.get(details.method, ()):
             if not need.field:
                 token.require(need.scope, need.namespace)
         return token
 
 
 class _Refused:
-    """Raises what the interceptor around this one tells."""
+    """Raises the error, for the interceptor around this one to report."""
 
     def __init__(self, error: ServiceError) -> None:
         self._error = error
@@ -75,7 +79,7 @@ class _Refused:
 
 
 class _RefusedOutside:
-    """As _Refused, for services that no interceptor makes statuses for."""
+    """As _Refused, for services whose errors no interceptor reports."""
 
     def __init__(self, error: ServiceError) -> None:
         self._error = error
@@ -89,9 +93,9 @@ class _RefusedOutside:
 
 
 class _Admitted:
-    """Decodes what comes for `handler`, and checks the namespaces it names."""
+    """Decodes the requests of `handler`, and checks the namespaces they name."""
 
-    def __init__(self, handler: Any, needs: tuple[Need, ...], token: Token | None) -> None:
+    def __init__(self, handler: Any, needs: tuple[RequiredScope, ...], token: Token | None) -> None:
         self._decode = handler.request_deserializer
         self._streaming = handler.request_streaming
         self._inner = behaviour_of(handler)
@@ -133,7 +137,7 @@ class _Admitted:
 
 
 class _Messages:
-    """The decoded messages of a stream; keeps why one was refused, whatever the servicer makes of it."""
+    """Decoded messages of a stream; keeps the error if one is refused, in case the servicer replaces it."""
 
     def __init__(self, raw: AsyncIterator[bytes], decode: Callable[..., Any]) -> None:
         self._raw = aiter(raw)
@@ -155,6 +159,6 @@ class _Messages:
         return message
 
     def raise_refusal(self) -> None:
-        """Raises why a message was refused, if one was."""
+        """Raise the error of the message that was refused, if one was."""
         if self._refusal is not None:
             raise self._refusal

@@ -1,4 +1,4 @@
-"""gRPC method handlers taken apart and made anew, for the interceptors that put something around each."""
+"""Takes gRPC method handlers apart and makes new ones, for interceptors that wrap each call."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import grpc
 
 
 def behaviour_of(handler: Any) -> Any:
-    """The function that serves the RPC, whichever of the four kinds it is of."""
+    """Return the function that serves the RPC, for any of the four kinds of handler."""
     return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
 
 def remade(handler: Any, around: Any, request_deserializer: Any) -> Any:
-    """A handler of the same kind whose calls go to `around`: those answered with a stream to its `stream`."""
+    """Return a handler of the same kind that calls `around.unary`, or for streams `around.stream`."""
     requests, responses = (
         "stream" if streaming else "unary"
         for streaming in (handler.request_streaming, handler.response_streaming)

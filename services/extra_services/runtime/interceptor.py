@@ -1,7 +1,7 @@
-"""What happens around every call, whatever its service: request id, metrics, span, log, status of errors.
+"""Wraps every call of every service: request id, metrics, span, log, and the status of errors.
 
-Servicers and domain raise; here, and nowhere else, an exception becomes a status. A ServiceError is told as
-it is. Anything else is a bug: the caller gets INTERNAL with the request id, the log gets the stack trace.
+Servicers and domain raise exceptions; only here they become statuses. A ServiceError is reported as it is.
+Any other exception is a bug: the caller gets INTERNAL with the request id, the log gets the stack trace.
 """
 
 import time
@@ -21,7 +21,7 @@ from extra_services.runtime.handlers import behaviour_of, remade
 log = structlog.get_logger()
 
 REQUEST_ID = "x-request-id"
-#: Characters of it that are kept.
+#: Characters of a request id that are kept.
 MAX_REQUEST_ID = 200
 
 
@@ -43,7 +43,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 class _Around:
-    """One call: begun in its own task, ended once, with the name of a gRPC code."""
+    """One call: it begins in its own task and ends once, with the name of a gRPC code."""
 
     def __init__(self, inner: Any, method: str, request_id: str, metadata: dict[str, Any]) -> None:
         self._inner = inner
@@ -108,11 +108,11 @@ class _Around:
 
 
 def _code_of_cancelled(context: Any) -> str:
-    """Why a call was cancelled: its deadline, or somebody."""
+    """DEADLINE_EXCEEDED if the call's deadline has passed, else CANCELLED."""
     left = context.time_remaining()
     return "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
 
 
 def _name(code: Any) -> str:
-    """The name of a gRPC code, which grpc.aio's context gives as a number."""
+    """Name of a gRPC code, which grpc.aio's context holds as a number."""
     return next((known.name for known in grpc.StatusCode if code in (known, known.value[0])), "UNKNOWN")

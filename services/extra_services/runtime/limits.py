@@ -1,4 +1,4 @@
-"""How often a caller may call: a token bucket, filled steadily, that holds what one second brings."""
+"""Rate limit of a caller: a token bucket that fills steadily and holds the calls of one second."""
 
 import time
 
@@ -6,7 +6,7 @@ from extra_services.errors import Overloaded
 
 
 class RateLimit:
-    """At most `per_second` calls a second on average, and as many (at least one) at once."""
+    """Allows `per_second` calls a second on average, and as many (at least one) at once."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -15,7 +15,11 @@ class RateLimit:
         self._at = time.monotonic()
 
     def take(self) -> None:
-        """Counts one call; Overloaded, with the time until the next is allowed, if that is too many."""
+        """Count one call.
+
+        Raises:
+            Overloaded: It is one too many; the error has the time until the next is allowed.
+        """
         now = time.monotonic()
         self._left = min(self._size, self._left + (now - self._at) * self._per_second)
         self._at = now

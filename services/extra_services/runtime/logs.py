@@ -1,6 +1,6 @@
 """Structured logs on standard error: JSON lines, or readable lines on a terminal.
 
-What cannot be written, on a full disk for example, is dropped: a log must not fail what it tells of.
+A line that cannot be written, for example on a full disk, is dropped: logging must not fail a request.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import structlog
 
 
 def configure(level: str) -> None:
-    """Sets up structlog, from `level` ("debug", "info", "warning", "error") up."""
+    """Configure structlog for lines of at least `level` ("debug", "info", "warning", "error")."""
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
@@ -25,24 +25,24 @@ def configure(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        # One write a line: workers write to the same file.
+        # One write per line: workers write to the same file.
         logger_factory=structlog.WriteLoggerFactory(_StandardError()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
 
 
 class _StandardError:
-    """Not sys.stderr: what that could not write it would keep, and fail the exit of the process."""
+    """Writes unbuffered. sys.stderr would keep lines it could not write, and fail the exit of the process."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
             os.write(2, text.encode("utf-8", "replace"))
 
     def flush(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: nothing is buffered."""
 
 
 def request_id() -> str:
-    """The id of the request that is worked on here; empty outside of one."""
+    """Return the id of the current request; empty outside of one."""
     found: str = structlog.contextvars.get_contextvars().get("request_id", "")
     return found

@@ -1,17 +1,19 @@
-"""What a server says of itself to Prometheus: every RPC, the stages of work inside, and the page with both.
+"""Prometheus metrics of a server: every RPC, the stages of work inside, and the page that shows them.
 
-Each service names its own metrics in a module `instruments`, where its domain finds them; what all servers
-share is here. Labels have few values: services, methods, codes, stages, never a namespace, prompt or request.
-What is only a state (a queue's length, the memory of an index) is asked for when the page is read. A stage is
-timed once, for its histogram here and, where tracing is on, for its span.
+Each service defines its own metrics in a module `instruments`; metrics that all servers share are here.
+Labels have few values (services, methods, codes, stages), never a namespace, prompt or request. States, such
+as the length of a queue or the memory of an index, are read when the page is read. A stage is timed once: for
+its histogram, for its span where tracing is on, and for the timings in the answer where the request records
+them.
 """
 
 import contextlib
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -36,34 +38,51 @@ RPCS_IN_FLIGHT = Gauge(
 )
 SERVING = Gauge("extra_rl_serving", "1 while the server takes calls, 0 while it loads or drains.")
 
+#: Seconds by stage of the current request; None where nobody records them.
+_RECORDED: ContextVar[defaultdict[str, float] | None] = ContextVar("recorded_stages", default=None)
+
+
+def record_stages() -> defaultdict[str, float]:
+    """Record the stages of the current request from here on, in this context and its copies in threads.
+
+    Returns:
+        Seconds by name of the stage, summed over its repeats; it fills while the request runs.
+    """
+    recorded: defaultdict[str, float] = defaultdict(float)
+    _RECORDED.set(recorded)
+    return recorded
+
 
 class Stages:
-    """A histogram of seconds by stage; `with stages("search"): ...` times one. Thread-safe."""
+    """Histogram of seconds by stage; `with stages("search"): ...` times one. Thread-safe."""
 
     def __init__(self, name: str, documentation: str, stages: Iterable[str]) -> None:
         self._histogram = Histogram(name, documentation, ["stage"], buckets=BUCKETS)
-        # All from the start: a rate needs a first value, and a name that is not among them is a mistake.
+        # All labels exist from the start: a rate needs a first value, and any other name is a mistake.
         self._by_name = {stage: self._histogram.labels(stage) for stage in stages}
 
     def __call__(self, stage: str) -> "_Timed":
-        """A context manager that times its block."""
-        return _Timed(self._by_name[stage], stage)
+        """Return a context manager that times its block."""
+        return _Timed(self, stage)
 
     def observe(self, stage: str, seconds: float) -> None:
-        """Counts a stage that has just ended and was timed elsewhere; it gets no span."""
+        """Count a stage that has just ended and was timed elsewhere; it gets no span."""
         self._by_name[stage].observe(seconds)
+        recorded = _RECORDED.get()
+        if recorded is not None:
+            recorded[stage] += seconds
 
     def ended(self, stage: str, seconds: float, ago: float = 0.0, **attributes: str | int) -> None:
-        """As `observe`, and a span of the current request that ended `ago` seconds before now."""
-        self._by_name[stage].observe(seconds)
+        """Count as `observe` does, and add a span of the current request that ended `ago` seconds ago."""
+        self.observe(stage, seconds)
         tracing.record(stage, seconds, ago, **attributes)
 
 
 class _Timed:
-    __slots__ = ("_child", "_span", "_stage", "_started")
+    __slots__ = ("_span", "_stage", "_stages", "_started")
 
-    def __init__(self, child: Any, stage: str) -> None:
-        self._child = child
+    def __init__(self, stages: Stages, stage: str) -> None:
+        self._stages = stages
         self._stage = stage
 
     def __enter__(self) -> None:
@@ -73,16 +92,16 @@ class _Timed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._child.observe(time.perf_counter() - self._started)
+        self._stages.observe(self._stage, time.perf_counter() - self._started)
         if self._span is not None:
             self._span.__exit__(kind, error, trace)
 
 
-def remembered(seconds: float, read: Callable[[], dict[str, float]]) -> Callable[[str], float]:
-    """A function from a name to its value in what `read` returns, which is called at most every `seconds`.
+def throttled(seconds: float, read: Callable[[], dict[str, float]]) -> Callable[[str], float]:
+    """Return a function from a name to its value in the result of `read`.
 
-    For figures whose reading costs something; any thread may ask. Where reading fails (a store that is away
-    must not take the other figures with it) the last values stay.
+    `read` is called at most once every `seconds`: for figures that are expensive to read. Thread-safe. If
+    reading fails, the last values stay, so that an unreachable store does not hide the other metrics.
     """
     lock = threading.Lock()
     values: dict[str, float] = {}
@@ -93,7 +112,7 @@ def remembered(seconds: float, read: Callable[[], dict[str, float]]) -> Callable
         with lock:
             if time.monotonic() >= until:
                 until = time.monotonic() + seconds
-                with contextlib.suppress(Exception):  # whatever the store raises
+                with contextlib.suppress(Exception):  # The store may raise anything.
                     values = read()
             return values.get(name, float("nan"))
 
@@ -101,7 +120,7 @@ def remembered(seconds: float, read: Callable[[], dict[str, float]]) -> Callable
 
 
 class Page:
-    """The page at http://HOST:PORT/metrics; `close` it."""
+    """The page at http://HOST:PORT/metrics. Call `close` at the end."""
 
     def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
         self._server = server
@@ -109,19 +128,23 @@ class Page:
 
     @property
     def address(self) -> str:
-        """HOST:PORT."""
+        """Address as HOST:PORT."""
         host, port = self._server.server_address[:2]
         return f"[{host!s}]:{port}" if ":" in str(host) else f"{host!s}:{port}"
 
     def close(self) -> None:
-        """Ends it."""
+        """Stop serving it."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 def serve(host: str, port: int) -> Page:
-    """Serves the page; port 0 takes a free one. SystemExit if the port is taken."""
+    """Serve the page; port 0 takes a free one.
+
+    Raises:
+        SystemExit: The port is taken.
+    """
     try:
         return Page(*start_http_server(port, host))
     except OSError as error:

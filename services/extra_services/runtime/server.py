@@ -1,9 +1,10 @@
 """Starts, serves and drains a server: the same for every service.
 
-A service hands over a `Hosted`: the names and servicers to register, and what to close at the end. The
-server listens only once that is built, so an open port means a loaded model. Health: "" is liveness,
-a service's full name is readiness. SIGTERM or SIGINT (or the end of standard input, where the parent asked
-for it) turns readiness to NOT_SERVING, lets running calls finish for `drain_seconds`, and closes the domain.
+A service passes a `ServerSpec`: the names and servicers to register, and a function to close the domain. The
+server listens only after the spec is built, so an open port means a loaded model. In the health service, ""
+is liveness and the full name of a service is its readiness. SIGTERM or SIGINT (or the end of standard input,
+if the parent process asked for that) turns readiness to NOT_SERVING, gives running calls `drain_seconds` to
+finish, and closes the domain.
 """
 
 import asyncio
@@ -34,8 +35,8 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Hosted:
-    """What one server serves."""
+class ServerSpec:
+    """The services of one server, and how to close them."""
 
     #: Full service name ("extra_rl.v1.NoveltyService") -> function that adds its servicer to the server.
     services: dict[str, Callable[[grpc.aio.Server], None]]
@@ -45,57 +46,57 @@ class Hosted:
     readiness: Callable[[], AsyncIterator[bool]] | None = None
 
 
-def run(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]) -> None:
-    """Serves what `build` makes until told to stop; returns after the drain."""
+def run(settings: ServerSettings, build: Callable[[], Awaitable[ServerSpec]]) -> None:
+    """Serve what `build` makes until a signal stops it; return after the drain."""
     logs.configure(settings.log_level)
     asyncio.run(serve(settings, build))
 
 
-async def serve(settings: ServerSettings, build: Callable[[], Awaitable[Hosted]]) -> None:
-    """As `run`, inside an event loop."""
+async def serve(settings: ServerSettings, build: Callable[[], Awaitable[ServerSpec]]) -> None:
+    """Do as `run`, inside an event loop."""
     stopping = asyncio.Event()
     _stop_on_signals(stopping, settings.stop_with_stdin)
     tracing.configure(settings.section)
-    # Before the model loads: a port that is taken is told at once.
+    # Before the model loads, so that a port that is taken is reported at once.
     port = settings.metrics_port
     page = None if port == "off" else metrics.serve(settings.metrics_host, port)
-    hosted = await build()
+    spec = await build()
     server = _server(settings)
-    checks = _add_standard_services(server, list(hosted.services))
-    for add in hosted.services.values():
+    checks = _add_standard_services(server, list(spec.services))
+    for add in spec.services.values():
         add(server)
     address = _listen(server, settings)
     await server.start()
-    for name in ("", *hosted.services):
+    for name in ("", *spec.services):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    following = asyncio.create_task(_follow(hosted, checks)) if hosted.readiness else None
+    following = asyncio.create_task(_follow(spec, checks)) if spec.readiness else None
     if settings.address_file:
         _write_atomically(settings.address_file, address)
     metrics.SERVING.set(1)
     log.info(
-        "serving", address=address, services=list(hosted.services), metrics=page.address if page else "off"
+        "serving", address=address, services=list(spec.services), metrics=page.address if page else "off"
     )
     await stopping.wait()
     metrics.SERVING.set(0)
     log.info("draining", seconds=settings.drain_seconds)
     if following:
         following.cancel()
-    for name in hosted.services:
+    for name in spec.services:
         await checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.stop(settings.drain_seconds)
-    await hosted.close()
+    await spec.close()
     if page:
         await asyncio.to_thread(page.close)
     await asyncio.to_thread(tracing.close)
 
 
-async def _follow(hosted: Hosted, checks: Any) -> None:
-    """Keeps readiness up to date with what the domain says of itself."""
-    assert hosted.readiness is not None
-    async for ready in hosted.readiness():
+async def _follow(spec: ServerSpec, checks: Any) -> None:
+    """Keep the health service up to date with the readiness that the domain reports."""
+    assert spec.readiness is not None
+    async for ready in spec.readiness():
         status = health_pb2.HealthCheckResponse
         metrics.SERVING.set(int(ready))
-        for name in hosted.services:
+        for name in spec.services:
             await checks.set(name, status.SERVING if ready else status.NOT_SERVING)
 
 

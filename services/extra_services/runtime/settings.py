@@ -26,7 +26,7 @@ MetricsPort = Annotated[int, Field(ge=0, le=65535)] | Literal["off"]
 
 
 class ServerSettings(BaseSettings):
-    """What every server can be told."""
+    """Settings of every server."""
 
     model_config = SettingsConfigDict(extra="forbid")
     section: ClassVar[str] = ""
@@ -61,11 +61,12 @@ class ServerSettings(BaseSettings):
     )
     tokens: list[TokenSettings] = Field(
         [],
-        description="Tokens that callers must bring, each {name, sha256, scopes, requests_per_second}; none:"
-        " whoever can connect may do everything.",
+        description="Tokens that callers must send, each {name, sha256, scopes, requests_per_second}; none:"
+        " everybody who can connect may do everything.",
     )
     allow_plaintext_network: bool = Field(
-        False, description="Serve without TLS to other machines: whoever is on the way reads and changes all."
+        False,
+        description="Serve other machines without TLS: anybody on the way can read and change all data.",
     )
 
     @model_validator(mode="after")
@@ -88,7 +89,7 @@ class ServerSettings(BaseSettings):
 
 
 def stays_here(host: str) -> bool:
-    """Whether only this machine can reach what listens on `host`."""
+    """Return whether only this machine can reach a server that listens on `host`."""
     return host.startswith("unix:") or is_loopback(host)
 
 
@@ -96,9 +97,10 @@ Settings = TypeVar("Settings", bound=ServerSettings)
 
 
 def load(settings: type[Settings], arguments: list[str]) -> Settings:
-    """Settings from the command line `arguments`, the environment, and the YAML file `--config` names.
+    """Load settings from the command line `arguments`, the environment, and the YAML file of `--config`.
 
-    ConfigError tells of every setting that is unknown or out of range.
+    Raises:
+        ConfigError: Settings are unknown or out of range; it names all of them.
     """
     arguments, path = _take_config(arguments)
     section = read_yaml(path).get(settings.section, {}) if path else {}
@@ -122,7 +124,7 @@ def load(settings: type[Settings], arguments: list[str]) -> Settings:
             return flags, env_settings, InitSettingsSource(settings_cls, init_kwargs=section)
 
     try:
-        # The plug-in for pydantic forgets the type variable.
+        # The mypy plug-in of pydantic loses the type variable.
         return cast(Settings, settings.model_construct(**dict(Loaded())))
     except ValidationError as error:
         raise ConfigError(explain(error, settings)) from error

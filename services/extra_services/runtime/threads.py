@@ -1,7 +1,7 @@
-"""Blocking work of a request in a thread, where its logs and spans still know the request.
+"""Runs the blocking work of a request in a thread, with the request's context for logs and spans.
 
-The queue for a thread is bounded: a request that finds it full is refused, and told when to come back,
-instead of being answered when nobody waits for it any more.
+The queue for a thread is bounded: a request that finds it full is refused with a time to retry after. It
+would otherwise be answered when its caller has given up.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Threads(ThreadPoolExecutor):
-    """`count` threads, and at most `max_queue` requests that wait for one."""
+    """Pool of `count` threads; at most `max_queue` requests wait for one."""
 
     def __init__(self, count: int, max_queue: int, name: str) -> None:
         super().__init__(count, thread_name_prefix=name)
@@ -31,7 +31,11 @@ class Threads(ThreadPoolExecutor):
         self._lock = threading.Lock()
 
     def enter(self, refuse: bool) -> None:
-        """Counts one that waits; Overloaded if there are too many, and `refuse` says so."""
+        """Count a waiting request.
+
+        Raises:
+            Overloaded: Too many wait, and `refuse` is true.
+        """
         with self._lock:
             if refuse and self._waiting >= self._max_queue:
                 seconds = min(30.0, max(0.05, self._waiting * self._mean_seconds / self._count))
@@ -39,12 +43,12 @@ class Threads(ThreadPoolExecutor):
             self._waiting += 1
 
     def leave(self) -> None:
-        """It waits no more."""
+        """Count one waiting request less."""
         with self._lock:
             self._waiting -= 1
 
     def took(self, seconds: float) -> None:
-        """A request has had a thread for so long."""
+        """Take into the mean that a request used a thread for so long."""
         with self._lock:
             self._mean_seconds += 0.05 * (seconds - self._mean_seconds)
 
@@ -52,9 +56,17 @@ class Threads(ThreadPoolExecutor):
 async def in_thread(
     threads: Threads, call: Callable[[], Result], stages: Stages, waiting: Gauge, refuse: bool = True
 ) -> Result:
-    """What `call` returns, run in one of `threads`; its wait for one is the stage "queue".
+    """Run `call` in one of `threads` and return its result; the wait for a thread is the stage "queue".
 
-    Overloaded if the queue is full; with `refuse` false it waits nevertheless, for what is bounded elsewhere.
+    Args:
+        threads: Where it runs.
+        call: The blocking work.
+        stages: Histogram that has the stage "queue".
+        waiting: Gauge of requests that wait.
+        refuse: Whether a full queue refuses the request; false for requests that are bounded elsewhere.
+
+    Raises:
+        Overloaded: The queue is full, and `refuse` is true.
     """
     submitted = time.perf_counter()
 
@@ -77,6 +89,6 @@ async def in_thread(
     try:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
-        if future.cancel():  # it had not begun
+        if future.cancel():  # It had not begun.
             leave()
         raise

@@ -1,8 +1,8 @@
 """TLS of a server, with certificates that are replaced while it runs.
 
-gRPC asks for the certificate at the start of every connection. The files are read then, and when they hold
-something new that is sound, connections from there on get it; open ones keep what they have. What is not
-sound (a key of another certificate, a file half written) is logged once, and the server goes on with the old.
+gRPC asks for the certificate at the start of every connection, and the files are read then. If they hold a
+new valid certificate, connections get it from then on; open ones keep theirs. Invalid files (a key of another
+certificate, a file half written) are logged once, and the server goes on with the old certificate.
 """
 
 import ssl
@@ -21,7 +21,8 @@ log = structlog.get_logger()
 class Certificates:
     """The PEM files `certificate` (with its chain), its `key` and, for mTLS, the `client_ca`.
 
-    ConfigError if they cannot be used now.
+    Raises:
+        ConfigError: They cannot be used now.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
@@ -36,13 +37,13 @@ class Certificates:
             raise ConfigError(f"tls_certificate, tls_key, tls_client_ca: {_reason(error)}") from error
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Credentials that follow the files; with a `client_ca`, clients must show a certificate of it."""
+        """Return credentials that follow the files; with a `client_ca`, clients need a certificate of it."""
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(self._seen), self._renewed, self._client_ca is not None
         )
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What new connections get from now on; None: what they got so far. Called by threads of gRPC's."""
+        """Configuration for new connections; None if nothing has changed. Called by threads of gRPC."""
         with self._lock:
             try:
                 found = self._read()
@@ -63,9 +64,9 @@ class Certificates:
         return [self._certificate, self._key, *([self._client_ca] if self._client_ca else [])]
 
     def _check(self, contents: list[bytes]) -> None:
-        """An OSError (which ssl's errors are) unless gRPC will take `contents`, which it does not tell."""
+        """Raise OSError (or ssl's subclass) if gRPC would not accept `contents`; gRPC gives no reason."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # With a password, if only an empty one, a key that wants one is an error and not a question.
+        # With an empty password an encrypted key is an error; without one, OpenSSL would ask for it.
         context.load_cert_chain(self._certificate, self._key, password="")
         if self._client_ca:
             context.load_verify_locations(self._client_ca)

@@ -1,9 +1,9 @@
-"""Bearer tokens: who calls, and what that allows.
+"""Bearer tokens: identity of callers, and what they may do.
 
-The config holds the SHA-256 of each token, so that whoever reads it cannot call with it. A plain hash is
-enough: tokens are minted here from 256 random bits, which no dictionary holds; slow hashes are for passwords.
-A token presented is compared with all of them, each in constant time, so that the time tells nothing of any.
-What a token allows is given by patterns of namespaces; a scope includes the lesser ones.
+The config holds the SHA-256 of each token, so that reading it does not allow to call. A plain hash is enough:
+tokens are made here from 256 random bits, which no dictionary holds; slow hashes are for passwords. A token
+is compared with all known ones, each in constant time, so that the time reveals nothing. The rights of a
+token are scopes by patterns of namespaces; a scope includes the lesser ones.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from extra_services.errors import PermissionDenied, Unauthenticated
 from extra_services.runtime.limits import RateLimit
 
 Scope = Literal["read", "write", "admin"]
-#: From the least to the one that includes all.
+#: From the least to the greatest, which includes all.
 SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
-#: What tokens begin with, for scanners that look for leaked ones.
+#: First characters of every token, for scanners that look for leaked ones.
 PREFIX = "extra_rl_"
 
 
 class TokenSettings(BaseModel):
-    """One token, as the config has it."""
+    """One token in the config."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,14 +40,14 @@ class TokenSettings(BaseModel):
 
     @model_validator(mode="after")
     def _hash_is_one(self) -> "TokenSettings":
-        # Of the model and not of the field: the error must not repeat what may be the token itself.
+        # A check of the model and not of the field: the error must not repeat a value that may be the token.
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError("sha256 must be the 64 lower-case hex digits that `extra-rl token` prints")
         return self
 
 
 class Token:
-    """A token in use: its settings, and how often it was used."""
+    """A token in use: its settings and its rate limit."""
 
     def __init__(self, settings: TokenSettings) -> None:
         self.name = settings.name
@@ -56,12 +56,12 @@ class Token:
         self._limit = RateLimit(settings.requests_per_second) if settings.requests_per_second else None
 
     def count(self) -> None:
-        """Counts a call; Overloaded if it is one too many."""
+        """Count a call; raise Overloaded if it is one too many."""
         if self._limit:
             self._limit.take()
 
     def require(self, scope: Scope, namespace: str) -> None:
-        """PermissionDenied unless the token has at least `scope` in `namespace`."""
+        """Raise PermissionDenied unless the token has at least `scope` in `namespace`."""
         enough = SCOPES[SCOPES.index(scope) :]
         if not any(have in enough and fnmatchcase(namespace, glob) for glob, have in self._scopes.items()):
             raise PermissionDenied(f"token {self.name!r} has no scope {scope!r} for namespace {namespace!r}")
@@ -77,7 +77,11 @@ class Tokens:
         return bool(self._tokens)
 
     def identify(self, metadata: Iterable[tuple[str, str | bytes]]) -> Token:
-        """The token in the call's metadata; Unauthenticated if there is none, or it is unknown."""
+        """Return the token in the call's metadata.
+
+        Raises:
+            Unauthenticated: There is none, or it is unknown.
+        """
         values = [value for key, value in metadata if key == "authorization"]
         if not values:
             raise Unauthenticated("this server wants a token: send metadata `authorization: Bearer TOKEN`")
@@ -92,20 +96,20 @@ class Tokens:
     def _find(self, digest: bytes) -> Token | None:
         found = None
         for token in self._tokens:
-            # All of them, whichever it is.
+            # Compare with all, also after a match.
             if hmac.compare_digest(token.digest, digest):
                 found = token
         return found
 
 
 def check_distinct(tokens: Sequence[TokenSettings]) -> None:
-    """ValueError if two tokens share a name or a hash."""
+    """Raise ValueError if two tokens share a name or a hash."""
     for values in ([token.name for token in tokens], [token.sha256 for token in tokens]):
         if len(set(values)) < len(values):
             raise ValueError("tokens must differ in name and in sha256")
 
 
 def mint() -> tuple[str, str]:
-    """A new token of 256 random bits, and its SHA-256 in hex."""
+    """Return a new token of 256 random bits, and its SHA-256 in hex."""
     token = PREFIX + secrets.token_urlsafe(32)
     return token, hashlib.sha256(token.encode()).hexdigest()

@@ -23,7 +23,7 @@ REQUEST_ID = "extra_rl.request_id"
 
 
 def wanted(environment: Mapping[str, str]) -> bool:
-    """Whether the environment asks for traces."""
+    """Return whether the environment asks for traces."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     exporter = environment.get("OTEL_TRACES_EXPORTER", "")
@@ -34,7 +34,7 @@ def wanted(environment: Mapping[str, str]) -> bool:
 
 
 def configure(service: str) -> None:
-    """Turns tracing on if the environment asks for it; `service` is the server's name in the traces."""
+    """Turn tracing on if the environment asks for it; `service` is the server's name in the traces."""
     global _tracer, _provider
     if not wanted(os.environ):
         return
@@ -69,13 +69,13 @@ def _exporter() -> Any:
 
 
 def close() -> None:
-    """Sends what has not been sent; blocks while it does."""
+    """Send all pending spans; blocks."""
     if _provider is not None:
         _provider.shutdown()
 
 
 def begin(name: str) -> Any:
-    """A span of the current request that is current until its `__exit__`; None if there is none."""
+    """Start a span of the current request, current until its `__exit__`; return None without a request."""
     if _tracer is None or not _in_request():
         return None
     scope = _tracer.start_as_current_span(name, attributes=_request_attributes())
@@ -84,7 +84,7 @@ def begin(name: str) -> Any:
 
 
 def record(name: str, seconds: float, ago: float = 0.0, **attributes: str | int) -> None:
-    """A span of the current request for what took `seconds` and ended `ago` seconds before now."""
+    """Add a span of the current request that took `seconds` and ended `ago` seconds ago."""
     if _tracer is None or not _in_request():
         return
     end = time.time_ns() - int(ago * 1e9)
@@ -119,13 +119,13 @@ class RpcSpan:
         context.attach(trace.set_span_in_context(self._span))
 
     def end(self, code: str) -> None:
-        """Ends it with the name of a gRPC code."""
+        """End it with the name of a gRPC code."""
         if self._span is None:
             return
         from opentelemetry.trace import StatusCode
 
         self._span.set_attribute("rpc.response.status_code", code)
-        # Of a server span only these are the server's fault, by OpenTelemetry's conventions for gRPC.
+        # By OpenTelemetry's conventions for gRPC, only these codes are the server's fault.
         if code in ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"):
             self._span.set_status(StatusCode.ERROR)
         self._span.end()

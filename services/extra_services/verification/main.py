@@ -7,7 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from extra_rl.v1 import verification_pb2_grpc
-from extra_services.runtime.server import Hosted, run
+from extra_services.runtime.info import server_info
+from extra_services.runtime.server import ServerSpec, run
 from extra_services.runtime.settings import MetricsPort, ServerSettings, load
 from extra_services.verification.pool import WorkerPool
 from extra_services.verification.service import VerificationServicer
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
     """Serve with the settings in `arguments`, the environment and the config file, until stopped."""
     settings = load(VerificationSettings, arguments)
 
-    async def build() -> Hosted:
+    async def build() -> ServerSpec:
         pool = WorkerPool(
             settings.workers,
             settings.slow_workers,
@@ -62,13 +63,15 @@ def main(arguments: list[str]) -> None:
         await asyncio.to_thread(pool.start)
         verifier = Verifier(pool, settings.timeout_seconds, settings.cache_size)
         verifier.watch()
-        servicer = VerificationServicer(verifier)
+        servicer = VerificationServicer(
+            verifier, server_info(settings), settings.workers + settings.slow_workers, settings.max_queue
+        )
 
         async def close() -> None:
             await asyncio.to_thread(pool.close)
 
         name = "extra_rl.v1.VerificationService"
-        return Hosted(
+        return ServerSpec(
             {
                 name: lambda server: verification_pb2_grpc.add_VerificationServiceServicer_to_server(
                     servicer, server

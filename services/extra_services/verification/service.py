@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import Future
 from enum import StrEnum
+from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 from extra_rl import wire
+from extra_rl.v1 import common_pb2, verification_pb2_grpc
 from extra_rl.v1 import verification_pb2 as pb
-from extra_rl.v1 import verification_pb2_grpc
 from extra_rl.vocabulary import BoxChoice, Method, VerdictStatus
 from extra_services.errors import InvalidInput, Overloaded, ServiceError
-from extra_services.verification import instruments
+from extra_services.verification import custom, instruments
 from extra_services.verification.pool import TaskOutcome
 from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
 from extra_services.verification.verifier import PendingItem, VerificationCall, Verifier
@@ -27,8 +28,13 @@ _ITEMS_PER_TURN = 16
 class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
     """Serve `verifier`."""
 
-    def __init__(self, verifier: Verifier) -> None:
+    def __init__(
+        self, verifier: Verifier, server: common_pb2.ServerInfo, workers: int, max_queue: int
+    ) -> None:
         self._verifier = verifier
+        self._server = server
+        self._workers = workers
+        self._max_queue = max_queue
 
     async def Verify(self, request: pb.VerifyRequest, context: Any) -> pb.VerifyResponse:
         """Answer a batch in its order; an invalid item fails the whole call before any work starts."""
@@ -73,6 +79,19 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
                     room.release()
             finally:
                 reader.cancel()
+
+    async def GetInfo(
+        self, request: pb.VerificationServiceGetInfoRequest, context: Any
+    ) -> pb.VerificationServiceGetInfoResponse:
+        """See the proto."""
+        return pb.VerificationServiceGetInfoResponse(
+            server=self._server,
+            math_verify_version=version("math-verify"),
+            max_timeout_seconds=self._verifier.timeout(None),
+            workers=self._workers,
+            max_queue=self._max_queue,
+            custom_verifiers=sorted(custom.known()),
+        )
 
     async def _read(
         self,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from extra_client import NoveltyClient, PrefixClient, VerificationClient
+from extra_client import NamespaceClient, NoveltyClient, PrefixClient, VerificationClient
 from extra_rl.config_file import ConfigError
 from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, PrefixConfig, PrefixPolicy
@@ -130,11 +130,12 @@ class RescueStudy:
         for number in range(made + 1, passes + 1):
             one = self._pass(requests, explorers, number, version)
             for policy, explorer in explorers.items():
-                explorer.novelty.copy_to(_snapshot(policy, number), replace=True)
+                memories = NamespaceClient(self.novelty, explorer.novelty.namespace)
+                memories.copy_to(_snapshot(policy, number), replace=True)
             journal = journal.model_copy(update={"passes": (*journal.passes, one)})
             write_whole(path, journal.model_dump_json(indent=1))
             for policy in POLICIES:
-                NoveltyClient(self.novelty, _snapshot(policy, number - 1)).delete()
+                NamespaceClient(self.novelty, _snapshot(policy, number - 1)).delete()
         return rows(journal)
 
     def _pass(
@@ -177,16 +178,17 @@ class RescueStudy:
 
     def _explorer(self, policy: PrefixPolicy, passes: int, problems: int, tokens: TokenTexts) -> Explorer:
         """With its memories as they were after so many passes; a pass that was stopped may have left more."""
-        memory = NoveltyClient(self.novelty, f"rescue-{policy}")
-        memory.delete()
+        memories = NamespaceClient(self.novelty, f"rescue-{policy}")
+        memories.delete()
         if passes:
-            NoveltyClient(self.novelty, _snapshot(policy, passes)).copy_to(memory.namespace)
+            NamespaceClient(self.novelty, _snapshot(policy, passes)).copy_to(memories.namespace)
         else:
-            memory.create_namespace()
+            memories.create()
         config = self.prefix.model_copy(
             update={"policy": policy, "warmup_steps": 0, "queue_capacity": problems}
         )
-        prefixes = PrefixClient(self.novelty, memory.namespace)
+        memory = NoveltyClient(self.novelty, memories.namespace)
+        prefixes = PrefixClient(self.novelty, memories.namespace)
         # A pass that is made again is new writes.
         launch = uuid.uuid4().hex
         return Explorer(NoveltyConfig(enabled=False), config, memory, prefixes, tokens, launch)

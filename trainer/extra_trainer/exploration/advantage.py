@@ -1,7 +1,7 @@
 """Advantages of a step's rollouts with the novelty bonus, computed in numpy while groups are still groups.
 
 GRPO (arXiv 2402.03300): A_i = (r_i - mean r) / (std r + 1e-6) within the group, where std is the sample
-standard deviation. ExTra (arXiv 2606.24994, section 3.3) adds alpha * novelty_i to the correct rollouts after
+standard deviation. ExTra (arXiv 2606.24994) adds alpha * novelty_i to the correct rollouts after
 this normalisation. Its released script adds a bonus, scaled within the group and multiplied by
 exp(-lambda V(x)), to the reward before it. The novelty service does the scaling and tracks V(x), the variance
 of the prompt's rewards. Undecided rollouts are left out of mean and std, and their advantage is 0.

@@ -11,8 +11,7 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from extra_client import ExtraError, Rollout, ScoreMode, Verdict
-from extra_client import Group as NoveltyGroup
+from extra_client import ExtraError, Rollout, Verdict
 from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.rollouts.collector import Group, RolloutRequest
@@ -29,14 +28,14 @@ class StepNovelty:
         self._step = step
         self._scored: list[GroupNovelty] = []
         self._unscored: list[Group] = []
-        #: Prompt id and text of each solution to embed; None ends the thread.
-        self._solutions: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        #: Text of each solution to embed; None ends the thread.
+        self._solutions: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._embedding = False
 
     def prepare(self, request: RolloutRequest, rollout: Rollout, verdict: Verdict) -> None:
         """Have the service embed a rollout ahead of its group, if scoring will need that; does not block."""
         if self._explorer.needs_embedding(request, verdict):
-            self._solutions.put((request.prompt_id, rollout.text))
+            self._solutions.put(rollout.text)
             if not self._embedding:
                 self._embedding = True
                 # A daemon thread: Ctrl-C must not wait for a service that does not answer.
@@ -61,25 +60,22 @@ class StepNovelty:
         self._scored += self._explorer.score(groups, self._step, len(self._scored))
 
     def _embed_ahead(self) -> None:
-        """Ask for scores and discard them: the service keeps the embeddings."""
+        """Have the service embed new texts; it keeps their vectors."""
         sent: set[str] = set()
         for first in iter(self._solutions.get, None):
             solutions, ended = _drain(self._solutions, first)
-            new = {text: prompt_id for prompt_id, text in solutions if text not in sent}
+            new = [text for text in dict.fromkeys(solutions) if text not in sent]
             sent.update(new)
-            groups = [NoveltyGroup(prompt_id=p, texts=[text], correct=[True]) for text, p in new.items()]
             try:
-                if groups:
-                    self._explorer.novelty.score_groups(groups, mode=ScoreMode.SCORE_ONLY)
+                if new:
+                    self._explorer.novelty.embed(new)
             except ExtraError:
                 return  # The scoring call that the step needs reports the error.
             if ended:
                 return
 
 
-def _drain(
-    waiting: "queue.SimpleQueue[tuple[str, str] | None]", first: tuple[str, str]
-) -> tuple[list[tuple[str, str]], bool]:
+def _drain(waiting: "queue.SimpleQueue[str | None]", first: str) -> tuple[list[str], bool]:
     """Return `first` with everything that waits, and whether the end (None) was reached."""
     solutions = [first]
     while not waiting.empty():

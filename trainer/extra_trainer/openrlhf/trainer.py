@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from extra_client import (
     MemoryPolicy,
+    NamespaceClient,
     NamespaceSettings,
     NoveltyClient,
     PrefixClient,
@@ -52,16 +53,13 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             run.generation, run.config.weights_delivery, services.patience(services.generation)
         )
         self._patience = services.patience(services.novelty)
-        self._novelty = NoveltyClient(
-            run.novelty,
-            run.namespace,
-            settings=_namespace_settings(run.config),
-            patience=self._patience or None,
-        )
+        self._settings = _namespace_settings(run.config)
         explorer = Explorer(
             run.config.novelty,
             run.config.prefix,
-            self._novelty,
+            NoveltyClient(
+                run.novelty, run.namespace, settings=self._settings, patience=self._patience or None
+            ),
             PrefixClient(run.novelty, run.namespace, patience=self._patience or None),
             TokenTexts(self.tokenizer),
             run.launch_id,
@@ -117,7 +115,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
     ) -> None:
         """Log exploration metrics too, and save checkpoints with our state and snapshots of the memories."""
         self.samples_generator.settle()
-        memory = self._novelty.describe()
+        memory = self._memories(self._run.namespace).describe()
         metrics = {
             **self.samples_generator.metrics,
             "memory_solutions": float(memory.solutions),
@@ -132,7 +130,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             STATE: {"queue": position.queue},
         }
         if global_step % self.args.ckpt.save_steps == 0:
-            self._copy(self._novelty, self._snapshot(global_step))
+            self._copy(self._memories(self._run.namespace), self._snapshot(global_step))
         super().save_logs_and_checkpoints(global_step, {**(logs_dict or {}), **metrics}, states)
         if global_step % self.args.ckpt.save_steps == 0:
             self._memories(
@@ -156,9 +154,10 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             self._explorer.queue.restore(states[STATE]["queue"])
             self._copy(self._memories(self._snapshot(step)), self._run.namespace)
         else:
-            self._novelty.delete()
-            self._novelty.create_namespace()
-            # With a checkpoint OpenRLHF calls this itself.
+            memories = self._memories(self._run.namespace)
+            memories.delete()
+            memories.create(self._settings)
+            # With a checkpoint OpenRLHF calls it itself.
             self.broadcast_to_vllm()
         return states
 
@@ -170,11 +169,11 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
     def _snapshot(self, step: int) -> str:
         return f"{self._run.namespace}@{step}"
 
-    def _memories(self, namespace: str) -> NoveltyClient:
-        return NoveltyClient(self._run.novelty, namespace, patience=self._patience or None)
+    def _memories(self, namespace: str) -> NamespaceClient:
+        return NamespaceClient(self._run.novelty, namespace, patience=self._patience or None)
 
-    def _copy(self, source: NoveltyClient, destination: str) -> None:
-        """Copy a namespace; repeating it is safe, since nothing else writes to a run's memories meanwhile."""
+    def _copy(self, source: NamespaceClient, destination: str) -> None:
+        """Nobody else writes to a run's memories, and now it does not: a copy may be repeated."""
         retried_call(lambda: source.copy_to(destination, replace=True), source.wait_for_ready, self._patience)
 
 
