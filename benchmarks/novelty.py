@@ -1,4 +1,4 @@
-"""How fast novelty is scored, side by side with the plain algorithm: `extra-rl bench novelty --json`.
+"""Speed of novelty scoring, side by side with the plain algorithm: `extra-rl bench novelty --json`.
 
 Every ratio compares two things measured in turn in this run, as the median of several repeats. `ratios` holds
 the comparisons, `figures` the rates behind them and further measurements. `--part` measures one part only.
@@ -108,7 +108,7 @@ class InMemory:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Return the seconds of a call."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

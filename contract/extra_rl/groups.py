@@ -1,4 +1,4 @@
-"""What is said of a group of rollouts, defined once: decided, correct, all right, all wrong, mixed, hard.
+"""Definitions for a group of rollouts: decided, correct, all right, all wrong, mixed, hard.
 
 Trainer, bonus summary, reports, plug-ins and inspector all read these. A rollout is *decided* if something is
 known about its response: not after a timeout or an error, and not where the reference answer could not be
@@ -22,7 +22,7 @@ def is_decided(status: VerdictStatus, unparseable_side: UnparseableSide | None) 
 
 @dataclass(frozen=True, slots=True)
 class GroupOutcome:
-    """How many rollouts a group has, how many of them are decided, and how many of those are correct."""
+    """Numbers of rollouts in a group: all of them, the decided ones, the correct ones."""
 
     rollouts: int
     decided: int
@@ -41,20 +41,20 @@ class GroupOutcome:
 
     @property
     def all_right(self) -> bool:
-        """Whether all decided rollouts are correct."""
+        """True if all decided rollouts are correct."""
         return 0 < self.decided == self.correct
 
     @property
     def all_wrong(self) -> bool:
-        """Whether no decided rollout is correct."""
+        """True if there are decided rollouts and none is correct."""
         return self.correct == 0 < self.decided
 
     @property
     def mixed(self) -> bool:
-        """Whether there are correct and wrong rollouts: GRPO has a gradient."""
+        """True if there are correct and wrong rollouts, so that GRPO has a gradient."""
         return 0 < self.correct < self.decided
 
     @property
     def hard(self) -> bool:
-        """Whether the pass rate is known and at most 1/n (ExTra, arXiv 2606.24994)."""
+        """True if the pass rate is known and at most 1/n (ExTra, arXiv 2606.24994)."""
         return bool(self.decided) and self.pass_rate <= 1 / self.rollouts

@@ -1,4 +1,4 @@
-"""The enums of the API, once for client, services and trainer.
+"""The enums of the API, defined once for client, services and trainer.
 
 A member `FinishReason.STOP` with the value "stop" is `FINISH_REASON_STOP` of the enum `FinishReason` in the
 protos: names follow from each other, so `wire` translates without a table. `DEFAULTS` says what the zero of
@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 
 class FinishReason(StrEnum):
-    """Why a sample ended."""
+    """Reason for which a sample ended."""
 
     #: The model ended it; the end-of-sequence or stop token is the last of its tokens.
     STOP = "stop"
@@ -23,7 +23,7 @@ class FinishReason(StrEnum):
 
 
 class InFlight(StrEnum):
-    """What happens to samples that are being generated when the weights change."""
+    """Treatment of samples that are being generated when the weights change."""
 
     #: They are finished on the old weights first; new ones wait.
     WAIT = "wait"
@@ -34,7 +34,7 @@ class InFlight(StrEnum):
 
 
 class MemoryPolicy(StrEnum):
-    """Which rollouts are embedded, compared and stored; the bonus goes to correct ones under either."""
+    """Rollouts that are embedded, compared and stored; either way only correct ones get the bonus."""
 
     #: Only correct solutions.
     CORRECT = "correct"
@@ -43,7 +43,7 @@ class MemoryPolicy(StrEnum):
 
 
 class Metric(StrEnum):
-    """How novelty is measured."""
+    """Measure of novelty."""
 
     #: max(0, 1 - largest cosine similarity to memory and siblings).
     EMBEDDING = "embedding"
@@ -60,7 +60,7 @@ class Metric(StrEnum):
 
 
 class Scale(StrEnum):
-    """What the novelties are divided by."""
+    """Divisor of the novelties."""
 
     #: Nothing.
     RAW = "raw"
@@ -71,7 +71,7 @@ class Scale(StrEnum):
 
 
 class TextWindow(StrEnum):
-    """Which part of a text is embedded."""
+    """Part of a text that is embedded."""
 
     #: Of the last 512 tokens as many as the model reads: of a long solution, its opening.
     REFERENCE = "reference"
@@ -80,14 +80,14 @@ class TextWindow(StrEnum):
 
 
 class VectorStorage(StrEnum):
-    """How the vectors of solutions are held: 4 or 2 bytes a number."""
+    """Number format of stored vectors: 4 or 2 bytes a number."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
 
 
 class NearestKind(StrEnum):
-    """Where a nearest neighbour is."""
+    """Place of a nearest neighbour."""
 
     #: A stored solution of the prompt.
     SOLUTION = "solution"
@@ -96,7 +96,7 @@ class NearestKind(StrEnum):
 
 
 class ScoreMode(StrEnum):
-    """What a scoring call does."""
+    """Work of a scoring call."""
 
     SCORE_AND_REMEMBER = "score_and_remember"
     SCORE_ONLY = "score_only"
@@ -104,7 +104,7 @@ class ScoreMode(StrEnum):
 
 
 class SelectionPolicy(StrEnum):
-    """How a prefix is chosen."""
+    """Rule by which a prefix is selected."""
 
     #: Lowest entropy after smoothing over similar prefixes (ExTra).
     SMOOTHED_ENTROPY = "smoothed_entropy"
@@ -120,7 +120,7 @@ class SelectionPolicy(StrEnum):
 
 
 class Method(StrEnum):
-    """How an answer is compared."""
+    """Comparison of a response with the reference answer."""
 
     #: Mathematical equality of the extracted final answers.
     MATH = "math"
@@ -137,7 +137,7 @@ class Method(StrEnum):
 
 
 class BoxChoice(StrEnum):
-    """Which of several boxes in a response is its final answer."""
+    """The box that is the final answer, if a response has several."""
 
     LAST = "last"
     FIRST = "first"
@@ -159,7 +159,7 @@ class VerdictStatus(StrEnum):
 
 
 class UnparseableSide(StrEnum):
-    """Which side could not be read."""
+    """The side that could not be read."""
 
     RESPONSE = "response"
     #: The reference answer: the data is at fault, not the model.

@@ -1,4 +1,4 @@
-"""What the API sends as numbers: arrays as little-endian bytes, enums as the numbers of the protos.
+"""Numbers on the wire: arrays as little-endian bytes, enum members as the numbers of the protos.
 
 Both sides use this module; each wraps its `ValueError`s in an error of its own that names the field.
 """

@@ -45,7 +45,7 @@ CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def environment() -> dict[str, str]:
-    """What podman is run with."""
+    """Return the environment of podman."""
     conf = Path(tempfile.gettempdir()) / f"extra-rl-containers-{os.getuid()}.conf"
     # podman's own defaults may be above what this process may give.
     files, processes = (min(16384, resource.getrlimit(kind)[1] % 2**63) for kind in LIMITS)
@@ -89,7 +89,7 @@ def _make_base() -> None:
 
 
 def _mirror() -> list[str]:
-    """Where this machine has Debian's packages from; nothing: debootstrap's default."""
+    """Return the address of this machine's Debian packages; empty: debootstrap's default."""
     sources = Path("/etc/apt/sources.list.d/debian.sources")
     if sources.is_file():
         for line in sources.read_text().splitlines():

@@ -77,7 +77,7 @@ class Suite:
         return int(self.run("podman", "inspect", "--format", "{{.State.Pid}}", f"{PROJECT}_{service}_1"))
 
     def healthy(self, service: str) -> bool:
-        """What compose.yaml's own check says."""
+        """Return the output of the health check in compose.yaml."""
         name = f"{PROJECT}_{service}_1"
         words = ["podman", "healthcheck", "run", name]
         return subprocess.run(words, env=self.environment, capture_output=True, timeout=60).returncode == 0
@@ -88,7 +88,7 @@ class Suite:
             client.wait_for_ready(PATIENCE)
 
     def target(self, service: str) -> str:
-        """Where this machine reaches it."""
+        """Return its address on this machine."""
         return f"127.0.0.1:{self.ports[service]}"
 
 

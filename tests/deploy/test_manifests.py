@@ -24,7 +24,7 @@ SERVICES = ("generation", "novelty", "verification")
 
 
 def render(folder: Path) -> list[dict[str, Any]]:
-    """What `kubectl kustomize` makes of a folder."""
+    """Return the output of `kubectl kustomize` for a folder."""
     command = ["kubectl", "kustomize", str(folder)]
     made = subprocess.run(command, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr

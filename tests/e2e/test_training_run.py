@@ -82,7 +82,7 @@ def _check_finished(run: Path, output: str) -> None:
 
 
 def _check_recorded(run: Path, rows: list[dict[str, Any]]) -> None:
-    """Tokens read as the text, entropies have the mean told, guided groups continue what was chosen."""
+    """Tokens decode to the text, entropies have the recorded mean, guided groups continue their prefix."""
     pieces = json.loads((run / "vocabulary.json").read_text())
     chosen = {
         (choice["prompt_id"], choice["selected"])

@@ -65,7 +65,7 @@ METHODS: list[tuple[str, MethodDescriptor]] = [
 
 @dataclass
 class Findings:
-    """How all requests ended, by RPC and code, and those that must not have."""
+    """The ends of all requests, by RPC and code, and those that must not happen."""
 
     ends: Counter[tuple[str, str]] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
@@ -209,7 +209,7 @@ def _call(
 
 
 def _check_answer(path: str, answer: bytes) -> None:
-    """What only looks like an answer: a verdict whose worker died."""
+    """Return the verdicts whose worker died: they only look like answers."""
     if path.endswith("/Verify"):
         verdicts = list(verification_pb2.VerifyResponse.FromString(answer).verdicts)
     elif path.endswith("/VerifyStream"):

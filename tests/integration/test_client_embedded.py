@@ -21,7 +21,7 @@ PATIENCE = 60
 
 
 def gone(pid: int) -> bool:
-    """Whether the process ends; it may be another's child."""
+    """Return whether the process ends; it may be the child of another process."""
     try:
         psutil.Process(pid).wait(PATIENCE)
     except psutil.NoSuchProcess:

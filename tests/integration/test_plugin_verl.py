@@ -88,7 +88,7 @@ class Run:
         self.workers = [RewardLoopWorker(self.config) for _ in range(2)]
 
     async def reward(self, texts: list[str], uid: str, split: str = "train") -> list[Any]:
-        """What verl's rollout makes of a group: each rollout goes to any worker."""
+        """Reward a group as verl does: each rollout goes to any worker."""
         calls = [
             self.workers[place % 2].compute_score(self._data(text, uid, place, split))
             for place, text in enumerate(texts)

@@ -23,7 +23,7 @@ HARD = [Problem(p.id, p.prompt, p.answer) for p in problems("train", 4, 0, terms
 
 @pytest.fixture(scope="module")
 def in_one(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyJournal:
-    """What the command leaves after two passes."""
+    """The output of the command after two passes."""
     folder = tmp_path_factory.mktemp("rescue")
     data = folder / "hard.jsonl"
     rows = ({"id": p.id, "problem": p.prompt, "answer": p.answer} for p in HARD)

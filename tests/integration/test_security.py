@@ -163,7 +163,7 @@ def suite(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def _code(channel: grpc.Channel, path: str, request: bytes, *metadata: tuple[str, str]) -> grpc.StatusCode:
-    """How a call of `path` with `request` ends."""
+    """Return the status code of a call of `path` with `request`."""
     method = METHODS[path]
     shape = [
         "stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming)
@@ -178,7 +178,7 @@ def _code(channel: grpc.Channel, path: str, request: bytes, *metadata: tuple[str
 
 
 def _codes(suite: Suite, request: bytes, *metadata: tuple[str, str]) -> dict[str, grpc.StatusCode]:
-    """How a call of every RPC ends."""
+    """Return the status code of a call of every RPC."""
     ends = {}
     with ExitStack() as stack:
         channels = {name: stack.enter_context(suite.channel(name)) for name in suite.services}

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from extra_client import credentials
 from extra_rl.config_file import ConfigError, explain, read_yaml
+from extra_rl.vocabulary import MemoryPolicy, Scale, SelectionPolicy
 from extra_trainer.rehearsal.recipes import RECIPES
 
 
@@ -34,7 +35,7 @@ class ModelConfig(Section):
 
     @property
     def is_made(self) -> bool:
-        """Whether the project makes the model itself."""
+        """True if the project makes the model itself."""
         return self.path in RECIPES
 
 
@@ -125,11 +126,11 @@ class NoveltyConfig(Section):
     enabled: bool = True
     alpha: float = Field(0.1, ge=0, description="Weight of the bonus.")
     placement: Literal["after_normalization", "before_normalization"] = "after_normalization"
-    scale: Literal["raw", "group_max", "running_mean"] = "raw"
+    scale: Scale = Scale.RAW
     variance_decay: float = Field(
         1.0, ge=0, description="lambda in exp(-lambda V(x)), with placement before_normalization."
     )
-    memory_policy: Literal["correct", "all"] = "correct"
+    memory_policy: MemoryPolicy = MemoryPolicy.CORRECT
     memory_capacity: int = Field(16, gt=0)
     min_history: int | None = Field(None, ge=0, description="Absent: samples_per_prompt.")
     control: Literal["shuffled", "constant"] | None = Field(
@@ -142,15 +143,12 @@ class NoveltyConfig(Section):
     )
 
 
-PrefixPolicy = Literal["smoothed_entropy", "shortest", "random", "none", "outcome_aware"]
-
-
 class PrefixConfig(Section):
     """Resuming hard prompts from promising prefixes."""
 
     enabled: bool = True
     warmup_steps: int = Field(30, ge=0, description="Steps before hard prompts feed the memory.")
-    policy: PrefixPolicy = "smoothed_entropy"
+    policy: SelectionPolicy = SelectionPolicy.SMOOTHED_ENTROPY
     sources: Literal["unguided", "wrong", "all"] = Field(
         "unguided",
         description="Rollouts of hard prompts that may feed the memory: those sampled without a prefix, "

@@ -197,7 +197,7 @@ class RingIndex:
                     ring.version = after
 
     def in_use(self) -> bool:
-        """Whether a request is working on it."""
+        """True while a request works on it."""
         return bool(self._in_use)
 
     def bytes(self) -> int:

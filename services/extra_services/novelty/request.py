@@ -26,7 +26,7 @@ class NoveltyLimits:
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """How to score; see the fields of the same names of ScoreGroupsRequest."""
+    """Options of a scoring request; see the fields of the same names of ScoreGroupsRequest."""
 
     metric: Metric = Metric.EMBEDDING
     mode: ScoreMode = ScoreMode.SCORE_AND_REMEMBER
@@ -37,12 +37,12 @@ class ScoringOptions:
 
     @property
     def scores(self) -> bool:
-        """Whether novelty is requested."""
+        """True if novelty is requested."""
         return self.mode is not ScoreMode.REMEMBER_ONLY
 
     @property
     def remembers(self) -> bool:
-        """Whether anything is stored."""
+        """True if the request stores anything."""
         return self.mode is not ScoreMode.SCORE_ONLY
 
 

@@ -43,7 +43,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SelectionOptions:
-    """How to select: see SelectPrefixesRequest."""
+    """Options of a selection: see SelectPrefixesRequest."""
 
     policy: SelectionPolicy = SelectionPolicy.SMOOTHED_ENTROPY
     tau: float = DEFAULT_TAU

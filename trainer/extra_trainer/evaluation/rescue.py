@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict
 from extra_client import NamespaceClient, NoveltyClient, PrefixClient, VerificationClient
 from extra_rl.config_file import ConfigError
 from extra_rl.tokens import TokenTexts
-from extra_trainer.config import NoveltyConfig, PrefixConfig, PrefixPolicy
+from extra_rl.vocabulary import SelectionPolicy
+from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data.problems import Problem, prompt_identity
 from extra_trainer.evaluation.evaluator import digest
 from extra_trainer.evaluation.journal import differences
@@ -36,7 +37,13 @@ from extra_trainer.rollouts.generation_pool import GenerationPool
 from extra_trainer.runs.folder import write_whole
 
 #: The selection policies; the control comes first.
-POLICIES: tuple[PrefixPolicy, ...] = ("none", "random", "shortest", "smoothed_entropy", "outcome_aware")
+POLICIES = (
+    SelectionPolicy.NONE,
+    SelectionPolicy.RANDOM,
+    SelectionPolicy.SHORTEST,
+    SelectionPolicy.SMOOTHED_ENTROPY,
+    SelectionPolicy.OUTCOME_AWARE,
+)
 #: As many as a large training step samples.
 PROMPTS_PER_CALL = 256
 
@@ -48,7 +55,7 @@ class _Record(BaseModel):
 class Retry(_Record):
     """A hard prompt sampled once more."""
 
-    policy: PrefixPolicy
+    policy: SelectionPolicy
     #: From 1.
     number: int
     problem: str
@@ -79,7 +86,7 @@ class StudyJournal(_Record):
 class PolicyResult:
     """The result of one selection policy."""
 
-    policy: PrefixPolicy
+    policy: SelectionPolicy
     retries: int
     #: Share of retries with a correct sample, and share of correct samples, averaged over retries.
     rescued: Estimate
@@ -141,7 +148,7 @@ class RescueStudy:
     def _pass(
         self,
         requests: list[RolloutRequest],
-        explorers: dict[PrefixPolicy, Explorer],
+        explorers: dict[SelectionPolicy, Explorer],
         number: int,
         version: int,
     ) -> StudyPass:
@@ -176,7 +183,7 @@ class RescueStudy:
         tokens = tuple(self.tokenizer(problem.prompt, add_special_tokens=False)["input_ids"])
         return RolloutRequest(problem.prompt, prompt_identity(problem.prompt), tokens, problem.answer)
 
-    def _explorer(self, policy: PrefixPolicy, passes: int, problems: int, tokens: TokenTexts) -> Explorer:
+    def _explorer(self, policy: SelectionPolicy, passes: int, problems: int, tokens: TokenTexts) -> Explorer:
         """With its memories as they were after so many passes; a pass that was stopped may have left more."""
         memories = NamespaceClient(self.novelty, f"rescue-{policy}")
         memories.delete()
@@ -207,11 +214,11 @@ class RescueStudy:
         }
 
 
-def _snapshot(policy: PrefixPolicy, passes: int) -> str:
+def _snapshot(policy: SelectionPolicy, passes: int) -> str:
     return f"rescue-{policy}@{passes}"
 
 
-def _retry(policy: PrefixPolicy, number: int, group: Group) -> Retry:
+def _retry(policy: SelectionPolicy, number: int, group: Group) -> Retry:
     return Retry(
         policy=policy,
         number=number,
@@ -265,8 +272,12 @@ def rows(journal: StudyJournal) -> list[PolicyResult]:
     ]
 
 
-def _difference(shares: dict[PrefixPolicy, NDArray[np.float64]], policy: PrefixPolicy) -> Estimate | None:
-    return None if policy == "none" else _estimate(shares[policy] - shares["none"])
+def _difference(
+    shares: dict[SelectionPolicy, NDArray[np.float64]], policy: SelectionPolicy
+) -> Estimate | None:
+    if policy is SelectionPolicy.NONE:
+        return None
+    return _estimate(shares[policy] - shares[SelectionPolicy.NONE])
 
 
 def _estimate(values: NDArray[np.float64]) -> Estimate:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from extra_client import Nearest, PrefixCandidate
-from extra_rl.vocabulary import FinishReason, UnparseableSide, VerdictStatus
 from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group
 from extra_trainer.runs.schema import (
@@ -37,7 +36,6 @@ def rollout_records(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) ->
 
 def _rollout(place: int, group: Group, sample: int, scores: GroupNovelty) -> RolloutRecord:
     request, rollout, verdict = group.request, group.rollouts[sample], group.verdicts[sample]
-    side = verdict.unparseable_side
     tokens = np.concatenate([np.array(request.prefix_tokens, np.int32), rollout.token_ids])
     return RolloutRecord(
         prompt_id=request.prompt_id,
@@ -49,9 +47,9 @@ def _rollout(place: int, group: Group, sample: int, scores: GroupNovelty) -> Rol
         group=place,
         sample=sample,
         text=rollout.text,
-        finish_reason=FinishReason(rollout.finish_reason),
-        status=VerdictStatus(verdict.status),
-        unparseable_side=None if side is None else UnparseableSide(side),
+        finish_reason=rollout.finish_reason,
+        status=verdict.status,
+        unparseable_side=verdict.unparseable_side,
         extracted=verdict.extracted,
         rule=verdict.rule,
         detail=verdict.detail[:DETAIL_CHARACTERS],

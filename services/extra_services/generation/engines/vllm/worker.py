@@ -1,4 +1,4 @@
-"""What runs in vLLM's worker processes: exact entropies out of its sampler, new weights into its model.
+"""Extension of vLLM's workers: exact entropies out of the sampler, new weights into the model.
 
 How the entropies come out is in `extra_rl.vllm_entropy`; the engine checks them against a plain forward pass
 before it serves (`VllmEngine`). This module is named to vLLM as `worker_extension_cls`: `EntropyWorker`
