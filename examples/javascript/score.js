@@ -2,11 +2,13 @@
 //   node score.js http://localhost:50052
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
+import { NamespaceService } from "./gen/extra_rl/v1/namespace_pb.js";
 import { NoveltyService } from "./gen/extra_rl/v1/novelty_pb.js";
 
-const client = createClient(NoveltyService, createGrpcTransport({ baseUrl: process.argv[2] }));
+const transport = createGrpcTransport({ baseUrl: process.argv[2] });
+const client = createClient(NoveltyService, transport);
 const namespace = "javascript";
-await client.createNamespace({ namespace, settings: { minHistory: 1 } });
+await createClient(NamespaceService, transport).createNamespace({ namespace, settings: { minHistory: 1 } });
 
 const usual = "Pair the terms from both ends: each pair is 101, there are 50 pairs, so the sum is 5050.";
 const other = "By induction the sum of the first n numbers is n(n+1)/2. For n = 100 this gives 5050.";

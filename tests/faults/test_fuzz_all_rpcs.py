@@ -135,7 +135,7 @@ def corpus(services: dict[str, embedded.EmbeddedService], tmp_path_factory: pyte
         return [message.SerializeToString() for message in messages]
 
     return {
-        "/extra_rl.v1.NoveltyService/ImportNamespace": importing,
+        "/extra_rl.v1.NamespaceService/ImportNamespace": importing,
         "/extra_rl.v1.GenerationService/StreamWeights": streaming,
     }
 

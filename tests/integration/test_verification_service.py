@@ -9,6 +9,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from extra_rl.v1 import common_pb2
 from extra_rl.v1 import verification_pb2 as pb
 from extra_services.verification.pool import WorkerPool
 from extra_services.verification.service import VerificationServicer
@@ -130,7 +131,9 @@ async def test_a_stream_whose_answers_are_not_fetched_is_not_read_on() -> None:
             yield _stream_item(taken, r"\boxed{26}", "26")
 
     # None of these needs a worker, so the pool need not run.
-    servicer = VerificationServicer(Verifier(WorkerPool(1, 0, 2**28, 8), 1.0, 8))
+    servicer = VerificationServicer(
+        Verifier(WorkerPool(1, 0, 2**28, 8), 1.0, 8), common_pb2.ServerInfo(), workers=1, max_queue=8
+    )
     answers = servicer.VerifyStream(items(), None)
     assert (await anext(answers)).id == 1
     for _ in range(20_000):
