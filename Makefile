@@ -24,7 +24,7 @@ VENV_DEPLOY := .venv-deploy
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment test test-vllm test-plugins faults soak lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment test test-vllm test-plugins faults soak check-install lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # A finished demo starts again from the beginning. An interrupted one continues from its last checkpoint with
 #   make demo ARGS=--resume
@@ -63,6 +63,10 @@ example-verl: $(VENV_VERL)/installed
 # random. Run them as root, after apt-get install redis-server iproute2 faketime; tests of a missing tool are skipped.
 faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# The wheel in empty environments: the client and the light extras on each Python, the heavy extras resolved only.
+check-install: $(VENV)/installed
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/check_install.py $(ARGS)
 
 # Ten minutes of mixed traffic over all services: docs/scale.md.
 soak: $(VENV)/installed
