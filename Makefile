@@ -24,7 +24,7 @@ VENV_DEPLOY := .venv-deploy
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment test test-vllm test-plugins faults soak check-install lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # A finished demo starts again from the beginning. An interrupted one continues from its last checkpoint with
 #   make demo ARGS=--resume
@@ -37,6 +37,15 @@ demo: $(VENV)/installed
 # kind of machine would give another model.
 experiment: $(VENV)/installed
 	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml --cache docs/evidence/start-models $(ARGS)
+
+# Everything but the long tests (make faults) and the containers (make test-containers). As root on Debian it installs
+# the programs that tests start: redis-server, chromium, prometheus and a few more.
+test-all:
+	scripts/install_test_tools.sh
+	$(MAKE) test
+	$(MAKE) test-vllm
+	$(MAKE) test-plugins
+	$(MAKE) check-install
 
 # Runs two test files at a time: many tests mostly wait for a server to start, which uses one CPU.
 test: $(VENV)/installed
@@ -88,7 +97,7 @@ lint-deploy: $(VENV_DEPLOY)/installed
 	$(VENV_DEPLOY)/bin/yamllint --strict --config-file deploy/.yamllint.yaml deploy
 	$(VENV_DEPLOY)/bin/hadolint deploy/Containerfile
 	$(VENV_DEPLOY)/bin/hadolint --ignore DL3008 --ignore DL3009 tests/deploy/Containerfile
-	$(VENV_DEPLOY)/bin/shellcheck deploy/*.sh deploy/kustomize/*.sh .ci/run
+	$(VENV_DEPLOY)/bin/shellcheck deploy/*.sh deploy/kustomize/*.sh scripts/*.sh .ci/run
 	$(VENV_DEPLOY)/bin/python -m pytest --noconftest -q tests/deploy/test_manifests.py $(ARGS)
 
 # Makes requirements/*.lock again, from pyproject.toml and the constraints.

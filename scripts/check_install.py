@@ -130,6 +130,25 @@ def environment(folder: Path, python: str, requirement: str, *flags: str) -> tup
     return folder / "bin", problem
 
 
+def install_client(folder: Path, python: str, wheel: Path, resolution: str) -> tuple[Path, str]:
+    """Make an environment with the client and the newest or oldest dependencies; return as `environment`."""
+    programs, problem = environment(
+        folder,
+        python,
+        str(ROOT / "pyproject.toml"),
+        "--resolution",
+        resolution,
+        "--only-binary",
+        ":all:",
+        "-r",
+    )
+    if not problem:
+        _, problem = run(
+            "uv", "pip", "install", "--quiet", "--python", programs / "python", "--no-deps", wheel
+        )
+    return programs, problem
+
+
 def check_commands(bin_folder: Path, python: str, failures: Failures) -> None:
     """Check the help, and the sentence of each command that needs an extra."""
     run(bin_folder / "extra-rl", "--help")  # compiles the modules
@@ -189,9 +208,7 @@ def check_python(wheel: Path, python: str, folder: Path, failures: Failures) -> 
     else:
         print(f"        Python {python} is {found}", flush=True)
         for resolution in ("highest", "lowest-direct"):
-            programs, problem = environment(
-                folder / f"client-{resolution}", found, str(wheel), "--resolution", resolution
-            )
+            programs, problem = install_client(folder / f"client-{resolution}", found, wheel, resolution)
             note = ""
             if not problem:
                 note, problem = run(programs / "python", "-W", "error", "-c", ROUND_TRIP)

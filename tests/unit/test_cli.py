@@ -1,4 +1,4 @@
-"""The command `extra-rl` on an installation of the client alone: quick help, and one sentence a missing extra."""
+"""The command `extra-rl` on an installation of the client alone."""
 
 import importlib.metadata
 import os
