@@ -24,7 +24,7 @@ VENV_DEPLOY := .venv-deploy
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # A finished demo starts again from the beginning. An interrupted one continues from its last checkpoint with
 #   make demo ARGS=--resume
@@ -77,6 +77,14 @@ faults: $(VENV)/installed
 check-install: $(VENV)/installed
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/check_install.py $(ARGS)
 
+# Builds and checks the sdist and the wheel: docs/releasing.md.
+dist: $(VENV)/installed
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uvx twine check --strict dist/*
+	$(BIN)/python scripts/check_dist.py
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/check_install.py --wheel dist/*.whl $(ARGS)
+
 # Ten minutes of mixed traffic over all services: docs/scale.md.
 soak: $(VENV)/installed
 	$(BIN)/extra-rl bench soak --json $(ARGS)
@@ -87,6 +95,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	BUF=$(abspath $(BIN))/buf scripts/buf_breaking.sh
 	$(BIN)/python scripts/make_stubs.py --check
 	$(BIN)/python scripts/make_client.py --check
 
