@@ -24,7 +24,7 @@ VENV_DEPLOY := .venv-deploy
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment test test-vllm test-plugins faults soak lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # A finished demo starts again from the beginning. An interrupted one continues from its last checkpoint with
 #   make demo ARGS=--resume
@@ -37,6 +37,15 @@ demo: $(VENV)/installed
 # kind of machine would give another model.
 experiment: $(VENV)/installed
 	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml --cache docs/evidence/start-models $(ARGS)
+
+# Everything but the long tests (make faults) and the containers (make test-containers). As root on Debian it installs
+# the programs that tests start: redis-server, chromium, prometheus and a few more.
+test-all:
+	scripts/install_test_tools.sh
+	$(MAKE) test
+	$(MAKE) test-vllm
+	$(MAKE) test-plugins
+	$(MAKE) check-install
 
 # Runs two test files at a time: many tests mostly wait for a server to start, which uses one CPU.
 test: $(VENV)/installed
@@ -64,6 +73,18 @@ example-verl: $(VENV_VERL)/installed
 faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# The wheel in empty environments: the client and the light extras on each Python, the heavy extras resolved only.
+check-install: $(VENV)/installed
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/check_install.py $(ARGS)
+
+# Builds and checks the sdist and the wheel: docs/releasing.md.
+dist: $(VENV)/installed
+	rm -rf dist
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uvx twine check --strict dist/*
+	$(BIN)/python scripts/check_dist.py
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/check_install.py --wheel dist/*.whl $(ARGS)
+
 # Ten minutes of mixed traffic over all services: docs/scale.md.
 soak: $(VENV)/installed
 	$(BIN)/extra-rl bench soak --json $(ARGS)
@@ -72,8 +93,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy scripts/*.py
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	BUF=$(abspath $(BIN))/buf scripts/buf_breaking.sh
 	$(BIN)/python scripts/make_stubs.py --check
 	$(BIN)/python scripts/make_client.py --check
 
@@ -84,7 +107,7 @@ lint-deploy: $(VENV_DEPLOY)/installed
 	$(VENV_DEPLOY)/bin/yamllint --strict --config-file deploy/.yamllint.yaml deploy
 	$(VENV_DEPLOY)/bin/hadolint deploy/Containerfile
 	$(VENV_DEPLOY)/bin/hadolint --ignore DL3008 --ignore DL3009 tests/deploy/Containerfile
-	$(VENV_DEPLOY)/bin/shellcheck deploy/*.sh deploy/kustomize/*.sh .ci/run
+	$(VENV_DEPLOY)/bin/shellcheck deploy/*.sh deploy/kustomize/*.sh scripts/*.sh .ci/run
 	$(VENV_DEPLOY)/bin/python -m pytest --noconftest -q tests/deploy/test_manifests.py $(ARGS)
 
 # Makes requirements/*.lock again, from pyproject.toml and the constraints.

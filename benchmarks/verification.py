@@ -36,7 +36,9 @@ from extra_services.verification.pool import WorkerPool
 from extra_services.verification.verdict import VerificationItem
 from extra_services.verification.verifier import PendingItem, Verifier
 
-DATA = Path(os.environ.get("EXTRA_RL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+DATA = Path(
+    os.environ.get("EXTRA_RL_DATA", Path(__file__).resolve().parents[1] / "tests" / "data" / "public")
+)
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
 REPEATS = 3
 WORKERS = 2

@@ -65,9 +65,7 @@ LOCKS = {
     "novelty": Lock(("novelty", "onnx", "redis", "tracing"), on="generation-cpu"),
     "trainer": Lock(("generation", "tracing", "trainer", "eval"), on="generation-cpu"),
     # vLLM pins torch's CUDA build, and other releases that the tests' constraints exclude.
-    "generation-cuda": Lock(
-        ("generation", "vllm", "tracing"), constraints=None, overrides="overrides-cuda.txt"
-    ),
+    "generation-cuda": Lock(("generation", "vllm", "tracing"), constraints=None, overrides=None),
 }
 
 

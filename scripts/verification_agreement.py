@@ -19,7 +19,7 @@ from extra_services.verification.judge import judge
 from extra_services.verification.verdict import Verdict, VerificationItem
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("EXTRA_RL_DATA", ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("EXTRA_RL_DATA", ROOT / "tests" / "data" / "public"))
 FILES = ("rollouts_math", "graded_gsm8k")
 
 #: Row of each disagreement (file, number from 0) -> the judgement with its reason.

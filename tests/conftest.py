@@ -1,7 +1,10 @@
 """Fixtures that many tests share: a small model, and folders of golden cases and public data."""
 
 import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -17,26 +20,41 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 for _service in ("GENERATION", "NOVELTY", "VERIFICATION"):
     os.environ.setdefault(f"EXTRA_RL_{_service}_METRICS_PORT", "off")
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
-
-
-def _folder(variable: str, default: Path) -> Path:
-    folder = Path(os.environ.get(variable, default))
-    if not folder.is_dir():
-        pytest.skip(f"no folder {folder}: set {variable} to run this test")
-    return folder
+DATA = Path(__file__).resolve().parent / "data"
 
 
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
     """Return the folder with golden cases of the reference implementation."""
-    return _folder("EXTRA_RL_GOLDEN", SHARED / "golden")
+    return Path(os.environ.get("EXTRA_RL_GOLDEN", DATA / "golden"))
 
 
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """Return the folder with public benchmark problems and graded responses."""
-    return _folder("EXTRA_RL_DATA", SHARED / "data")
+def public_data() -> Callable[[str], Path]:
+    """Return a function from a data set's name to its file; the test is skipped if there is none."""
+    folder = Path(os.environ.get("EXTRA_RL_DATA", DATA / "public"))
+
+    def file(name: str) -> Path:
+        path = folder / f"{name}.jsonl"
+        if not path.is_file():
+            pytest.skip(
+                "set EXTRA_RL_DATA to a folder with the data that tests/data/public/README.md leaves out"
+            )
+        return path
+
+    return file
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print, for each thing that skipped tests lack, one line with the number of those tests."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] += 1
+    if reasons:
+        terminalreporter.section("skipped tests, and what they need")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.line(f"{count:4} {'test' if count == 1 else 'tests'}: {reason}")
 
 
 @pytest.fixture(scope="session")

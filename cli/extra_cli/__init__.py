@@ -1,295 +1,291 @@
 """The `extra-rl` command.
 
-Sub-commands import the code they need only when they run, so that the client-only installation stays light
-and `--help` is instant.
+Commands import the code they need only when they run, so that the client-only installation stays light and
+`--help` is instant; the parser is argparse for the same reason. `serve` and `bench` hand their arguments on,
+because services and benchmarks have flags of their own.
 """
 
 import os
 import sys
+from argparse import REMAINDER, Action, ArgumentParser, Namespace
+from argparse import HelpFormatter as PlainHelpFormatter
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+from extra_cli.extras import needs
+from extra_rl import __version__
 
-app = typer.Typer(
-    help="Reward and rollout microservices for reinforcement learning of reasoning models.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+#: Folder of the start models that the project makes.
+CACHE = Path(".cache/extra-rl")
 
 
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+class HelpFormatter(PlainHelpFormatter):
+    """Append the default to an option's help, unless it is empty."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        if action.required or action.default in (None, False, "", "==SUPPRESS=="):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
 
 
-@app.command(context_settings=PASS_ON, add_help_option=False)
-def serve(
-    context: typer.Context,
-    service: Annotated[str, typer.Argument(help="generation, novelty, verification, or all")],
-) -> None:
-    """Serve one service, or all; `extra-rl serve novelty --help` lists its settings."""
+def _serve(options: Namespace) -> None:
     from extra_cli import serving
 
-    serving.serve(service, context.args)
+    serving.serve(options.service, options.arguments)
 
 
-@app.command()
-def token(
-    name: Annotated[str, typer.Argument(help="Who gets it; appears in the servers' logs")],
-    scopes: Annotated[
-        list[str] | None,
-        typer.Option("--scope", help="PATTERN=read, write or admin, such as run-1*=write; may be repeated"),
-    ] = None,
-) -> None:
-    """Make a token: the secret for the caller, and its hash for the servers' config."""
-    from extra_cli import tokens
-
-    tokens.mint(name, scopes or ["*=admin"])
+def _token(options: Namespace) -> None:
+    with needs("server"):
+        from extra_cli import tokens
+    tokens.mint(options.name, options.scope or ["*=admin"])
 
 
-@app.command()
-def health(
-    service: Annotated[str, typer.Argument(help="generation, novelty, or verification")],
-    target: Annotated[str, typer.Option(help="Address of the server; default: its port on this machine")] = (
-        "localhost"
-    ),
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer")] = 5.0,
-) -> None:
-    """Exit with 0 if the service is ready; for probes, over TLS too (EXTRA_RL_TLS_CA and so on)."""
+def _health(options: Namespace) -> int:
     from extra_cli import probing
 
-    sys.exit(probing.probe(service, target, timeout))
+    return probing.probe(options.service, options.target, options.timeout)
 
 
-@app.command()
-def train(
-    config: Annotated[
-        Path, typer.Argument(help="YAML file of the run, such as trainer/configs/rehearsal.yaml")
-    ],
-    run: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-seedSEED")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the run folder's last checkpoint")
-    ] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace one setting, such as seed=3 or novelty.alpha=0")
-    ] = None,
-    cache: Annotated[Path, typer.Option(help="Folder of the start models that the project makes")] = Path(
-        ".cache/extra-rl"
-    ),
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Print the resolved plan and its problems; start nothing"),
-    ] = False,
-) -> None:
-    """Train with GRPO and ExTra: services, OpenRLHF, evaluation before and after, report."""
-    from extra_trainer.commands import train as command
-
-    sys.exit(command.train(config, run, resume, settings or [], cache, dry_run))
+def _train(options: Namespace) -> int:
+    with needs("trainer", "openrlhf", "torch", "transformers", "plotly", "jinja2"):
+        from extra_trainer.commands import train
+    return train.train(
+        options.config, options.run, options.resume, options.set or [], options.cache, options.dry_run
+    )
 
 
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are shown side by side")],
-    output: Annotated[
-        Path | None,
-        typer.Option(help="The page's path; default: report.html in the run's folder, of several runs here"),
-    ] = None,
-) -> None:
-    """Write one self-contained page of runs: curves, pass@k, groups, novelty, guided groups, time, config."""
-    from extra_trainer.commands import report as command
-
-    sys.exit(command.report(runs, output))
+def _report(options: Namespace) -> int:
+    with needs("trainer", "plotly", "jinja2", "scipy", "rich"):
+        from extra_trainer.commands import report
+    return report.report(options.runs, options.output)
 
 
-@app.command()
-def inspect(
-    run: Annotated[Path, typer.Argument(help="Run folder; the run may still be in progress")],
-    novelty: Annotated[
-        str | None,
-        typer.Option(help="Address of the novelty and prefix services, to show their current content"),
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option(help="Namespace of the run there; default: as in the run folder")
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to serve on; any but loopback needs a token")] = (
-        "127.0.0.1"
-    ),
-    port: int = 8765,
-    token_sha256: Annotated[
-        str,
-        typer.Option(
-            envvar="EXTRA_RL_INSPECT_TOKEN_SHA256",
-            help="SHA-256, in hex, of the token that readers need",
-        ),
-    ] = "",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of the index; default ~/.cache/extra-rl/inspect")
-    ] = None,
-) -> None:
-    """Inspect a run in the browser: prompts, rollouts, tokens, prefixes, solutions. Changes nothing."""
-    try:
+def _inspect(options: Namespace) -> int:
+    with needs("inspect"):
         from extra_inspector import main as inspector
-    except ModuleNotFoundError as error:
-        sys.exit(f"cannot import {error.name!r}: pip install 'extra-rl[inspect]'")
-    sys.exit(inspector.inspect(run, novelty, namespace, host, port, token_sha256, cache))
+    return inspector.inspect(
+        options.run,
+        options.novelty,
+        options.namespace,
+        options.host,
+        options.port,
+        options.token_sha256,
+        options.cache,
+    )
 
 
-@app.command()
-def experiment(
-    config: Annotated[
-        Path, typer.Argument(help="YAML file of the experiment, such as trainer/experiments/rehearsal.yaml")
-    ],
-    output: Annotated[Path, typer.Option(help="Folder of results, table, curves and page")] = Path(
-        "docs/evidence"
-    ),
-    runs: Annotated[Path, typer.Option(help="Folder of the run folders")] = Path("runs/experiment"),
-    seeds: Annotated[int | None, typer.Option(help="Runs of each arm; default: as in the file")] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; may be repeated")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Start no run after this many minutes")] = None,
-    cache: Annotated[Path, typer.Option(help="Folder of the start models that the project makes")] = Path(
-        ".cache/extra-rl"
-    ),
-) -> None:
-    """Train the arms and seeds whose results are missing, and write the table of all; resumable."""
-    from extra_trainer.commands import experiment as command
-
-    sys.exit(command.experiment(config, output, runs, seeds, arm or [], minutes, cache))
+def _experiment(options: Namespace) -> int:
+    with needs("trainer", "openrlhf", "torch", "transformers", "plotly", "jinja2", "scipy"):
+        from extra_trainer.commands import experiment
+    return experiment.experiment(
+        options.config,
+        options.output,
+        options.runs,
+        options.seeds,
+        options.arm or [],
+        options.minutes,
+        options.cache,
+    )
 
 
-# Options for making prompts of problems.
-Template = Annotated[str, typer.Option(help="The prompt, with {problem} where its text goes")]
-ApplyChatTemplate = Annotated[
-    bool, typer.Option("--apply-chat-template", help="Send prompts as a user's messages")
-]
-ProblemKey = Annotated[str, typer.Option(help="Column of the problem's text")]
-AnswerKey = Annotated[str, typer.Option(help="Column of the reference answer")]
-
-
-def _prompts(
-    template: str, apply_chat_template: bool, problem_key: str, answer_key: str
-) -> dict[str, object]:
-    """Return the fields of the trainer's PromptConfig."""
-    return {
-        "template": template,
-        "apply_chat_template": apply_chat_template,
-        "problem_key": problem_key,
-        "answer_key": answer_key,
-    }
-
-
-@app.command("eval")
-def evaluate(
-    output: Annotated[
-        Path, typer.Argument(help="Folder of samples and results; the same command continues in it")
-    ],
-    data: Annotated[
-        list[str],
-        typer.Option(
-            help="PATH or NAME=PATH of a set: JSON Lines, Parquet, a dataset folder (FOLDER#SPLIT), or a "
-            "folder with files named like the paper's benchmarks; may be repeated"
-        ),
-    ],
-    model: Annotated[
-        Path | None, typer.Option(help="Model folder: a generation service is started for it")
-    ] = None,
-    generation: Annotated[
-        list[str] | None,
-        typer.Option(help="Address of a running one instead; repeat it for several replicas"),
-    ] = None,
-    verification: Annotated[
-        str | None, typer.Option(help="Address of a verification service; default: one is started")
-    ] = None,
-    samples_per_prompt: Annotated[int, typer.Option(help="Samples of each problem, n")] = 16,
-    k: Annotated[str, typer.Option(help="Each k of pass@k, at most n")] = "1,16",
-    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 1.0,
-    top_p: float = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of a sample")] = 4096,
-    seed: Annotated[int, typer.Option(help="Of samples and bootstrap")] = 0,
-    problems: Annotated[
-        int | None, typer.Option(help="Use only the first ones of each set, this many")
-    ] = None,
-    problems_at_once: Annotated[
-        int, typer.Option(help="Problems sampled at the same time; changes no result")
-    ] = 32,
-    template: Template = "{problem}",
-    apply_chat_template: ApplyChatTemplate = False,
-    problem_key: ProblemKey = "problem",
-    answer_key: AnswerKey = "answer",
-) -> None:
-    """Estimate pass@k, with intervals, on sets of problems; resumable."""
-    try:
-        from extra_trainer.commands import evaluate as eval_command
-    except ModuleNotFoundError as error:
-        sys.exit(f"cannot import {error.name!r}: pip install 'extra-rl[eval]'")
-    options = eval_command.EvaluateOptions(
-        output=output,
-        data=data,
-        model=model,
-        generation=generation or [],
-        verification=verification,
+def _evaluate(options: Namespace) -> int:
+    with needs("eval", "datasets"):
+        from extra_trainer.commands import evaluate
+    fields = ("samples_per_prompt", "temperature", "top_p", "max_tokens", "seed", "problems")
+    given = evaluate.EvaluateOptions(
+        output=options.output,
+        data=options.data,
+        model=options.model,
+        generation=options.generation or [],
+        verification=options.verification,
         evaluation={
-            "samples_per_prompt": samples_per_prompt,
-            "k": k.split(","),
-            "temperature": temperature,
-            "top_p": top_p,
-            "max_tokens": max_tokens,
-            "seed": seed,
-            "problems": problems,
-            "problems_at_once": problems_at_once,
+            **{name: getattr(options, name) for name in fields},
+            "k": options.k.split(","),
+            "problems_at_once": options.problems_at_once,
         },
-        prompts=_prompts(template, apply_chat_template, problem_key, answer_key),
+        prompts=_prompts(options),
     )
-    sys.exit(eval_command.evaluate(options))
+    return evaluate.evaluate(given)
 
 
-@app.command()
-def rescue(
-    output: Annotated[Path, typer.Argument(help="Folder of the results; the same command continues in it")],
-    data: Annotated[
-        str, typer.Option(help="Problems: JSON Lines, Parquet, or a dataset folder (FOLDER#SPLIT)")
-    ],
-    model: Annotated[Path, typer.Option(help="Model folder: a generation service is started for it")],
-    passes: Annotated[int, typer.Option(help="Passes over the problems")] = 3,
-    problems: Annotated[int | None, typer.Option(help="Use only the first ones, this many")] = None,
-    samples_per_prompt: Annotated[int, typer.Option(help="Samples of a group, n")] = 8,
-    temperature: float = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of a sample, its prefix included")] = 4096,
-    min_segment_tokens: Annotated[int, typer.Option(help="As in a config's section `prefix`")] = 32,
-    seed: int = 0,
-    template: Template = "{problem}",
-    apply_chat_template: ApplyChatTemplate = False,
-    problem_key: ProblemKey = "problem",
-    answer_key: AnswerKey = "answer",
-) -> None:
-    """Measure whether prefixes rescue a model's hard prompts, by selection policy; resumable."""
-    try:
-        from extra_trainer.commands import rescue as rescue_command
+def _rescue(options: Namespace) -> int:
+    with needs("eval,generation,novelty,verification", "datasets", "transformers", "faiss", "math_verify"):
+        from extra_trainer.commands import rescue
         from extra_trainer.rollouts.collector import Sampling
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"cannot import {error.name!r}: pip install 'extra-rl[eval,generation,novelty,verification]'"
-        )
-    options = rescue_command.RescueOptions(
-        output=output,
-        data=data,
-        model=model,
-        passes=passes,
-        problems=problems,
-        min_segment_tokens=min_segment_tokens,
-        sampling=Sampling(samples_per_prompt, max_tokens, temperature, seed=seed),
-        prompts=_prompts(template, apply_chat_template, problem_key, answer_key),
+    given = rescue.RescueOptions(
+        output=options.output,
+        data=options.data,
+        model=options.model,
+        passes=options.passes,
+        problems=options.problems,
+        min_segment_tokens=options.min_segment_tokens,
+        sampling=Sampling(
+            options.samples_per_prompt, options.max_tokens, options.temperature, seed=options.seed
+        ),
+        prompts=_prompts(options),
     )
-    sys.exit(rescue_command.rescue(options))
+    return rescue.rescue(given)
 
 
-@app.command(context_settings=PASS_ON, add_help_option=False)
-def bench(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="generation, inspect, novelty, ...")]
-) -> None:
-    """Measure ratios side by side and print one JSON object; needs a checkout of the source."""
+def _bench(options: Namespace) -> None:
     from extra_cli import benchmarks
 
-    benchmarks.run(name, context.args)
+    benchmarks.run(options.name, options.arguments)
+
+
+def _prompts(options: Namespace) -> dict[str, object]:
+    """Return the fields of the trainer's PromptConfig."""
+    names = ("template", "apply_chat_template", "problem_key", "answer_key")
+    return {name: getattr(options, name) for name in names}
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        "extra-rl",
+        description="Reward and rollout microservices for reinforcement learning of reasoning models.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Any, description: str, **settings: Any) -> ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=description.partition(";")[0].rstrip("."),
+            description=description,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+            **settings,
+        )
+        command.set_defaults(run_command=run)
+        return command
+
+    # No help of their own: --help belongs to the service, or the benchmark.
+    command = add("serve", _serve, "Serve one service, or all; SERVICE --help lists its settings.")
+    command.add_argument("service", help="generation, novelty, verification, or all")
+    command.add_argument("arguments", nargs=REMAINDER, help="settings of the service")
+
+    command = add("health", _health, "Exit with 0 if a service is ready; for probes, over TLS too.")
+    command.add_argument("service", help="generation, novelty, or verification")
+    command.add_argument("--target", default="localhost", help="address; without a port, the service's own")
+    command.add_argument("--timeout", type=float, default=5.0, help="seconds to wait for the answer")
+
+    command = add("token", _token, "Make a token: the secret for its caller, the hash for the servers.")
+    command.add_argument("name", help="who gets it; appears in the servers' logs")
+    command.add_argument(
+        "--scope", action="append", help="PATTERN=read, write or admin, such as run-1*=write; may be repeated"
+    )
+
+    command = add("train", _train, "Train with GRPO and ExTra; evaluates before and after, writes a report.")
+    command.add_argument("config", type=Path, help="YAML file, such as trainer/configs/rehearsal.yaml")
+    command.add_argument("--run", type=Path, help="run folder; default runs/NAME-seedSEED")
+    command.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    command.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="replace a setting, such as seed=3; may be repeated",
+    )
+    command.add_argument("--cache", type=Path, default=CACHE, help="folder of start models")
+    command.add_argument(
+        "--dry-run", action="store_true", help="print the resolved plan and its problems; start nothing"
+    )
+
+    command = add("report", _report, "Write one self-contained page of runs, side by side if several.")
+    command.add_argument("runs", type=Path, nargs="+", help="run folders")
+    command.add_argument(
+        "--output", type=Path, help="the page; default: report.html in the run's folder, of several runs here"
+    )
+
+    command = add("inspect", _inspect, "Inspect a run in the browser; changes nothing.")
+    command.add_argument("run", type=Path, help="run folder; the run may still be in progress")
+    command.add_argument("--novelty", help="address of the novelty server, to show its current content")
+    command.add_argument("--namespace", help="namespace of the run there; default: as in the run folder")
+    command.add_argument("--host", default="127.0.0.1", help="to serve on; any but loopback needs a token")
+    command.add_argument("--port", type=int, default=8765, help="to serve on")
+    command.add_argument(
+        "--token-sha256",
+        default=os.environ.get("EXTRA_RL_INSPECT_TOKEN_SHA256", ""),
+        help="SHA-256, in hex, of the token that readers need; default $EXTRA_RL_INSPECT_TOKEN_SHA256",
+    )
+    command.add_argument("--cache", type=Path, help="folder of the index; default ~/.cache/extra-rl/inspect")
+
+    command = add("experiment", _experiment, "Train the arms and seeds that are missing; writes the table.")
+    command.add_argument("config", type=Path, help="YAML file, such as trainer/experiments/rehearsal.yaml")
+    command.add_argument("--output", type=Path, default=Path("docs/evidence"), help="folder of the results")
+    command.add_argument("--runs", type=Path, default=Path("runs/experiment"), help="folder of run folders")
+    command.add_argument("--seeds", type=int, help="runs of each arm; default: as in the file")
+    command.add_argument("--arm", action="append", help="only this arm; may be repeated")
+    command.add_argument("--minutes", type=float, help="start no run after this many minutes")
+    command.add_argument("--cache", type=Path, default=CACHE, help="folder of start models")
+
+    _add_eval(add)
+    _add_rescue(add)
+
+    command = add("bench", _bench, "Run a benchmark and print one JSON object; needs a checkout.")
+    command.add_argument("name", help="generation, inspect, novelty, ...")
+    command.add_argument("arguments", nargs=REMAINDER, help="options of the benchmark")
+    return parser
+
+
+def _add_eval(add: Any) -> None:
+    command = add("eval", _evaluate, "Estimate pass@k, with intervals, on sets of problems; resumable.")
+    command.add_argument("output", type=Path, help="folder of samples and results")
+    command.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        help="PATH or NAME=PATH of a set: JSON Lines, Parquet, a dataset folder (FOLDER#SPLIT), or a folder "
+        "with files named like the paper's benchmarks; may be repeated",
+    )
+    command.add_argument("--model", type=Path, help="model folder: a generation service is started for it")
+    command.add_argument(
+        "--generation",
+        action="append",
+        help="address of a running one; repeat it for several replicas",
+    )
+    command.add_argument("--verification", help="address of a verification service; default: one is started")
+    command.add_argument("--samples-per-prompt", type=int, default=16, help="samples of each problem, n")
+    command.add_argument("--k", default="1,16", help="each k of pass@k, at most n")
+    command.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    command.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling")
+    command.add_argument("--max-tokens", type=int, default=4096, help="most tokens of a sample")
+    command.add_argument("--seed", type=int, default=0, help="of samples and bootstrap")
+    command.add_argument("--problems", type=int, help="use only the first ones of each set, this many")
+    command.add_argument(
+        "--problems-at-once",
+        type=int,
+        default=32,
+        help="problems sampled at once; changes no result",
+    )
+    _add_prompt_options(command)
+
+
+def _add_rescue(add: Any) -> None:
+    command = add("rescue", _rescue, "Measure whether prefixes rescue a model's hard prompts; resumable.")
+    command.add_argument("output", type=Path, help="folder of the results")
+    command.add_argument(
+        "--data", required=True, help="problems: JSON Lines, Parquet, or a dataset folder (FOLDER#SPLIT)"
+    )
+    command.add_argument("--model", type=Path, required=True, help="folder of the model")
+    command.add_argument("--passes", type=int, default=3, help="passes over the problems")
+    command.add_argument("--problems", type=int, help="use only the first ones, this many")
+    command.add_argument("--samples-per-prompt", type=int, default=8, help="samples of a group, n")
+    command.add_argument("--temperature", type=float, default=1.0, help="of the sampling")
+    command.add_argument(
+        "--max-tokens", type=int, default=4096, help="most tokens of a sample and its prefix"
+    )
+    command.add_argument("--min-segment-tokens", type=int, default=32, help="as in a config's `prefix`")
+    command.add_argument("--seed", type=int, default=0, help="of the samples")
+    _add_prompt_options(command)
+
+
+def _add_prompt_options(command: ArgumentParser) -> None:
+    """Add the options for making prompts of problems."""
+    command.add_argument("--template", default="{problem}", help="the prompt; {problem} is replaced")
+    command.add_argument("--apply-chat-template", action="store_true", help="send prompts as user messages")
+    command.add_argument("--problem-key", default="problem", help="column of the problem's text")
+    command.add_argument("--answer-key", default="answer", help="column of the reference answer")
 
 
 def main() -> None:
@@ -298,4 +294,9 @@ def main() -> None:
     # next to a busy process spinning made a small model's step up to a hundred times slower; sleeping has no
     # measurable cost. The variable is read when the library is loaded, and inherited by child processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()
+    parser = _parser()
+    if len(sys.argv) == 1:
+        parser.print_help()
+        sys.exit(2)
+    options = parser.parse_args()
+    sys.exit(options.run_command(options))

@@ -23,4 +23,7 @@ def run(name: str, arguments: list[str]) -> None:
     if name not in names:
         sys.exit(f"unknown benchmark {name!r}; there are: {', '.join(names)}")
     sys.argv = [f"extra-rl bench {name}", *arguments]
-    runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        sys.exit(f"cannot import {error.name!r}: benchmarks need the environment of `make test`")

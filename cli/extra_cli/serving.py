@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 
+from extra_cli.extras import needs
+
 #: Service -> the module whose `main(arguments)` reads its settings and serves.
 MAINS = {
     "generation": "extra_services.generation.main",
@@ -31,10 +33,8 @@ def serve(service: str, arguments: list[str]) -> None:
         sys.exit(_serve_all(arguments))
     if service not in MAINS:
         sys.exit(f"unknown service {service!r}; there are: {', '.join(MAINS)}, all")
-    try:
+    with needs(service):
         main = importlib.import_module(MAINS[service]).main
-    except ModuleNotFoundError as error:
-        sys.exit(f"cannot import {error.name!r}: pip install 'extra-rl[{service}]'")
     from extra_rl.config_file import ConfigError
 
     try:
@@ -47,8 +47,7 @@ USAGE = """usage: extra-rl serve all [--config FILE] [--SERVICE.FLAG VALUE ...] 
 
 Serves generation, novelty and verification, each in a process of its own. `--novelty.port 50052` gives
 `--port 50052` to the novelty server; a flag without a service's name goes to all three. Ends with code 0
-after
-SIGTERM or SIGINT, or else with the code of the server that ended by itself."""
+after SIGTERM or SIGINT, or else with the code of the server that ended by itself."""
 
 #: Above the servers' own drain_seconds, after which they end by themselves.
 STOP_SECONDS = 15.0

@@ -2,6 +2,13 @@
 
 import sys
 
+import yaml
+from pydantic import ValidationError
+
+from extra_rl.config_file import explain
+from extra_services.runtime import tokens
+from extra_services.runtime.tokens import TokenSettings
+
 
 def mint(name: str, scopes: list[str]) -> None:
     """Print a new token on standard output and its config entry on standard error, so that each can be piped.
@@ -10,16 +17,6 @@ def mint(name: str, scopes: list[str]) -> None:
         name: Owner of the token.
         scopes: PATTERN=SCOPE, such as "run-1*=write".
     """
-    try:
-        from extra_services.runtime import tokens
-        from extra_services.runtime.tokens import TokenSettings
-    except ModuleNotFoundError as error:
-        sys.exit(f"cannot import {error.name!r}: pip install 'extra-rl[server]'")
-    import yaml
-    from pydantic import ValidationError
-
-    from extra_rl.config_file import explain
-
     token, digest = tokens.mint()
     pairs = [scope.rpartition("=") for scope in scopes]
     entry = {"name": name, "sha256": digest, "scopes": {pattern: scope for pattern, _, scope in pairs}}

@@ -23,7 +23,7 @@ import grpc
 from google.rpc import status_pb2
 
 from extra_client import embedded, errors
-from extra_client.credentials import Credentials
+from extra_client.credentials import Credentials, stays_here
 from extra_rl.v1 import (
     generation_pb2_grpc,
     namespace_pb2_grpc,
@@ -298,6 +298,8 @@ def channel_options(target: str, service: Service) -> list[tuple[str, Any]]:
     """Return the options of a channel to `target`, load balancing included."""
     return [
         ("grpc.service_config", json.dumps(_service_config(target, service))),
+        # A proxy from the environment (http_proxy) cannot reach this machine's loopback.
+        ("grpc.enable_http_proxy", int(not stays_here(target))),
         # See the docstring of this module.
         ("grpc.enable_retries", 0),
         # The servers limit what they send and accept; one limit is enough.

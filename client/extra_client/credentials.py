@@ -81,7 +81,7 @@ class Credentials:
                 (_read(self.key), _read(self.certificate)) if self.key and self.certificate else (None, None)
             )
             return grpc.ssl_channel_credentials(_read(self.ca), *shown)
-        if self.token and not self.allow_plaintext_network and not _stays_here(target):
+        if self.token and not self.allow_plaintext_network and not stays_here(target):
             raise InvalidArgumentError(
                 f"the token would go to {target} unencrypted: give the server's authority (ca, or {CA}), or, "
                 f"if the network is yours alone, allow_plaintext_network ({ALLOW_PLAINTEXT_NETWORK}=true)",
@@ -90,7 +90,8 @@ class Credentials:
         return None
 
 
-def _stays_here(target: str) -> bool:
+def stays_here(target: str) -> bool:
+    """Return whether `target` names only servers on this machine."""
     if target.startswith("unix:"):
         return True
     addresses = re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)", "", target).split(",")

@@ -186,7 +186,8 @@ def _defaults(service: str, folder: Path, settings: dict[str, Any]) -> dict[str,
     if not settings.keys() & {"host", "port"}:
         socket = f"unix:{folder / 'socket'}"
         # The kernel takes socket paths of 107 bytes at most.
-        defaults |= {"host": socket} if len(socket) <= 110 else {"host": "127.0.0.1", "port": 0}
+        fits = len(os.fsencode(socket)) <= len("unix:") + 107
+        defaults |= {"host": socket} if fits else {"host": "127.0.0.1", "port": 0}
     configured = "config" in settings or "EXTRA_RL_NOVELTY_DATA_FOLDER" in os.environ
     if service == "novelty" and not configured:
         defaults["data_folder"] = folder / "data"

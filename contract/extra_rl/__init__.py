@@ -4,3 +4,6 @@
 sends them, `groups` the definitions about groups of rollouts, `tokens` how token ids and text belong
 together.
 """
+
+#: The release, here alone: packaging, `extra-rl --version` and the servers' GetInfo read it.
+__version__ = "0.1.0"

@@ -2,7 +2,7 @@
 
 Reading the tables directly is deliberate. The server of a finished run is gone, and a running one locks its
 data folder; to start another would need the services' dependencies and the embedding model, and it would
-write. The inspector reads one table and checks the version of the store's schema, so a store of another
+write. The inspector reads one table and checks the version of the store's schema, so a store of a later
 version is refused, not misread. Nothing of `extra_services` is imported.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-#: Version of the store's schema that is read here; `extra_services.memory` defines it.
-SCHEMA_VERSION = 2
+#: The newest schema of the store that is read here; `extra_services.memory.sqlite_migrations` defines it.
+SCHEMA_VERSION = 1
 
 
 class MemoryUnavailable(RuntimeError):
@@ -43,16 +43,16 @@ def read_solutions(path: Path, namespace: str, prompt_id: str) -> list[StoredSol
         prompt_id: The prompt.
 
     Raises:
-        MemoryUnavailable: The store has another schema version.
+        MemoryUnavailable: The store has a later schema version.
     """
     # Without a write-ahead log no server is writing; "immutable" then keeps SQLite from creating files.
     written = path.with_name(path.name + "-wal").exists()
     address = f"{path.resolve().as_uri()}?{'mode=ro' if written else 'immutable=1'}"
     with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version != SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise MemoryUnavailable(
-                f"The run's memory has schema version {version}, and this release reads version "
+                f"The run's memory has schema version {version}, and this release reads versions up to "
                 f"{SCHEMA_VERSION}: use the release that made it."
             )
         rows = connection.execute(

@@ -1,6 +1,7 @@
 """Our verdicts on real responses, compared with their grades (docs/verification-agreement.md)."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,9 @@ from extra_services.verification.verdict import VerificationItem
     ],
 )
 def test_verdicts_are_those_of_the_graders_but_where_these_are_wrong(
-    data_folder: Path, name: str, disagreements: set[int]
+    public_data: Callable[[str], Path], name: str, disagreements: set[int]
 ) -> None:
-    rows = [
-        json.loads(line) for line in (data_folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    rows = [json.loads(line) for line in public_data(name).read_text(encoding="utf-8").splitlines()]
     verdicts = [judge(VerificationItem(row["response"], row["answer"])) for row in rows]
     assert {verdict.status for verdict in verdicts} == {VerdictStatus.CORRECT, VerdictStatus.WRONG}
     correct = [verdict.status is VerdictStatus.CORRECT for verdict in verdicts]
@@ -32,11 +31,9 @@ def test_verdicts_are_those_of_the_graders_but_where_these_are_wrong(
 
 @pytest.mark.parametrize("name", ["aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench"])
 def test_every_reference_answer_of_the_benchmarks_equals_itself_in_a_box(
-    data_folder: Path, name: str
+    public_data: Callable[[str], Path], name: str
 ) -> None:
-    rows = [
-        json.loads(line) for line in (data_folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    rows = [json.loads(line) for line in public_data(name).read_text(encoding="utf-8").splitlines()]
     answers = [row["answer"] for row in rows]
     wrong = [
         a

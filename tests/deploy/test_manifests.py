@@ -35,7 +35,7 @@ def render(folder: Path) -> list[dict[str, Any]]:
 def rendered() -> dict[str, list[dict[str, Any]]]:
     """Each overlay's manifests, and the Ray job's."""
     if not shutil.which("kubectl"):
-        pytest.skip("no kubectl")
+        pytest.skip("no kubectl: apt-get install kubernetes-client")
     version = subprocess.run(
         ["kubectl", "version", "--client", "--output", "json"], capture_output=True, text=True, check=True
     )

@@ -78,7 +78,7 @@ def test_the_dashboards_are_those_of_their_script() -> None:
 def test_each_alert_fires_and_is_silent_as_its_unit_tests_say() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is not installed (Debian's package prometheus)")
+        pytest.skip("prometheus is not installed: apt-get install prometheus")
     for command in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
         done = subprocess.run([promtool, *command], cwd=DEPLOYED, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -243,7 +243,7 @@ def prometheus(folder: Path, suite: Suite) -> Iterator[Prometheus]:
     """Run Prometheus with the deployed configuration and alerts; it scrapes `suite` every second."""
     binary = shutil.which("prometheus")
     if binary is None:
-        pytest.skip("prometheus is not installed (Debian's package of that name)")
+        pytest.skip("prometheus is not installed: apt-get install prometheus")
     config = yaml.safe_load((DEPLOYED / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(DEPLOYED / "alerts.yml")]

@@ -5,7 +5,7 @@ import warnings
 
 from extra_rl.v1 import generation_pb2 as extra__rl_dot_v1_dot_generation__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class GenerationServiceStub:
+class GenerationServiceStub(object):
     """Samples continuations of prompts. Stateless between calls but for the weights it serves.
     """
 
@@ -57,7 +57,7 @@ class GenerationServiceStub:
                 _registered_method=True)
 
 
-class GenerationServiceServicer:
+class GenerationServiceServicer(object):
     """Samples continuations of prompts. Stateless between calls but for the weights it serves.
     """
 
@@ -123,7 +123,7 @@ def add_GenerationServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class GenerationService:
+class GenerationService(object):
     """Samples continuations of prompts. Stateless between calls but for the weights it serves.
     """
 

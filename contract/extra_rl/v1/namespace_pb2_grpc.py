@@ -5,7 +5,7 @@ import warnings
 
 from extra_rl.v1 import namespace_pb2 as extra__rl_dot_v1_dot_namespace__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class NamespaceServiceStub:
+class NamespaceServiceStub(object):
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
     A namespace holds solutions and prefixes, and every RPC here is about both.
     """
@@ -88,7 +88,7 @@ class NamespaceServiceStub:
                 _registered_method=True)
 
 
-class NamespaceServiceServicer:
+class NamespaceServiceServicer(object):
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
     A namespace holds solutions and prefixes, and every RPC here is about both.
     """
@@ -226,7 +226,7 @@ def add_NamespaceServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class NamespaceService:
+class NamespaceService(object):
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
     A namespace holds solutions and prefixes, and every RPC here is about both.
     """

@@ -5,7 +5,7 @@ import warnings
 
 from extra_rl.v1 import novelty_pb2 as extra__rl_dot_v1_dot_novelty__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class NoveltyServiceStub:
+class NoveltyServiceStub(object):
     """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService).
     """
 
@@ -62,7 +62,7 @@ class NoveltyServiceStub:
                 _registered_method=True)
 
 
-class NoveltyServiceServicer:
+class NoveltyServiceServicer(object):
     """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService).
     """
 
@@ -141,7 +141,7 @@ def add_NoveltyServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class NoveltyService:
+class NoveltyService(object):
     """Keeps one memory of solutions per prompt, inside namespaces (see NamespaceService).
     """
 

@@ -5,7 +5,7 @@ import warnings
 
 from extra_rl.v1 import prefix_pb2 as extra__rl_dot_v1_dot_prefix__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class PrefixServiceStub:
+class PrefixServiceStub(object):
     """Keeps prefixes of responses to hard prompts, in the namespaces of NamespaceService.
     """
 
@@ -67,7 +67,7 @@ class PrefixServiceStub:
                 _registered_method=True)
 
 
-class PrefixServiceServicer:
+class PrefixServiceServicer(object):
     """Keeps prefixes of responses to hard prompts, in the namespaces of NamespaceService.
     """
 
@@ -155,7 +155,7 @@ def add_PrefixServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class PrefixService:
+class PrefixService(object):
     """Keeps prefixes of responses to hard prompts, in the namespaces of NamespaceService.
     """
 

@@ -5,7 +5,7 @@ import warnings
 
 from extra_rl.v1 import verification_pb2 as extra__rl_dot_v1_dot_verification__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class VerificationServiceStub:
+class VerificationServiceStub(object):
     """Verifies responses in worker processes with a hard time limit.
     """
 
@@ -52,7 +52,7 @@ class VerificationServiceStub:
                 _registered_method=True)
 
 
-class VerificationServiceServicer:
+class VerificationServiceServicer(object):
     """Verifies responses in worker processes with a hard time limit.
     """
 
@@ -106,7 +106,7 @@ def add_VerificationServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class VerificationService:
+class VerificationService(object):
     """Verifies responses in worker processes with a hard time limit.
     """
 

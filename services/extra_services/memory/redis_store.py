@@ -83,6 +83,9 @@ redis.call('HSET', made, 'id', ARGV[3], 'name', ARGV[4])
 redis.call('HSET', names, ARGV[4], ARGV[3])
 return 0
 """
+#: Number of the layout of keys and values, kept under `schema`. A release that changes the layout raises it,
+#: and reads what earlier ones wrote.
+SCHEMA_VERSION = 1
 #: The hashes of a prompt.
 KINDS = "hsexog"
 #: Keys handled in one round trip, and entries written by one command (Lua passes on at most 8000 words).
@@ -121,7 +124,8 @@ class RedisStore:
         """Connect.
 
         Raises:
-            FailedPrecondition: Redis is not durable, and `allow_loss` is false.
+            FailedPrecondition: Redis is not durable, and `allow_loss` is false; or a later release wrote the
+                store.
             Unavailable: Redis is not reached.
         """
         self._redis: Any = _client(url)
@@ -130,6 +134,7 @@ class RedisStore:
         with _reaching():
             if not allow_loss:
                 _check_durable(self._redis)
+            _check_schema(self._redis, f"{self._root}:schema")
             self._commit_script = self._redis.register_script(COMMIT)
             self._copy_script = self._redis.register_script(COPY)
             self._empty_trash()
@@ -591,6 +596,21 @@ def _reaching() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise Unavailable(f"the memory's Redis does not serve: {error}") from error
+
+
+def _check_schema(connection: Any, key: str) -> None:
+    """Write the schema's number into a new store; refuse the store of a later release.
+
+    Raises:
+        FailedPrecondition: A later release has written the store.
+    """
+    connection.set(key, SCHEMA_VERSION, nx=True)
+    found = int(connection.get(key))
+    if found > SCHEMA_VERSION:
+        raise FailedPrecondition(
+            f"the store in Redis was written by a later release (schema {found}; this one reads up to "
+            f"{SCHEMA_VERSION}): use that release, or another redis_prefix"
+        )
 
 
 def _check_durable(client: Any) -> None:

@@ -5,9 +5,9 @@ and commits them together: one fsync for many concurrent requests (`synchronous=
 Reads use a connection of their own and never wait for a commit. A lock file keeps a second process out,
 because a server believes what it has read (`shared` is false); several replicas need the Redis store.
 
-`sqlite_tables` has the statements. Start-up reads only the names of namespaces, to delete the remains of
-killed imports in the writer's first job. SQLite's checksums find the remains of a write that a crash
-interrupted, and leave them out; a damaged file is not served.
+`sqlite_tables` has the statements, `sqlite_migrations` the schema. Start-up reads only the names of
+namespaces, to delete the remains of killed imports in the writer's first job. SQLite's checksums find the
+remains of a write that a crash interrupted, and leave them out; a damaged file is not served.
 """
 
 import fcntl
@@ -32,6 +32,7 @@ from extra_services.memory.records import (
     StoredSolutions,
     Write,
 )
+from extra_services.memory.sqlite_migrations import migrate
 
 Result = TypeVar("Result")
 Job = Callable[[sqlite3.Connection], Any]
@@ -52,7 +53,7 @@ class SqliteStore:
         self._path = folder / "memory.sqlite"
         try:
             self._writer = _open(self._path)
-            tables.prepare(self._writer, self._path)
+            migrate(self._writer, self._path)
             self._reader = _open(self._path)
         except sqlite3.Error as error:
             raise _refusal(error, self._path) from error

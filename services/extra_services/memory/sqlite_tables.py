@@ -10,12 +10,11 @@ import sqlite3
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound
+from extra_services.errors import AlreadyExists, NotFound
 from extra_services.memory.records import (
     Conflict,
     EmbeddingSpace,
@@ -33,75 +32,6 @@ from extra_services.memory.records import (
     Write,
 )
 from extra_services.memory.store import ANSWER_SECONDS, HIDDEN
-
-SCHEMA_VERSION = 2
-SCHEMA = """
-CREATE TABLE namespaces (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  name TEXT NOT NULL UNIQUE,
-  settings TEXT NOT NULL,
-  solutions_model TEXT NOT NULL DEFAULT '',
-  solutions_dimension INTEGER NOT NULL DEFAULT 0,
-  prefixes_model TEXT NOT NULL DEFAULT '',
-  prefixes_dimension INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE positive (
-  namespace INTEGER NOT NULL,
-  metric TEXT NOT NULL,
-  sum REAL NOT NULL,
-  count INTEGER NOT NULL,
-  PRIMARY KEY (namespace, metric)
-) WITHOUT ROWID;
-CREATE TABLE prompts (
-  id INTEGER PRIMARY KEY,
-  namespace INTEGER NOT NULL,
-  prompt TEXT NOT NULL,
-  version INTEGER NOT NULL DEFAULT 0,
-  solutions_added INTEGER NOT NULL DEFAULT 0,
-  prefixes_added INTEGER NOT NULL DEFAULT 0,
-  prefixes_stored INTEGER NOT NULL DEFAULT 0,
-  unguided_rollouts INTEGER NOT NULL DEFAULT 0,
-  unguided_successes INTEGER NOT NULL DEFAULT 0,
-  reward_variance REAL NOT NULL DEFAULT 0,
-  UNIQUE (namespace, prompt)
-);
-CREATE TABLE solutions (
-  prompt INTEGER NOT NULL,
-  slot INTEGER NOT NULL,
-  sequence INTEGER NOT NULL,
-  vector BLOB NOT NULL,
-  excerpt TEXT NOT NULL,
-  PRIMARY KEY (prompt, slot)
-);
-CREATE TABLE prefixes (
-  prompt INTEGER NOT NULL,
-  slot INTEGER NOT NULL,
-  sequence INTEGER NOT NULL,
-  token_ids BLOB NOT NULL,
-  text TEXT NOT NULL,
-  mean_entropy REAL NOT NULL,
-  vector BLOB NOT NULL,
-  rollouts INTEGER NOT NULL,
-  successes INTEGER NOT NULL,
-  PRIMARY KEY (prompt, slot)
-);
-CREATE TABLE ngrams (
-  prompt INTEGER NOT NULL,
-  ngram BLOB NOT NULL,
-  count INTEGER NOT NULL,
-  PRIMARY KEY (prompt, ngram)
-) WITHOUT ROWID;
-CREATE TABLE answers (
-  namespace INTEGER NOT NULL,
-  operation TEXT NOT NULL,
-  key TEXT NOT NULL,
-  fingerprint TEXT NOT NULL,
-  answer TEXT NOT NULL,
-  created REAL NOT NULL,
-  PRIMARY KEY (namespace, operation, key)
-) WITHOUT ROWID;
-CREATE INDEX answers_by_age ON answers (created);
-"""
 
 NAMESPACE_COLUMNS = (
     "id, name, settings, solutions_model, solutions_dimension, prefixes_model, prefixes_dimension"
@@ -129,22 +59,6 @@ class _Row:
 
 #: Condition for the rows of the prompts in a JSON array.
 CHOSEN = "namespace=? AND prompt IN (SELECT value FROM json_each(?))"
-
-
-def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables.
-
-    Raises:
-        FailedPrecondition: Another release has made them.
-    """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
-    elif version != SCHEMA_VERSION:
-        raise FailedPrecondition(
-            f"{path} has schema {version}, this release reads {SCHEMA_VERSION}: use the release that wrote"
-            " it, or another data folder"
-        )
 
 
 def names(connection: sqlite3.Connection) -> list[str]:

@@ -32,6 +32,7 @@ from extra_services.memory.records import (
 )
 from extra_services.memory.store import import_name
 
+#: Number of the file's layout, in its metadata. A release that changes it also reads earlier ones.
 FORMAT = 1
 METADATA_KEY = b"extra_rl"
 #: Prompts read, written and committed together.
@@ -158,8 +159,11 @@ def _schema(namespace: Namespace) -> pa.Schema:
 
 def _described(schema: pa.Schema, name: str) -> Namespace:
     described = json.loads((schema.metadata or {})[METADATA_KEY])
-    if described["format"] != FORMAT:
-        raise InvalidInput("chunk", f"is of format {described['format']}; this release reads {FORMAT}")
+    if described["format"] > FORMAT:
+        written = described["format"]
+        raise InvalidInput(
+            "chunk", f"was written by a later release (format {written}; this one reads up to {FORMAT})"
+        )
     settings = NamespaceSettings.from_stored(described["settings"])
     settings.check()
     return Namespace(

@@ -24,7 +24,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from extra_services.runtime import logs, metrics, tracing
+from extra_services.runtime import environment, logs, metrics, tracing
 from extra_services.runtime.guard import Guard
 from extra_services.runtime.interceptor import CallInterceptor
 from extra_services.runtime.settings import ServerSettings, stays_here
@@ -48,6 +48,7 @@ class ServerSpec:
 
 def run(settings: ServerSettings, build: Callable[[], Awaitable[ServerSpec]]) -> None:
     """Serve what `build` makes until a signal stops it; return after the drain."""
+    environment.prepare()
     logs.configure(settings.log_level)
     asyncio.run(serve(settings, build))
 
@@ -65,7 +66,12 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[ServerSp
     checks = _add_standard_services(server, list(spec.services))
     for add in spec.services.values():
         add(server)
-    address = _listen(server, settings)
+    try:
+        address = _listen(server, settings)
+    except SystemExit:
+        # The domain's threads and processes would keep this process alive.
+        await spec.close()
+        raise
     await server.start()
     for name in ("", *spec.services):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -138,7 +144,10 @@ def _listen(server: grpc.aio.Server, settings: ServerSettings) -> str:
         else:
             port = server.add_insecure_port(wanted)
     except RuntimeError as error:
-        raise SystemExit(f"cannot listen on {wanted}: is another server running there?") from error
+        other = "host to another socket" if unix else "port to another port, or 0 (a free one)"
+        raise SystemExit(
+            f"cannot listen on {wanted}: is another server running there? Set {other}"
+        ) from error
     return wanted if unix else f"{settings.host}:{port}"
 
 

@@ -253,6 +253,8 @@ def _driver(run_file: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_DEDUP_LOGS": "0"}
     # Every Ray worker imports torch and OpenRLHF; without bytecode each compiles them again (22 s).
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    # ray.address alone decides which cluster is used, not a variable that another job has set.
+    environment.pop("RAY_ADDRESS", None)
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "extra_trainer.openrlhf.driver", str(run_file)],

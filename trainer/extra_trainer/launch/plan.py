@@ -280,6 +280,9 @@ def _workers(config: Config, arguments: dict[str, Any] | None, plan: Plan) -> No
         arguments and (arguments["train"]["colocate_actor_ref"] or arguments["train"]["colocate_all"])
     )
     cluster = f"Ray at {ray.address}" if ray.address else "Ray, started on this machine"
+    ignored = os.environ.get("RAY_ADDRESS")
+    if ignored and ignored != ray.address:
+        plan.warnings.append(f"RAY_ADDRESS={ignored} is ignored: the run uses {cluster} (ray.address)")
     where = f"{cluster}, {ray.nodes} x {ray.gpus_per_node}"
     plan.processes.append(Processes("trainer", 1, 0, cluster))
     plan.processes.append(Processes("policy worker (DeepSpeed)", workers, 1, where))
