@@ -1,5 +1,4 @@
-"""Novelty metrics held against what they are for: does a different way score above a paraphrase, and does
-noise pay?
+"""Quality of the novelty metrics: does a different way score above a paraphrase, and does noise pay?
 
 `extra-rl bench novelty-quality FILE --json`. FILE holds problems with two different correct approaches, A
 and B, and two writings of each (A1, A2, B1, B2), as tests/data/novelty_problems.jsonl. For every metric:
@@ -11,8 +10,8 @@ and B, and two writings of each (A1, A2, B1, B2), as tests/data/novelty_problems
 - `paraphrase_pays`: mean novelty of A2 over that of B1 and B2, memory {A1}.
 
 The intervals are 95 % percentiles of 2000 bootstrap samples of the problems. `farming`: the memory holds
-A1, and A1 is changed without a new way; its mean novelty over that of B1 and B2. `same_ending`: A1, and B1
-with the same long ending behind it, over B1 without it.
+A1, and A1 is changed without a new way; its mean novelty over that of B1 and B2. In its last row A1 and B1
+have the same long ending.
 
 Vectors are kept in .cache/novelty_quality.npz, since embedding takes almost all of the time.
 """
@@ -58,6 +57,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("choose", "report"), help="only the problems marked so")
     parser.add_argument("--int8", type=Path, help="folder of the int8 model: measure that embedder as well")
     parser.add_argument("--no-farming", action="store_true", help="leave the farming table out")
+    parser.add_argument("--metric", default="", help="only the metrics whose name starts so")
     arguments = parser.parse_args()
     problems = [json.loads(line) for line in arguments.file.read_text(encoding="utf-8").splitlines()]
     problems = [one for one in problems if arguments.split in (None, one.get("split"))]
@@ -66,6 +66,8 @@ def main() -> None:
         embedders["int8"] = Vectors(arguments.int8)
     report: dict[str, Any] = {"problems": len(problems), "metrics": {}, "farming": {}}
     for name, novelty in scorers(embedders).items():
+        if not name.startswith(arguments.metric):
+            continue
         report["metrics"][name] = quality(problems, novelty)
         if not arguments.no_farming:
             report["farming"][name] = farming(problems, novelty)
@@ -334,21 +336,28 @@ def flagged(problems: list[Problem]) -> dict[str, float]:
 
 
 def tables(report: dict[str, Any]) -> str:
-    """Return the report as Markdown tables."""
+    """Return the report as Markdown tables: metrics by figure, changes by metric, and the flags."""
     lines = [f"{report['problems']} problems\n"]
-    for title in ("metrics", "farming"):
-        columns = report[title]
-        if not columns:
-            continue
-        names = list(next(iter(columns.values())))
-        lines += ["| metric | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-        for metric, row in columns.items():
-            cells = " | ".join(
-                f"{row[name][0]:.2f} ({row[name][1]:.2f} to {row[name][2]:.2f})" for name in names
-            )
-            lines.append(f"| `{metric}` | {cells} |")
-        lines.append("")
+    lines += _table("metric", {f"`{name}`": row for name, row in report["metrics"].items()})
+    names = list(report["farming"])
+    rows = report["farming"][names[0]] if names else []
+    lines += _table(
+        "change", {row: {f"`{name}`": report["farming"][name][row] for name in names} for row in rows}
+    )
+    lines += ["| text | flagged as suspicious |", "|---|---|"]
+    lines += [f"| {name} | {share:.2f} |" for name, share in report["flagged"].items()]
     return "\n".join(lines)
+
+
+def _table(corner: str, rows: dict[str, dict[str, list[float]]]) -> list[str]:
+    if not rows:
+        return []
+    names = list(next(iter(rows.values())))
+    lines = [f"| {corner} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for title, row in rows.items():
+        cells = " | ".join(f"{row[name][0]:.2f} ({row[name][1]:.2f} to {row[name][2]:.2f})" for name in names)
+        lines.append(f"| {title} | {cells} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

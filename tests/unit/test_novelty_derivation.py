@@ -12,8 +12,8 @@ from extra_services.novelty import derivation as d
 PROBLEM = "A yard holds goats and ducks. Someone counts 37 heads and 110 legs. How many goats are there?"
 STATED = d.statement(PROBLEM, "18")
 SWAP = (
-    "If all 37 animals were ducks, there would be $37 \\cdot 2 = 74$ legs. That is $110 - 74 = 36$ legs too few."
-    " Each goat adds two legs, so there are $36/2 = 18$ goats."
+    "If all 37 animals were ducks, there would be $37 \\cdot 2 = 74$ legs. That is $110 - 74 = 36$ legs"
+    " too few. Each goat adds two legs, so there are $36/2 = 18$ goats."
     " $\\boxed{18}$"
 )
 SWAP_AGAIN = (
@@ -105,7 +105,7 @@ def test_a_flag_gives_its_reason() -> None:
 
 
 def test_a_fragment_of_what_is_known_has_no_novelty() -> None:
-    long = " ".join(f"${number} \\cdot 7 = {7 * number}$." for number in range(20, 60))
+    long = " ".join(f"${number} \\cdot 7 = {7 * number}$." for number in range(20, 220))
     assert _novelty("$2 + 8 = 91$ \\boxed{18}", [long], similarity=0.0) == 0
     assert _novelty(EQUATIONS, [], similarity=0.0) == 1
 

@@ -18,6 +18,7 @@ This module knows neither gRPC nor the store. An embedding of `Derivation.text` 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -36,12 +37,12 @@ WORDS = BITS // 64
 #: A derivation with fewer numbers and relations than this is hardly one: no novelty, not stored.
 LEAST_STEPS = 3
 #: A derivation with fewer bits than this share of the smallest known one is hardly one either.
-LEAST_SHARE = 0.2
+LEAST_SHARE = 0.05
 #: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
-THRESHOLD = 0.3
+THRESHOLD = 0.1
 #: Weights of the cosine distance, and of the Dice distances of numbers and relations; and the intercept.
-WEIGHTS = np.array([2.77, 3.66, 1.95], dtype=np.float32)
-INTERCEPT = -4.7
+WEIGHTS = np.array([4.9, 4.48, 2.62], dtype=np.float32)
+INTERCEPT = -6.54
 
 #: Words in a row without mathematics, of which fewer than this share are function words, are no English.
 LEAST_RUN, LEAST_FUNCTION_WORDS = 12, 0.15
@@ -224,7 +225,8 @@ _LISTED_FUNCTION_WORDS = (
     " would yet you your"
 )
 _FUNCTION_WORDS = frozenset(_LISTED_FUNCTION_WORDS.split())
-_WORD_RUN = re.compile(rf"(?:[A-Za-z'’]+[\s,;:]+){{{LEAST_RUN - 1},}}[A-Za-z'’]*")
+#: Words and what stands between them. One class of characters, so that the search is linear.
+_WORD_RUN = re.compile(r"[A-Za-z'’\s,;:]+")
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -233,9 +235,11 @@ def _words(text: str) -> set[str]:
 
 
 def _without_gibberish(run: "re.Match[str]") -> str:
+    if len(run[0]) < 2 * LEAST_RUN:
+        return run[0]
     words = _WORD.findall(run[0].lower())
     known = sum(word in _FUNCTION_WORDS for word in words)
-    return " " if known < LEAST_FUNCTION_WORDS * len(words) else run[0]
+    return " " if len(words) >= LEAST_RUN and known < LEAST_FUNCTION_WORDS * len(words) else run[0]
 
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -402,13 +406,14 @@ def _features(text: str) -> tuple[set[str], set[str]]:
     return numbers, relations
 
 
+@lru_cache(maxsize=65536)
 def _number(digits: str) -> str:
     value = float(digits)
     return f"{round(value, 4):g}" if value < 1e6 else digits
 
 
-_LETTER = re.compile(r"[^\W\d_]")
 _READABLE = re.compile(r"[A-Za-z\u0370-\u03ff\d]")
+_UNREADABLE = re.compile(r"[^\W\d_A-Za-z\u0370-\u03ff]")
 
 
 def _suspicion(before: str, behind: str, gibberish: int, repeated: int, listed: int) -> str:
@@ -417,7 +422,7 @@ def _suspicion(before: str, behind: str, gibberish: int, repeated: int, listed: 
     behind = behind.strip()
     if not (before + behind).strip():
         return "the text is blank"
-    unreadable = len(_LETTER.findall(before)) - len(_READABLE.findall(before))
+    unreadable = 0 if before.isascii() else len(_UNREADABLE.findall(before))
     if (length >= 20 and not _READABLE.search(before)) or unreadable > 0.5 * length:
         return "the script is unknown to the embedding model"
     if len(behind) > 200 + length / 2:
