@@ -261,6 +261,7 @@ def farmed(problem: Problem) -> dict[str, str]:
     pairs = [(chance.randrange(99), chance.randrange(99)) for _ in range(12)]
     facts = " ".join(f"Note that ${a} + {b} = {a + b}$." for a, b in pairs)
     body, answer = text[:start], text[start:]
+    paraphrase = str(problem["texts"]["A2"])
     paragraphs = f"{body}\n\n{body}\n\n{body}{answer}"
     return {
         "the same text": text,
@@ -276,6 +277,7 @@ def farmed(problem: Problem) -> dict[str, str]:
         "400 random words behind the box": f"{text}\n\n" + " ".join(chance.choices(WORD_LIST, k=400)),
         "stuffed numbers": f"{body} {numbers}. {answer}",
         "stuffed true equations": f"{body} {facts} {answer}",
+        "paraphrase with stuffed true equations": paraphrase.replace("\\boxed", f"{facts} \\boxed"),
         "paragraphs repeated": paragraphs,
         "problem restated": f"The problem says: {problem['problem']}\n\n{text}",
         "Khmer text and the box": f"{KHMER} {box}",

@@ -160,3 +160,10 @@ def test_reading_is_linear_in_the_length_of_the_text() -> None:
         started = time.perf_counter()
         d.derivation(piece * (d.LONGEST_TEXT // len(piece)))
         assert time.perf_counter() - started < 5, piece
+
+
+def test_a_known_solution_with_additions_is_the_known_one() -> None:
+    added = " ".join(f"Note that ${number} + 17 = {number + 17}$." for number in range(30, 60))
+    body, box = SWAP.split("$\\boxed")
+    assert _novelty(f"{body} {added} $\\boxed{box}", [SWAP], similarity=0.3) == 0
+    assert _novelty(EQUATIONS, [SWAP], similarity=0.3) > 0.5

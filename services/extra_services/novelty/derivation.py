@@ -8,9 +8,9 @@ bitmaps of a whole batch are compared with numpy at once.
 
 Two solutions are compared by the Dice distance of both sets and by the cosine distance of embeddings of the
 remaining text. A logistic regression turns these numbers into the probability that the two solutions take
-different ways. Novelty is the smallest such probability over the known solutions, without its lower part.
-The weights were fitted on the problems marked `choose` (docs/novelty-quality.md has the data and the
-figures).
+different ways. It counts as 0 if the new solution has almost all steps of the known one, so that it only
+adds to it. Novelty is the smallest such probability over the known solutions, without its lower part. The
+weights were fitted on the problems marked `choose` (docs/novelty-quality.md has the data and the figures).
 
 This module knows neither gRPC nor the store. An embedding of `Derivation.text` comes from the caller.
 """
@@ -38,6 +38,8 @@ WORDS = BITS // 64
 LEAST_STEPS = 3
 #: A derivation with fewer bits than this share of the smallest known one is hardly one either.
 LEAST_SHARE = 0.05
+#: A solution with this share of the bits of a known one takes the same way, whatever it adds.
+CONTAINED = 0.9
 #: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
 THRESHOLD = 0.1
 #: Weights of the cosine distance, and of the Dice distances of numbers and relations; and the intercept.
@@ -155,7 +157,8 @@ def derivation_novelty(
     """
     if not similarity.shape[1]:
         return np.ones(len(new), dtype=np.float32), np.full(len(new), -1, dtype=np.int64)
-    chance = np.where(present, different_way(similarity, new[:, None], known), np.float32(np.inf))
+    chance = np.where(_contained(known, new[:, None]), 0, different_way(similarity, new[:, None], known))
+    chance = np.where(present, chance, np.float32(np.inf))
     nearest = chance.argmin(axis=1)
     least = chance.min(axis=1)
     novelty = np.clip((least - THRESHOLD) / (1 - THRESHOLD), 0, 1)
@@ -181,6 +184,13 @@ def new_steps(found: Derivation, known: Sketches, limit: int = 5) -> list[str]:
         fresh = [one for one in features if not all(bits[family, place] for place in _places(family, one))]
         steps += sorted(fresh, key=lambda one: (one.count("v"), -len(one), one))
     return steps[:limit]
+
+
+def _contained(known: Sketches, new: Sketches) -> NDArray[np.bool_]:
+    """Return whether a new solution has almost all steps of a known one, and so only adds to it."""
+    size = _sizes(known).sum(axis=-1)
+    inside: NDArray[np.bool_] = (size > 0) & (_sizes(known & new).sum(axis=-1) >= CONTAINED * size)
+    return inside
 
 
 def _sizes(sketches: Sketches) -> Vectors:
