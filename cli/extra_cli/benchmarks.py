@@ -20,6 +20,7 @@ def run(name: str, arguments: list[str]) -> None:
     if package is None or package.submodule_search_locations is None:
         sys.exit("no benchmarks here: `extra-rl bench` needs an editable installation of a checkout")
     names = sorted(module.name for module in iter_modules(package.submodule_search_locations))
+    name = name.replace("-", "_")
     if name not in names:
         sys.exit(f"unknown benchmark {name!r}; there are: {', '.join(names)}")
     sys.argv = [f"extra-rl bench {name}", *arguments]

@@ -78,3 +78,11 @@ def test_a_response_shorter_than_an_ngram_is_not_novel() -> None:
     assert metrics.ngram_novelty([], {}) == 0
     repeated = metrics.ngrams(np.array([1, 1, 1], dtype=np.int32), 2)
     assert metrics.ngram_novelty(repeated, {repeated[0]: 3}) == 0.5
+
+
+def test_a_rounding_error_is_no_novelty() -> None:
+    nearest = np.array([1 - 6e-8, 1 + 6e-8, 1 - 5e-7, 1 - 1e-5], dtype=np.float32)
+    nothing, ones = np.full(4, -np.inf, dtype=np.float32), np.ones(4, dtype=np.int64)
+    novelty = metrics.embedding_novelty(nearest, nothing, ones, 1)
+    assert not novelty[:3].any()
+    assert novelty[3] == pytest.approx(1e-5, rel=0.01)

@@ -17,6 +17,9 @@ Counts = NDArray[np.int64]
 LEAST_NORM = 1e-12
 #: Standard deviations below this count as 0 (policy surprise).
 LEAST_STD = 1e-8
+#: Distances below this count as 0: they are rounding errors of float32, which `group_max` would scale to 1.
+#: The reference implementation keeps them.
+LEAST_DISTANCE = 1e-6
 
 
 def unit_vectors(embeddings: Vectors) -> tuple[Vectors, NDArray[np.bool_]]:
@@ -50,7 +53,7 @@ def sibling_similarity(vectors: Vectors, counts: Counts) -> tuple[Vectors, Count
 
 
 def embedding_novelty(memory: Vectors, siblings: Vectors, history: Counts, min_history: int) -> Vectors:
-    """Return max(0, 1 - nearest similarity), float32 [m].
+    """Return max(0, 1 - nearest similarity), float32 [m]; 0 for a distance below LEAST_DISTANCE.
 
     Source: ExTra (arXiv 2606.24994). Without anything to compare with, the novelty is 1, that of a solution
     at right angles to all known ones.
@@ -62,8 +65,9 @@ def embedding_novelty(memory: Vectors, siblings: Vectors, history: Counts, min_h
         min_history: The novelty is 0 where `history` is smaller than this.
     """
     nearest = np.maximum(memory, siblings)
-    distance = np.where(np.isneginf(nearest), np.float32(1), np.maximum(np.float32(0), 1 - nearest))
-    return np.where(history >= min_history, distance, np.float32(0)).astype(np.float32)
+    distance = np.where(np.isneginf(nearest), np.float32(1), 1 - nearest)
+    counted = (history >= min_history) & (distance >= LEAST_DISTANCE)
+    return np.where(counted, distance, np.float32(0)).astype(np.float32)
 
 
 def mean_cosine_novelty(vectors: Vectors, counts: Counts) -> Vectors:

@@ -1,0 +1,443 @@
+r"""The derivation in a solution, and how novel it is beside the solutions already known.
+
+A solution is reduced to two sets: its numbers, and its relations ("6*7", "2=v", with every variable written
+v). The numbers of the problem and of the answer are left out, and so is what does not belong to the
+solution: text from the final answer on, repeated sentences, sentences that restate the problem, runs of
+words without grammar, and long lists of numbers. Each set is kept as a bitmap: 512 bytes a solution. The
+bitmaps of a whole batch are compared with numpy at once.
+
+Two solutions are compared by the Dice distance of both sets and by the cosine distance of embeddings of the
+remaining text. A logistic regression turns these numbers into the probability that the two solutions take
+different ways. It counts as 0 if the new solution has almost all steps of the known one, so that it only
+adds to it. Novelty is the smallest such probability over the known solutions, without its lower part. The
+weights were fitted on the problems marked `choose` (docs/novelty-quality.md has the data and the figures).
+
+This module knows neither gRPC nor the store. An embedding of `Derivation.text` comes from the caller.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+#: Bitmaps of the families, uint64 [..., FAMILIES, WORDS].
+Sketches = NDArray[np.uint64]
+
+#: Numbers, relations.
+FAMILIES = 2
+#: Bits of one bitmap, and the 64-bit words that hold them.
+BITS = 2048
+WORDS = BITS // 64
+
+#: A derivation with fewer numbers and relations than this is hardly one: no novelty, not stored.
+LEAST_STEPS = 3
+#: A derivation with fewer bits than this share of the smallest known one is hardly one either.
+LEAST_SHARE = 0.05
+#: A solution with this share of the bits of a known one takes the same way, whatever it adds.
+CONTAINED = 0.9
+#: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
+THRESHOLD = 0.1
+#: Weights of the cosine distance, and of the Dice distances of numbers and relations; and the intercept.
+WEIGHTS = np.array([4.9, 4.48, 2.62], dtype=np.float32)
+INTERCEPT = -6.54
+
+#: Words in a row without mathematics, of which fewer than this share are function words, are no English.
+LEAST_RUN, LEAST_FUNCTION_WORDS = 12, 0.15
+#: Numbers in a row without anything between them, from this length on, are no derivation.
+LONG_LIST = 16
+#: Longest part of a text that is read, in characters.
+LONGEST_TEXT = 100_000
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What a solution passes through, and the text that belongs to it."""
+
+    numbers: frozenset[str]
+    relations: frozenset[str]
+    #: The text that belongs to the solution, to be embedded.
+    text: str
+    #: Number of different numbers and relations, those of the problem included.
+    steps: int
+    #: Reason why somebody should look at this solution, or "".
+    suspicious: str
+
+    @property
+    def empty(self) -> bool:
+        """Return whether there is hardly any derivation: no novelty is paid, and it should not be stored."""
+        return self.steps < LEAST_STEPS
+
+
+@dataclass(frozen=True)
+class ProblemStatement:
+    """What every solution of a problem may use without being novel. Made by `statement`."""
+
+    numbers: frozenset[str]
+    words: frozenset[str]
+
+
+def statement(problem: str, answer: str = "") -> ProblemStatement:
+    """Return the numbers and words of a problem, and the numbers of its answer."""
+    numbers, _ = _features(_normal(f"{problem} ; {answer}"))
+    return ProblemStatement(frozenset(numbers), frozenset(_words(problem)))
+
+
+NO_STATEMENT = ProblemStatement(frozenset(), frozenset())
+
+
+def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Derivation:
+    """Return the derivation in the text of a solution.
+
+    Args:
+        solution: Text of a rollout.
+        stated: What the problem states; without it, the numbers of problem and answer count as steps.
+    """
+    solution = solution[:LONGEST_TEXT]
+    before, behind = _split_at_answer(solution)
+    grammatical = _WORD_RUN.sub(_without_gibberish, before)
+    text, repeated = _own_sentences(grammatical, stated)
+    normal = _normal(text)
+    listed = _NUMBER_LIST.sub(" ", normal)
+    numbers, relations = _features(listed)
+    return Derivation(
+        frozenset(numbers - stated.numbers),
+        frozenset(relations),
+        text,
+        len(numbers) + len(relations),
+        _suspicion(before, behind, len(before) - len(grammatical), repeated, len(normal) - len(listed)),
+    )
+
+
+def sketch(found: Derivation) -> Sketches:
+    """Return the bitmaps of a derivation, uint64 [FAMILIES, WORDS].
+
+    A number of one digit and a relation of two variables set one bit, others two: they say more.
+    """
+    bits = np.zeros((FAMILIES, BITS), dtype=np.uint8)
+    for family, features in enumerate((found.numbers, found.relations)):
+        bits[family, [place for feature in features for place in _places(family, feature)]] = 1
+    return np.packbits(bits, axis=1, bitorder="little").view("<u8")
+
+
+def different_way(similarity: Vectors, new: Sketches, known: Sketches) -> Vectors:
+    """Return the probability that two solutions take different ways, float32 of the shape of `similarity`.
+
+    Args:
+        similarity: Cosine similarity of the embeddings of both texts.
+        new: Sketches of the new solutions, whose leading dimensions broadcast with `similarity`.
+        known: Sketches of the known solutions, likewise.
+    """
+    common = np.bitwise_count(new & known).sum(axis=-1, dtype=np.float32)
+    sizes = _sizes(new), _sizes(known)
+    both = sizes[0] + sizes[1]
+    dice = np.where(both > 0, 1 - 2 * common / np.maximum(both, 1), np.float32(1))
+    features = np.concatenate([(1 - similarity)[..., None], dice], axis=-1)
+    chance: Vectors = 1 / (1 + np.exp(-(features @ WEIGHTS + np.float32(INTERCEPT))))
+    return chance
+
+
+def derivation_novelty(
+    similarity: Vectors, new: Sketches, known: Sketches, present: NDArray[np.bool_]
+) -> tuple[Vectors, NDArray[np.int64]]:
+    """Return novelties in [0, 1], float32 [n], and the place of each nearest known solution, int64 [n].
+
+    A solution with nothing to compare with has novelty 1 and place -1. Novelty is 0 if the solution is far
+    shorter than all known ones.
+
+    Args:
+        similarity: Cosine similarity to each known solution, float32 [n, m].
+        new: Sketches of the solutions, uint64 [n, FAMILIES, WORDS].
+        known: Sketches of the known solutions of each one's prompt, uint64 [n, m, FAMILIES, WORDS].
+        present: Whether there is a known solution in each place, bool [n, m].
+    """
+    if not similarity.shape[1]:
+        return np.ones(len(new), dtype=np.float32), np.full(len(new), -1, dtype=np.int64)
+    chance = np.where(_contained(known, new[:, None]), 0, different_way(similarity, new[:, None], known))
+    chance = np.where(present, chance, np.float32(np.inf))
+    nearest = chance.argmin(axis=1)
+    least = chance.min(axis=1)
+    novelty = np.clip((least - THRESHOLD) / (1 - THRESHOLD), 0, 1)
+    size = _sizes(new).sum(axis=-1)
+    shortest = np.where(present, _sizes(known).sum(axis=-1), np.float32(np.inf)).min(axis=1)
+    alone = ~present.any(axis=1)
+    novelty = np.where(~alone & (size < LEAST_SHARE * shortest), 0, novelty)
+    return np.where(alone, 1, novelty).astype(np.float32), np.where(alone, -1, nearest)
+
+
+def new_steps(found: Derivation, known: Sketches, limit: int = 5) -> list[str]:
+    """Return relations and numbers of a derivation that no known solution has, relations first.
+
+    Args:
+        found: The derivation to explain.
+        known: Sketches of the known solutions, uint64 [m, FAMILIES, WORDS].
+        limit: How many at most.
+    """
+    seen = np.bitwise_or.reduce(known, axis=0) if len(known) else np.zeros((FAMILIES, WORDS), dtype=np.uint64)
+    bits = np.unpackbits(np.ascontiguousarray(seen).view(np.uint8), axis=1, bitorder="little")
+    steps: list[str] = []
+    for family, features in ((1, found.relations), (0, found.numbers)):
+        fresh = [one for one in features if not all(bits[family, place] for place in _places(family, one))]
+        steps += sorted(fresh, key=lambda one: (one.count("v"), -len(one), one))
+    return steps[:limit]
+
+
+def _contained(known: Sketches, new: Sketches) -> NDArray[np.bool_]:
+    """Return whether a new solution has almost all steps of a known one, and so only adds to it."""
+    size = _sizes(known).sum(axis=-1)
+    inside: NDArray[np.bool_] = (size > 0) & (_sizes(known & new).sum(axis=-1) >= CONTAINED * size)
+    return inside
+
+
+def _sizes(sketches: Sketches) -> Vectors:
+    sizes: Vectors = np.bitwise_count(sketches).sum(axis=-1, dtype=np.float32)
+    return sizes
+
+
+def _places(family: int, feature: str) -> Iterable[int]:
+    hashed = crc32(feature.encode())
+    single = len(feature) == 1 if family == 0 else feature.count("v") == 2
+    return (hashed % BITS,) if single else (hashed % BITS, (hashed >> 16) % BITS)
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+_MARKED = re.compile(r"^[\s>*#_]*(?:####|final answer|answer)[*_ ]*:?", re.IGNORECASE | re.MULTILINE)
+
+
+def _split_at_answer(text: str) -> tuple[str, str]:
+    """Return what is before and behind the final answer.
+
+    The final answer is the first of the boxes with the content of the last one. Without a box, it is the last
+    line marked as the answer; without one, the whole text is before.
+    """
+    boxes = list(_BOX.finditer(text))
+    if boxes:
+        first = next(box for box in boxes if box[1].strip() == boxes[-1][1].strip())
+        return text[: first.start()], _BOX.sub("", text[first.end() :])
+    marks = list(_MARKED.finditer(text))
+    if marks:
+        return text[: marks[-1].start()], text[marks[-1].end() :].partition("\n")[2]
+    return text, ""
+
+
+_LISTED_FUNCTION_WORDS = (
+    "a about after again all also an and any are as at be because been before being between both but"
+    " by can could do does down each either equal equals every exactly first for from get gets give"
+    " gives go had has have he hence her here his how i if in into is it its just last leave leaves"
+    " left let like made make makes many may more most must my need next no nor not now of off on once"
+    " one only or other our out over second she should since so some such take takes than that the"
+    " their them then there therefore these they third this those three through thus to together too"
+    " two under until up us was we were what when where which while who whose why will with without"
+    " would yet you your"
+)
+_FUNCTION_WORDS = frozenset(_LISTED_FUNCTION_WORDS.split())
+#: Words and what stands between them. One class of characters, so that the search is linear.
+_WORD_RUN = re.compile(r"[A-Za-z'’\s,;:]+")
+_WORD = re.compile(r"[a-z]+")
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.lower()))
+
+
+def _without_gibberish(run: "re.Match[str]") -> str:
+    if len(run[0]) < 2 * LEAST_RUN:
+        return run[0]
+    words = _WORD.findall(run[0].lower())
+    known = sum(word in _FUNCTION_WORDS for word in words)
+    return " " if len(words) >= LEAST_RUN and known < LEAST_FUNCTION_WORDS * len(words) else run[0]
+
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_LEAST_SENTENCE = 20
+_RESTATED = 0.8
+
+
+def _own_sentences(text: str, stated: ProblemStatement) -> tuple[str, int]:
+    """Return the text without repeated and restated sentences, and the number of characters repeated."""
+    kept: list[str] = []
+    seen: set[str] = set()
+    repeated = 0
+    for sentence in _SENTENCE.split(text):
+        if len(sentence) >= _LEAST_SENTENCE:
+            key = " ".join(sentence.lower().split())
+            if key in seen:
+                repeated += len(sentence)
+                continue
+            seen.add(key)
+            if stated.words and "=" not in sentence:
+                words = _WORD.findall(key)
+                if len(words) > 5 and sum(word in stated.words for word in words) >= _RESTATED * len(words):
+                    continue
+        kept.append(sentence)
+    return "\n".join(kept), repeated
+
+
+_NUMBER_WORDS = {
+    word: str(value)
+    for value, word in enumerate(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+        ]
+    )
+}
+_NUMBER_WORDS |= {
+    word: str(10 * value)
+    for value, word in enumerate(
+        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2
+    )
+}
+_NUMBER_WORDS |= {
+    "hundred": "100",
+    "thousand": "1000",
+    "twice": "2",
+    "double": "2",
+    "doubled": "2",
+    "doubling": "2",
+    "triple": "3",
+    "half": "0.5",
+    "third": "0.3333",
+    "thirds": "0.6667",
+    "quarter": "0.25",
+    "quarters": "0.75",
+}
+_OPERATOR_WORDS = {"times": "*", "plus": "+", "minus": "-", "equals": "=", "multiplied": "*", "divided": "/"}
+_GREEK = frozenset(
+    ["alpha", "beta", "gamma", "theta", "lambda", "mu", "pi", "phi", "sigma", "omega", "varphi"]
+)
+#: Short words that are no variables.
+_STOP = _FUNCTION_WORDS | {"ll", "re", "ve"}
+_SIGNS = str.maketrans(
+    {"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "—": " ", "²": "^2", "³": "^3", "⁴": "^4"}
+    | {
+        "√": " sqrt ",
+        "≤": "<",
+        "≥": ">",
+        "≡": "=",
+        "≈": "=",
+        "→": "=",
+        "½": " 1/2 ",
+        "{": "(",
+        "}": ")",
+        "$": " ",
+    }
+)
+_ARGUMENT = r"\s*(?:\(([^()]*)\)|([0-9a-zA-Z]))"
+_REWRITES = (
+    (re.compile(r"(?<=\d)(?:\(,\)|,(?=\d\d\d(?!\d)))"), ""),
+    (re.compile(r"\\(?:cdot|times|ast)(?![a-z])"), "*"),
+    (re.compile(r"\\div(?![a-z])"), "/"),
+    (re.compile(r"\\(?:equiv|approx|to)(?![a-z])"), "="),
+    (re.compile(r"\\leq?(?![a-z])"), "<"),
+    (re.compile(r"\\geq?(?![a-z])"), ">"),
+    (
+        re.compile(
+            r"\\(?:left|right|[bB]igg?[lr]?|q?quad|displaystyle|text|math[a-z]+|operatorname|begin\(\w+\)"
+            r"|end\(\w+\))(?![a-zA-Z])|\\[^a-zA-Z]"
+        ),
+        " ",
+    ),
+)
+_FRACTION = re.compile(r"\\[dtc]?frac" + _ARGUMENT + _ARGUMENT)
+_BINOMIAL = re.compile(r"\\[dt]?binom" + _ARGUMENT + _ARGUMENT)
+_TOKEN = re.compile(r"\d+(?:\.\d+)?|\\?[A-Za-z]+|[-+*/^=<>!|]")
+_NUMBER_LIST = re.compile(rf"(?:\d+(?:\.\d+)?[\s,;]+){{{LONG_LIST - 1},}}\d*")
+_OPERATORS = frozenset("+-*/^=<>|")
+_COMMUTATIVE = frozenset("+*=")
+
+
+def _normal(text: str) -> str:
+    """Return the text with one notation for operators, fractions and binomials."""
+    text = text.translate(_SIGNS)
+    if "\\" in text or "," in text:
+        for pattern, replacement in _REWRITES:
+            text = pattern.sub(replacement, text)
+    if "frac" in text:
+        text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
+    if "binom" in text:
+        text = _BINOMIAL.sub(lambda m: f" binom {m[1] or m[2]}|{m[3] or m[4]} ", text)
+    return text
+
+
+def _features(text: str) -> tuple[set[str], set[str]]:
+    """Return the numbers and relations of a text in normal notation."""
+    numbers: set[str] = set()
+    relations: set[str] = set()
+    left = operator = ""
+    for token in _TOKEN.findall(text):
+        if token[0].isdigit():
+            operand = _number(token)
+            numbers.add(operand)
+        elif token[0].isalpha() or token[0] == "\\":
+            word = token.lstrip("\\").lower()
+            if word in _OPERATOR_WORDS:
+                operator = _OPERATOR_WORDS[word]
+                continue
+            if word in _NUMBER_WORDS:
+                operand = _NUMBER_WORDS[word]
+                numbers.add(operand)
+            elif word in _GREEK or (len(word) <= 2 and token[0] != "\\" and word not in _STOP):
+                operand = "v"
+            else:
+                left = operator = ""
+                continue
+        else:
+            operator = token
+            continue
+        if left and operator in _OPERATORS:
+            ends = sorted((left, operand)) if operator in _COMMUTATIVE else (left, operand)
+            relations.add(f"{ends[0]}{operator}{ends[1]}")
+            if operator == "/" and "v" not in (left, operand) and operand != "0":
+                numbers.add(_number(str(float(left) / float(operand))))
+        left, operator = operand, ""
+    return numbers, relations
+
+
+@lru_cache(maxsize=65536)
+def _number(digits: str) -> str:
+    value = float(digits)
+    return f"{round(value, 4):g}" if value < 1e6 else digits
+
+
+_READABLE = re.compile(r"[A-Za-z\u0370-\u03ff\d]")
+_UNREADABLE = re.compile(r"[^\W\d_A-Za-z\u0370-\u03ff]")
+
+
+def _suspicion(before: str, behind: str, gibberish: int, repeated: int, listed: int) -> str:
+    """Return the first reason to look at a solution, or "". The numbers are characters that were left out."""
+    length = len(before.strip())
+    behind = behind.strip()
+    if not (before + behind).strip():
+        return "the text is blank"
+    unreadable = 0 if before.isascii() else len(_UNREADABLE.findall(before))
+    if (length >= 20 and not _READABLE.search(before)) or unreadable > 0.5 * length:
+        return "the script is unknown to the embedding model"
+    if len(behind) > 200 + length / 2:
+        return f"{len(behind)} characters behind the final answer, {length} before it"
+    for share, reason in ((gibberish, "words without grammar"), (listed, "a long list of numbers")):
+        if share > 0.2 * length:
+            return reason
+    return "repeated sentences" if repeated > 0.3 * length else ""

@@ -1,0 +1,169 @@
+"""The metric `derivation`: what counts as a step, what counts for nothing, and that it cannot be farmed."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extra_services.novelty import derivation as d
+
+PROBLEM = "A yard holds goats and ducks. Someone counts 37 heads and 110 legs. How many goats are there?"
+STATED = d.statement(PROBLEM, "18")
+SWAP = (
+    "If all 37 animals were ducks, there would be $37 \\cdot 2 = 74$ legs. That is $110 - 74 = 36$ legs"
+    " too few. Each goat adds two legs, so there are $36/2 = 18$ goats."
+    " $\\boxed{18}$"
+)
+SWAP_AGAIN = (
+    "Imagine ducks only: 37 × 2 = 74 legs. We are short of 36 = 110 − 74 legs. Every trade brings two legs,"
+    " and so 36 ÷ 2 trades are needed: \\(\\boxed{18}\\)."
+)
+EQUATIONS = (
+    "Let $g$ goats and $d$ ducks. Then $g + d = 37$ and $4g + 2d = 110$. Halving gives $2g + d = 55$, and"
+    " subtracting the first equation from it, $g = 55 - 37$. $\\boxed{18}$"
+)
+
+
+def _novelty(text: str, known: list[str], similarity: float = 0.8) -> float:
+    new = d.derivation(text, STATED)
+    if new.empty:
+        return 0.0
+    sketches = [d.sketch(d.derivation(one, STATED)) for one in known]
+    found, _ = d.derivation_novelty(
+        np.full((1, len(known)), similarity, dtype=np.float32),
+        d.sketch(new)[None],
+        np.array(sketches, dtype=np.uint64).reshape(1, -1, d.FAMILIES, d.WORDS),
+        np.ones((1, len(known)), dtype=bool),
+    )
+    return float(found[0])
+
+
+def test_notation_of_numbers_and_operators_does_not_matter() -> None:
+    written = ["37 \\cdot 2 = 74", "37 × 2 = 74", "$37\\times 2=74$", "thirty 37 * two equals 74"]
+    found = [d.derivation(text).relations for text in written]
+    assert found[0] == found[1] == found[2] == {"2*37", "2=74"}
+    assert {"2*37", "2=74"} <= found[3]
+    assert d.derivation("\\frac{36}{2}").numbers == d.derivation("36/2").numbers == {"36", "2", "18"}
+    assert d.derivation("1,200 + 1{,}300").relations == {"1200+1300"}
+
+
+def test_numbers_of_problem_and_answer_are_no_steps_of_the_way() -> None:
+    assert d.derivation(SWAP, STATED).numbers.isdisjoint({"37", "110", "18"})
+    assert {"74", "36"} <= d.derivation(SWAP, STATED).numbers
+
+
+def test_a_different_way_is_novel_and_a_paraphrase_is_not() -> None:
+    assert _novelty(SWAP_AGAIN, [SWAP]) < 0.3 * _novelty(EQUATIONS, [SWAP])
+    assert _novelty(EQUATIONS, [SWAP]) > 0.3
+    assert _novelty(EQUATIONS, [SWAP, EQUATIONS], 1.0) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$\\boxed{18}$",
+        "apple river stone candle winter garden silver mountain pocket ladder yellow music \\boxed{18}",
+        PROBLEM + " \\boxed{18}",
+        "ដំណោះស្រាយនេះគឺត្រឹមត្រូវ \\boxed{18}",
+        "🎉🔥🚀 \\boxed{18}",
+        "",
+        " \n ",
+    ],
+)
+def test_a_text_without_derivation_has_no_novelty(text: str) -> None:
+    assert d.derivation(text, STATED).empty
+    assert _novelty(text, [SWAP], similarity=-1) == 0
+
+
+def test_what_does_not_belong_to_the_solution_counts_for_nothing() -> None:
+    plain = d.derivation(SWAP, STATED)
+    noise = "apple river stone candle winter garden silver mountain pocket ladder yellow music. "
+    body = SWAP.split("$\\boxed")[0]
+    for changed in (
+        SWAP + " By the way, $12 \\cdot 12 = 144$ and $55 + 1 = 56$.",
+        SWAP + " 5 + 5 = 10 $\\boxed{18}$",
+        noise + SWAP,
+        f"{body}\n{body}\n{SWAP}",
+        f"Someone counts heads and legs, and how many goats are there?\n{SWAP}",
+        body + " ".join(str(number) for number in range(200, 240)) + " $\\boxed{18}$",
+    ):
+        found = d.derivation(changed, STATED)
+        assert (found.numbers, found.relations) == (plain.numbers, plain.relations)
+
+
+def test_a_flag_gives_its_reason() -> None:
+    assert d.derivation(SWAP).suspicious == ""
+    assert "blank" in d.derivation("").suspicious
+    assert "script" in d.derivation("ដំណោះស្រាយនេះគឺត្រឹមត្រូវ យើងគណនា").suspicious
+    assert "script" in d.derivation("🎉🔥🚀🍕🌈" * 10).suspicious
+    assert "behind the final answer" in d.derivation(SWAP + " and so on" * 60).suspicious
+    assert "grammar" in d.derivation("apple river stone candle winter garden " * 4 + SWAP).suspicious
+    assert "list of numbers" in d.derivation(" ".join(map(str, range(100))) + "\\boxed{1}").suspicious
+    assert "repeated" in d.derivation("It is clear that 3 + 4 = 7 holds.\n" * 5).suspicious
+
+
+def test_a_fragment_of_what_is_known_has_no_novelty() -> None:
+    long = " ".join(f"${number} \\cdot 7 = {7 * number}$." for number in range(20, 220))
+    assert _novelty("$2 + 8 = 91$ \\boxed{18}", [long], similarity=0.0) == 0
+    assert _novelty(EQUATIONS, [], similarity=0.0) == 1
+
+
+def test_new_steps_are_named() -> None:
+    known = np.stack([d.sketch(d.derivation(SWAP, STATED))])
+    steps = d.new_steps(d.derivation(EQUATIONS, STATED), known)
+    assert "37=v" in steps or "55-37" in steps
+    assert "55" in d.new_steps(d.derivation(EQUATIONS, STATED), known, limit=20)
+    assert d.new_steps(d.derivation(SWAP, STATED), known) == []
+
+
+def test_absent_places_do_not_count_and_the_nearest_is_named() -> None:
+    new = d.sketch(d.derivation(SWAP, STATED))
+    known = np.stack([d.sketch(d.derivation(text, STATED)) for text in (EQUATIONS, SWAP)])
+    similarity = np.array([[0.6, 1.0]] * 3, dtype=np.float32)
+    present = np.array([[True, True], [True, False], [False, False]])
+    novelty, nearest = d.derivation_novelty(similarity, np.stack([new] * 3), np.stack([known] * 3), present)
+    assert nearest.tolist() == [1, 0, -1]
+    assert novelty[0] == 0
+    assert novelty[1] > 0.3
+    assert novelty[2] == 1
+
+
+@given(st.text(max_size=400))
+@settings(deadline=None)
+def test_any_text_is_read(text: str) -> None:
+    found = d.derivation(text, STATED)
+    sketch = d.sketch(found)
+    assert sketch.shape == (d.FAMILIES, d.WORDS)
+    assert sketch.nbytes == 512
+    same, _ = d.derivation_novelty(
+        np.ones((1, 1), dtype=np.float32), sketch[None], sketch[None, None], np.ones((1, 1), dtype=bool)
+    )
+    assert same[0] == 0 or not (found.numbers and found.relations)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=3), st.floats(0, 1))
+@settings(deadline=None, max_examples=30)
+def test_the_probability_is_the_same_in_either_order(steps: list[int], similarity: float) -> None:
+    texts = [" ".join(f"{step + 10} * {other} = {step * 37}." for step in steps) for other in (3, 4)]
+    sketches = np.stack([d.sketch(d.derivation(text)) for text in texts])
+    value = np.float32([similarity])
+    one = d.different_way(value, sketches[:1], sketches[1:])
+    two = d.different_way(value, sketches[1:], sketches[:1])
+    assert one == two
+    assert 0 <= one[0] <= 1
+
+
+def test_reading_is_linear_in_the_length_of_the_text() -> None:
+    for piece in ("(" * 50, "\\frac{1}{2", "word ", "12, ", "{", "\\boxed{", "a. "):
+        started = time.perf_counter()
+        d.derivation(piece * (d.LONGEST_TEXT // len(piece)))
+        assert time.perf_counter() - started < 5, piece
+
+
+def test_a_known_solution_with_additions_is_the_known_one() -> None:
+    added = " ".join(f"Note that ${number} + 17 = {number + 17}$." for number in range(30, 60))
+    body, box = SWAP.split("$\\boxed")
+    assert _novelty(f"{body} {added} $\\boxed{box}", [SWAP], similarity=0.3) == 0
+    assert _novelty(EQUATIONS, [SWAP], similarity=0.3) > 0.5
