@@ -163,10 +163,13 @@ ApplyChatTemplate = Annotated[
 ]
 ProblemKey = Annotated[str, typer.Option(help="Column of the problem's text")]
 AnswerKey = Annotated[str, typer.Option(help="Column of the reference answer")]
+VerificationMethod = Annotated[
+    str, typer.Option("--method", help="Comparison with the reference answer: math, exact, choice, numeric")
+]
 
 
 def _prompts(
-    template: str, apply_chat_template: bool, problem_key: str, answer_key: str
+    template: str, apply_chat_template: bool, problem_key: str, answer_key: str, method: str
 ) -> dict[str, object]:
     """Return the fields of the trainer's PromptConfig."""
     return {
@@ -174,6 +177,7 @@ def _prompts(
         "apply_chat_template": apply_chat_template,
         "problem_key": problem_key,
         "answer_key": answer_key,
+        "verification_method": method,
     }
 
 
@@ -185,8 +189,8 @@ def evaluate(
     data: Annotated[
         list[str],
         typer.Option(
-            help="PATH or NAME=PATH of a set: JSON Lines, Parquet, a dataset folder (FOLDER#SPLIT), or a "
-            "folder with files named like the paper's benchmarks; may be repeated"
+            help="PATH or NAME=PATH of a set: JSON Lines, Parquet, a dataset folder (FOLDER#SPLIT), a folder "
+            "with files named like the paper's benchmarks, rehearsal, or rehearsal-operators; may be repeated"
         ),
     ],
     model: Annotated[
@@ -215,6 +219,7 @@ def evaluate(
     apply_chat_template: ApplyChatTemplate = False,
     problem_key: ProblemKey = "problem",
     answer_key: AnswerKey = "answer",
+    method: VerificationMethod = "math",
 ) -> None:
     """Estimate pass@k, with intervals, on sets of problems; resumable."""
     try:
@@ -237,7 +242,7 @@ def evaluate(
             "problems": problems,
             "problems_at_once": problems_at_once,
         },
-        prompts=_prompts(template, apply_chat_template, problem_key, answer_key),
+        prompts=_prompts(template, apply_chat_template, problem_key, answer_key, method),
     )
     sys.exit(eval_command.evaluate(options))
 
@@ -260,6 +265,7 @@ def rescue(
     apply_chat_template: ApplyChatTemplate = False,
     problem_key: ProblemKey = "problem",
     answer_key: AnswerKey = "answer",
+    method: VerificationMethod = "math",
 ) -> None:
     """Measure whether prefixes rescue a model's hard prompts, by selection policy; resumable."""
     try:
@@ -277,7 +283,7 @@ def rescue(
         problems=problems,
         min_segment_tokens=min_segment_tokens,
         sampling=Sampling(samples_per_prompt, max_tokens, temperature, seed=seed),
-        prompts=_prompts(template, apply_chat_template, problem_key, answer_key),
+        prompts=_prompts(template, apply_chat_template, problem_key, answer_key, method),
     )
     sys.exit(rescue_command.rescue(options))
 

@@ -1,10 +1,10 @@
 """Batches of worked examples that start models are fitted on.
 
-Sums: part of the batches, fewer and fewer, are *drills*: single lines of worked examples, shuffled, with the loss
-on what follows the equals sign only, since the arithmetic needs by far the most examples and a whole solution
-holds few results a token. The whole worked examples begin with short ones in the order written, from which a
-model learns to copy the terms, before the diverse ones come. What is left to improve is then mostly the
-bookkeeping: which terms have been added already, and which way of solving keeps that simple.
+Sums: part of the batches, fewer and fewer, are *drills*: single lines of worked examples, shuffled, with the
+loss on what follows the equals sign only, since the arithmetic needs by far the most examples and a whole
+solution holds few results a token. The whole worked examples begin with short ones in the order written, from
+which a model learns to copy the terms, before the diverse ones come. What is left to improve is then mostly
+the bookkeeping: which terms have been added already, and which way of solving keeps that simple.
 
 Chains of operators: whole worked examples, right or with decoys, in the shares that the model is to have.
 """
@@ -69,9 +69,7 @@ def _operator_batches(
         yield _batch(_whole(examples, tokenizer))
 
 
-def _sum_batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int, settings: SumsFit
-) -> Iterator[FittingBatch]:
+def _sum_batches(tokenizer: PreTrainedTokenizerFast, seed: int, settings: SumsFit) -> Iterator[FittingBatch]:
     """Yield batches of drills and of whole examples, easy ones first."""
     rng = random.Random(seed)
     stream = stream_problems("fitting", seed)

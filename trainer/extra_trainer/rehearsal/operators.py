@@ -4,11 +4,11 @@ A problem is a chain of one or two operators, named by capital letters, and a st
 eight ("QK:badce"). The solution applies the operators from left to right and writes one line for each; the
 last line is the box with the answer. The answer is one of 8^5 strings, so a guess does not hit it.
 
-The problems are built so that two diseases of GRPO exist. The start model is fitted on worked examples that apply
-an operator correctly with a fixed probability, from 1 for the first four operators down to 0.01, and apply
-another operator, its *decoy*, otherwise. So the model is confidently wrong, and holds the right way as a rare
-mode, as language models do on problems they mostly fail. Groups of rarely correct operators are all wrong and
-give no gradient; groups of mostly correct ones collapse onto what is known.
+The problems are built so that two diseases of GRPO exist. The start model is fitted on worked examples that
+apply an operator correctly with a fixed probability, from 1 for the first four operators down to 0.01, and
+apply another operator, its *decoy*, otherwise. So the model is confidently wrong, and holds the right way as
+a rare mode, as language models do on problems they mostly fail. Groups of rarely correct operators are all
+wrong and give no gradient; groups of mostly correct ones collapse onto what is known.
 """
 
 import random

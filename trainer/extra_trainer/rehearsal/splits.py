@@ -1,8 +1,8 @@
-"""Splits of the made problems: a hash of a problem decides where it may be used, so that no two splits overlap.
+"""Splits of the made problems: a hash of a problem decides where it may be used, so no two splits overlap.
 
 Problems for fitting a start model, for training and for evaluation are disjoint by construction: no seed and
-no count can put a problem into two splits. Each split has two halves, likewise: settings that are tuned on one
-half can be reported on the other.
+no count can put a problem into two splits. Each split has two halves, likewise: settings that are tuned on
+one half can be reported on the other.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Tokenizers of the made models: a character is a token, and so is `\\boxed{`.
 
-They are fast tokenizers of the tokenizers library, saved and loaded like any other, so every engine and trainer
-reads them like that of a large model. A newline is a token of its own because prefixes of rollouts
+They are fast tokenizers of the tokenizers library, saved and loaded like any other, so every engine and
+trainer reads them like that of a large model. A newline is a token of its own because prefixes of rollouts
 are cut after newlines. Decoding gives back exactly the text that was encoded: nothing is normalised, and no
 space is put between tokens. A character outside the alphabet becomes `<unk>`.
 """
