@@ -93,6 +93,8 @@ def make_run(path: Path, steps: int) -> None:
                     if right and random.random() < 0.3
                     else 0.0,
                     nearest=None,
+                    times_given=None,
+                    outcome_bonus=0.0,
                     policy_version=step,
                     tokens=TOKENS,
                     mean_entropy=0.3,

@@ -136,7 +136,7 @@ def _bench(options: Namespace) -> None:
 def _prompts(options: Namespace) -> dict[str, object]:
     """Return the fields of the trainer's PromptConfig."""
     names = ("template", "apply_chat_template", "problem_key", "answer_key")
-    return {name: getattr(options, name) for name in names}
+    return {**{name: getattr(options, name) for name in names}, "verification_method": options.method}
 
 
 def _parser() -> ArgumentParser:
@@ -236,7 +236,7 @@ def _add_eval(add: Any) -> None:
         action="append",
         required=True,
         help="PATH or NAME=PATH of a set: JSON Lines, Parquet, a dataset folder (FOLDER#SPLIT), or a folder "
-        "with files named like the paper's benchmarks; may be repeated",
+        "with files named like the paper's benchmarks, rehearsal, or rehearsal-operators; may be repeated",
     )
     command.add_argument("--model", type=Path, help="model folder: a generation service is started for it")
     command.add_argument(
@@ -286,6 +286,9 @@ def _add_prompt_options(command: ArgumentParser) -> None:
     command.add_argument("--apply-chat-template", action="store_true", help="send prompts as user messages")
     command.add_argument("--problem-key", default="problem", help="column of the problem's text")
     command.add_argument("--answer-key", default="answer", help="column of the reference answer")
+    command.add_argument(
+        "--method", default="math", help="comparison with that answer: math, exact, choice or numeric"
+    )
 
 
 def main() -> None:

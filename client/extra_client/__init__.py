@@ -28,6 +28,7 @@ from extra_client._namespace import (
     PromptSummary,
 )
 from extra_client._novelty import (
+    AnswerCount,
     EmbeddedTexts,
     Group,
     GroupScores,
@@ -89,6 +90,7 @@ from extra_rl.vocabulary import (
     Method,
     Metric,
     NearestKind,
+    OutcomeScope,
     Scale,
     ScoreMode,
     SelectionPolicy,
@@ -101,6 +103,7 @@ from extra_rl.vocabulary import (
 __all__ = [
     "AddedPrefixes",
     "AlreadyExistsError",
+    "AnswerCount",
     "BoxChoice",
     "CancelledError",
     "Credentials",
@@ -138,6 +141,7 @@ __all__ = [
     "NoveltyInfo",
     "NoveltyTimings",
     "Outcome",
+    "OutcomeScope",
     "OverloadedError",
     "PermissionDeniedError",
     "PolicyChange",

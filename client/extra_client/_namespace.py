@@ -37,6 +37,10 @@ class NamespaceSettings:
     cluster_similarity: float | None = None
     #: Weight of a group's reward variance in its prompt's moving average (0.1).
     variance_rate: float | None = None
+    #: Distinct answers whose counts Metric.OUTCOME keeps per prompt, least recently given out first (256).
+    outcome_capacity: int | None = None
+    #: Factor, in (0, 1], by which each remembered group of a prompt multiplies its earlier counts (1).
+    outcome_decay: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Namespace:
     #: Texts this server, since it started, embedded, or found in its cache; in all namespaces.
     texts_embedded: int
     texts_cached: int
+    #: Distinct answers counted, over all prompts.
+    answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class NamespaceCopy:
 
     solutions: int
     prefixes: int
+    answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,7 @@ class ImportedNamespace:
     prompts: int
     solutions: int
     prefixes: int
+    answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,8 @@ class PromptSummary:
     prefixes: int
     #: Moving average of the variance of its rewards; 0 if never tracked.
     reward_variance: float
+    #: Distinct answers counted.
+    answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +152,7 @@ def copy_namespace(source: str, destination: str, replace: bool) -> Call[Namespa
         NAMESPACE,
         "CopyNamespace",
         request,
-        lambda response: NamespaceCopy(response.solutions, response.prefixes),
+        lambda response: NamespaceCopy(response.solutions, response.prefixes, response.answers),
         deadline=600,
     )
 
@@ -231,6 +241,8 @@ def _settings_out(settings: NamespaceSettings | None) -> pb.NamespaceSettings:
         ngram_size=settings.ngram_size,
         cluster_similarity=settings.cluster_similarity,
         variance_rate=settings.variance_rate,
+        outcome_capacity=settings.outcome_capacity,
+        outcome_decay=settings.outcome_decay,
     )
 
 
@@ -245,6 +257,8 @@ def _settings_in(settings: pb.NamespaceSettings) -> NamespaceSettings:
         ngram_size=settings.ngram_size,
         cluster_similarity=settings.cluster_similarity,
         variance_rate=settings.variance_rate,
+        outcome_capacity=settings.outcome_capacity,
+        outcome_decay=settings.outcome_decay,
     )
 
 
@@ -264,12 +278,17 @@ def _namespace(response: pb.DescribeNamespaceResponse) -> Namespace:
         index_loads=response.index_loads,
         texts_embedded=response.texts_embedded,
         texts_cached=response.texts_cached,
+        answers=response.answers,
     )
 
 
 def _imported(response: pb.ImportNamespaceResponse) -> ImportedNamespace:
     return ImportedNamespace(
-        _settings_in(response.settings), response.prompts, response.solutions, response.prefixes
+        _settings_in(response.settings),
+        response.prompts,
+        response.solutions,
+        response.prefixes,
+        response.answers,
     )
 
 
@@ -280,6 +299,7 @@ def _summary(prompt: pb.PromptSummary) -> PromptSummary:
         solutions_added=prompt.solutions_added,
         prefixes=prompt.prefixes,
         reward_variance=prompt.reward_variance,
+        answers=prompt.answers,
     )
 
 

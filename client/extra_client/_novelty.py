@@ -12,7 +12,7 @@ from extra_client._server_info import ServerInfo
 from extra_client._transport import NOVELTY, Call, new_key
 from extra_client.errors import ExtraError, InternalError
 from extra_rl.v1 import novelty_pb2 as pb
-from extra_rl.vocabulary import Metric, NearestKind, Scale, ScoreMode
+from extra_rl.vocabulary import Metric, NearestKind, OutcomeScope, Scale, ScoreMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,19 @@ class Group:
     token_ids: Sequence[ArrayLike] | None = None
     #: Reals [n]: sum of the response's token log-probabilities, in nats, for Metric.POLICY_SURPRISE.
     sequence_logprobs: ArrayLike | None = None
+    #: n final answers, as Verdict.normalized_response has them, None or empty for a missing one, for
+    #: Metric.OUTCOME. It leaves out rollouts that are undecided.
+    answers: Sequence[str | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCount:
+    """How often the final answer of a rollout was given to its prompt (Metric.OUTCOME)."""
+
+    #: Times in earlier groups, decayed as the namespace's settings say; 0: it is new.
+    earlier: float
+    #: Times in this group.
+    in_group: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,15 +101,19 @@ class GroupScores:
 
     #: float32 [n], 0 for rollouts that do not count; empty if the group was refused or only remembered.
     novelty: NDArray[np.float32]
-    #: Entries of the prompt's memory before and after the group.
+    #: Entries of the prompt's memory before and after the group: solutions, or answers for Metric.OUTCOME.
     memory_before: int
     memory_after: int
     #: None if the group was scored; may be raised.
     error: ExtraError | None
     #: True if the idempotency key was seen before and this is the first answer.
     replayed: bool
-    #: With `explain`: the nearest neighbour of each rollout, None for those that have none.
+    #: With `explain`, metrics on embeddings: the nearest neighbour of each rollout, None for those that have
+    #: none.
     nearest: tuple[Nearest | None, ...]
+    #: With `explain`, Metric.OUTCOME: how often each rollout's answer was given, None for a rollout that is
+    #: not scored or has no answer.
+    answer_counts: tuple[AnswerCount | None, ...]
     #: With `track_reward_variance`: moving average of the variance of the prompt's rewards.
     reward_variance: float | None
     #: With `vendi`: how many distinct solutions the group holds in effect.
@@ -121,6 +138,12 @@ class SampleScore:
     memory_after: int
     #: Of scoring the group; without the wait for its samples.
     timings: NoveltyTimings
+    #: Metric.OUTCOME: how often the answer was given; None for a sample that is not scored or has no answer.
+    answer_count: AnswerCount | None
+    #: Metric.OUTCOME: mean novelty of the group's samples in the scope, to center the novelty with.
+    mean_novelty: float
+    #: Metric.OUTCOME: correct samples of the group.
+    correct_samples: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,9 +193,13 @@ class SampleOptions(TypedDict, total=False):
     token_ids: ArrayLike
     #: Sum of the response's token log-probabilities, in nats, for Metric.POLICY_SURPRISE.
     sequence_logprob: float
-    #: The group's first sample decides about these three.
+    #: The final answer, None or empty for a missing one, for Metric.OUTCOME.
+    answer: str | None
+    #: The group's first sample decides about these five.
     metric: Metric | str
     scale: Scale | str
+    outcome_scope: OutcomeScope | str
+    ignore_history: bool
     #: Seconds after the group's first sample at which it is scored without those still missing (300).
     wait_seconds: float
 
@@ -187,6 +214,8 @@ def score_groups(
     explain: bool = False,
     track_reward_variance: bool = False,
     vendi: bool = False,
+    outcome_scope: OutcomeScope | str = OutcomeScope.WRONG,
+    ignore_history: bool = False,
 ) -> Call[list[GroupScores]]:
     """Return the call ScoreGroups."""
     request = pb.ScoreGroupsRequest(
@@ -200,6 +229,8 @@ def score_groups(
         explain=explain,
         track_reward_variance=track_reward_variance,
         vendi=vendi,
+        outcome_scope=_wire.number(OutcomeScope, outcome_scope, "outcome_scope"),
+        ignore_history=ignore_history,
     )
 
     def parse(response: pb.ScoreGroupsResponse) -> list[GroupScores]:
@@ -223,8 +254,11 @@ def collect_sample(
     embedding: ArrayLike | None = None,
     token_ids: ArrayLike = (),
     sequence_logprob: float | None = None,
+    answer: str | None = None,
     metric: Metric | str = Metric.EMBEDDING,
     scale: Scale | str = Scale.RAW,
+    outcome_scope: OutcomeScope | str = OutcomeScope.WRONG,
+    ignore_history: bool = False,
     wait_seconds: float = 300.0,
 ) -> Call[SampleScore]:
     """Return the call CollectSample, as NoveltyClient.collect_sample and SampleOptions document it."""
@@ -239,6 +273,10 @@ def collect_sample(
         correct=bool(correct),
         token_ids=_wire.int_bytes(token_ids, "token_ids"),
         sequence_logprob=sequence_logprob,
+        answer=answer or "",
+        undecided=correct is None,
+        outcome_scope=_wire.number(OutcomeScope, outcome_scope, "outcome_scope"),
+        ignore_history=ignore_history,
         metric=_wire.number(Metric, metric, "metric"),
         scale=_wire.number(Scale, scale, "scale"),
         wait_seconds=wait_seconds,
@@ -330,7 +368,14 @@ def _sample_score(response: pb.CollectSampleResponse) -> SampleScore:
         memory_before=response.memory_before,
         memory_after=response.memory_after,
         timings=_timings(response.timings),
+        answer_count=_answer_count(response.answer_count),
+        mean_novelty=response.mean_novelty,
+        correct_samples=response.correct_samples,
     )
+
+
+def _answer_count(count: pb.AnswerCount) -> AnswerCount | None:
+    return AnswerCount(count.earlier, count.in_group) if count.in_group else None
 
 
 def _group(group: Group, field: str) -> pb.Group:
@@ -346,6 +391,8 @@ def _group(group: Group, field: str) -> pb.Group:
         sequence_logprobs=b""
         if group.sequence_logprobs is None
         else _wire.float_bytes(group.sequence_logprobs),
+        answers=[answer or "" for answer in group.answers or ()],
+        undecided=[correct is None for correct in group.correct] if None in list(group.correct) else None,
     )
 
 
@@ -357,6 +404,7 @@ def _scores(scores: pb.GroupScores, replayed: bool, timings: NoveltyTimings) -> 
         error=errors.from_item(scores.error),
         replayed=replayed,
         nearest=tuple(_nearest(nearest) for nearest in scores.nearest),
+        answer_counts=tuple(_answer_count(count) for count in scores.answer_counts),
         reward_variance=scores.reward_variance if scores.HasField("reward_variance") else None,
         vendi=scores.vendi if scores.HasField("vendi") else None,
         divisor=scores.divisor,

@@ -64,7 +64,7 @@ from extra_client._prefix import (
 from extra_client._transport import Call
 from extra_client._verification import Verdict, VerificationInfo, VerifyOptions
 from extra_client.credentials import Credentials
-from extra_rl.vocabulary import InFlight, Method, Metric, Scale, ScoreMode, SelectionPolicy
+from extra_rl.vocabulary import InFlight, Method, Metric, OutcomeScope, Scale, ScoreMode, SelectionPolicy
 
 Result = TypeVar("Result")
 Id = TypeVar("Id")
@@ -479,26 +479,34 @@ class NoveltyClient(_ClientInNamespace):
         correct: Sequence[bool | None] | NDArray[np.bool_],
         token_ids: Sequence[ArrayLike] | None = None,
         sequence_logprobs: ArrayLike | None = None,
+        answers: Sequence[str | None] | None = None,
         metric: Metric | str = Metric.EMBEDDING,
         scale: Scale | str = Scale.RAW,
         mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
+        outcome_scope: OutcomeScope | str = OutcomeScope.WRONG,
+        ignore_history: bool = False,
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> NDArray[np.float32]:
         """Score the n rollouts of one prompt; then remember those that count.
 
-        Give `texts`, or `embeddings` of your own.
+        Give `texts`, or `embeddings` of your own; for Metric.OUTCOME `answers` are enough.
 
         Args:
             prompt_id: Identity of the prompt.
             texts: The responses.
             embeddings: Reals [n, dimension], in the place of texts.
-            correct: Whether each is correct. The others score 0; None (undecided) counts as not correct.
+            correct: Whether each is correct. The others score 0, or for Metric.OUTCOME they alone score. None
+                (undecided) counts as not correct; Metric.OUTCOME leaves it out.
             token_ids: Integers [length] for each response, for Metric.NGRAM_COUNT.
             sequence_logprobs: Reals [n], in nats, for Metric.POLICY_SURPRISE.
+            answers: n final answers, as Verdict.normalized_response has them, None or empty for a missing
+                one, for Metric.OUTCOME.
             metric: How novelty is measured.
             scale: What the novelties are divided by.
             mode: Whether to score, to remember, or both.
+            outcome_scope: Rollouts that Metric.OUTCOME counts and scores.
+            ignore_history: Metric.OUTCOME scores by the counts within the group alone.
             idempotency_key: Names this write: the same key again returns the first answer and changes
                 nothing. None draws one, so that retries inside this call are safe; after a crash only your
                 own key is.
@@ -514,8 +522,18 @@ class NoveltyClient(_ClientInNamespace):
             correct=correct,
             token_ids=token_ids,
             sequence_logprobs=sequence_logprobs,
+            answers=answers,
         )
-        call = _novelty.score_groups(self.namespace, [group], metric, mode, idempotency_key, scale)
+        call = _novelty.score_groups(
+            self.namespace,
+            [group],
+            metric,
+            mode,
+            idempotency_key,
+            scale,
+            outcome_scope=outcome_scope,
+            ignore_history=ignore_history,
+        )
         return _novelty.only(await self._run_inside(call, deadline))
 
     async def score_groups(
@@ -528,6 +546,8 @@ class NoveltyClient(_ClientInNamespace):
         explain: bool = False,
         track_reward_variance: bool = False,
         vendi: bool = False,
+        outcome_scope: OutcomeScope | str = OutcomeScope.WRONG,
+        ignore_history: bool = False,
         idempotency_key: str | None = None,
         deadline: float | None = None,
     ) -> list[GroupScores]:
@@ -538,10 +558,13 @@ class NoveltyClient(_ClientInNamespace):
             metric: How novelty is measured.
             scale: What the novelties are divided by.
             mode: Whether to score, to remember, or both.
-            explain: Also return each rollout's nearest neighbour.
+            explain: Also return each rollout's nearest neighbour, or how often its answer was given
+                (Metric.OUTCOME).
             track_reward_variance: Keep a moving average of the variance of each prompt's rewards, and return
                 it.
             vendi: Also return the number of distinct solutions of each group (Vendi score).
+            outcome_scope: Rollouts that Metric.OUTCOME counts and scores.
+            ignore_history: Metric.OUTCOME scores by the counts within the group alone.
             idempotency_key: Names this write: the same key again returns the first answer and changes
                 nothing. None draws one, so that retries inside this call are safe; after a crash only your
                 own key is.
@@ -560,6 +583,8 @@ class NoveltyClient(_ClientInNamespace):
             explain,
             track_reward_variance,
             vendi,
+            outcome_scope,
+            ignore_history,
         )
         return await self._run_inside(call, deadline)
 
@@ -586,8 +611,8 @@ class NoveltyClient(_ClientInNamespace):
             index: The sample's place in the group, from 0.
             correct: Whether it is correct; None: undecided.
             deadline: Seconds the call may take; None: the client's.
-            **options: The fields of SampleOptions: text or embedding, token_ids, sequence_logprob, metric,
-                scale, wait_seconds.
+            **options: The fields of SampleOptions: text or embedding, token_ids, sequence_logprob, answer,
+                metric, scale, outcome_scope, ignore_history, wait_seconds.
         """
         call = _novelty.collect_sample(
             self.namespace, prompt_id, group_id, group_size, index, correct, **options

@@ -57,6 +57,16 @@ class Metric(StrEnum):
     MEAN_COSINE = "mean_cosine"
     #: Share of the siblings that are in another semantic cluster (as in DARLING), in [0, 1].
     CLUSTER_SIZE = "cluster_size"
+    #: 1/sqrt(N) for a wrong rollout whose final answer the prompt was given N times, in earlier groups and
+    #: this one; right rollouts score 0. In [0, 1]. Needs answers, and no embeddings.
+    OUTCOME = "outcome"
+
+
+class OutcomeScope(StrEnum):
+    """Rollouts whose final answers Metric.OUTCOME counts and scores."""
+
+    WRONG = "wrong"
+    ALL = "all"
 
 
 class Scale(StrEnum):
@@ -172,6 +182,7 @@ DEFAULTS: Mapping[type[StrEnum], StrEnum] = MappingProxyType(
         InFlight: InFlight.WAIT,
         MemoryPolicy: MemoryPolicy.CORRECT,
         Metric: Metric.EMBEDDING,
+        OutcomeScope: OutcomeScope.WRONG,
         Scale: Scale.RAW,
         TextWindow: TextWindow.REFERENCE,
         VectorStorage: VectorStorage.FLOAT32,

@@ -160,6 +160,20 @@ class Solution:
 
 
 @dataclass(frozen=True, slots=True)
+class WrongAnswer:
+    """A wrong final answer of a prompt, and how often each step gave it; "" is a missing answer."""
+
+    answer: str
+    #: Step -> times, by step.
+    steps: dict[int, int]
+
+    @property
+    def times(self) -> int:
+        """Times in all steps."""
+        return sum(self.steps.values())
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedChoice:
     """A prefix choice and the step it was made in."""
 
@@ -353,6 +367,21 @@ class Index:
             (record,) = self._records(RolloutRecord, "rollouts", row["step"], [row])
             found[row["solution"]] = Solution(row["step"], record)
         return found
+
+    def wrong_answers(self, prompt_id: str) -> list[WrongAnswer]:
+        """Return the wrong final answers of a prompt, the most frequent first, without undecided ones."""
+        with self._connection() as connection:
+            rows = connection.execute(
+                "SELECT extracted, step, count(*) times FROM rollouts WHERE status != 'correct' AND NOT"
+                " undecided AND prompt = (SELECT id FROM prompts WHERE name = ?) GROUP BY extracted, step"
+                " ORDER BY step",
+                [prompt_id],
+            ).fetchall()
+        steps: dict[str, dict[int, int]] = {}
+        for row in rows:
+            steps.setdefault(row["extracted"], {})[row["step"]] = row["times"]
+        found = [WrongAnswer(answer, by_step) for answer, by_step in steps.items()]
+        return sorted(found, key=lambda wrong: (-wrong.times, wrong.answer))
 
     def prefix_choices(self, prompt_id: str, until: int) -> list[RecordedChoice]:
         """Return the prefix choices made for a prompt up to the step `until`, in order."""

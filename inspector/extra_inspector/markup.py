@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from extra_client import PrefixCandidate
 from extra_inspector.diff import Piece
-from extra_inspector.index import GroupSummary
+from extra_inspector.index import GroupSummary, WrongAnswer
 from extra_inspector.memories import SolutionMap
 from extra_inspector.prefixes import Candidate, Choice, Origin
 from extra_inspector.tokens import Token
@@ -24,6 +24,9 @@ SHOWN_TOKENS = 1200
 SHOWN_CANDIDATES = 40
 #: Most characters of a continuation in the list.
 CONTINUATION_CHARACTERS = 160
+#: Most wrong answers in the table, and most steps of each.
+LISTED_ANSWERS = 20
+LISTED_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ def _facts(record: RolloutRecord) -> list[str]:
     facts.append(f"decided by <code>{escape(record.rule)}</code>")
     if record.correct:
         facts.append(f"novelty {record.novelty:.4f}")
+    if record.times_given is not None:
+        facts.append(f"answer given {record.times_given:g} times, outcome bonus {record.outcome_bonus:+.4f}")
     facts.append(f"mean entropy {record.mean_entropy:.3f}")
     facts.append(f"{record.tokens} tokens")
     if record.finish_reason is FinishReason.LENGTH:
@@ -376,6 +381,25 @@ def solutions(rows: Sequence[SolutionRow], chosen: int | None) -> str:
     )
     heads = ["solution", "step", "sample", "novelty", "nearest when it came", "text"]
     return _table("Solutions", heads, body, left=("nearest when it came", "text"))
+
+
+def wrong_answers(answers: Sequence[WrongAnswer]) -> str:
+    """Return a table of wrong answers: how often each was given, and in which steps."""
+    rows = []
+    for wrong in answers[:LISTED_ANSWERS]:
+        first, last = min(wrong.steps), max(wrong.steps)
+        recent = list(wrong.steps.items())[-LISTED_STEPS:]
+        by_step = ", ".join(f"{step}: {times}" for step, times in recent)
+        earlier = "..., " if len(recent) < len(wrong.steps) else ""
+        answer = f"<code>{escape(wrong.answer)}</code>" if wrong.answer else "none"
+        rows.append(
+            f'<tr><td class="left">{answer}</td><td>{wrong.times}</td><td>{first}</td><td>{last}</td>'
+            f'<td class="left">{earlier}{by_step}</td></tr>'
+        )
+    heads = ["wrong answer", "times", "first step", "last step", "times by step"]
+    table = _table("Wrong answers", heads, "".join(rows), left=("wrong answer", "times by step"))
+    more = len(answers) - LISTED_ANSWERS
+    return table + (f"<p>and {more} more</p>" if more > 0 else "")
 
 
 def difference(pieces: Sequence[Piece], first: str, second: str) -> str:

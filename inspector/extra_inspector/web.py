@@ -376,6 +376,7 @@ class PromptPage:
                     with ui.element("div").classes("stack"):
                         self._prefixes = self._region()
                         self._memory = self._region()
+                        self._answers = self._region()
         await self._show_group()
         # The map may need a service's answer: the content of the folder is shown first.
         ui.timer(0.01, self._show_memory, once=True)
@@ -423,6 +424,9 @@ class PromptPage:
             f"<h2 class='next'>{heading}</h2>{markup.prefix_origin(self._prompt_id, origin, group)}"
             f"{markup.entropy_scale()}{''.join(articles)}"
         )
+        wrong = await asyncio.to_thread(self._index.wrong_answers, self._prompt_id)
+        listed = markup.wrong_answers(wrong) if wrong else "<p>None.</p>"
+        self._answers.content = f"<h2>Wrong answers of this prompt</h2>{listed}"
         body = await self._prefixes_html(choice)
         self._prefixes.content = f"<h2>Prefixes in step {group.step}</h2>{body}"
 

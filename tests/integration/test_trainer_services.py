@@ -24,8 +24,9 @@ from extra_client import (
     embedded,
 )
 from extra_rl.tokens import TokenTexts
-from extra_trainer.config import NoveltyConfig, PrefixConfig
+from extra_trainer.config import NoveltyConfig, OutcomeConfig, PrefixConfig
 from extra_trainer.data.problems import prompt_identity
+from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
 from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.exploration.recording import prefix_choice_records, rollout_records
 from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
@@ -79,12 +80,21 @@ def _explorer(
     *,
     min_history: int = 8,
     prefix: PrefixConfig | None = None,
+    outcome: OutcomeConfig | None = None,
 ) -> Explorer:
     settings = NamespaceSettings(min_history=min_history, memory_policy=config.memory_policy)
     memory = NoveltyClient(novelty, name, settings=settings)
     NamespaceClient(novelty, name).create(settings)
     prefixes = PrefixClient(novelty, name)
-    return Explorer(config, prefix or PrefixConfig(), memory, prefixes, tokens, launch_id="test")
+    return Explorer(
+        config,
+        prefix or PrefixConfig(),
+        memory,
+        prefixes,
+        tokens,
+        launch_id="test",
+        outcome_config=outcome or OutcomeConfig(),
+    )
 
 
 def _rollout(tokens: TokenTexts, text: str, index: int, skip: int = 0) -> Rollout:
@@ -310,7 +320,7 @@ def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
     group = _group(tokens, verification, ["12", "3+9=12\n12", "12", "no"])
     group.verdicts[1] = replace(group.verdicts[1], status=VerdictStatus.TIMEOUT)
     (scores,) = explorer.score([group], step=1, place=0)
-    records = rollout_records([group], [scores])
+    records = rollout_records([group], [scores], StepAdvantages.zeros([group]))
     nearest = [record.nearest for record in records]
     assert nearest == [
         NearestRecord(pytest.approx(1, abs=1e-5), 2),
@@ -319,7 +329,8 @@ def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
         None,
     ]
     (scores,) = explorer.score([_group(tokens, verification, ["12"])], step=2, place=0)
-    (record,) = rollout_records([_group(tokens, verification, ["12"])], [scores])
+    single = [_group(tokens, verification, ["12"])]
+    (record,) = rollout_records(single, [scores], StepAdvantages.zeros(single))
     assert record.nearest is not None
     assert record.nearest.solution in (0, 1)
 
@@ -331,13 +342,59 @@ def test_a_record_says_which_side_could_not_be_read(
     unparseable = replace(group.verdicts[1], status=VerdictStatus.UNPARSEABLE)
     group.verdicts[1] = replace(unparseable, unparseable_side=UnparseableSide.RESPONSE)
     group.verdicts[2] = replace(unparseable, unparseable_side=UnparseableSide.ANSWER)
-    records = rollout_records([group], [GroupNovelty.none(3)])
+    records = rollout_records([group], [GroupNovelty.none(3)], StepAdvantages.zeros([group]))
     assert [record.unparseable_side for record in records] == [
         None,
         UnparseableSide.RESPONSE,
         UnparseableSide.ANSWER,
     ]
     assert [record.decided for record in records] == group.decided.tolist() == [True, True, False]
+
+
+def test_wrong_answers_are_counted_and_the_rarer_ones_gain(
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
+) -> None:
+    outcome = OutcomeConfig(enabled=True, beta=0.3)
+    explorer = _explorer(tokens, novelty, "outcome", NoveltyConfig(enabled=False), outcome=outcome)
+    # The reference answer is 12: the first two steps are all wrong, the third has a success.
+    steps = [["13", "13", "14", "no answer"], ["13", "15", "15", "16"], ["12", "13", "13", "13"]]
+    rescued = []
+    for step, texts in enumerate(steps, start=1):
+        group = _group(tokens, verification, texts)
+        if step == 2:
+            group.verdicts[3] = replace(group.verdicts[3], status=VerdictStatus.TIMEOUT)
+        novelty_of = explorer.score([group], step, place=0)
+        advantages = step_advantages(
+            [group], novelty_of, NoveltyConfig(), outcome, divide_by_std=True, seed=0, step=step
+        )
+        records = rollout_records([group], novelty_of, advantages)
+        rescued.append(explorer.rescues.update([group], novelty_of))
+        times = [record.times_given for record in records]
+        bonus = [record.outcome_bonus for record in records]
+        if step == 1:
+            assert times == [2, 2, 1, 0]
+            b = [2**-0.5, 2**-0.5, 1, 2**-0.5]
+            assert bonus == pytest.approx([0.3 * (value - sum(b) / 4) for value in b], abs=1e-5)
+        elif step == 2:
+            assert times == [3, 2, 2, None], "an undecided rollout is neither counted nor paid"
+            assert bonus[0] < 0 < bonus[1] == bonus[2]
+            assert bonus[3] == 0
+        else:
+            assert times == [None] * 4
+            assert bonus == [0] * 4
+    assert rescued == [0, 0, 1]
+
+
+def test_a_repeated_call_counts_no_answer_twice(
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
+) -> None:
+    outcome = OutcomeConfig(enabled=True)
+    explorer = _explorer(tokens, novelty, "repeat", NoveltyConfig(enabled=False), outcome=outcome)
+    group = _group(tokens, verification, ["13", "13"])
+    first, again = (explorer.score([group], step=1, place=0)[0].outcome for _ in range(2))
+    assert first is not None
+    assert again is not None
+    assert first.times.tolist() == again.times.tolist() == [2, 2]
 
 
 def test_requeue_guides_with_an_empty_prefix(

@@ -61,6 +61,8 @@ def rollout_record(**changes: Any) -> RolloutRecord:
         "normalized_answer": "2",
         "novelty": 0.0,
         "nearest": None,
+        "times_given": None,
+        "outcome_bonus": 0.0,
         "policy_version": 1,
         "tokens": 12,
         "mean_entropy": 0.2,

@@ -42,6 +42,7 @@ def tiny_config(folder: Path, model: Path) -> Path:
             "learning_rate": 1e-3,
         },
         "novelty": {"min_history": 0, "scale": "running_mean"},
+        "outcome": {"enabled": True},
         "prefix": {"warmup_steps": 1, "regen_batch_size": 1, "min_segment_tokens": 2},
         "evaluation": {"samples_per_prompt": 4, "k": [1, 4]},
         "checkpoint": {"every_steps": 2},

@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from extra_inspector import diff, memories, tokens
+from extra_inspector import diff, markup, memories, tokens
 from extra_inspector.access import COOKIE, Guard
 from extra_inspector.index import Index, Query
 from extra_inspector.main import configure
 from extra_rl.config_file import ConfigError
+from extra_rl.vocabulary import VerdictStatus
 from extra_trainer.runs.folder import RunFolder
 from extra_trainer.runs.schema import RecordError
-from support.run_folders import PROMPTS, SAMPLES, STEPS, write_run
+from support.run_folders import PROMPTS, SAMPLES, STEPS, rollout_record, write_run
 
 
 @pytest.fixture
@@ -106,6 +108,29 @@ def test_solutions_are_numbered_as_the_novelty_service_does(index: Index) -> Non
     found = index.solutions(prompt)
     assert list(found) == list(range(len(own)))
     assert [found[number].rollout.text for number in found] == [line["text"] for line in own]
+
+
+def test_wrong_answers_are_counted_by_step_without_undecided_ones(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", steps=1)
+    folder = RunFolder(path)
+    wrong = {"prompt_id": "hard", "status": VerdictStatus.WRONG}
+    for step, answers in ((2, ["7", "7", "8", ""]), (3, ["7", "8", "8", "9"])):
+        records = [
+            rollout_record(**wrong, sample=sample, extracted=answer) for sample, answer in enumerate(answers)
+        ]
+        records[3] = replace(records[3], status=VerdictStatus.TIMEOUT) if step == 3 else records[3]
+        folder.write_rollouts(step, records)
+    index = Index(folder, tmp_path / "index.sqlite")
+    index.update()
+    found = index.wrong_answers("hard")
+    assert [(wrong.answer, wrong.steps) for wrong in found] == [
+        ("7", {2: 2, 3: 1}),
+        ("8", {2: 1, 3: 2}),
+        ("", {2: 1}),
+    ]
+    page = markup.wrong_answers(found)
+    assert "<code>7</code>" in page
+    assert "2: 2, 3: 1" in page
 
 
 def test_undecided_rollouts_count_as_they_do_in_training(index: Index) -> None:

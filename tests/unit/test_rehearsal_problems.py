@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from extra_trainer.rehearsal.problems import (
     Problem,
     Slips,
-    Split,
     Term,
     half_of,
     problems,
@@ -20,6 +19,7 @@ from extra_trainer.rehearsal.problems import (
     worked_example,
     write_jsonl,
 )
+from extra_trainer.rehearsal.splits import Split
 
 SPLITS: tuple[Split, ...] = ("fitting", "train", "evaluation")
 numbers = st.tuples(st.integers(1, 99))

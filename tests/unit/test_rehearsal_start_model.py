@@ -1,6 +1,8 @@
 """The rehearsal's tokenizer and start model: exact round trips, seeded weights, and the cache."""
 
+import hashlib
 import random
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -8,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from extra_trainer.rehearsal import fitting_examples, operators
 from extra_trainer.rehearsal import start_model as module
 from extra_trainer.rehearsal.problems import problems, worked_example
-from extra_trainer.rehearsal.recipes import RECIPES, FitSettings
+from extra_trainer.rehearsal.recipes import RECIPES, OperatorsFit, SumsFit
 from extra_trainer.rehearsal.start_model import start_model
-from extra_trainer.rehearsal.tokenizer import make_tokenizer
+from extra_trainer.rehearsal.tokenizer import OPERATOR_CHARACTERS, make_tokenizer
 
-TINY = FitSettings(hidden_size=32, layers=1, head_size=16, steps=4, tokens_per_step=256, warmup_steps=1)
+TINY = SumsFit(hidden_size=32, layers=1, head_size=16, steps=4, tokens_per_step=256, warmup_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_the_experiments_find_the_start_models_that_are_committed(
 def test_a_drill_teaches_to_notice_a_slip_and_not_to_slip() -> None:
     tokenizer = make_tokenizer()
     solution = "\n".join([*["12+3=14=15"] * 8, *["4+3=9"] * 8, "\\boxed{1}"])
-    (drill,) = module._drills([("", solution)], tokenizer, random.Random(0))
+    (drill,) = fitting_examples._drills([("", solution)], tokenizer, random.Random(0))
     ids, learned = drill
     assert tokenizer.decode(ids) == "12+3=14=15\n" * 8, "a slip that is carried on is not drilled"
     marks = "".join("x" if flag else "." for flag in learned)
@@ -113,3 +116,41 @@ def test_transformers_loads_the_folder_as_qwen3_with_an_output_layer_of_its_own(
     assert type(model).__name__ == "Qwen3ForCausalLM"
     assert model.config.eos_token_id == make_tokenizer().eos_token_id
     assert model.lm_head.weight.data_ptr() != model.model.embed_tokens.weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "batches"),
+    [
+        ("rehearsal", "f4f3074ac22e69de", "58ed5ac38ae0885c"),
+        ("rehearsal-self-correcting", "8edc0cc0a5f2c978", "d593d6a9d3784f13"),
+        ("rehearsal-operators", "943f36dc650b3fa5", "ffd84e79769e49ce"),
+    ],
+)
+def test_the_keys_of_the_recipes_and_what_they_are_fitted_on_do_not_change(
+    recipe: str, key: str, batches: str
+) -> None:
+    settings = RECIPES[recipe]
+    assert module._cache_key(0, settings) == key
+    digest = hashlib.sha256()
+    tokenizer = fitting_examples.tokenizer_of(settings)
+    for batch in islice(fitting_examples.fitting_batches(tokenizer, 0, settings), 30):
+        digest.update(batch.ids.numpy().tobytes())
+        digest.update(batch.labels.numpy().tobytes())
+    assert digest.hexdigest()[:16] == batches
+
+
+def test_the_operators_tokenizer_gives_back_every_problem_and_solution_exactly() -> None:
+    tokenizer = make_tokenizer(OPERATOR_CHARACTERS)
+    rng = random.Random(0)
+    probabilities = operators.success_probabilities(0.01)
+    for problem in islice(operators.stream_problems("fitting", 0), 300):
+        text = problem.prompt + operators.worked_example(problem, rng, probabilities)
+        ids = tokenizer(text).input_ids
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == text
+
+
+def test_an_operators_model_is_fitted_on_its_own_vocabulary(tmp_path: Path) -> None:
+    settings = OperatorsFit(hidden_size=32, layers=1, head_size=16, steps=2, examples_per_step=4)
+    folder = start_model(tmp_path, 0, settings)
+    assert len(AutoTokenizer.from_pretrained(folder)) == len(OPERATOR_CHARACTERS) + 4

@@ -16,9 +16,15 @@ import pytest
 import torch
 
 from extra_client import FinishReason, Rollout, Timings, UnparseableSide, Verdict, VerdictStatus
-from extra_trainer.config import NoveltyConfig
-from extra_trainer.exploration.advantage import StepAdvantages, advantages, controlled, step_advantages
-from extra_trainer.exploration.results import GroupNovelty
+from extra_trainer.config import NoveltyConfig, OutcomeConfig
+from extra_trainer.exploration.advantage import (
+    StepAdvantages,
+    advantages,
+    controlled,
+    outcome_bonuses,
+    step_advantages,
+)
+from extra_trainer.exploration.results import GroupNovelty, OutcomeNovelty
 from extra_trainer.rollouts.collector import Group, RolloutRequest
 
 GROUPS, SAMPLES = 7, 4
@@ -140,7 +146,9 @@ def test_advantages_of_groups_equal_those_of_batches_in_any_order(
     )
     for seed in range(10):
         groups, novelty = _step(seed, undecided)
-        found = step_advantages(groups, novelty, settings, divide_by_std=divide_by_std, seed=SEED)
+        found = step_advantages(
+            groups, novelty, settings, OutcomeConfig(), divide_by_std=divide_by_std, seed=SEED, step=1
+        )
         for order in (_micro_batches(seed), [[place] for place in range(GROUPS * SAMPLES)]):
             values, bonus = batch_advantages(groups, novelty, order, settings, divide_by_std)
             assert found.advantages.astype(np.float32).ravel().tolist() == values.tolist()
@@ -150,13 +158,43 @@ def test_advantages_of_groups_equal_those_of_batches_in_any_order(
 
 def test_undecided_rollouts_and_evaluation_have_no_advantage() -> None:
     groups, novelty = _step(0, undecided=True)
-    found = step_advantages(groups, novelty, NoveltyConfig(), divide_by_std=True, seed=SEED)
+    found = step_advantages(
+        groups, novelty, NoveltyConfig(), OutcomeConfig(), divide_by_std=True, seed=SEED, step=1
+    )
     for place, group in enumerate(groups):
         assert (found.advantages[place][~group.decided] == 0).all()
         assert (found.bonus[place][~group.correct] == 0).all()
     zeros = StepAdvantages.zeros(groups)
     assert zeros.advantages.shape == zeros.bonus.shape == (GROUPS, SAMPLES)
     assert not zeros.advantages.any()
+
+
+def _outcome(times: list[int], wrong: list[bool]) -> OutcomeNovelty:
+    scored = np.array(wrong)
+    counts = np.where(scored, times, 0).astype(np.float64)
+    values = np.where(scored, 1 / np.sqrt(np.maximum(counts, 1)), 0.0)
+    return OutcomeNovelty(scored, values, counts, len(set(counts[scored])))
+
+
+def test_outcome_bonuses_are_centred_over_the_wrong_rollouts_alone() -> None:
+    groups = [None, _outcome([1, 4, 9, 0], [True, True, False, False])]
+    bonus = outcome_bonuses(groups, 4, OutcomeConfig(beta=0.3), seed=0, step=1)
+    assert bonus[0].tolist() == [0] * 4
+    assert bonus[1].tolist() == pytest.approx([0.075, -0.075, 0, 0])
+    plain = outcome_bonuses(groups, 4, OutcomeConfig(beta=0.3, center=False), seed=0, step=1)
+    assert plain[1].tolist() == pytest.approx([0.3, 0.15, 0, 0])
+
+
+def test_shuffled_outcome_bonuses_are_the_same_ones_and_a_repeated_step_repeats_them() -> None:
+    groups = [_outcome([1, 2, 3, 4, 5, 6, 7, 8], [True] * 7 + [False])] * 4
+    plain = outcome_bonuses(groups, 8, OutcomeConfig(), seed=0, step=7)
+    settings = OutcomeConfig(control="shuffled")
+    shuffled = outcome_bonuses(groups, 8, settings, seed=0, step=7)
+    assert np.sort(shuffled[:, :7]).tolist() == np.sort(plain[:, :7]).tolist()
+    assert not shuffled[:, 7].any()
+    assert len({tuple(row) for row in shuffled}) > 1, "each group has an order of its own"
+    assert shuffled.tolist() == outcome_bonuses(groups, 8, settings, seed=0, step=7).tolist()
+    assert shuffled.tolist() != outcome_bonuses(groups, 8, settings, seed=0, step=8).tolist()
 
 
 def test_openrlhf_s_experiences_get_each_sample_s_own_advantage_at_its_action_tokens() -> None:

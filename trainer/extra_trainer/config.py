@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from extra_client import credentials
 from extra_rl.config_file import ConfigError, explain, read_yaml
-from extra_rl.vocabulary import MemoryPolicy, Scale, SelectionPolicy
+from extra_rl.vocabulary import MemoryPolicy, Method, Scale, SelectionPolicy
 from extra_trainer.rehearsal.recipes import RECIPES
 
 
@@ -26,11 +26,12 @@ class ModelConfig(Section):
     """The policy to start from."""
 
     path: str = Field(
-        description="Folder of a Hugging Face model, or one that the project makes: `rehearsal`, or"
-        " `rehearsal-self-correcting`, which slips more often and writes most of these results again."
+        description="Folder of a Hugging Face model, or one that the project makes: `rehearsal`;"
+        " `rehearsal-self-correcting`, which slips more often and writes most of these results again; or"
+        " `rehearsal-operators`, for the problems of that name."
     )
     seed: int = Field(
-        0, ge=0, description="Seed of the rehearsal's start model; runs with other seeds share it."
+        0, ge=0, description="Seed of a start model that the project makes; runs with other seeds share it."
     )
 
     @property
@@ -50,6 +51,9 @@ class PromptConfig(Section):
     apply_chat_template: bool = Field(
         False, description="Wrap the problem as a user message of the tokenizer's chat."
     )
+    verification_method: Method = Field(
+        Method.MATH, description="Comparison of a response with the reference answer."
+    )
 
     @model_validator(mode="after")
     def _template_has_a_place(self) -> "PromptConfig":
@@ -59,7 +63,10 @@ class PromptConfig(Section):
 
 
 class DataConfig(PromptConfig):
-    """Problems: JSON Lines or Parquet files, Hugging Face dataset folders (FOLDER#SPLIT), or `rehearsal`."""
+    """Problems: JSON Lines or Parquet files, Hugging Face dataset folders (FOLDER#SPLIT), or made ones.
+
+    The project makes `rehearsal` (sums) and `rehearsal-operators` (chains of operators).
+    """
 
     train: str
     evaluation: str | dict[str, str] = Field(
@@ -77,6 +84,19 @@ class DataConfig(PromptConfig):
     rehearsal_terms: tuple[int, ...] | None = Field(
         None, min_length=1, description="Numbers of terms of the rehearsal's problems; absent: its own mix."
     )
+    rehearsal_operators: tuple[int, ...] | None = Field(
+        None, min_length=1, description="Numbers of operators in rehearsal-operators; absent: 1 and 2."
+    )
+
+    @model_validator(mode="after")
+    def _operators_are_compared_as_text(self) -> "DataConfig":
+        sources = [self.train]
+        sources += [self.evaluation] if isinstance(self.evaluation, str) else self.evaluation.values()
+        if "rehearsal-operators" in sources and self.verification_method is not Method.EXACT:
+            raise ValueError(
+                "the answers of rehearsal-operators are letters, not formulas: set verification_method: exact"
+            )
+        return self
 
 
 class RolloutConfig(Section):
@@ -103,6 +123,11 @@ class OptimizationConfig(Section):
     """The policy update."""
 
     epochs: int = Field(10, gt=0, description="Passes over the training problems.")
+    updates_per_batch: int = Field(
+        1,
+        gt=0,
+        description="Passes of the update over each step's rollouts; all but the first are off-policy.",
+    )
     minibatch_prompts: int = Field(256, gt=0, description="Prompts (times n samples) per optimizer step.")
     micro_batch_samples: int = Field(8, gt=0, description="Sequences per forward and backward pass.")
     learning_rate: float = Field(1e-6, gt=0)
@@ -116,6 +141,9 @@ class OptimizationConfig(Section):
     clip_high: float = Field(0.28, gt=0)
     dual_clip: float | None = Field(10.0, gt=1)
     max_gradient_norm: float = Field(1.0, gt=0)
+    entropy_bonus: float = Field(
+        0.0, ge=0, description="Weight of the policy's mean token entropy, which the loss then rewards."
+    )
     loss_aggregation: Literal["token-mean", "seq-mean-token-mean"] = "token-mean"
     divide_by_std: bool = Field(True, description="Divide a group's advantages by its standard deviation.")
 
@@ -140,6 +168,29 @@ class NoveltyConfig(Section):
     )
     guided_groups: bool = Field(
         True, description="Guided groups are scored and remembered under their prompt too."
+    )
+
+
+class OutcomeConfig(Section):
+    """Outcome novelty: wrong rollouts differ in advantage by how often their answer was given before.
+
+    A_i += beta (b_i - mean b) over the wrong rollouts of a group, b_i = 1/sqrt(N(x, a_i)), with N the times
+    that the final answer a_i was given to the prompt x, in earlier groups that it acted on and in this one
+    (arXiv 2509.06941).
+    """
+
+    enabled: bool = False
+    beta: float = Field(0.3, ge=0, description="Weight of the bonus.")
+    groups: Literal["all_wrong", "with_wrong", "all"] = Field(
+        "all_wrong",
+        description="Groups it acts on: those without a success; those with a wrong rollout; or all, where"
+        " right answers are counted and paid like wrong ones, as in the source.",
+    )
+    history: bool = Field(True, description="Count earlier groups too, not this one alone.")
+    center: bool = Field(True, description="Subtract the mean of the group.")
+    control: Literal["shuffled"] | None = Field(
+        None,
+        description="For experiments: the bonuses of a group, in random order among the same rollouts.",
     )
 
 
@@ -335,6 +386,17 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
     },
     # The control for claims about prefixes: hard prompts again, from the beginning.
     "requeue": {"novelty": {"enabled": False}, "prefix": {"enabled": True, "policy": "none"}},
+    "outcome-only": {
+        "novelty": {"enabled": False},
+        "prefix": {"enabled": False},
+        "outcome": {"enabled": True},
+    },
+    # What was found best of all parts.
+    "extra-plus": {
+        "novelty": {"enabled": False},
+        "prefix": {"enabled": False},
+        "outcome": {"enabled": True},
+    },
 }
 
 
@@ -342,15 +404,26 @@ class Config(Section):
     """A training run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="Names the run's folder and memories.")
-    preset: Literal["paper", "reference", "grpo", "novelty-only", "prefix-only", "requeue"] | None = Field(
-        None, description="Settings to start from; those of the config itself take precedence."
-    )
+    preset: (
+        Literal[
+            "paper",
+            "reference",
+            "grpo",
+            "novelty-only",
+            "prefix-only",
+            "requeue",
+            "outcome-only",
+            "extra-plus",
+        ]
+        | None
+    ) = Field(None, description="Settings to start from; those of the config itself take precedence.")
     seed: int = Field(0, ge=0)
     model: ModelConfig
     data: DataConfig
     rollout: RolloutConfig = RolloutConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     novelty: NoveltyConfig = NoveltyConfig()
+    outcome: OutcomeConfig = OutcomeConfig()
     prefix: PrefixConfig = PrefixConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     services: ServicesConfig = ServicesConfig()

@@ -112,6 +112,8 @@ class NamespaceSettings(_message.Message):
     NGRAM_SIZE_FIELD_NUMBER: _builtins.int
     CLUSTER_SIMILARITY_FIELD_NUMBER: _builtins.int
     VARIANCE_RATE_FIELD_NUMBER: _builtins.int
+    OUTCOME_CAPACITY_FIELD_NUMBER: _builtins.int
+    OUTCOME_DECAY_FIELD_NUMBER: _builtins.int
     memory_capacity: _builtins.int
     """Solutions kept per prompt, oldest out first. Default 16."""
     min_history: _builtins.int
@@ -130,6 +132,12 @@ class NamespaceSettings(_message.Message):
     """Cosine similarity from which two solutions are in one cluster (METRIC_CLUSTER_SIZE). Default 0.95."""
     variance_rate: _builtins.float
     """Weight, in [0, 1], of a group's reward variance in its prompt's moving average. Default 0.1."""
+    outcome_capacity: _builtins.int
+    """Distinct answers whose counts METRIC_OUTCOME keeps per prompt, least recently given out first. Default 256."""
+    outcome_decay: _builtins.float
+    """Factor, in (0, 1], by which each remembered group of a prompt multiplies the counts of its earlier answers
+    (METRIC_OUTCOME). Default 1.
+    """
     def __init__(
         self,
         *,
@@ -142,10 +150,12 @@ class NamespaceSettings(_message.Message):
         ngram_size: _builtins.int | None = ...,
         cluster_similarity: _builtins.float | None = ...,
         variance_rate: _builtins.float | None = ...,
+        outcome_capacity: _builtins.int | None = ...,
+        outcome_decay: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity", "_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_ngram_size", b"_ngram_size", "_prefix_capacity", b"_prefix_capacity", "_variance_rate", b"_variance_rate", "cluster_similarity", b"cluster_similarity", "memory_capacity", b"memory_capacity", "min_history", b"min_history", "ngram_size", b"ngram_size", "prefix_capacity", b"prefix_capacity", "variance_rate", b"variance_rate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity", "_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_ngram_size", b"_ngram_size", "_outcome_capacity", b"_outcome_capacity", "_outcome_decay", b"_outcome_decay", "_prefix_capacity", b"_prefix_capacity", "_variance_rate", b"_variance_rate", "cluster_similarity", b"cluster_similarity", "memory_capacity", b"memory_capacity", "min_history", b"min_history", "ngram_size", b"ngram_size", "outcome_capacity", b"outcome_capacity", "outcome_decay", b"outcome_decay", "prefix_capacity", b"prefix_capacity", "variance_rate", b"variance_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity", "_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_ngram_size", b"_ngram_size", "_prefix_capacity", b"_prefix_capacity", "_variance_rate", b"_variance_rate", "cluster_similarity", b"cluster_similarity", "memory_capacity", b"memory_capacity", "memory_policy", b"memory_policy", "min_history", b"min_history", "ngram_size", b"ngram_size", "prefix_capacity", b"prefix_capacity", "storage", b"storage", "text_window", b"text_window", "variance_rate", b"variance_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity", "_memory_capacity", b"_memory_capacity", "_min_history", b"_min_history", "_ngram_size", b"_ngram_size", "_outcome_capacity", b"_outcome_capacity", "_outcome_decay", b"_outcome_decay", "_prefix_capacity", b"_prefix_capacity", "_variance_rate", b"_variance_rate", "cluster_similarity", b"cluster_similarity", "memory_capacity", b"memory_capacity", "memory_policy", b"memory_policy", "min_history", b"min_history", "ngram_size", b"ngram_size", "outcome_capacity", b"outcome_capacity", "outcome_decay", b"outcome_decay", "prefix_capacity", b"prefix_capacity", "storage", b"storage", "text_window", b"text_window", "variance_rate", b"variance_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cluster_similarity: _TypeAlias = _typing.Literal["cluster_similarity"]  # noqa: Y015
     _WhichOneofArgType__cluster_similarity: _TypeAlias = _typing.Literal["_cluster_similarity", b"_cluster_similarity"]  # noqa: Y015
@@ -155,6 +165,10 @@ class NamespaceSettings(_message.Message):
     _WhichOneofArgType__min_history: _TypeAlias = _typing.Literal["_min_history", b"_min_history"]  # noqa: Y015
     _WhichOneofReturnType__ngram_size: _TypeAlias = _typing.Literal["ngram_size"]  # noqa: Y015
     _WhichOneofArgType__ngram_size: _TypeAlias = _typing.Literal["_ngram_size", b"_ngram_size"]  # noqa: Y015
+    _WhichOneofReturnType__outcome_capacity: _TypeAlias = _typing.Literal["outcome_capacity"]  # noqa: Y015
+    _WhichOneofArgType__outcome_capacity: _TypeAlias = _typing.Literal["_outcome_capacity", b"_outcome_capacity"]  # noqa: Y015
+    _WhichOneofReturnType__outcome_decay: _TypeAlias = _typing.Literal["outcome_decay"]  # noqa: Y015
+    _WhichOneofArgType__outcome_decay: _TypeAlias = _typing.Literal["_outcome_decay", b"_outcome_decay"]  # noqa: Y015
     _WhichOneofReturnType__prefix_capacity: _TypeAlias = _typing.Literal["prefix_capacity"]  # noqa: Y015
     _WhichOneofArgType__prefix_capacity: _TypeAlias = _typing.Literal["_prefix_capacity", b"_prefix_capacity"]  # noqa: Y015
     _WhichOneofReturnType__variance_rate: _TypeAlias = _typing.Literal["variance_rate"]  # noqa: Y015
@@ -167,6 +181,10 @@ class NamespaceSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_history) -> _WhichOneofReturnType__min_history | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ngram_size) -> _WhichOneofReturnType__ngram_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outcome_capacity) -> _WhichOneofReturnType__outcome_capacity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__outcome_decay) -> _WhichOneofReturnType__outcome_decay | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prefix_capacity) -> _WhichOneofReturnType__prefix_capacity | None: ...
     @_typing.overload
@@ -269,6 +287,7 @@ class DescribeNamespaceResponse(_message.Message):
     INDEX_LOADS_FIELD_NUMBER: _builtins.int
     TEXTS_EMBEDDED_FIELD_NUMBER: _builtins.int
     TEXTS_CACHED_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
     """Prompts with at least one stored solution."""
     solutions: _builtins.int
@@ -289,6 +308,8 @@ class DescribeNamespaceResponse(_message.Message):
     """
     texts_cached: _builtins.int
     """Texts it did not embed because their vectors were in its cache, in all namespaces."""
+    answers: _builtins.int
+    """Distinct answers counted, over all prompts."""
     @_builtins.property
     def settings(self) -> Global___NamespaceSettings:
         """Its settings, defaults filled in."""
@@ -311,10 +332,11 @@ class DescribeNamespaceResponse(_message.Message):
         index_loads: _builtins.int = ...,
         texts_embedded: _builtins.int = ...,
         texts_cached: _builtins.int = ...,
+        answers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "embedding_model", b"embedding_model", "index_hits", b"index_hits", "index_loads", b"index_loads", "positive", b"positive", "prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions", "texts_cached", b"texts_cached", "texts_embedded", b"texts_embedded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "dimension", b"dimension", "embedding_model", b"embedding_model", "index_hits", b"index_hits", "index_loads", b"index_loads", "positive", b"positive", "prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions", "texts_cached", b"texts_cached", "texts_embedded", b"texts_embedded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,19 +451,23 @@ class CopyNamespaceResponse(_message.Message):
 
     SOLUTIONS_FIELD_NUMBER: _builtins.int
     PREFIXES_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     solutions: _builtins.int
     """Solutions copied."""
     prefixes: _builtins.int
     """Prefixes copied."""
+    answers: _builtins.int
+    """Distinct answers copied, over all prompts."""
     def __init__(
         self,
         *,
         solutions: _builtins.int = ...,
         prefixes: _builtins.int = ...,
+        answers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "solutions", b"solutions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "prefixes", b"prefixes", "solutions", b"solutions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,12 +601,15 @@ class ImportNamespaceResponse(_message.Message):
     PROMPTS_FIELD_NUMBER: _builtins.int
     SOLUTIONS_FIELD_NUMBER: _builtins.int
     PREFIXES_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     prompts: _builtins.int
     """Prompts with at least one stored solution."""
     solutions: _builtins.int
     """Solutions stored."""
     prefixes: _builtins.int
     """Prefixes stored."""
+    answers: _builtins.int
+    """Distinct answers counted, over all prompts."""
     @_builtins.property
     def settings(self) -> Global___NamespaceSettings:
         """Its settings."""
@@ -592,10 +621,11 @@ class ImportNamespaceResponse(_message.Message):
         prompts: _builtins.int = ...,
         solutions: _builtins.int = ...,
         prefixes: _builtins.int = ...,
+        answers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "prefixes", b"prefixes", "prompts", b"prompts", "settings", b"settings", "solutions", b"solutions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,6 +700,7 @@ class PromptSummary(_message.Message):
     SOLUTIONS_ADDED_FIELD_NUMBER: _builtins.int
     PREFIXES_FIELD_NUMBER: _builtins.int
     REWARD_VARIANCE_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     prompt_id: _builtins.str
     """Prompt."""
     solutions: _builtins.int
@@ -680,6 +711,8 @@ class PromptSummary(_message.Message):
     """Prefixes stored."""
     reward_variance: _builtins.float
     """Moving average of the variance of its rewards; 0 if never tracked."""
+    answers: _builtins.int
+    """Distinct answers counted."""
     def __init__(
         self,
         *,
@@ -688,10 +721,11 @@ class PromptSummary(_message.Message):
         solutions_added: _builtins.int = ...,
         prefixes: _builtins.int = ...,
         reward_variance: _builtins.float = ...,
+        answers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "prompt_id", b"prompt_id", "reward_variance", b"reward_variance", "solutions", b"solutions", "solutions_added", b"solutions_added"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "prefixes", b"prefixes", "prompt_id", b"prompt_id", "reward_variance", b"reward_variance", "solutions", b"solutions", "solutions_added", b"solutions_added"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class NamespaceServiceStub(object):
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
-    A namespace holds solutions and prefixes, and every RPC here is about both.
+    A namespace holds solutions, prefixes and counts of answers, and every RPC here is about all of them.
     """
 
     def __init__(self, channel):
@@ -90,7 +90,7 @@ class NamespaceServiceStub(object):
 
 class NamespaceServiceServicer(object):
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
-    A namespace holds solutions and prefixes, and every RPC here is about both.
+    A namespace holds solutions, prefixes and counts of answers, and every RPC here is about all of them.
     """
 
     def CreateNamespace(self, request, context):
@@ -152,7 +152,7 @@ class NamespaceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeletePrompts(self, request, context):
-        """Deletes all solutions and prefixes of prompts. Unknown ids are no error (idempotent).
+        """Deletes everything stored for prompts. Unknown ids are no error (idempotent).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +228,7 @@ def add_NamespaceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class NamespaceService(object):
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
-    A namespace holds solutions and prefixes, and every RPC here is about both.
+    A namespace holds solutions, prefixes and counts of answers, and every RPC here is about all of them.
     """
 
     @staticmethod

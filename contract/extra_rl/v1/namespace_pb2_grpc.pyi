@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class NamespaceServiceStub:
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
-    A namespace holds solutions and prefixes, and every RPC here is about both.
+    A namespace holds solutions, prefixes and counts of answers, and every RPC here is about all of them.
     """
 
     @_typing.overload
@@ -56,14 +56,14 @@ class NamespaceServiceStub:
     ListPrompts: _grpc.UnaryUnaryMultiCallable[_namespace_pb2.ListPromptsRequest, _namespace_pb2.ListPromptsResponse]
     """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page."""
     DeletePrompts: _grpc.UnaryUnaryMultiCallable[_namespace_pb2.DeletePromptsRequest, _namespace_pb2.DeletePromptsResponse]
-    """Deletes all solutions and prefixes of prompts. Unknown ids are no error (idempotent)."""
+    """Deletes everything stored for prompts. Unknown ids are no error (idempotent)."""
     GetInfo: _grpc.UnaryUnaryMultiCallable[_namespace_pb2.NamespaceServiceGetInfoRequest, _namespace_pb2.NamespaceServiceGetInfoResponse]
     """Returns the version of the server and the limits of this service."""
 
 @_typing.type_check_only
 class NamespaceServiceAsyncStub(NamespaceServiceStub):
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
-    A namespace holds solutions and prefixes, and every RPC here is about both.
+    A namespace holds solutions, prefixes and counts of answers, and every RPC here is about all of them.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -88,13 +88,13 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
     ListPrompts: _aio.UnaryUnaryMultiCallable[_namespace_pb2.ListPromptsRequest, _namespace_pb2.ListPromptsResponse]  # type: ignore[assignment]
     """Lists the prompts of a namespace, in order of their ids as UTF-8 bytes, page by page."""
     DeletePrompts: _aio.UnaryUnaryMultiCallable[_namespace_pb2.DeletePromptsRequest, _namespace_pb2.DeletePromptsResponse]  # type: ignore[assignment]
-    """Deletes all solutions and prefixes of prompts. Unknown ids are no error (idempotent)."""
+    """Deletes everything stored for prompts. Unknown ids are no error (idempotent)."""
     GetInfo: _aio.UnaryUnaryMultiCallable[_namespace_pb2.NamespaceServiceGetInfoRequest, _namespace_pb2.NamespaceServiceGetInfoResponse]  # type: ignore[assignment]
     """Returns the version of the server and the limits of this service."""
 
 class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Administers the namespaces that NoveltyService and PrefixService work in; all three are served on one port.
-    A namespace holds solutions and prefixes, and every RPC here is about both.
+    A namespace holds solutions, prefixes and counts of answers, and every RPC here is about all of them.
     """
 
     @_abc_1.abstractmethod
@@ -171,7 +171,7 @@ class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _namespace_pb2.DeletePromptsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_namespace_pb2.DeletePromptsResponse, _abc.Awaitable[_namespace_pb2.DeletePromptsResponse]]:
-        """Deletes all solutions and prefixes of prompts. Unknown ids are no error (idempotent)."""
+        """Deletes everything stored for prompts. Unknown ids are no error (idempotent)."""
 
     @_abc_1.abstractmethod
     def GetInfo(

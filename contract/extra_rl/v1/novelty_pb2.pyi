@@ -42,6 +42,11 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     """1 - mean cosine similarity to the siblings (the graph cut of DRA-GRPO). In [0, 2]."""
     METRIC_CLUSTER_SIZE: _Metric.ValueType  # 5
     """Share of the siblings that are in another semantic cluster (as in DARLING). In [0, 1]."""
+    METRIC_OUTCOME: _Metric.ValueType  # 6
+    """Outcome novelty: 1/sqrt(N) for a wrong rollout, with N the times that its final answer was given to the
+    prompt, in earlier groups and this one; right rollouts score 0. Needs Group.answers, and no embeddings. In
+    [0, 1].
+    """
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """Measure of novelty."""
@@ -62,7 +67,36 @@ METRIC_MEAN_COSINE: Metric.ValueType  # 4
 """1 - mean cosine similarity to the siblings (the graph cut of DRA-GRPO). In [0, 2]."""
 METRIC_CLUSTER_SIZE: Metric.ValueType  # 5
 """Share of the siblings that are in another semantic cluster (as in DARLING). In [0, 1]."""
+METRIC_OUTCOME: Metric.ValueType  # 6
+"""Outcome novelty: 1/sqrt(N) for a wrong rollout, with N the times that its final answer was given to the
+prompt, in earlier groups and this one; right rollouts score 0. Needs Group.answers, and no embeddings. In
+[0, 1].
+"""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
+class _OutcomeScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutcomeScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutcomeScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTCOME_SCOPE_UNSPECIFIED: _OutcomeScope.ValueType  # 0
+    """Same as OUTCOME_SCOPE_WRONG."""
+    OUTCOME_SCOPE_WRONG: _OutcomeScope.ValueType  # 1
+    """The wrong ones."""
+    OUTCOME_SCOPE_ALL: _OutcomeScope.ValueType  # 2
+    """The wrong and the correct ones."""
+
+class OutcomeScope(_OutcomeScope, metaclass=_OutcomeScopeEnumTypeWrapper):
+    """Rollouts whose final answers METRIC_OUTCOME counts and scores."""
+
+OUTCOME_SCOPE_UNSPECIFIED: OutcomeScope.ValueType  # 0
+"""Same as OUTCOME_SCOPE_WRONG."""
+OUTCOME_SCOPE_WRONG: OutcomeScope.ValueType  # 1
+"""The wrong ones."""
+OUTCOME_SCOPE_ALL: OutcomeScope.ValueType  # 2
+"""The wrong and the correct ones."""
+Global___OutcomeScope: _TypeAlias = OutcomeScope  # noqa: Y015
 
 class _Scale:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -136,6 +170,8 @@ class Group(_message.Message):
     CORRECT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SEQUENCE_LOGPROBS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    UNDECIDED_FIELD_NUMBER: _builtins.int
     prompt_id: _builtins.str
     """Identity of the prompt, stable across steps and epochs: 1 to 512 bytes, none of them NUL."""
     embeddings: _builtins.bytes
@@ -154,6 +190,18 @@ class Group(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """n entries of int32 [length]: the response's tokens. For METRIC_NGRAM_COUNT."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """n final answers, in the normal form that verification returns; empty for a missing one. For METRIC_OUTCOME.
+        An answer of more than 200 characters is counted by its beginning and its hash.
+        """
+
+    @_builtins.property
+    def undecided(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """Whether the verdict about each rollout is unknown, n entries or none: METRIC_OUTCOME neither scores nor
+        counts such a rollout. Other metrics read `correct` alone.
+        """
+
     def __init__(
         self,
         *,
@@ -163,10 +211,12 @@ class Group(_message.Message):
         correct: _abc.Iterable[_builtins.bool] | None = ...,
         token_ids: _abc.Iterable[_builtins.bytes] | None = ...,
         sequence_logprobs: _builtins.bytes = ...,
+        answers: _abc.Iterable[_builtins.str] | None = ...,
+        undecided: _abc.Iterable[_builtins.bool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correct", b"correct", "embeddings", b"embeddings", "prompt_id", b"prompt_id", "sequence_logprobs", b"sequence_logprobs", "texts", b"texts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "correct", b"correct", "embeddings", b"embeddings", "prompt_id", b"prompt_id", "sequence_logprobs", b"sequence_logprobs", "texts", b"texts", "token_ids", b"token_ids", "undecided", b"undecided"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,6 +277,8 @@ class ScoreGroupsRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     TRACK_REWARD_VARIANCE_FIELD_NUMBER: _builtins.int
     VENDI_FIELD_NUMBER: _builtins.int
+    OUTCOME_SCOPE_FIELD_NUMBER: _builtins.int
+    IGNORE_HISTORY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace."""
     metric: Global___Metric.ValueType
@@ -240,13 +292,19 @@ class ScoreGroupsRequest(_message.Message):
     scale: Global___Scale.ValueType
     """Divisor of the novelties."""
     explain: _builtins.bool
-    """Also name, for each rollout, its nearest neighbour (metrics on embeddings only)."""
+    """Also name, for each rollout, its nearest neighbour (metrics on embeddings), or how often its answer was
+    given (METRIC_OUTCOME). Other metrics refuse it.
+    """
     track_reward_variance: _builtins.bool
     """Also take the variance of the group's rewards (1 for correct, 0 for others) into the prompt's moving
     average, and return that. SCORE_MODE_SCORE_ONLY returns it unchanged.
     """
     vendi: _builtins.bool
     """Also compute the Vendi score of each group's rollouts that count (metrics on embeddings only)."""
+    outcome_scope: Global___OutcomeScope.ValueType
+    """Rollouts that METRIC_OUTCOME counts and scores."""
+    ignore_history: _builtins.bool
+    """METRIC_OUTCOME scores by the counts within the group alone. What is remembered stays the same."""
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]:
         """Groups; a prompt may appear more than once, the groups are taken in order."""
@@ -263,10 +321,12 @@ class ScoreGroupsRequest(_message.Message):
         explain: _builtins.bool = ...,
         track_reward_variance: _builtins.bool = ...,
         vendi: _builtins.bool = ...,
+        outcome_scope: Global___OutcomeScope.ValueType = ...,
+        ignore_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "groups", b"groups", "idempotency_key", b"idempotency_key", "metric", b"metric", "mode", b"mode", "namespace", b"namespace", "scale", b"scale", "track_reward_variance", b"track_reward_variance", "vendi", b"vendi"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "groups", b"groups", "idempotency_key", b"idempotency_key", "ignore_history", b"ignore_history", "metric", b"metric", "mode", b"mode", "namespace", b"namespace", "outcome_scope", b"outcome_scope", "scale", b"scale", "track_reward_variance", b"track_reward_variance", "vendi", b"vendi"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,6 +394,34 @@ class Nearest(_message.Message):
 Global___Nearest: _TypeAlias = Nearest  # noqa: Y015
 
 @_typing.final
+class AnswerCount(_message.Message):
+    """How often the final answer of a rollout was given to its prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EARLIER_FIELD_NUMBER: _builtins.int
+    IN_GROUP_FIELD_NUMBER: _builtins.int
+    earlier: _builtins.float
+    """Times in earlier groups, multiplied by NamespaceSettings.outcome_decay at every group since, this one
+    included. 0: the answer is new, or no longer stored.
+    """
+    in_group: _builtins.int
+    """Times in this group. 0: the rollout is not scored, or its answer is missing."""
+    def __init__(
+        self,
+        *,
+        earlier: _builtins.float = ...,
+        in_group: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earlier", b"earlier", "in_group", b"in_group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerCount: _TypeAlias = AnswerCount  # noqa: Y015
+
+@_typing.final
 class GroupScores(_message.Message):
     """Scores of one group."""
 
@@ -347,14 +435,15 @@ class GroupScores(_message.Message):
     REWARD_VARIANCE_FIELD_NUMBER: _builtins.int
     VENDI_FIELD_NUMBER: _builtins.int
     DIVISOR_FIELD_NUMBER: _builtins.int
+    ANSWER_COUNTS_FIELD_NUMBER: _builtins.int
     novelty: _builtins.bytes
     """float32 [n]: novelty of each rollout, 0 for those that do not count. Divided as `scale` says; the
     range before that is the metric's.
     """
     memory_before: _builtins.int
-    """Entries of the prompt's memory before the group."""
+    """Entries of the prompt's memory before the group: solutions, or distinct answers for METRIC_OUTCOME."""
     memory_after: _builtins.int
-    """Entries of the prompt's memory after the group."""
+    """The same after the group."""
     reward_variance: _builtins.float
     """If asked for: moving average of the variance of the prompt's rewards, this group included."""
     vendi: _builtins.float
@@ -369,7 +458,11 @@ class GroupScores(_message.Message):
 
     @_builtins.property
     def nearest(self) -> _containers.RepeatedCompositeFieldContainer[Global___Nearest]:
-        """If asked to explain: the nearest neighbour of each rollout, n entries."""
+        """If asked to explain, metrics on embeddings: the nearest neighbour of each rollout, n entries."""
+
+    @_builtins.property
+    def answer_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerCount]:
+        """If asked to explain, METRIC_OUTCOME: how often the answer of each rollout was given, n entries."""
 
     def __init__(
         self,
@@ -382,10 +475,11 @@ class GroupScores(_message.Message):
         reward_variance: _builtins.float | None = ...,
         vendi: _builtins.float | None = ...,
         divisor: _builtins.float = ...,
+        answer_counts: _abc.Iterable[Global___AnswerCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance", "_vendi", b"_vendi", "error", b"error", "reward_variance", b"reward_variance", "vendi", b"vendi"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance", "_vendi", b"_vendi", "divisor", b"divisor", "error", b"error", "memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "reward_variance", b"reward_variance", "vendi", b"vendi"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance", "_vendi", b"_vendi", "answer_counts", b"answer_counts", "divisor", b"divisor", "error", b"error", "memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "reward_variance", b"reward_variance", "vendi", b"vendi"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reward_variance: _TypeAlias = _typing.Literal["reward_variance"]  # noqa: Y015
     _WhichOneofArgType__reward_variance: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance"]  # noqa: Y015
@@ -451,6 +545,10 @@ class CollectSampleRequest(_message.Message):
     METRIC_FIELD_NUMBER: _builtins.int
     SCALE_FIELD_NUMBER: _builtins.int
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    UNDECIDED_FIELD_NUMBER: _builtins.int
+    OUTCOME_SCOPE_FIELD_NUMBER: _builtins.int
+    IGNORE_HISTORY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace."""
     prompt_id: _builtins.str
@@ -481,6 +579,14 @@ class CollectSampleRequest(_message.Message):
     """Seconds after the group's first sample at which it is scored even if samples are missing; the first
     sample decides. Absent: 300.
     """
+    answer: _builtins.str
+    """Its final answer, as in Group.answers; empty for a missing one. For METRIC_OUTCOME."""
+    undecided: _builtins.bool
+    """Whether the verdict about it is unknown, as in Group.undecided."""
+    outcome_scope: Global___OutcomeScope.ValueType
+    """As in ScoreGroupsRequest; the first sample of the group decides."""
+    ignore_history: _builtins.bool
+    """As in ScoreGroupsRequest; the first sample of the group decides."""
     def __init__(
         self,
         *,
@@ -497,10 +603,14 @@ class CollectSampleRequest(_message.Message):
         metric: Global___Metric.ValueType = ...,
         scale: Global___Scale.ValueType = ...,
         wait_seconds: _builtins.float | None = ...,
+        answer: _builtins.str = ...,
+        undecided: _builtins.bool = ...,
+        outcome_scope: Global___OutcomeScope.ValueType = ...,
+        ignore_history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob", "_wait_seconds", b"_wait_seconds", "sequence_logprob", b"sequence_logprob", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob", "_wait_seconds", b"_wait_seconds", "correct", b"correct", "embedding", b"embedding", "group_id", b"group_id", "group_size", b"group_size", "index", b"index", "metric", b"metric", "namespace", b"namespace", "prompt_id", b"prompt_id", "scale", b"scale", "sequence_logprob", b"sequence_logprob", "text", b"text", "token_ids", b"token_ids", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob", "_wait_seconds", b"_wait_seconds", "answer", b"answer", "correct", b"correct", "embedding", b"embedding", "group_id", b"group_id", "group_size", b"group_size", "ignore_history", b"ignore_history", "index", b"index", "metric", b"metric", "namespace", b"namespace", "outcome_scope", b"outcome_scope", "prompt_id", b"prompt_id", "scale", b"scale", "sequence_logprob", b"sequence_logprob", "text", b"text", "token_ids", b"token_ids", "undecided", b"undecided", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sequence_logprob: _TypeAlias = _typing.Literal["sequence_logprob"]  # noqa: Y015
     _WhichOneofArgType__sequence_logprob: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob"]  # noqa: Y015
@@ -525,14 +635,23 @@ class CollectSampleResponse(_message.Message):
     MEMORY_BEFORE_FIELD_NUMBER: _builtins.int
     MEMORY_AFTER_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    ANSWER_COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_NOVELTY_FIELD_NUMBER: _builtins.int
+    CORRECT_SAMPLES_FIELD_NUMBER: _builtins.int
     novelty: _builtins.float
     """Its novelty, as in GroupScores."""
     samples: _builtins.int
     """Number of samples scored together; fewer than group_size if the group's deadline passed."""
     memory_before: _builtins.int
-    """Entries of the prompt's memory before the group."""
+    """Entries of the prompt's memory before the group, as in GroupScores."""
     memory_after: _builtins.int
-    """Entries of the prompt's memory after the group."""
+    """The same after the group."""
+    mean_novelty: _builtins.float
+    """METRIC_OUTCOME: mean novelty of the group's rollouts in the scope, to center the novelty with; 0 if there
+    are none.
+    """
+    correct_samples: _builtins.int
+    """METRIC_OUTCOME: correct samples of the group; 0: the group is all wrong."""
     @_builtins.property
     def nearest(self) -> Global___Nearest:
         """Its nearest neighbour (metrics on embeddings only)."""
@@ -540,6 +659,10 @@ class CollectSampleResponse(_message.Message):
     @_builtins.property
     def timings(self) -> Global___NoveltyTimings:
         """Where the time of scoring the group went."""
+
+    @_builtins.property
+    def answer_count(self) -> Global___AnswerCount:
+        """METRIC_OUTCOME: how often its answer was given."""
 
     def __init__(
         self,
@@ -550,10 +673,13 @@ class CollectSampleResponse(_message.Message):
         memory_before: _builtins.int = ...,
         memory_after: _builtins.int = ...,
         timings: Global___NoveltyTimings | None = ...,
+        answer_count: Global___AnswerCount | None = ...,
+        mean_novelty: _builtins.float = ...,
+        correct_samples: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["nearest", b"nearest", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_count", b"answer_count", "nearest", b"nearest", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "samples", b"samples", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_count", b"answer_count", "correct_samples", b"correct_samples", "mean_novelty", b"mean_novelty", "memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "samples", b"samples", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -803,7 +929,7 @@ class NoveltyServiceGetInfoResponse(_message.Message):
     max_rollouts: _builtins.int
     """Most rollouts in one ScoreGroups request, queries in one QueryNeighbors, and texts in one Embed."""
     max_text_characters: _builtins.int
-    """Most characters of one text."""
+    """Most characters of one text, and of one answer."""
     max_tokens_per_rollout: _builtins.int
     """Most token ids of one rollout."""
     max_dimension: _builtins.int

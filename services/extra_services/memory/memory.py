@@ -23,6 +23,7 @@ from extra_services.memory import instruments
 from extra_services.memory.index import RingIndex
 from extra_services.memory.locks import PromptLocks
 from extra_services.memory.records import (
+    AnswerCounts,
     Conflict,
     EmbeddingSpace,
     Header,
@@ -121,6 +122,10 @@ class Change:
     def ngram_counts(self, wanted: Mapping[str, Collection[bytes]]) -> dict[str, dict[bytes, int]]:
         """Return, by prompt, the counts of those of the `wanted` n-grams that were ever counted."""
         return self._store.ngram_counts(self.namespace, wanted)
+
+    def answer_counts(self) -> dict[str, AnswerCounts]:
+        """Return the counts of the answers of each prompt, least recently given first."""
+        return self._store.answer_counts(self.namespace, self.prompts)
 
     def excerpts(self, wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """Return excerpts of stored solutions, by prompt and sequence number."""
@@ -286,7 +291,7 @@ class Memory:
         return sizes
 
     def delete_prompts(self, name: str, prompts: list[str]) -> list[str]:
-        """Delete all solutions and prefixes of prompts; return the prompts that existed."""
+        """Delete everything stored for prompts; return the prompts that existed."""
         for number, prompt in enumerate(prompts):
             check_prompt_id(prompt, f"prompt_ids[{number}]")
         prompts = list(dict.fromkeys(prompts))
@@ -312,13 +317,14 @@ class Memory:
         return self._indexes.bytes()
 
     def store_entries(self) -> dict[str, float]:
-        """Return the number of namespaces in the store, and of prompts, solutions and prefixes in them."""
+        """Return the number of namespaces in the store, and of the entries of each kind in them."""
         sizes = [self.store.sizes(self.store.namespace(name)) for name in self.store.namespaces()]
         return {
             "namespaces": len(sizes),
             "prompts": sum(each.prompts for each in sizes),
             "solutions": sum(each.solutions for each in sizes),
             "prefixes": sum(each.prefixes for each in sizes),
+            "answers": sum(each.answers for each in sizes),
         }
 
     @property

@@ -114,7 +114,7 @@ class Namespaces:
         return PromptPage(namespace, page, page[-1][0] if len(page) == size else "")
 
     def delete_prompts(self, name: str, prompts: list[str]) -> list[bool]:
-        """Delete all solutions and prefixes of prompts; return for each whether anything was stored.
+        """Delete everything stored for prompts; return for each whether anything was stored.
 
         Raises:
             InvalidInput: There are too many, or an id cannot be one of a prompt.

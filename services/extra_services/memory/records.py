@@ -1,9 +1,10 @@
-"""Plain data of the memory: namespaces, prompts, solutions and prefixes.
+"""Plain data of the memory: namespaces, prompts, solutions, prefixes and counts of answers.
 
 All modules of `memory` use these. A prompt has a *header* (a version and a few counters) and two rings, one
 of solutions and one of prefixes. Entries are numbered from 0 in order of arrival, per prompt and kind. That
 number is the entry's *sequence number*, and `sequence % capacity` is its slot in the ring, so a ring needs no
-bookkeeping beyond the number of entries ever added.
+bookkeeping beyond the number of entries ever added. The counts of a prompt's final answers are one bounded
+table, which is read and written as a whole.
 """
 
 from collections.abc import Mapping
@@ -39,6 +40,10 @@ class NamespaceSettings:
     cluster_similarity: float = 0.95
     #: Weight of a group's reward variance in the prompt's moving average.
     variance_rate: float = 0.1
+    #: Distinct answers whose counts are kept per prompt, least recently given out first (metric outcome).
+    outcome_capacity: int = 256
+    #: Factor by which each remembered group of a prompt multiplies the counts of its earlier answers.
+    outcome_decay: float = 1.0
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Self:
@@ -75,9 +80,13 @@ class NamespaceSettings:
             ("ngram_size", 1, 64),
             ("cluster_similarity", -1, 1),
             ("variance_rate", 0, 1),
+            ("outcome_capacity", 1, 4096),
         ):
             if not least <= getattr(self, name) <= most:
                 raise InvalidInput(f"settings.{name}", f"must be {least} to {most}, is {getattr(self, name)}")
+        if not 0 < self.outcome_decay <= 1:
+            reason = f"must be more than 0 and at most 1, is {self.outcome_decay}"
+            raise InvalidInput("settings.outcome_decay", reason)
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,7 @@ class Sizes:
     prompts: int
     solutions: int
     prefixes: int
+    answers: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,12 @@ class Header:
     unguided_successes: int = 0
     #: Moving average of the variance of a group's rewards.
     reward_variance: float = 0.0
+    #: Distinct answers that are counted.
+    answers_stored: int = 0
+
+
+#: Final answer of a prompt -> times it was given, decayed; the least recently given answer first.
+AnswerCounts = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -164,6 +180,7 @@ class PromptRecord:
     prefixes: list[StoredPrefix]
     #: n-gram, as the bytes of its int32 tokens -> its count in correct responses.
     ngrams: dict[bytes, int]
+    answer_counts: AnswerCounts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -198,6 +215,8 @@ class PromptWrite:
     ngrams: dict[bytes, int] = field(default_factory=dict)
     #: The new moving average; None leaves it.
     reward_variance: float | None = None
+    #: The new counts of answers, in the place of all earlier ones; None leaves them.
+    answer_counts: AnswerCounts | None = None
 
 
 @dataclass(frozen=True)

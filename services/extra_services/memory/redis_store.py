@@ -6,7 +6,8 @@ commands, or none of them. Replicas notice each other's writes by version, so a 
 index is read again before it is used.
 
 A prompt is a few hashes: `h` its header, `s` and `e` vectors and excerpts of solutions by slot, `x` and `o`
-prefixes by slot and their outcomes, `g` counts of n-grams. All keys carry one hash tag, so that they stay
+prefixes by slot and their outcomes, `g` counts of n-grams, `a` counts of answers
+(one field, for they are read and written together). All keys carry one hash tag, so that they stay
 together. A write is acknowledged when Redis has it in its append-only file: the store refuses a server that
 does not write one at every change (`appendfsync always`), unless `allow_loss` accepts losing the last writes.
 
@@ -32,6 +33,7 @@ from redis.sentinel import Sentinel
 
 from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from extra_services.memory.records import (
+    AnswerCounts,
     Conflict,
     EmbeddingSpace,
     Header,
@@ -76,7 +78,7 @@ if replaced then
 end
 local function copy(key) redis.call('COPY', source .. key, made .. key) end
 for _, prompt in ipairs(redis.call('ZRANGE', source .. ':prompts', 0, -1)) do
-  for kind in ('hsexog'):gmatch('.') do copy(':' .. kind .. ':' .. prompt) end
+  for kind in ('hsexoga'):gmatch('.') do copy(':' .. kind .. ':' .. prompt) end
 end
 copy(':prompts') copy(':answers') copy(':ages') copy('')
 redis.call('HSET', made, 'id', ARGV[3], 'name', ARGV[4])
@@ -87,7 +89,9 @@ return 0
 #: and reads what earlier ones wrote.
 SCHEMA_VERSION = 1
 #: The hashes of a prompt.
-KINDS = "hsexog"
+KINDS = "hsexoga"
+#: Field of the hash `a`: the counts as a JSON object, in order.
+COUNTS_FIELD = b"counts"
 #: Keys handled in one round trip, and entries written by one command (Lua passes on at most 8000 words).
 BATCH = 500
 #: Head of a prefix: sequence number, mean entropy, tokens, dimension; then follow tokens, vector and text.
@@ -252,6 +256,11 @@ class RedisStore:
             found[prompt] = {g: int(c) for g, c in zip(ngrams, counts, strict=True) if c is not None}
         return found
 
+    def answer_counts(self, namespace: Namespace, prompts: Collection[str]) -> dict[str, AnswerCounts]:
+        with _reaching():
+            found = self._hashes(namespace, prompts, "a")
+        return {prompt: _answer_counts(stored) for prompt, (stored,) in found.items()}
+
     def excerpts(
         self, namespace: Namespace, wanted: Collection[tuple[str, int]]
     ) -> dict[tuple[str, int], str]:
@@ -279,7 +288,7 @@ class RedisStore:
 
     def records(self, namespace: Namespace, prompts: Collection[str]) -> list[PromptRecord]:
         with _reaching():
-            found = self._hashes(namespace, prompts, "hsexog")
+            found = self._hashes(namespace, prompts, KINDS)
         return [
             PromptRecord(
                 prompt,
@@ -287,8 +296,9 @@ class RedisStore:
                 _ring(solutions, excerpts, namespace),
                 _prefixes(stored, outcomes),
                 {ngram: int(count) for ngram, count in ngrams.items()},
+                _answer_counts(counted),
             )
-            for prompt, (header, solutions, excerpts, stored, outcomes, ngrams) in found.items()
+            for prompt, (header, solutions, excerpts, stored, outcomes, ngrams, counted) in found.items()
             if header
         ]
 
@@ -419,17 +429,18 @@ class RedisStore:
         return found
 
     def _sizes(self, namespace: Namespace) -> Sizes:
-        prompts = solutions = prefixes = 0
+        prompts = solutions = prefixes = answers = 0
+        counters = ("solutions_added", "prefixes_stored", "answers_stored")
         names = self._redis.zrange(self._key(namespace.id, "prompts"), 0, -1)
         for some in _batches([name.decode() for name in names]):
             with self._redis.pipeline(transaction=False) as pipeline:
                 for prompt in some:
-                    pipeline.hmget(self._key(namespace.id, "h", prompt), "solutions_added", "prefixes_stored")
-                for added, stored in pipeline.execute():
+                    pipeline.hmget(self._key(namespace.id, "h", prompt), *counters)
+                for added, stored, counted in pipeline.execute():
                     count = min(int(added or 0), namespace.settings.memory_capacity)
                     prompts, solutions = prompts + (count > 0), solutions + count
-                    prefixes += int(stored or 0)
-        return Sizes(prompts, solutions, prefixes)
+                    prefixes, answers = prefixes + int(stored or 0), answers + int(counted or 0)
+        return Sizes(prompts, solutions, prefixes, answers)
 
     def _discard(self, id_: int) -> list[Command]:
         """Commands that delete the namespace's own key; `_empty_trash` deletes those of its prompts."""
@@ -510,6 +521,12 @@ class RedisStore:
             yield ["HINCRBY", self._key(namespace.id, "g", prompt), ngram, number]
         if change.reward_variance is not None:
             yield ["HSET", key, "reward_variance", repr(change.reward_variance)]
+        if change.answer_counts is not None:
+            yield self._put_answer_counts(namespace, prompt, change.answer_counts)
+            yield ["HSET", key, "answers_stored", len(change.answer_counts)]
+
+    def _put_answer_counts(self, namespace: Namespace, prompt: str, counts: AnswerCounts) -> Command:
+        return ["HSET", self._key(namespace.id, "a", prompt), COUNTS_FIELD, json.dumps(counts)]
 
     def _put_solutions(
         self,
@@ -568,6 +585,8 @@ class RedisStore:
             yield ["HSET", outcomes, rollouts, prefix.rollouts, successes, prefix.successes]
         for ngram, count in record.ngrams.items():
             yield ["HSET", self._key(namespace.id, "g", prompt), ngram, count]
+        if record.answer_counts:
+            yield self._put_answer_counts(namespace, prompt, record.answer_counts)
 
 
 def _client(url: str) -> Any:
@@ -671,6 +690,11 @@ def _namespace(stored: dict[str, bytes]) -> Namespace:
 def _header(stored: dict[bytes, bytes]) -> Header:
     kinds: dict[str, Any] = {entry.name: entry.type for entry in fields(Header)}
     return Header(**{name.decode(): kinds[name.decode()](value) for name, value in stored.items()})
+
+
+def _answer_counts(stored: dict[bytes, bytes]) -> AnswerCounts:
+    counts: AnswerCounts = json.loads(stored.get(COUNTS_FIELD, b"{}"))
+    return counts
 
 
 def _ring(

@@ -25,6 +25,8 @@ NUMBERS = (
     "ngram_size",
     "cluster_similarity",
     "variance_rate",
+    "outcome_capacity",
+    "outcome_decay",
 )
 #: Bytes of an exported file in one message; well below the 4 MiB that gRPC clients accept by default.
 CHUNK_BYTES = 2**20
@@ -67,6 +69,7 @@ class NamespaceServicer(namespace_pb2_grpc.NamespaceServiceServicer):
             index_loads=found.index_loads,
             texts_embedded=found.texts_embedded,
             texts_cached=found.texts_cached,
+            answers=found.sizes.answers,
         )
 
     async def ListNamespaces(
@@ -80,7 +83,9 @@ class NamespaceServicer(namespace_pb2_grpc.NamespaceServiceServicer):
         sizes = await self._run(
             lambda: self._namespaces.copy(request.source, request.destination, request.replace)
         )
-        return namespace_pb2.CopyNamespaceResponse(solutions=sizes.solutions, prefixes=sizes.prefixes)
+        return namespace_pb2.CopyNamespaceResponse(
+            solutions=sizes.solutions, prefixes=sizes.prefixes, answers=sizes.answers
+        )
 
     async def DeleteNamespace(
         self, request: namespace_pb2.DeleteNamespaceRequest, context: object
@@ -120,6 +125,7 @@ class NamespaceServicer(namespace_pb2_grpc.NamespaceServiceServicer):
             prompts=sizes.prompts,
             solutions=sizes.solutions,
             prefixes=sizes.prefixes,
+            answers=sizes.answers,
         )
 
     async def ListPrompts(
@@ -190,4 +196,5 @@ def _summary(prompt: str, header: Header, capacity: int) -> namespace_pb2.Prompt
         solutions_added=header.solutions_added,
         prefixes=header.prefixes_stored,
         reward_variance=header.reward_variance,
+        answers=header.answers_stored,
     )

@@ -80,8 +80,17 @@ CREATE TABLE answers (
 CREATE INDEX answers_by_age ON answers (created);
 """
 
+#: Counts of answers, for the metric `outcome`.
+_ANSWER_COUNTS = """
+ALTER TABLE prompts ADD COLUMN answers_stored INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE answer_counts (
+  prompt INTEGER PRIMARY KEY,
+  counts TEXT NOT NULL
+);
+"""
+
 #: SQL scripts; the first is migration 1, which makes the tables of an empty store.
-MIGRATIONS = (_FIRST,)
+MIGRATIONS = (_FIRST, _ANSWER_COUNTS)
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

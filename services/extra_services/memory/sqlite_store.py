@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from extra_services.errors import FailedPrecondition, ServiceError, Unavailable
 from extra_services.memory import sqlite_tables as tables
 from extra_services.memory.records import (
+    AnswerCounts,
     Header,
     IdempotentAnswer,
     Namespace,
@@ -102,6 +103,9 @@ class SqliteStore:
         self, namespace: Namespace, wanted: Mapping[str, Collection[bytes]]
     ) -> dict[str, dict[bytes, int]]:
         return self._read(lambda connection: tables.ngram_counts(connection, namespace, wanted))
+
+    def answer_counts(self, namespace: Namespace, prompts: Collection[str]) -> dict[str, AnswerCounts]:
+        return self._read(lambda connection: tables.answer_counts(connection, namespace, prompts))
 
     def excerpts(
         self, namespace: Namespace, wanted: Collection[tuple[str, int]]

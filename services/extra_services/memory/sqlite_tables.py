@@ -16,6 +16,7 @@ import numpy as np
 
 from extra_services.errors import AlreadyExists, NotFound
 from extra_services.memory.records import (
+    AnswerCounts,
     Conflict,
     EmbeddingSpace,
     Header,
@@ -39,13 +40,14 @@ NAMESPACE_COLUMNS = (
 #: In the order of Header's fields.
 HEADER_COLUMNS = (
     "version, solutions_added, prefixes_added, prefixes_stored, unguided_rollouts, unguided_successes,"
-    " reward_variance"
+    " reward_variance, answers_stored"
 )
 #: Tables with the entries of prompts, and their columns besides the prompt.
 OF_PROMPTS = {
     "solutions": "slot, sequence, vector, excerpt",
     "prefixes": "slot, sequence, token_ids, text, mean_entropy, vector, rollouts, successes",
     "ngrams": "ngram, count",
+    "answer_counts": "counts",
 }
 
 
@@ -153,7 +155,7 @@ def sizes(connection: sqlite3.Connection, namespace: Namespace) -> Sizes:
     """See Store.sizes."""
     row = connection.execute(
         "SELECT count(*) FILTER (WHERE solutions_added > 0), coalesce(sum(min(solutions_added, ?)), 0),"
-        " coalesce(sum(prefixes_stored), 0) FROM prompts WHERE namespace=?",
+        " coalesce(sum(prefixes_stored), 0), coalesce(sum(answers_stored), 0) FROM prompts WHERE namespace=?",
         (namespace.settings.memory_capacity, namespace.id),
     ).fetchone()
     return Sizes(*row)
@@ -236,6 +238,19 @@ def ngram_counts(
     return found
 
 
+def answer_counts(
+    connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
+) -> dict[str, AnswerCounts]:
+    """See Store.answer_counts."""
+    rows = connection.execute(
+        f"SELECT p.prompt, a.counts FROM (SELECT id, prompt FROM prompts WHERE {CHOSEN}) p"
+        " JOIN answer_counts a ON a.prompt = p.id",
+        _chosen(namespace, prompts),
+    ).fetchall()
+    stored = {prompt: json.loads(counts) for prompt, counts in rows}
+    return {prompt: stored.get(prompt, {}) for prompt in prompts}
+
+
 def excerpts(
     connection: sqlite3.Connection, namespace: Namespace, wanted: Collection[tuple[str, int]]
 ) -> dict[tuple[str, int], str]:
@@ -268,12 +283,14 @@ def records(
     """See Store.records."""
     ids = _ids(connection, namespace, prompts)
     rings, stored = solutions(connection, namespace, ids), prefixes(connection, namespace, ids)
+    counted = answer_counts(connection, namespace, ids)
     return [
         PromptRecord(
             prompt,
             *rings[prompt],
             stored[prompt],
             dict(connection.execute("SELECT ngram, count FROM ngrams WHERE prompt=?", (id_,)).fetchall()),
+            counted[prompt],
         )
         for prompt, id_ in ids.items()
     ]
@@ -294,7 +311,8 @@ def put_records(
     )
     for record in added:
         id_ = connection.execute(
-            f"INSERT INTO prompts (namespace, prompt, {HEADER_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO prompts (namespace, prompt, {HEADER_COLUMNS})"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (namespace.id, record.prompt, *astuple(record.header)),
         ).lastrowid
         _insert_record(connection, namespace, id_, record)
@@ -405,17 +423,21 @@ def _apply_to_prompts(
         if known[prompt].header.version != change.version:
             raise Conflict(f"prompt {prompt!r} has changed meanwhile")
     _put_solutions(connection, namespace, known, writes)
+    counted = {known[prompt].id: change.answer_counts for prompt, change in writes.items()}
+    _put_answer_counts(connection, {id_: counts for id_, counts in counted.items() if counts is not None})
     for prompt, change in writes.items():
         if change.prefixes or change.forgotten or change.outcomes or change.ngrams:
             _apply_the_rest(connection, namespace, known[prompt], change)
     connection.executemany(
         "UPDATE prompts SET version=version+1, solutions_added=solutions_added+?,"
-        " prefixes_added=prefixes_added+?, reward_variance=coalesce(?, reward_variance) WHERE id=?",
+        " prefixes_added=prefixes_added+?, reward_variance=coalesce(?, reward_variance),"
+        " answers_stored=coalesce(?, answers_stored) WHERE id=?",
         [
             (
                 len(change.solutions.vectors) if change.solutions is not None else 0,
                 len(change.prefixes),
                 change.reward_variance,
+                None if change.answer_counts is None else len(change.answer_counts),
                 known[prompt].id,
             )
             for prompt, change in writes.items()
@@ -539,6 +561,13 @@ def _count_ngrams(connection: sqlite3.Connection, prompt: int, counts: dict[byte
     )
 
 
+def _put_answer_counts(connection: sqlite3.Connection, counted: dict[int, AnswerCounts]) -> None:
+    connection.executemany(
+        "INSERT OR REPLACE INTO answer_counts (prompt, counts) VALUES (?, ?)",
+        [(prompt, json.dumps(counts)) for prompt, counts in counted.items()],
+    )
+
+
 def _insert_record(
     connection: sqlite3.Connection, namespace: Namespace, prompt: int | None, record: PromptRecord
 ) -> None:
@@ -560,3 +589,5 @@ def _insert_record(
         ],
     )
     _count_ngrams(connection, prompt or 0, record.ngrams)
+    if record.answer_counts:
+        _put_answer_counts(connection, {prompt or 0: record.answer_counts})

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from extra_services.memory.records import (
+    AnswerCounts,
     Header,
     IdempotentAnswer,
     Namespace,
@@ -96,6 +97,9 @@ class Store(Protocol):
         self, namespace: Namespace, wanted: Mapping[str, Collection[bytes]]
     ) -> dict[str, dict[bytes, int]]:
         """Return, by prompt, the counts of those of the `wanted` n-grams that were ever counted."""
+
+    def answer_counts(self, namespace: Namespace, prompts: Collection[str]) -> dict[str, AnswerCounts]:
+        """Return the counts of the answers of every prompt asked for, least recently given first."""
 
     def excerpts(
         self, namespace: Namespace, wanted: Collection[tuple[str, int]]

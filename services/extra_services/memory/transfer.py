@@ -1,10 +1,10 @@
 """Exports a namespace as one Parquet file, and imports it.
 
-The file has one row per solution, prefix and n-gram, and one per prompt for its counters. The column `kind`
-distinguishes them; columns that a kind does not use are null. All rows of a prompt are in one row group. The
-file's metadata (key `extra_rl`) holds settings, embedding spaces and sums. An import is built under a hidden
-name and renamed when it is complete, so that nobody sees a namespace half imported. A damaged file leaves
-nothing behind.
+The file has one row per solution, prefix, n-gram and answer, and one per prompt for its counters. The column
+`kind` distinguishes them; columns that a kind does not use are null. All rows of a prompt are in one row
+group. The file's metadata (key `extra_rl`) holds settings, embedding spaces and sums. An import is built
+under a hidden name and renamed when it is complete, so that nobody sees a namespace half imported. A damaged
+file leaves nothing behind.
 """
 
 import json
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from extra_services.errors import AlreadyExists, InvalidInput, NotFound
 from extra_services.memory.memory import Memory, check_name, check_prompt_id
 from extra_services.memory.records import (
+    AnswerCounts,
     EmbeddingSpace,
     Header,
     Namespace,
@@ -32,8 +33,9 @@ from extra_services.memory.records import (
 )
 from extra_services.memory.store import import_name
 
-#: Number of the file's layout, in its metadata. A release that changes it also reads earlier ones.
-FORMAT = 1
+#: Number of the file's layout, in its metadata. A release that changes it also reads earlier ones. Files of
+#: format 1 have no counts of answers.
+FORMAT = 2
 METADATA_KEY = b"extra_rl"
 #: Prompts read, written and committed together.
 PROMPTS_PER_PAGE = 256
@@ -50,7 +52,7 @@ COLUMNS = {
     "mean_entropy": pa.float64(),
     "rollouts": pa.int64(),
     "successes": pa.int64(),
-    "count": pa.int64(),
+    "count": pa.float64(),
     "solutions_added": pa.int64(),
     "prefixes_added": pa.int64(),
     "reward_variance": pa.float64(),
@@ -213,6 +215,9 @@ def _rows(record: PromptRecord) -> Iterator[Row]:
     for ngram, count in record.ngrams.items():
         ids = np.frombuffer(ngram, dtype="<i4")
         yield {"kind": "ngram", "prompt_id": prompt, "token_ids": ids, "count": count}
+    for position, (answer, times) in enumerate(record.answer_counts.items()):
+        row = {"kind": "answer", "prompt_id": prompt, "sequence": position, "text": answer}
+        yield {**row, "count": times}
 
 
 def _records(rows: list[Row], like: Namespace) -> list[PromptRecord]:
@@ -226,6 +231,7 @@ def _record(prompt: str, kinds: dict[str, list[Row]], like: Namespace) -> Prompt
     check_prompt_id(prompt, "chunk")
     (counters,) = kinds["prompt"]
     solutions, prefixes = kinds.get("solution", []), kinds.get("prefix", [])
+    answer_counts = _answer_counts(kinds.get("answer", []), like, prompt)
     header = Header(
         1,
         int(counters["solutions_added"]),
@@ -234,6 +240,7 @@ def _record(prompt: str, kinds: dict[str, list[Row]], like: Namespace) -> Prompt
         int(counters["rollouts"]),
         int(counters["successes"]),
         _finite(counters["reward_variance"], prompt),
+        len(answer_counts),
     )
     ring = None
     if solutions:
@@ -251,7 +258,16 @@ def _record(prompt: str, kinds: dict[str, list[Row]], like: Namespace) -> Prompt
     ngrams = {
         np.array(row["token_ids"], dtype="<i4").tobytes(): int(row["count"]) for row in kinds.get("ngram", [])
     }
-    return PromptRecord(prompt, header, ring, stored, ngrams)
+    return PromptRecord(prompt, header, ring, stored, ngrams, answer_counts)
+
+
+def _answer_counts(rows: list[Row], like: Namespace, prompt: str) -> AnswerCounts:
+    ordered = sorted(rows, key=lambda row: int(row["sequence"]))
+    counts = {str(row["text"]): _finite(row["count"], prompt) for row in ordered}
+    positive = all(count > 0 for count in counts.values())
+    if not positive or not len(rows) == len(counts) <= like.settings.outcome_capacity:
+        raise InvalidInput("chunk", f"prompt {prompt!r} has counts of answers that cannot be")
+    return counts
 
 
 def _finite(value: Any, prompt: str) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from extra_rl.vocabulary import NearestKind
 from extra_services.errors import InvalidInput
-from extra_services.novelty.request import GroupAnswer, GroupScores, Nearest
+from extra_services.novelty.request import AnswerCount, GroupAnswer, GroupScores, Nearest
 
 
 def encode(answers: list[GroupAnswer]) -> str:
@@ -28,16 +28,19 @@ def _encode(answer: GroupAnswer) -> list[Any]:
     novelty = base64.b64encode(answer.novelty.astype("<f4").tobytes()).decode()
     nearest = [None if neighbour is None else astuple(neighbour) for neighbour in answer.nearest]
     counts = [answer.memory_before, answer.memory_after]
-    return [novelty, *counts, nearest, answer.reward_variance, answer.vendi, answer.divisor]
+    given = [None if count is None else astuple(count) for count in answer.answer_counts]
+    more = [answer.reward_variance, answer.vendi, answer.divisor]
+    return [novelty, *counts, nearest, given, answer.correct, *more]
 
 
 def _decode(item: list[Any]) -> GroupAnswer:
     if len(item) == 2:
         return InvalidInput(*item)
-    novelty, before, after, nearest, *more = item
+    novelty, before, after, nearest, given, correct, variance, vendi, divisor = item
     values = np.frombuffer(base64.b64decode(novelty), dtype="<f4")
     neighbours = [None if neighbour is None else _nearest(*neighbour) for neighbour in nearest]
-    return GroupScores(values, before, after, neighbours, *more)
+    counts = [None if count is None else AnswerCount(*count) for count in given]
+    return GroupScores(values, before, after, neighbours, variance, vendi, divisor, counts, correct)
 
 
 def _nearest(kind: str, number: int, excerpt: str, similarity: float) -> Nearest:

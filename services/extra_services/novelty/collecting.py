@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_rl.vocabulary import Metric, Scale
+from extra_rl.vocabulary import Metric, OutcomeScope, Scale
 from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded
 from extra_services.memory.instruments import REQUESTS_WAITING, STAGES
 from extra_services.memory.memory import IdempotencyKey, Memory
@@ -55,8 +55,12 @@ class Sample:
     embedding: Vectors | None = None
     token_ids: NDArray[np.int32] | None = None
     sequence_logprob: float | None = None
+    answer: str = ""
+    undecided: bool = False
     metric: Metric = Metric.EMBEDDING
     scale: Scale = Scale.RAW
+    outcome_scope: OutcomeScope = OutcomeScope.WRONG
+    ignore_history: bool = False
     wait_seconds: float = DEFAULT_WAIT_SECONDS
 
 
@@ -218,7 +222,13 @@ class SampleCollector:
         first = group.first
         rollouts = _group_of([group.samples[index] for index in indices])
         key = IdempotencyKey(OPERATION, first.group_id, json.dumps([first.prompt_id, indices]))
-        options = ScoringOptions(first.metric, scale=first.scale, explain=first.metric in VECTOR_METRICS)
+        options = ScoringOptions(
+            first.metric,
+            scale=first.scale,
+            explain=first.metric in (*VECTOR_METRICS, Metric.OUTCOME),
+            outcome_scope=first.outcome_scope,
+            ignore_history=first.ignore_history,
+        )
         scored, _ = self._scorer.score_as(first.namespace, [rollouts], options, key)
         return [_sample_score(scored, indices, index) for index in indices]
 
@@ -252,6 +262,8 @@ def _group_of(samples: list[Sample]) -> RolloutGroup:
         embeddings=np.stack(embeddings) if embeddings else None,
         token_ids=tokens or None,
         sequence_logprobs=np.array(logprobs, dtype=np.float32) if logprobs else None,
+        answers=[sample.answer for sample in samples],
+        undecided=np.array([sample.undecided for sample in samples], dtype=np.bool_),
     )
 
 

@@ -146,7 +146,7 @@ async def build(settings: NoveltySettings) -> ServerSpec:
 def _watch(memory: Memory, settings: NoveltySettings) -> None:
     """Make the gauges read `memory` when the metrics are read."""
     entries = throttled(STORE_SECONDS, memory.store_entries)
-    for kind in ("namespaces", "prompts", "solutions", "prefixes"):
+    for kind in ("namespaces", "prompts", "solutions", "prefixes", "answers"):
         instruments.STORE_ENTRIES.labels(kind).set_function(partial(entries, kind))
     instruments.INDEX_BYTES.set_function(memory.index_bytes)
     instruments.INDEX_LIMIT_BYTES.set(settings.index_bytes)

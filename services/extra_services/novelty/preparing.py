@@ -24,7 +24,12 @@ from extra_services.novelty.request import (
 )
 
 #: Field of a group -> field of a rollout that is sent alone.
-FIELDS_OF_ONE = {"texts": "text", "embeddings": "embedding", "sequence_logprobs": "sequence_logprob"}
+FIELDS_OF_ONE = {
+    "texts": "text",
+    "embeddings": "embedding",
+    "sequence_logprobs": "sequence_logprob",
+    "answers": "answer",
+}
 #: Characters of a solution's text kept beside its vector, to explain scores.
 EXCERPT_CHARACTERS = 200
 
@@ -135,6 +140,8 @@ def _check(checked: CheckedGroup, metric: Metric, limits: NoveltyLimits) -> None
         _check_tokens(group, limits)
     elif metric is Metric.POLICY_SURPRISE:
         _check_logprobs(group)
+    elif metric is Metric.OUTCOME:
+        _check_answers(group, limits)
     elif (group.texts is None) == (group.embeddings is None):
         raise InvalidInput("texts", "give either texts or embeddings")
     elif group.embeddings is not None:
@@ -158,6 +165,21 @@ def _check_logprobs(group: RolloutGroup) -> None:
     if given is None or len(given) != len(group.correct):
         count = 0 if given is None else len(given)
         raise InvalidInput("sequence_logprobs", f"{count} values for {len(group.correct)} entries in correct")
+
+
+def _check_answers(group: RolloutGroup, limits: NoveltyLimits) -> None:
+    given, count = group.answers or [], len(group.correct)
+    if len(given) != count:
+        raise InvalidInput("answers", f"{len(given)} answers for {count} entries in correct")
+    for position, answer in enumerate(given):
+        _check_length(answer, f"answers[{position}]", limits)
+    if group.undecided is None:
+        return
+    if len(group.undecided) != count:
+        raise InvalidInput("undecided", f"{len(group.undecided)} values for {count} entries in correct")
+    contradictions = np.flatnonzero(group.undecided & group.correct)
+    if len(contradictions):
+        raise InvalidInput(f"undecided[{int(contradictions[0])}]", "is set for a correct rollout")
 
 
 def _check_embeddings(embeddings: Vectors, count: int, limits: NoveltyLimits) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_rl.vocabulary import Metric, NearestKind, Scale, ScoreMode
+from extra_rl.vocabulary import Metric, NearestKind, OutcomeScope, Scale, ScoreMode
 from extra_services.errors import InvalidInput
 
 Vectors = NDArray[np.float32]
@@ -34,6 +34,8 @@ class ScoringOptions:
     explain: bool = False
     track_reward_variance: bool = False
     vendi: bool = False
+    outcome_scope: OutcomeScope = OutcomeScope.WRONG
+    ignore_history: bool = False
 
     @property
     def scores(self) -> bool:
@@ -51,7 +53,8 @@ class RolloutGroup:
     """The n rollouts of one prompt: `correct` bool [n], and the data that the metric needs.
 
     Metrics on embeddings need n texts or float32 [n, dimension] embeddings, ngram_count n times int32
-    [length] token ids, policy_surprise float32 [n] log-probabilities of the responses in nats.
+    [length] token ids, policy_surprise float32 [n] log-probabilities of the responses in nats, outcome n
+    final answers, empty where one is missing; it leaves out the rollouts that are `undecided`, bool [n].
     """
 
     prompt_id: str
@@ -60,6 +63,8 @@ class RolloutGroup:
     embeddings: Vectors | None = None
     token_ids: list[NDArray[np.int32]] | None = None
     sequence_logprobs: NDArray[np.float32] | None = None
+    answers: list[str] | None = None
+    undecided: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,14 @@ class Nearest:
     number: int
     excerpt: str
     similarity: float
+
+
+@dataclass(frozen=True)
+class AnswerCount:
+    """Times that a rollout's answer was given in earlier groups, decayed, and in its own; 0, 0 if missing."""
+
+    earlier: float
+    in_group: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,15 @@ class GroupScores:
     reward_variance: float | None = None
     vendi: float | None = None
     divisor: float = 1.0
+    #: Metric outcome: per rollout, None for those that are not scored.
+    answer_counts: list[AnswerCount | None] = field(default_factory=list)
+    #: Metric outcome, if it explains: correct rollouts of the group.
+    correct: int = 0
+
+    def mean_novelty(self) -> float:
+        """Return the mean over the rollouts with an entry in `answer_counts`, 0 if there are none."""
+        rows = [row for row, count in enumerate(self.answer_counts) if count is not None]
+        return float(self.novelty[rows].mean(dtype=np.float64)) if rows else 0.0
 
 
 #: Answer to a group: its scores, or why it was refused.

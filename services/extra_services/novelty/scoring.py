@@ -18,9 +18,9 @@ from extra_services.errors import InvalidInput
 from extra_services.memory import instruments
 from extra_services.memory.index import RingIndex
 from extra_services.memory.memory import Change, Computed, IdempotencyKey, Memory, check_space
-from extra_services.memory.records import Namespace, NewSolutions, PromptWrite, Write
+from extra_services.memory.records import AnswerCounts, Namespace, NewSolutions, PromptWrite, Write
 from extra_services.novelty import answers as stored_answers
-from extra_services.novelty import metrics
+from extra_services.novelty import metrics, outcome_scoring
 from extra_services.novelty.preparing import CheckedGroup, PreparedGroups, check_rollout, prepare
 from extra_services.novelty.request import (
     VECTOR_METRICS,
@@ -103,9 +103,11 @@ class NoveltyScorer:
         limit = self._limits.rollouts_per_request
         if rollouts > limit:
             raise InvalidInput("groups", f"{rollouts} rollouts in one request; send at most {limit}")
-        if options.metric not in VECTOR_METRICS and (options.explain or options.vendi):
-            field = "explain" if options.explain else "vendi"
-            raise InvalidInput(field, f"metric {options.metric} compares no embeddings; leave {field} out")
+        explains = options.metric in (*VECTOR_METRICS, Metric.OUTCOME)
+        if options.explain and not explains:
+            raise InvalidInput("explain", f"metric {options.metric} explains nothing; leave explain out")
+        if options.vendi and options.metric not in VECTOR_METRICS:
+            raise InvalidInput("vendi", f"metric {options.metric} compares no embeddings; leave vendi out")
 
 
 class Attempt:
@@ -130,6 +132,8 @@ class Attempt:
             written_vectors = self._score_vectors()
         elif self._options.metric is Metric.NGRAM_COUNT:
             self._score_ngrams()
+        elif self._options.metric is Metric.OUTCOME:
+            self._score_outcomes()
         else:
             for checked in self._prepared.groups:
                 logprobs = checked.group.sequence_logprobs
@@ -287,6 +291,30 @@ class Attempt:
         earlier = self._writes.get(prompt) or PromptWrite(self._headers[prompt].version)
         self._writes[prompt] = replace(earlier, ngrams=Counter(earlier.ngrams) + new)
 
+    def _score_outcomes(self) -> None:
+        decay, capacity = self._settings.outcome_decay, self._settings.outcome_capacity
+        options, stored = self._options, self._change.answer_counts()
+        for checked in self._prepared.groups:
+            prompt, group = checked.group.prompt_id, checked.group
+            given, earlier = outcome_scoring.given_answers(group, options.outcome_scope), stored[prompt]
+            if options.remembers:
+                stored[prompt] = outcome_scoring.counted(given, earlier, decay, capacity)
+            values = outcome_scoring.outcome_novelty(given, earlier, decay, options.ignore_history)
+            self._answer(checked, values, len(earlier), len(stored[prompt]))
+            if options.explain:
+                counts = outcome_scoring.explained(given, earlier, decay)
+                self._scores[checked.index] = replace(
+                    self._scores[checked.index],
+                    answer_counts=counts,
+                    correct=int(np.count_nonzero(group.correct)),
+                )
+            if options.remembers and (given.counts or decay < 1):
+                self._count_answers(prompt, stored[prompt])
+
+    def _count_answers(self, prompt: str, counts: AnswerCounts) -> None:
+        earlier = self._writes.get(prompt) or PromptWrite(self._headers[prompt].version)
+        self._writes[prompt] = replace(earlier, answer_counts=counts)
+
     def _answer(
         self,
         checked: CheckedGroup,
@@ -296,7 +324,7 @@ class Attempt:
         nearest: list[Nearest | None] | None = None,
         vendi: float | None = None,
     ) -> None:
-        """Keep the raw novelty of a group; metrics without solutions leave the memory as it is."""
+        """Keep the raw novelty of a group; without sizes, the memory of solutions is left as it is."""
         if before is None or after is None:
             added = self._headers[checked.group.prompt_id].solutions_added
             before = after = min(added, self._settings.memory_capacity)
@@ -363,6 +391,8 @@ def _fingerprint(groups: list[RolloutGroup], options: ScoringOptions) -> str:
         options.explain,
         options.track_reward_variance,
         options.vendi,
+        str(options.outcome_scope),
+        options.ignore_history,
     )
     digest = hashlib.blake2b(repr(described).encode(), digest_size=8)
     for group in groups:

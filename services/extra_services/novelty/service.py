@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from extra_rl import wire
 from extra_rl.v1 import common_pb2, novelty_pb2, novelty_pb2_grpc
-from extra_rl.vocabulary import Metric, NearestKind, Scale, ScoreMode
+from extra_rl.vocabulary import Metric, NearestKind, OutcomeScope, Scale, ScoreMode
 from extra_services.errors import InvalidInput
 from extra_services.memory.instruments import REQUESTS_WAITING, STAGES
 from extra_services.memory.memory import Memory
@@ -22,6 +22,7 @@ from extra_services.novelty.collecting import (
 from extra_services.novelty.embedding import embed_texts
 from extra_services.novelty.neighbors import MAX_NEIGHBORS, NeighborQuery, nearest_solutions
 from extra_services.novelty.request import (
+    AnswerCount,
     GroupAnswer,
     GroupScores,
     Nearest,
@@ -77,6 +78,9 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
             memory_before=scores.memory_before,
             memory_after=scores.memory_after,
             timings=_timings(scored.seconds),
+            answer_count=_count_message(scores.answer_counts[position]) if scores.answer_counts else None,
+            mean_novelty=scores.mean_novelty(),
+            correct_samples=scores.correct,
         )
 
     async def QueryNeighbors(
@@ -125,6 +129,8 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
             explain=request.explain,
             track_reward_variance=request.track_reward_variance,
             vendi=request.vendi,
+            outcome_scope=arrays.requested(OutcomeScope, request.outcome_scope, "outcome_scope"),
+            ignore_history=request.ignore_history,
         )
         limit = self._limits.rollouts_per_request
         if len(request.groups) > limit:
@@ -167,6 +173,8 @@ def _group(message: novelty_pb2.Group) -> RolloutGroup | InvalidInput:
         embeddings=embeddings,
         token_ids=tokens or None,
         sequence_logprobs=logprobs if len(logprobs) else None,
+        answers=list(message.answers) or None,
+        undecided=np.array(message.undecided, dtype=np.bool_) if message.undecided else None,
     )
 
 
@@ -190,8 +198,12 @@ def _sample(request: novelty_pb2.CollectSampleRequest) -> Sample:
         embedding=arrays.floats(request.embedding, "embedding") if request.embedding else None,
         token_ids=arrays.ints(request.token_ids, "token_ids"),
         sequence_logprob=request.sequence_logprob if request.HasField("sequence_logprob") else None,
+        answer=request.answer,
+        undecided=request.undecided,
         metric=arrays.requested(Metric, request.metric, "metric"),
         scale=arrays.requested(Scale, request.scale, "scale"),
+        outcome_scope=arrays.requested(OutcomeScope, request.outcome_scope, "outcome_scope"),
+        ignore_history=request.ignore_history,
         wait_seconds=request.wait_seconds if request.HasField("wait_seconds") else DEFAULT_WAIT_SECONDS,
     )
 
@@ -215,6 +227,7 @@ def _scores_message(answer: GroupAnswer) -> novelty_pb2.GroupScores:
             reward_variance=answer.reward_variance,
             vendi=answer.vendi,
             divisor=answer.divisor,
+            answer_counts=[_count_message(count) for count in answer.answer_counts],
         )
     return novelty_pb2.GroupScores(error=item_error(answer))
 
@@ -230,6 +243,12 @@ def _nearest_message(nearest: Nearest | None) -> novelty_pb2.Nearest:
         excerpt=nearest.excerpt,
         similarity=nearest.similarity,
     )
+
+
+def _count_message(count: AnswerCount | None) -> novelty_pb2.AnswerCount:
+    if count is None:
+        return novelty_pb2.AnswerCount()
+    return novelty_pb2.AnswerCount(earlier=count.earlier, in_group=count.in_group)
 
 
 def _neighbors_message(answer: list[Nearest] | InvalidInput) -> novelty_pb2.Neighbors:

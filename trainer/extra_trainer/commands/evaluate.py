@@ -17,9 +17,10 @@ from extra_client import VerificationClient
 from extra_rl.config_file import ConfigError
 from extra_trainer.commands.measurement import run_measurement, validated
 from extra_trainer.config import EvaluationConfig, PromptConfig
+from extra_trainer.data.made import is_made, make_problems
 from extra_trainer.data.problems import SET_NAME, Problem, evaluation_sets, read_problems
 from extra_trainer.evaluation.evaluator import Evaluator, weights_identity
-from extra_trainer.evaluation.result import Evaluation, result_table
+from extra_trainer.evaluation.result import Evaluation, group_table, outcome_lines, result_table
 from extra_trainer.launch.services import start_here
 from extra_trainer.reports.progress import EvaluationProgress
 from extra_trainer.rollouts.generation_pool import GenerationPool
@@ -49,6 +50,10 @@ def evaluate(options: EvaluateOptions) -> int:
     def measure(console: Console) -> None:
         evaluation = _evaluate(options, console)
         console.print(result_table(evaluation))
+        for line in outcome_lines(evaluation):
+            console.print(line, highlight=False)
+        if (groups := group_table(evaluation)) is not None:
+            console.print(groups)
         _print_refused(evaluation, console)
         console.print(f"{evaluation.seconds:.0f} s in all. Results: {options.output / 'results.json'}")
 
@@ -57,7 +62,8 @@ def evaluate(options: EvaluateOptions) -> int:
 
 def _evaluate(options: EvaluateOptions, console: Console) -> Evaluation:
     settings = validated(EvaluationConfig, options.evaluation)
-    sets = _sets(options, settings)
+    prompts = validated(PromptConfig, options.prompts)
+    sets = _sets(options, settings, prompts)
     if (options.model is None) == (not options.generation):
         raise ConfigError("give either --model, to start a generation service, or --generation, its address")
     options.output.mkdir(parents=True, exist_ok=True)
@@ -79,6 +85,7 @@ def _evaluate(options: EvaluateOptions, console: Console) -> Evaluation:
             settings,
             settings.max_tokens,
             chat=bool(options.prompts["apply_chat_template"]),
+            method=prompts.verification_method,
             progress=shown.advance,
         )
         weights = "" if options.model is None else weights_identity(options.model)
@@ -87,8 +94,9 @@ def _evaluate(options: EvaluateOptions, console: Console) -> Evaluation:
     return evaluation
 
 
-def _sets(options: EvaluateOptions, settings: EvaluationConfig) -> dict[str, list[Problem]]:
-    prompts = validated(PromptConfig, options.prompts)
+def _sets(
+    options: EvaluateOptions, settings: EvaluationConfig, prompts: PromptConfig
+) -> dict[str, list[Problem]]:
     sources: dict[str, str] = {}
     for given in options.data:
         own_name, equals, path = given.partition("=")
@@ -98,7 +106,12 @@ def _sets(options: EvaluateOptions, settings: EvaluationConfig) -> dict[str, lis
                 raise ConfigError(f"two sets are called {name}: name them, --data NAME=PATH")
             sources[name] = source
     # The chat template is the served model's: the service applies it.
-    return {name: read_problems(source, prompts, None, settings.problems) for name, source in sources.items()}
+    return {
+        name: make_problems(source, "evaluation", settings.problems, 0, prompts, None)
+        if is_made(source)
+        else read_problems(source, prompts, None, settings.problems)
+        for name, source in sources.items()
+    }
 
 
 def _start_services(options: EvaluateOptions, stack: ExitStack) -> tuple[list[str], str]:

@@ -16,6 +16,7 @@ from rich.table import Table
 from extra_client import VerificationClient
 from extra_trainer.commands.measurement import run_measurement, validated
 from extra_trainer.config import PrefixConfig, PromptConfig
+from extra_trainer.data.made import is_made, make_problems
 from extra_trainer.data.problems import Problem, read_problems
 from extra_trainer.evaluation.evaluator import weights_identity
 from extra_trainer.evaluation.rescue import POLICIES, PolicyResult, RescueStudy
@@ -53,7 +54,7 @@ def _study(options: RescueOptions, console: Console) -> list[PolicyResult]:
     prefix = validated(PrefixConfig, {"min_segment_tokens": options.min_segment_tokens})
     prompts = validated(PromptConfig, options.prompts)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    problems = _distinct(read_problems(options.data, prompts, tokenizer, options.problems))
+    problems = _distinct(_problems(options, prompts, tokenizer))
     options.output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         generation, novelty, verification = _start_services(options, stack)
@@ -63,10 +64,23 @@ def _study(options: RescueOptions, console: Console) -> list[PolicyResult]:
         most = options.passes * len(problems) * options.sampling.n * (1 + len(POLICIES))
         shown = stack.enter_context(EvaluationProgress(console, "Samples, at most", most))
         study = RescueStudy(
-            pool, verifier, novelty, tokenizer, options.sampling, prefix, progress=shown.advance
+            pool,
+            verifier,
+            novelty,
+            tokenizer,
+            options.sampling,
+            prefix,
+            method=prompts.verification_method,
+            progress=shown.advance,
         )
         weights = weights_identity(options.model)
         return study.run(problems, options.passes, options.output / "rescue.json", weights)
+
+
+def _problems(options: RescueOptions, prompts: PromptConfig, tokenizer: Any) -> list[Problem]:
+    if is_made(options.data):
+        return make_problems(options.data, "train", options.problems, 0, prompts, tokenizer)
+    return read_problems(options.data, prompts, tokenizer, options.problems)
 
 
 def _distinct(problems: list[Problem]) -> list[Problem]:

@@ -33,6 +33,8 @@ class Problem:
     id: str
     prompt: str
     answer: str
+    #: Problems of one group are also reported together; "": of none.
+    group: str = ""
 
 
 def prompt_identity(prompt: str) -> str:
@@ -58,7 +60,8 @@ def read_problems(
     for number, (place, row) in enumerate(islice(read_rows(source), most), start=1):
         text = _text(row, config.problem_key, "problem_key", place)
         answer = _text(row, config.answer_key, "answer_key", place)
-        problems.append(Problem(str(row.get("id", number)), make_prompt(text, config, tokenizer), answer))
+        prompt = make_prompt(text, config, tokenizer)
+        problems.append(Problem(str(row.get("id", number)), prompt, answer, str(row.get("group") or "")))
     if not problems:
         raise ConfigError(f"{source} holds no problems")
     return problems

@@ -28,6 +28,7 @@ from extra_client import (
     Verdict,
     VerificationClient,
 )
+from extra_rl.vocabulary import Method
 from extra_trainer.config import EvaluationConfig
 from extra_trainer.data.problems import Problem, prompt_identity
 from extra_trainer.evaluation.journal import Journal
@@ -57,6 +58,7 @@ def request(
     *,
     max_tokens: int,
     chat: bool,
+    method: Method,
     weights: str,
 ) -> dict[str, Any]:
     """Return everything that determines the samples of an evaluation, as JSON.
@@ -69,6 +71,7 @@ def request(
         config: Settings of the evaluation.
         max_tokens: Most tokens of a sample.
         chat: Whether prompts are sent as messages.
+        method: Comparison of samples with reference answers.
         weights: Identity of the weights (`weights_identity`); "" if their files cannot be read here.
     """
     return {
@@ -84,6 +87,7 @@ def request(
         "max_tokens": max_tokens,
         "seed": config.seed,
         "chat": chat,
+        "method": str(method),
         "sets": {name: digest([[p.id, p.prompt, p.answer] for p in sets[name]]) for name in sets},
     }
 
@@ -112,6 +116,8 @@ class Evaluator:
     max_tokens: int
     #: Whether to send prompts as messages to the served model's chat template, not as plain text.
     chat: bool = False
+    #: Comparison of samples with reference answers.
+    method: Method = Method.MATH
     #: Called with the number of new samples, from several threads.
     progress: Callable[[int], None] = field(default=lambda samples: None)
 
@@ -131,7 +137,15 @@ class Evaluator:
             ExtraError: If a service fails.
         """
         info = self.generation.get_info()
-        asked = request(info, sets, self.config, max_tokens=self.max_tokens, chat=self.chat, weights=weights)
+        asked = request(
+            info,
+            sets,
+            self.config,
+            max_tokens=self.max_tokens,
+            chat=self.chat,
+            method=self.method,
+            weights=weights,
+        )
         with Journal(journal_path, asked, replace=replace) as journal:
             left = [
                 (name, index, problem)
@@ -180,7 +194,9 @@ class Evaluator:
                 raise CancelledError("the evaluation was stopped")
             show(finished)
 
-        collector = RolloutCollector(self.generation, self.verification, progress=progress)
+        collector = RolloutCollector(
+            self.generation, self.verification, progress=progress, method=self.method
+        )
         until = time.monotonic() + OVERLOAD_PATIENCE
         while True:
             try:
@@ -213,6 +229,7 @@ def _result(
         set=name,
         index=index,
         id=problem.id,
+        group=problem.group,
         correct=group.outcome.correct,
         undecided=group.outcome.rollouts - group.outcome.decided,
         cut_off=sum(rollout.finish_reason is FinishReason.LENGTH for rollout in group.rollouts),

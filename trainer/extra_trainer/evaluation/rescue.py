@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from extra_client import NamespaceClient, NoveltyClient, PrefixClient, VerificationClient
 from extra_rl.config_file import ConfigError
 from extra_rl.tokens import TokenTexts
-from extra_rl.vocabulary import SelectionPolicy
+from extra_rl.vocabulary import Method, SelectionPolicy
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data.problems import Problem, prompt_identity
 from extra_trainer.evaluation.evaluator import digest
@@ -109,6 +109,8 @@ class RescueStudy:
     tokenizer: Any
     sampling: Sampling
     prefix: PrefixConfig
+    #: Comparison of samples with reference answers.
+    method: Method = Method.MATH
     #: Called with the number of new samples.
     progress: Callable[[int], None] = field(default=lambda samples: None)
 
@@ -173,7 +175,10 @@ class RescueStudy:
         for start in range(0, len(requests), PROMPTS_PER_CALL):
             seed = int(digest([self.sampling.seed, what, start])[:16], 16)
             collector = RolloutCollector(
-                self.generation, self.verification, progress=Increments(self.progress)
+                self.generation,
+                self.verification,
+                progress=Increments(self.progress),
+                method=self.method,
             )
             some = requests[start : start + PROMPTS_PER_CALL]
             groups += collector.collect(some, replace(self.sampling, seed=seed), version).groups
@@ -211,6 +216,7 @@ class RescueStudy:
             "temperature": sampling.temperature,
             "seed": sampling.seed,
             "min_segment_tokens": self.prefix.min_segment_tokens,
+            "method": str(self.method),
         }
 
 

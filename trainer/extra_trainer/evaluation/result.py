@@ -31,6 +31,8 @@ class ProblemResult(_Result):
     index: int
     #: The id in its file.
     id: str
+    #: Problems of one group are also summarized together; "": of none.
+    group: str = ""
     #: Numbers of samples: correct, without a verdict, and cut off at max_tokens or the context window.
     correct: int = 0
     undecided: int = 0
@@ -60,6 +62,16 @@ class Refusal(_Result):
     reason: str
 
 
+class GroupResult(_Result):
+    """The result on the problems of a set that have the same group."""
+
+    problems: int
+    #: Share of correct samples.
+    pass_at_1: float
+    #: Share of problems without a correct sample.
+    all_wrong: float
+
+
 class SetResult(_Result):
     """The result on one set."""
 
@@ -73,6 +85,8 @@ class SetResult(_Result):
     #: Share of samples cut off at max_tokens or the context window; None if there are no samples.
     cut_off: float | None
     mean_tokens: float | None
+    #: Group -> result, of those problems that have one.
+    groups: dict[str, GroupResult] = {}
 
 
 class Evaluation(_Result):
@@ -168,7 +182,21 @@ def _set_result(problems: list[ProblemResult], n: int, pass_at: dict[int, Estima
         refused=[Refusal(index=p.index, id=p.id, reason=p.refused) for p in problems if p.refused],
         cut_off=sum(problem.cut_off for problem in problems) / samples if samples else None,
         mean_tokens=sum(problem.tokens for problem in problems) / samples if samples else None,
+        groups=_group_results(problems, n),
     )
+
+
+def _group_results(problems: list[ProblemResult], n: int) -> dict[str, GroupResult]:
+    names = sorted({problem.group for problem in problems} - {""})
+    members = {name: [problem for problem in problems if problem.group == name] for name in names}
+    return {
+        name: GroupResult(
+            problems=len(some),
+            pass_at_1=sum(problem.correct for problem in some) / (n * len(some)),
+            all_wrong=sum(not problem.correct for problem in some) / len(some),
+        )
+        for name, some in members.items()
+    }
 
 
 def result_table(evaluation: Evaluation) -> Table:
@@ -208,3 +236,40 @@ def result_table(evaluation: Evaluation) -> Table:
             str(evaluation.refused),
         )
     return table
+
+
+def group_table(evaluation: Evaluation) -> Table | None:
+    """Return the groups of the problems as a table, the most often solved first; None if there are none."""
+    groups = [
+        (name, group, result)
+        for name, evaluated in evaluation.sets.items()
+        for group, result in evaluated.groups.items()
+    ]
+    if not groups:
+        return None
+    table = Table(title="Groups of problems", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("set", no_wrap=True)
+    table.add_column("group", no_wrap=True)
+    for column in ("problems", "correct samples", "all wrong"):
+        table.add_column(column, justify="right")
+    for name, group, result in sorted(groups, key=lambda row: (row[0], -row[2].pass_at_1)):
+        table.add_row(name, group, str(result.problems), f"{result.pass_at_1:.1%}", f"{result.all_wrong:.0%}")
+    return table
+
+
+def outcome_lines(evaluation: Evaluation) -> list[str]:
+    """Return a line for each set: problems all wrong, mixed and all right, and pass@n over pass@1."""
+    n = evaluation.samples_per_prompt
+    lines = []
+    for name, result in evaluation.sets.items():
+        wrong = sum(correct == 0 for correct in result.correct)
+        right = sum(correct == n for correct in result.correct)
+        total = max(1, result.problems)
+        pass_at_1 = sum(result.correct) / (n * total)
+        ratio = f"{(1 - wrong / total) / pass_at_1:.2f}" if pass_at_1 else "-"
+        lines.append(
+            f"{name}: {wrong / total:.0%} of the problems all wrong, "
+            f"{(total - wrong - right) / total:.0%} mixed, {right / total:.0%} all right; "
+            f"pass@{n} over pass@1: {ratio}"
+        )
+    return lines

@@ -114,7 +114,8 @@ def result_of(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) ->
     metrics = folder.read_metrics()
     before, after = (Evaluation.load(folder.evaluation(when)) for when in ("before", "after"))
     rollouts = config["rollout"]["prompts_per_step"] * config["rollout"]["samples_per_prompt"]
-    batches = config["rollout"]["prompts_per_step"] // config["optimization"]["minibatch_prompts"]
+    optimization = config["optimization"]
+    batches = config["rollout"]["prompts_per_step"] // optimization["minibatch_prompts"]
     paid = bonus_summary(rollouts_of_step for _, rollouts_of_step in folder.read_rollouts())
     return Result(
         arm=arm,
@@ -127,7 +128,7 @@ def result_of(folder: RunFolder, arm: str, seed: int, config: dict[str, Any]) ->
         steps={name: [_kept(step.value(name)) for step in metrics] for name in KEPT},
         paid={name: round(value, 4) for name, value in paid.items()},
         generated_tokens=round(sum(step.response_tokens for step in metrics) * rollouts),
-        updates=len(metrics) * batches,
+        updates=len(metrics) * batches * optimization["updates_per_batch"],
         seconds=round(sum(step.total_seconds for step in metrics), 1),
     )
 

@@ -64,6 +64,13 @@ class PlannedRun:
         """Return its config without the sections that only say where it runs."""
         return what_is_trained(self.config.model_dump(mode="json"))
 
+    def made(self, result: Result) -> bool:
+        """Return whether a result was made with this config.
+
+        Settings that the release which made it did not have count as their defaults.
+        """
+        return what_is_trained(_with_defaults(result.config)) == self.what_is_trained()
+
 
 class Experiment:
     """Trains the runs that have no result and writes the evidence of those that have one."""
@@ -161,7 +168,7 @@ class Experiment:
         path = evidence.result_path(self._results, run.arm, run.seed)
         if not path.is_file():
             return False
-        if Result.model_validate_json(path.read_bytes()).config != run.what_is_trained():
+        if not run.made(Result.model_validate_json(path.read_bytes())):
             raise ConfigError(
                 f"{path} was made with other settings: choose another --output, or delete the results that"
                 " should not be compared"
@@ -194,6 +201,13 @@ class Experiment:
             )
         # Another command that adds other arms to the same table may read this.
         write_whole(self._before, before.read_text(encoding="utf-8"))
+
+
+def _with_defaults(content: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return configs.Config.model_validate(content).model_dump(mode="json")
+    except ValidationError:
+        return content
 
 
 class ExperimentFailed(Exception):

@@ -1,10 +1,12 @@
 """Advantages of a step's rollouts with the novelty bonus, computed in numpy while groups are still groups.
 
 GRPO (arXiv 2402.03300): A_i = (r_i - mean r) / (std r + 1e-6) within the group, where std is the sample
-standard deviation. ExTra (arXiv 2606.24994) adds alpha * novelty_i to the correct rollouts after
-this normalisation. Its released script adds a bonus, scaled within the group and multiplied by
-exp(-lambda V(x)), to the reward before it. The novelty service does the scaling and tracks V(x), the variance
-of the prompt's rewards. Undecided rollouts are left out of mean and std, and their advantage is 0.
+standard deviation. ExTra (arXiv 2606.24994) adds alpha * novelty_i to the correct rollouts after this
+normalisation. Its released script adds a bonus, scaled within the group and multiplied by exp(-lambda V(x)),
+to the reward before it. The novelty service does the scaling and tracks V(x), the variance of the prompt's
+rewards. Outcome novelty adds beta (b_i - mean b) to the wrong rollouts of the groups that it acts on, b_i =
+1/sqrt(times that the answer was given) (arXiv 2509.06941). Undecided rollouts are left out of mean and std,
+and their advantage is 0.
 """
 
 import zlib
@@ -15,8 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_trainer.config import NoveltyConfig
-from extra_trainer.exploration.results import GroupNovelty
+from extra_trainer.config import NoveltyConfig, OutcomeConfig
+from extra_trainer.exploration.results import GroupNovelty, OutcomeNovelty
 from extra_trainer.rollouts.collector import Group
 
 Floats = NDArray[np.float64]
@@ -27,34 +29,41 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class StepAdvantages:
-    """Advantages of a step's rollouts, and the bonus that each received; both float64 [groups, n]."""
+    """Advantages of a step's rollouts, and the bonuses in them; all float64 [groups, n]."""
 
     advantages: Floats
+    #: Of novelty, for correct rollouts.
     bonus: Floats
+    #: Of outcome novelty.
+    outcome_bonus: Floats
 
     @classmethod
     def zeros(cls, groups: Sequence[Group]) -> "StepAdvantages":
         """Return advantages of 0, for groups that nothing is learned from."""
         zeros = np.zeros((len(groups), len(groups[0].rollouts)))
-        return cls(zeros, zeros)
+        return cls(zeros, zeros, zeros)
 
 
 def step_advantages(
     groups: Sequence[Group],
     novelty: Sequence[GroupNovelty],
     settings: NoveltyConfig,
+    outcome: OutcomeConfig,
     *,
     divide_by_std: bool,
     seed: int,
+    step: int,
 ) -> StepAdvantages:
     """Return the advantages of all rollouts of a step.
 
     Args:
         groups: All groups of the step, in order of the batch, with the same number of rollouts each.
         novelty: The novelty of each group.
-        settings: Weight and placement of the bonus, and the control of an experiment.
+        settings: Weight and placement of the novelty bonus, and the control of an experiment.
+        outcome: The same for outcome novelty.
         divide_by_std: Whether to divide a group's advantages by its standard deviation.
-        seed: The run's seed, which the shuffled control depends on.
+        seed: The run's seed, which the shuffled controls depend on.
+        step: The training step, likewise.
     """
     correct = np.stack([group.correct for group in groups])
     decided = np.stack([group.decided for group in groups])
@@ -73,7 +82,36 @@ def step_advantages(
         placement=settings.placement,
         divide_by_std=divide_by_std,
     )
-    return StepAdvantages(values, bonus)
+    outcome_bonus = outcome_bonuses(
+        [group.outcome for group in novelty], correct.shape[1], outcome, seed=seed, step=step
+    )
+    return StepAdvantages(values + outcome_bonus, bonus, outcome_bonus)
+
+
+def outcome_bonuses(
+    groups: Sequence[OutcomeNovelty | None], n: int, settings: OutcomeConfig, *, seed: int, step: int
+) -> Floats:
+    """Return what outcome novelty adds to the advantages, [groups, n].
+
+    Args:
+        groups: The outcome novelty of each group, None for a group that it does not act on.
+        n: Rollouts of a group.
+        settings: Weight and centering of the bonus, and the control of an experiment.
+        seed: The run's seed. The shuffled control depends on it, the step and the group's place alone, so a
+            repeated step has the same one.
+        step: The training step.
+    """
+    bonus = np.zeros((len(groups), n))
+    for place, group in enumerate(groups):
+        if group is None or not group.scored.any():
+            continue
+        values = group.values[group.scored]
+        if settings.center:
+            values = values - values.mean()
+        if settings.control == "shuffled":
+            values = np.random.default_rng([seed, step, place]).permutation(values)
+        bonus[place, group.scored] = settings.beta * values
+    return bonus
 
 
 def advantages(

@@ -1,9 +1,11 @@
 """Exploration around a training step: guided prompts in, novelty and prefixes out.
 
 Before a step, guided prompts from the queue take the last places of the batch, each with the answer of its
-own prompt. During the step, groups are scored for novelty (`step_novelty` decides when). After the step,
-the outcomes of guided groups are reported, and hard prompts feed the prefix memory, which selects the
-prefix that a later step continues from. Guided groups keep their prompt's identity in the memories.
+own prompt. During the step, groups are scored for novelty (`step_novelty` decides when): solutions by their
+distance to known ones, wrong rollouts by how often their final answer was given before (outcome novelty).
+After the step, the outcomes of guided groups are reported, and hard prompts feed the prefix memory, which
+selects the prefix that a later step continues from. Guided groups keep their prompt's identity in the
+memories.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from extra_client import (
     EntropyRollout,
     ExtraError,
+    GroupScores,
     HardPrompt,
     Nearest,
     NotFoundError,
@@ -27,9 +30,11 @@ from extra_client import (
 )
 from extra_client import Group as NoveltyGroup
 from extra_rl.tokens import TokenTexts
-from extra_trainer.config import NoveltyConfig, PrefixConfig
+from extra_rl.vocabulary import Metric, OutcomeScope
+from extra_trainer.config import NoveltyConfig, OutcomeConfig, PrefixConfig
 from extra_trainer.exploration.guided_queue import GuidedQueue
-from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
+from extra_trainer.exploration.rescues import Rescues
+from extra_trainer.exploration.results import GroupNovelty, OutcomeNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group, RolloutRequest
 
 #: Prompts per call that asks for candidate prefixes, which come with their texts.
@@ -47,7 +52,10 @@ class Explorer:
     tokens: TokenTexts
     #: Part of every idempotency key: a resumed run repeats steps, and these are new writes.
     launch_id: str
+    outcome_config: OutcomeConfig = field(default_factory=OutcomeConfig)
     queue: GuidedQueue = field(init=False)
+    #: Prompts that outcome novelty acted on and that have no success since.
+    rescues: Rescues = field(init=False, default_factory=Rescues)
     #: The split and selected prefix of each hard prompt in the last `feed`.
     choices: list[PrefixChoice] = field(init=False, default_factory=list)
 
@@ -61,7 +69,7 @@ class Explorer:
         return self.queue.take_places(batch, self.prefix_config.regen_batch_size)
 
     def score(self, groups: Sequence[Group], step: int, place: int) -> list[GroupNovelty]:
-        """Score the novelty of groups, and remember what the memory policy keeps of them.
+        """Score the novelty of groups, and remember their solutions and wrong answers as configured.
 
         Args:
             groups: Consecutive groups of the batch.
@@ -74,6 +82,12 @@ class Explorer:
         Raises:
             ExtraError: If the novelty service fails for any group.
         """
+        novelty = self._score_solutions(groups, step, place)
+        outcomes = self._score_outcomes(groups, step, place)
+        return [replace(scores, outcome=outcome) for scores, outcome in zip(novelty, outcomes, strict=True)]
+
+    def _score_solutions(self, groups: Sequence[Group], step: int, place: int) -> list[GroupNovelty]:
+        """Score the solutions by their distance to known ones."""
         novelty = [GroupNovelty.none(len(group.rollouts)) for group in groups]
         scored = [
             index
@@ -103,6 +117,46 @@ class Explorer:
                 _at_samples(scores.nearest, decided),
             )
         return novelty
+
+    def _score_outcomes(self, groups: Sequence[Group], step: int, place: int) -> list[OutcomeNovelty | None]:
+        """Score the rollouts by how often their final answers were given, in the groups that it acts on."""
+        settings = self.outcome_config
+        outcomes: list[OutcomeNovelty | None] = [None] * len(groups)
+        acted = [index for index, group in enumerate(groups) if self._acts_on(group)]
+        if not acted:
+            return outcomes
+        answers = self.novelty.score_groups(
+            [_answer_group(groups[index]) for index in acted],
+            metric=Metric.OUTCOME,
+            outcome_scope=OutcomeScope.ALL if settings.groups == "all" else OutcomeScope.WRONG,
+            ignore_history=not settings.history,
+            idempotency_key=f"{self.launch_id}/outcome/{step}/{place}",
+            explain=True,
+        )
+        for index, scores in zip(acted, answers, strict=True):
+            if scores.error is not None:
+                raise scores.error
+            outcomes[index] = self._outcome_novelty(groups[index], scores)
+        return outcomes
+
+    def _acts_on(self, group: Group) -> bool:
+        settings, outcome = self.outcome_config, group.outcome
+        if not settings.enabled or not outcome.decided:
+            return False
+        if settings.groups == "all_wrong":
+            return outcome.all_wrong
+        return settings.groups == "all" or not outcome.all_right
+
+    def _outcome_novelty(self, group: Group, scores: GroupScores) -> OutcomeNovelty:
+        decided = group.decided
+        scored = decided if self.outcome_config.groups == "all" else decided & ~group.correct
+        values, times = np.zeros(len(decided)), np.zeros(len(decided))
+        values[decided] = scores.novelty
+        times[decided] = [
+            0.0 if count is None else count.earlier + count.in_group for count in scores.answer_counts
+        ]
+        given = {final_answer(group.verdicts[sample]) for sample in np.flatnonzero(scored)}
+        return OutcomeNovelty(scored, values, times, len(given - {None}))
 
     def needs_embedding(self, request: RolloutRequest, verdict: Verdict) -> bool:
         """Return whether scoring will embed a rollout with this verdict."""
@@ -258,6 +312,21 @@ def _novelty_group(group: Group) -> NoveltyGroup:
     return NoveltyGroup(
         prompt_id=group.request.prompt_id,
         texts=[r.text for r, known in zip(group.rollouts, decided, strict=True) if known],
+        correct=group.correct[decided].tolist(),
+    )
+
+
+def final_answer(verdict: Verdict) -> str | None:
+    """Return the final answer of a response, as it was compared; None if it has none."""
+    return verdict.normalized_response or verdict.extracted or None
+
+
+def _answer_group(group: Group) -> NoveltyGroup:
+    """Return the final answers of a group's decided rollouts, as the novelty service takes them."""
+    decided = np.flatnonzero(group.decided)
+    return NoveltyGroup(
+        prompt_id=group.request.prompt_id,
+        answers=[final_answer(group.verdicts[sample]) for sample in decided],
         correct=group.correct[decided].tolist(),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from extra_client import Nearest, PrefixCandidate
+from extra_trainer.exploration.advantage import StepAdvantages
 from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group
 from extra_trainer.runs.schema import (
@@ -20,21 +21,26 @@ from extra_trainer.runs.schema import (
 DETAIL_CHARACTERS = 500
 
 
-def rollout_records(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> list[RolloutRecord]:
+def rollout_records(
+    groups: Sequence[Group], novelty: Sequence[GroupNovelty], advantages: StepAdvantages
+) -> list[RolloutRecord]:
     """Return a record of each rollout of a step, group by group.
 
     Args:
         groups: The groups of the step, in order.
         novelty: Their novelty, in the same order.
+        advantages: Their advantages.
     """
     return [
-        _rollout(place, group, sample, scores)
+        _rollout(place, group, sample, scores, float(advantages.outcome_bonus[place, sample]))
         for place, (group, scores) in enumerate(zip(groups, novelty, strict=True))
         for sample in range(len(group.rollouts))
     ]
 
 
-def _rollout(place: int, group: Group, sample: int, scores: GroupNovelty) -> RolloutRecord:
+def _rollout(
+    place: int, group: Group, sample: int, scores: GroupNovelty, outcome_bonus: float
+) -> RolloutRecord:
     request, rollout, verdict = group.request, group.rollouts[sample], group.verdicts[sample]
     tokens = np.concatenate([np.array(request.prefix_tokens, np.int32), rollout.token_ids])
     return RolloutRecord(
@@ -57,12 +63,20 @@ def _rollout(place: int, group: Group, sample: int, scores: GroupNovelty) -> Rol
         normalized_answer=verdict.normalized_answer,
         novelty=round(float(scores.raw[sample]), 6),
         nearest=_nearest(scores.nearest[sample]) if scores.nearest else None,
+        times_given=_times_given(scores, sample),
+        outcome_bonus=round(outcome_bonus, 6),
         policy_version=rollout.policy_version,
         tokens=len(rollout.token_ids),
         mean_entropy=round(float(rollout.entropies.mean()), 5),
         packed_token_ids=pack_array(tokens),
         packed_entropies=pack_array(rollout.entropies.astype(np.float16)),
     )
+
+
+def _times_given(scores: GroupNovelty, sample: int) -> float | None:
+    if scores.outcome is None or not scores.outcome.scored[sample]:
+        return None
+    return round(float(scores.outcome.times[sample]), 3)
 
 
 def _nearest(nearest: Nearest | None) -> NearestRecord | None:

@@ -10,6 +10,21 @@ from extra_client import Nearest, PrefixCandidate, SelectedPrefix
 
 
 @dataclass(frozen=True)
+class OutcomeNovelty:
+    """The outcome novelty of a group that it acts on; each array has an entry for each rollout, [n]."""
+
+    #: bool: the rollouts that are scored, and may receive a bonus.
+    scored: NDArray[np.bool_]
+    #: float64: 1/sqrt of `times`; a missing answer has the least of its group. 0 for rollouts not scored.
+    values: NDArray[np.float64]
+    #: float64: times that the rollout's answer was given to the prompt, this group included; 0 for rollouts
+    #: not scored and for a missing answer.
+    times: NDArray[np.float64]
+    #: Distinct answers of the scored rollouts; a missing one counts for none.
+    distinct: int
+
+
+@dataclass(frozen=True)
 class GroupNovelty:
     """The novelty of a group's rollouts; 0 for rollouts that are not scored."""
 
@@ -21,6 +36,8 @@ class GroupNovelty:
     reward_variance: float
     #: [n]: the nearest neighbour of each scored rollout; empty if the group was not scored.
     nearest: tuple[Nearest | None, ...] = ()
+    #: None if outcome novelty does not act on the group.
+    outcome: OutcomeNovelty | None = None
 
     @classmethod
     def none(cls, n: int) -> "GroupNovelty":

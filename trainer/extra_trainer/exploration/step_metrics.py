@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from extra_trainer.exploration.advantage import StepAdvantages
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.rollouts.collector import Group
 
@@ -34,4 +35,26 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
         "entropy": float(entropies.mean()),
         "undecided": float(rollouts - decided),
         "response_tokens": float(np.mean([len(r.token_ids) for g in groups for r in g.rollouts])),
+    }
+
+
+def outcome_metrics(novelty: Sequence[GroupNovelty], advantages: StepAdvantages) -> dict[str, float]:
+    """Return name -> value of what outcome novelty did in a step.
+
+    Args:
+        novelty: The novelty of each group.
+        advantages: The advantages of the step.
+    """
+    acted = [group.outcome for group in novelty if group.outcome is not None]
+    scored = np.array(
+        [
+            np.zeros(len(group.raw), np.bool_) if group.outcome is None else group.outcome.scored
+            for group in novelty
+        ]
+    )
+    paid = np.abs(advantages.outcome_bonus[scored])
+    return {
+        "outcome_groups": len(acted) / len(novelty),
+        "outcome_answers": float(np.mean([group.distinct for group in acted])) if acted else 0.0,
+        "outcome_bonus": float(paid.mean()) if paid.size else 0.0,
     }

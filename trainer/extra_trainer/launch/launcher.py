@@ -25,6 +25,7 @@ from rich.console import Console
 from extra_client import VerificationClient
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_trainer.config import Config
+from extra_trainer.data import made
 from extra_trainer.data import problems as data
 from extra_trainer.evaluation.evaluator import Evaluator, weights_identity
 from extra_trainer.evaluation.result import Evaluation
@@ -38,10 +39,8 @@ from extra_trainer.rollouts.generation_pool import GenerationPool
 from extra_trainer.runs.folder import RunFolder, write_whole
 
 if TYPE_CHECKING:
-    from extra_trainer.rehearsal.problems import Split
+    from extra_trainer.rehearsal.splits import Split
 
-#: Problems of the rehearsal where the config does not say how many.
-REHEARSAL_PROBLEMS = 256
 #: Seconds the driver is given to end Ray before it is killed.
 STOP_SECONDS = 30.0
 
@@ -147,17 +146,10 @@ class Launcher:
         return path
 
     def _problems(self, source: str, split: "Split", most: int | None, tokenizer: Any) -> list[data.Problem]:
-        if source == "rehearsal":
-            from extra_trainer.rehearsal.problems import problems
-
+        if made.is_made(source):
             # The same held-out problems for every seed, so that runs can be compared.
             seed = self.config.seed if split == "train" else 0
-            half, terms = self.config.data.rehearsal_half, self.config.data.rehearsal_terms
-            made = problems(split, most or REHEARSAL_PROBLEMS, seed, half=half, terms=terms)
-            return [
-                data.Problem(p.id, data.make_prompt(p.prompt, self.config.data, tokenizer), p.answer)
-                for p in made
-            ]
+            return made.make_problems(source, split, most, seed, self.config.data, tokenizer)
         return data.read_problems(source, self.config.data, tokenizer, most)
 
     def _evaluate(self, when: str, addresses: services.Addresses, *, fresh: bool) -> Evaluation:
@@ -187,6 +179,7 @@ class Launcher:
                 verification,
                 settings,
                 settings.max_tokens or self.config.rollout.response_max_tokens,
+                method=self.config.data.verification_method,
                 progress=shown.advance,
             )
             # A journal of other weights is of an earlier launch that trained differently.

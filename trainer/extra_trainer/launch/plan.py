@@ -29,9 +29,9 @@ from extra_client import (
 )
 from extra_rl.config_file import ConfigError
 from extra_trainer.config import Config, ServiceConfig
+from extra_trainer.data import made
 from extra_trainer.data import problems as data
 from extra_trainer.launch import memory_estimate
-from extra_trainer.launch.launcher import REHEARSAL_PROBLEMS
 from extra_trainer.launch.ray_services import connected
 from extra_trainer.openrlhf import parser as openrlhf_parser
 from extra_trainer.openrlhf.flags import openrlhf_flags
@@ -141,7 +141,7 @@ def _show_lines(title: str, style: str, lines: list[str], console: Console) -> N
 
 def _tokenizer(config: Config, plan: Plan) -> Any | None:
     if config.model.is_made:
-        plan.assumed.append("the rehearsal's start model and tokenizer are made when the run starts")
+        plan.assumed.append("the start model and its tokenizer are made when the run starts")
         return None
     folder = Path(config.model.path)
     if not (folder / "config.json").is_file():
@@ -185,8 +185,8 @@ def _data(config: Config, folder: RunFolder, tokenizer: Any | None, plan: Plan) 
         training = _read(config, config.data.train, config.data.train_problems, tokenizer, plan)
         sets = _evaluation_sets(config, tokenizer, plan)
     count = None if training is None else len(training)
-    if config.data.train == "rehearsal":
-        count = config.data.train_problems or REHEARSAL_PROBLEMS
+    if made.is_made(config.data.train):
+        count = config.data.train_problems or made.DEFAULT_COUNT
     plan.figures.append(("training problems", "unknown" if count is None else f"{count:,}"))
     if training and tokenizer is not None:
         _prompt_lengths(config, training, tokenizer, plan)
@@ -204,8 +204,8 @@ def _evaluation_sets(config: Config, tokenizer: Any | None, plan: Plan) -> dict[
     sizes = {}
     for name, source in sets.items():
         read = _read(config, source, most, tokenizer, plan)
-        if source == "rehearsal":
-            sizes[name] = most or REHEARSAL_PROBLEMS
+        if made.is_made(source):
+            sizes[name] = most or made.DEFAULT_COUNT
         elif read is not None:
             sizes[name] = len(read)
     return sizes
@@ -214,7 +214,7 @@ def _evaluation_sets(config: Config, tokenizer: Any | None, plan: Plan) -> dict[
 def _read(
     config: Config, source: str, most: int | None, tokenizer: Any | None, plan: Plan
 ) -> list[data.Problem] | None:
-    if source != "rehearsal":
+    if not made.is_made(source):
         with plan.collecting():
             return data.read_problems(source, config.data, tokenizer, most)
     return None

@@ -109,6 +109,7 @@ def _optimization(run: Run) -> dict[str, Any]:
     return {
         "train.seed": run.config.seed,
         "train.num_episodes": settings.epochs,
+        "train.max_epochs": settings.updates_per_batch,
         "train.batch_size": settings.minibatch_prompts * run.config.rollout.samples_per_prompt,
         "train.micro_batch_size": settings.micro_batch_samples,
         "actor.adam.lr": settings.learning_rate,
@@ -118,6 +119,7 @@ def _optimization(run: Run) -> dict[str, Any]:
         "actor.max_norm": settings.max_gradient_norm,
         "actor.eps_clip_low_high": (settings.clip_low, settings.clip_high),
         "actor.dual_clip": settings.dual_clip,
+        "actor.entropy_coef": settings.entropy_bonus or None,
         "actor.loss_agg_mode": settings.loss_aggregation,
         "algo.advantage.estimator": "group_norm",
         "algo.kl.init_coef": settings.kl_coefficient,

@@ -29,7 +29,7 @@ from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
 from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.exploration.recording import prefix_choice_records, rollout_records
 from extra_trainer.exploration.results import GroupNovelty
-from extra_trainer.exploration.step_metrics import step_metrics
+from extra_trainer.exploration.step_metrics import outcome_metrics, step_metrics
 from extra_trainer.exploration.step_novelty import StepNovelty
 from extra_trainer.openrlhf.replacements import take_prompts
 from extra_trainer.rollouts.collector import (
@@ -54,6 +54,18 @@ class DataPosition:
 
     dataloader: dict[str, Any]
     queue: list[dict[str, Any]]
+    #: Prompts that wait for a success (exploration.rescues).
+    unrescued: list[str]
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """The scored groups of a step, which are still to be recorded and to feed the prefix memory."""
+
+    step: int
+    groups: list[Group]
+    novelty: list[GroupNovelty]
+    advantages: StepAdvantages
 
 
 @dataclass
@@ -103,12 +115,12 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         # One thread for rollouts, one for the prefix memory.
         self._background = ThreadPoolExecutor(2, thread_name_prefix="exploration")
         self._next: StepCollection | None = None
-        self._to_feed: tuple[list[Group], list[GroupNovelty], int] | None = None
+        self._to_feed: FinishedStep | None = None
         self._feeding: Future[int] | None = None
         #: Metrics of the last training batch; complete after `settle`.
         self.metrics: dict[str, float] = {}
         #: Where the next step begins; set by `settle`.
-        self.position = DataPosition({}, [])
+        self.position = DataPosition({}, [], [])
 
     def generate_samples(self, **generate_kwargs: Any) -> Any:
         """Generate a batch as OpenRLHF does; the shuffle depends only on seed and pass over the data."""
@@ -130,34 +142,28 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         clock = self._folder.clock()
         collected = collection.collected.result()
         waited = clock()
-        novelty = self._finish(collection, collected, self._policy.step + 1)
+        finished = self._finish(collection, collected, self._policy.step + 1)
         # Of rollouts that began during the update, only the time that the step waited for them counts.
         self.metrics["seconds/generation"] = min(waited, collected.generation_seconds)
         if self._config.rollout.overlap_update:
             self.settle()
             self._next = self._begin(dataloader_iter, num_prompts, self._policy.step + 2)
-        advantages = step_advantages(
-            collected.groups,
-            novelty,
-            self._config.novelty,
-            divide_by_std=self._config.optimization.divide_by_std,
-            seed=self._config.seed,
-        )
-        experiences = self._experiences(collected.groups, advantages, generate_kwargs)
+        experiences = self._experiences(finished.groups, finished.advantages, generate_kwargs)
         return experiences, collection.prompts, collection.exhausted
 
     def begin_feeding(self) -> None:
         """Start to feed the prefix memory with the last training batch, in the background."""
         if self._to_feed is not None:
-            groups, novelty, step = self._to_feed
-            self._feeding = self._submit(step, lambda: self._feed(groups, novelty, step))
+            finished = self._to_feed
+            self._feeding = self._submit(finished.step, lambda: self._feed(finished))
             self._to_feed = None
 
-    def _feed(self, groups: list[Group], novelty: list[GroupNovelty], step: int) -> int:
+    def _feed(self, finished: FinishedStep) -> int:
         """Record the step, which takes a second for millions of tokens, and feed the prefix memory."""
-        self._folder.write_rollouts(step, rollout_records(groups, novelty))
-        queued = self._explorer.feed(groups, step)
-        self._folder.write_prefix_choices(step, prefix_choice_records(self._explorer.choices))
+        records = rollout_records(finished.groups, finished.novelty, finished.advantages)
+        self._folder.write_rollouts(finished.step, records)
+        queued = self._explorer.feed(finished.groups, finished.step)
+        self._folder.write_prefix_choices(finished.step, prefix_choice_records(self._explorer.choices))
         return queued
 
     def settle(self) -> None:
@@ -170,7 +176,11 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         self._feeding = None
         self.metrics["guided_waiting"] = float(len(self._explorer.queue.waiting))
         self.metrics["seconds/prefix_wait"] = clock()
-        self.position = DataPosition(self.prompts_dataloader.state_dict(), self._explorer.queue.state())
+        self.position = DataPosition(
+            self.prompts_dataloader.state_dict(),
+            self._explorer.queue.state(),
+            self._explorer.rescues.state(),
+        )
 
     def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> StepCollection:
         """Take the prompts of `step` and start to collect their rollouts in the background."""
@@ -200,22 +210,41 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         """Return the beginning of the request ids of a step's calls."""
         return f"{self._explorer.launch_id}/step-{step}"
 
-    def _finish(self, collection: StepCollection, collected: Collected, step: int) -> list[GroupNovelty]:
-        """Score the groups that are not scored yet, and compute the step's metrics."""
+    def _finish(self, collection: StepCollection, collected: Collected, step: int) -> FinishedStep:
+        """Score the groups that are not scored yet, and compute the step's advantages and metrics."""
         groups = collected.groups
         self._check_undecided(groups)
         clock = self._folder.clock()
         with request_scope(self._scope(step)):
             novelty = collection.novelty.finish(groups)
+        novelty_wait = collected.on_group_wait_seconds + clock()
+        advantages = step_advantages(
+            groups,
+            novelty,
+            self._config.novelty,
+            self._config.outcome,
+            divide_by_std=self._config.optimization.divide_by_std,
+            seed=self._config.seed,
+            step=step,
+        )
         self.metrics = {
             **step_metrics(groups, novelty),
+            **self._outcome_metrics(groups, novelty, advantages),
             "policy_version": float(groups[0].rollouts[0].policy_version),
             "seconds/verification_wait": collected.verification_wait_seconds,
-            "seconds/novelty_wait": collected.on_group_wait_seconds + clock(),
+            "seconds/novelty_wait": novelty_wait,
         }
         # The prefix memory is fed later; the result is needed when the next step begins.
-        self._to_feed = groups, novelty, step
-        return novelty
+        self._to_feed = FinishedStep(step, groups, novelty, advantages)
+        return self._to_feed
+
+    def _outcome_metrics(
+        self, groups: list[Group], novelty: list[GroupNovelty], advantages: StepAdvantages
+    ) -> dict[str, float]:
+        if not self._config.outcome.enabled:
+            return {}
+        rescued = self._explorer.rescues.update(groups, novelty)
+        return {**outcome_metrics(novelty, advantages), "outcome_rescued": float(rescued)}
 
     def _experiences(
         self, groups: list[Group], advantages: StepAdvantages, generate_kwargs: dict[str, Any]

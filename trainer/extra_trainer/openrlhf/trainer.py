@@ -63,10 +63,12 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             PrefixClient(run.novelty, run.namespace, patience=self._patience or None),
             TokenTexts(self.tokenizer),
             run.launch_id,
+            run.config.outcome,
         )
         collector = RolloutCollector(
             self._generation,
             VerificationClient(run.verification),
+            method=run.config.data.verification_method,
             patience=services.patience(services.verification),
         )
         self._explorer = explorer
@@ -127,7 +129,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         states = {
             **(client_states or {}),
             "data_loader_state_dict": position.dataloader,
-            STATE: {"queue": position.queue},
+            STATE: {"queue": position.queue, "unrescued": position.unrescued},
         }
         if global_step % self.args.ckpt.save_steps == 0:
             self._copy(self._memories(self._run.namespace), self._snapshot(global_step))
@@ -152,6 +154,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         self._policy.version = max(step, self._generation.policy_version())
         if step:
             self._explorer.queue.restore(states[STATE]["queue"])
+            self._explorer.rescues.restore(states[STATE]["unrescued"])
             self._copy(self._memories(self._snapshot(step)), self._run.namespace)
         else:
             memories = self._memories(self._run.namespace)

@@ -10,31 +10,22 @@ more slips are possible and the longer one must know which of them are still to 
 For a start model that corrects itself, worked examples can slip (`Slips`): a digit of a result is wrong, and
 either that is noticed and the result written again, or the wrong number is carried on.
 
-Problems for fitting the start model, for training and for evaluation are disjoint by construction: a hash
-of the multiset decides to which split a problem belongs, so no seed, count or order of terms can put it
-into two. Each split has two halves, likewise: what is tuned on one can be reported on the other.
+The key of a problem, which decides its split (`splits`), is its multiset of terms: no order of terms can put
+one problem into two splits.
 """
 
-import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal
 
-Split = Literal["fitting", "train", "evaluation"]
-Half = Literal["first", "second"]
+from extra_trainer.rehearsal.splits import Half, Split, half_of_key, id_of_key, split_of_key
+
 # The factors of a term: (47,) is the number 47, (6, 8) the product 6*8.
 Term = tuple[int, ...]
 
-# Tenths of all problems, by the hash of the multiset of terms modulo 10.
-_TENTHS: dict[Split, frozenset[int]] = {
-    "fitting": frozenset(range(6)),
-    "train": frozenset({6, 7, 8}),
-    "evaluation": frozenset({9}),
-}
 # Weights of the numbers of terms. Fitting problems are mostly short, so that reinforcement learning can
 # improve on the long ones.
 _TERM_COUNTS = (2, 3, 4, 5, 6)
@@ -78,17 +69,12 @@ def canonical(terms: Iterable[Term]) -> str:
 
 def split_of(terms: Iterable[Term]) -> Split:
     """Return the only split that may hold these terms."""
-    tenth = _number_of(terms) % 10
-    return next(split for split, tenths in _TENTHS.items() if tenth in tenths)
+    return split_of_key(canonical(terms))
 
 
 def half_of(terms: Iterable[Term]) -> Half:
     """Return the only half of their split that may hold these terms."""
-    return "second" if _number_of(terms) // 10 % 2 else "first"
-
-
-def _number_of(terms: Iterable[Term]) -> int:
-    return int.from_bytes(hashlib.sha256(canonical(terms).encode()).digest()[:8], "big")
+    return half_of_key(canonical(terms))
 
 
 def problems(
@@ -204,7 +190,7 @@ def _written(term: Term) -> str:
 
 def _problem(terms: tuple[Term, ...], key: str) -> Problem:
     return Problem(
-        id=f"rehearsal-{hashlib.sha256(key.encode()).hexdigest()[:12]}",
+        id=id_of_key("rehearsal", key),
         prompt=f"{'+'.join(map(_written, terms))}=?\n",
         answer=str(sum(map(prod, terms))),
         terms=terms,

@@ -1,4 +1,4 @@
-"""The recipes of the rehearsal's start models, which `model.path` may name instead of a folder.
+"""The recipes of the made start models, which `model.path` may name instead of a folder.
 
 A recipe, the seed and the code determine the fitted weights. Recipes are separate from the fitting
 (`start_model`), which imports torch: a config is read and checked without it.
@@ -11,7 +11,22 @@ from extra_trainer.rehearsal.problems import Slips
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Sizes of the model and of the fitting; the defaults are those of the rehearsal."""
+    """Sizes of the model and of the fitting; each kind of problem has a class of its own."""
+
+    hidden_size: int
+    layers: int
+    head_size: int
+    steps: int
+    matrix_learning_rate: float = 0.02
+    """Of Muon; it falls linearly to zero, like that of AdamW."""
+    learning_rate: float = 0.003
+    """Of AdamW, for embeddings, output layer and norms."""
+    warmup_steps: int = 40
+
+
+@dataclass(frozen=True)
+class SumsFit(FitSettings):
+    """Fitting on sums (`problems`); the defaults are those of the rehearsal."""
 
     hidden_size: int = 128
     layers: int = 4
@@ -22,18 +37,27 @@ class FitSettings:
     easy_share: float = 0.4
     """The share of steps, at the beginning, in which whole examples are short and in order."""
     tokens_per_step: int = 1536
-    matrix_learning_rate: float = 0.02
-    """Of Muon; it falls linearly to zero, like that of AdamW."""
-    learning_rate: float = 0.003
-    """Of AdamW, for embeddings, output layer and norms."""
-    warmup_steps: int = 40
     slips: Slips | None = None
     """Slips in the worked examples; None: all are right."""
 
 
+@dataclass(frozen=True)
+class OperatorsFit(FitSettings):
+    """Fitting on chains of operators (`operators`)."""
+
+    hidden_size: int = 96
+    layers: int = 3
+    head_size: int = 24
+    steps: int = 1000
+    examples_per_step: int = 128
+    rarest: float = 0.01
+    """Probability of applying the hardest operator correctly in a worked example."""
+
+
 RECIPES: dict[str, FitSettings] = {
-    "rehearsal": FitSettings(),
+    "rehearsal": SumsFit(),
     # More steps, as noticing slips must be learned as well.
-    "rehearsal-self-correcting": FitSettings(steps=1200, slips=Slips(rate=0.3, noticed=0.6)),
+    "rehearsal-self-correcting": SumsFit(steps=1200, slips=Slips(rate=0.3, noticed=0.6)),
+    "rehearsal-operators": OperatorsFit(),
 }
 """Name in `model.path` of a training config -> recipe."""

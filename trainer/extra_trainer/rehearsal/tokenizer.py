@@ -1,21 +1,33 @@
-"""The rehearsal model's tokenizer: a character is a token, and so is `\\boxed{`.
+"""Tokenizers of the made models: a character is a token, and so is `\\boxed{`.
 
-It is a fast tokenizer of the tokenizers library, saved and loaded like any other, so every engine and trainer
-reads it like that of a large model. A newline is a token of its own because prefixes of rollouts
+They are fast tokenizers of the tokenizers library, saved and loaded like any other, so every engine and
+trainer reads them like that of a large model. A newline is a token of its own because prefixes of rollouts
 are cut after newlines. Decoding gives back exactly the text that was encoded: nothing is normalised, and no
 space is put between tokens. A character outside the alphabet becomes `<unk>`.
 """
 
+from collections.abc import Sequence
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from extra_trainer.rehearsal import operators
+
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-_ALPHABET = ("\n", *"0123456789+*=?}", "\\boxed{")
+_BOX = "\\boxed{"
+#: Characters of the sums.
+SUM_CHARACTERS = ("\n", *"0123456789+*=?}")
+#: Characters of the chains of operators.
+OPERATOR_CHARACTERS = ("\n", ":", "}", *operators.ALPHABET, *operators.OPERATORS)
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of about twenty tokens; `<eos>` ends a response, `<pad>` pads on the left."""
-    vocabulary = {token: index for index, token in enumerate((PAD, EOS, UNKNOWN, *_ALPHABET))}
+def make_tokenizer(characters: Sequence[str] = SUM_CHARACTERS) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of some twenty tokens; `<eos>` ends a response, `<pad>` pads on the left.
+
+    Args:
+        characters: The characters that are tokens, in order of their ids.
+    """
+    vocabulary = {token: index for index, token in enumerate((PAD, EOS, UNKNOWN, *characters, _BOX))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[\s\S]"), behavior="isolated")
     # Without a decoder the library joins tokens by spaces.

@@ -27,6 +27,7 @@ from extra_client import (
     VerificationClient,
 )
 from extra_rl.groups import GroupOutcome
+from extra_rl.vocabulary import Method
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from extra_trainer.rollouts.outages import retried_stream
 
@@ -137,6 +138,8 @@ class RolloutCollector:
     verification: VerificationClient
     #: Called with the number of rollouts generated so far.
     progress: Callable[[int], None] = field(default=lambda finished: None)
+    #: Comparison of responses with reference answers.
+    method: Method = Method.MATH
     #: Seconds to wait for a verification service that does not answer; 0: fail at once.
     patience: float = 0.0
 
@@ -171,6 +174,7 @@ class RolloutCollector:
         handover = _Handover(on_group or (lambda place, group: None))
         verification = _Verification(
             self.verification,
+            self.method,
             self.patience,
             requests,
             sampling.n,
@@ -268,6 +272,7 @@ class _Verification(_Worker):
     def __init__(
         self,
         client: VerificationClient,
+        method: Method,
         patience: float,
         requests: list[RolloutRequest],
         n: int,
@@ -276,6 +281,7 @@ class _Verification(_Worker):
     ) -> None:
         super().__init__()
         self._client = client
+        self._method = method
         self._patience = patience
         self._requests = requests
         self._n = n
@@ -314,7 +320,7 @@ class _Verification(_Worker):
                 self._items.put(waiting)
             if self._closed:
                 self._items.put(None)
-            return self._client.verify_stream(iter(self._items.get, None))
+            return self._client.verify_stream(iter(self._items.get, None), method=self._method)
 
     def _recover(self, error: ExtraError) -> None:
         if not self._patience:

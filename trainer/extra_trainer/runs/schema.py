@@ -9,7 +9,7 @@ of its text: the text itself is part of a rollout that was split earlier.
 The version of the records is in the run folder (`RunFolder.format`). A reader ignores keys that it does not
 know, which a later minor version may add, and refuses another major version. A folder without that file has
 version 1.0, which lacks `unparseable_side` and `groups_mixed`; there an unparseable verdict is taken to be
-one of an unreadable response.
+one of an unreadable response. Versions before 1.2 lack `times_given` and `outcome_bonus`.
 """
 
 import base64
@@ -28,7 +28,7 @@ from extra_rl.groups import GroupOutcome, is_decided
 from extra_rl.vocabulary import FinishReason, UnparseableSide, VerdictStatus
 
 #: Major and minor version of the records that this release writes.
-FORMAT = (1, 1)
+FORMAT = (1, 2)
 #: What the names of a step's phases begin with, in its line of metrics.
 PHASE_PREFIX = "seconds/"
 
@@ -99,6 +99,11 @@ class RolloutRecord:
     novelty: float
     #: None if the rollout was not scored or there was nothing to compare with.
     nearest: NearestRecord | None
+    #: Times that the answer was given to the prompt in the groups that outcome novelty acted on, this one
+    #: included; 0 if the answer is missing. None if outcome novelty did not score the rollout.
+    times_given: float | None
+    #: Part of the advantage that is from outcome novelty.
+    outcome_bonus: float
     policy_version: int
     #: Length of the continuation.
     tokens: int
@@ -149,6 +154,8 @@ class RolloutRecord:
             "compared": [self.normalized_response, self.normalized_answer],
             "novelty": self.novelty,
             "nearest": self.nearest.to_json() if self.nearest else None,
+            "times_given": self.times_given,
+            "outcome_bonus": self.outcome_bonus,
             "policy_version": self.policy_version,
             "tokens": self.tokens,
             "mean_entropy": self.mean_entropy,
@@ -187,6 +194,8 @@ class RolloutRecord:
                 normalized_answer=normalized_answer,
                 novelty=content["novelty"],
                 nearest=None if nearest is None else NearestRecord.from_json(nearest),
+                times_given=content.get("times_given"),
+                outcome_bonus=content.get("outcome_bonus", 0.0),
                 policy_version=content["policy_version"],
                 tokens=content["tokens"],
                 mean_entropy=content["mean_entropy"],

@@ -1,0 +1,107 @@
+"""Chains of operators: disjoint splits, right answers, and decoys in the shares that are asked for."""
+
+import random
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extra_trainer.rehearsal.operators import (
+    ALPHABET,
+    BY_DIFFICULTY,
+    DECOYS,
+    OPERATORS,
+    OperatorProblem,
+    stream_problems,
+    success_probabilities,
+    worked_example,
+)
+from extra_trainer.rehearsal.splits import Half, Split, half_of_key, split_of_key
+
+SPLITS: tuple[Split, ...] = ("fitting", "train", "evaluation")
+#: What each operator makes of "badce", worked out by hand.
+RESULTS = {
+    "K": "ecdab",
+    "L": "adceb",
+    "M": "cbedf",
+    "N": "abcde",
+    "O": "eadcb",
+    "P": "dceba",
+    "Q": "ghefd",
+    "R": "edcba",
+    "S": "abcde",
+    "T": "edgfh",
+    "U": "bbdde",
+    "V": "ebadc",
+    "W": "dabge",
+    "X": "bdeac",
+    "Y": "acbde",
+    "Z": "baecd",
+}
+
+
+def made(split: Split, count: int, seed: int, half: Half | None = None) -> list[OperatorProblem]:
+    return list(islice(stream_problems(split, seed, half=half), count))
+
+
+@given(st.sampled_from(SPLITS), st.integers(0, 2**32))
+def test_every_problem_lies_in_its_own_split_and_half_whatever_the_seed(split: Split, seed: int) -> None:
+    halves: tuple[Half, ...] = ("first", "second")
+    for half in halves:
+        keys = [problem.prompt.removesuffix("\n") for problem in made(split, 5, seed, half)]
+        assert {split_of_key(key) for key in keys} == {split}
+        assert {half_of_key(key) for key in keys} == {half}
+
+
+def test_no_two_splits_share_a_problem_and_no_split_repeats_one() -> None:
+    prompts = {split: [problem.prompt for problem in made(split, 3000, seed=1)] for split in SPLITS}
+    for split in SPLITS:
+        assert len(set(prompts[split])) == len(prompts[split])
+    assert len(set().union(*prompts.values())) == sum(map(len, prompts.values()))
+
+
+def test_the_same_seed_gives_the_same_problems_and_another_seed_gives_others() -> None:
+    assert made("train", 20, seed=3) == made("train", 20, seed=3)
+    assert made("train", 20, seed=3) != made("train", 20, seed=4)
+
+
+def test_training_chains_have_one_or_two_operators_and_fitting_chains_up_to_three() -> None:
+    assert {len(p.operators) for p in made("train", 200, seed=0)} == {1, 2}
+    assert {len(p.operators) for p in made("fitting", 200, seed=0)} == {1, 2, 3}
+    assert {len(p.operators) for p in islice(stream_problems("train", 0, lengths=(4,)), 20)} == {4}
+
+
+@pytest.mark.parametrize(("operator", "result"), RESULTS.items())
+def test_each_operator_does_what_it_should(operator: str, result: str) -> None:
+    symbols = tuple(ALPHABET.index(letter) for letter in "badce")
+    assert "".join(ALPHABET[symbol] for symbol in OPERATORS[operator](symbols)) == result
+
+
+def test_every_operator_has_one_difficulty_and_another_operator_as_its_decoy() -> None:
+    assert sorted(BY_DIFFICULTY) == sorted(OPERATORS) == sorted(DECOYS) == sorted(DECOYS.values())
+    assert all(DECOYS[operator] != operator for operator in OPERATORS)
+
+
+def test_a_worked_example_without_decoys_ends_in_the_answer() -> None:
+    right = dict.fromkeys(OPERATORS, 1.0)
+    for problem in made("train", 200, seed=0):
+        *lines, box = worked_example(problem, random.Random(0), right).split("\n")
+        assert len(lines) == len(problem.operators) - 1
+        assert box == f"\\boxed{{{problem.answer}}}"
+
+
+def test_an_operator_is_applied_correctly_as_often_as_its_probability_says() -> None:
+    probabilities = success_probabilities(0.01)
+    assert [probabilities[operator] for operator in BY_DIFFICULTY[:4]] == [1.0] * 4
+    assert probabilities[BY_DIFFICULTY[4]] == pytest.approx(0.7)
+    assert probabilities[BY_DIFFICULTY[-1]] == pytest.approx(0.01)
+    rng = random.Random(0)
+    (problem,) = [p for p in made("train", 500, seed=0) if p.operators == "N"][:1]
+    solved = [problem.answer in worked_example(problem, rng, probabilities) for _ in range(2000)]
+    assert sum(solved) / 2000 == pytest.approx(probabilities["N"], abs=0.04)
+
+
+def test_answers_cannot_be_guessed() -> None:
+    answers = [problem.answer for problem in made("evaluation", 2000, seed=0)]
+    assert max(answers.count(answer) for answer in set(answers)) / len(answers) < 0.02
