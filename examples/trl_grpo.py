@@ -16,7 +16,7 @@ from extra_client import NamespaceSettings, embedded
 from extra_client.integrations import NoveltyScoring
 from extra_client.integrations.trl import NoveltyAdvantage
 from extra_trainer.rehearsal.problems import problems
-from extra_trainer.rehearsal.recipes import FitSettings
+from extra_trainer.rehearsal.recipes import SumsFit
 from extra_trainer.rehearsal.start_model import start_model
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Train twelve steps and print the metrics of the plug-in."""
     with tempfile.TemporaryDirectory() as folder:
         novelty = embedded.start("novelty", f"{folder}/novelty.log")
-        model = start_model(Path(folder), 0, FitSettings(hidden_size=64, layers=2, steps=300))
+        model = start_model(Path(folder), 0, SumsFit(hidden_size=64, layers=2, steps=300))
         easy = [problem for problem in problems("train", 200, 0) if len(problem.terms) == 2][:4]
         rows = [{"prompt": problem.prompt, "answer": problem.answer} for problem in easy]
         trainer = Trainer(

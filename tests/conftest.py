@@ -61,10 +61,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a rehearsal model that has learnt almost nothing, but is sometimes right by chance."""
     # Imported here, because the tests of the generation service also run without the trainer installed.
-    from extra_trainer.rehearsal.recipes import FitSettings
+    from extra_trainer.rehearsal.recipes import SumsFit
     from extra_trainer.rehearsal.start_model import start_model
 
-    settings = FitSettings(
+    settings = SumsFit(
         hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
     )
     return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)
