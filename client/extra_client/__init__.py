@@ -60,6 +60,7 @@ from extra_client._sync import (
 )
 from extra_client._transport import request_scope
 from extra_client._verification import (
+    Reference,
     Verdict,
     VerificationInfo,
     VerifyOptions,
@@ -89,6 +90,7 @@ from extra_rl.vocabulary import (
     Method,
     Metric,
     NearestKind,
+    References,
     Scale,
     ScoreMode,
     SelectionPolicy,
@@ -149,6 +151,8 @@ __all__ = [
     "PromptError",
     "PromptPrefixes",
     "PromptSummary",
+    "Reference",
+    "References",
     "Rollout",
     "SampleOptions",
     "SampleScore",
