@@ -1,5 +1,6 @@
 """Methods, options, the cache and custom verifiers, through real gRPC."""
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -68,8 +69,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationSer
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own-verifiers\nVersion: 1.0\n")
     entries = "\n".join(f"{name} = own_verifiers:{name}" for name in names)
     (metadata / "entry_points.txt").write_text(f"[extra_rl.verifiers]\n{entries}\n")
+    # Before the paths of the caller, which may run the tests of another checkout than the installed one.
+    path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     with verification_server(
-        folder, {"PYTHONPATH": str(package)}, workers=2, timeout_seconds=2, worker_memory_bytes=2**29
+        folder, {"PYTHONPATH": path}, workers=2, timeout_seconds=2, worker_memory_bytes=2**29
     ) as running:
         yield running
 
