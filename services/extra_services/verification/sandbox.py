@@ -332,7 +332,7 @@ def _enter_file_system(program: _Program) -> None:
     prefix = os.path.realpath(sys.base_prefix)
     for path in ("/usr", "/lib", "/lib64"):
         _bind(root, path)
-    if not prefix.startswith("/usr/"):
+    if not (prefix + "/").startswith("/usr/"):
         _bind(root, prefix)
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
         _bind_device(root, device)
