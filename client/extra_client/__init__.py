@@ -61,6 +61,7 @@ from extra_client._sync import (
 )
 from extra_client._transport import request_scope
 from extra_client._verification import (
+    Reference,
     Verdict,
     VerificationInfo,
     VerifyOptions,
@@ -91,6 +92,7 @@ from extra_rl.vocabulary import (
     Metric,
     NearestKind,
     OutcomeScope,
+    References,
     Scale,
     ScoreMode,
     SelectionPolicy,
@@ -153,6 +155,8 @@ __all__ = [
     "PromptError",
     "PromptPrefixes",
     "PromptSummary",
+    "Reference",
+    "References",
     "Rollout",
     "SampleOptions",
     "SampleScore",

@@ -59,7 +59,7 @@ from extra_client._prefix import (
     SelectedPrefix,
 )
 from extra_client._transport import Call
-from extra_client._verification import Verdict, VerificationInfo, VerifyOptions
+from extra_client._verification import Reference, Verdict, VerificationInfo, VerifyOptions
 from extra_client.credentials import Credentials
 from extra_rl.vocabulary import InFlight, Method, Metric, OutcomeScope, Scale, ScoreMode, SelectionPolicy
 
@@ -253,7 +253,7 @@ class VerificationClient(_sync_base.Client):
     def verify(
         self,
         responses: Sequence[str],
-        answers: Sequence[str],
+        answers: Sequence[Reference],
         *,
         method: Method | str = Method.MATH,
         options: VerifyOptions | None = None,
@@ -264,20 +264,23 @@ class VerificationClient(_sync_base.Client):
 
         Args:
             responses: Texts.
-            answers: One for each response.
+            answers: One for each response: a text, a number, a list of these (VerifyOptions.references), or
+                for Method.CODE a mapping with the tests. A missing one (None, NaN, an empty text or list,
+                "None", "nan") is UNPARSEABLE on the side of the answer, which is undecided.
             method: How they are compared.
             options: Conventions of the comparison; None: the defaults.
             timeout_seconds: Most seconds of execution of each item; None: the server's limit.
             deadline: Seconds the call may take; None: the client's.
 
         Returns:
-            One verdict for each response, in order.
+            One verdict for each response, in order. A response that is no valid text is UNPARSEABLE; one that
+            is None or too long is an ERROR. Their neighbours get their verdicts.
         """
         return self._run(_verification.verify(responses, answers, method, options, timeout_seconds), deadline)
 
     def verify_stream(
         self,
-        items: Iterable[tuple[Id, str, str]],
+        items: Iterable[tuple[Id, str, Reference]],
         *,
         method: Method | str = Method.MATH,
         options: VerifyOptions | None = None,
@@ -291,7 +294,7 @@ class VerificationClient(_sync_base.Client):
         keep reading the verdicts.
 
         Args:
-            items: (id, response, answer); ids are any objects.
+            items: (id, response, answer); ids are any objects, responses and answers are as in `verify`.
             method: How they are compared.
             options: Conventions of the comparison; None: the defaults.
             timeout_seconds: Most seconds of execution of each item; None: the server's limit.

@@ -1,7 +1,9 @@
 """VerificationService without the connection: requests and responses as dataclasses."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Generic, TypeVar
 
 from extra_client import _server_info, _wire
@@ -9,10 +11,16 @@ from extra_client._server_info import ServerInfo
 from extra_client._transport import VERIFICATION, Call
 from extra_client.errors import InternalError, InvalidArgumentError
 from extra_rl.groups import is_decided
+from extra_rl.references import MAX_ITEM_CHARACTERS, InvalidReference, invalid_text, reference_texts
 from extra_rl.v1 import verification_pb2 as pb
-from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
+from extra_rl.vocabulary import BoxChoice, Method, References, UnparseableSide, VerdictStatus
 
 Id = TypeVar("Id")
+
+#: One answer that a response may be compared with; a number is sent as its exact text.
+OneReference = str | int | float | Decimal | Fraction
+#: A reference answer, several, or the tests of a program.
+Reference = OneReference | Sequence[OneReference] | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,8 @@ class VerificationInfo:
     max_queue: int
     #: Names that VerifyOptions.verifier may have.
     custom_verifiers: tuple[str, ...]
+    #: Whether Method.CODE is on.
+    code_execution: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +55,8 @@ class VerifyOptions:
     absolute_tolerance: float | None = None
     #: CUSTOM: name of an entry point in the server's group "extra_rl.verifiers".
     verifier: str = ""
+    #: Of several reference answers, whether the response must match any or all.
+    references: References | str = References.ANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,10 @@ class Verdict:
     execution_seconds: float
     #: Whether it comes from the cache: the same question was asked before.
     cached: bool
+    #: In [0, 1], from CODE and from custom verifiers that return one; CORRECT only if it is 1. Else None.
+    score: float | None = None
+    #: Parts of the score by name, from the same methods.
+    components: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def correct(self) -> bool | None:
@@ -82,7 +98,7 @@ class Verdict:
 
 def verify(
     responses: Sequence[str],
-    answers: Sequence[str],
+    answers: Sequence[Reference],
     method: Method | str,
     options: VerifyOptions | None,
     timeout_seconds: float | None,
@@ -93,7 +109,10 @@ def verify(
     if len(responses) != len(answers):
         raise InvalidArgumentError(f"answers: {len(answers)} for {len(responses)} responses", field="answers")
     shared = _shared(method, options)
-    items = [_item(response, answer, shared) for response, answer in zip(responses, answers, strict=True)]
+    items = [
+        _item(response, answer, shared, f"[{index}]")
+        for index, (response, answer) in enumerate(zip(responses, answers, strict=True))
+    ]
     request = pb.VerifyRequest(items=items, timeout_seconds=timeout_seconds)
 
     def parse(response: pb.VerifyResponse) -> list[Verdict]:
@@ -119,12 +138,14 @@ class Stream(Generic[Id]):
         """Return the call that sends `requests`, an iterator of what `request` makes."""
         return Call(VERIFICATION, "VerifyStream", requests, self._parse, deadline=3600)
 
-    def request(self, item: tuple[Id, str, str]) -> pb.VerifyStreamRequest:
+    def request(self, item: tuple[Id, str, Reference]) -> pb.VerifyStreamRequest:
         """Return the next message of the stream."""
         name, response, answer = item
         number = self._sent
         message = pb.VerifyStreamRequest(
-            id=number, item=_item(response, answer, self._shared), timeout_seconds=self._timeout_seconds
+            id=number,
+            item=_item(response, answer, self._shared, f" of item {name!r}"),
+            timeout_seconds=self._timeout_seconds,
         )
         self._sent += 1
         self._waiting[number] = name
@@ -154,6 +175,7 @@ def _info(response: pb.VerificationServiceGetInfoResponse) -> VerificationInfo:
         workers=response.workers,
         max_queue=response.max_queue,
         custom_verifiers=tuple(response.custom_verifiers),
+        code_execution=response.code_execution,
     )
 
 
@@ -173,13 +195,39 @@ def _options(options: VerifyOptions | None) -> pb.VerifyOptions | None:
         relative_tolerance=options.relative_tolerance,
         absolute_tolerance=options.absolute_tolerance,
         verifier=options.verifier,
+        references=_wire.number(References, options.references, "options.references"),
     )
 
 
-def _item(response: str, answer: str, shared: pb.VerifyItem) -> pb.VerifyItem:
-    item = pb.VerifyItem(response=response, answer=answer)
+def _item(response: str, answer: Reference, shared: pb.VerifyItem, place: str) -> pb.VerifyItem:
+    """Return the message of an item; one that cannot be sent keeps its place and says why."""
+    try:
+        first, *others = reference_texts(answer)
+    except InvalidReference as error:
+        item = _invalid(UnparseableSide.ANSWER, f"answers{place} {error}")
+    else:
+        item = _invalid_response(response, place) or pb.VerifyItem(
+            response=response, answer=first, other_answers=others
+        )
     item.MergeFrom(shared)
     return item
+
+
+def _invalid_response(response: Any, place: str) -> pb.VerifyItem | None:
+    if not isinstance(response, str):
+        return _invalid(None, f"responses{place} is {str(response)[:100]}, not a text")
+    if len(response) > MAX_ITEM_CHARACTERS:
+        text = f"responses{place} has {len(response):,} characters, more than {MAX_ITEM_CHARACTERS:,}"
+        return _invalid(None, text)
+    if reason := invalid_text(response):
+        return _invalid(UnparseableSide.RESPONSE, f"responses{place} {reason}")
+    return None
+
+
+def _invalid(side: UnparseableSide | None, detail: str) -> pb.VerifyItem:
+    number: Any = _wire.number(UnparseableSide, side, "side")
+    text = detail.encode("utf-8", "backslashreplace").decode()
+    return pb.VerifyItem(invalid=pb.InvalidItem(unparseable_side=number, detail=text))
 
 
 def _verdict(verdict: pb.Verdict) -> Verdict:
@@ -194,4 +242,6 @@ def _verdict(verdict: pb.Verdict) -> Verdict:
         queue_seconds=verdict.queue_seconds,
         execution_seconds=verdict.execution_seconds,
         cached=verdict.cached,
+        score=verdict.score if verdict.HasField("score") else None,
+        components=dict(verdict.components),
     )

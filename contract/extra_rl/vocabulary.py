@@ -144,6 +144,17 @@ class Method(StrEnum):
     AUTO = "auto"
     #: The server's verifier that the options name.
     CUSTOM = "custom"
+    #: The response's Python program passes the tests in the reference answer.
+    CODE = "code"
+
+
+class References(StrEnum):
+    """Number of several reference answers that a response must match."""
+
+    #: One of them.
+    ANY = "any"
+    #: Every one: MATH compares with the list of them, CUSTOM and CODE need each one.
+    ALL = "all"
 
 
 class BoxChoice(StrEnum):
@@ -190,5 +201,6 @@ DEFAULTS: Mapping[type[StrEnum], StrEnum] = MappingProxyType(
         SelectionPolicy: SelectionPolicy.SMOOTHED_ENTROPY,
         Method: Method.MATH,
         BoxChoice: BoxChoice.LAST,
+        References: References.ANY,
     }
 )

@@ -161,6 +161,9 @@ def test_verification_rewards_what_is_correct_and_leaves_out_what_is_undecided(
 
         completions = [r"\boxed{2}", [{"role": "assistant", "content": r"\boxed{3}"}], r"\boxed{2}"]
         assert asyncio.run(verify(completions=completions, answer=["2", "2", "@@@"])) == [1.0, 0.0, None]
+        missing = [None, float("nan"), "None", "nan", []]
+        paid = verify(completions=[rf"\\boxed{{{each}}}" for each in missing], answer=missing)
+        assert asyncio.run(paid) == [None] * len(missing)
         lenient = verification_reward(server.address, on_failure="continue")
         server.process.kill()
         server.process.wait(30)

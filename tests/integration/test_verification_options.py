@@ -1,5 +1,6 @@
 """Methods, options, the cache and custom verifiers, through real gRPC."""
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -36,6 +37,18 @@ def raises(response, answer):
 def returns_a_number(response, answer):
     return 0.5
 
+def returns_components(response, answer):
+    return {"score": 1, "format": 0.25, "length": 3}
+
+def returns_too_much(response, answer):
+    return 1.5
+
+def returns_nan(response, answer):
+    return float("nan")
+
+def returns_no_score(response, answer):
+    return {"format": 1.0}
+
 def dies(response, answer):
     os._exit(3)
 
@@ -56,8 +69,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationSer
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own-verifiers\nVersion: 1.0\n")
     entries = "\n".join(f"{name} = own_verifiers:{name}" for name in names)
     (metadata / "entry_points.txt").write_text(f"[extra_rl.verifiers]\n{entries}\n")
+    # Before the paths of the caller, which may run the tests of another checkout than the installed one.
+    path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     with verification_server(
-        folder, {"PYTHONPATH": str(package)}, workers=2, timeout_seconds=2, worker_memory_bytes=2**29
+        folder, {"PYTHONPATH": path}, workers=2, timeout_seconds=2, worker_memory_bytes=2**29
     ) as running:
         yield running
 
@@ -181,7 +196,9 @@ def test_a_custom_verifier_decides_on_the_whole_response(server: VerificationSer
         ("hangs", TIMEOUT, "undecided after"),
         ("greedy", ERROR, "MemoryError"),
         ("raises", ERROR, "ValueError: no such thing as 1"),
-        ("returns_a_number", ERROR, "returned 0.5"),
+        ("returns_too_much", ERROR, "returned 1.5"),
+        ("returns_nan", ERROR, "not a finite number"),
+        ("returns_no_score", ERROR, "without 'score'"),
         ("dies", ERROR, "exit code 3"),
     ],
 )
@@ -192,6 +209,14 @@ def test_a_verifier_that_misbehaves_is_an_error_of_its_item_alone(
     assert verdict.status == status
     assert detail in verdict.detail
     assert server.verify((r"\boxed{x+1}", "1+x"))[0].status == CORRECT
+
+
+def test_a_custom_verifier_may_return_a_score_and_components(server: VerificationServer) -> None:
+    half = _verify(server, "x", "1", pb.METHOD_CUSTOM, verifier="returns_a_number")
+    assert (half.status, half.score, dict(half.components)) == (WRONG, 0.5, {})
+    whole = _verify(server, "x", "1", pb.METHOD_CUSTOM, verifier="returns_components")
+    assert (whole.status, whole.score) == (CORRECT, 1.0)
+    assert dict(whole.components) == {"format": 0.25, "length": 3.0}
 
 
 def test_workers_cannot_reach_the_network(server: VerificationServer) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import queue
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -81,11 +82,88 @@ def test_time_in_the_queue_does_not_count_towards_the_limit(server: Verification
     assert all(verdict.execution_seconds < 1 for verdict in verdicts)
 
 
-def test_an_empty_answer_refuses_the_batch_and_names_the_field(server: VerificationServer) -> None:
+@pytest.mark.parametrize(
+    "missing", ["", " ", "None", "nan", "NaN", "null", "[]", r"\boxed{None}", r"\boxed{}"]
+)
+def test_a_missing_answer_is_undecided_and_its_neighbours_are_decided(
+    server: VerificationServer, missing: str
+) -> None:
+    before, item, after = server.verify(
+        (r"\boxed{1}", "1"), (rf"\boxed{{{missing}}}", missing), (r"\boxed{1}", "2")
+    )
+    assert (before.status, after.status) == (CORRECT, pb.VERDICT_STATUS_WRONG)
+    assert item.status == pb.VERDICT_STATUS_UNPARSEABLE
+    assert item.unparseable_side == pb.UNPARSEABLE_SIDE_ANSWER
+    assert (item.rule, "no reference answer" in item.detail) == ("reference", True)
+
+
+def test_the_word_none_is_an_answer(server: VerificationServer) -> None:
+    assert server.verify((r"\boxed{none}", "none"))[0].status == CORRECT
+
+
+def test_an_item_too_long_is_an_error_of_its_own(server: VerificationServer) -> None:
+    long, short = server.verify(("1" * (2**22 + 1), "1"), (r"\boxed{1}", "1"))
+    assert (long.status, long.rule, short.status) == (pb.VERDICT_STATUS_ERROR, "invalid", CORRECT)
+    assert "4,194,305 characters, more than 4,194,304" in long.detail
+
+
+@pytest.mark.parametrize(
+    ("side", "status"),
+    [
+        (pb.UNPARSEABLE_SIDE_UNSPECIFIED, pb.VERDICT_STATUS_ERROR),
+        (pb.UNPARSEABLE_SIDE_RESPONSE, pb.VERDICT_STATUS_UNPARSEABLE),
+        (pb.UNPARSEABLE_SIDE_ANSWER, pb.VERDICT_STATUS_UNPARSEABLE),
+    ],
+)
+def test_an_item_that_a_client_could_not_send_keeps_its_place(
+    server: VerificationServer, side: Any, status: int
+) -> None:
+    invalid = pb.VerifyItem(
+        response="1", answer="1", invalid=pb.InvalidItem(unparseable_side=side, detail="why")
+    )
+    items = [invalid, pb.VerifyItem(response="1", answer="1")]
+    verdicts = server.stub.Verify(pb.VerifyRequest(items=items), timeout=60).verdicts
+    assert [verdict.status for verdict in verdicts] == [status, CORRECT]
+    assert (verdicts[0].detail, verdicts[0].unparseable_side) == ("why", side)
+
+
+@pytest.mark.parametrize(
+    ("response", "answers", "references", "status"),
+    [
+        (r"\boxed{2}", ["1", "2"], pb.REFERENCES_UNSPECIFIED, CORRECT),
+        (r"\boxed{1+x}", ["1", "x+1"], pb.REFERENCES_ANY, CORRECT),
+        (r"\boxed{3}", ["1", "2"], pb.REFERENCES_ANY, pb.VERDICT_STATUS_WRONG),
+        (r"\boxed{3}", ["1", "@@@"], pb.REFERENCES_ANY, pb.VERDICT_STATUS_UNPARSEABLE),
+        (r"\boxed{3}", ["1", "None"], pb.REFERENCES_ANY, pb.VERDICT_STATUS_UNPARSEABLE),
+        (r"\boxed{2,1}", ["1", r"\boxed{2}"], pb.REFERENCES_ALL, CORRECT),
+        (r"\boxed{1}", ["1", "2"], pb.REFERENCES_ALL, pb.VERDICT_STATUS_WRONG),
+        (r"\boxed{1,2,3}", ["1", "2"], pb.REFERENCES_ALL, pb.VERDICT_STATUS_WRONG),
+    ],
+)
+def test_any_of_several_answers_is_enough_or_all_are_needed(
+    server: VerificationServer, response: str, answers: list[str], references: Any, status: int
+) -> None:
+    item = pb.VerifyItem(
+        response=response,
+        answer=answers[0],
+        other_answers=answers[1:],
+        options=pb.VerifyOptions(references=references),
+    )
+    assert server.stub.Verify(pb.VerifyRequest(items=[item]), timeout=60).verdicts[0].status == status
+    (streamed,) = server.stub.VerifyStream(iter([pb.VerifyStreamRequest(id=3, item=item)]), timeout=60)
+    assert (streamed.id, streamed.verdict.status) == (3, status)
+
+
+def test_all_answers_are_refused_where_a_method_has_no_lists(server: VerificationServer) -> None:
+    item = pb.VerifyItem(
+        response="1",
+        answer="1",
+        method=pb.METHOD_NUMERIC,
+        options=pb.VerifyOptions(references=pb.REFERENCES_ALL),
+    )
     with pytest.raises(grpc.RpcError) as refused:
-        server.verify((r"\boxed{1}", "1"), (r"\boxed{1}", " "))
-    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert _bad_field(refused.value) == "items[1].answer"
+        server.stub.Verify(pb.VerifyRequest(items=[item]))
+    assert _bad_field(refused.value) == "items[0].options.references"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 4.0, float("nan"), float("inf")])
@@ -148,7 +226,8 @@ async def test_a_stream_whose_answers_are_not_fetched_is_not_read_on() -> None:
 def test_an_invalid_item_of_a_stream_is_an_error_of_its_own(server: VerificationServer) -> None:
     items = [_stream_item(1, "x", ""), _stream_item(2, r"\boxed{1}", "1")]
     verdicts = {answer.id: answer.verdict for answer in server.stub.VerifyStream(iter(items), timeout=60)}
-    assert verdicts[1].status == pb.VERDICT_STATUS_ERROR
+    assert verdicts[1].status == pb.VERDICT_STATUS_UNPARSEABLE
+    assert verdicts[1].unparseable_side == pb.UNPARSEABLE_SIDE_ANSWER
     assert "answer" in verdicts[1].detail
     assert verdicts[2].status == CORRECT
 

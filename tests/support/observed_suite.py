@@ -147,7 +147,7 @@ class Suite:
         self.prefixes.select([f"p{number % 5}"])
         self.generation.update_weights("model", number)
         with pytest.raises(InvalidArgumentError):
-            self.verification.verify(["3"], [" "])
+            self.verification.verify(["3"], ["3"], timeout_seconds=1e6)
 
     def close(self) -> None:
         for client in (self.generation, self.novelty, self.prefixes, self.verification):

@@ -36,6 +36,7 @@ from extra_client import (
     aio,
 )
 from extra_client.integrations import NoveltyScoring, OnFailure, Outage, prompt_id
+from extra_rl.references import is_missing
 from extra_rl.tokens import TokenTexts
 
 #: Decides about a response, given the label: True, False, or None for undecided.
@@ -330,6 +331,8 @@ def _deciding(verify: str | Verify) -> Callable[[str, str], Awaitable[bool | Non
     function: Callable[[str, str], Any] = verify
 
     async def by_function(response: str, label: str) -> bool | None:
+        if is_missing(label):
+            return None
         decided = function(response, label)
         if inspect.isawaitable(decided):
             decided = await decided
@@ -340,7 +343,7 @@ def _deciding(verify: str | Verify) -> Callable[[str, str], Awaitable[bool | Non
 
 def _decided(verify: str | Callable[[str, str], bool | None]) -> Callable[[str, str], bool | None]:
     if not isinstance(verify, str):
-        return verify
+        return lambda response, label: None if is_missing(label) else verify(response, label)
     client = VerificationClient(verify)
     return lambda response, label: client.verify([response], [label])[0].correct
 

@@ -46,8 +46,8 @@ def verification_reward(
 ) -> RewardFunction:
     """Make a reward function: 1 for a correct completion, 0 for a wrong one, None for an undecided one.
 
-    None (a timeout, an error, an unreadable reference answer) makes TRL leave the completion out. Logged
-    metrics: verification/undecided, the share of None.
+    None (a timeout, an error, a missing or unreadable reference answer) makes TRL leave the completion out.
+    Logged metrics: verification/undecided, the share of None.
 
     Args:
         target: host:port of a verification server.
@@ -68,11 +68,10 @@ def verification_reward(
         if answer not in columns:
             raise ValueError(f"the data set has no column {answer!r}: name that of the answers, answer=...")
         texts = [completion_text(each) for each in completions]
-        answers = [str(each) for each in columns[answer]]
         rewards: list[float | None] = [None] * len(texts)
         try:
             verdicts = await asyncio.to_thread(
-                client.verify, texts, answers, method=method, timeout_seconds=timeout_seconds
+                client.verify, texts, columns[answer], method=method, timeout_seconds=timeout_seconds
             )
         except ExtraError as failure:
             outage.tolerate(failure)

@@ -49,7 +49,7 @@ def verification_score(
         nonlocal client
         # Made where it is used: verl imports this file in other processes too.
         client = client or aio.VerificationClient(target, deadline=deadline)
-        (verdict,) = await client.verify([solution_str], [str(ground_truth)], method=method)
+        (verdict,) = await client.verify([solution_str], [ground_truth], method=method)
         if verdict.correct is not None:
             return {"score": float(verdict.correct), "undecided": 0.0}
         if undecided_score is None:

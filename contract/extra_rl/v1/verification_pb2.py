@@ -25,39 +25,47 @@ _sym_db = _symbol_database.Default()
 from extra_rl.v1 import common_pb2 as extra__rl_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65xtra_rl/v1/verification.proto\x12\x0b\x65xtra_rl.v1\x1a\x18\x65xtra_rl/v1/common.proto\"\xe8\x01\n\rVerifyOptions\x12%\n\x05\x62oxes\x18\x01 \x01(\x0e\x32\x16.extra_rl.v1.BoxChoice\x12\x16\n\x0estrict_percent\x18\x02 \x01(\x08\x12\x16\n\x0estrict_degrees\x18\x03 \x01(\x08\x12\x1f\n\x12relative_tolerance\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12\x61\x62solute_tolerance\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08verifier\x18\x06 \x01(\tB\x15\n\x13_relative_toleranceB\x15\n\x13_absolute_tolerance\"\x80\x01\n\nVerifyItem\x12\x10\n\x08response\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12#\n\x06method\x18\x03 \x01(\x0e\x32\x13.extra_rl.v1.Method\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.extra_rl.v1.VerifyOptions\"\x98\x02\n\x07Verdict\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.extra_rl.v1.VerdictStatus\x12\x36\n\x10unparseable_side\x18\x02 \x01(\x0e\x32\x1c.extra_rl.v1.UnparseableSide\x12\x11\n\textracted\x18\x03 \x01(\t\x12\x1b\n\x13normalized_response\x18\x04 \x01(\t\x12\x19\n\x11normalized_answer\x18\x05 \x01(\t\x12\x0c\n\x04rule\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x15\n\rqueue_seconds\x18\x08 \x01(\x02\x12\x19\n\x11\x65xecution_seconds\x18\t \x01(\x02\x12\x0e\n\x06\x63\x61\x63hed\x18\n \x01(\x08\"i\n\rVerifyRequest\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.extra_rl.v1.VerifyItem\x12\x1c\n\x0ftimeout_seconds\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x12\n\x10_timeout_seconds\"8\n\x0eVerifyResponse\x12&\n\x08verdicts\x18\x01 \x03(\x0b\x32\x14.extra_rl.v1.Verdict\"z\n\x13VerifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x04item\x18\x02 \x01(\x0b\x32\x17.extra_rl.v1.VerifyItem\x12\x1c\n\x0ftimeout_seconds\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x12\n\x10_timeout_seconds\"I\n\x14VerifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.extra_rl.v1.Verdict\"#\n!VerificationServiceGetInfoRequest\"\xc5\x01\n\"VerificationServiceGetInfoResponse\x12\'\n\x06server\x18\x01 \x01(\x0b\x32\x17.extra_rl.v1.ServerInfo\x12\x1b\n\x13math_verify_version\x18\x02 \x01(\t\x12\x1b\n\x13max_timeout_seconds\x18\x03 \x01(\x02\x12\x0f\n\x07workers\x18\x04 \x01(\r\x12\x11\n\tmax_queue\x18\x05 \x01(\r\x12\x18\n\x10\x63ustom_verifiers\x18\x06 \x03(\t*\x8e\x01\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMETHOD_MATH\x10\x01\x12\x11\n\rMETHOD_CHOICE\x10\x02\x12\x10\n\x0cMETHOD_EXACT\x10\x03\x12\x12\n\x0eMETHOD_NUMERIC\x10\x04\x12\x0f\n\x0bMETHOD_AUTO\x10\x05\x12\x11\n\rMETHOD_CUSTOM\x10\x06*f\n\tBoxChoice\x12\x1a\n\x16\x42OX_CHOICE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42OX_CHOICE_LAST\x10\x01\x12\x14\n\x10\x42OX_CHOICE_FIRST\x10\x02\x12\x12\n\x0e\x42OX_CHOICE_ALL\x10\x03*\xbb\x01\n\rVerdictStatus\x12\x1e\n\x1aVERDICT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16VERDICT_STATUS_CORRECT\x10\x01\x12\x18\n\x14VERDICT_STATUS_WRONG\x10\x02\x12\x1e\n\x1aVERDICT_STATUS_UNPARSEABLE\x10\x03\x12\x1a\n\x16VERDICT_STATUS_TIMEOUT\x10\x04\x12\x18\n\x14VERDICT_STATUS_ERROR\x10\x05*o\n\x0fUnparseableSide\x12 \n\x1cUNPARSEABLE_SIDE_UNSPECIFIED\x10\x00\x12\x1d\n\x19UNPARSEABLE_SIDE_RESPONSE\x10\x01\x12\x1b\n\x17UNPARSEABLE_SIDE_ANSWER\x10\x02\x32\x9d\x02\n\x13VerificationService\x12\x41\n\x06Verify\x12\x1a.extra_rl.v1.VerifyRequest\x1a\x1b.extra_rl.v1.VerifyResponse\x12W\n\x0cVerifyStream\x12 .extra_rl.v1.VerifyStreamRequest\x1a!.extra_rl.v1.VerifyStreamResponse(\x01\x30\x01\x12j\n\x07GetInfo\x12..extra_rl.v1.VerificationServiceGetInfoRequest\x1a/.extra_rl.v1.VerificationServiceGetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65xtra_rl/v1/verification.proto\x12\x0b\x65xtra_rl.v1\x1a\x18\x65xtra_rl/v1/common.proto\"\x95\x02\n\rVerifyOptions\x12%\n\x05\x62oxes\x18\x01 \x01(\x0e\x32\x16.extra_rl.v1.BoxChoice\x12\x16\n\x0estrict_percent\x18\x02 \x01(\x08\x12\x16\n\x0estrict_degrees\x18\x03 \x01(\x08\x12\x1f\n\x12relative_tolerance\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12\x61\x62solute_tolerance\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08verifier\x18\x06 \x01(\t\x12+\n\nreferences\x18\x07 \x01(\x0e\x32\x17.extra_rl.v1.ReferencesB\x15\n\x13_relative_toleranceB\x15\n\x13_absolute_tolerance\"U\n\x0bInvalidItem\x12\x36\n\x10unparseable_side\x18\x01 \x01(\x0e\x32\x1c.extra_rl.v1.UnparseableSide\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\xc2\x01\n\nVerifyItem\x12\x10\n\x08response\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12#\n\x06method\x18\x03 \x01(\x0e\x32\x13.extra_rl.v1.Method\x12+\n\x07options\x18\x04 \x01(\x0b\x32\x1a.extra_rl.v1.VerifyOptions\x12\x15\n\rother_answers\x18\x05 \x03(\t\x12)\n\x07invalid\x18\x06 \x01(\x0b\x32\x18.extra_rl.v1.InvalidItem\"\xa3\x03\n\x07Verdict\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.extra_rl.v1.VerdictStatus\x12\x36\n\x10unparseable_side\x18\x02 \x01(\x0e\x32\x1c.extra_rl.v1.UnparseableSide\x12\x11\n\textracted\x18\x03 \x01(\t\x12\x1b\n\x13normalized_response\x18\x04 \x01(\t\x12\x19\n\x11normalized_answer\x18\x05 \x01(\t\x12\x0c\n\x04rule\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x15\n\rqueue_seconds\x18\x08 \x01(\x02\x12\x19\n\x11\x65xecution_seconds\x18\t \x01(\x02\x12\x0e\n\x06\x63\x61\x63hed\x18\n \x01(\x08\x12\x12\n\x05score\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x38\n\ncomponents\x18\x0c \x03(\x0b\x32$.extra_rl.v1.Verdict.ComponentsEntry\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_score\"i\n\rVerifyRequest\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.extra_rl.v1.VerifyItem\x12\x1c\n\x0ftimeout_seconds\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x12\n\x10_timeout_seconds\"8\n\x0eVerifyResponse\x12&\n\x08verdicts\x18\x01 \x03(\x0b\x32\x14.extra_rl.v1.Verdict\"z\n\x13VerifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x04item\x18\x02 \x01(\x0b\x32\x17.extra_rl.v1.VerifyItem\x12\x1c\n\x0ftimeout_seconds\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\x12\n\x10_timeout_seconds\"I\n\x14VerifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x04\x12%\n\x07verdict\x18\x02 \x01(\x0b\x32\x14.extra_rl.v1.Verdict\"#\n!VerificationServiceGetInfoRequest\"\xdd\x01\n\"VerificationServiceGetInfoResponse\x12\'\n\x06server\x18\x01 \x01(\x0b\x32\x17.extra_rl.v1.ServerInfo\x12\x1b\n\x13math_verify_version\x18\x02 \x01(\t\x12\x1b\n\x13max_timeout_seconds\x18\x03 \x01(\x02\x12\x0f\n\x07workers\x18\x04 \x01(\r\x12\x11\n\tmax_queue\x18\x05 \x01(\r\x12\x18\n\x10\x63ustom_verifiers\x18\x06 \x03(\t\x12\x16\n\x0e\x63ode_execution\x18\x07 \x01(\x08*\x9f\x01\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMETHOD_MATH\x10\x01\x12\x11\n\rMETHOD_CHOICE\x10\x02\x12\x10\n\x0cMETHOD_EXACT\x10\x03\x12\x12\n\x0eMETHOD_NUMERIC\x10\x04\x12\x0f\n\x0bMETHOD_AUTO\x10\x05\x12\x11\n\rMETHOD_CUSTOM\x10\x06\x12\x0f\n\x0bMETHOD_CODE\x10\x07*P\n\nReferences\x12\x1a\n\x16REFERENCES_UNSPECIFIED\x10\x00\x12\x12\n\x0eREFERENCES_ANY\x10\x01\x12\x12\n\x0eREFERENCES_ALL\x10\x02*f\n\tBoxChoice\x12\x1a\n\x16\x42OX_CHOICE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42OX_CHOICE_LAST\x10\x01\x12\x14\n\x10\x42OX_CHOICE_FIRST\x10\x02\x12\x12\n\x0e\x42OX_CHOICE_ALL\x10\x03*\xbb\x01\n\rVerdictStatus\x12\x1e\n\x1aVERDICT_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16VERDICT_STATUS_CORRECT\x10\x01\x12\x18\n\x14VERDICT_STATUS_WRONG\x10\x02\x12\x1e\n\x1aVERDICT_STATUS_UNPARSEABLE\x10\x03\x12\x1a\n\x16VERDICT_STATUS_TIMEOUT\x10\x04\x12\x18\n\x14VERDICT_STATUS_ERROR\x10\x05*o\n\x0fUnparseableSide\x12 \n\x1cUNPARSEABLE_SIDE_UNSPECIFIED\x10\x00\x12\x1d\n\x19UNPARSEABLE_SIDE_RESPONSE\x10\x01\x12\x1b\n\x17UNPARSEABLE_SIDE_ANSWER\x10\x02\x32\x9d\x02\n\x13VerificationService\x12\x41\n\x06Verify\x12\x1a.extra_rl.v1.VerifyRequest\x1a\x1b.extra_rl.v1.VerifyResponse\x12W\n\x0cVerifyStream\x12 .extra_rl.v1.VerifyStreamRequest\x1a!.extra_rl.v1.VerifyStreamResponse(\x01\x30\x01\x12j\n\x07GetInfo\x12..extra_rl.v1.VerificationServiceGetInfoRequest\x1a/.extra_rl.v1.VerificationServiceGetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'extra_rl.v1.verification_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_METHOD']._serialized_start=1324
-  _globals['_METHOD']._serialized_end=1466
-  _globals['_BOXCHOICE']._serialized_start=1468
-  _globals['_BOXCHOICE']._serialized_end=1570
-  _globals['_VERDICTSTATUS']._serialized_start=1573
-  _globals['_VERDICTSTATUS']._serialized_end=1760
-  _globals['_UNPARSEABLESIDE']._serialized_start=1762
-  _globals['_UNPARSEABLESIDE']._serialized_end=1873
+  _globals['_VERDICT_COMPONENTSENTRY']._loaded_options = None
+  _globals['_VERDICT_COMPONENTSENTRY']._serialized_options = b'8\001'
+  _globals['_METHOD']._serialized_start=1685
+  _globals['_METHOD']._serialized_end=1844
+  _globals['_REFERENCES']._serialized_start=1846
+  _globals['_REFERENCES']._serialized_end=1926
+  _globals['_BOXCHOICE']._serialized_start=1928
+  _globals['_BOXCHOICE']._serialized_end=2030
+  _globals['_VERDICTSTATUS']._serialized_start=2033
+  _globals['_VERDICTSTATUS']._serialized_end=2220
+  _globals['_UNPARSEABLESIDE']._serialized_start=2222
+  _globals['_UNPARSEABLESIDE']._serialized_end=2333
   _globals['_VERIFYOPTIONS']._serialized_start=74
-  _globals['_VERIFYOPTIONS']._serialized_end=306
-  _globals['_VERIFYITEM']._serialized_start=309
-  _globals['_VERIFYITEM']._serialized_end=437
-  _globals['_VERDICT']._serialized_start=440
-  _globals['_VERDICT']._serialized_end=720
-  _globals['_VERIFYREQUEST']._serialized_start=722
-  _globals['_VERIFYREQUEST']._serialized_end=827
-  _globals['_VERIFYRESPONSE']._serialized_start=829
-  _globals['_VERIFYRESPONSE']._serialized_end=885
-  _globals['_VERIFYSTREAMREQUEST']._serialized_start=887
-  _globals['_VERIFYSTREAMREQUEST']._serialized_end=1009
-  _globals['_VERIFYSTREAMRESPONSE']._serialized_start=1011
-  _globals['_VERIFYSTREAMRESPONSE']._serialized_end=1084
-  _globals['_VERIFICATIONSERVICEGETINFOREQUEST']._serialized_start=1086
-  _globals['_VERIFICATIONSERVICEGETINFOREQUEST']._serialized_end=1121
-  _globals['_VERIFICATIONSERVICEGETINFORESPONSE']._serialized_start=1124
-  _globals['_VERIFICATIONSERVICEGETINFORESPONSE']._serialized_end=1321
-  _globals['_VERIFICATIONSERVICE']._serialized_start=1876
-  _globals['_VERIFICATIONSERVICE']._serialized_end=2161
+  _globals['_VERIFYOPTIONS']._serialized_end=351
+  _globals['_INVALIDITEM']._serialized_start=353
+  _globals['_INVALIDITEM']._serialized_end=438
+  _globals['_VERIFYITEM']._serialized_start=441
+  _globals['_VERIFYITEM']._serialized_end=635
+  _globals['_VERDICT']._serialized_start=638
+  _globals['_VERDICT']._serialized_end=1057
+  _globals['_VERDICT_COMPONENTSENTRY']._serialized_start=998
+  _globals['_VERDICT_COMPONENTSENTRY']._serialized_end=1047
+  _globals['_VERIFYREQUEST']._serialized_start=1059
+  _globals['_VERIFYREQUEST']._serialized_end=1164
+  _globals['_VERIFYRESPONSE']._serialized_start=1166
+  _globals['_VERIFYRESPONSE']._serialized_end=1222
+  _globals['_VERIFYSTREAMREQUEST']._serialized_start=1224
+  _globals['_VERIFYSTREAMREQUEST']._serialized_end=1346
+  _globals['_VERIFYSTREAMRESPONSE']._serialized_start=1348
+  _globals['_VERIFYSTREAMRESPONSE']._serialized_end=1421
+  _globals['_VERIFICATIONSERVICEGETINFOREQUEST']._serialized_start=1423
+  _globals['_VERIFICATIONSERVICEGETINFOREQUEST']._serialized_end=1458
+  _globals['_VERIFICATIONSERVICEGETINFORESPONSE']._serialized_start=1461
+  _globals['_VERIFICATIONSERVICEGETINFORESPONSE']._serialized_end=1682
+  _globals['_VERIFICATIONSERVICE']._serialized_start=2336
+  _globals['_VERIFICATIONSERVICE']._serialized_end=2621
 # @@protoc_insertion_point(module_scope)

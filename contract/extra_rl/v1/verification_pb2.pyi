@@ -42,6 +42,11 @@ class _MethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Method.ValueTy
     """METHOD_CHOICE if the reference answer is the letter of a choice (A to H), else METHOD_MATH."""
     METHOD_CUSTOM: _Method.ValueType  # 6
     """The verifier that VerifyOptions.verifier names; it gets the whole response."""
+    METHOD_CODE: _Method.ValueType  # 7
+    """The Python program in the response's last fenced block passes the tests in the reference answer. Only
+    on servers with the setting code_execution; services/extra_services/verification/README.md describes
+    the tests.
+    """
 
 class Method(_Method, metaclass=_MethodEnumTypeWrapper):
     """How an answer is compared."""
@@ -62,7 +67,40 @@ METHOD_AUTO: Method.ValueType  # 5
 """METHOD_CHOICE if the reference answer is the letter of a choice (A to H), else METHOD_MATH."""
 METHOD_CUSTOM: Method.ValueType  # 6
 """The verifier that VerifyOptions.verifier names; it gets the whole response."""
+METHOD_CODE: Method.ValueType  # 7
+"""The Python program in the response's last fenced block passes the tests in the reference answer. Only
+on servers with the setting code_execution; services/extra_services/verification/README.md describes
+the tests.
+"""
 Global___Method: _TypeAlias = Method  # noqa: Y015
+
+class _References:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReferencesEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_References.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFERENCES_UNSPECIFIED: _References.ValueType  # 0
+    """Same as REFERENCES_ANY."""
+    REFERENCES_ANY: _References.ValueType  # 1
+    """One of them."""
+    REFERENCES_ALL: _References.ValueType  # 2
+    """Every one. METHOD_MATH and METHOD_AUTO: the final answer is the list of them, in any order.
+    METHOD_CUSTOM and METHOD_CODE: each one is satisfied. Refused with other methods.
+    """
+
+class References(_References, metaclass=_ReferencesEnumTypeWrapper):
+    """How many of several reference answers the response must match."""
+
+REFERENCES_UNSPECIFIED: References.ValueType  # 0
+"""Same as REFERENCES_ANY."""
+REFERENCES_ANY: References.ValueType  # 1
+"""One of them."""
+REFERENCES_ALL: References.ValueType  # 2
+"""Every one. METHOD_MATH and METHOD_AUTO: the final answer is the list of them, in any order.
+METHOD_CUSTOM and METHOD_CODE: each one is satisfied. Refused with other methods.
+"""
+Global___References: _TypeAlias = References  # noqa: Y015
 
 class _BoxChoice:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -164,6 +202,7 @@ class VerifyOptions(_message.Message):
     RELATIVE_TOLERANCE_FIELD_NUMBER: _builtins.int
     ABSOLUTE_TOLERANCE_FIELD_NUMBER: _builtins.int
     VERIFIER_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
     boxes: Global___BoxChoice.ValueType
     """Which box counts."""
     strict_percent: _builtins.bool
@@ -180,6 +219,8 @@ class VerifyOptions(_message.Message):
     """METHOD_NUMERIC: allowed difference, at least 0. Absent: 0."""
     verifier: _builtins.str
     """METHOD_CUSTOM: name of an entry point in the server's group "extra_rl.verifiers"."""
+    references: Global___References.ValueType
+    """Which of several reference answers the response must match."""
     def __init__(
         self,
         *,
@@ -189,10 +230,11 @@ class VerifyOptions(_message.Message):
         relative_tolerance: _builtins.float | None = ...,
         absolute_tolerance: _builtins.float | None = ...,
         verifier: _builtins.str = ...,
+        references: Global___References.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_absolute_tolerance", b"_absolute_tolerance", "_relative_tolerance", b"_relative_tolerance", "absolute_tolerance", b"absolute_tolerance", "relative_tolerance", b"relative_tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_absolute_tolerance", b"_absolute_tolerance", "_relative_tolerance", b"_relative_tolerance", "absolute_tolerance", b"absolute_tolerance", "boxes", b"boxes", "relative_tolerance", b"relative_tolerance", "strict_degrees", b"strict_degrees", "strict_percent", b"strict_percent", "verifier", b"verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_absolute_tolerance", b"_absolute_tolerance", "_relative_tolerance", b"_relative_tolerance", "absolute_tolerance", b"absolute_tolerance", "boxes", b"boxes", "references", b"references", "relative_tolerance", b"relative_tolerance", "strict_degrees", b"strict_degrees", "strict_percent", b"strict_percent", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__absolute_tolerance: _TypeAlias = _typing.Literal["absolute_tolerance"]  # noqa: Y015
     _WhichOneofArgType__absolute_tolerance: _TypeAlias = _typing.Literal["_absolute_tolerance", b"_absolute_tolerance"]  # noqa: Y015
@@ -206,6 +248,34 @@ class VerifyOptions(_message.Message):
 Global___VerifyOptions: _TypeAlias = VerifyOptions  # noqa: Y015
 
 @_typing.final
+class InvalidItem(_message.Message):
+    """Why an item cannot be sent as it is. It keeps its place in the batch, and gets a verdict of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNPARSEABLE_SIDE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    unparseable_side: Global___UnparseableSide.ValueType
+    """The side that is not valid text or is missing: the verdict is UNPARSEABLE on this side. Unspecified: the
+    verdict is ERROR.
+    """
+    detail: _builtins.str
+    """Becomes the verdict's detail."""
+    def __init__(
+        self,
+        *,
+        unparseable_side: Global___UnparseableSide.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "unparseable_side", b"unparseable_side"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvalidItem: _TypeAlias = InvalidItem  # noqa: Y015
+
+@_typing.final
 class VerifyItem(_message.Message):
     """One response to verify."""
 
@@ -215,15 +285,27 @@ class VerifyItem(_message.Message):
     ANSWER_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    OTHER_ANSWERS_FIELD_NUMBER: _builtins.int
+    INVALID_FIELD_NUMBER: _builtins.int
     response: _builtins.str
     """What the model wrote, whole."""
     answer: _builtins.str
-    """The reference answer, bare ("1/2") or in a box. Required."""
+    """The reference answer, bare ("1/2") or in a box. Required: without one (blank, or what programs write for
+    a missing value: "None", "nan", "[]") the item is UNPARSEABLE on the side of the answer.
+    """
     method: Global___Method.ValueType
     """How to compare."""
     @_builtins.property
     def options(self) -> Global___VerifyOptions:
         """Conventions. Absent: the defaults."""
+
+    @_builtins.property
+    def other_answers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further reference answers; VerifyOptions.references says whether one of all answers is enough."""
+
+    @_builtins.property
+    def invalid(self) -> Global___InvalidItem:
+        """Set by a client that cannot send the response or the answers, which are then ignored."""
 
     def __init__(
         self,
@@ -232,10 +314,12 @@ class VerifyItem(_message.Message):
         answer: _builtins.str = ...,
         method: Global___Method.ValueType = ...,
         options: Global___VerifyOptions | None = ...,
+        other_answers: _abc.Iterable[_builtins.str] | None = ...,
+        invalid: Global___InvalidItem | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invalid", b"invalid", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "method", b"method", "options", b"options", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "invalid", b"invalid", "method", b"method", "options", b"options", "other_answers", b"other_answers", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +331,26 @@ class Verdict(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ComponentsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STATUS_FIELD_NUMBER: _builtins.int
     UNPARSEABLE_SIDE_FIELD_NUMBER: _builtins.int
     EXTRACTED_FIELD_NUMBER: _builtins.int
@@ -257,6 +361,8 @@ class Verdict(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     EXECUTION_SECONDS_FIELD_NUMBER: _builtins.int
     CACHED_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    COMPONENTS_FIELD_NUMBER: _builtins.int
     status: Global___VerdictStatus.ValueType
     """Outcome."""
     unparseable_side: Global___UnparseableSide.ValueType
@@ -272,8 +378,8 @@ class Verdict(_message.Message):
     rule: _builtins.str
     """Name of the rule that decided, for example "string", "integer", "math_verify". On the fast path:
     "integer", "fraction", "decimal", "number" (two of these kinds), "string", "words", "choice", "exact",
-    "numeric", "extraction" (no final answer found). In a worker also "math_verify" and "custom:NAME".
-    Undecided: "time_limit", "worker", "invalid".
+    "numeric", "extraction" (no final answer found). In a worker also "math_verify", "custom:NAME" and
+    "code". Undecided: "time_limit", "worker", "invalid", "reference" (there is no reference answer).
     """
     detail: _builtins.str
     """Explanation for a person; for ERROR what failed."""
@@ -283,6 +389,14 @@ class Verdict(_message.Message):
     """Seconds of execution; the time limit counts these alone."""
     cached: _builtins.bool
     """Whether the verdict was remembered from an equal question; then execution_seconds is 0."""
+    score: _builtins.float
+    """Score in [0, 1], from METHOD_CODE (the share of tests passed) and from verifiers of METHOD_CUSTOM that
+    return one; CORRECT only if it is 1. Absent otherwise.
+    """
+    @_builtins.property
+    def components(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Parts of the score by name, from the same methods: METHOD_CODE has 1 or 0 for each test, "test_0" ..."""
+
     def __init__(
         self,
         *,
@@ -296,12 +410,16 @@ class Verdict(_message.Message):
         queue_seconds: _builtins.float = ...,
         execution_seconds: _builtins.float = ...,
         cached: _builtins.bool = ...,
+        score: _builtins.float | None = ...,
+        components: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "detail", b"detail", "execution_seconds", b"execution_seconds", "extracted", b"extracted", "normalized_answer", b"normalized_answer", "normalized_response", b"normalized_response", "queue_seconds", b"queue_seconds", "rule", b"rule", "status", b"status", "unparseable_side", b"unparseable_side"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "cached", b"cached", "components", b"components", "detail", b"detail", "execution_seconds", b"execution_seconds", "extracted", b"extracted", "normalized_answer", b"normalized_answer", "normalized_response", b"normalized_response", "queue_seconds", b"queue_seconds", "rule", b"rule", "score", b"score", "status", b"status", "unparseable_side", b"unparseable_side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
@@ -452,6 +570,7 @@ class VerificationServiceGetInfoResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_FIELD_NUMBER: _builtins.int
     CUSTOM_VERIFIERS_FIELD_NUMBER: _builtins.int
+    CODE_EXECUTION_FIELD_NUMBER: _builtins.int
     math_verify_version: _builtins.str
     """Version of math-verify, which decides the hard cases of METHOD_MATH."""
     max_timeout_seconds: _builtins.float
@@ -460,6 +579,8 @@ class VerificationServiceGetInfoResponse(_message.Message):
     """Worker processes."""
     max_queue: _builtins.int
     """Most items that may wait for a worker, of all requests together."""
+    code_execution: _builtins.bool
+    """Whether METHOD_CODE is on."""
     @_builtins.property
     def server(self) -> _common_pb2.ServerInfo:
         """The server."""
@@ -477,10 +598,11 @@ class VerificationServiceGetInfoResponse(_message.Message):
         workers: _builtins.int = ...,
         max_queue: _builtins.int = ...,
         custom_verifiers: _abc.Iterable[_builtins.str] | None = ...,
+        code_execution: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom_verifiers", b"custom_verifiers", "math_verify_version", b"math_verify_version", "max_queue", b"max_queue", "max_timeout_seconds", b"max_timeout_seconds", "server", b"server", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_execution", b"code_execution", "custom_verifiers", b"custom_verifiers", "math_verify_version", b"math_verify_version", "max_queue", b"max_queue", "max_timeout_seconds", b"max_timeout_seconds", "server", b"server", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

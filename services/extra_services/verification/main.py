@@ -6,11 +6,14 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from extra_rl.config_file import ConfigError
 from extra_rl.v1 import verification_pb2_grpc
 from extra_services.runtime.info import server_info
 from extra_services.runtime.server import ServerSpec, run
 from extra_services.runtime.settings import MetricsPort, ServerSettings, load
-from extra_services.verification.pool import WorkerPool
+from extra_services.verification.code import CodeExecution, probe
+from extra_services.verification.fair_queue import CallQueue
+from extra_services.verification.pool import TaskFinished, WorkerPool
 from extra_services.verification.service import VerificationServicer
 from extra_services.verification.verifier import Verifier
 
@@ -46,6 +49,12 @@ class VerificationSettings(ServerSettings):
     worker_memory_bytes: int = Field(
         2**30, ge=2**28, description="Memory limit of each worker process (heap and private mappings)."
     )
+    code_execution: CodeExecution = Field(
+        CodeExecution.OFF,
+        description="Whether METHOD_CODE runs the programs in responses. sandbox: without network, with their"
+        " own file system; the server does not start where the kernel has no such sandbox. unsandboxed:"
+        " UNTRUSTED PROGRAMS RUN WITH THE RIGHTS OF THIS SERVER: they can read and change its files.",
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -61,7 +70,9 @@ def main(arguments: list[str]) -> None:
             settings.log_level,
         )
         await asyncio.to_thread(pool.start)
-        verifier = Verifier(pool, settings.timeout_seconds, settings.cache_size)
+        if settings.code_execution is not CodeExecution.OFF:
+            await _check_code_execution(pool, settings.code_execution)
+        verifier = Verifier(pool, settings.timeout_seconds, settings.cache_size, settings.code_execution)
         verifier.watch()
         servicer = VerificationServicer(
             verifier, server_info(settings), settings.workers + settings.slow_workers, settings.max_queue
@@ -81,3 +92,24 @@ def main(arguments: list[str]) -> None:
         )
 
     run(settings, build)
+
+
+async def _check_code_execution(pool: WorkerPool, code_execution: CodeExecution) -> None:
+    """Run a program in a worker.
+
+    Raises:
+        ConfigError: This system does not allow it.
+    """
+    sandboxed = code_execution is CodeExecution.SANDBOX
+    (future,) = pool.submit(CallQueue(), [(probe, sandboxed)], timeout=30.0)
+    end = (await asyncio.wrap_future(future)).end
+    problem = end.value if isinstance(end, TaskFinished) else str(end)
+    if problem:
+        await asyncio.to_thread(pool.close)
+        remedy = (
+            "Allow user namespaces (docs/security.md), or, if you trust every program that a model may write,"
+            " run them without a sandbox: --code-execution=unsandboxed"
+            if sandboxed
+            else ""
+        )
+        raise ConfigError(f"code_execution: {problem}. {remedy}".rstrip())

@@ -10,14 +10,19 @@ from typing import Any, Literal, TypeVar
 from extra_rl import wire
 from extra_rl.v1 import common_pb2, verification_pb2_grpc
 from extra_rl.v1 import verification_pb2 as pb
-from extra_rl.vocabulary import BoxChoice, Method, VerdictStatus
+from extra_rl.vocabulary import BoxChoice, Method, References, UnparseableSide, VerdictStatus
 from extra_services.errors import InvalidInput, Overloaded, ServiceError
 from extra_services.verification import custom, instruments
+from extra_services.verification.code import CodeExecution
 from extra_services.verification.pool import TaskOutcome
-from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
-from extra_services.verification.verifier import PendingItem, VerificationCall, Verifier
+from extra_services.verification.quick import SHOWN
+from extra_services.verification.verdict import ComparisonOptions, Verdict
+from extra_services.verification.verifier import DecidedItem, PendingItem, VerificationCall, Verifier
 
 _DEFAULTS = ComparisonOptions()
+
+#: An item with its method and options, and the side that an invalid one lacks.
+_CheckedItem = tuple[pb.VerifyItem, Method, ComparisonOptions, UnparseableSide | None]
 
 #: Items of one stream that may have been read while their answers are not fetched yet.
 _UNANSWERED = 8192
@@ -37,26 +42,30 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
         self._max_queue = max_queue
 
     async def Verify(self, request: pb.VerifyRequest, context: Any) -> pb.VerifyResponse:
-        """Answer a batch in its order; an invalid item fails the whole call before any work starts."""
+        """Answer a batch in its order.
+
+        A method or an option that is not possible fails the whole call before any work starts. An item whose
+        texts are not possible gets a verdict like all others.
+        """
         timeout = self._verifier.timeout(_optional_timeout(request))
         items = [self._item(item, f"items[{n}].") async for n, item in _in_turns(request.items)]
-        decided: list[Verdict | PendingItem] = []
+        decided: list[DecidedItem] = []
         pending: list[PendingItem] = []
         async for _, item in _in_turns(items):
-            decided.append(entry := self._verifier.decide(item))
-            if isinstance(entry, PendingItem):
-                pending.append(entry)
+            decided.append(entry := self._decide(item))
+            if entry.pending:
+                pending += entry.pending
                 # At once: under overload a refused call must cost little.
                 self._verifier.require_room(len(pending))
         with self._verifier.call() as call:
             futures = call.submit(pending, timeout)
-            outcomes = iter(await asyncio.gather(*map(asyncio.wrap_future, futures)))
-        verdicts = (
-            entry if isinstance(entry, Verdict) else self._verifier.finish(entry, next(outcomes), timeout)
-            for entry in decided
+            outcomes = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        finished = (
+            self._verifier.finish(part, outcome, timeout)
+            for part, outcome in zip(pending, outcomes, strict=True)
         )
-        answered = [verdict async for _, verdict in _in_turns(verdicts)]
-        routes = (_route(entry) for entry in decided)
+        answered = [entry.verdict(finished) async for _, entry in _in_turns(decided)]
+        routes = (_route(*pair) for pair in zip(decided, answered, strict=True))
         instruments.count(zip((verdict.status for verdict in answered), routes, strict=True))
         return pb.VerifyResponse(verdicts=[_to_proto(verdict) async for _, verdict in _in_turns(answered)])
 
@@ -91,6 +100,7 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
             workers=self._workers,
             max_queue=self._max_queue,
             custom_verifiers=sorted(custom.known()),
+            code_execution=self._verifier.code_execution is not CodeExecution.OFF,
         )
 
     async def _read(
@@ -105,59 +115,72 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
                 async for request in requests:
                     await room.acquire()
                     decided = await self._start(request, call)
-                    if isinstance(decided, Verdict):
-                        instruments.count([(decided.status, _route(decided))])
-                        answers.put_nowait(pb.VerifyStreamResponse(id=request.id, verdict=_to_proto(decided)))
+                    finishing = self._finish(request.id, *decided, answers)
+                    if decided[1]:
+                        running.create_task(finishing)
                     else:
-                        running.create_task(self._finish(request.id, *decided, answers))
+                        await finishing
             answers.put_nowait(None)
         except Exception as error:
             answers.put_nowait(error)
 
     async def _start(
         self, request: pb.VerifyStreamRequest, call: VerificationCall
-    ) -> "Verdict | tuple[PendingItem, Future[TaskOutcome], float]":
+    ) -> "tuple[DecidedItem, list[Future[TaskOutcome]], float]":
         try:
             timeout = self._verifier.timeout(_optional_timeout(request))
             item = self._item(request.item, "item.")
         except ServiceError as error:
             field = f"{error.field}: " if isinstance(error, InvalidInput) else ""
-            return Verdict(VerdictStatus.ERROR, "invalid", detail=f"{field}{error.message}")
-        decided = self._verifier.decide(item)
-        if isinstance(decided, Verdict):
-            return decided
+            refused = Verdict(VerdictStatus.ERROR, "invalid", detail=f"{field}{error.message}")
+            return DecidedItem([refused]), [], 0.0
+        decided = self._decide(item)
         while True:
             try:
-                return decided, call.submit([decided], timeout)[0], timeout
+                return decided, call.submit(decided.pending, timeout), timeout
             except Overloaded as full:
                 # A stream is not refused: while nothing is read, gRPC's flow control slows the sender.
                 await asyncio.sleep(min(full.retry_after_seconds, 0.1))
 
-    def _item(self, message: pb.VerifyItem, path: str) -> VerificationItem:
+    def _item(self, message: pb.VerifyItem, path: str) -> _CheckedItem:
         method = _requested(Method, message.method, f"{path}method")
         options = _options(message.options, path) if message.HasField("options") else _DEFAULTS
-        item = VerificationItem(message.response, message.answer, method, options)
-        self._verifier.check(item, path)
-        return item
+        self._verifier.check(method, options, path)
+        side = _member(UnparseableSide, message.invalid.unparseable_side, f"{path}invalid.unparseable_side")
+        return message, method, options, side
+
+    def _decide(self, item: _CheckedItem) -> DecidedItem:
+        message, method, options, side = item
+        if message.HasField("invalid"):
+            status = VerdictStatus.UNPARSEABLE if side else VerdictStatus.ERROR
+            rule = "reference" if side is UnparseableSide.ANSWER else "invalid"
+            return DecidedItem([Verdict(status, rule, side, detail=message.invalid.detail[:SHOWN])])
+        answers = [message.answer, *message.other_answers]
+        return self._verifier.decide(message.response, answers, method, options)
 
     async def _finish(
         self,
         name: int,
-        pending: PendingItem,
-        future: "Future[TaskOutcome]",
+        decided: DecidedItem,
+        futures: "list[Future[TaskOutcome]]",
         timeout: float,
         answers: "asyncio.Queue[pb.VerifyStreamResponse | Exception | None]",
     ) -> None:
-        verdict = self._verifier.finish(pending, await asyncio.wrap_future(future), timeout)
-        instruments.count([(verdict.status, instruments.WORKER)])
+        outcomes = [await asyncio.wrap_future(future) for future in futures]
+        finished = (
+            self._verifier.finish(part, outcome, timeout)
+            for part, outcome in zip(decided.pending, outcomes, strict=True)
+        )
+        verdict = decided.verdict(finished)
+        instruments.count([(verdict.status, _route(decided, verdict))])
         answers.put_nowait(pb.VerifyStreamResponse(id=name, verdict=_to_proto(verdict)))
 
 
-def _route(decided: Verdict | PendingItem) -> str:
+def _route(decided: DecidedItem, verdict: Verdict) -> str:
     """Return the metrics' name of the part that decides an item."""
-    if isinstance(decided, PendingItem):
+    if decided.pending:
         return instruments.WORKER
-    return instruments.CACHE if decided.cached else instruments.FAST
+    return instruments.CACHE if verdict.cached else instruments.FAST
 
 
 Entry = TypeVar("Entry")
@@ -181,6 +204,13 @@ def _requested(kind: type[Member], value: int, field: str) -> Member:
         raise InvalidInput(field, str(error)) from error
 
 
+def _member(kind: type[Member], value: int, field: str) -> Member | None:
+    try:
+        return wire.member(kind, value)
+    except ValueError as error:
+        raise InvalidInput(field, str(error)) from error
+
+
 def _options(message: pb.VerifyOptions, path: str) -> ComparisonOptions:
     return ComparisonOptions(
         boxes=_requested(BoxChoice, message.boxes, f"{path}options.boxes"),
@@ -189,6 +219,7 @@ def _options(message: pb.VerifyOptions, path: str) -> ComparisonOptions:
         relative_tolerance=_given(message, "relative_tolerance"),
         absolute_tolerance=_given(message, "absolute_tolerance"),
         verifier=message.verifier,
+        references=_requested(References, message.references, f"{path}options.references"),
     )
 
 
@@ -217,6 +248,8 @@ def _to_proto(decided: Verdict) -> pb.Verdict:
         queue_seconds=decided.queue_seconds,
         execution_seconds=decided.execution_seconds,
         cached=decided.cached,
+        score=decided.score,
+        components=decided.components,
     )
 
 

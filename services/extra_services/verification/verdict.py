@@ -5,9 +5,11 @@ be read, a comparison that takes too long and a worker that dies. So a trainer c
 from an undecided one.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
+from extra_rl.groups import is_decided
+from extra_rl.vocabulary import BoxChoice, Method, References, UnparseableSide, VerdictStatus
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class ComparisonOptions:
     absolute_tolerance: float = 0.0
     #: Name of the verifier for Method.CUSTOM.
     verifier: str = ""
+    references: References = References.ANY
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,27 @@ class Verdict:
     queue_seconds: float = 0.0
     execution_seconds: float = 0.0
     cached: bool = False
+    #: In [0, 1]; None if the method has no scores.
+    score: float | None = None
+    components: Mapping[str, float] = field(default_factory=dict)
 
     def with_times(self, queue_seconds: float, execution_seconds: float) -> "Verdict":
         """Return a copy with these times, in seconds."""
         return replace(self, queue_seconds=queue_seconds, execution_seconds=execution_seconds)
+
+
+def combined(verdicts: Sequence[Verdict], references: References) -> Verdict:
+    """Return the verdict on a response from the verdicts on it by each of its reference answers.
+
+    The result is one of `verdicts`, with the times of all. With ANY the first correct one decides, with ALL
+    the first that is decided and not correct. If that leaves it open and one is undecided, so is the result.
+    """
+    correct = [verdict for verdict in verdicts if verdict.status is VerdictStatus.CORRECT]
+    undecided = [verdict for verdict in verdicts if not is_decided(verdict.status, verdict.side)]
+    refused = [verdict for verdict in verdicts if verdict not in correct and verdict not in undecided]
+    order = (correct, undecided, refused) if references is References.ANY else (refused, undecided, correct)
+    decisive = next(group[0] for group in order if group)
+    return decisive.with_times(
+        max(verdict.queue_seconds for verdict in verdicts),
+        sum(verdict.execution_seconds for verdict in verdicts),
+    )

@@ -1,5 +1,6 @@
 """The verification domain: validate an item, decide it at once or by the cache, or hand it to a worker.
 
+A response with several reference answers is as many items, whose verdicts `combined` joins.
 A `VerificationCall` holds the items of one request that need a worker. Closing it cancels those that still
 wait or run. Everything here belongs to one thread (the event loop's) and takes microseconds; slow work
 happens in the workers.
@@ -7,25 +8,33 @@ happens in the workers.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 import structlog
 
-from extra_rl.vocabulary import Method, VerdictStatus
+from extra_rl.references import MAX_ITEM_CHARACTERS, is_missing
+from extra_rl.vocabulary import Method, References, UnparseableSide, VerdictStatus
 from extra_services.errors import InvalidInput
 from extra_services.verification import custom, instruments, quick
 from extra_services.verification.cache import VerdictCache
+from extra_services.verification.code import CodeExecution, CodeItem, judge_code
+from extra_services.verification.extraction import reference_answer
 from extra_services.verification.fair_queue import CallQueue
 from extra_services.verification.judge import judge, judge_question
 from extra_services.verification.pool import TaskFinished, TaskOutcome, TaskTimedOut, WorkerPool
 from extra_services.verification.quick import Question
-from extra_services.verification.verdict import Verdict, VerificationItem
+from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem, combined
 
 log = structlog.get_logger()
 
+#: Reference answers of one response.
+MAX_REFERENCES = 100
+_LIST_METHODS = (Method.MATH, Method.AUTO)
+_EACH_METHODS = (Method.CUSTOM, Method.CODE)
 #: Largest relative difference between a number and its 32-bit form.
 _FLOAT32 = 2.0**-23
 
@@ -39,6 +48,25 @@ class PendingItem:
     asked: Question | None
 
 
+@dataclass(frozen=True)
+class DecidedItem:
+    """A response as far as it is decided at once: one verdict or pending item for each reference answer."""
+
+    parts: Sequence[Verdict | PendingItem]
+    references: References = References.ANY
+
+    @property
+    def pending(self) -> list[PendingItem]:
+        """Return the parts that need a worker, in order."""
+        return [part for part in self.parts if isinstance(part, PendingItem)]
+
+    def verdict(self, finished: Iterator[Verdict]) -> Verdict:
+        """Return the verdict on the response; the verdicts on its pending parts are next in `finished`."""
+        return combined(
+            [part if isinstance(part, Verdict) else next(finished) for part in self.parts], self.references
+        )
+
+
 class Verifier:
     """Verify items on the fast path and in the workers of `pool`.
 
@@ -46,16 +74,24 @@ class Verifier:
         pool: Started workers.
         timeout_seconds: Longest execution of an item, and the default.
         cache_size: Verdicts that are kept.
+        code_execution: Whether the method CODE is on, and how.
     """
 
-    def __init__(self, pool: WorkerPool, timeout_seconds: float, cache_size: int) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        timeout_seconds: float,
+        cache_size: int,
+        code_execution: CodeExecution = CodeExecution.OFF,
+    ) -> None:
         self._pool = pool
         self._timeout_seconds = timeout_seconds
         self._cache = VerdictCache(cache_size)
+        self.code_execution = code_execution
 
     def call(self) -> "VerificationCall":
         """Return a new call, for use in a `with` statement."""
-        return VerificationCall(self._pool)
+        return VerificationCall(self._pool, self.code_execution)
 
     def timeout(self, wanted: float | None) -> float:
         """Return the time limit of an item in seconds.
@@ -71,31 +107,57 @@ class Verifier:
             raise InvalidInput("timeout_seconds", text)
         return min(wanted, self._timeout_seconds)
 
-    def check(self, item: VerificationItem, path: str) -> None:
-        """Check the parts of an item that do not depend on its response.
+    def check(self, method: Method, options: ComparisonOptions, path: str) -> None:
+        """Check the request's conventions for an item, which are the caller's choice and not data.
 
         Args:
-            item: The item.
+            method: Of the item.
+            options: Of the item.
             path: Its place in the request, for the error.
 
         Raises:
-            InvalidInput: The item can never be verified.
+            InvalidInput: No item can be verified so.
         """
-        if not item.answer.strip():
-            raise InvalidInput(f"{path}answer", "is empty: a reference answer is required")
         for name in ("relative_tolerance", "absolute_tolerance"):
-            tolerance = getattr(item.options, name)
+            tolerance = getattr(options, name)
             if not (math.isfinite(tolerance) and tolerance >= 0):
                 raise InvalidInput(f"{path}options.{name}", f"must be at least 0 and finite, not {tolerance}")
-        if item.method is Method.CUSTOM and item.options.verifier not in custom.known():
+        if options.references is References.ALL and method not in _LIST_METHODS + _EACH_METHODS:
+            raise InvalidInput(f"{path}options.references", f"'all' is not possible with the method {method}")
+        if method is Method.CUSTOM and options.verifier not in custom.known():
             names = ", ".join(sorted(custom.known())) or "none"
-            text = f"no verifier {item.options.verifier!r} in group {custom.GROUP}; installed are: {names}"
+            text = f"no verifier {options.verifier!r} in group {custom.GROUP}; installed are: {names}"
             raise InvalidInput(f"{path}options.verifier", text)
+        if method is Method.CODE and self.code_execution is CodeExecution.OFF:
+            text = "this server executes no code: start it with --code-execution=sandbox"
+            raise InvalidInput(f"{path}method", text)
 
-    def decide(self, item: VerificationItem) -> Verdict | PendingItem:
-        """Return the verdict if the fast path or the cache has one, else the item to submit to a call."""
+    def decide(
+        self, response: str, answers: Sequence[str], method: Method, options: ComparisonOptions
+    ) -> DecidedItem:
+        """Decide a response as far as the fast path and the cache can.
+
+        An item that can never be verified gets its verdict here too.
+
+        Args:
+            response: What the model wrote.
+            answers: One reference answer or more.
+            method: Comparison; `check` has accepted it with these options.
+            options: Conventions.
+        """
+        if refused := _refused(response, answers):
+            return DecidedItem([refused])
+        if options.references is References.ALL and method in _LIST_METHODS and len(answers) > 1:
+            answers, method = [", ".join(map(reference_answer, answers))], Method.MATH
+        parts = [self._decide(VerificationItem(response, each, method, options)) for each in answers]
+        right = (part for part in parts if isinstance(part, Verdict) and part.status is VerdictStatus.CORRECT)
+        if options.references is References.ANY and (first := next(right, None)):
+            return DecidedItem([first])
+        return DecidedItem(parts, options.references)
+
+    def _decide(self, item: VerificationItem) -> Verdict | PendingItem:
         started = time.perf_counter()
-        if item.method is Method.CUSTOM or len(item.response) + len(item.answer) > quick.MAX_LENGTH:
+        if item.method in _EACH_METHODS or len(item.response) + len(item.answer) > quick.MAX_LENGTH:
             return PendingItem(item, None)
         try:
             asked = quick.question(item)
@@ -151,6 +213,21 @@ class Verifier:
                 stages.ended(timing.stage, timing.seconds, ago=executed - timing.end)
 
 
+def _refused(response: str, answers: Sequence[str]) -> Verdict | None:
+    """Return the verdict on an item that can never be verified, None for others."""
+    if any(map(is_missing, answers)):
+        text = "there is no reference answer: it is blank, or stands for a missing value"
+        return Verdict(VerdictStatus.UNPARSEABLE, "reference", UnparseableSide.ANSWER, detail=text)
+    if len(answers) > MAX_REFERENCES:
+        text = f"there are {len(answers)} reference answers, more than {MAX_REFERENCES}"
+        return Verdict(VerdictStatus.ERROR, "invalid", detail=text)
+    longest = max(map(len, (response, *answers)))
+    if longest > MAX_ITEM_CHARACTERS:
+        text = f"the response or an answer has {longest:,} characters, more than {MAX_ITEM_CHARACTERS:,}"
+        return Verdict(VerdictStatus.ERROR, "invalid", detail=text)
+    return None
+
+
 def _undecided(pending: PendingItem, status: VerdictStatus, rule: str, detail: str) -> Verdict:
     """Return an undecided verdict, with both sides described if the fast path has read them."""
     if pending.asked is None:
@@ -161,8 +238,9 @@ def _undecided(pending: PendingItem, status: VerdictStatus, rule: str, detail: s
 class VerificationCall:
     """The items of one request that need a worker; leaving its `with` block cancels the unfinished ones."""
 
-    def __init__(self, pool: WorkerPool) -> None:
+    def __init__(self, pool: WorkerPool, code_execution: CodeExecution) -> None:
         self._pool = pool
+        self._code_execution = code_execution
         self._queue = CallQueue()
         self._open: set[Future[TaskOutcome]] = set()
 
@@ -179,7 +257,7 @@ class VerificationCall:
         """Queue items for the workers.
 
         Args:
-            items: Results of `Verifier.decide`.
+            items: Pending parts of `Verifier.decide`.
             timeout: Seconds of execution of each.
 
         Returns:
@@ -188,11 +266,14 @@ class VerificationCall:
         Raises:
             Overloaded: There is no room now; nothing was started.
         """
-        work = [
-            (judge_question, pending.asked) if pending.asked else (judge, pending.item) for pending in items
-        ]
-        futures = self._pool.submit(self._queue, work, timeout)
+        futures = self._pool.submit(self._queue, [self._task(each, timeout) for each in items], timeout)
         for future in futures:
             self._open.add(future)
             future.add_done_callback(self._open.discard)
         return futures
+
+    def _task(self, pending: PendingItem, timeout: float) -> tuple[Callable[[Any], Verdict], Any]:
+        if pending.item.method is Method.CODE:
+            sandboxed = self._code_execution is CodeExecution.SANDBOX
+            return judge_code, CodeItem(pending.item.response, pending.item.answer, timeout, sandboxed)
+        return (judge_question, pending.asked) if pending.asked else (judge, pending.item)

@@ -2,12 +2,11 @@
 
 Workers are forked from multiprocessing's forkserver, which has no threads and has imported `warm`, so a
 worker is fast from its first task. Where the kernel allows it, a worker has no network: it enters a user and
-network namespace of its own. The memory limit is the kernel's (RLIMIT_DATA: heap and private mappings). The
-limit of processor time matters only when the server has died in the middle of a task and cannot kill its
-worker.
+network namespace of its own. Sandboxes of programs need this user namespace too. The memory limit is the
+kernel's (RLIMIT_DATA: heap and private mappings). The limit of processor time matters only when the server
+has died in the middle of a task and cannot kill its worker.
 """
 
-import ctypes
 import os
 import resource
 import signal
@@ -20,14 +19,13 @@ from typing import Any
 import structlog
 
 from extra_services.runtime import logs
-from extra_services.verification import timings
+from extra_services.verification import sandbox, timings
 from extra_services.verification.timings import StageTiming
 
 log = structlog.get_logger()
 
 #: Seconds of processor time beyond a task's time limit after which the kernel ends a worker without a server.
 _CPU_MARGIN = 5
-_CLONE_NEWUSER_AND_NEWNET = 0x10000000 | 0x40000000
 
 
 def serve(connection: "Connection[Any, Any]", memory_bytes: int, log_level: str) -> None:
@@ -50,7 +48,7 @@ def serve(connection: "Connection[Any, Any]", memory_bytes: int, log_level: str)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
     # Responses hold integers of any length; the pool's time limit bounds their conversion.
     sys.set_int_max_str_digits(0)
-    connection.send(_leave_network())
+    connection.send(sandbox.enter_user_namespace(without_network=True))
     while True:
         try:
             function, argument, timeout, request_id = connection.recv()
@@ -71,11 +69,6 @@ def _run(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any, list
         text = f"{type(error).__name__}: {error}"[:500]
         log.info("item failed", error=text)
         return False, text, stages
-
-
-def _leave_network() -> bool:
-    """Enter an empty network namespace; return False where the kernel or the container does not allow it."""
-    return bool(ctypes.CDLL(None).unshare(_CLONE_NEWUSER_AND_NEWNET) == 0)
 
 
 def _limit_processor_time(timeout: float) -> None:
