@@ -46,7 +46,5 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from extra_trainer.rehearsal.recipes import SumsFit
     from extra_trainer.rehearsal.start_model import start_model
 
-    settings = SumsFit(
-        hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3
-    )
+    settings = SumsFit(hidden_size=32, layers=1, head_size=16, steps=30, tokens_per_step=512, warmup_steps=3)
     return start_model(tmp_path_factory.mktemp("cache"), seed=0, settings=settings)
