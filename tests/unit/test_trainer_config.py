@@ -33,6 +33,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_name(tmp_path: Path) -
         ("rollout: {prompts_per_step: 10}\noptimization: {minibatch_prompts: 4}\n", "must divide"),
         ("evaluation: {samples_per_prompt: 4, k: [8]}\n", "between 1 and samples_per_prompt"),
         ("prefix: {policy: longest}\n", "prefix.policy"),
+        ("outcome: {groups: some}\n", "outcome.groups"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_and_named(tmp_path: Path, text: str, named: str) -> None:
@@ -86,3 +87,22 @@ def test_flags_of_the_openrlhf_section_win(tmp_path: Path) -> None:
     assert flags[flags.index("--ds.zero_stage") + 1] == "3"
     assert flags.count("--ds.zero_stage") == 1
     assert "--actor.gradient_checkpointing_enable" in flags
+
+
+def test_chains_of_operators_are_compared_as_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="set verification_method: exact"):
+        _load(tmp_path, "", **{"data.train": "rehearsal-operators"})
+    exact = {"data.train": "rehearsal-operators", "data.verification_method": "exact"}
+    assert _load(tmp_path, "", **exact).data.train == "rehearsal-operators"
+
+
+def test_several_updates_and_an_entropy_bonus_are_flags_of_openrlhf(tmp_path: Path) -> None:
+    def flags(text: str) -> list[str]:
+        return openrlhf_flags(Run(_load(tmp_path, text), RunFolder(tmp_path), ("g",), "n", "v", "id"))
+
+    plain = flags("")
+    assert plain[plain.index("--train.max_epochs") + 1] == "1"
+    assert "--actor.entropy_coef" not in plain
+    given = flags("optimization: {updates_per_batch: 2, entropy_bonus: 0.003}\n")
+    assert given[given.index("--train.max_epochs") + 1] == "2"
+    assert given[given.index("--actor.entropy_coef") + 1] == "0.003"

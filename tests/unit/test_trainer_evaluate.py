@@ -14,7 +14,15 @@ from extra_rl.config_file import ConfigError
 from extra_trainer.evaluation.evaluator import weights_identity
 from extra_trainer.evaluation.journal import Journal
 from extra_trainer.evaluation.pass_at_k import bootstrap_means, interval, pass_at_k, problem_pass_at_k
-from extra_trainer.evaluation.result import Evaluation, ProblemResult, result_table, summarize
+from extra_trainer.evaluation.result import (
+    Evaluation,
+    GroupResult,
+    ProblemResult,
+    group_table,
+    outcome_lines,
+    result_table,
+    summarize,
+)
 
 REQUEST: dict[str, Any] = {
     "policy_version": 3,
@@ -148,3 +156,24 @@ def test_other_weights_have_another_identity(tmp_path: Path) -> None:
     assert weights_identity(tmp_path) == first
     path.write_bytes(bytes(3 * 2**20 - 1) + b"\1")
     assert weights_identity(tmp_path) != first
+
+
+def test_groups_of_problems_are_summarized_and_problems_are_counted_by_outcome() -> None:
+    results = [
+        ProblemResult(set="easy", index=0, id="a", group="K", correct=4),
+        ProblemResult(set="easy", index=1, id="b", group="L", correct=1),
+        ProblemResult(set="easy", index=2, id="c", group="L"),
+        ProblemResult(set="easy", index=3, id="d"),
+    ]
+    evaluation = summarize(results, {**REQUEST, "sets": {"easy": "1"}}, (1, 4), seconds=1)
+    assert evaluation.sets["easy"].groups == {
+        "K": GroupResult(problems=1, pass_at_1=1.0, all_wrong=0.0),
+        "L": GroupResult(problems=2, pass_at_1=0.125, all_wrong=0.5),
+    }
+    assert outcome_lines(evaluation) == [
+        "easy: 50% of the problems all wrong, 25% mixed, 25% all right; pass@4 over pass@1: 1.60"
+    ]
+    table = group_table(evaluation)
+    assert table is not None
+    assert table.row_count == 2
+    assert group_table(summarize(RESULTS, REQUEST, (1, 4), seconds=1)) is None

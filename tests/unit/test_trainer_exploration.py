@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from extra_rl.tokens import TokenTexts
 from extra_trainer.exploration.guided_queue import GuidedQueue
+from extra_trainer.exploration.rescues import Rescues
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 from extra_trainer.rollouts.collector import RolloutRequest
 
@@ -43,6 +44,12 @@ def test_a_restored_queue_is_the_same_queue() -> None:
         queue.add(_request(name, guided=True))
     other.restore(queue.state())
     assert list(other.waiting) == list(queue.waiting)
+
+
+def test_restored_rescues_are_the_same_ones() -> None:
+    rescues, other = Rescues({"b", "a"}), Rescues()
+    other.restore(rescues.state())
+    assert other == rescues
 
 
 @pytest.fixture(scope="module")
