@@ -1,8 +1,9 @@
 r"""Letters of multiple-choice questions: those that an answer consists of, and those that a response states.
 
 A response states a choice with a phrase ("the answer is C", "I would pick B", "应选A"); the last one counts.
-Without a phrase, its last letter in parentheses, in bold or before a full stop counts. A letter that is denied
-("it is not B", "A fails") is no choice. Several letters are several choices, and equal no single one.
+Without a phrase, its last letter in parentheses, in bold or before a full stop counts. A letter that is
+denied ("it is not B", "A fails") is no choice. Several letters are several choices, and equal no single
+one.
 """
 
 import re
@@ -17,8 +18,14 @@ _LABELLED = re.compile(
 _SEVERAL = re.compile(r"\(?([A-J])\)?(?:\s*(?:[,;/&]|and|or|和|或|与)*\s*\(?[A-J]\)?)+\Z")
 _JOINED = re.compile(r"\A[A-H]{2,8}\Z")
 _ONE = r"(?:\([A-Ja-j]\)|[A-HJ](?![a-zA-Z'])|I(?=[.)]|\s*\Z)|[b-hj](?=[.),;:]|\s*\Z))"
-_LETTERS = rf"(?P<letters>{_ONE}(?:\s*(?:,|/|&|\bor\b|\band\b|或|和|,\s*or|,\s*and)\s*{_ONE})*|[A-H]{{2,6}}(?![a-zA-Z]))"
-_BETWEEN = r"(?:[\s:=*_\"'$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\{|\b(?:is|are|be|the|option|choice|letter|answer|probably|clearly|therefore|thus|then|I|think|believe|say|it|it's|that|would|should|must|most|likely|definitely|indeed)\b|[是为為应應该該选選项項])*?"
+_LETTERS = (
+    rf"(?P<letters>{_ONE}(?:\s*(?:,|/|&|\bor\b|\band\b|或|和|,\s*or|,\s*and)\s*{_ONE})*"
+    rf"|[A-H]{{2,6}}(?![a-zA-Z]))"
+)
+_BETWEEN = (
+    r"(?:[\s:=*_\"'$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\{|\b(?:is|are|be|the|option|choice|letter"
+    r"|answer|probably|clearly|therefore|thus|then|I|think|believe|say|it|it's|that|would|should|must|most|likely|definitely|indeed)\b|[是为為应應该該选選项項])*?"
+)
 _CUE = (
     r"\b(?:answer|choice|option)s?\b\s*(?:is|are|:|=|would\s+be|must\s+be|should\s+be)"
     r"|\b(?:choose|pick|select|chose|picked|selected|go\s+with|going\s+with)\b"

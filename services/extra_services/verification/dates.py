@@ -1,14 +1,15 @@
 r"""Clock times and dates as answers.
 
-"2:15 PM" and "14:15" are one time, "2:15 AM" is another. Without AM or PM a time is what it says: "2:15" matches
-"2:15 PM", since the question named the half of the day, and "14:15" only itself. "March 3" and "3rd of March"
-are one date; a year counts if both have one.
+"2:15 PM" and "14:15" are one time, "2:15 AM" is another. Without AM or PM a time is what it says: "2:15"
+matches "2:15 PM", since the question named the half of the day, and "14:15" only itself. "March 3" and
+"3rd of March" are one date; a year counts if both have one.
 """
 
 import re
 
 _MONTHS = (
-    ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"]
+    ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
+    "november", "december"]
 )  # fmt: skip
 _MONTH = "|".join([*_MONTHS, *(f"{month[:3]}\\.?" for month in _MONTHS), "sept\\.?"])
 _CLOCK = re.compile(
@@ -31,7 +32,7 @@ _HALF_DAY = 12 * 3600
 
 
 def clock(text: str) -> tuple[int, bool] | None:
-    """Return the seconds since midnight and whether the half of the day is known, or None if it is no time."""
+    """Return the seconds since midnight and whether the half of the day is known, or None."""
     plain = _plain(text)
     lower = plain.lower()
     if lower in ("noon", "midnight", "12 noon", "12 midnight"):

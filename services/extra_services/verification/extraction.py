@@ -1,12 +1,12 @@
 r"""Find the final answer in the text of a model: what the response commits to last.
 
-The text behind a finished `<think>` block is the response; the block itself counts only if nothing behind it
-answers. A `<think>` that never ends was cut off and answers nothing. In what is left, the most explicit marker
-wins: `<answer>...</answer>`, the last `\boxed{...}` (a BoxChoice selects one of several), a line marked
-`#### x`, `A: x`, `Answer: x` or "the answer is x", the last formula or number. A marked line behind the box
-that states another value corrects the box. Boxes of one sentence ("\boxed{1} and \boxed{2}") are one list if the
-reference lists several values; if "or" joins them, they are alternatives in any case. All passes are linear in
-the length of the text, so that a megabyte of braces takes a second.
+The text behind a finished `<think>` block is the response; the block itself counts only if nothing behind
+it answers. A `<think>` that never ends was cut off and answers nothing. In what is left, the most explicit
+marker wins: `<answer>...</answer>`, the last `\boxed{...}` (a BoxChoice selects one of several), a line
+marked `#### x`, `A: x`, `Answer: x` or "the answer is x", the last formula or number. A marked line behind
+the box that states another value corrects the box. Boxes of one sentence ("\boxed{1} and \boxed{2}") are
+one list if the reference lists several values; if "or" joins them, they are alternatives in any case. All
+passes are linear in the length of the text, so that a megabyte of braces takes a second.
 """
 
 import re

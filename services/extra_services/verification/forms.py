@@ -56,7 +56,8 @@ def congruence(text: str) -> tuple[str, str, str] | None:
 
 
 def family(text: str) -> tuple[str, str, str] | None:
-    r"""Return (expression, index, "Z" or "N") of "\{3k : k \in \mathbb{Z}\}" or "x = 3k, k \in \mathbb{Z}", or None."""
+    r"""Return (expression, index,
+    "Z" or "N") of "\{3k : k \in \mathbb{Z}\}" or "x = 3k, k \in \mathbb{Z}", or None."""
     text = text.strip()
     braces = re.fullmatch(r"\\\{(.*)\\\}", text, re.DOTALL)
     inner = braces[1].strip() if braces else text

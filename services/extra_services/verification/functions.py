@@ -7,13 +7,17 @@ import math
 import re
 
 _OTHER_NAMES = {
-    "tg": r"\tan ", "ctg": r"\cot ", "cotg": r"\cot ", "cosec": r"\csc ", "arctg": r"\arctan ", "arcctg": r"\arccot ",
-    "arccotg": r"\arccot ", "sh": r"\sinh ", "ch": r"\cosh ", "th": r"\tanh ", "arsh": r"\arsinh ", "lg": r"\log_{10} ",
+    "tg": r"\tan ", "ctg": r"\cot ", "cotg": r"\cot ", "cosec": r"\csc ", "arctg": r"\arctan ",
+    "arcctg": r"\arccot ",
+    "arccotg": r"\arccot ", "sh": r"\sinh ", "ch": r"\cosh ", "th": r"\tanh ", "arsh": r"\arsinh ",
+    "lg": r"\log_{10} ",
     "asin": r"\arcsin ", "acos": r"\arccos ", "atan": r"\arctan ", "sen": r"\sin ", "Arctan": r"\arctan ",
     "Arcsin": r"\arcsin ", "Arccos": r"\arccos ", "Re": r"\Re ", "Im": r"\Im ",
     "arcsin": r"\arcsin ", "arccos": r"\arccos ", "arctan": r"\arctan ", "sin": r"\sin ", "cos": r"\cos ",
-    "tan": r"\tan ", "cot": r"\cot ", "sec": r"\sec ", "csc": r"\csc ", "ln": r"\ln ", "log": r"\log ", "exp": r"\exp ",
-    "sinh": r"\sinh ", "cosh": r"\cosh ", "tanh": r"\tanh ", "max": r"\max", "min": r"\min", "gcd": r"\gcd", "lcm": r"\lcm",
+    "tan": r"\tan ", "cot": r"\cot ", "sec": r"\sec ", "csc": r"\csc ", "ln": r"\ln ", "log": r"\log ",
+    "exp": r"\exp ",
+    "sinh": r"\sinh ", "cosh": r"\cosh ", "tanh": r"\tanh ", "max": r"\max", "min": r"\min",
+    "gcd": r"\gcd", "lcm": r"\lcm",
 }  # fmt: skip
 _NAMES = "|".join(sorted(_OTHER_NAMES, key=len, reverse=True))
 _NAMED = re.compile(rf"\\(?:operatorname\*?|mathrm|text|mathop|textrm)\s*\{{\s*({_NAMES})\s*\}}")

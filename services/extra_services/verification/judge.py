@@ -76,7 +76,7 @@ def _read_and_compare(asked: Question) -> Verdict:
         shown = replace(blank, rule="words", normalized_answer=gold_words)
         return _decided(shown, _means(response, gold_words))
     if (equal := _by_form(asked)) is not None:
-        return _decided(replace(blank, rule="form"), equal)
+        return _decided(blank, equal)
     if has_ellipsis(asked.answer):
         return _unparseable(blank, UnparseableSide.ANSWER, "an ellipsis can only be compared as written")
     if has_ellipsis(response):
@@ -134,15 +134,17 @@ def _means(response: str, gold_words: str) -> bool:
 def _by_form(asked: Question) -> bool | None:
     """Compare answers that are no expression (times, dates, ratios, lengths, lists), or return None."""
     response = asked.found or ""
-    for read_form, same in ((dates.date, dates.same_date), (dates.clock, dates.same_time)):
-        if gold := read_form(asked.answer):  # type: ignore[operator]
-            found = read_form(response)  # type: ignore[operator]
-            return _written_alike(asked) if found is None else same(gold, found)  # type: ignore[operator]
+    if gold_date := dates.date(asked.answer):
+        date = dates.date(response)
+        return date is not None and dates.same_date(gold_date, date)
+    if gold_time := dates.clock(asked.answer):
+        time = dates.clock(response)
+        return dates.same_time(gold_time, time) if time else _written_alike(asked)
     gold_latex, latex = spoken_latex(asked.answer), spoken_latex(response)
     gold_terms, terms = forms.ratio(gold_latex), forms.ratio(latex)
     if (gold_terms and (len(gold_terms) > 2 or not latex)) or (terms and len(terms) > 2):
         return _ratios_equal(gold_terms, terms, asked)
-    gold_sides, sides = forms.sides(asked.answer), forms.sides(response)
+    gold_sides, sides = (forms.sides(without_delimiters(side)) for side in (asked.answer, response))
     if gold_sides and all(split_unit(side)[1] for side in gold_sides):
         return sides is not None and _members_equal(gold_sides, sides, asked)
     return _lists_equal(asked)

@@ -81,6 +81,7 @@ _CAPITAL_GAMMA = re.compile(r"\\Gamma(?![a-zA-Z])(?!\s*\()")
 _E_WITH_INDEX = re.compile(r"(?<![\\a-zA-Z])E(?=_)")
 _PRIME = re.compile(r"(?<=[a-zA-Z)])('+)")
 _APPROXIMATELY = re.compile(r"\\(?:approxeq|simeq|cong|doteq|thickapprox|sim)(?![a-zA-Z])|≈")
+_NOT_PLUS_MINUS = re.compile(r"\A\s*([a-zA-Z])\s*\\n(?:e|eq)\s*\\pm\s*([^,;=<>]+)\Z")
 _NAME_ALONE = re.compile(r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z\d]+\))\Z")
 _LABEL = re.compile(r"([a-zA-Z][a-zA-Z' ]{2,40}?)\s*(?:=|:)\s*(?=[\d\\$-])")
 _DEGREES_AND_MINUTES = re.compile(
@@ -109,7 +110,7 @@ def written(text: str) -> Written:
     """Rewrite `text` as LaTeX for latex2sympy; the LaTeX is empty where a word of it is not understood."""
     if mixed := mixed_quantity(unwrapped(unwrap_commands(text))):
         return Written(rf"\frac{{{mixed[0].numerator}}}{{{mixed[0].denominator}}}", unit=mixed[1])
-    latex = _with_one_value(_spoken(plain_latex(text)))
+    latex = _NOT_PLUS_MINUS.sub(r"\1 \\ne \2, \1 \\ne -\2", _with_one_value(spoken_latex(text)))
     marks = Written("")
     latex, currency = split_currency(latex)
     latex = re.sub(r"\\\$|[¥€£₹$]", "", latex)

@@ -1,6 +1,7 @@
 r"""Split an answer that lists several values into its members.
 
-The signs between members are a comma or semicolon outside of all brackets, "and" and "or". `\pm` stands for two
+The signs between members are a comma or semicolon outside of all brackets,
+    "and" and "or". `\pm` stands for two
 members. Conditions ("x < 2 or x > 3") are one set and not a list; `reading` deals with them.
 """
 

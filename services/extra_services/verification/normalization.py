@@ -117,9 +117,13 @@ _NO_WORDS = frozenset(
 _SYNONYMS = {
     "all reals": "all real numbers", "real numbers": "all real numbers", "no solutions": "no solution",
     "all real": "all real numbers", "empty set": "no solution", "no real solution": "no solution",
-    "none": "no solution", "no real solutions": "no solution", "dne": "does not exist", "does not exists": "does not exist",
-    "infinite": "infinitely many", "infinity many": "infinitely many", "no such number exists": "does not exist",
+    "none": "no solution", "no real solutions": "no solution", "dne": "does not exist",
+    "does not exists": "does not exist",
+    "infinite": "infinitely many", "infinity many": "infinitely many",
+    "no such number exists": "does not exist",
 }  # fmt: skip
+_QUADRANTS: dict[str, str] = {"i": "first", "ii": "second", "iii": "third", "iv": "fourth"}
+_NTH: dict[str, str] = dict(zip("1234", _QUADRANTS.values(), strict=True))
 _SAME_WORDS = tuple(
     (re.compile(pattern), plain)
     for pattern, plain in (
@@ -140,8 +144,6 @@ _SAME_WORDS = tuple(
         (r"\bthere (?:is|are) ", ""),
     )
 )
-_QUADRANTS = {"i": "first", "ii": "second", "iii": "third", "iv": "fourth"}
-_NTH = dict(zip("1234", _QUADRANTS.values(), strict=True))
 
 
 def words(text: str) -> str | None:

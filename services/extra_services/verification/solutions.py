@@ -31,7 +31,8 @@ def false_chain(value: Any) -> bool:
 
 
 def unsolved(gold: Any, prediction: Any) -> bool:
-    """Return whether the reference is a solution ("x = 5", "x > 5") and the prediction only equates or bounds."""
+    """Return whether the reference is a solution ("x = 5",
+    "x > 5") and the prediction only equates or bounds."""
     if isinstance(prediction, sympy.FiniteSet) and isinstance(gold, sympy.Set):
         return any(_to_be_solved(member) for member in prediction.args)
     if isinstance(gold, Relational):

@@ -1,8 +1,8 @@
 r"""Find the answer that prose states: on a marked line, as the whole text, or as the last value.
 
-`marked_line` reads "#### x", "Answer: x" and "the answer is x". It takes what the sentence asserts: the second
-part of "not 12 but 7", the value of "12 minus 5, which is 7", and nothing behind "because". `last_value` takes
-the last formula or number of the last sentence with one.
+`marked_line` reads "#### x", "Answer: x" and "the answer is x". It takes what the sentence asserts: the
+second part of "not 12 but 7", the value of "12 minus 5, which is 7", and nothing behind "because".
+`last_value` takes the last formula or number of the last sentence with one.
 """
 
 import re
@@ -24,6 +24,8 @@ _NUMBER = re.compile(
     r"(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?",
     re.IGNORECASE,
 )
+#: Words before a formula that change its value.
+_CHANGED = re.compile(r"(?:not|minus|negative|half|twice)\b", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _SENTENCE_END = re.compile(
     r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|,?\s+(?:because|since|which\s+is\s+why|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
@@ -110,9 +112,9 @@ def _answer_of_line(line: str) -> str:
     if first := _FORMULAS_FIRST.match(line):
         return first.group()
     formulas = _FORMULA_PATTERN.findall(line)
-    if len(formulas) == 1 and not any(character.isdigit() for character in _FORMULA_PATTERN.sub("", line)):
-        if not re.match(r"(?:not|n't|minus|negative|half|twice)\b", line, re.IGNORECASE):
-            return str(formulas[0])
+    around = _FORMULA_PATTERN.sub("", line)
+    if len(formulas) == 1 and not any(map(str.isdigit, around)) and not _CHANGED.match(line):
+        return str(formulas[0])
     line = _WHICH.sub("", _SENTENCE_END.sub("", line))
     return _REMARK.sub("", line).strip(" *_`")
 

@@ -1,10 +1,10 @@
 r"""Units behind an answer: recognize them, and convert between units of one dimension.
 
-"5 cm" and "5" are the same answer, since the question named the unit. "100 cm" and "1 m" are the same, "5 cm"
-and "5 m" are not, nor are "5 km/h" and "5 mph". Letters behind a number are a unit only if the table has them,
-and a single letter only behind a space or in `\text{}` or `\mathrm{}`: "12xy" and "3m" are products. Behind a
-formula with letters only marked words are units: in "2\pi r h" the h is a height and no hour. Counted things
-("26 apples") are units of their own: apples are no pears.
+"5 cm" and "5" are the same answer, since the question named the unit. "100 cm" and "1 m" are the same, "5
+cm" and "5 m" are not, nor are "5 km/h" and "5 mph". Letters behind a number are a unit only if the table
+has them, and a single letter only behind a space or in `\text{}` or `\mathrm{}`: "12xy" and "3m" are
+products. Behind a formula with letters only marked words are units: in "2\pi r h" the h is a height and no
+hour. Counted things ("26 apples") are units of their own: apples are no pears.
 """
 
 import re
@@ -18,7 +18,7 @@ from extra_services.verification.words import counted_noun
 class Unit:
     """A product of powers of units.
 
-    `dimension` has the sorted quantities with their exponents, `size` the number of base units in one of these.
+    `dimension` has the sorted quantities with exponents, `size` the number of base units in one of these.
     """
 
     dimension: tuple[tuple[str, int], ...]
@@ -36,7 +36,7 @@ class Unit:
         return Unit(powers if exponent else (), self.size**exponent)
 
     def matches(self, other: "Unit") -> bool:
-        """Return whether both measure the same: equal dimensions, or nouns of which one abbreviates the other."""
+        """Return whether both measure the same: equal dimensions, or nouns with a word in common."""
         if self.dimension == other.dimension:
             return True
         return _noun(self) is not None and _nouns_match(_noun(self) or "", _noun(other) or "")
@@ -45,26 +45,33 @@ class Unit:
 _LENGTH, _TIME = "length", "time"
 _TABLE = {
     "length": {
-        "nm": "1/1000000000", "\\mu m": "1/1000000", "um": "1/1000000", "mm": "1/1000", "millimeter": "1/1000",
+        "nm": "1/1000000000", "\\mu m": "1/1000000", "um": "1/1000000", "mm": "1/1000",
+        "millimeter": "1/1000",
         "millimetre": "1/1000", "cm": "1/100", "centimeter": "1/100", "centimetre": "1/100", "dm": "1/10",
         "m": "1", "meter": "1", "metre": "1", "km": "1000", "kilometer": "1000", "kilometre": "1000",
-        "in": "0.0254", "inch": "0.0254", "inches": "0.0254", "ft": "0.3048", "foot": "0.3048", "feet": "0.3048",
+        "in": "0.0254", "inch": "0.0254", "inches": "0.0254", "ft": "0.3048", "foot": "0.3048",
+        "feet": "0.3048",
         "yd": "0.9144", "yard": "0.9144", "mi": "1609.344", "mile": "1609.344", "Å": "1/10000000000",
         "米": "1", "厘米": "1/100", "毫米": "1/1000", "千米": "1000", "公里": "1000", "分米": "1/10",
     },
     "mass": {
         "mg": "1/1000", "milligram": "1/1000", "g": "1", "gram": "1", "kg": "1000", "kilogram": "1000",
-        "lb": "453.59237", "lbs": "453.59237", "pound": "453.59237", "oz": "28.349523125", "ounce": "28.349523125",
+        "lb": "453.59237", "lbs": "453.59237", "pound": "453.59237", "oz": "28.349523125",
+        "ounce": "28.349523125",
         "ton": "1000000", "tonne": "1000000", "克": "1", "千克": "1000", "公斤": "1000", "吨": "1000000",
     },
     "time": {
-        "ns": "1/1000000000", "ms": "1/1000", "millisecond": "1/1000", "s": "1", "sec": "1", "second": "1", "min": "60",
-        "mins": "60", "minute": "60", "h": "3600", "hr": "3600", "hour": "3600", "day": "86400", "week": "604800",
+        "ns": "1/1000000000", "ms": "1/1000", "millisecond": "1/1000", "s": "1", "sec": "1",
+        "second": "1", "min": "60",
+        "mins": "60", "minute": "60", "h": "3600", "hr": "3600", "hour": "3600", "day": "86400",
+        "week": "604800",
         "秒": "1", "分钟": "60", "小时": "3600", "天": "86400", "日": "86400", "周": "604800",
     },
-    "calendar": {"month": "1", "year": "12", "yr": "12", "decade": "120", "century": "1200", "centuries": "1200",
+    "calendar": {"month": "1", "year": "12", "yr": "12", "decade": "120", "century": "1200",
+    "centuries": "1200",
                  "年": "12", "个月": "1"},
-    "volume": {"ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "cc": "1/1000", "cl": "1/100", "l": "1", "L": "1",
+    "volume": {"ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "cc": "1/1000", "cl": "1/100",
+    "l": "1", "L": "1",
                "liter": "1", "litre": "1", "升": "1", "毫升": "1/1000"},
     "us volume": {"gal": "128", "gallon": "128", "quart": "32", "pint": "16", "cup": "8", "fl oz": "1"},
     "data": {"bit": "1", "byte": "8", "kB": "8000", "KB": "8000", "MB": "8000000", "GB": "8000000000"},
@@ -100,7 +107,8 @@ def _times(size: str, unit: Unit) -> Unit:
 _PREFIXES = {"": "1", "k": "1000", "M": "1000000", "G": "1000000000", "m": "1/1000", "n": "1/1000000000"}
 _DERIVED = {
     "N": _NEWTON, "J": _JOULE, "W": _WATT, "V": _VOLT, "Pa": _NEWTON * _METRE**-2, "Hz": _SECOND**-1,
-    "C": _AMPERE * _SECOND, "eV": _times("0.0000000000000000001602176634", _JOULE), "F": _AMPERE * _SECOND * _VOLT**-1,
+    "C": _AMPERE * _SECOND, "eV": _times("0.0000000000000000001602176634", _JOULE),
+    "F": _AMPERE * _SECOND * _VOLT**-1,
     "T": _VOLT * _SECOND * _METRE**-2, "cal": _times("4.184", _JOULE), "Wh": _times("3600", _JOULE),
 }  # fmt: skip
 _UNITS = {
@@ -112,11 +120,15 @@ _UNITS |= {
     prefix + name: _times(size, unit) for name, unit in _DERIVED.items() for prefix, size in _PREFIXES.items()
 }
 _UNITS |= {
-    "newton": _NEWTON, "joule": _JOULE, "watt": _WATT, "volt": _VOLT, "ohm": _VOLT * _AMPERE**-1, "\\Omega": _VOLT * _AMPERE**-1,
-    "hertz": _SECOND**-1, "pascal": _NEWTON * _METRE**-2, "erg": _times("0.0000001", _JOULE), "dyn": _times("0.00001", _NEWTON),
+    "newton": _NEWTON, "joule": _JOULE, "watt": _WATT, "volt": _VOLT, "ohm": _VOLT * _AMPERE**-1,
+    "\\Omega": _VOLT * _AMPERE**-1,
+    "hertz": _SECOND**-1, "pascal": _NEWTON * _METRE**-2, "erg": _times("0.0000001", _JOULE),
+    "dyn": _times("0.00001", _NEWTON),
     "mph": _UNITS["mi"] * _UNITS["h"] ** -1, "kph": _UNITS["km"] * _UNITS["h"] ** -1,
-    "kmh": _UNITS["km"] * _UNITS["h"] ** -1, "bps": _UNITS["bit"] * _SECOND**-1, "acre": _times("4046.8564224", _METRE**2),
-    "hectare": _times("10000", _METRE**2), "ha": _times("10000", _METRE**2), "m": _METRE, "min": _UNITS["minute"],
+    "kmh": _UNITS["km"] * _UNITS["h"] ** -1, "bps": _UNITS["bit"] * _SECOND**-1,
+    "acre": _times("4046.8564224", _METRE**2),
+    "hectare": _times("10000", _METRE**2), "ha": _times("10000", _METRE**2), "m": _METRE,
+    "min": _UNITS["minute"],
     "litre": _UNITS["l"],
 }  # fmt: skip
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
@@ -167,7 +179,8 @@ def split_unit(latex: str) -> tuple[str, Unit | None]:
         text = match["unit"]
         if not plain and "⟦" not in text:
             continue
-        glued = not match["gap"] and text[0].isalpha() and text[0].isascii()
+        spaced = match["gap"] or marked[: match.start()] != before
+        glued = not spaced and text[0].isalpha() and text[0].isascii()
         if unit := _compound(text, glued, plain):
             return latex[: _length(latex, match.start())].rstrip().rstrip("~").rstrip(), unit
     return latex, None

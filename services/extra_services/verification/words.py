@@ -39,7 +39,8 @@ _SCALES = {
     "lakh": 10**5, "crore": 10**7,
 }  # fmt: skip
 _PARTS = {
-    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
+    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+    "eighth": 8,
     "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000, "millionth": 10**6,
 }  # fmt: skip
 _SMALL_WORD = "|".join(sorted(_SMALL, key=len, reverse=True))
@@ -246,7 +247,8 @@ _CHANGING = frozenset(
     ]
 )
 _PLURALS = frozenset(
-    ["people", "men", "women", "children", "students", "persons", "sheep", "fish", "mice", "teeth", "geese", "dice", "cattle", "feet", "inches", "pence", "deer", "oxen", "way", "time", "person", "ways"]
+    ["people", "men", "women", "children", "students", "persons", "sheep", "fish", "mice", "teeth",
+    "geese", "dice", "cattle", "feet", "inches", "pence", "deer", "oxen", "way", "time", "person", "ways"]
 )  # fmt: skip
 _NOUNS_BEHIND = frozenset(
     [
@@ -277,11 +279,11 @@ _ENGLISH = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z][a-z']{2,}(?![a-zA-Z])")
 
 
 def in_figures(text: str) -> str:
-    """Return `text` with number words and spoken arithmetic as LaTeX; text without such words is unchanged."""
+    """Return `text` with number words and spoken arithmetic as LaTeX."""
     if _ORDINAL.search(text):
         text = _ORDINAL.sub(r"\1", text)
     text = _CJK_SCALED.sub(lambda found: _scaled(found[1], _CJK_SCALES[found[2]]), text)
-    if not _ENGLISH.search(text):
+    if not _ENGLISH.search(text) and " to " not in text:
         return text
     text = _NUMBER_WORDS.sub(lambda found: str(_spelled(found.group())), text)
     text = _SCALED.sub(lambda found: _scaled(found[1], _SCALES[found[2].lower()]), text)

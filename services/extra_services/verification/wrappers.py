@@ -10,8 +10,10 @@ import re
 _MAX_LENGTH = 8000
 #: Commands whose last argument is kept, with their number of arguments.
 _KEEP_LAST = {
-    "textcolor": 2, "color": 2, "colorbox": 2, "underline": 1, "boxed": 1, "fbox": 1, "ensuremath": 1, "mathstrut": 0,
-    "smash": 1, "pmb": 1, "textnormal": 1, "underbracket": 1, "mathclap": 1, "mathopen": 1, "mathclose": 1, "cfrac": 0,
+    "textcolor": 2, "color": 2, "colorbox": 2, "underline": 1, "boxed": 1, "fbox": 1, "ensuremath": 1,
+    "mathstrut": 0,
+    "smash": 1, "pmb": 1, "textnormal": 1, "underbracket": 1, "mathclap": 1, "mathopen": 1,
+    "mathclose": 1, "cfrac": 0,
     "mathord": 1, "mathrel": 1, "mathbin": 1, "mathinner": 1, "emph": 1,
 }  # fmt: skip
 #: Commands that are dropped with their argument.
@@ -44,7 +46,8 @@ _LAST_ROW_END = re.compile(r"\\\\\s*(?=\\end\{)")
 _ALIGNED = re.compile(
     r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|equation\*?|displaymath|math)\}"
 )
-_CASES = re.compile(r"(?:\\left\s*\\\{\s*)?\\begin\{(?:cases|dcases|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*)\\end\{(?:cases|dcases|array)\}"
+_CASES = re.compile(r"(?:\\left\s*\\\{\s*)?\\begin\{(?:cases|dcases"
+    r"|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*)\\end\{(?:cases|dcases|array)\}"
                     r"(?:\s*\\right\s*\.?)?", re.DOTALL)  # fmt: skip
 _OVER = re.compile(
     r"\{([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+)\}|\A([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+)\Z"
