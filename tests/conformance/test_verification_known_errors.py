@@ -71,10 +71,13 @@ def test_issue_41_an_unreadable_root_is_not_cut_down_to_its_factor(
         (r"\boxed{35 cm} ++++++ \boxed{4}", "4", C),
         (r"\boxed{35 cm} ++++++ \boxed{4}", "35", W),
         (r"\boxed{1}, \boxed{2}", "2", C),
-        (r"\boxed{1}, \boxed{2}", "1,2", W),
+        (r"\boxed{1}, \boxed{2}", "1,2", C),
+        (r"\boxed{1}. Much later, after a check: \boxed{2}", "1,2", W),
     ],
 )
-def test_issue_57_several_boxes_are_not_merged(response: str, answer: str, status: VerdictStatus) -> None:
+def test_issue_57_boxes_are_one_list_only_if_they_are_together(
+    response: str, answer: str, status: VerdictStatus
+) -> None:
     assert _verdict(response, answer) is status
 
 

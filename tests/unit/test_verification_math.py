@@ -419,7 +419,7 @@ def test_what_stands_around_an_answer_does_not_change_it(response: str, answer: 
         (r"\boxed{90 minutes}", "1.5 hours", "correct"),
         (r"\boxed{1 h}", "60 s", "wrong"),
         (r"\boxed{$5}", "5 dollars", "correct"),
-        (r"\boxed{500 cents}", r"\$5", "wrong"),
+        (r"\boxed{500 cents}", r"\$5", "correct"),
         (r"Answer: \(\boxed{5}\)", "5", "correct"),
         (r"The final answer is: $\frac{3}{4}$.", "0.75", "correct"),
         ("Therefore, x = 5.", "5", "correct"),

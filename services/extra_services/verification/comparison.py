@@ -23,14 +23,14 @@ from math_verify.grader import (
     is_assignment_relation,
     is_equation,
     is_relation,
-    sympy_compare_symbols,
     take_first_relation,
     take_last_relation,
 )
-from sympy.core.function import UndefinedFunction
+from sympy.core.function import AppliedUndef, UndefinedFunction
 from sympy.core.relational import Relational
 
 from extra_services.verification.equality import constant_ratio, equal
+from extra_services.verification.solutions import false_chain, names_a_value, unsolved
 
 Result = TypeVar("Result")
 
@@ -50,7 +50,9 @@ def answers_equal(gold: Any, prediction: Any) -> bool:
         return False
     if _undefined(gold) or _undefined(prediction):
         return False
-    gold, prediction = _aligned(gold, prediction)
+    if false_chain(prediction) or unsolved(gold, prediction):
+        return False
+    gold, prediction = _aligned(gold, _with_arguments_of(gold, prediction))
     if gold == prediction:
         return True
     if is_relation(gold) and is_relation(prediction):
@@ -58,10 +60,16 @@ def answers_equal(gold: Any, prediction: Any) -> bool:
     collection = sympy.Set | sympy.Tuple
     if isinstance(gold, collection) or isinstance(prediction, collection):
         return _collections_equal(gold, prediction)
-    if isinstance(gold, sympy.Symbol) or isinstance(prediction, sympy.Symbol):
-        # It knows words ("abc" and a*b*c) and e; "m + 0" and "m" need `equal`.
-        return sympy_compare_symbols(gold, prediction) or equal(gold, prediction)
-    return equal(gold, prediction)
+    return _spelled_alike(gold, prediction) or equal(gold, prediction)
+
+
+def _spelled_alike(gold: Any, prediction: Any) -> bool:
+    r"""Return whether one is a name in text ("\\text{abc}") and the other its letters (a*b*c)."""
+    name, product = (gold, prediction) if isinstance(gold, sympy.Symbol) else (prediction, gold)
+    if not (isinstance(name, sympy.Symbol) and isinstance(product, sympy.Mul) and len(name.name) > 1):
+        return False
+    letters = "".join(str(factor) for factor in product.args)
+    return sorted(letters) == sorted(name.name) and all(factor.is_Symbol for factor in product.args)
 
 
 def _undefined(value: Any) -> bool:
@@ -76,7 +84,7 @@ def _aligned(gold: Any, prediction: Any) -> tuple[Any, Any]:
         gold = _first_and_last(gold)
     if is_assignment_relation(prediction):
         prediction = _first_and_last(prediction)
-    if prediction_equates and not gold_equates:
+    if prediction_equates and not gold_equates and names_a_value(prediction):
         prediction = take_last_relation(prediction).rhs
     elif gold_assigns and not prediction_equates:
         gold = take_last_relation(gold).rhs
@@ -85,6 +93,40 @@ def _aligned(gold: Any, prediction: Any) -> tuple[Any, Any]:
     if is_relation(prediction) and isinstance(gold, sympy.Set):
         prediction = _as_set(prediction)
     return gold, prediction
+
+
+def _with_arguments_of(gold: Any, prediction: Any) -> Any:
+    """Return "f(t) = 2t" as "f(x) = 2x" if the reference is about f(x), and "+ c" as "+ C" likewise."""
+    if not (isinstance(gold, sympy.Eq) and isinstance(prediction, sympy.Eq)):
+        return prediction
+    renamed = _bound_variables(gold.lhs, prediction.lhs)
+    ours, theirs = prediction.free_symbols - gold.free_symbols, gold.free_symbols - prediction.free_symbols
+    if len(ours) == len(theirs) == 1 and not renamed:
+        mine, other = ours.pop(), theirs.pop()
+        if {str(mine), str(other)} <= _CONSTANTS:
+            renamed = {mine: other}
+    return (
+        sympy.Eq(*(side.xreplace(renamed) for side in prediction.args), evaluate=False)
+        if renamed
+        else prediction
+    )
+
+
+#: Names of a constant of integration.
+_CONSTANTS = frozenset(("C", "c", "C_1", "c_1"))
+
+
+def _bound_variables(gold: Any, prediction: Any) -> dict[Any, Any]:
+    functions = isinstance(gold, AppliedUndef) and isinstance(prediction, AppliedUndef)
+    if (
+        not functions
+        or gold.func.__name__ != prediction.func.__name__
+        or len(gold.args) != len(prediction.args)
+    ):
+        return {}
+    pairs = list(zip(prediction.args, gold.args, strict=True))
+    free = all(mine.is_Symbol and theirs.is_Symbol for mine, theirs in pairs)
+    return dict(pairs) if free and len({mine for mine, _ in pairs}) == len(pairs) else {}
 
 
 def _first_and_last(chain: Any) -> Any:
@@ -110,7 +152,10 @@ def _without_functions(expression: Any) -> Any:
 def _relations_equal(gold: Any, prediction: Any) -> bool:
     if isinstance(gold, And) and isinstance(prediction, And):
         golds, predictions = gold._unsorted_args, prediction._unsorted_args
-        return len(golds) == len(predictions) and all(map(_relations_equal, golds, predictions))
+        if len(golds) != len(predictions):
+            return False
+        from_the_end = [relation.reversed for relation in reversed(predictions)]  # "a > b > c" as "c < b < a"
+        return any(all(map(_relations_equal, golds, chain)) for chain in (predictions, from_the_end))
     if not (isinstance(gold, Relational) and isinstance(prediction, Relational)):
         return False
     return any(

@@ -19,6 +19,8 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 _DIGITS = 40
+#: Digits of the last comparison of two exact numbers at most.
+_MOST_DIGITS = 3000
 _EXACT = sympy.Float("1e-25", 30)
 _RELATIVE = sympy.Float("1e-13", 30)
 _DECIMALS = 6
@@ -107,10 +109,25 @@ def _numbers_equal(left: Any, right: Any) -> bool:
     if first is None or second is None:
         return _simplifies_to_zero(left - right)
     if _close(first, second, _EXACT):
-        return True
+        return _equal_to_enough_digits(left, right)
     # An expression that is exactly 0 evaluates to noise, and noise has no meaningful size relative to 0.
     noise = sympy.Float("1e-60", 30)
     return bool(min(abs(first), abs(second)) < noise) and _simplifies_to_zero(left - right)
+
+
+def _equal_to_enough_digits(left: Any, right: Any, values: dict[Any, Any] | None = None) -> bool:
+    r"""Compare what agrees to 25 digits again, to more digits than both are written with.
+
+    \\sqrt{10^{40}+1} and 10^{20} agree to 40 digits, and e^{\\pi\\sqrt{163}} is an integer to 30.
+    """
+    written = sum(
+        len(str(abs(number.p))) + len(str(number.q))
+        for side in (left, right)
+        for number in side.atoms(sympy.Rational)
+    )
+    digits = min(100 + 3 * written, _MOST_DIGITS)
+    first, second = (_value(side, values, digits) for side in (left, right))
+    return first is None or second is None or _close(first, second, sympy.Float(10, 30) ** -(digits - 30))
 
 
 def _decimals_equal(left: Any, right: Any) -> bool:
@@ -119,17 +136,28 @@ def _decimals_equal(left: Any, right: Any) -> bool:
         return False
     if _close(first, second, _RELATIVE):
         return True
+    if any(side.is_Rational and not _repeats(side) for side in (left, right)):
+        return False
     rounded = all(
         part(first).round(_DECIMALS) == part(second).round(_DECIMALS) for part in (sympy.re, sympy.im)
     )
     return rounded and _close(first, second, _OWN_DIGITS)
 
 
+def _repeats(number: Any) -> bool:
+    """Return whether the decimals of a rational number never end, so that a decimal can only round it."""
+    bottom = number.q
+    for factor in (2, 5):
+        while bottom % factor == 0:
+            bottom //= factor
+    return bool(bottom != 1)
+
+
 def _equal_at_points(left: Any, right: Any, variables: list[Any]) -> bool | None:
     """Return the decision of the points, or None if too few of them could be evaluated."""
     tolerance = _RELATIVE if left.has(sympy.Float) or right.has(sympy.Float) else _EXACT
     imaginary = left.has(sympy.I) or right.has(sympy.I)
-    agreed = 0
+    agreed, checked = 0, False
     for point in _POINTS:
         values = _at(point, variables)
         first, second = _value(left, values), _value(right, values)
@@ -140,6 +168,10 @@ def _equal_at_points(left: Any, right: Any, variables: list[Any]) -> bool | None
             continue
         if not _close(first, second, tolerance):
             return False
+        if tolerance is _EXACT and not checked:
+            checked = True
+            if not _equal_to_enough_digits(left, right, values):
+                return False
         agreed += 1
     return True if agreed >= 3 else None
 
@@ -149,10 +181,10 @@ def _at(point: tuple[Any, ...], variables: list[Any]) -> dict[Any, Any]:
     return {symbol: point[index % len(point)] + index // len(point) for index, symbol in enumerate(variables)}
 
 
-def _value(expression: Any, values: dict[Any, Any] | None = None) -> Any | None:
-    """Return the number that `expression` is at `values`, to 40 digits, or None if it is no number."""
+def _value(expression: Any, values: dict[Any, Any] | None = None, digits: int = _DIGITS) -> Any | None:
+    """Return the number that `expression` is at `values`, to `digits` digits, or None if it is no number."""
     try:
-        number = expression.evalf(_DIGITS, subs=values, chop=False)
+        number = expression.evalf(digits, subs=values, chop=False)
         if number.is_number and not number.has(*_INFINITE) and number.is_finite:
             real, imaginary = number.as_real_imag()
             if imaginary and abs(imaginary) < abs(real) * _EXACT:

@@ -1,16 +1,20 @@
-r"""Find the final answer in the text of a model.
+r"""Find the final answer in the text of a model: what the response commits to last.
 
-The most explicit marker wins: the last `\boxed{...}` (a box inside a box is unwrapped; a BoxChoice selects
-one of several), else the last line marked `#### x`, `A: x`, `Answer: x` or "the answer is x", else the last
-formula or number of the text. All passes are linear in the length of the text, so that a megabyte of braces
-takes a second.
+The text behind a finished `<think>` block is the response; the block itself counts only if nothing behind
+it answers. A `<think>` that never ends was cut off and answers nothing. In what is left, the most explicit
+marker wins: `<answer>...</answer>`, the last `\boxed{...}` (a BoxChoice selects one of several), a line
+marked `#### x`, `A: x`, `Answer: x` or "the answer is x", the last formula or number. A marked line behind
+the box that states another value corrects the box. Boxes of one sentence ("\boxed{1} and \boxed{2}") are
+one list if the reference lists several values; if "or" joins them, they are alternatives in any case. All
+passes are linear in the length of the text, so that a megabyte of braces takes a second.
 """
 
 import re
 from dataclasses import dataclass
 
 from extra_rl.vocabulary import BoxChoice
-from extra_services.verification.normalization import plain_punctuation
+from extra_services.verification.statements import last_value, marked_line, states_a_value, whole
+from extra_services.verification.symbols import plain_punctuation
 
 
 @dataclass(frozen=True)
@@ -18,82 +22,144 @@ class Extracted:
     """A final answer as written."""
 
     text: str
-    #: "box", "hash", "phrase", or "last" if there was no marker.
+    #: "tag", "box", "hash", "phrase", or "last" if there was no marker.
     marker: str
 
 
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+@dataclass(frozen=True)
+class _Box:
+    content: str
+    start: int
+    end: int
+
+
+_BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$]+)")
-_MARKS = ("####", "answer", "result", "答案")
-_A_LINE = re.compile(r"[\s>*#_-]*a[*_]*\s*:", re.IGNORECASE)
-_EMPHASIS = r"[*_`\s]*"
-_PHRASE = re.compile(
-    r".*(?:####|\b(?:answers?|result)\s+(?:is|are|equals|would\s+be|=)(?:\s+therefore)?\b|\banswer[*_]*\s*(?=:)"
-    rf"|答案(?:是|为|:))\s*:?{_EMPHASIS}",
-    re.IGNORECASE,
+_BLANK = re.compile(r"(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm|mbox)\s*\{\s*\}|[~$.])*\Z")
+_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+_THINK, _THINK_END = "<think>", "</think>"
+#: What may stand between two boxes of one sentence or display.
+_SAME_SENTENCE = re.compile(
+    r"(?:\s|[,;$]|\\[,;:! ]|\\\[|\\\]|\\\(|\\\)|\\\\(?=\s)|\\q?quad(?![a-zA-Z])|\\text\s*\{[^{}]{0,60}\}"
+    r"|[a-zA-Z]+(?:_\{?\w{1,3}\}?|\(\w\))?\s*=|\b[a-z()]{1,12}\b){0,14}\Z"
 )
-_HEADING = re.compile(r"[\s>*#_-]*final\s+answer[*_]*\s*:?\s*\Z", re.IGNORECASE)
-_FORMULA = r"(?:\$\$?[^$\n]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\])"
-_FORMULA_PATTERN = re.compile(_FORMULA, re.DOTALL)
-_FORMULAS_FIRST = re.compile(rf"{_FORMULA}(?:\s*(?:,|;|and|or|,\s*and|,\s*or)\s*{_FORMULA})*\s*(?:\\?%)?")
-_NUMBER = re.compile(r"(?<![\w.\\])[+-]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?")
-_BOLD = re.compile(r"\*\*(.+?)\*\*")
-_SENTENCE_END = re.compile(
-    r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|,?\s+(?:because|since|which|so\s+that|as\s+(?:required|desired)|i\.e\.|not).*\Z"
-    r"|\s+\([^()]*[a-z]{4}[^()]*\)\Z",
-    re.DOTALL,
-)
-_LONGEST_BARE_ANSWER = 100
-_LONGEST_HEADING = 200
-#: Longest answer after a phrase, in characters; a box may be longer.
-_LONGEST_ANSWER = 1000
-#: Four letters that are no command and no name of a function.
-_WORD = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sinh|cosh|tanh|arc|beta|theta|alpha|gamma)[a-zA-Z]{4}")
-#: Number of last characters in which an unmarked answer is sought.
-_TAIL = 1000
+_ALTERNATIVE = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|或")
+_NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
+#: Longest text between two boxes of one sentence, in characters.
+_LONGEST_GAP = 100
 
 
-def final_answer(response: str, which: BoxChoice = BoxChoice.LAST) -> Extracted | None:
-    """Return the final answer in `response`, or None; `which` selects one of several boxes."""
-    found = boxes(response)
-    if found:
-        return Extracted(_chosen([unboxed(content).strip() for content in found], which), "box")
+def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool = False) -> Extracted | None:
+    """Return the final answer in `response`, or None.
+
+    Args:
+        response: The whole text of the model.
+        which: Selects one of several boxes.
+        several: The reference lists several values, so that boxes of one sentence are one list.
+    """
+    thought, end, answer = response.rpartition(_THINK_END)
+    if end and any(map(str.isalnum, answer)) and (found := _answer(answer, which, several)):
+        return found
+    if end and not _TAG.search(answer):
+        return _answer(thought, which, several) if boxes(thought) else None
+    return None if end or _unfinished_thought(response) else _answer(response, which, several)
+
+
+def _unfinished_thought(response: str) -> bool:
+    return response.lstrip().startswith(_THINK)
+
+
+def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
+    boxed = _boxes(response)
+    tag = _last_tag(response)
+    if tag is not None and (not boxed or boxed[-1].start < tag.end()):
+        inner = tag[1].strip()
+        found = _answer(inner, which, several) if _boxes(inner) else None
+        return found or (Extracted(inner, "tag") if not _BLANK.match(inner) else None)
+    if boxed:
+        return _correction(response, boxed[-1]) or Extracted(_chosen(response, boxed, which, several), "box")
     if "\\boxed" in response:
         # A box that is never closed belongs to a response that was cut off: its number may be incomplete.
-        bare = _BARE_BOX.findall(response)
-        return Extracted(_chosen(bare, which), "box") if bare else None
+        if bare := [box for box in _BARE_BOX.findall(response) if not _BLANK.match(box)]:
+            return Extracted(bare[0 if which is BoxChoice.FIRST else -1], "box")
+        return _marked(response) if _only_empty_boxes(response) else None
+    return _marked(response) or _unmarked(response)
+
+
+def _last_tag(response: str) -> "re.Match[str] | None":
+    start = response.rfind("<answer>")
+    return _TAG.search(response, start) if start >= 0 else None
+
+
+def _only_empty_boxes(response: str) -> bool:
+    found = list(_box_spans(response))
+    return bool(found) and len(found) == response.count("\\boxed")
+
+
+def _marked(response: str) -> Extracted | None:
+    found = marked_line(plain_punctuation(response))
+    return Extracted(*found) if found else None
+
+
+def _unmarked(response: str) -> Extracted | None:
     response = plain_punctuation(response)
-    return _marked_line(response) or _whole(response) or _last_value(response[-_TAIL:])
+    text = whole(response) or last_value(response)
+    return Extracted(text, "last") if text else None
+
+
+def _correction(response: str, last_box: _Box) -> Extracted | None:
+    """Return the answer that a marked line behind the last box states, if it states a value."""
+    behind = response[last_box.end :]
+    if not any(map(str.isalnum, behind)):
+        return None
+    found = _marked(behind)
+    return found if found and states_a_value(found.text) else None
 
 
 def reference_answer(answer: str) -> str:
     """Return the reference answer without its box, or without the solution before its `####`."""
-    found = boxes(answer)
+    found = _boxes(answer)
     if found:
-        return unboxed(found[-1]).strip()
+        return _chosen(answer, found, BoxChoice.LAST, several=True)
     return answer.rpartition("####")[2].strip()
 
 
 def boxes(text: str) -> list[str]:
     r"""Return the contents of the complete `\boxed{...}` of `text` that are in no other box, in order."""
-    start = min((at for command in ("\\boxed", "\\fbox") if (at := text.find(command)) >= 0), default=-1)
-    if start < 0:
+    return [box.content for box in _boxes(text)]
+
+
+def _boxes(text: str) -> list[_Box]:
+    found = []
+    for start, begin, end in _box_spans(text):
+        content = text[begin:end]
+        if text.startswith("\\\\", start):  # the backslashes of a log were doubled
+            content = content.replace("\\\\", "\\")
+        if not _BLANK.match(content):
+            found.append(_Box(content, start, end + 1))
+    return found
+
+
+def _box_spans(text: str) -> list[tuple[int, int, int]]:
+    """Return the start of each outermost complete box, and start and end of its content."""
+    first = min((at for command in ("\\boxed", "\\fbox") if (at := text.find(command)) >= 0), default=-1)
+    if first < 0:
         return []
-    complete: list[tuple[int, int]] = []
-    open_braces: list[int] = []  # start of a box's content, or -1 for a plain brace
-    for token in _BOX_TOKEN.finditer(text, start):
+    complete: list[tuple[int, int, int]] = []
+    open_braces: list[tuple[int, int]] = []  # start of a box and of its content, or -1 for a plain brace
+    for token in _BOX_TOKEN.finditer(text, max(0, first - 1)):
         mark = token.group()
         if mark == "}":
-            begin = open_braces.pop() if open_braces else -1
+            start, begin = open_braces.pop() if open_braces else (-1, -1)
             if begin >= 0:
-                while complete and complete[-1][0] > begin:
+                while complete and complete[-1][1] > begin:
                     complete.pop()
-                complete.append((begin, token.start()))
+                complete.append((start, begin, token.start()))
         elif mark == "{":
-            open_braces.append(-1)
+            open_braces.append((-1, -1))
         elif len(mark) > 2:
-            open_braces.append(token.end())
-    return [text[begin:end] for begin, end in complete if text[begin:end].strip()]
+            open_braces.append((token.start(), token.end()))
+    return complete
 
 
 def unboxed(content: str) -> str:
@@ -118,54 +184,29 @@ def unboxed(content: str) -> str:
     return "".join([*kept, content[position:]])
 
 
-def _chosen(contents: list[str], which: BoxChoice) -> str:
+def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -> str:
+    contents = [unboxed(box.content).strip() for box in found]
     if which is BoxChoice.ALL:
         return ", ".join(dict.fromkeys(contents))
-    return contents[0 if which is BoxChoice.FIRST else -1]
+    if which is BoxChoice.FIRST:
+        return contents[0]
+    first = len(found) - 1
+    alternatives = False
+    while first and _together(gap := response[found[first - 1].end : found[first].start]):
+        alternatives = alternatives or bool(_ALTERNATIVE.search(gap))
+        first -= 1
+    if first == len(found) - 1 or not (several or alternatives):
+        return contents[-1]
+    return (" or " if alternatives and not several else ", ").join(
+        dict.fromkeys(_with_name(response, box) for box in found[first:])
+    )
 
 
-def _marked_line(response: str) -> Extracted | None:
-    """Return the answer on the last line with a marker; if nothing follows the marker, the next line."""
-    following = ""
-    for line in reversed(response.split("\n")):
-        lower = line.lower()
-        marked = any(mark in lower for mark in _MARKS)
-        match = _PHRASE.match(line) if marked else None
-        if match is None and len(line) <= _LONGEST_HEADING:
-            match = (_HEADING if marked else _A_LINE).match(line)
-        if match and (text := _answer_of_line(line[match.end() :]) or _answer_of_line(following)):
-            return Extracted(text, "hash" if "####" in match.group() else "phrase")
-        if line.strip():
-            following = line
-    return None
+def _together(gap: str) -> bool:
+    return len(gap) <= _LONGEST_GAP and "\n\n" not in gap.strip() and bool(_SAME_SENTENCE.match(gap))
 
 
-def _answer_of_line(line: str) -> str:
-    line = line.strip()[:_LONGEST_ANSWER]
-    if line.count("**") % 2:  # the answer is in bold, which begins before the marker ends
-        line = line.partition("**")[0]
-    elif bold := _BOLD.match(line):
-        line = bold[1]
-    line = line.strip()
-    if first := _FORMULAS_FIRST.match(line):
-        return first.group()
-    formulas = _FORMULA_PATTERN.findall(line)
-    if len(formulas) == 1 and not any(character.isdigit() for character in _FORMULA_PATTERN.sub("", line)):
-        return str(formulas[0])
-    return _SENTENCE_END.sub("", line).strip(" *_`")
-
-
-def _whole(response: str) -> Extracted | None:
-    """Return a response that consists of its answer alone ("-1 + exp(16)")."""
-    line = response.strip()
-    bare = len(line) <= _LONGEST_BARE_ANSWER and "\n" not in line and not _WORD.search(line)
-    return Extracted(line, "last") if bare and any(map(str.isalnum, line)) else None
-
-
-def _last_value(tail: str) -> Extracted | None:
-    last: re.Match[str] | None = None
-    for match in _FORMULA_PATTERN.finditer(tail):
-        last = match
-    for match in _NUMBER.finditer(tail, last.end() if last else 0):
-        last = match
-    return Extracted(last.group(), "last") if last else None
+def _with_name(response: str, box: _Box) -> str:
+    content = unboxed(box.content).strip()
+    name = _NAME_BEFORE_BOX.search(response, max(0, box.start - 20), box.start)
+    return f"{name[1]} = {content}" if name and "=" not in content else content

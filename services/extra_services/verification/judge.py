@@ -13,16 +13,37 @@ from typing import Any
 import sympy
 
 from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
-from extra_services.verification import custom, quick
+from extra_services.verification import custom, dates, forms, quick
 from extra_services.verification.comparison import answers_equal
-from extra_services.verification.latex import has_ellipsis
+from extra_services.verification.latex import has_ellipsis, spoken_latex, without_delimiters
+from extra_services.verification.listing import members, named, with_shared_unit
 from extra_services.verification.normalization import normalized, words
 from extra_services.verification.quick import SHOWN, Question
 from extra_services.verification.reading import Readings, read
 from extra_services.verification.timings import timed
+from extra_services.verification.units import split_unit
 from extra_services.verification.verdict import Verdict, VerificationItem
 
 RULE = "math_verify"
+_OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+#: Words that take back a yes or no.
+_HEDGES = frozenset(
+    [
+        "or",
+        "if",
+        "unless",
+        "otherwise",
+        "except",
+        "only",
+        "maybe",
+        "perhaps",
+        "possibly",
+        "sometimes",
+        "depends",
+        "not",
+        "but",
+    ]
+)
 #: Mathematics for reference answers in words.
 _IN_WORDS = {
     r"\mathbb{R}": "all real numbers", r"(-\infty,\infty)": "all real numbers", r"\emptyset": "no solution",
@@ -54,6 +75,8 @@ def _read_and_compare(asked: Question) -> Verdict:
     if gold_words := words(asked.answer):
         shown = replace(blank, rule="words", normalized_answer=gold_words)
         return _decided(shown, _means(response, gold_words))
+    if (equal := _by_form(asked)) is not None:
+        return _decided(blank, equal)
     if has_ellipsis(asked.answer):
         return _unparseable(blank, UnparseableSide.ANSWER, "an ellipsis can only be compared as written")
     if has_ellipsis(response):
@@ -101,10 +124,76 @@ def _fraction(value: Any) -> Fraction | None:
 
 def _means(response: str, gold_words: str) -> bool:
     response_words = words(response)
-    if gold_words in ("yes", "no", "true", "false") and response_words is None:
-        first = re.match(r"\W*(\w+)", response)
-        return first is not None and first[1].casefold() == gold_words
+    if gold_words in _OPPOSITES and response_words is None:
+        said = re.findall(r"[a-z']+", response.casefold())
+        hedged = _OPPOSITES[gold_words] in said or not _HEDGES.isdisjoint(said)
+        return bool(said) and said[0] == gold_words and not hedged
     return (response_words or _IN_WORDS.get(normalized(response))) == gold_words
+
+
+def _by_form(asked: Question) -> bool | None:
+    """Compare answers that are no expression (times, dates, ratios, lengths, lists), or return None."""
+    response = asked.found or ""
+    if gold_date := dates.date(asked.answer):
+        date = dates.date(response)
+        return date is not None and dates.same_date(gold_date, date)
+    if gold_time := dates.clock(asked.answer):
+        time = dates.clock(response)
+        return dates.same_time(gold_time, time) if time else _written_alike(asked)
+    gold_latex, latex = spoken_latex(asked.answer), spoken_latex(response)
+    gold_terms, terms = forms.ratio(gold_latex), forms.ratio(latex)
+    if (gold_terms and (len(gold_terms) > 2 or not latex)) or (terms and len(terms) > 2):
+        return _ratios_equal(gold_terms, terms, asked)
+    gold_sides, sides = (forms.sides(without_delimiters(side)) for side in (asked.answer, response))
+    if gold_sides and all(split_unit(side)[1] for side in gold_sides):
+        return sides is not None and _members_equal(gold_sides, sides, asked)
+    return _lists_equal(asked)
+
+
+def _written_alike(asked: Question) -> bool | None:
+    """Return None for a product that only looks like a time ("5am" and "5ma"), False for anything else."""
+    return None if asked.answer.strip("$ ").isalnum() and not (asked.found or "").isdigit() else False
+
+
+def _ratios_equal(gold: list[str] | None, terms: list[str] | None, asked: Question) -> bool:
+    if gold is None or terms is None or len(gold) != len(terms):
+        return False
+    crossed = [
+        (rf"({mine}) \cdot ({gold[0]})", rf"({theirs}) \cdot ({terms[0]})")
+        for mine, theirs in zip(terms[1:], gold[1:], strict=True)
+    ]
+    return all(_member_equal(mine, theirs, asked) for mine, theirs in crossed)
+
+
+def _lists_equal(asked: Question) -> bool | None:
+    """Compare two lists member by member, or return None if one of them is no list."""
+    golds, found = members(without_delimiters(asked.answer)), members(without_delimiters(asked.found or ""))
+    if len(golds) < 2 or len(golds) != len(found):
+        return None
+    golds, found = with_shared_unit(golds), with_shared_unit(found)
+    names = [named(member) for member in golds]
+    if all(names) and len({name[0] for name in names if name}) == len(names) and not any(map(named, found)):
+        # Bare values of named ones count in the order of the names.
+        return all(
+            _member_equal(mine, name[1], asked) for mine, name in zip(found, names, strict=True) if name
+        )
+    return True if _members_equal(golds, found, asked) else None
+
+
+def _members_equal(golds: list[str], found: list[str], asked: Question) -> bool:
+    """Return whether each member of one list has its own partner in the other."""
+    left = list(found)
+    for gold in golds:
+        partner = next((member for member in left if _member_equal(member, gold, asked)), None)
+        if partner is None:
+            return False
+        left.remove(partner)
+    return not left
+
+
+def _member_equal(found: str, gold: str, asked: Question) -> bool:
+    member = Question(found, gold, Method.MATH, asked.options)
+    return (quick.decide(member) or judge_question(member)).status is VerdictStatus.CORRECT
 
 
 def _decided(shown: Verdict, equal: bool) -> Verdict:

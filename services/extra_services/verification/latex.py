@@ -12,14 +12,16 @@ convention, on which the comparison decides.
 import re
 from dataclasses import dataclass, replace
 
+from extra_services.verification.functions import standard_functions
 from extra_services.verification.normalization import (
     JOINED_THOUSANDS,
     braced_fractions,
-    plain_punctuation,
-    symbols_as_commands,
     unwrapped,
 )
-from extra_services.verification.units import Unit, split_unit
+from extra_services.verification.symbols import plain_punctuation, symbols_as_commands
+from extra_services.verification.units import Unit, is_unit, mixed_quantity, split_currency, split_unit
+from extra_services.verification.words import counts_as_change, has_english, in_figures, without_fillers
+from extra_services.verification.wrappers import unwrap_commands
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,17 @@ _NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![_^.\d])\d+(?:\.\d+)?\s+\.?\d")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\_^{\d.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![a-zA-Z\d.])")
 _TRAILING_POINT = re.compile(r"(?<=\d)\.(?!\d)")
 _LEADING_POINT = re.compile(r"(?<!\d)\.(?=\d)")
-_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
+_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\))")
 _MIXED = re.compile(r"(?<![\d./}])(\d+)\s+(\d+)/(\d+)(?![\d/])")
-_BASED = re.compile(r"(\d[0-9A-Za-z]*)(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\)?\}?\Z")
+_BASED = re.compile(
+    r"((?:\d|[A-F]\d)[0-9A-F]*|[A-F]+(?=_\{?\(?16))(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\)?\}?\Z"
+)
 _PERCENT = re.compile(r"\s*(?:\\?%|\bper\s?cent(?:age)?(?:\s+points?)?\b|\bpct\b)\s*\Z", re.IGNORECASE)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\bdegrees?\b|\bdeg\b)")
 _VARIABLE_BEHIND = re.compile(r"(?<![a-zA-Z])[a-zA-Z]\s*\Z")
 _TRIGONOMETRY = re.compile(r"(?<![a-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
-_CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]+")
+_CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]")
 _AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*[和或与及]\s*")
 _TIMES_BEFORE_PAREN = re.compile(r"(?<=[\d}])\s*(?=\((?!\s*\)))|(?<=\))\s*(?=\(|\d)")
 _BUILDER = re.compile(
@@ -73,22 +77,27 @@ _BUILDER = re.compile(
 )
 _NEGATIVE_POWER = re.compile(r"\^\s*(-\s*(?:\d+|\\?[a-zA-Z]+))")
 _GAMMA = re.compile(r"\\gamma(?![a-zA-Z])")
+_CAPITAL_GAMMA = re.compile(r"\\Gamma(?![a-zA-Z])(?!\s*\()")
 _E_WITH_INDEX = re.compile(r"(?<![\\a-zA-Z])E(?=_)")
 _PRIME = re.compile(r"(?<=[a-zA-Z)])('+)")
-_APPROXIMATELY = re.compile(
-    r"\s*(?:\\approx|\\sim|\\simeq|\\cong|\bapproximately|\babout|\broughly)(?![a-zA-Z])\s*|\s*≈"
+_APPROXIMATELY = re.compile(r"\\(?:approxeq|simeq|cong|doteq|thickapprox|sim)(?![a-zA-Z])|≈")
+_NOT_PLUS_MINUS = re.compile(r"\A\s*([a-zA-Z])\s*\\n(?:e|eq)\s*\\pm\s*([^,;=<>]+)\Z")
+_NAME_ALONE = re.compile(r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z\d]+\))\Z")
+_LABEL = re.compile(r"([a-zA-Z][a-zA-Z' ]{2,40}?)\s*(?:=|:)\s*(?=[\d\\$-])")
+_DEGREES_AND_MINUTES = re.compile(
+    r"(\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*(\d{1,2})\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)(?!')(?:\s*(\d{1,2})\s*(?:''|\"|\^\s*\{?\s*\\prime\s*\\prime\s*\}?))?"
 )
-_NUMBER_AMONG_WORDS = re.compile(
-    r"(?:[a-zA-Z' ,:.-]*[ ,:])?([+-]?\d[\d,]*(?:\.\d+)?)(?:[ ,.][a-zA-Z' ,.-]*)?\Z"
+#: "C is an arbitrary constant" and the like behind an answer.
+_CONSTANT = re.compile(
+    r"\s*[,(;]?\s*(?:\\text\s*\{)?\s*(?:(?:where|with)\s+)?\}?\s*\$?([Cck])(?:_\d)?\$?\s*(?:\\text\s*\{)?\s*(?:为任意常数|是任意常数|为常数|是常数|(?:is\s+(?:an?\s+)?(?:arbitrary\s+|any\s+|real\s+)*constant)"
+    r"|\\in\s*\\mathbb\s*\{?R\}?)\s*\)?[}.)]*\s*\Z"
 )
-_ENGLISH_WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:sqrt|sin|cos|tan|exp|log|arc|pi|base)(?![a-z]))[a-zA-Z]{3}")
-_MEANINGFUL_WORD = re.compile(
-    r"\b(?:not|less|more|least|most|than|between|greater|fewer|if|degrees?|percent|pct|base|mod|and|or)\b",
-    re.IGNORECASE,
+_CJK_ROUND = re.compile(r"答案|结果|答|[为為是共约約有:：]|大约|一共|总共|等于|选项|所以|因此")
+_CJK_MEASURE = re.compile(
+    r"(\d)\s*(?:个|個|只|隻|条|條|本|张|張|人|次|种|種|件|块|台|辆|棵|名|位|对|套|支|枚|颗|朵|头|匹|岁|组|班|页|题|步|项|名学生|种方法|倍|개|명)\s*\Z"
 )
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+")
 _DECIMAL_WITH_DOTS = re.compile(r"(?<=\d)\s*(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)\s*\Z")
-_ROOT = re.compile(r"√\s*(\d+|[a-zA-Z])")
 _ELLIPSIS = re.compile(r"\\[lc]?dots[cbmio]?(?![a-zA-Z])|\.\.\.|…")
 
 
@@ -98,58 +107,115 @@ def has_ellipsis(text: str) -> bool:
 
 
 def written(text: str) -> Written:
-    """Rewrite `text` as LaTeX for latex2sympy."""
-    latex = _APPROXIMATELY.sub("", _plain(text))
-    if split_unit(latex)[1] is None:
-        latex = _only_number(latex)
+    """Rewrite `text` as LaTeX for latex2sympy; the LaTeX is empty where a word of it is not understood."""
+    if mixed := mixed_quantity(unwrapped(unwrap_commands(text))):
+        return Written(rf"\frac{{{mixed[0].numerator}}}{{{mixed[0].denominator}}}", unit=mixed[1])
+    latex = _NOT_PLUS_MINUS.sub(r"\1 \\ne \2, \1 \\ne -\2", _with_one_value(spoken_latex(text)))
     marks = Written("")
+    latex, currency = split_currency(latex)
+    latex = re.sub(r"\\\$|[¥€£₹$]", "", latex)
     percent = _PERCENT.sub("", latex)
     if percent != latex and percent:
         latex, marks = percent, replace(marks, percent=True)
+    latex = _minutes_as_degrees(latex)
     if _TRIGONOMETRY.search(latex):  # the degrees belong to the argument
         latex = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", latex)
-    without_degrees = _DEGREES.sub("", latex)
-    if without_degrees != latex and without_degrees.strip():
-        latex, marks = without_degrees, replace(marks, degrees=True)
     bare, unit = split_unit(latex)
+    if unit is None:
+        without_degrees = _DEGREES.sub("", latex)
+        if without_degrees != latex and without_degrees.strip():
+            latex, marks = without_degrees, replace(marks, degrees=True)
+        bare, unit = split_unit(latex)
     if _VARIABLE_BEHIND.search(latex) and bare != latex:
         marks = replace(marks, with_letter=_mathematics(latex))
     if (based := _BASED.match(bare)) and based[1].isdigit():
         marks = replace(marks, digits=based[1])
-    return replace(marks, latex=_mathematics(bare.strip()), unit=unit)
+    readable = not has_english(_TEXT.sub(r" \1 ", bare)) and not _CJK.search(bare)
+    return replace(marks, latex=_mathematics(bare.strip()) if readable else "", unit=unit or currency)
 
 
-def _only_number(text: str) -> str:
-    """Return the number in a text of words around one number ("about 26 apples in all"), else `text`."""
-    plain = _TEXT.sub(r" \1 ", text)
-    match = _NUMBER_AMONG_WORDS.match(plain)
-    if not match or not _ENGLISH_WORD.search(plain) or _MEANINGFUL_WORD.search(plain):
-        return text
-    return match[1]
+def spoken_latex(text: str) -> str:
+    """Return `text` as LaTeX with number words and spoken arithmetic in figures."""
+    return _spoken(plain_latex(text))
 
 
-def _plain(text: str) -> str:
-    text = unwrapped(symbols_as_commands(_ROOT.sub(r"\\sqrt{\1}", plain_punctuation(text))))
+def without_delimiters(text: str) -> str:
+    """Return `text` without the delimiters of formulas; units and words stay marked."""
+    plain = unwrap_commands(symbols_as_commands(plain_punctuation(text)))
+    return unwrapped(_SIZES.sub("", _DELIMITERS.sub(" ", plain)))
+
+
+def plain_latex(text: str) -> str:
+    """Return `text` as LaTeX without layout, delimiters and marks for the thousands; words stay."""
+    text = unwrapped(unwrap_commands(symbols_as_commands(plain_punctuation(text))))
     text = _DECIMAL_WITH_DOTS.sub("", text) if _DECIMAL.match(text) else text
-    text = text.replace(r"\$", "").replace("\\%", "%")
-    text = _DELIMITERS.sub(" ", _STYLE.sub("", text))
+    text = text.replace("\\%", "%")
+    text = _DELIMITERS.sub(" ", _STYLE.sub("", text.replace("\\$", "\0"))).replace("\0", "\\$")
     text = JOINED_THOUSANDS.sub("", text)
     text = _SIZES.sub("", _SPACES.sub(" ", text)).replace(r"\!", "").replace(r"\,", " ")
-    text = _AND.sub(", ", _TEXT.sub(r" \1 ", _FONT.sub(r" \1 ", text))) if _is_listing(text) else text
-    text = _FONT.sub(lambda match: _letters(match.group(1)), text)
+    text = standard_functions(_CONSTANT.sub("", text))
+    text = _FONT.sub(lambda match: _letters(match.group(1), match.group()), text)
     if _CJK.search(text):
-        text = _CJK.sub(" ", _AND.sub(", ", text))
-    text = re.sub(r"[¥€£₹$]", "", text)
+        text = _without_cjk(text)
+    text = _AND.sub(", ", _TEXT.sub(r" \1 ", text)) if _is_listing(text) else text
     return unwrapped(re.sub(r"\s+", " ", text))
+
+
+def _spoken(text: str) -> str:
+    """Return `text` with number words and spoken arithmetic in figures, without labels and fillers."""
+    flat = " ".join(_TEXT.sub(r" \1 ", text).split())
+    spoken = without_fillers(flat)
+    if (label := _LABEL.match(spoken)) and not counts_as_change(label[1]):
+        spoken = spoken[label.end() :]
+    spoken = in_figures(spoken)
+    return text if spoken == flat else spoken
+
+
+def _with_one_value(text: str) -> str:
+    r"""Return what stands before "\approx", or what stands behind it if only a name does ("x \approx 11")."""
+    before, sign, behind = text.partition(r"\approx")
+    if not sign:
+        before, sign, behind = _APPROXIMATELY.sub(r"\\approx ", text, count=1).partition(r"\approx")
+    if not sign:
+        return text
+    name = before.strip(" =")
+    if not name or _NAME_ALONE.match(name):
+        return f"{name}={behind}" if name else behind.strip()
+    return before.strip()
+
+
+def _minutes_as_degrees(text: str) -> str:
+    """Return "22^\\circ 30'" as decimal degrees."""
+    return _DEGREES_AND_MINUTES.sub(
+        lambda angle: (
+            rf"\frac{{{int(angle[1]) * 3600 + int(angle[2]) * 60 + int(angle[3] or 0)}}}{{3600}}^\circ"
+        ),
+        text,
+    )
+
+
+def _without_cjk(text: str) -> str:
+    """Return `text` without Chinese words that announce or count; the others stay and make it unreadable."""
+    text = _CJK_ROUND.sub(" ", _AND.sub(", ", text)).replace("负", "-").replace("負", "-")
+    return _CJK_MEASURE.sub(r"\1 ", text)
 
 
 def _is_listing(text: str) -> bool:
     return bool(_AND.search(text)) and any(character.isdigit() or character in "\\=" for character in text)
 
 
-def _letters(name: str) -> str:
+def _letters(name: str, written: str) -> str:
+    """Return a name in another font: letters of a product as letters, longer names as one name."""
     name = name.strip()
-    return name if len(name) == 1 else rf"\text{{{name}}}"
+    if len(name) == 1 or (
+        len(name) == 2 and name.isalpha() and "textbf" not in written and not is_unit(name)
+    ):
+        return (
+            f" {name} "
+            if len(name) == 2 and "operatorname" not in written and "text" not in written
+            else name
+        )
+    return rf"\text{{{name}}}"
 
 
 def _mathematics(text: str) -> str:
@@ -170,6 +236,7 @@ def _mathematics(text: str) -> str:
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = _INFINITY.sub(r"\\infty ", _BARE_NAME.sub(r"\\\1 ", text))
     # latex2sympy takes gamma for Euler's constant, and \gamma^2 for infinity; it cannot read E with an index.
+    text = _CAPITAL_GAMMA.sub(r"\\Upsilon ", text)
     text = _GAMMA.sub(r"\\upsilon ", _E_WITH_INDEX.sub(r"\\Xi ", text))
     text = _PRIME.sub(lambda match: "^{" + r"\prime" * len(match[1]) + "}", text)
     text = _NEGATIVE_POWER.sub(r"^{\1}", _braced(text))
@@ -209,7 +276,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _repeating_decimal(match: "re.Match[str]") -> str:
-    whole, fixed, repeated = match[1] or "0", match[2], match[3]
+    whole, fixed, repeated = match[1] or "0", match[2], match[3] or match[4]
     top = int(whole + fixed + repeated) - int(whole + fixed)
     return rf"\frac{{{top}}}{{{10 ** len(fixed) * (10 ** len(repeated) - 1)}}}"
 

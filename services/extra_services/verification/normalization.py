@@ -11,24 +11,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-#: Full-width forms of ASCII (U+FF01 to U+FF5E), and signs with one meaning.
-_SIGNS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {
-    ord(sign): plain
-    for sign, plain in {
-        "。": ".", "、": ",", "−": "-", "–": "-", "﹣": "-",
-        "\u00a0": " ", "\u3000": " ", "\u2009": " ", "\u202f": " ",
-        "“": '"', "”": '"', "‘": "'", "’": "'", "【": "[", "】": "]", "《": "<", "》": ">",
-    }.items()
-}  # fmt: skip
-_SYMBOLS = {
-    ord(sign): command
-    for sign, command in {
-        "π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "≤": r"\le ",
-        "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ",
-        "±": r"\pm ", "∅": r"\emptyset ", "θ": r"\theta ",
-        "√": r"\sqrt ", "½": r"\frac{1}{2}", "²": "^2", "³": "^3",
-    }.items()
-}  # fmt: skip
+from extra_services.verification.symbols import plain_punctuation, symbols_as_commands
+from extra_services.verification.wrappers import unwrap_commands
+
 _SPACING = re.compile(r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|displaystyle|limits)(?![a-zA-Z]))|~")
 _SIZING = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|middle)(?![a-zA-Z])\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
@@ -47,16 +32,6 @@ _SCIENTIFIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{1,3}\Z")
 _RATIO = re.compile(r"([+-]?\d+)/(\d+)\Z|([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}\Z")
 #: Longer numbers go to the workers: exact arithmetic on them takes more than microseconds.
 _MAX_DIGITS = 1000
-
-
-def plain_punctuation(text: str) -> str:
-    """Return `text` with Chinese and full-width signs in ASCII."""
-    return text if text.isascii() else text.translate(_SIGNS)
-
-
-def symbols_as_commands(text: str) -> str:
-    """Return `text` with mathematical signs ("π", "≤") as LaTeX commands."""
-    return text if text.isascii() else text.translate(_SYMBOLS)
 
 
 def braced_fractions(text: str) -> str:
@@ -94,6 +69,7 @@ def normalized(text: str) -> str:
     """Return the normal form of one answer; it may be empty."""
     text = unwrapped(symbols_as_commands(plain_punctuation(text)))
     if "\\" in text:
+        text = unwrap_commands(text)
         text = JOINED_THOUSANDS.sub("", text).removeprefix(r"\$")
         text = _SPACING.sub(" ", _SIZING.sub("", text))
         text = braced_fractions(text)
@@ -104,8 +80,6 @@ def normalized(text: str) -> str:
 
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*\Z")
-_ARTICLE = re.compile(r"(?:the|a|an) ")
-_CHOICE = re.compile(r"(?:option|choice)?\s*\(?([a-z])(?:\)|[.:,](?=\s|\Z)|\Z)", re.IGNORECASE)
 _NO_WORDS = frozenset(
     [
         *(
@@ -142,37 +116,63 @@ _NO_WORDS = frozenset(
 #: Words with the same meaning.
 _SYNONYMS = {
     "all reals": "all real numbers", "real numbers": "all real numbers", "no solutions": "no solution",
-    "none": "no solution", "empty set": "no solution", "no real solution": "no solution",
-    "no real solutions": "no solution", "dne": "does not exist",
+    "all real": "all real numbers", "empty set": "no solution", "no real solution": "no solution",
+    "none": "no solution", "no real solutions": "no solution", "dne": "does not exist",
+    "does not exists": "does not exist",
+    "infinite": "infinitely many", "infinity many": "infinitely many",
+    "no such number exists": "does not exist",
 }  # fmt: skip
+_QUADRANTS: dict[str, str] = {"i": "first", "ii": "second", "iii": "third", "iv": "fourth"}
+_NTH: dict[str, str] = dict(zip("1234", _QUADRANTS.values(), strict=True))
+_SAME_WORDS = tuple(
+    (re.compile(pattern), plain)
+    for pattern, plain in (
+        (r"\b(?:an? )?infinite(?:ly)? (?:number of|many)", "infinitely many"),
+        (r"\binfinitely many (?:solutions|answers|values)", "infinitely many"),
+        (r"\b(doesn|isn|aren|don|didn|can)'?t\b", r"\1 not"),
+        (r"\bdoesn not\b", "does not"),
+        (r"\bisn not\b", "is not"),
+        (r"\baren not\b", "are not"),
+        (r"\bdon not\b", "do not"),
+        (r"\bcannot\b", "can not"),
+        (r"\b(necessary|sufficient) condition", r"\1"),
+        (r"\b(?:but|yet|and) not\b", "but not"),
+        (r"\bbut is not\b", "but not"),
+        (r"\bquadrant (i{1,3}|iv)\Z", lambda match: f"{_QUADRANTS[match[1]]} quadrant"),
+        (r"\b([1-4])(?:st|nd|rd|th) quadrant", lambda match: f"{_NTH[match[1]]} quadrant"),
+        (r"\b(?:the|an?) ", ""),
+        (r"\bthere (?:is|are) ", ""),
+    )
+)
 
 
 def words(text: str) -> str | None:
     r"""Return the words that an answer consists of, in one spelling, or None if it is mathematics.
 
-    Letters are a word if they are marked as text (`\text{even}`) or are too many for a product of variables.
+    Letters are a word if they are marked as text (`\\text{even}`) or are too many for a product of variables.
     """
     plain = _TEXT.sub(r" \1 ", unwrapped(plain_punctuation(text)))
     plain = " ".join(unwrapped(plain).strip("()").casefold().split())
+    plain = re.sub(r"\b([1-4])(st|nd|rd|th)(?= quadrant)", lambda match: _NTH[match[1]], plain)
     if not _WORDS.match(plain) or any(name in _NO_WORDS for name in plain.split()):
         return None
     marked = "\\text" in text or "\\mbox" in text
     longest = max(map(len, re.split(r"[ '\-]", plain)))
     if longest < (2 if marked or not plain.isascii() else 4) and plain not in ("yes", "no"):
         return None
-    plain = _ARTICLE.sub("", plain, count=1)
-    return _SYNONYMS.get(plain, plain)
+    for pattern, same in _SAME_WORDS:
+        plain = pattern.sub(same, plain)
+    return _SYNONYMS.get(plain.strip(), plain.strip())
+
+
+def without_text_commands(text: str) -> str:
+    r"""Return `text` with the contents of `\\text{}` and the like in the open."""
+    return _TEXT.sub(r" \1 ", text)
 
 
 def has_text(text: str) -> bool:
     r"""Return whether part of `text` is marked as words (`\text{cm}`, `\mathrm{cm}`)."""
     return "\\" in text and bool(_TEXT.search(text))
-
-
-def choice(text: str) -> str | None:
-    """Return the letter of a multiple-choice answer ("(B)", "B.", "option b: 12") in upper case, or None."""
-    match = _CHOICE.match(" ".join(unwrapped(_TEXT.sub(r" \1 ", plain_punctuation(text))).split()).strip())
-    return match[1].upper() if match else None
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,11 @@ class PlainNumber:
     value: Fraction
     #: Its notation: "integer", "fraction" or "decimal".
     kind: str
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the decimals never end, so that a decimal can only round the number."""
+        return pow(10, 4 * self.value.denominator.bit_length(), self.value.denominator) != 0
 
 
 def integer(normal: str) -> str | None:

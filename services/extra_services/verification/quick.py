@@ -10,16 +10,17 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
+from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 from extra_services.verification import arithmetic
+from extra_services.verification.choices import choices, content, stated
 from extra_services.verification.extraction import final_answer, reference_answer
+from extra_services.verification.forms import single_statement, statements
+from extra_services.verification.listing import has_members
 from extra_services.verification.normalization import (
-    choice,
     has_text,
     integer,
     normalized,
     number,
-    plain_punctuation,
     unwrapped,
     words,
 )
@@ -55,16 +56,22 @@ def question(item: VerificationItem) -> Question:
     """Extract the final answers of `item`, and settle its method."""
     answer = reference_answer(item.answer)
     method = method_for(answer) if item.method is Method.AUTO else item.method
-    found = final_answer(item.response, item.options.boxes)
-    if method is Method.CHOICE and (found is None or choice(found.text) is None):
-        return Question(_last_choice(item.response), answer, method, item.options)
+    several = item.options.boxes is BoxChoice.LAST and has_members(answer)
+    found = final_answer(item.response, item.options.boxes, several)
+    if method is Method.CHOICE:
+        letters = choices(found.text) if found and found.marker != "last" else None
+        if letters is None and (letters := stated(item.response) or (choices(found.text) if found else None)):
+            return Question(", ".join(sorted(letters)), answer, method, item.options)
+        if letters is None and item.method is Method.AUTO and found and (behind := content(answer)):
+            return Question(found.text, behind, Method.MATH, item.options)
     return Question(found.text if found else None, answer, method, item.options)
 
 
 def method_for(answer: str) -> Method:
-    """Return the method that `auto` means: CHOICE for a capital letter from A to H, else MATH."""
-    letter = choice(answer)
-    return Method.CHOICE if letter and re.search(r"[A-H]", answer) else Method.MATH
+    """Return the method that `auto` means: CHOICE for capital letters from A to H, else MATH."""
+    letters = choices(answer)
+    capital = letters is not None and all(re.search(rf"(?<![a-z\\]){letter}", answer) for letter in letters)
+    return Method.CHOICE if letters and capital and letters <= set("ABCDEFGH") else Method.MATH
 
 
 def decide(asked: Question) -> Verdict | None:
@@ -119,8 +126,8 @@ def _plain_numbers(asked: Question, response: str, answer: str) -> Verdict | Non
     if left.value == right.value:
         return _described(asked, response, answer, VerdictStatus.CORRECT, rule)
     apart = abs(left.value - right.value)
-    exact = "decimal" not in (left.kind, right.kind)
-    if exact or apart > ROUNDING:
+    exact = any(side.kind != "decimal" and not side.repeats for side in (left, right))
+    if exact or "decimal" not in (left.kind, right.kind) or apart > ROUNDING:
         return _described(asked, response, answer, VerdictStatus.WRONG, rule)
     return None
 
@@ -142,7 +149,7 @@ def _decided(blank: Verdict, equal: bool, rule: str) -> Verdict:
 
 
 def _choice(asked: Question, blank: Verdict) -> Verdict:
-    answer, response = choice(asked.answer), choice(asked.found or "")
+    answer, response = choices(asked.answer), choices(asked.found or "")
     if answer is None:
         text = "the reference answer is not the letter of a choice"
         return replace(
@@ -153,9 +160,9 @@ def _choice(asked: Question, blank: Verdict) -> Verdict:
         return replace(
             blank, status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.RESPONSE, detail=text
         )
-    return _decided(
-        replace(blank, normalized_response=response, normalized_answer=answer), response == answer, "choice"
-    )
+    shown = [", ".join(sorted(letters)) for letters in (response, answer)]
+    blank = replace(blank, normalized_response=shown[0], normalized_answer=shown[1])
+    return _decided(blank, response == answer, "choice")
 
 
 def _numeric(asked: Question, blank: Verdict) -> Verdict | None:
@@ -175,7 +182,9 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
         return None
     if response == answer:
         return _decided(blank, True, "string")
-    if _LETTER_IN_PARENTHESES.match(answer) and choice(asked.found or ""):
+    if statements(answer) is not None:
+        return _statements(blank, response, answer)
+    if _LETTER_IN_PARENTHESES.match(answer) and choices(asked.found or ""):
         return _choice(asked, blank)
     gold_words = words(asked.answer)
     if gold_words is not None and (response_words := words(asked.found or "")) is not None:
@@ -185,6 +194,12 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
         return None
     equal = _calculated(response, answer, asked.options)
     return None if equal is None else _decided(blank, equal, "arithmetic")
+
+
+def _statements(blank: Verdict, response: str, answer: str) -> Verdict:
+    single = single_statement(response)
+    found = statements(response) or (frozenset(single) if single else None)
+    return _decided(blank, found == statements(answer), "statements")
 
 
 def _calculated(response: str, answer: str, options: ComparisonOptions) -> bool | None:
@@ -207,11 +222,3 @@ def _calculated(response: str, answer: str, options: ComparisonOptions) -> bool 
     if split_unit(response)[0] != response or split_unit(answer)[0] != answer:
         return None
     return arithmetic.equal(response, answer, ROUNDING)
-
-
-_LONE_CHOICE = re.compile(r"(?<![\w])(?:\(([A-J])\)|\*\*([A-J])\*\*|([A-J])(?=[.:)]|\s*\Z))")
-
-
-def _last_choice(response: str) -> str | None:
-    found = _LONE_CHOICE.findall(plain_punctuation(response[-1000:]))
-    return next(filter(None, found[-1]), None) if found else None

@@ -18,7 +18,8 @@ from typing import Any
 import sympy
 from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended import NormalizationConfig, normalize_latex
-from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
+from latex2sympy2_extended.logic import And
 from latex2sympy2_extended.sets import FiniteSet
 from math_verify.grader import is_assignment_relation, should_treat_as_complex
 from math_verify.parser import get_last_eq
@@ -29,6 +30,8 @@ from extra_services.verification.verdict import ComparisonOptions
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
 )
+#: R and r are two variables.
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
 _INEQUALITY = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
 _HUNDREDTH = sympy.Rational(1, 100)
 
@@ -71,9 +74,9 @@ def _senses(
     if gold.degrees != prediction.degrees:
         pairs = _either(pairs, gold.degrees, sympy.pi / 180, options.strict_degrees)
     if gold.unit and prediction.unit and gold.unit != prediction.unit:
-        if (gold.unit.quantity, gold.unit.power) != (prediction.unit.quantity, prediction.unit.power):
+        if not gold.unit.matches(prediction.unit):
             return ()
-        factor = gold.unit.factor / prediction.unit.factor
+        factor = gold.unit.size / prediction.unit.size
         scale = sympy.Rational(factor.numerator, factor.denominator)
         pairs = [(_scaled(left, scale), right) for left, right in pairs]
     return tuple(pairs)
@@ -103,7 +106,7 @@ def _parse(latex: str, real: bool) -> Any | None:
             continue
         try:
             value = _latex2sympy(candidate, real)
-            return _tidy(value if real else _with_imaginary_unit(value, candidate))
+            return _tidy(_real_roots(value) if real else _with_imaginary_unit(value, candidate))
         except MemoryError:
             raise
         except Exception:  # latex2sympy raises errors of any type for input that it does not expect
@@ -129,17 +132,33 @@ class _Sll(_Latex2Sympy):  # type: ignore[misc]
 @lru_cache(maxsize=256)
 def _latex2sympy(latex: str, real: bool) -> Any:
     try:
-        return _Sll(is_real=real).parse(latex)
+        return _Sll(is_real=real, config=_CONVERSION).parse(latex)
     except (MemoryError, RecursionError):
         raise
     except Exception:
-        return _Latex2Sympy(is_real=real).parse(latex)
+        return _Latex2Sympy(is_real=real, config=_CONVERSION).parse(latex)
 
 
 def _with_imaginary_unit(value: Any, latex: str) -> Any:
     """Replace latex2sympy's variable i by the imaginary unit, unless i is an index."""
     counts = re.search(r"_\s*\{?\s*i|[_^{]\s*i\s*=", latex)
     return value if counts else value.xreplace({sympy.Symbol("i", real=False): sympy.I})
+
+
+def _real_roots(value: Any) -> Any:
+    """Replace odd roots of negative numbers by the real root, which is meant without complex numbers."""
+    if not isinstance(value, sympy.Basic):
+        return value
+    roots = {
+        power: (-1) ** power.exp.p * (-power.base) ** power.exp
+        for power in value.atoms(sympy.Pow)
+        if power.exp.is_Rational
+        and power.exp.q % 2
+        and power.exp.q > 1
+        and power.base.is_Rational
+        and power.base < 0
+    }
+    return value.xreplace(roots) if roots else value
 
 
 def _tidy(value: Any) -> Any:
@@ -156,9 +175,15 @@ def _tidy(value: Any) -> Any:
         names = {element.lhs for element in value.args if isinstance(element, sympy.Eq)}
         if len(names) == 1 and len(value.args) > 1:
             return FiniteSet(*[element.rhs for element in value.args])
-    if isinstance(value, sympy.FiniteSet) and all(isinstance(element, _INEQUALITY) for element in value.args):
+    if isinstance(value, sympy.FiniteSet) and _conditions(value):
         return _as_one_set(value)
     return value
+
+
+def _conditions(value: Any) -> bool:
+    """Return whether a list has only conditions, one of them more than an assignment."""
+    relations = all(isinstance(element, _INEQUALITY | sympy.Ne | sympy.Eq | And) for element in value.args)
+    return relations and not all(isinstance(element, sympy.Eq) for element in value.args)
 
 
 def _as_one_set(inequalities: Any) -> Any:
@@ -169,6 +194,17 @@ def _as_one_set(inequalities: Any) -> Any:
     """
     if len(inequalities.free_symbols) != 1:
         return inequalities
-    sets = [inequality.as_set() for inequality in inequalities.args]
+    try:
+        sets = [_set_of(inequality) for inequality in inequalities.args]
+    except (NotImplementedError, TypeError, ValueError, AttributeError):
+        return inequalities
+    if any(isinstance(inequality, sympy.Ne) for inequality in inequalities.args):
+        return sympy.Intersection(*sets)
     union = sympy.Union(*sets)
     return sympy.Intersection(*sets) if union == sympy.S.Reals else union
+
+
+def _set_of(condition: Any) -> Any:
+    if isinstance(condition, And):
+        return sympy.Intersection(*[part.as_set() for part in condition._unsorted_args])
+    return condition.as_set()

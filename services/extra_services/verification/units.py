@@ -1,59 +1,154 @@
-r"""Units behind an answer: recognize them, and convert between units of one quantity.
+r"""Units behind an answer: recognize them, and convert between units of one dimension.
 
-"5 cm" and "5" are the same answer, since the question named the unit. "100 cm" and "1 m" are the same, "5 cm"
-and "5 m" are not. A word behind a plain number that is not in the table ("26 apples") is removed too and has
-no meaning. Behind a formula with letters only words in `\text{}` and `\mathrm{}` are units: in "2\pi r h" the
-h is a height and no hour.
+"5 cm" and "5" are the same answer, since the question named the unit. "100 cm" and "1 m" are the same, "5
+cm" and "5 m" are not, nor are "5 km/h" and "5 mph". Letters behind a number are a unit only if the table
+has them, and a single letter only behind a space or in `\text{}` or `\mathrm{}`: "12xy" and "3m" are
+products. Behind a formula with letters only marked words are units: in "2\pi r h" the h is a height and no
+hour. Counted things ("26 apples") are units of their own: apples are no pears.
 """
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from extra_services.verification.words import counted_noun
+
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit as a multiple of its quantity's base unit; `power` is 2 for squares and 3 for cubes of it."""
+    """A product of powers of units.
 
-    quantity: str
-    size: Fraction
-    power: int = 1
+    `dimension` has the sorted quantities with exponents, `size` the number of base units in one of these.
+    """
 
-    @property
-    def factor(self) -> Fraction:
-        """Number of base units, to that power, in one of these units."""
-        return self.size**self.power
+    dimension: tuple[tuple[str, int], ...]
+    size: Fraction = Fraction(1)
+
+    def __mul__(self, other: "Unit") -> "Unit":
+        powers = dict(self.dimension)
+        for quantity, exponent in other.dimension:
+            powers[quantity] = powers.get(quantity, 0) + exponent
+        left = tuple(sorted((name, power) for name, power in powers.items() if power))
+        return Unit(left, self.size * other.size)
+
+    def __pow__(self, exponent: int) -> "Unit":
+        powers = tuple((name, power * exponent) for name, power in self.dimension)
+        return Unit(powers if exponent else (), self.size**exponent)
+
+    def matches(self, other: "Unit") -> bool:
+        """Return whether both measure the same: equal dimensions, or nouns with a word in common."""
+        if self.dimension == other.dimension:
+            return True
+        return _noun(self) is not None and _nouns_match(_noun(self) or "", _noun(other) or "")
 
 
+_LENGTH, _TIME = "length", "time"
 _TABLE = {
     "length": {
-        "nm": "1/1000000000", "mm": "1/1000", "millimeter": "1/1000", "cm": "1/100", "centimeter": "1/100",
-        "m": "1", "meter": "1", "metre": "1", "km": "1000", "kilometer": "1000", "in": "0.0254",
-        "inch": "0.0254", "inches": "0.0254", "ft": "0.3048", "foot": "0.3048", "feet": "0.3048",
-        "yd": "0.9144", "yard": "0.9144", "mi": "1609.344", "mile": "1609.344",
+        "nm": "1/1000000000", "\\mu m": "1/1000000", "um": "1/1000000", "mm": "1/1000",
+        "millimeter": "1/1000",
+        "millimetre": "1/1000", "cm": "1/100", "centimeter": "1/100", "centimetre": "1/100", "dm": "1/10",
+        "m": "1", "meter": "1", "metre": "1", "km": "1000", "kilometer": "1000", "kilometre": "1000",
+        "in": "0.0254", "inch": "0.0254", "inches": "0.0254", "ft": "0.3048", "foot": "0.3048",
+        "feet": "0.3048",
+        "yd": "0.9144", "yard": "0.9144", "mi": "1609.344", "mile": "1609.344", "Å": "1/10000000000",
+        "米": "1", "厘米": "1/100", "毫米": "1/1000", "千米": "1000", "公里": "1000", "分米": "1/10",
     },
     "mass": {
-        "mg": "1/1000", "g": "1", "gram": "1", "kg": "1000", "kilogram": "1000", "lb": "453.59237",
-        "lbs": "453.59237", "pound": "453.59237", "oz": "28.349523125", "ounce": "28.349523125",
-        "ton": "1000000", "tonne": "1000000",
+        "mg": "1/1000", "milligram": "1/1000", "g": "1", "gram": "1", "kg": "1000", "kilogram": "1000",
+        "lb": "453.59237", "lbs": "453.59237", "pound": "453.59237", "oz": "28.349523125",
+        "ounce": "28.349523125",
+        "ton": "1000000", "tonne": "1000000", "克": "1", "千克": "1000", "公斤": "1000", "吨": "1000000",
     },
     "time": {
-        "ms": "1/1000", "s": "1", "sec": "1", "second": "1", "min": "60", "minute": "60", "h": "3600",
-        "hr": "3600", "hour": "3600", "day": "86400", "week": "604800",
+        "ns": "1/1000000000", "ms": "1/1000", "millisecond": "1/1000", "s": "1", "sec": "1",
+        "second": "1", "min": "60",
+        "mins": "60", "minute": "60", "h": "3600", "hr": "3600", "hour": "3600", "day": "86400",
+        "week": "604800",
+        "秒": "1", "分钟": "60", "小时": "3600", "天": "86400", "日": "86400", "周": "604800",
     },
-    "volume": {"ml": "1/1000", "milliliter": "1/1000", "l": "1", "liter": "1", "litre": "1"},
-    "money": {"cent": "1/100", "dollar": "1", "usd": "1"},
+    "calendar": {"month": "1", "year": "12", "yr": "12", "decade": "120", "century": "1200",
+    "centuries": "1200",
+                 "年": "12", "个月": "1"},
+    "volume": {"ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "cc": "1/1000", "cl": "1/100",
+    "l": "1", "L": "1",
+               "liter": "1", "litre": "1", "升": "1", "毫升": "1/1000"},
+    "us volume": {"gal": "128", "gallon": "128", "quart": "32", "pint": "16", "cup": "8", "fl oz": "1"},
+    "data": {"bit": "1", "byte": "8", "kB": "8000", "KB": "8000", "MB": "8000000", "GB": "8000000000"},
+    "dollar": {"cent": "1/100", "dollar": "1", "usd": "1", "USD": "1", "$": "1", "美元": "1"},
+    "euro": {"euro": "1", "€": "1", "EUR": "1", "欧元": "1"},
+    "pound sterling": {"£": "1", "GBP": "1", "pence": "1/100"},
+    "yen": {"¥": "1", "yen": "1", "JPY": "1", "yuan": "1", "rmb": "1", "RMB": "1", "元": "1", "角": "1/10"},
+    "rupee": {"₹": "1", "rupee": "1"},
+    "celsius": {"^\\circ C": "1", "^\\circC": "1", "celsius": "1"},
+    "fahrenheit": {"^\\circ F": "1", "^\\circF": "1", "fahrenheit": "1"},
+    "kelvin": {"K": "1", "kelvin": "1"},
+    "current": {"A": "1", "mA": "1/1000", "ampere": "1", "amp": "1"},
+    "amount": {"mol": "1", "mole": "1", "mmol": "1/1000"},
+    "concentration": {"M": "1", "molar": "1", "mM": "1/1000"},
+    "magnitude": {"mag": "1", "magnitude": "1", "dex": "1"},
+    "solar mass": {"M_\\odot": "1"}, "parsec": {"pc": "1", "kpc": "1000", "Mpc": "1000000"},
+    "astronomical unit": {"AU": "1", "au": "1"}, "light year": {"ly": "1"},
+    "angle": {"rad": "1", "radian": "1"}, "solid angle": {"sr": "1"}, "decibel": {"dB": "1"},
+    "temperature step": {},
+}  # fmt: skip
+_METRE, _GRAM, _SECOND = Unit((("length", 1),)), Unit((("mass", 1),)), Unit((("time", 1),))
+_AMPERE = Unit((("current", 1),))
+_NEWTON = Unit((), Fraction(1000)) * _GRAM * _METRE * _SECOND**-2
+_JOULE = _NEWTON * _METRE
+_WATT = _JOULE * _SECOND**-1
+_VOLT = _WATT * _AMPERE**-1
+
+
+def _times(size: str, unit: Unit) -> Unit:
+    return Unit((), Fraction(size)) * unit
+
+
+_PREFIXES = {"": "1", "k": "1000", "M": "1000000", "G": "1000000000", "m": "1/1000", "n": "1/1000000000"}
+_DERIVED = {
+    "N": _NEWTON, "J": _JOULE, "W": _WATT, "V": _VOLT, "Pa": _NEWTON * _METRE**-2, "Hz": _SECOND**-1,
+    "C": _AMPERE * _SECOND, "eV": _times("0.0000000000000000001602176634", _JOULE),
+    "F": _AMPERE * _SECOND * _VOLT**-1,
+    "T": _VOLT * _SECOND * _METRE**-2, "cal": _times("4.184", _JOULE), "Wh": _times("3600", _JOULE),
 }  # fmt: skip
 _UNITS = {
-    name: Unit(quantity, Fraction(size)) for quantity, sizes in _TABLE.items() for name, size in sizes.items()
+    name: Unit(((quantity, 1),), Fraction(size))
+    for quantity, sizes in _TABLE.items()
+    for name, size in sizes.items()
 }
-_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_UNITS |= {
+    prefix + name: _times(size, unit) for name, unit in _DERIVED.items() for prefix, size in _PREFIXES.items()
+}
+_UNITS |= {
+    "newton": _NEWTON, "joule": _JOULE, "watt": _WATT, "volt": _VOLT, "ohm": _VOLT * _AMPERE**-1,
+    "\\Omega": _VOLT * _AMPERE**-1,
+    "hertz": _SECOND**-1, "pascal": _NEWTON * _METRE**-2, "erg": _times("0.0000001", _JOULE),
+    "dyn": _times("0.00001", _NEWTON),
+    "mph": _UNITS["mi"] * _UNITS["h"] ** -1, "kph": _UNITS["km"] * _UNITS["h"] ** -1,
+    "kmh": _UNITS["km"] * _UNITS["h"] ** -1, "bps": _UNITS["bit"] * _SECOND**-1,
+    "acre": _times("4046.8564224", _METRE**2),
+    "hectare": _times("10000", _METRE**2), "ha": _times("10000", _METRE**2), "m": _METRE,
+    "min": _UNITS["minute"],
+    "litre": _UNITS["l"],
+}  # fmt: skip
+_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 
-_IN_TEXT = re.compile(r"\\(?:text|mbox|mathrm|rm)\s*\{\s*([^{}]*?)\s*\}\s*(?:\^\s*\{?\s*([23])\s*\}?)?\s*\Z")
-_BEHIND_NUMBER = re.compile(r"(?<=[\d})])\s*([a-zA-Z][a-zA-Z./ -]*?)\s*(?:\^\s*\{?\s*([23])\s*\}?)?\s*\Z")
+_TEXT = re.compile(
+    r"\\(?:text|mbox|mathrm|textrm|rm|operatorname|mathit|textbf|mathbf)\s*\{\s*~?\s*([^{}]*?)\s*\}"
+)
+_NAME = r"(?:\^\s*\{?\\circ\s*\}?\s*)?(?:⟦[^⟧]*⟧|\\mu\s?m|\\Omega|\\mu|[a-zA-ZÅ]+|[\u4e00-\u9fff]+)"
+_POWER = r"(?:\s*\^\s*\{?\s*(-?\s*\d)\s*\}?)?"
+_FACTOR = rf"{_NAME}{_POWER}"
+_JOIN = r"\s*(?:/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])|\*|·|\bper\b|⟦\s*per\s*⟧|(?<=⟧)|(?=⟦)|\s)\s*"
+_TAIL = re.compile(rf"(?P<gap>\s*)(?P<unit>/?\s*{_FACTOR}(?:{_JOIN}{_FACTOR})*)\s*\.?\s*\Z")
+_FACTORS = re.compile(rf"(?P<join>/|\bper\b)?\s*\(?(?P<name>{_NAME}){_POWER}\)?")
 _PLAIN_NUMBER = re.compile(
-    r"[+-]?\s*(?:[\d.,]+(?:\s*/\s*\d+)?|[\d\s]*\\[dt]?frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d)"
-    r"|[\d.]*\s*\\sqrt\s*\{?\d+\}?|\d*\s*\\pi)\s*\Z"
+    r"\(?[+-]?\s*(?:[\d.,]*\d(?:\s*/\s*\d+)?(?:\s+\d+/\d+)?|[\d\s]*\\[dt]?frac\s*(?:\{-?[\d.]+\}|\d)\s*(?:\{\d+\}|\d)"
+    r"|[\d.]*\s*\\sqrt\s*\{?\d+\}?|\d*\s*\\pi|[\d.,]+\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*-?\d+\s*\}?|[\d.]+[eE]-?\d+)\)?\s*\Z"
+)
+_FORMULA_END = re.compile(r"[\d})\]!]\s*\Z|\\pi\s*\Z")
+_CURRENCY_BEFORE = re.compile(
+    r"\A\s*(-?)\s*(\\\$|US\\?\$|\$|£|€|¥|₹|\\pounds|\\text\s*\{\s*[$£€¥]\s*\})\s*(?=[\d.])"
 )
 #: Words that change the meaning, so that the text before them is not the whole answer.
 _MEANINGFUL = re.compile(
@@ -62,31 +157,155 @@ _MEANINGFUL = re.compile(
 )
 
 
+def split_currency(latex: str) -> tuple[str, Unit | None]:
+    """Return `latex` without the sign of a currency before its number, and the currency."""
+    match = _CURRENCY_BEFORE.match(latex)
+    if not match:
+        return latex, None
+    sign = next((sign for sign in "£€¥₹" if sign in match[2]), "£" if "pounds" in match[2] else "$")
+    return match[1] + latex[match.end() :], _UNITS[sign]
+
+
 def split_unit(latex: str) -> tuple[str, Unit | None]:
-    """Return `latex` without the unit behind it, and the unit, or None if it is unknown or absent."""
-    match = _IN_TEXT.search(latex)
-    if not match or not latex[: match.start()].strip():
-        match = _BEHIND_NUMBER.search(latex)
-        if not match or not _PLAIN_NUMBER.match(latex[: match.start()]):
-            return latex, None
-    before, words = latex[: match.start()].strip(), match[1].strip(" .")
-    if _MEANINGFUL.search(words):
+    """Return `latex` without the unit or counted noun behind it, and the unit, or None if there is none."""
+    if not latex or not (latex[-1].isalpha() or latex[-1] in "}.0123456789)") or latex.isdigit():
         return latex, None
-    unit = _unit(words, int(match[2] or 1))
-    if unit is None and not _PLAIN_NUMBER.match(before):
-        return latex, None
-    # "5x" and "3 n": a single letter that is no unit is a variable.
-    if unit is None and len(words) == 1:
-        return latex, None
-    return before, unit
+    marked = _TEXT.sub(r"⟦\1⟧", latex)
+    for match in _tails(marked):
+        before = marked[: match.start()].rstrip().rstrip("~").rstrip()
+        if not before or not _FORMULA_END.search(before) or "⟦" in before:
+            continue
+        plain = bool(_PLAIN_NUMBER.match(before))
+        text = match["unit"]
+        if not plain and "⟦" not in text:
+            continue
+        spaced = match["gap"] or marked[: match.start()] != before
+        glued = not spaced and text[0].isalpha() and text[0].isascii()
+        if unit := _compound(text, glued, plain):
+            return latex[: _length(latex, match.start())].rstrip().rstrip("~").rstrip(), unit
+    return latex, None
 
 
-def _unit(words: str, power: int) -> Unit | None:
-    parts = words.lower().split()
-    if len(parts) == 2 and parts[0].rstrip(".") in _POWERS:
-        power, parts = _POWERS[parts[0].rstrip(".")], parts[1:]
-    if len(parts) != 1:
+_QUANTITY = re.compile(r"\s*,?\s*(?:and\s+)?(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\.?")
+
+
+def mixed_quantity(text: str) -> tuple[Fraction, Unit] | None:
+    """Return "1 hour 30 minutes" as a number of the first unit, or None; the units must become smaller."""
+    flat = _TEXT.sub(r" \1 ", text).strip()
+    total, first, last, position = Fraction(0), None, None, 0
+    while match := _QUANTITY.match(flat, position):
+        unit = _one(match[2])
+        if unit is None or (last and (unit.dimension != last.dimension or unit.size >= last.size)):
+            return None
+        first = first or unit
+        total += Fraction(match[1]) * unit.size / first.size
+        last, position = unit, match.end()
+    return (total, first) if first and last != first and not flat[position:].strip(" .") else None
+
+
+def is_unit(name: str) -> bool:
+    """Return whether the table has a unit of this name."""
+    return _one(name) is not None
+
+
+def _tails(marked: str) -> "list[re.Match[str]]":
+    """Return the tails that can be a unit, the longest first."""
+    found = []
+    for start in range(max(0, len(marked) - 80), len(marked)):
+        previous = marked[start - 1 : start]
+        if previous and (previous.isalpha() or previous in "\\⟦^_"):
+            continue
+        if "⟧" in marked[start:] and marked.count("⟦", start) != marked.count("⟧", start):
+            continue
+        if match := _TAIL.match(marked, start):
+            found.append(match)
+    return found
+
+
+def _length(latex: str, marked_length: int) -> int:
+    r"""Return the length in `latex` of the first `marked_length` characters of its marked form."""
+    position = marked = 0
+    for match in _TEXT.finditer(latex):
+        step = match.start() - position
+        if marked + step >= marked_length:
+            break
+        marked += step + len(match[1]) + 2
+        position = match.end()
+    return position + marked_length - marked
+
+
+def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
+    total = Unit(())
+    sign = 1
+    position = 0
+    for match in _FACTORS.finditer(text):
+        if text[position : match.start()].strip(" *.") not in ("", "\\cdot", "\\times"):
+            return None
+        position = match.end()
+        name = match["name"].strip()
+        bare = name.strip("⟦⟧ ").rstrip(".")
+        if bare == "per" or match["join"]:
+            sign = -1
+        if bare == "per":
+            continue
+        unit = _inside(bare) if "⟦" in name else _one(bare)
+        if unit is None and match.start() == 0 and position == len(text):
+            noun = counted_noun(bare) if plain and not glued else None
+            return Unit(((f"noun {noun}", 1),)) if noun else None
+        if unit is None or (glued and "⟦" not in name and len(bare) == 1 and match.start() == 0):
+            return None
+        power = int(match[3].replace(" ", "")) if match[3] else 1
+        total = total * unit ** (sign * power)
+    if text[position:].strip(" .") or not total.dimension:
         return None
-    name = parts[0]
-    found = _UNITS.get(name) or (_UNITS.get(name[:-1]) if name.endswith("s") else None)
-    return Unit(found.quantity, found.size, power) if found else None
+    return total
+
+
+def _inside(words: str) -> Unit | None:
+    """Return the unit in a `\\text{}`: one name, "square inches", "km/h", "miles per hour"."""
+    unit = _one(words)
+    if unit or not re.search(r"[/^ ]", words):
+        return unit
+    parts = re.split(r"\s*/\s*|\s+per\s+", words)
+    total = Unit(())
+    for index, part in enumerate(parts):
+        if index == 0 and part == "":
+            continue
+        factor = Unit(())
+        for name in [part] if _one(part) else part.split():
+            match = re.match(r"(.+?)(?:\^\{?(-?\d)\}?)?\Z", name)
+            found = _one(match[1]) if match else None
+            if match is None or found is None:
+                return None
+            factor = factor * found ** int(match[2] or 1)
+        total = total * factor ** (-1 if index else 1)
+    return total if total.dimension else None
+
+
+def _one(words: str) -> Unit | None:
+    """Return the unit with this name ("cm", "square inches", "feet"), or None."""
+    if words in _UNITS:
+        return _UNITS[words]
+    parts = words.split()
+    if len(parts) == 2 and parts[0].lower().rstrip(".") in _POWERS:
+        found = _one(parts[1])
+        return found ** _POWERS[parts[0].lower().rstrip(".")] if found else None
+    if words[:2] in ("平方", "立方") and (found := _UNITS.get(words[2:])):
+        return found ** _POWERS[words[:2]]
+    joined = re.sub(r"\^\s*\{?\\circ\s*\}?\s*", r"^\\circ ", words)
+    lower = words.lower() if len(words) > 2 else words
+    for name in (joined, lower, lower.removesuffix("s"), lower.removesuffix("es")):
+        if name in _UNITS and (name == joined or len(name) > 1):
+            return _UNITS[name]
+    return None
+
+
+def _noun(unit: Unit) -> str | None:
+    if len(unit.dimension) == 1 and unit.dimension[0][0].startswith("noun "):
+        return unit.dimension[0][0][5:]
+    return None
+
+
+def _nouns_match(left: str, right: str) -> bool:
+    first, second = set(left.split()), set(right.split())
+    return bool(first & second)

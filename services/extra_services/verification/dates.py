@@ -1,0 +1,94 @@
+r"""Clock times and dates as answers.
+
+"2:15 PM" and "14:15" are one time, "2:15 AM" is another. Without AM or PM a time is what it says: "2:15"
+matches "2:15 PM", since the question named the half of the day, and "14:15" only itself. "March 3" and
+"3rd of March" are one date; a year counts if both have one.
+"""
+
+import re
+
+_MONTHS = (
+    ["january", "february", "march", "april", "may", "june", "july", "august", "september", "october",
+    "november", "december"]
+)  # fmt: skip
+_MONTH = "|".join([*_MONTHS, *(f"{month[:3]}\\.?" for month in _MONTHS), "sept\\.?"])
+_CLOCK = re.compile(
+    r"(?:at\s+)?(\d{1,2})(?:\s*:\s*(\d{2})(?:\s*:\s*(\d{2}))?)?\s*(?:([ap])\.?\s?m\.?)?(?:\s*o'clock)?\Z",
+    re.IGNORECASE,
+)
+_CHINESE_CLOCK = re.compile(r"(上午|下午|晚上|早上)?\s*(\d{1,2})\s*[时点點]\s*(?:(\d{1,2})\s*分?)?\Z")
+_DATE = re.compile(
+    rf"(?:on\s+)?(?:(?P<month>{_MONTH})\s*(?P<day>\d{{1,2}})|(?P<day2>\d{{1,2}})\s*(?:of\s+)?(?P<month2>{_MONTH}))"
+    r"(?:\s*,?\s*(?P<year>\d{4}))?\Z",
+    re.IGNORECASE,
+)
+_ISO_DATE = re.compile(
+    r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})\Z|(?:(\d{4})\s*年\s*)?(\d{1,2})\s*月\s*(\d{1,2})\s*[日号]\Z"
+)
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textrm)\s*\{([^{}]*)\}")
+_ORDINAL = re.compile(r"(?<=\d)\s*(?:\^\s*\{?)?\s*(?:st|nd|rd|th)\b\}?")
+_WEEKDAY = re.compile(r"(?:mon|tues|wednes|thurs|fri|satur|sun)day\s*,?\s*", re.IGNORECASE)
+_HALF_DAY = 12 * 3600
+
+
+def clock(text: str) -> tuple[int, bool] | None:
+    """Return the seconds since midnight and whether the half of the day is known, or None."""
+    plain = _plain(text)
+    lower = plain.lower()
+    if lower in ("noon", "midnight", "12 noon", "12 midnight"):
+        return (_HALF_DAY if "noon" in lower else 0), True
+    if match := _CHINESE_CLOCK.match(plain):
+        hour, minute, second, half = (
+            int(match[2]),
+            int(match[3] or 0),
+            0,
+            "上早下晚".find((match[1] or " ")[0]) // 2,
+        )
+        marked = match[1] is not None
+        afternoon = marked and half == 1
+    else:
+        match = _CLOCK.match(plain)
+        if not match or not (match[2] or match[4] or "clock" in lower):
+            return None
+        hour, minute, second = int(match[1]), int(match[2] or 0), int(match[3] or 0)
+        marked, afternoon = match[4] is not None, (match[4] or "").lower() == "p"
+    if hour > (12 if marked else 24) or minute > 59 or second > 59:
+        return None
+    if marked:
+        hour = hour % 12 + (12 if afternoon else 0)
+    return (hour * 60 + minute) * 60 + second, marked or hour > 12 or hour == 0
+
+
+def same_time(left: tuple[int, bool], right: tuple[int, bool]) -> bool:
+    """Compare two results of `clock`."""
+    if left[0] == right[0]:
+        return True
+    marked = left[1] and right[1]
+    both_open = not left[1] and not right[1]
+    return not marked and not both_open and left[0] % _HALF_DAY == right[0] % _HALF_DAY
+
+
+def date(text: str) -> tuple[int | None, int, int] | None:
+    """Return (year or None, month, day), or None if `text` is no date."""
+    plain = _WEEKDAY.sub("", _ORDINAL.sub("", _plain(text)))
+    if match := _ISO_DATE.match(plain):
+        year, month, day = (match[1], match[2], match[3]) if match[1] else (match[4], match[5], match[6])
+        return (int(year) if year else None), int(month), int(day)
+    if not (match := _DATE.match(plain.replace("the ", ""))):
+        return None
+    name = (match["month"] or match["month2"]).lower()[:3]
+    number = next(index for index, month in enumerate(_MONTHS, 1) if month.startswith(name))
+    return (int(match["year"]) if match["year"] else None), number, int(match["day"] or match["day2"])
+
+
+def same_date(left: tuple[int | None, int, int], right: tuple[int | None, int, int]) -> bool:
+    """Compare two results of `date`."""
+    years = {left[0], right[0]} - {None}
+    return left[1:] == right[1:] and len(years) <= 1
+
+
+def _plain(text: str) -> str:
+    text = (
+        _TEXT.sub(r" \1 ", text).replace("$", " ").replace("\\,", " ").replace("\\ ", " ").replace("~", " ")
+    )
+    return re.sub(r"\s*:\s*", ":", " ".join(text.split())).strip(" .")

@@ -1,0 +1,77 @@
+r"""Tell an answer from an equation that still has to be solved, and from a chain that is false.
+
+"3x + 5 = 20" is no answer where the reference is "x = 5", although both have the same solution. "5 = 7" and
+"1 = 2 = 7" are no way to write 7. A relation is an answer where the reference is a relation of that kind.
+"""
+
+from typing import Any
+
+import sympy
+from latex2sympy2_extended.logic import And
+from math_verify.grader import is_assignment_relation, take_first_relation
+from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
+
+from extra_services.verification.equality import equal
+
+_ORDER = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
+
+
+def false_chain(value: Any) -> bool:
+    """Return whether `value` equates two different numbers ("1 = 2 = 7"), or contains such a chain."""
+    if isinstance(value, sympy.FiniteSet | sympy.Tuple):
+        return any(map(false_chain, value.args))
+    relations = value._unsorted_args if isinstance(value, And) else (value,)
+    members: list[Any] = []
+    for relation in relations:
+        if not isinstance(relation, sympy.Eq):
+            return False
+        members += [side for side in relation.args if _is_number(side)]
+    return any(not equal(members[0], member) for member in members[1:])
+
+
+def unsolved(gold: Any, prediction: Any) -> bool:
+    """Return whether the reference is a solution ("x = 5",
+    "x > 5") and the prediction only equates or bounds."""
+    if isinstance(prediction, sympy.FiniteSet) and isinstance(gold, sympy.Set):
+        return any(_to_be_solved(member) for member in prediction.args)
+    if isinstance(gold, Relational):
+        return _solves(gold) and not isinstance(gold, sympy.Ne) and _to_be_solved(prediction)
+    return isinstance(gold, sympy.Set) and _to_be_solved(prediction)
+
+
+def names_a_value(equation: Any) -> bool:
+    """Return whether an equation says what something is: "x = 5", "f(2) = 5", "a + b = 5", "3 + 4 = 7"."""
+    if is_assignment_relation(equation):
+        return True
+    left = take_first_relation(equation).lhs
+    if not isinstance(left, sympy.Expr):
+        return True
+    variables = left.free_symbols
+    if len(variables) != 1 or left.is_Symbol or left.has(AppliedUndef) or left.is_Function:
+        return True
+    return not left.is_polynomial(*variables)
+
+
+def _to_be_solved(relation: Any) -> bool:
+    if isinstance(relation, And):
+        return any(_to_be_solved(part) for part in relation._unsorted_args if isinstance(part, sympy.Eq))
+    if not isinstance(relation, sympy.Eq | _ORDER) or len(relation.free_symbols) != 1:
+        return False
+    return not _solves(relation)
+
+
+def _solves(relation: Any) -> bool:
+    """Return whether one side is a name, a size |x| or a value f(x), and the other a number."""
+    if not isinstance(relation, Relational):
+        return False
+    for name, number in (relation.args, relation.args[::-1]):
+        inner = name.args[0] if isinstance(name, sympy.Abs) else name
+        inner = -inner if inner.could_extract_minus_sign() else inner
+        if (inner.is_Symbol or isinstance(inner, AppliedUndef)) and not number.free_symbols:
+            return True
+    return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, sympy.Expr) and not value.free_symbols and not value.has(AppliedUndef)

@@ -1,0 +1,157 @@
+r"""Remove LaTeX that changes the look of an answer and not its meaning.
+
+Colours, boxes, lines below, sizes, equation numbers, alignment and row spacing go; synonyms are written alike
+(`\lbrace` as `\{`, `{a \over b}` as `\frac{a}{b}`). Braces are matched in one pass, so the time is linear.
+"""
+
+import re
+
+#: Longest answer that is unwrapped, in characters.
+_MAX_LENGTH = 8000
+#: Commands whose last argument is kept, with their number of arguments.
+_KEEP_LAST = {
+    "textcolor": 2, "color": 2, "colorbox": 2, "underline": 1, "boxed": 1, "fbox": 1, "ensuremath": 1,
+    "mathstrut": 0,
+    "smash": 1, "pmb": 1, "textnormal": 1, "underbracket": 1, "mathclap": 1, "mathopen": 1,
+    "mathclose": 1, "cfrac": 0,
+    "mathord": 1, "mathrel": 1, "mathbin": 1, "mathinner": 1, "emph": 1,
+}  # fmt: skip
+#: Commands that are dropped with their argument.
+_DROP = (
+    "tag",
+    "tag*",
+    "label",
+    "hspace",
+    "hspace*",
+    "vspace",
+    "phantom",
+    "hphantom",
+    "vphantom",
+    "mspace",
+    "kern",
+)
+_WRAPPER = re.compile(
+    r"\\(textcolor|colorbox|color|underline|boxed|fbox|ensuremath|smash|pmb|textnormal|mathclap|mathopen|mathclose"
+    r"|mathord|mathrel|mathbin|mathinner|emph|tag\*?|label|hspace\*?|vspace|[hv]?phantom|mspace)\s*(?=\{)"
+)
+_SWITCHES = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits|tiny|scriptsize|footnotesize|small"
+    r"|normalsize|large|Large|LARGE|huge|Huge|rm|bf|it|sf|tt|bfseries|itshape|boldmath|nonumber|notag|hline|strut"
+    r"|mathstrut|centering|noindent|allowbreak|relax)(?![a-zA-Z])"
+)
+_COLOR_SWITCH = re.compile(r"\\color\s*\{[^{}]*\}(?!\s*\{)")
+_SIZES = re.compile(r"\\(?:[bB]igg?[lrm]?|middle)(?![a-zA-Z])|\\(?:left|right)\s*\.")
+_ROW_SPACING = re.compile(r"(\\\\)\s*\*?\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|mu|px)\s*\]")
+_LAST_ROW_END = re.compile(r"\\\\\s*(?=\\end\{)")
+_ALIGNED = re.compile(
+    r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|equation\*?|displaymath|math)\}"
+)
+_CASES = re.compile(r"(?:\\left\s*\\\{\s*)?\\begin\{(?:cases|dcases"
+    r"|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*)\\end\{(?:cases|dcases|array)\}"
+                    r"(?:\s*\\right\s*\.?)?", re.DOTALL)  # fmt: skip
+_OVER = re.compile(
+    r"\{([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+)\}|\A([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+)\Z"
+)
+_SYNONYMS = (
+    (re.compile(r"\\(?:lbrace|lcurly)(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\(?:rbrace|rcurly)(?![a-zA-Z])"), r"\\}"),
+    (re.compile(r"\\lbrack(?![a-zA-Z])"), "["),
+    (re.compile(r"\\rbrack(?![a-zA-Z])"), "]"),
+    (re.compile(r"\\[lr]?vert(?![a-zA-Z])"), "|"),
+    (re.compile(r"\\(?:nicefrac|sfrac|flatfrac)(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\dbinom|\\tbinom"), r"\\binom"),
+    (re.compile(r"\\(?:ast|star)(?![a-zA-Z])"), "*"),
+    (re.compile(r"\\colon(?![a-zA-Z])"), ":"),
+    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
+    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
+    (re.compile(r"\\leqslant|\\leqq"), r"\\le"),
+    (re.compile(r"\\geqslant|\\geqq"), r"\\ge"),
+    (re.compile(r"\\(?:varnothing|void)(?![a-zA-Z])"), r"\\emptyset"),
+    (re.compile(r"\\varepsilon(?![a-zA-Z])"), r"\\epsilon"),
+    (re.compile(r"\\q?quad(?=x_)"), r"\\quad "),
+)  # fmt: skip
+
+
+def unwrap_commands(text: str) -> str:
+    r"""Return `text` without layout commands, with synonyms of commands written alike."""
+    if "\\" not in text or len(text) > _MAX_LENGTH:
+        return text
+    text = _without_wrappers(_COLOR_SWITCH.sub("", text))
+    text = _SIZES.sub("", _SWITCHES.sub("", text))
+    text = _LAST_ROW_END.sub("", _ROW_SPACING.sub(r"\1", text))
+    for pattern, plain in _SYNONYMS:
+        text = pattern.sub(plain, text)
+    if "\\over" in text:
+        text = _OVER.sub(_fraction, text)
+    if r"\begin" in text:
+        text = _system(text)
+    return text
+
+
+def _fraction(match: "re.Match[str]") -> str:
+    return rf"\frac{{{match[1] or match[3]}}}{{{match[2] or match[4]}}}"
+
+
+def _without_wrappers(text: str) -> str:
+    matches = list(_WRAPPER.finditer(text))
+    if not matches:
+        return text
+    closing = _closings(text)
+    deleted: list[tuple[int, int]] = []
+    for match in matches:
+        drop = match[1] in _DROP
+        begin, arguments = match.end(), 1 if drop else _KEEP_LAST[match[1]]
+        for _ in range(arguments - 1):
+            begin = _skip_spaces(text, closing.get(begin, -1) + 1)
+        if begin not in closing:
+            continue
+        if drop:
+            deleted.append((match.start(), closing[begin] + 1))
+        elif match.start() and text[match.start() - 1] in "^_}":
+            deleted.append((match.start(), begin))
+        else:
+            deleted += [(match.start(), begin + 1), (closing[begin], closing[begin] + 1)]
+    return _without(text, deleted)
+
+
+def _without(text: str, spans: list[tuple[int, int]]) -> str:
+    kept, position = [], 0
+    for begin, end in sorted(spans):
+        kept.append(text[position:begin])
+        position = max(position, end)
+    return "".join([*kept, text[position:]])
+
+
+def _skip_spaces(text: str, index: int) -> int:
+    while index < len(text) and text[index].isspace():
+        index += 1
+    return index
+
+
+def _closings(text: str) -> dict[int, int]:
+    """Return the position of the closing brace of each opening one."""
+    found, open_braces, index = {}, [], 0
+    while index < len(text):
+        character = text[index]
+        if character == "\\":
+            index += 1
+        elif character == "{":
+            open_braces.append(index)
+        elif character == "}" and open_braces:
+            found[open_braces.pop()] = index
+        index += 1
+    return found
+
+
+def _system(text: str) -> str:
+    """Return alignments without their marks, and a system of assignments in braces as a list."""
+    if _ALIGNED.search(text):
+        rest = _ALIGNED.sub(" ", text)
+        text = rest if r"\begin" in rest else re.sub(r"(?<!\\)&|\\\\", " ", rest)
+    return _CASES.sub(_rows, text)
+
+
+def _rows(match: "re.Match[str]") -> str:
+    rows = [row.strip().rstrip(",;.") for row in match[1].split(r"\\") if row.strip()]
+    system = all("&" not in row and row.count("=") == 1 for row in rows)
+    return " " + ", ".join(rows) if system else match.group()
