@@ -11,9 +11,15 @@ the median of REPEATS measurements side by side in this run, and `figures`.
 - p99_under_hangs: 99th percentile of the latency of easy items (equal, but written so that a worker has to
   read them) while every fiftieth item hangs, over that without hangs; through real gRPC, 2 workers.
 
+`figures` also hold the quality of both graders on tests/data/verification_cases.jsonl: how many cases each
+decides as they are labelled (`_right`), accepts although they are not right (`_false_positives`), and refuses
+although they are right (`_false_negatives`). Cases that are a matter of convention are left out.
+`--part quality` measures this alone.
+
 The data is read from EXTRA_RL_DATA (see tests/conftest.py).
 """
 
+import argparse
 import json
 import logging
 import os
@@ -32,13 +38,15 @@ import math_verify
 
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
+from extra_rl.vocabulary import Method
 from extra_services.verification.pool import WorkerPool
-from extra_services.verification.verdict import VerificationItem
-from extra_services.verification.verifier import PendingItem, Verifier
+from extra_services.verification.verdict import ComparisonOptions, Verdict
+from extra_services.verification.verifier import Verifier
 
 DATA = Path(
     os.environ.get("EXTRA_RL_DATA", Path(__file__).resolve().parents[1] / "tests" / "data" / "public")
 )
+CASES = Path(__file__).resolve().parents[1] / "tests" / "data" / "verification_cases.jsonl"
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
 REPEATS = 3
 WORKERS = 2
@@ -51,11 +59,52 @@ Pair = tuple[str, str]
 
 def main() -> None:
     """Measure, and print the JSON object."""
+    parser = argparse.ArgumentParser(prog="extra-rl bench verification", description=__doc__)
+    parser.add_argument("--part", choices=("speed", "quality"), help="measure one part only")
+    parser.add_argument("--json", action="store_true", help="accepted: the output is always JSON")
+    part = parser.parse_args().part
+    logging.disable(logging.ERROR)  # math-verify warns about its own timeouts
+    ratios: dict[str, float] = {}
+    figures: dict[str, float] = {}
+    if part != "speed":
+        figures |= quality()
+    if part != "quality":
+        _speed(ratios, figures)
+    print(json.dumps({"ratios": _rounded(ratios), "figures": _rounded(figures)}))
+
+
+def quality() -> dict[str, float]:
+    """Return right, false positives and false negatives of both graders on the labelled cases."""
+    cases = [
+        case for case in map(json.loads, CASES.read_text("utf-8").splitlines()) if not case["convention"]
+    ]
+    pool = WorkerPool(WORKERS, 2 * WORKERS, 2**30, len(cases))
+    pool.start()
+    try:
+        verifier = Verifier(pool, timeout_seconds=5.0, cache_size=0)
+        ours = [
+            str(_verdicts(verifier, [(case["response"], case["answer"])], Method(case["method"]))[0].status)
+            for case in cases
+        ]
+    finally:
+        pool.close()
+    theirs = ["correct" if _math_verify([(case["response"], case["answer"])]) else "wrong" for case in cases]
+    figures = {"cases": float(len(cases))}
+    for name, statuses in (("ours", ours), ("math_verify", theirs)):
+        labelled = list(zip(statuses, (case["expected"] for case in cases), strict=True))
+        positive = sum(status == "correct" and expected != "correct" for status, expected in labelled)
+        negative = sum(status != "correct" and expected == "correct" for status, expected in labelled)
+        figures[f"{name}_false_positives"] = positive
+        figures[f"{name}_false_negatives"] = negative
+        figures[f"{name}_right"] = len(cases) - positive - negative
+    return figures
+
+
+def _speed(ratios: dict[str, float], figures: dict[str, float]) -> None:
     if not DATA.is_dir():
         sys.exit(f"no folder {DATA}: set EXTRA_RL_DATA to the folder of graded responses and benchmarks")
-    logging.disable(logging.ERROR)  # math-verify warns about its own timeouts
     real, hard = real_responses(), hard_mix()
-    ratios, figures = {}, {"workers": WORKERS, "repeats": REPEATS}
+    figures |= {"workers": WORKERS, "repeats": REPEATS}
     for name, pairs in (("real_responses", real), ("hard_mix", hard)):
         theirs, ours = _side_by_side(pairs)
         ratios[name] = statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
@@ -66,7 +115,6 @@ def main() -> None:
     ratios["p99_under_hangs"] = statistics.median(h / q for q, h in zip(quiet, hanging, strict=True))
     figures["p99_easy_seconds"] = statistics.median(quiet)
     figures["p99_easy_seconds_under_hangs"] = statistics.median(hanging)
-    print(json.dumps({"ratios": _rounded(ratios), "figures": _rounded(figures)}))
 
 
 def real_responses() -> list[Pair]:
@@ -108,7 +156,7 @@ def _side_by_side(pairs: list[Pair]) -> tuple[list[float], list[float]]:
         for _ in range(REPEATS):
             theirs.append(_seconds(lambda: _math_verify(pairs)))
             verifier = Verifier(pool, timeout_seconds=5.0, cache_size=65536)
-            ours.append(_seconds(lambda verifier=verifier: _ours(verifier, pairs)))  # type: ignore[misc]
+            ours.append(_seconds(lambda verifier=verifier: _verdicts(verifier, pairs)))  # type: ignore[misc]
     finally:
         pool.close()
     return theirs, ours
@@ -121,12 +169,14 @@ def _math_verify(pairs: list[Pair]) -> int:
     )
 
 
-def _ours(verifier: Verifier, pairs: list[Pair]) -> None:
+def _verdicts(verifier: Verifier, pairs: list[Pair], method: Method = Method.MATH) -> list[Verdict]:
+    options = ComparisonOptions()
     with verifier.call() as call:
-        decided = [verifier.decide(VerificationItem(response, answer)) for response, answer in pairs]
-        hard = [entry for entry in decided if isinstance(entry, PendingItem)]
-        for entry, future in zip(hard, call.submit(hard, 5.0), strict=True):
-            verifier.finish(entry, future.result(), 5.0)
+        decided = [verifier.decide(response, [answer], method, options) for response, answer in pairs]
+        pending = [part for item in decided for part in item.pending]
+        outcomes = zip(pending, call.submit(pending, 5.0), strict=True)
+        finished = (verifier.finish(part, future.result(), 5.0) for part, future in outcomes)
+        return [item.verdict(finished) for item in decided]
 
 
 def _p99(hang: bool) -> float:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from extra_rl.vocabulary import BoxChoice, Method, VerdictStatus
 from extra_services.verification.pool import WorkerPool
-from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
-from extra_services.verification.verifier import PendingItem, Verifier
+from extra_services.verification.verdict import ComparisonOptions, VerificationItem
+from extra_services.verification.verifier import Verifier
 
 LIMIT = 0.5
 STRINGS_PER_EXAMPLE = 50
@@ -24,7 +24,7 @@ _ITEMS = st.builds(
     VerificationItem,
     response=_STRINGS,
     answer=_STRINGS.filter(lambda text: bool(text.strip())),
-    method=st.sampled_from([method for method in Method if method is not Method.CUSTOM]),
+    method=st.sampled_from([method for method in Method if method not in (Method.CUSTOM, Method.CODE)]),
     options=st.builds(ComparisonOptions, boxes=st.sampled_from(BoxChoice), strict_percent=st.booleans()),
 )
 _BATCHES = st.lists(_ITEMS, min_size=STRINGS_PER_EXAMPLE // 2, max_size=STRINGS_PER_EXAMPLE // 2)
@@ -40,13 +40,16 @@ def verifier() -> Iterator[Verifier]:
 
 def _check(verifier: Verifier, items: list[VerificationItem]) -> None:
     with verifier.call() as call:
-        decided = [verifier.decide(item) for item in items]
-        hard = [entry for entry in decided if isinstance(entry, PendingItem)]
-        finished = [
-            verifier.finish(entry, future.result(60), LIMIT)
-            for entry, future in zip(hard, call.submit(hard, LIMIT), strict=True)
-        ]
-    for verdict in finished + [entry for entry in decided if isinstance(entry, Verdict)]:
+        decided = [verifier.decide(item.response, [item.answer], item.method, item.options) for item in items]
+        pending = [part for entry in decided for part in entry.pending]
+        finished = iter(
+            [
+                verifier.finish(part, future.result(60), LIMIT)
+                for part, future in zip(pending, call.submit(pending, LIMIT), strict=True)
+            ]
+        )
+        verdicts = [entry.verdict(finished) for entry in decided]
+    for verdict in verdicts:
         assert verdict.rule != "worker", verdict.detail
         assert verdict.status is not VerdictStatus.ERROR, verdict.detail
 

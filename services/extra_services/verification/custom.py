@@ -4,7 +4,7 @@ A package declares one in its `pyproject.toml`: `[project.entry-points."extra_rl
 "module:function"`. The function takes the whole response and the reference answer. It returns True or False,
 a score in [0, 1], or named components: a dict of finite numbers, in which "score" (True, False or in [0, 1])
 is the score. Only a score of 1 is CORRECT. Anything else that it returns, NaN too, and an exception are the
-status ERROR. `extra_services.verification.contract` has the tests of such a function.
+status ERROR.
 """
 
 import math

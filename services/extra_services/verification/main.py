@@ -52,7 +52,8 @@ class VerificationSettings(ServerSettings):
     code_execution: CodeExecution = Field(
         CodeExecution.OFF,
         description="Whether METHOD_CODE runs the programs in responses. sandbox: without network, with their"
-        " own file system; the server does not start where the kernel has no such sandbox. unsandboxed:"
+        " own file system, and not yet tested against hostile programs; the server does not start where the"
+        " kernel has no such sandbox. unsandboxed:"
         " UNTRUSTED PROGRAMS RUN WITH THE RIGHTS OF THIS SERVER: they can read and change its files.",
     )
 
