@@ -15,7 +15,7 @@ from extra_services.verification.wrappers import unwrap_commands
 _LABELLED = re.compile(
     r"(?:option|choice|选项)?\s*\(?([a-z])(?:\)|[.:](?=\s|\Z)|\Z)(.*)", re.IGNORECASE | re.DOTALL
 )
-_SEVERAL = re.compile(r"\(?([A-J])\)?(?:\s*(?:[,;/&]|and|or|和|或|与)*\s*\(?[A-J]\)?)+\Z")
+_SEVERAL = re.compile(r"\(?([A-J])\)?(?:(?:[\s,;/&和或与]|and|or)*\(?[A-J]\)?)+\Z")
 _JOINED = re.compile(r"\A[A-H]{2,8}\Z")
 _ONE = r"(?:\([A-Ja-j]\)|[A-HJ](?![a-zA-Z'])|I(?=[.)]|\s*\Z)|[b-hj](?=[.),;:]|\s*\Z))"
 _LETTERS = (

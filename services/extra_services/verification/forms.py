@@ -6,7 +6,7 @@ parts.
 
 import re
 
-_CIRCLED = re.compile(r"\s*\\textcircled\s*\{?\s*(\d+)\s*\}?\s*[,;]?(?:\s*(?:and|和)\s*)?")
+_CIRCLED = re.compile(r"\s*\\textcircled[\s{]*(\d+)[\s},;]*(?:(?:and|和)\s*)?")
 _IN_PARENTHESES = re.compile(r"\s*\((\d|[ivx]{1,4})\)\s*[,;]?(?:\s*(?:and|和)\s*)?")
 _MODULUS = re.compile(
     r"\s*(?:\(\s*)?\\(?:pmod|bmod|mod|pod|operatorname\s*\{\s*mod\s*\}|text\s*\{\s*mod\s*\}|mathrm\s*\{\s*mod\s*\})\s*\{?\s*([^{}()]+?)\s*\}?\s*\)?\s*\Z"

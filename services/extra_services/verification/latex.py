@@ -89,8 +89,8 @@ _DEGREES_AND_MINUTES = re.compile(
 )
 #: "C is an arbitrary constant" and the like behind an answer.
 _CONSTANT = re.compile(
-    r"\s*[,(;]?\s*(?:\\text\s*\{)?\s*(?:(?:where|with)\s+)?\}?\s*\$?([Cck])(?:_\d)?\$?\s*(?:\\text\s*\{)?\s*(?:为任意常数|是任意常数|为常数|是常数|(?:is\s+(?:an?\s+)?(?:arbitrary\s+|any\s+|real\s+)*constant)"
-    r"|\\in\s*\\mathbb\s*\{?R\}?)\s*\)?[}.)]*\s*\Z"
+    r"[\s,(;]*+(?:\\text\s*\{\s*)?(?:(?:where|with)\s+)?(?:\}\s*)?\$?([Cck])(?:_\d)?\$?\s*(?:\\text\s*\{\s*)?(?:为任意常数|是任意常数|为常数|是常数|(?:is\s+(?:an?\s+)?(?:arbitrary\s+|any\s+|real\s+)*constant)"
+    r"|\\in\s*\\mathbb\s*\{?R\}?)[\s}.)]*\Z"
 )
 _CJK_ROUND = re.compile(r"答案|结果|答|[为為是共约約有:：]|大约|一共|总共|等于|选项|所以|因此")
 _CJK_MEASURE = re.compile(

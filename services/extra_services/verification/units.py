@@ -133,8 +133,9 @@ _UNITS |= {
 }  # fmt: skip
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 
+# Possessive: a long run of spaces must not be tried in every way.
 _TEXT = re.compile(
-    r"\\(?:text|mbox|mathrm|textrm|rm|operatorname|mathit|textbf|mathbf)\s*\{\s*~?\s*([^{}]*?)\s*\}"
+    r"\\(?:text|mbox|mathrm|textrm|rm|operatorname|mathit|textbf|mathbf)\s*\{[\s~]*+((?:[^{}\s]|\s++(?!\}))*+)\s*+\}"
 )
 _NAME = r"(?:\^\s*\{?\\circ\s*\}?\s*)?(?:⟦[^⟧]*⟧|\\mu\s?m|\\Omega|\\mu|[a-zA-ZÅ]+|[\u4e00-\u9fff]+)"
 _POWER = r"(?:\s*\^\s*\{?\s*(-?\s*\d)\s*\}?)?"
