@@ -33,7 +33,7 @@ from extra_services.novelty.request import (
     ScoringOptions,
 )
 from extra_services.novelty.scoring import NoveltyScorer
-from support.memory_stores import STORES, RedisServer, open_store, redis_server
+from support.memory_stores import RedisServer, open_store, redis_server
 
 OUTCOME = ScoringOptions(metric=Metric.OUTCOME)
 
