@@ -38,6 +38,15 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
     }
 
 
+def advantage_metrics(advantages: StepAdvantages) -> dict[str, float]:
+    """Return name -> value of a step's advantages, over all samples."""
+    return {
+        "advantage": float(advantages.advantages.mean()),
+        "novelty_bonus": float(advantages.bonus.mean()),
+        "samples_with_gradient": float((advantages.advantages != 0).mean()),
+    }
+
+
 def outcome_metrics(novelty: Sequence[GroupNovelty], advantages: StepAdvantages) -> dict[str, float]:
     """Return name -> value of what outcome novelty did in a step.
 

@@ -271,10 +271,17 @@ def _accumulating_strategy(original: Any, process: Process) -> Any:
 
 
 def _loader_by_length(original: Any, process: Process) -> Any:
-    from extra_trainer.openrlhf.by_length import loader_by_length
+    from extra_trainer.openrlhf.by_length import loader_by_length, policy_loss_only
 
     strategy = process.policy_worker.strategy
-    return loader_by_length(strategy.accumulated_gradient * strategy.micro_train_batch_size)
+    samples = strategy.accumulated_gradient * strategy.micro_train_batch_size
+    return loader_by_length(samples, policy_loss_only(strategy.args))
+
+
+def _mean_over_counted_tokens(original: Any, process: Process) -> Any:
+    from extra_trainer.openrlhf.by_length import normalize_by_counted_tokens
+
+    return normalize_by_counted_tokens(original)
 
 
 _TRAINER = "openrlhf.trainer.ppo_trainer:PPOTrainer"
@@ -502,11 +509,19 @@ TABLE: tuple[Row, ...] = (
     # Workers of the policy.
     Row(
         f"{_PPO_ACTOR}:DataLoader",
-        why="Micro-batches of samples of similar length (by_length.py): less padding, the same update.",
-        without="The update computes more padding: 40 % of the rehearsal's tokens.",
+        why="Micro-batches of similar length, without samples that have no gradient (by_length.py).",
+        without="The update computes more padding, 40 % of the rehearsal's tokens, and groups all wrong.",
         since="openrlhf 0.11.2",
         where=Where.POLICY_WORKER,
         make=_loader_by_length,
+    ),
+    Row(
+        f"{_PPO_ACTOR}:iter_grad_accum_global_norm",
+        why="The loss is a mean over all samples of an update, also over those that are left out.",
+        without="An update with few mixed groups is several times too large.",
+        since="openrlhf 0.11.2",
+        where=Where.POLICY_WORKER,
+        make=_mean_over_counted_tokens,
     ),
     Row(
         f"{_PPO_ACTOR}:ActorPPOTrainer.ppo_train",
@@ -517,8 +532,8 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         "openrlhf.trainer.ppo_utils.replay_buffer:NaiveReplayBuffer",
-        names=("items", "current_device"),
-        why="The loader reads the lengths of the buffer's items; current_device is formatted there.",
+        names=("items", "current_device", "collate_fn"),
+        why="The loader reads lengths and advantages of the items; current_device is formatted there.",
         without="Micro-batches cannot be sorted by length.",
         since="openrlhf 0.11.2",
     ),

@@ -29,7 +29,7 @@ from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
 from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.exploration.recording import prefix_choice_records, rollout_records
 from extra_trainer.exploration.results import GroupNovelty
-from extra_trainer.exploration.step_metrics import outcome_metrics, step_metrics
+from extra_trainer.exploration.step_metrics import advantage_metrics, outcome_metrics, step_metrics
 from extra_trainer.exploration.step_novelty import StepNovelty
 from extra_trainer.openrlhf.replacements import take_prompts
 from extra_trainer.rollouts.collector import (
@@ -229,6 +229,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         )
         self.metrics = {
             **step_metrics(groups, novelty),
+            **advantage_metrics(advantages),
             **self._outcome_metrics(groups, novelty, advantages),
             "policy_version": float(groups[0].rollouts[0].policy_version),
             "seconds/verification_wait": collected.verification_wait_seconds,
@@ -253,10 +254,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             self._experience(
                 group,
                 sample,
-                {
-                    "advantage": float(advantages.advantages[place, sample]),
-                    "novelty_bonus": float(advantages.bonus[place, sample]),
-                },
+                {"advantage": float(advantages.advantages[place, sample])},
                 generate_kwargs,
             )
             for place, group in enumerate(groups)

@@ -213,13 +213,5 @@ def _phases(status: dict[str, Any]) -> dict[str, float]:
 
 
 def _numbers(status: dict[str, Any]) -> dict[str, float]:
-    kept = (
-        "kl",
-        "actor_grad_norm",
-        "policy_loss",
-        "ppo_clip_ratio",
-        "actor_lr",
-        "advantage",
-        "novelty_bonus",
-    )
+    kept = ("kl", "actor_grad_norm", "policy_loss", "ppo_clip_ratio", "actor_lr")
     return {key: float(status[key]) for key in kept if key in status}
