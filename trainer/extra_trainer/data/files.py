@@ -18,13 +18,20 @@ PlacedRow = tuple[str, dict[str, Any]]
 
 
 class RowFault(StrEnum):
-    """A reason for which a row holds no problem."""
+    """What is wrong with a row.
+
+    Only `data.checking` finds the last four, and a row with the last one can be used as it is.
+    """
 
     ROW = "no problem in the row"
     PROMPT = "empty prompt"
     TEXT = "text that no tokenizer accepts"
     MISSING = "missing answer"
     REFERENCE = "answer of another kind"
+    UNREADABLE = "unreadable answer"
+    CONFLICT = "conflicting answers"
+    LONG = "prompt longer than the window"
+    REPEATED = "repeated prompt"
 
 
 class RowError(ConfigError):

@@ -92,6 +92,8 @@ def make_problem(
         answers = reference_texts(answer)
     except InvalidReference as error:
         fault = RowFault.MISSING if error.missing else RowFault.REFERENCE
+        if isinstance(answer, str) and invalid_text(answer):
+            fault = RowFault.TEXT
         raise RowError(fault, place, f"{config.answer_key!r} {error}") from error
     prompt = make_prompt(text, config, tokenizer)
     return Problem(str(row.get("id", number)), prompt, answer_of(answers), str(row.get("group") or ""))
