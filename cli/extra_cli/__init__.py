@@ -141,6 +141,13 @@ def _check_data(options: Namespace) -> int:
     return check_data.check(given)
 
 
+def _reverify(options: Namespace) -> int:
+    with needs("eval,verification", "math_verify"):
+        from extra_trainer.commands import reverify
+    given = reverify.ReverifyOptions(options.run, options.verification, options.examples, options.json)
+    return reverify.run_reverify(given)
+
+
 def _bench(options: Namespace) -> None:
     from extra_cli import benchmarks
 
@@ -238,6 +245,7 @@ def _parser() -> ArgumentParser:
     _add_eval(add)
     _add_rescue(add)
     _add_check_data(add)
+    _add_reverify(add)
 
     command = add("bench", _bench, "Run a benchmark and print one JSON object; needs a checkout.")
     command.add_argument("name", help="generation, inspect, novelty, ...")
@@ -312,6 +320,18 @@ def _add_check_data(add: Any) -> None:
     command.add_argument("--verification", help="address of a verification service; default: one is started")
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     _add_prompt_options(command)
+
+
+def _add_reverify(add: Any) -> None:
+    command = add(
+        "reverify",
+        _reverify,
+        "Judge a run's recorded responses anew and show what would change, by rule; changes nothing.",
+    )
+    command.add_argument("run", type=Path, help="run folder")
+    command.add_argument("--verification", help="address of a verification service; default: one is started")
+    command.add_argument("--examples", type=int, default=3, help="responses to show of each change")
+    command.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
 def _add_prompt_options(command: ArgumentParser) -> None:

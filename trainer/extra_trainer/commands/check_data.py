@@ -56,7 +56,7 @@ def check(options: CheckDataOptions) -> int:
     def work() -> int:
         config = validated(PromptConfig, options.prompts)
         tokenizer, window = _model(options)
-        with _verification(options.verification, config.verification_method) as client:
+        with verification_client(options.verification, config.verification_method) as client:
             report = _check(options.data, config, tokenizer, window, client, console)
         if options.json:
             print(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
@@ -93,7 +93,7 @@ def check_run_data(config: Config, tokenizer: Any | None, console: Console) -> i
     with ExitStack() as stack:
         reached = None
         if target or find_spec("math_verify"):
-            client = stack.enter_context(_verification(target, config.data.verification_method))
+            client = stack.enter_context(verification_client(target, config.data.verification_method))
             with suppress(ExtraError):
                 client.get_info()
                 reached = client
@@ -148,7 +148,7 @@ def _check(
 
 
 @contextmanager
-def _verification(target: str | None, method: Method) -> Iterator[VerificationClient]:
+def verification_client(target: str | None, method: Method) -> Iterator[VerificationClient]:
     """Yield a client of the service at `target`, or of one that runs meanwhile."""
     with ExitStack() as stack:
         if target is None:
