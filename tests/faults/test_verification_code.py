@@ -19,7 +19,7 @@ from support.processes import PATIENCE, SERVICES_PYTHON
 from support.verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
 
 #: Seconds of a hostile program, and of an honest one on a busy machine.
-HOSTILE_SECONDS, HONEST_SECONDS = 2.0, 60.0
+HOSTILE_SECONDS, HONEST_SECONDS = 6.0, 60.0
 _EXAMPLE = Scene("", "", "", "", 0, "", "", ())
 #: Runs a command on a kernel that refuses unshare, as container runtimes do by default.
 _WITHOUT_NAMESPACES = """

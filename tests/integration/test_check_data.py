@@ -79,7 +79,7 @@ def test_each_fault_is_named_by_its_line(
     assert (report.rows, report.to_mend) == (3, 1)
 
 
-def test_repeated_prompts_are_counted_and_conflicts_are_told_from_other_notations(
+def test_repeated_prompts_are_counted_and_other_notations_are_no_conflict(
     tmp_path: Path, verification: VerificationClient
 ) -> None:
     rows = [*GOOD[:3] * 100, {"problem": "0+1=?", "answer": "1.0"}, {"problem": "1+1=?", "answer": 3}]

@@ -55,9 +55,9 @@ def _run(folder: Path) -> RunFolder:
 def test_changes_are_counted_by_status_and_rule_with_examples(
     tmp_path: Path, verification: VerificationClient
 ) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     outcome = reverify(
-        _run(tmp_path / "run"), verification, Method.MATH, VerifyOptions(), progress=told.append
+        _run(tmp_path / "run"), verification, Method.MATH, VerifyOptions(), progress=reported.append
     )
     unreadable = Judgement(VerdictStatus.UNPARSEABLE, UnparseableSide.ANSWER, "math_verify")
     assert {change: found.responses for change, found in outcome.changes.items()} == {
@@ -66,7 +66,7 @@ def test_changes_are_counted_by_status_and_rule_with_examples(
         Change(replace(RIGHT, rule="string"), RIGHT): 1,
     }
     assert (outcome.responses, outcome.correct_before, outcome.correct_after) == (6, 4, 4)
-    assert (outcome.rewards_changed, sum(told)) == (2, 6)
+    assert (outcome.rewards_changed, sum(reported)) == (2, 6)
     (example,) = outcome.changes[Change(RIGHT, WRONG)].examples
     assert (example.step, example.sample, example.answer, example.extracted_after) == (1, 2, "7", "8")
     assert [change.of_reward for change, _ in outcome.ordered()] == [True, True, False]

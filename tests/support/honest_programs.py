@@ -153,6 +153,18 @@ HONEST = {
             stack.pop()
         """,
     ),
+    "in place": _called(
+        "def rotate(matrix):\n    matrix[:] = [list(row) for row in zip(*matrix[::-1])]\n"
+        "def put(table, key):\n    table[key] = len(table)",
+        "m = [[1, 2], [3, 4]]\nrotate(m)\nassert m == [[3, 1], [4, 2]]\nt = {}\nput(t, 'a')\nassert t == {'a': 0}",
+    ),
+    "in the form of LeetCode": _called(
+        "from typing import List\nclass Solution:\n    def twoSum(self, nums: List[int], target: int) -> List[int]:\n"
+        "        seen = {}\n        for i, n in enumerate(nums):\n            if target - n in seen:\n"
+        "                return [seen[target - n], i]\n            seen[n] = i",
+        "from solution import *\nassert Solution().twoSum([2, 7, 11, 15], 9) == [0, 1]\n"
+        "assert Solution().twoSum(nums=[3, 3], target=6) == [0, 1]",
+    ),
     "helpers imported": _called(
         "from collections import Counter\ndef letters(word):\n    return Counter(word)",
         "from collections import Counter\nimport math\nassert letters('abca') == Counter('abca')\n"

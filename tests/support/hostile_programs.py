@@ -562,6 +562,21 @@ _WEAK_TESTS: Mapping[str, tuple[str, str]] = {
         "def square(x): return 0\ncheck = test_square = wanted = lambda *_: True\n__checks__ = __builtins__ = None",
         "wanted = [4, 9]\ndef check(f):\n    assert [f(2), f(3)] == wanted\ncheck(square)",
     ),
+    "builtins replaced by a star": (
+        "def square(x): return 0\ndef abs(x): return 0\ndef len(x): return 1\nall = any = isinstance = len\n"
+        "__all__ = ['square', 'abs', '__checks__']\n__checks__ = None",
+        "from solution import *\nassert abs(square(3) - 9) < 1e-6\nassert all([square(2) == 4])",
+    ),
+    "arithmetic of the program": (
+        "class Near:\n    def __sub__(self, other): return 0\n    __rsub__ = __abs__ = __add__ = __sub__\n"
+        "    def __lt__(self, other): return True\n    __gt__ = __le__ = __ge__ = __contains__ = __lt__\n"
+        "def square(x): return Near()",
+        "assert abs(square(3) - 9) < 1e-6\nassert square(3) < 10\nassert 9 == square(3) + 0",
+    ),
+    "the argument changed, and nothing returned": (
+        "def order(values): values[:] = 'abc'",
+        "data = [3, 1, 2]\norder(data)\nassert data == [1, 2, 3]",
+    ),
     "the type of the answer": ("def square(x): return '4'", "assert square(2) == 4"),
     "the argument changed": (
         "def order(values):\n    values.clear()\n    return values",
@@ -601,6 +616,7 @@ _BAD_TESTS: Mapping[str, str] = {
     "parameters": "import pytest\n@pytest.mark.parametrize('x', [])\ndef test_square(x):\n    assert square(x) == x * x",
     "a skipped test": "import pytest\ndef test_square():\n    pytest.skip()\n    assert square(2) == 4",
     "a function alone": "def check(f):\n    assert f(2) == 4",
+    "objects compared": "class_ = square\nassert Same(1) == Same(2)",
     "no Python": "assert square(2) = 4",
     "empty lines": "\n\n",
     "nothing expected": "",

@@ -260,6 +260,7 @@ def _sample(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
         "detail": verdict.detail,
         "tokens": len(rollout.token_ids),
         "finish_reason": str(rollout.finish_reason),
+        **({} if verdict.score is None else {"score": verdict.score, "components": dict(verdict.components)}),
     }
 
 

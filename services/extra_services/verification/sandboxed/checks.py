@@ -220,6 +220,12 @@ class _Counting(ast.NodeTransformer):
             node.test = _call("check", node.test)
         return ast.fix_missing_locations(node)
 
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if node.module == "solution" and any(alias.name == "*" for alias in node.names):
+            # It would replace Python's own names by the program's; without it the others are found too.
+            return ast.copy_location(ast.Pass(), node)
+        return node
+
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
         self.generic_visit(node)
         caught = [each.id for each in ast.walk(node.type) if isinstance(each, ast.Name)] if node.type else []

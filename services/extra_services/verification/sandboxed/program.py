@@ -32,10 +32,11 @@ def main() -> None:
         except EOFError:
             return
         try:
-            value = _do(
-                objects.list[number], action, [decode(part, objects.list.__getitem__) for part in parts]
-            )
+            values = [decode(part, objects.list.__getitem__) for part in parts]
+            value = _do(objects.list[number], action, values)
             answer = {"value": encode(value, objects.number)}
+            if action == "call" and value is None:
+                answer["arguments"] = encode(values[0], objects.number)
         except BaseException as error:
             kinds = type(error).__mro__
             answer = {

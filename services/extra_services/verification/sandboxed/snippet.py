@@ -2,10 +2,11 @@
 
 A name that the snippet uses and does not define is the program's, unless Python or its standard library has
 it. An object of the program is a `Remote`: calls, attributes, items and iteration go over the pipe and come
-back as plain data. A Remote is equal to itself alone and has no order and no truth, so an object of the
-program cannot make an assertion hold by methods of its own. Arguments are passed by value: a change of an
-argument in place is not seen here. `checks` says which snippets can be judged, and what a test must have
-checked to pass.
+back as plain data. A Remote equals no plain data and has no order, no arithmetic and no truth, so an object
+of the program cannot make an assertion hold by methods of its own. Two of them cannot be compared at all:
+such tests are at fault. Arguments are passed by value; what a call changes in them is seen here only if it
+returns None, as functions do that work in place. `checks` says which snippets can be judged, and what a test
+must have checked to pass.
 """
 
 import ast
@@ -60,7 +61,11 @@ class _Program:
         answer = self._read()
         if "names" not in answer:
             raise _RemoteError(f"the program failed: {answer.get('failed')}")
-        return {str(name): self.ask("value", int(number)) for name, number in answer["names"].items()}
+        return {
+            name: self.ask("value", int(number))
+            for name, number in answer["names"].items()
+            if name.isidentifier() and not name.startswith("__")
+        }
 
     def ask(self, action: str, number: int, *parts: Any) -> Any:
         """Return the answer to a request about the object with this number."""
@@ -75,7 +80,10 @@ class _Program:
         answer = self._read()
         if "raised" in answer:
             raise _exception(answer)
-        return decode(answer["value"], self._remote)
+        value = decode(answer["value"], self._remote)
+        if action == "call" and value is None and "arguments" in answer:
+            _replace_contents(parts[0], decode(answer["arguments"], self._remote))
+        return value
 
     def _remote(self, number: Any) -> "Remote":
         if number not in self._remotes:
@@ -130,6 +138,34 @@ class Remote:
 
     def __bool__(self) -> bool:
         raise TypeError("an object of the program has no truth value here")
+
+    def _refused(self, other: object) -> Any:
+        if type(other) is Remote and other is not self:
+            raise _Fault("objects of the program cannot be compared or combined: compare their attributes")
+        return NotImplemented
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refused
+    __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __matmul__ = _refused
+    __or__ = __and__ = __xor__ = _refused
+    __hash__ = object.__hash__
+
+    def __enter__(self) -> NoReturn:
+        raise _Fault("an object of the program cannot be used in a `with` statement")
+
+    def __exit__(self, *_: object) -> None:
+        """Never called."""
+
+
+def _replace_contents(arguments: list[Any], changed: Any) -> None:
+    """Give lists, dicts and sets among `arguments` the contents that a call left in them."""
+    for mine, theirs in zip(arguments, changed if type(changed) is list else (), strict=False):
+        if type(mine) is not type(theirs):
+            continue
+        if isinstance(mine, list):
+            mine[:] = theirs
+        elif isinstance(mine, (dict, set)):
+            mine.clear()
+            mine.update(theirs)
 
 
 def _number(value: Any) -> int:
