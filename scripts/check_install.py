@@ -62,6 +62,8 @@ COMMANDS = {
     "inspect RUN": "inspect",
     "eval OUT --data D": "eval",
     "rescue OUT --data D --model M": "eval,generation,novelty,verification",
+    "check-data FILE": "eval,verification",
+    "reverify RUN": "eval,verification",
 }
 HELP_SECONDS = 1.0
 

@@ -127,6 +127,27 @@ def _rescue(options: Namespace) -> int:
     return rescue.rescue(given)
 
 
+def _check_data(options: Namespace) -> int:
+    with needs("eval,verification", "datasets", "math_verify"):
+        from extra_trainer.commands import check_data
+    given = check_data.CheckDataOptions(
+        data=options.data,
+        model=options.model,
+        max_tokens=options.max_tokens,
+        verification=options.verification,
+        json=options.json,
+        prompts=_prompts(options),
+    )
+    return check_data.check(given)
+
+
+def _reverify(options: Namespace) -> int:
+    with needs("eval,verification", "math_verify"):
+        from extra_trainer.commands import reverify
+    given = reverify.ReverifyOptions(options.run, options.verification, options.examples, options.json)
+    return reverify.run_reverify(given)
+
+
 def _bench(options: Namespace) -> None:
     from extra_cli import benchmarks
 
@@ -135,7 +156,7 @@ def _bench(options: Namespace) -> None:
 
 def _prompts(options: Namespace) -> dict[str, object]:
     """Return the fields of the trainer's PromptConfig."""
-    names = ("template", "apply_chat_template", "problem_key", "answer_key")
+    names = ("template", "apply_chat_template", "problem_key", "answer_key", "references", "verifier")
     return {**{name: getattr(options, name) for name in names}, "verification_method": options.method}
 
 
@@ -188,7 +209,9 @@ def _parser() -> ArgumentParser:
     )
     command.add_argument("--cache", type=Path, default=CACHE, help="folder of start models")
     command.add_argument(
-        "--dry-run", action="store_true", help="print the resolved plan and its problems; start nothing"
+        "--dry-run",
+        action="store_true",
+        help="print the resolved plan and its problems, and check the data; train nothing",
     )
 
     command = add("report", _report, "Write one self-contained page of runs, side by side if several.")
@@ -221,6 +244,8 @@ def _parser() -> ArgumentParser:
 
     _add_eval(add)
     _add_rescue(add)
+    _add_check_data(add)
+    _add_reverify(add)
 
     command = add("bench", _bench, "Run a benchmark and print one JSON object; needs a checkout.")
     command.add_argument("name", help="generation, inspect, novelty, ...")
@@ -280,6 +305,35 @@ def _add_rescue(add: Any) -> None:
     _add_prompt_options(command)
 
 
+def _add_check_data(add: Any) -> None:
+    command = add(
+        "check-data",
+        _check_data,
+        "Check a file of problems: missing, unreadable and conflicting answers, repeated prompts, bad rows; "
+        "exits with 1 if something must be mended.",
+    )
+    command.add_argument("data", help="JSON Lines, Parquet, or a dataset folder (FOLDER#SPLIT)")
+    command.add_argument("--model", type=Path, help="model folder, to check the length of prompts")
+    command.add_argument(
+        "--max-tokens", type=int, help="most tokens of a prompt; default: the model's window"
+    )
+    command.add_argument("--verification", help="address of a verification service; default: one is started")
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_prompt_options(command)
+
+
+def _add_reverify(add: Any) -> None:
+    command = add(
+        "reverify",
+        _reverify,
+        "Judge a run's recorded responses anew and show what would change, by rule; changes nothing.",
+    )
+    command.add_argument("run", type=Path, help="run folder")
+    command.add_argument("--verification", help="address of a verification service; default: one is started")
+    command.add_argument("--examples", type=int, default=3, help="responses to show of each change")
+    command.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
 def _add_prompt_options(command: ArgumentParser) -> None:
     """Add the options for making prompts of problems."""
     command.add_argument("--template", default="{problem}", help="the prompt; {problem} is replaced")
@@ -287,8 +341,14 @@ def _add_prompt_options(command: ArgumentParser) -> None:
     command.add_argument("--problem-key", default="problem", help="column of the problem's text")
     command.add_argument("--answer-key", default="answer", help="column of the reference answer")
     command.add_argument(
-        "--method", default="math", help="comparison with that answer: math, exact, choice or numeric"
+        "--method",
+        default="math",
+        help="comparison with that answer: math, exact, choice, numeric, auto, code or custom",
     )
+    command.add_argument(
+        "--references", default="any", help="of several reference answers, any or all must be met"
+    )
+    command.add_argument("--verifier", default="", help="with --method custom: its name on the server")
 
 
 def main() -> None:

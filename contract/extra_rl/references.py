@@ -6,9 +6,12 @@ None, NaN, an empty list, a blank text, and what programs write when they turn s
 
 import json
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+
+#: A reference answer, or several.
+Answer = str | tuple[str, ...]
 
 #: Longest response or reference answer of an item, in characters.
 MAX_ITEM_CHARACTERS = 2**22
@@ -18,7 +21,15 @@ _MISSING_TEXTS = frozenset(("", "None", "nan", "NaN", "NAN", "null", "NULL", "<N
 
 
 class InvalidReference(ValueError):
-    """A reference answer that can never be verified."""
+    """A reference answer that can never be verified.
+
+    Attributes:
+        missing: Whether there is none.
+    """
+
+    def __init__(self, text: str, missing: bool = False) -> None:
+        super().__init__(text)
+        self.missing = missing
 
 
 def is_missing(value: Any) -> bool:
@@ -47,9 +58,21 @@ def reference_texts(value: Any) -> list[str]:
     value = _plain(value)
     if isinstance(value, (list, tuple)):
         if not value:
-            raise InvalidReference("is missing: an empty list")
+            raise InvalidReference("is missing: an empty list", missing=True)
         return [_text(_plain(each), f"[{index}]") for index, each in enumerate(value)]
     return [_text(value, "")]
+
+
+def answer_of(texts: str | Sequence[str]) -> Answer:
+    """Return the answer that is one text or a sequence of texts, as in JSON."""
+    if isinstance(texts, str):
+        return texts
+    return texts[0] if len(texts) == 1 else tuple(texts)
+
+
+def shown_answer(answer: Answer) -> str:
+    """Return an answer for a person to read."""
+    return answer if isinstance(answer, str) else " | ".join(answer)
 
 
 def invalid_text(text: str) -> str | None:
@@ -74,7 +97,7 @@ def _plain(value: Any) -> Any:
 def _text(value: Any, place: str) -> str:
     where = f"{place} " if place else ""
     if is_missing(value):
-        raise InvalidReference(f"{where}is missing: {value!r}")
+        raise InvalidReference(f"{where}is missing: {value!r}", missing=True)
     if isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False)
     text = value if isinstance(value, str) else _number_text(value)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from extra_rl.config_file import ConfigError, read_yaml
+from extra_rl.references import shown_answer
 from extra_rl.vocabulary import MemoryPolicy, VerdictStatus
 from extra_trainer.runs.folder import Record, RunFolder, StepFolder, read_line
 from extra_trainer.runs.schema import PrefixChoiceRecord, RolloutRecord, group_outcome
@@ -566,7 +567,7 @@ def _prompt(connection: sqlite3.Connection, record: RolloutRecord) -> int:
         return int(found[0])
     made = connection.execute(
         "INSERT INTO prompts (name, text, answer) VALUES (?, ?, ?)",
-        [record.prompt_id, record.prompt, record.answer],
+        [record.prompt_id, record.prompt, shown_answer(record.answer)],
     )
     assert made.lastrowid is not None
     return made.lastrowid

@@ -11,6 +11,7 @@ from extra_inspector.index import GroupSummary, WrongAnswer
 from extra_inspector.memories import SolutionMap
 from extra_inspector.prefixes import Candidate, Choice, Origin
 from extra_inspector.tokens import Token
+from extra_rl.references import shown_answer
 from extra_rl.vocabulary import FinishReason, UnparseableSide
 from extra_trainer.runs.schema import RolloutRecord
 
@@ -130,7 +131,7 @@ def _notes(record: RolloutRecord, tokens: list[Token] | None) -> list[str]:
     if record.unparseable_side is UnparseableSide.ANSWER:
         notes.append("the reference answer could not be read: nothing is known about the response")
     compared = (record.normalized_response, record.normalized_answer)
-    if any(compared) and compared != (record.extracted, record.answer):
+    if any(compared) and compared != (record.extracted, shown_answer(record.answer)):
         notes.append(f"compared <code>{escape(compared[0])}</code> with <code>{escape(compared[1])}</code>")
     if record.detail:
         notes.append(escape(record.detail))

@@ -59,7 +59,7 @@ def _check_finished(run: Path, output: str) -> None:
     own_answers = {}
     for line in (run / "data" / "train.jsonl").open():
         problem = json.loads(line)
-        own_answers[problem["prompt"]] = problem["answer"]
+        (own_answers[problem["prompt"]],) = json.loads(problem["label"])
     guided = 0
     for record in metrics:
         rows = rollouts_of(run, int(record["step"]))

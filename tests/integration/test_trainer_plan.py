@@ -107,6 +107,8 @@ def test_all_problems_are_listed_at_once_and_the_exit_code_is_1(folder: Path, tm
     for text in (
         "nowhere.jsonl",
         "there is no 'solution' (answer_key names it); it has id, problem, answer",
+        "20 rows, 0 distinct prompts",
+        "Not checked: whether answers can be read",
         "has no chat template",
         "is more than the model's window",
         f"no verification service answers at unix:{tmp_path}/none",

@@ -12,7 +12,7 @@ import psutil
 
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
-from support.processes import SERVICES_PYTHON, wait_for
+from support.processes import PATIENCE, SERVICES_PYTHON, wait_for
 
 
 class VerificationServer:
@@ -54,7 +54,7 @@ def verification_server(
         env=os.environ | (environment or {}),
     )
     try:
-        wait_until(lambda: address_file.exists() or process.poll() is not None)
+        wait_until(lambda: address_file.exists() or process.poll() is not None, PATIENCE)
         server = VerificationServer(process, address_file.read_text(encoding="utf-8"))
         yield server
         server.channel.close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from extra_client import _verification
-from extra_rl.references import InvalidReference, is_missing, reference_texts
+from extra_rl.references import InvalidReference, answer_of, is_missing, reference_texts, shown_answer
 from extra_rl.v1 import verification_pb2 as pb
 
 MISSING = [None, float("nan"), np.float64("nan"), Decimal("nan"), "None", "nan", "", " ", [], (), "[]"]
@@ -34,6 +34,11 @@ def test_a_missing_value_is_no_reference(value: Any) -> None:
 )  # fmt: skip
 def test_a_reference_becomes_exact_text(value: Any, texts: list[str]) -> None:
     assert reference_texts(value) == texts
+
+
+def test_an_answer_is_one_text_or_several() -> None:
+    assert [answer_of(texts) for texts in ("1", ["1"], ["1", "2"])] == ["1", "1", ("1", "2")]
+    assert [shown_answer(answer) for answer in ("1", ("1", "2"))] == ["1", "1 | 2"]
 
 
 def test_an_item_that_cannot_be_sent_keeps_its_place_and_names_its_index() -> None:

@@ -96,6 +96,15 @@ def test_chains_of_operators_are_compared_as_text(tmp_path: Path) -> None:
     assert _load(tmp_path, "", **exact).data.train == "rehearsal-operators"
 
 
+def test_a_custom_verifier_and_its_method_belong_together(tmp_path: Path) -> None:
+    names = {"data.verification_method": "custom", "data.verifier": "style", "data.references": "all"}
+    data = _load(tmp_path, "", **names).data
+    assert (data.verify_options.verifier, data.verify_options.references) == ("style", "all")
+    for name in ("data.verification_method", "data.verifier"):
+        with pytest.raises(ConfigError, match="belong together"):
+            _load(tmp_path, "", **{name: names[name]})
+
+
 def test_several_updates_and_an_entropy_bonus_are_flags_of_openrlhf(tmp_path: Path) -> None:
     def flags(text: str) -> list[str]:
         return openrlhf_flags(Run(_load(tmp_path, text), RunFolder(tmp_path), ("g",), "n", "v", "id"))

@@ -12,7 +12,15 @@ import pytest
 
 from extra_rl.config_file import ConfigError
 from extra_trainer.config import PromptConfig
-from extra_trainer.data.problems import BENCHMARKS, Problem, evaluation_sets, read_problems
+from extra_trainer.data.problems import (
+    BENCHMARKS,
+    Problem,
+    answer_of_label,
+    evaluation_sets,
+    load_problems,
+    read_problems,
+    write_problems,
+)
 
 ROWS = [
     {"id": "a", "problem": "1+1=?", "answer": "2"},
@@ -91,9 +99,17 @@ def test_a_row_that_is_wrong_is_named_with_its_file_and_line(tmp_path: Path) -> 
         ([1, 2], r"p\.jsonl, line 3: holds a list"),
         ({"problem": "x", "solution": "y"}, r"line 3: there is no 'answer' .* it has problem, solution"),
         ({"problem": " ", "answer": "y"}, r"line 3: 'problem' is empty"),
-        ({"problem": "x", "answer": None}, r"line 3: 'answer' is empty"),
-        ({"problem": "x", "answer": ["1", "2"]}, r"line 3: 'answer' is a list, not a text"),
+        ({"problem": "x", "answer": None}, r"line 3: 'answer' is missing: None"),
+        ({"problem": "x", "answer": "None"}, r"line 3: 'answer' is missing: 'None'"),
+        ({"problem": "x", "answer": float("nan")}, r"line 3: 'answer' is missing: nan"),
+        ({"problem": "x", "answer": []}, r"line 3: 'answer' is missing: an empty list"),
+        ({"problem": "x", "answer": ["1", None]}, r"line 3: 'answer' \[1\] is missing: None"),
+        ({"problem": "x", "answer": [["1"]]}, r"line 3: 'answer' \[0\] is a list, not a text"),
         ({"problem": "x", "answer": True}, r"line 3: 'answer' is a bool"),
+        (
+            {"problem": "half an emoji \ud83d", "answer": "1"},
+            r"line 3: 'problem' .* character 14 is the lone",
+        ),
     ]:
         with pytest.raises(ConfigError, match=message):
             read(wrong)
@@ -101,10 +117,10 @@ def test_a_row_that_is_wrong_is_named_with_its_file_and_line(tmp_path: Path) -> 
 
 def test_a_row_of_a_parquet_file_and_of_a_dataset_is_named_too(tmp_path: Path) -> None:
     rows = [*ROWS[:2], {"id": "c", "problem": "x", "answer": None}]
-    with pytest.raises(ConfigError, match=r"p\.parquet, row 3: 'answer' is empty"):
+    with pytest.raises(ConfigError, match=r"p\.parquet, row 3: 'answer' is missing: None"):
         read_problems(str(_parquet(tmp_path / "p.parquet", rows)), PROMPTS, None)
     datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "set")
-    with pytest.raises(ConfigError, match=r"set#train, row 3: 'answer' is empty"):
+    with pytest.raises(ConfigError, match=r"set#train, row 3: 'answer' is missing: None"):
         read_problems(f"{tmp_path / 'set'}#train", PROMPTS, None)
 
 
@@ -136,6 +152,21 @@ def test_columns_may_be_named_lie_nested_and_hold_numbers(tmp_path: Path) -> Non
         str(_json_lines(tmp_path / "z.jsonl", [{"problem": "x", "answer": 0}])), PROMPTS, None
     )
     assert zero.answer == "0"
+
+
+def test_references_may_be_lists_and_are_kept_in_the_run_folder(tmp_path: Path) -> None:
+    rows = [
+        {"problem": "x", "answer": ["1", 2.5]},
+        {"problem": "y", "answer": "3"},
+        {"problem": "z", "answer": 4},
+    ]
+    read = read_problems(str(_json_lines(tmp_path / "p.jsonl", list(rows))), PROMPTS, None)
+    assert [problem.answer for problem in read] == [("1", "2.5"), "3", "4"]
+    write_problems(tmp_path / "train.jsonl", read)
+    assert load_problems(tmp_path / "train.jsonl") == read
+    columns = datasets.load_dataset("json", data_files=str(tmp_path / "train.jsonl"), cache_dir=str(tmp_path))
+    assert {str(feature.dtype) for feature in columns["train"].features.values()} == {"string"}
+    assert [answer_of_label(label) for label in columns["train"]["label"]] == [("1", "2.5"), "3", "4"]
 
 
 def test_the_template_takes_the_problem_as_it_is(tmp_path: Path) -> None:

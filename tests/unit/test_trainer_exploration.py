@@ -1,6 +1,8 @@
 """Guided prompts keep their places, answers and order; texts are cut at token boundaries."""
 
+import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,7 +44,8 @@ def test_a_restored_queue_is_the_same_queue() -> None:
     queue, other = GuidedQueue(4), GuidedQueue(4)
     for name in "abc":
         queue.add(_request(name, guided=True))
-    other.restore(queue.state())
+    queue.add(replace(_request("d", guided=True), answer=("1", "2")))
+    other.restore(json.loads(json.dumps(queue.state())))
     assert list(other.waiting) == list(queue.waiting)
 
 

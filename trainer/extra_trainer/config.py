@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from extra_client import credentials
+from extra_client import VerifyOptions, credentials
 from extra_rl.config_file import ConfigError, explain, read_yaml
-from extra_rl.vocabulary import MemoryPolicy, Method, Scale, SelectionPolicy
+from extra_rl.vocabulary import MemoryPolicy, Method, References, Scale, SelectionPolicy
 from extra_trainer.rehearsal.recipes import RECIPES
 
 
@@ -54,12 +54,29 @@ class PromptConfig(Section):
     verification_method: Method = Field(
         Method.MATH, description="Comparison of a response with the reference answer."
     )
+    references: References = Field(
+        References.ANY, description="Of several reference answers, whether any one or all must be met."
+    )
+    verifier: str = Field(
+        "", description="With verification_method: custom, the verifier's name on the verification server."
+    )
 
     @model_validator(mode="after")
     def _template_has_a_place(self) -> "PromptConfig":
         if self.template.count("{problem}") != 1:
             raise ValueError("template must contain {problem} once, where the problem's text goes")
         return self
+
+    @model_validator(mode="after")
+    def _custom_has_a_verifier(self) -> "PromptConfig":
+        if (self.verification_method is Method.CUSTOM) != bool(self.verifier):
+            raise ValueError("verification_method: custom and verifier belong together")
+        return self
+
+    @property
+    def verify_options(self) -> VerifyOptions:
+        """The conventions of every comparison."""
+        return VerifyOptions(references=self.references, verifier=self.verifier)
 
 
 class DataConfig(PromptConfig):

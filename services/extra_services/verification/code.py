@@ -10,8 +10,9 @@ the end of lines and empty lines at the end do not count). The expected output n
 
 With "assert" the program and the tests run in two sandboxes, so that the program can neither read the tests
 nor change how they are judged. The names that the tests use and do not define are the program's: they are
-called over a pipe, and only plain data crosses it (see `sandboxed.snippet`). Each assert statement and each
-function `test_*` at the top level is a test; without one, the whole snippet is.
+called over a pipe, and only plain data crosses it (see `sandboxed.snippet`). Each statement at the top level
+that asserts something, also in a loop or by a function of the snippet, and each function `test*` is a test.
+What follows the last test is one test more, if it can fail.
 
 The score is the share of tests passed, and CORRECT needs all. The components are `test_0`, `test_1` ... A
 program that exceeds a limit fails its test. If time is short for reasons that are not the program's, the item
@@ -172,10 +173,9 @@ class _Runner:
         if seconds < _SHORTEST_TEST:
             return _Result(None)
         with _memory_file(test.stdin) as stdin, _memory_file() as stdout, _memory_file() as stderr:
-            files = {"program.py": self._program}
+            files = {"program.py": self._program, _MAIN: _START + _RUN}
             deadline = time.monotonic() + seconds
-            descriptors = {0: stdin, 1: stdout, 2: stderr}
-            running = SandboxedProgram(files, "program.py", descriptors, self._limits, self._sandboxed)
+            running = self._start(files, {0: stdin, 1: stdout, 2: stderr})
             code = running.wait(deadline)
             if code is None:
                 return _Result(False, f"not finished after {seconds:.2g} s")
@@ -200,10 +200,12 @@ class _Runner:
                     # The tests must see the end of the program, so nobody else may hold its end of a pipe.
                     while ends:
                         os.close(ends.pop())
-                    tests.wait(self._deadline)
+                    ended = tests.wait(self._deadline)
                 finally:
                     program.kill()
-                return _snippet_results(_content(results, self._limits.output_bytes))
+                written = _content(results, self._limits.output_bytes)
+            # On a machine this busy the tests had not even begun: nothing is known about them.
+            return _snippet_results(written) if written or ended is not None else [_Result(None)]
         finally:
             for end in ends:
                 os.close(end)
@@ -213,6 +215,12 @@ class _Runner:
 
 
 _MAIN = "main.py"
+#: Python's `site` module, which defines these, is not loaded: it would run code of the host's packages.
+_START = b"import builtins, sys\nbuiltins.exit = builtins.quit = sys.exit\n"
+_RUN = b"""sys.argv = ['program.py']
+del builtins, sys
+exec(compile(open('program.py', 'rb').read(), 'program.py', 'exec'))
+"""
 
 
 @cache
@@ -220,9 +228,9 @@ def _script(name: str) -> dict[str, bytes]:
     """Return the files that run `sandboxed.NAME`."""
     folder = Path(__file__).with_name("sandboxed")
     files = {f"sandboxed/{path.name}": path.read_bytes() for path in folder.glob("*.py")}
-    # Python's isolated mode leaves the script's folder out of the path.
-    start = f"import os, sys\nsys.path.insert(0, os.getcwd())\nfrom sandboxed import {name}\n{name}.main()\n"
-    return files | {_MAIN: start.encode()}
+    # The option -P leaves the script's folder out of the path.
+    start = f"import os\nsys.path.insert(0, os.getcwd())\nfrom sandboxed import {name}\n{name}.main()\n"
+    return files | {_MAIN: _START + start.encode()}
 
 
 def _snippet_results(written: str) -> list[_Result]:
@@ -231,6 +239,10 @@ def _snippet_results(written: str) -> list[_Result]:
     if not lines or "fault" in lines[-1]:
         fault = lines[-1]["fault"] if lines else "they could not be run"
         raise _InvalidTests(f"the tests in the reference answer are at fault: {fault}"[:SHOWN])
+    if lines[0]["tests"] > MAX_COMPONENTS:
+        raise _InvalidTests(
+            f"the reference answer holds {lines[0]['tests']} tests, more than {MAX_COMPONENTS}"
+        )
     results = [_Result(line["passed"], line["detail"]) for line in lines[1:]]
     missing = lines[0]["tests"] - len(results)
     stopped = _Result(False, "not finished: the program, or the tests with its results, took too long")
@@ -261,7 +273,8 @@ def _with(blank: Verdict, **changes: Any) -> Verdict:
 
 
 def _lines(text: str) -> list[str]:
-    return "\n".join(line.rstrip() for line in text.splitlines()).rstrip().split("\n")
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rstrip(" \t") for line in lines).rstrip("\n").split("\n")
 
 
 def _content(descriptor: int, most: int) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from typing import ClassVar
 
+import structlog
 from pydantic import Field
 
 from extra_rl.config_file import ConfigError
@@ -16,6 +17,8 @@ from extra_services.verification.fair_queue import CallQueue
 from extra_services.verification.pool import TaskFinished, WorkerPool
 from extra_services.verification.service import VerificationServicer
 from extra_services.verification.verifier import Verifier
+
+log = structlog.get_logger()
 
 
 class VerificationSettings(ServerSettings):
@@ -51,9 +54,8 @@ class VerificationSettings(ServerSettings):
     )
     code_execution: CodeExecution = Field(
         CodeExecution.OFF,
-        description="Whether METHOD_CODE runs the programs in responses. sandbox: without network, with their"
-        " own file system, and not yet tested against hostile programs; the server does not start where the"
-        " kernel has no such sandbox. unsandboxed:"
+        description="Whether METHOD_CODE runs the programs in responses. sandbox: without network and with"
+        " their own file system; the server does not start where the kernel has no such sandbox. unsandboxed:"
         " UNTRUSTED PROGRAMS RUN WITH THE RIGHTS OF THIS SERVER: they can read and change its files.",
     )
 
@@ -114,3 +116,5 @@ async def _check_code_execution(pool: WorkerPool, code_execution: CodeExecution)
             else ""
         )
         raise ConfigError(f"code_execution: {problem}. {remedy}".rstrip())
+    if not sandboxed:
+        log.warning("programs in responses run WITHOUT a sandbox: they have all rights of this server")

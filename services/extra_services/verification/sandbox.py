@@ -36,6 +36,17 @@ from typing import NoReturn
 BOX = "/box"
 #: The interpreter without links, so that its path is the same inside.
 _PYTHON = os.path.realpath(sys.executable)
+#: Folders that the program sees: system libraries, time zones, and the interpreter with its own library. Not
+#: more of /usr or the interpreter's prefix, where hosts may keep files of their own.
+_READABLE = tuple(
+    dict.fromkeys(
+        [
+            *("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo"),
+            os.path.dirname(_PYTHON),
+            os.path.realpath(os.path.join(sys.base_prefix, "lib")),
+        ]
+    )
+)
 #: Outside the ids of real users: nobody.
 _NOBODY = 65534
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
@@ -258,8 +269,9 @@ def _execute(program: _Program) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
         _filter_system_calls()
-        environment = {"PATH": "/usr/bin:/bin", "HOME": BOX, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
-        os.execve(_PYTHON, [_PYTHON, "-I", "-S", "-B", "-X", "utf8", program.script], environment)
+        environment = {"HOME": BOX, "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
+        # Without the user's and the host's packages, and without the script's folder in the path.
+        os.execve(_PYTHON, [_PYTHON, "-s", "-S", "-P", "-B", "-X", "utf8", program.script], environment)
     except BaseException as error:
         _give_up(program, error)
 
@@ -316,10 +328,13 @@ def _limit(limits: SandboxLimits) -> None:
         (resource.RLIMIT_NPROC, limits.threads + 4),
         (resource.RLIMIT_FSIZE, limits.output_bytes),
         (resource.RLIMIT_NOFILE, limits.open_files),
-        (resource.RLIMIT_CORE, 0),
+        # 0 would still start the host's handler of core dumps where there is one; 1 does not.
+        (resource.RLIMIT_CORE, 1),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
+        hardest = resource.getrlimit(kind)[1]
+        amount = amount if hardest == resource.RLIM_INFINITY else min(amount, hardest)
         resource.setrlimit(kind, (amount, amount))
 
 
@@ -329,11 +344,8 @@ def _enter_file_system(program: _Program) -> None:
     root = "/tmp"
     options = f"size={program.limits.files_bytes},nr_inodes=4096,mode=755"
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, options)
-    prefix = os.path.realpath(sys.base_prefix)
-    for path in ("/usr", "/lib", "/lib64"):
+    for path in _READABLE:
         _bind(root, path)
-    if not (prefix + "/").startswith("/usr/"):
-        _bind(root, prefix)
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
         _bind_device(root, device)
     box = Path(root + BOX)
@@ -356,7 +368,10 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _bind(root: str, path: str) -> None:
+    if os.path.lexists(root + path):
+        return
     if os.path.islink(path):
+        os.makedirs(os.path.dirname(root + path), exist_ok=True)
         os.symlink(os.readlink(path), root + path)
     elif os.path.isdir(path):
         os.makedirs(root + path)
@@ -402,8 +417,9 @@ _CLONE_THREAD = 0x10000
 _CLONE3 = 435
 _X32 = 0x40000000
 
-#: Refused on all architectures: io_uring_setup, open_tree, move_mount, fsopen, mount_setattr, memfd_secret.
-_REFUSED = (425, 428, 429, 430, _MOUNT_SETATTR, 447)
+#: Refused on all architectures: io_uring_setup, open_tree, move_mount, fsopen, fspick, pidfd_getfd,
+#: process_madvise, mount_setattr, memfd_secret.
+_REFUSED = (425, 428, 429, 430, 433, 438, 440, _MOUNT_SETATTR, 447)
 #: uname's machine -> system call numbers; "arch" is the kernel's AUDIT_ARCH.
 _SYSTEM_CALLS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {

@@ -86,6 +86,7 @@ def _evaluate(options: EvaluateOptions, console: Console) -> Evaluation:
             settings.max_tokens,
             chat=bool(options.prompts["apply_chat_template"]),
             method=prompts.verification_method,
+            options=prompts.verify_options,
             progress=shown.advance,
         )
         weights = "" if options.model is None else weights_identity(options.model)

@@ -71,6 +71,7 @@ def _study(options: RescueOptions, console: Console) -> list[PolicyResult]:
             options.sampling,
             prefix,
             method=prompts.verification_method,
+            options=prompts.verify_options,
             progress=shown.advance,
         )
         weights = weights_identity(options.model)

@@ -9,6 +9,7 @@ from rich.console import Console
 from extra_client import ExtraError
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
+from extra_trainer.commands.check_data import check_run_data
 from extra_trainer.commands.run_command import run_command
 
 
@@ -23,7 +24,7 @@ def train(
         resume: Whether to continue the run in that folder.
         settings: NAME=VALUE pairs that replace settings of the file.
         cache: Folder of start models made by the project.
-        dry_run: Whether to print the resolved plan instead of training.
+        dry_run: Whether to print the resolved plan and check the problems, instead of training.
 
     Returns:
         0 if the run reached its end, 1 after an error that is reported or if the plan has problems, 130 after
@@ -46,7 +47,10 @@ def train(
         plan = plans.make(config, folder)
         if dry_run:
             plans.show(plan, console)
-            return 1 if plan.problems else 0
+            to_mend = 0
+            if not folder.train_data.is_file():
+                to_mend = check_run_data(config, plan.tokenizer, console)
+            return 1 if plan.problems or to_mend else 0
         plans.show_problems(plan, console)
         if plan.problems:
             return 1

@@ -6,7 +6,8 @@ one of several splits. Nothing is downloaded.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,43 @@ from extra_rl.config_file import ConfigError
 PlacedRow = tuple[str, dict[str, Any]]
 
 
-def read_rows(source: str) -> Iterator[PlacedRow]:
+class RowFault(StrEnum):
+    """What is wrong with a row.
+
+    Only `data.checking` finds the last four, and a row with the last one can be used as it is.
+    """
+
+    ROW = "no problem in the row"
+    PROMPT = "empty prompt"
+    TEXT = "text that no tokenizer accepts"
+    MISSING = "missing answer"
+    REFERENCE = "answer of another kind"
+    UNREADABLE = "unreadable answer"
+    CONFLICT = "conflicting answers"
+    LONG = "prompt longer than the window"
+    REPEATED = "repeated prompt"
+
+
+class RowError(ConfigError):
+    """A row holds no problem.
+
+    Attributes:
+        fault: The kind of reason.
+        place: The row.
+        detail: The reason.
+    """
+
+    def __init__(self, fault: RowFault, place: str, detail: str) -> None:
+        super().__init__(f"{place}: {detail}")
+        self.fault, self.place, self.detail = fault, place, detail
+
+
+def read_rows(source: str, on_error: Callable[[RowError], None] | None = None) -> Iterator[PlacedRow]:
     """Return the rows of a file or dataset folder, in order.
+
+    Args:
+        source: The file or folder.
+        on_error: Called with the error of each line that is no row; None: it is raised.
 
     Raises:
         ConfigError: If it cannot be read; the message names the file, and the row if one is wrong.
@@ -29,7 +65,7 @@ def read_rows(source: str) -> Iterator[PlacedRow]:
         raise ConfigError(f"there is no file or folder {path}")
     if split:
         raise ConfigError(f"{source}: {path} is a file; only a dataset folder has splits")
-    return _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
+    return _parquet(path) if path.suffix == ".parquet" else _json_lines(path, on_error)
 
 
 def split_source(source: str) -> tuple[Path, str]:
@@ -38,19 +74,29 @@ def split_source(source: str) -> tuple[Path, str]:
     return (Path(path), split) if mark and not Path(source).exists() else (Path(source), "")
 
 
-def _json_lines(path: Path) -> Iterator[PlacedRow]:
+def _json_lines(path: Path, on_error: Callable[[RowError], None] | None) -> Iterator[PlacedRow]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             place = f"{path}, line {number}"
             try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ConfigError(f"{place}: no JSON object on a line of its own ({error})") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{place}: holds a {type(row).__name__}, not a JSON object")
-            yield place, row
+                yield place, _json_row(line, place)
+            except RowError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+
+
+def _json_row(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        text = f"no JSON object on a line of its own ({error})"
+        raise RowError(RowFault.ROW, place, text) from error
+    if not isinstance(row, dict):
+        raise RowError(RowFault.ROW, place, f"holds a {type(row).__name__}, not a JSON object")
+    return row
 
 
 def _parquet(path: Path) -> Iterator[PlacedRow]:

@@ -9,15 +9,15 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from decimal import Decimal
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from extra_rl.config_file import ConfigError
+from extra_rl.references import Answer, InvalidReference, answer_of, invalid_text, reference_texts
 from extra_trainer.config import PromptConfig
-from extra_trainer.data.files import read_rows, split_source
+from extra_trainer.data.files import RowError, RowFault, read_rows, split_source
 from extra_trainer.runs.folder import write_whole
 
 #: The benchmarks of the paper; in a folder they are found by these names.
@@ -32,7 +32,7 @@ class Problem:
 
     id: str
     prompt: str
-    answer: str
+    answer: Answer
     #: Problems of one group are also reported together; "": of none.
     group: str = ""
 
@@ -56,15 +56,47 @@ def read_problems(
     Raises:
         ConfigError: If a row is wrong, which the message names, or there is none.
     """
-    problems = []
-    for number, (place, row) in enumerate(islice(read_rows(source), most), start=1):
-        text = _text(row, config.problem_key, "problem_key", place)
-        answer = _text(row, config.answer_key, "answer_key", place)
-        prompt = make_prompt(text, config, tokenizer)
-        problems.append(Problem(str(row.get("id", number)), prompt, answer, str(row.get("group") or "")))
+    rows = enumerate(islice(read_rows(source), most), start=1)
+    problems = [make_problem(place, row, number, config, tokenizer) for number, (place, row) in rows]
     if not problems:
         raise ConfigError(f"{source} holds no problems")
     return problems
+
+
+def make_problem(
+    place: str, row: Mapping[str, Any], number: int, config: PromptConfig, tokenizer: Any | None
+) -> Problem:
+    """Return the problem in a row.
+
+    Args:
+        place: Of the row, for messages.
+        row: The row.
+        number: Of the row from 1; the id of a row that has none.
+        config: Columns and prompt template.
+        tokenizer: As in `read_problems`.
+
+    Raises:
+        RowError: The row holds no problem.
+    """
+    text = _value(row, config.problem_key, "problem_key", place)
+    if not isinstance(text, str):
+        raise RowError(
+            RowFault.PROMPT, place, f"{config.problem_key!r} is a {type(text).__name__}, not a text"
+        )
+    if not text.strip():
+        raise RowError(RowFault.PROMPT, place, f"{config.problem_key!r} is empty")
+    if reason := invalid_text(text):
+        raise RowError(RowFault.TEXT, place, f"{config.problem_key!r} {reason}")
+    answer = _value(row, config.answer_key, "answer_key", place)
+    try:
+        answers = reference_texts(answer)
+    except InvalidReference as error:
+        fault = RowFault.MISSING if error.missing else RowFault.REFERENCE
+        if isinstance(answer, str) and invalid_text(answer):
+            fault = RowFault.TEXT
+        raise RowError(fault, place, f"{config.answer_key!r} {error}") from error
+    prompt = make_prompt(text, config, tokenizer)
+    return Problem(str(row.get("id", number)), prompt, answer_of(answers), str(row.get("group") or ""))
 
 
 def make_prompt(problem: str, config: PromptConfig, tokenizer: Any | None) -> str:
@@ -105,14 +137,30 @@ def evaluation_sets(source: str | Mapping[str, str]) -> dict[str, str]:
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """Write the JSON Lines file that a run reads; it appears only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(asdict(problem), ensure_ascii=False) for problem in problems)
+    lines = (json.dumps(_row(problem), ensure_ascii=False) for problem in problems)
     write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 def load_problems(path: Path) -> list[Problem]:
     """Read the problems that `write_problems` wrote."""
     with path.open(encoding="utf-8") as file:
-        return [Problem(**json.loads(line)) for line in file]
+        rows = [json.loads(line) for line in file]
+    return [Problem(row["id"], row["prompt"], answer_of_label(row["label"]), row["group"]) for row in rows]
+
+
+def answer_of_label(label: str) -> Answer:
+    """Return the answer in a label, the JSON text that stands for it in a run's problem files.
+
+    OpenRLHF reads these files, and a column must have one type: also where only some problems have several
+    answers, and where answers look like numbers.
+    """
+    return answer_of(json.loads(label))
+
+
+def _row(problem: Problem) -> dict[str, str]:
+    answers = [problem.answer] if isinstance(problem.answer, str) else problem.answer
+    label = json.dumps(answers, ensure_ascii=False)
+    return {"id": problem.id, "prompt": problem.prompt, "label": label, "group": problem.group}
 
 
 def _benchmarks(folder: Path) -> dict[str, str]:
@@ -125,8 +173,8 @@ def _benchmarks(folder: Path) -> dict[str, str]:
     return found
 
 
-def _text(row: Mapping[str, Any], key: str, setting: str, place: str) -> str:
-    """Return the text or number under `key`, where dots lead into nested values."""
+def _value(row: Mapping[str, Any], key: str, setting: str, place: str) -> Any:
+    """Return the value under `key`, where dots lead into nested values."""
     value: Any = row
     for part in [key] if key in row else key.split("."):
         if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
@@ -134,9 +182,6 @@ def _text(row: Mapping[str, Any], key: str, setting: str, place: str) -> str:
         elif isinstance(value, Mapping) and part in value:
             value = value[part]
         else:
-            raise ConfigError(f"{place}: there is no {key!r} ({setting} names it); it has {', '.join(row)}")
-    if value is None or value != value or not str(value).strip():
-        raise ConfigError(f"{place}: {key!r} is empty")
-    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
-        raise ConfigError(f"{place}: {key!r} is a {type(value).__name__}, not a text or a number")
-    return str(value)
+            text = f"there is no {key!r} ({setting} names it); it has {', '.join(row)}"
+            raise RowError(RowFault.ROW, place, text)
+    return value

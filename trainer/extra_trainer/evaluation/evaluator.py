@@ -27,6 +27,7 @@ from extra_client import (
     Rollout,
     Verdict,
     VerificationClient,
+    VerifyOptions,
 )
 from extra_rl.vocabulary import Method
 from extra_trainer.config import EvaluationConfig
@@ -59,6 +60,7 @@ def request(
     max_tokens: int,
     chat: bool,
     method: Method,
+    options: VerifyOptions,
     weights: str,
 ) -> dict[str, Any]:
     """Return everything that determines the samples of an evaluation, as JSON.
@@ -72,6 +74,7 @@ def request(
         max_tokens: Most tokens of a sample.
         chat: Whether prompts are sent as messages.
         method: Comparison of samples with reference answers.
+        options: Conventions of that comparison.
         weights: Identity of the weights (`weights_identity`); "" if their files cannot be read here.
     """
     return {
@@ -88,6 +91,8 @@ def request(
         "seed": config.seed,
         "chat": chat,
         "method": str(method),
+        "references": str(options.references),
+        "verifier": options.verifier,
         "sets": {name: digest([[p.id, p.prompt, p.answer] for p in sets[name]]) for name in sets},
     }
 
@@ -118,6 +123,8 @@ class Evaluator:
     chat: bool = False
     #: Comparison of samples with reference answers.
     method: Method = Method.MATH
+    #: Conventions of that comparison.
+    options: VerifyOptions = field(default_factory=VerifyOptions)
     #: Called with the number of new samples, from several threads.
     progress: Callable[[int], None] = field(default=lambda samples: None)
 
@@ -144,6 +151,7 @@ class Evaluator:
             max_tokens=self.max_tokens,
             chat=self.chat,
             method=self.method,
+            options=self.options,
             weights=weights,
         )
         with Journal(journal_path, asked, replace=replace) as journal:
@@ -195,7 +203,11 @@ class Evaluator:
             show(finished)
 
         collector = RolloutCollector(
-            self.generation, self.verification, progress=progress, method=self.method
+            self.generation,
+            self.verification,
+            progress=progress,
+            method=self.method,
+            options=self.options,
         )
         until = time.monotonic() + OVERLOAD_PATIENCE
         while True:
@@ -248,6 +260,7 @@ def _sample(rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
         "detail": verdict.detail,
         "tokens": len(rollout.token_ids),
         "finish_reason": str(rollout.finish_reason),
+        **({} if verdict.score is None else {"score": verdict.score, "components": dict(verdict.components)}),
     }
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from extra_client import NamespaceClient, NoveltyClient, PrefixClient, VerificationClient
+from extra_client import NamespaceClient, NoveltyClient, PrefixClient, VerificationClient, VerifyOptions
 from extra_rl.config_file import ConfigError
 from extra_rl.tokens import TokenTexts
 from extra_rl.vocabulary import Method, SelectionPolicy
@@ -111,6 +111,8 @@ class RescueStudy:
     prefix: PrefixConfig
     #: Comparison of samples with reference answers.
     method: Method = Method.MATH
+    #: Conventions of that comparison.
+    options: VerifyOptions = field(default_factory=VerifyOptions)
     #: Called with the number of new samples.
     progress: Callable[[int], None] = field(default=lambda samples: None)
 
@@ -179,6 +181,7 @@ class RescueStudy:
                 self.verification,
                 progress=Increments(self.progress),
                 method=self.method,
+                options=self.options,
             )
             some = requests[start : start + PROMPTS_PER_CALL]
             groups += collector.collect(some, replace(self.sampling, seed=seed), version).groups
@@ -211,6 +214,8 @@ class RescueStudy:
         return {
             "weights": weights,
             "problems": digest([[p.id, p.prompt, p.answer] for p in problems]),
+            "references": str(self.options.references),
+            "verifier": self.options.verifier,
             "samples_per_prompt": sampling.n,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from extra_rl.references import answer_of
 from extra_trainer.rollouts.collector import RolloutRequest
 
 
@@ -39,8 +40,9 @@ class GuidedQueue:
 
     def restore(self, state: list[dict[str, Any]]) -> None:
         """Replace the waiting requests by those of `state`."""
-        token_fields = ("prompt_tokens", "prefix_tokens")
-        self.waiting = deque(
-            RolloutRequest(**{**request, **{name: tuple(request[name]) for name in token_fields}})
-            for request in state
-        )
+        self.waiting = deque(_request(request) for request in state)
+
+
+def _request(state: dict[str, Any]) -> RolloutRequest:
+    tokens = {name: tuple(state[name]) for name in ("prompt_tokens", "prefix_tokens")}
+    return RolloutRequest(**{**state, **tokens, "answer": answer_of(state["answer"])})

@@ -70,6 +70,8 @@ def _rollout(
         mean_entropy=round(float(rollout.entropies.mean()), 5),
         packed_token_ids=pack_array(tokens),
         packed_entropies=pack_array(rollout.entropies.astype(np.float16)),
+        score=verdict.score,
+        components=verdict.components,
     )
 
 

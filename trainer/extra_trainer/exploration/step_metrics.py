@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from extra_client import Verdict
 from extra_trainer.exploration.advantage import StepAdvantages
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.rollouts.collector import Group
+
+#: The rules of custom verifiers begin so; their names follow.
+CUSTOM_RULE = "custom:"
 
 
 def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> dict[str, float]:
@@ -35,6 +39,7 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
         "entropy": float(entropies.mean()),
         "undecided": float(rollouts - decided),
         "response_tokens": float(np.mean([len(r.token_ids) for g in groups for r in g.rollouts])),
+        **_scores([verdict for group in groups for verdict in group.verdicts]),
     }
 
 
@@ -45,6 +50,21 @@ def advantage_metrics(advantages: StepAdvantages) -> dict[str, float]:
         "novelty_bonus": float(advantages.bonus.mean()),
         "samples_with_gradient": float((advantages.advantages != 0).mean()),
     }
+
+
+def _scores(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Return the mean score, and of custom verifiers the mean of each component, over the verdicts with it.
+
+    The components of method `code` are tests of one problem each: their means over problems mean nothing.
+    """
+    values: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        if verdict.score is not None:
+            values.setdefault("score", []).append(verdict.score)
+            if verdict.rule.startswith(CUSTOM_RULE):
+                for name, value in verdict.components.items():
+                    values.setdefault(f"score/{name}", []).append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}
 
 
 def outcome_metrics(novelty: Sequence[GroupNovelty], advantages: StepAdvantages) -> dict[str, float]:

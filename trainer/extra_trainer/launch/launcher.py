@@ -180,6 +180,7 @@ class Launcher:
                 settings,
                 settings.max_tokens or self.config.rollout.response_max_tokens,
                 method=self.config.data.verification_method,
+                options=self.config.data.verify_options,
                 progress=shown.advance,
             )
             # A journal of other weights is of an earlier launch that trained differently.

@@ -72,6 +72,8 @@ class Plan:
     assumed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    #: The model's tokenizer, if it could be loaded.
+    tokenizer: Any | None = None
 
     @property
     def gpus(self) -> float:
@@ -90,7 +92,7 @@ class Plan:
 def make(config: Config, folder: RunFolder) -> Plan:
     """Return the plan of a config; its `problems` are everything that would stop the run."""
     plan = Plan()
-    tokenizer = _tokenizer(config, plan)
+    tokenizer = plan.tokenizer = _tokenizer(config, plan)
     shape = _shape(config, plan)
     problems = _data(config, folder, tokenizer, plan)
     _steps(config, problems, plan)

@@ -86,7 +86,7 @@ def _data(run: Run) -> dict[str, Any]:
     return {
         "data.prompt_dataset": str(run.folder.train_data),
         "data.input_key": "prompt",
-        "data.label_key": "answer",
+        "data.label_key": "label",
         # One more: after a prefix that fills a response, one token is sampled (RolloutCollector).
         "data.max_len": rollout.prompt_max_tokens + rollout.response_max_tokens + 1,
     }

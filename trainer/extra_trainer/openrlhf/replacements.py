@@ -159,11 +159,11 @@ def workers_of(group: Any) -> list[Any]:
 
 
 def take_prompts(dataloader_iter: Any, count: int) -> tuple[list[str], list[str], bool]:
-    """Return up to `count` prompts with their answers, and whether the data is exhausted."""
+    """Return up to `count` prompts with their labels, and whether the data is exhausted."""
     from openrlhf.trainer.ppo_utils.samples_generator import _collect_prompt_batch
 
-    prompts, answers, _, exhausted = _collect_prompt_batch(dataloader_iter, count)
-    return prompts, answers, exhausted
+    prompts, labels, _, exhausted = _collect_prompt_batch(dataloader_iter, count)
+    return prompts, labels, exhausted
 
 
 def main_block() -> tuple[Path, list[ast.stmt]]:

@@ -24,7 +24,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from extra_client import FinishReason, request_scope
 from extra_trainer.config import Config
-from extra_trainer.data.problems import prompt_identity
+from extra_trainer.data.problems import answer_of_label, prompt_identity
 from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
 from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.exploration.recording import prefix_choice_records, rollout_records
@@ -184,14 +184,14 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
 
     def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> StepCollection:
         """Take the prompts of `step` and start to collect their rollouts in the background."""
-        prompts, answers, exhausted = take_prompts(dataloader_iter, num_prompts)
+        prompts, labels, exhausted = take_prompts(dataloader_iter, num_prompts)
         novelty = StepNovelty(self._explorer, step)
         # The rest of a pass, if it does not fill a batch, is left out: it would leave gradients behind for
         # the next update. The next pass is shuffled differently and leaves out other prompts.
         if len(prompts) < num_prompts:
             return StepCollection(0, True, None, novelty)
         requests = self._explorer.plan(
-            [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+            [self._request(prompt, label) for prompt, label in zip(prompts, labels, strict=True)]
         )
         sampling, version = self._sampling(self._config.seed * 1_000_003 + step), self._policy.version
         on_group = None if self._config.rollout.overlap_update else novelty.add
@@ -261,7 +261,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             for sample in range(len(group.rollouts))
         ]
 
-    def _request(self, prompt: str, answer: str) -> RolloutRequest:
+    def _request(self, prompt: str, label: str) -> RolloutRequest:
         tokens = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         most = self._config.rollout.prompt_max_tokens
         if len(tokens) > most:
@@ -269,15 +269,15 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
                 f"a prompt has {len(tokens)} tokens, more than rollout.prompt_max_tokens ({most}): "
                 f"{prompt[:200]!r}"
             )
-        return RolloutRequest(prompt, prompt_identity(prompt), tuple(tokens), answer)
+        return RolloutRequest(prompt, prompt_identity(prompt), tuple(tokens), answer_of_label(label))
 
     def _evaluate(
         self, dataloader_iter: Any, num_prompts: int, generate_kwargs: dict[str, Any]
     ) -> tuple[list[Experience], int, bool]:
-        prompts, answers, exhausted = take_prompts(dataloader_iter, num_prompts)
+        prompts, labels, exhausted = take_prompts(dataloader_iter, num_prompts)
         if not prompts:
             return [], 0, True
-        requests = [self._request(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        requests = [self._request(prompt, label) for prompt, label in zip(prompts, labels, strict=True)]
         sampling = Sampling(
             n=generate_kwargs["n_samples_per_prompt"],
             max_tokens=self._config.rollout.response_max_tokens,

@@ -69,6 +69,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             self._generation,
             VerificationClient(run.verification),
             method=run.config.data.verification_method,
+            options=run.config.data.verify_options,
             patience=services.patience(services.verification),
         )
         self._explorer = explorer

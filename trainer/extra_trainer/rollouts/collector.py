@@ -25,8 +25,10 @@ from extra_client import (
     Rollout,
     Verdict,
     VerificationClient,
+    VerifyOptions,
 )
 from extra_rl.groups import GroupOutcome
+from extra_rl.references import Answer
 from extra_rl.vocabulary import Method
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from extra_trainer.rollouts.outages import retried_stream
@@ -56,7 +58,7 @@ class RolloutRequest:
     prompt_id: str
     #: Empty: the generation service tokenizes the text or, with `chat`, a user's message of it.
     prompt_tokens: tuple[int, ...]
-    answer: str
+    answer: Answer
     guided: bool = False
     prefix_tokens: tuple[int, ...] = ()
     prefix_id: str = ""
@@ -140,6 +142,8 @@ class RolloutCollector:
     progress: Callable[[int], None] = field(default=lambda finished: None)
     #: Comparison of responses with reference answers.
     method: Method = Method.MATH
+    #: Conventions of that comparison.
+    options: VerifyOptions = field(default_factory=VerifyOptions)
     #: Seconds to wait for a verification service that does not answer; 0: fail at once.
     patience: float = 0.0
 
@@ -175,6 +179,7 @@ class RolloutCollector:
         verification = _Verification(
             self.verification,
             self.method,
+            self.options,
             self.patience,
             requests,
             sampling.n,
@@ -273,6 +278,7 @@ class _Verification(_Worker):
         self,
         client: VerificationClient,
         method: Method,
+        options: VerifyOptions,
         patience: float,
         requests: list[RolloutRequest],
         n: int,
@@ -282,6 +288,7 @@ class _Verification(_Worker):
         super().__init__()
         self._client = client
         self._method = method
+        self._options = options
         self._patience = patience
         self._requests = requests
         self._n = n
@@ -289,9 +296,9 @@ class _Verification(_Worker):
         self._on_verdict = on_verdict
         self._lock = threading.Lock()
         #: Items that the current stream has yet to send; None is its end.
-        self._items: queue.SimpleQueue[tuple[int, str, str] | None] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[tuple[int, str, Answer] | None] = queue.SimpleQueue()
         #: Items without a verdict, by their number.
-        self._pending: dict[int, tuple[int, str, str]] = {}
+        self._pending: dict[int, tuple[int, str, Answer]] = {}
         self._closed = False
         self._rollouts: dict[int, Rollout] = {}
         self._verdicts: dict[int, dict[int, Verdict]] = defaultdict(dict)
@@ -320,7 +327,8 @@ class _Verification(_Worker):
                 self._items.put(waiting)
             if self._closed:
                 self._items.put(None)
-            return self._client.verify_stream(iter(self._items.get, None), method=self._method)
+            items = iter(self._items.get, None)
+            return self._client.verify_stream(items, method=self._method, options=self._options)
 
     def _recover(self, error: ExtraError) -> None:
         if not self._patience:

@@ -9,7 +9,8 @@ of its text: the text itself is part of a rollout that was split earlier.
 The version of the records is in the run folder (`RunFolder.format`). A reader ignores keys that it does not
 know, which a later minor version may add, and refuses another major version. A folder without that file has
 version 1.0, which lacks `unparseable_side` and `groups_mixed`; there an unparseable verdict is taken to be
-one of an unreadable response. Versions before 1.2 lack `times_given` and `outcome_bonus`.
+one of an unreadable response. Versions before 1.2 lack `times_given` and `outcome_bonus`, those before 1.3
+`score` and `components`; from 1.3 on `answer` may be a list.
 """
 
 import base64
@@ -25,10 +26,11 @@ from numpy.typing import NDArray
 
 from extra_rl.config_file import ConfigError
 from extra_rl.groups import GroupOutcome, is_decided
+from extra_rl.references import Answer, answer_of
 from extra_rl.vocabulary import FinishReason, UnparseableSide, VerdictStatus
 
 #: Major and minor version of the records that this release writes.
-FORMAT = (1, 2)
+FORMAT = (1, 3)
 #: What the names of a step's phases begin with, in its line of metrics.
 PHASE_PREFIX = "seconds/"
 
@@ -72,8 +74,7 @@ class RolloutRecord:
 
     prompt_id: str
     prompt: str
-    #: The reference answer.
-    answer: str
+    answer: Answer
     #: Whether the rollout continues a hard prompt, from the prefix `prefix_id` ("": without a prefix).
     guided: bool
     prefix_id: str
@@ -112,6 +113,9 @@ class RolloutRecord:
     #: `token_ids` and `entropies` as `pack_array` returns them.
     packed_token_ids: str
     packed_entropies: str
+    #: From verifiers that give a score in [0, 1], and its parts by name.
+    score: float | None = None
+    components: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
@@ -138,7 +142,7 @@ class RolloutRecord:
         return {
             "prompt_id": self.prompt_id,
             "prompt": self.prompt,
-            "answer": self.answer,
+            "answer": self.answer if isinstance(self.answer, str) else list(self.answer),
             "guided": self.guided,
             "prefix_id": self.prefix_id,
             "prefix_tokens": self.prefix_tokens,
@@ -161,6 +165,7 @@ class RolloutRecord:
             "mean_entropy": self.mean_entropy,
             "token_ids": self.packed_token_ids,
             "entropies": self.packed_entropies,
+            **({} if self.score is None else {"score": self.score, "components": dict(self.components)}),
         }
 
     @classmethod
@@ -177,7 +182,7 @@ class RolloutRecord:
             return cls(
                 prompt_id=content["prompt_id"],
                 prompt=content["prompt"],
-                answer=content["answer"],
+                answer=answer_of(content["answer"]),
                 guided=content["guided"],
                 prefix_id=content["prefix_id"],
                 prefix_tokens=content["prefix_tokens"],
@@ -201,6 +206,8 @@ class RolloutRecord:
                 mean_entropy=content["mean_entropy"],
                 packed_token_ids=content["token_ids"],
                 packed_entropies=content["entropies"],
+                score=content.get("score"),
+                components=content.get("components", {}),
             )
         except KeyError as error:
             raise _missing("a rollout", error) from error

@@ -4,6 +4,8 @@ Nothing here is trusted: the program is in the same process and may change it as
 that comes for plain data.
 """
 
+import sys
+import types
 from typing import Any
 
 from .values import decode, encode, read, write
@@ -13,7 +15,8 @@ def main() -> None:
     """Run the program, then answer requests until the tests end."""
     requests, answers = open(3, "rb"), open(4, "wb")  # noqa: SIM115 (for the life of the process)
     objects = _Objects()
-    scope: dict[str, Any] = {"__name__": "solution"}
+    module = sys.modules["solution"] = types.ModuleType("solution")
+    scope = module.__dict__
     try:
         with open("program.py", encoding="utf-8") as file:
             exec(compile(file.read(), "program.py", "exec"), scope)
@@ -29,12 +32,18 @@ def main() -> None:
         except EOFError:
             return
         try:
-            value = _do(
-                objects.list[number], action, [decode(part, objects.list.__getitem__) for part in parts]
-            )
+            values = [decode(part, objects.list.__getitem__) for part in parts]
+            value = _do(objects.list[number], action, values)
             answer = {"value": encode(value, objects.number)}
+            if action == "call" and value is None:
+                answer["arguments"] = encode(values[0], objects.number)
         except BaseException as error:
-            answer = {"raised": [kind.__name__ for kind in type(error).__mro__], "text": str(error)[:500]}
+            kinds = type(error).__mro__
+            answer = {
+                "raised": [kind.__name__ for kind in kinds],
+                "kinds": [objects.number(kind) for kind in kinds],
+                "text": str(error)[:500],
+            }
         write(answers, answer)
 
 
