@@ -99,6 +99,22 @@ def test_scope_all_counts_and_scores_right_answers_in_the_same_table(memory: Mem
     assert near(score(memory, rollouts(["12"]))) == [3**-0.5]
 
 
+def test_scope_all_wrong_leaves_groups_with_a_right_answer_alone(memory: Memory) -> None:
+    memory.create_namespace("decayed", NamespaceSettings(outcome_decay=0.5))
+    hopeless = ScoringOptions(metric=Metric.OUTCOME, outcome_scope=OutcomeScope.ALL_WRONG, explain=True)
+    scorer, mixed = NoveltyScorer(memory), rollouts(["7", "7", "12"], [False, False, True])
+    groups = [rollouts(["7"]), mixed, rollouts(["7"], undecided=[True]), rollouts(["7", "8"])]
+    answers, _ = scorer.score("decayed", groups, hopeless)
+    assert [near(scores) for scores in answers if isinstance(scores, GroupScores)] == [
+        [1],
+        [0, 0, 0],
+        [0],
+        [1.5**-0.5, 1],
+    ]
+    assert isinstance(answers[1], GroupScores)
+    assert (answers[1].mean_novelty(), answers[1].correct, answers[1].answer_counts) == (0, 1, [None] * 3)
+
+
 def test_without_history_only_the_group_counts_and_the_answers_are_remembered(memory: Memory) -> None:
     batch_only = ScoringOptions(metric=Metric.OUTCOME, ignore_history=True)
     score(memory, rollouts(["7"] * 8))
@@ -230,7 +246,7 @@ class Model:
         }
         least = min(bonus.values(), default=0.0)
         novelty = [bonus.get(a, least) if s else 0.0 for a, s in zip(answers, scored, strict=True)]
-        if mode is not ScoreMode.SCORE_ONLY:
+        if mode is not ScoreMode.SCORE_ONLY and any(scored):
             self._visit(prompt, given)
         return [0.0] * len(answers) if mode is ScoreMode.REMEMBER_ONLY else novelty
 
@@ -385,10 +401,13 @@ def _compare(
     mode: ScoreMode,
     answers: list[GroupAnswer],
 ) -> None:
-    counted_verdicts = ("wrong", "right") if scope is OutcomeScope.ALL else ("wrong",)
     for (prompt, members), scores in zip(groups, answers, strict=True):
         assert isinstance(scores, GroupScores)
-        scored = [verdict in counted_verdicts for _, verdict in members]
+        verdicts = [verdict for _, verdict in members]
+        in_scope = {OutcomeScope.ALL: ("wrong", "right"), OutcomeScope.WRONG: ("wrong",)}.get(
+            scope, () if "right" in verdicts else ("wrong",)
+        )
+        scored = [verdict in in_scope for verdict in verdicts]
         earlier = [model.times(prompt, answer) if answer else 0.0 for answer, _ in members]
         expected = model.score(prompt, [answer for answer, _ in members], scored, batch_only, mode)
         assert scores.novelty.tolist() == pytest.approx(expected, abs=1e-6)

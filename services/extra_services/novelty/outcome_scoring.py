@@ -4,8 +4,8 @@ Source: outcome-based exploration (arXiv 2509.06941), whose historical bonus is 
 that the answer was given to the prompt, and whose batch bonus looks at the group alone. Here N counts the
 earlier groups, decayed, and the group itself, so it is at least 1; `ignore_history` leaves the earlier ones
 out. By default only wrong rollouts are counted and scored: what has failed often gets less than what has not
-been tried. Nothing here reads a text or a vector, and all of it is plain dictionaries: a group is a handful
-of rollouts, for which arrays would be slower.
+been tried. A group without a rollout in the scope changes nothing. Nothing here reads a text or a vector, and
+all of it is plain dictionaries: a group is a handful of rollouts, for which arrays would be slower.
 """
 
 import hashlib
@@ -39,6 +39,8 @@ class GivenAnswers:
 def given_answers(group: RolloutGroup, scope: OutcomeScope) -> GivenAnswers:
     """Return the answers of a checked group's rollouts in `scope`; undecided rollouts are in none."""
     answers = group.answers or []
+    if scope is OutcomeScope.ALL_WRONG and group.correct.any():
+        return GivenAnswers(len(answers), [], [], {})
     out = np.zeros(len(answers), dtype=np.bool_) if scope is OutcomeScope.ALL else group.correct
     if group.undecided is not None:
         out = out | group.undecided
