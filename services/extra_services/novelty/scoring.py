@@ -313,8 +313,12 @@ class Attempt:
                 self._count_answers(prompt, stored[prompt])
 
     def _count_answers(self, prompt: str, counts: AnswerCounts) -> None:
-        earlier = self._writes.get(prompt) or PromptWrite(self._headers[prompt].version)
-        self._writes[prompt] = replace(earlier, answer_counts=counts)
+        earlier = self._writes.get(prompt)
+        self._writes[prompt] = (
+            PromptWrite(self._headers[prompt].version, answer_counts=counts)
+            if earlier is None
+            else replace(earlier, answer_counts=counts)
+        )
 
     def _answer(
         self,
