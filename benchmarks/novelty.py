@@ -8,6 +8,7 @@ measures that.
 
 import argparse
 import json
+import math
 import os
 import resource
 import signal
@@ -30,13 +31,13 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 
 from extra_rl.v1 import namespace_pb2, namespace_pb2_grpc, novelty_pb2, novelty_pb2_grpc
-from extra_rl.vocabulary import Metric, ScoreMode
+from extra_rl.vocabulary import Metric, OutcomeScope, ScoreMode
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.index import RingIndex
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.novelty import metrics
+from extra_services.novelty import metrics, outcome_scoring
 from extra_services.novelty.request import RolloutGroup, ScoringOptions
 from extra_services.novelty.ring_scoring import RingScorer
 from extra_services.novelty.scoring import NoveltyScorer
@@ -182,6 +183,95 @@ def durable_scoring(figures: dict[str, Any], ratios: dict[str, float]) -> None:
     figures["score_16_durable"] = {
         "per_second": PROMPTS * ROLLOUTS / durable_s,
         "score_only_per_second": PROMPTS * ROLLOUTS / only_s,
+    }
+
+
+class PlainCounts:
+    """Outcome novelty as one writes it down: a dictionary of counts per prompt, all rollouts wrong."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, int]] = {}
+
+    def score(self, batch: list[RolloutGroup]) -> list[list[float]]:
+        """1/sqrt(N) of each rollout, the group itself included; updates the counts."""
+        novelty = []
+        for group in batch:
+            counts = self.counts.setdefault(group.prompt_id, {})
+            for answer in group.answers or []:
+                counts[answer] = counts.get(answer, 0) + 1
+            novelty.append([1 / math.sqrt(counts[answer]) for answer in group.answers or []])
+        return novelty
+
+
+class OutcomesInMemory:
+    """The domain's functions that score and count a batch, over dictionaries."""
+
+    def __init__(self) -> None:
+        self.settings = NamespaceSettings()
+        self.counts: dict[str, dict[str, float]] = {}
+
+    def score(self, batch: list[RolloutGroup]) -> list[Vectors]:
+        """Novelty of each group; updates the counts."""
+        decay, capacity = self.settings.outcome_decay, self.settings.outcome_capacity
+        novelty = []
+        for group in batch:
+            given = outcome_scoring.given_answers(group, OutcomeScope.WRONG)
+            earlier = self.counts.get(group.prompt_id, {})
+            novelty.append(outcome_scoring.outcome_novelty(given, earlier, decay, ignore_history=False))
+            self.counts[group.prompt_id] = outcome_scoring.counted(given, earlier, decay, capacity)
+        return novelty
+
+
+def answered(seed: int, rollouts: int) -> list[RolloutGroup]:
+    """512 all-wrong groups with skewed answers, about 40 distinct ones of a prompt after 20 batches."""
+    given = np.random.default_rng(seed).zipf(1.5, (PROMPTS, rollouts)).clip(max=500)
+    wrong = np.zeros(rollouts, np.bool_)
+    return [RolloutGroup(f"p{p}", wrong, answers=[str(n) for n in row]) for p, row in enumerate(given)]
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Return the CPU seconds of a call in all threads of this process: waiting counts nothing."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+def outcomes(rollouts: int, figures: dict[str, Any], ratios: dict[str, float]) -> None:
+    """Groups a second of outcome novelty, tables filled.
+
+    `in_memory` decides and counts over dictionaries; `score_only` is the whole domain, with checks, locks and
+    counts read from the store; `durable` also writes, and waits for the disk. Each by the clock and by CPU
+    seconds; the ratios are those of CPU seconds to the plain version.
+    """
+    plain, ours = PlainCounts(), OutcomesInMemory()
+    score_and_count = ScoringOptions(Metric.OUTCOME)
+    score_only = ScoringOptions(Metric.OUTCOME, ScoreMode.SCORE_ONLY)
+    with tempfile.TemporaryDirectory() as folder:
+        memory = Memory(SqliteStore(Path(folder)), embedder=None)
+        memory.create_namespace("bench", NamespaceSettings())
+        scorer = NoveltyScorer(memory)
+        for seed in range(20):
+            expected, found = plain.score(answered(seed, rollouts)), ours.score(answered(seed, rollouts))
+            assert np.abs(np.array(expected) - np.array(found)).max() < 1e-6, "both must score the same"
+            scorer.score("bench", answered(seed, rollouts), score_and_count)
+        batch = answered(10_000, rollouts)
+        calls: dict[str, Callable[[], object]] = {
+            "plain": lambda: plain.score(batch),
+            "in_memory": lambda: ours.score(batch),
+            "score_only": lambda: scorer.score("bench", batch, score_only),
+            "durable": lambda: scorer.score("bench", batch, score_and_count),
+        }
+        clock = dict(zip(calls, in_turn(REPEATS, *calls.values()), strict=True))
+        cpu = {
+            name: statistics.median(cpu_seconds(call) for _ in range(REPEATS)) for name, call in calls.items()
+        }
+        tables = memory.store.answer_counts(memory.namespace("bench"), [f"p{p}" for p in range(PROMPTS)])
+        memory.close()
+    ratios |= {f"outcome_{rollouts}_{name}": cpu["plain"] / cpu[name] for name in calls if name != "plain"}
+    figures[f"outcome_{rollouts}"] = {
+        "answers_per_prompt": statistics.mean(map(len, tables.values())),
+        **{f"{name}_groups_per_second": PROMPTS / clock[name] for name in calls},
+        **{f"{name}_groups_per_cpu_second": PROMPTS / cpu[name] for name in calls},
     }
 
 
@@ -373,7 +463,9 @@ def main(arguments: list[str]) -> None:
     """Prints one JSON object."""
     parser = argparse.ArgumentParser(prog="extra-rl bench novelty", description=__doc__)
     parser.add_argument(
-        "--part", choices=["scoring", "scoring_1024", "grpc", "texts"], help="measure one part only"
+        "--part",
+        choices=["scoring", "scoring_1024", "outcome", "grpc", "texts"],
+        help="measure one part only",
     )
     parser.add_argument("--capacity-test", action="store_true", help="1,000,000 prompts x 16 in float16")
     parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output is JSON")
@@ -388,6 +480,9 @@ def main(arguments: list[str]) -> None:
             durable_scoring(figures, ratios)
         if chosen.part in (None, "scoring_1024"):
             scoring(1024, figures, ratios)
+        if chosen.part in (None, "outcome"):
+            outcomes(8, figures, ratios)
+            outcomes(16, figures, ratios)
         if chosen.part in (None, "grpc"):
             over_grpc(figures, ratios)
         if chosen.part in (None, "texts"):

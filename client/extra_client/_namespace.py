@@ -39,7 +39,8 @@ class NamespaceSettings:
     variance_rate: float | None = None
     #: Distinct answers whose counts Metric.OUTCOME keeps per prompt, least recently given out first (256).
     outcome_capacity: int | None = None
-    #: Factor, in (0, 1], by which each remembered group of a prompt multiplies its earlier counts (1).
+    #: Factor, in (0, 1], by which each remembered group with a rollout in the scope multiplies its prompt's
+    #: earlier counts (1).
     outcome_decay: float | None = None
 
 

@@ -80,7 +80,7 @@ class Group:
     token_ids: Sequence[ArrayLike] | None = None
     #: Reals [n]: sum of the response's token log-probabilities, in nats, for Metric.POLICY_SURPRISE.
     sequence_logprobs: ArrayLike | None = None
-    #: n final answers, as Verdict.normalized_response has them, None or empty for a missing one, for
+    #: n final answers, as Verdict.final_answer has them, None or empty for a missing one, for
     #: Metric.OUTCOME. It leaves out rollouts that are undecided.
     answers: Sequence[str | None] | None = None
 

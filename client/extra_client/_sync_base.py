@@ -49,6 +49,7 @@ class Client:
         self._deadline = deadline
         self._patience = patience
         self._channel = _transport.open_channel(grpc, self.target, self._service, self._credentials)
+        self._closed = False
 
     def wait_for_ready(self, timeout: float = 60.0) -> None:
         """Return once the server reports that it serves.
@@ -76,6 +77,7 @@ class Client:
 
     def close(self) -> None:
         """End the connection and the calls still running; an embedded service ends with its last client."""
+        self._closed = True
         self._channel.close()
         if self._embedded:
             embedded.release(self._embedded)
@@ -138,6 +140,9 @@ class Client:
         file.write(data)
 
     def _attempt(self, call: Call[Any], deadline: float | None) -> _transport.Attempt:
+        if self._closed:
+            # grpc would crash the interpreter.
+            raise errors.FailedPreconditionError(f"the client of {self.target} is closed: make another one")
         seconds = self._deadline if deadline is None else deadline
         return _transport.attempt(call, self.target, seconds, self._patience, self._credentials.token)
 

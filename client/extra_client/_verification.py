@@ -95,6 +95,11 @@ class Verdict:
             return None
         return self.status is VerdictStatus.CORRECT
 
+    @property
+    def final_answer(self) -> str | None:
+        """The final answer as it was compared, for Metric.OUTCOME; None if the response has none."""
+        return self.normalized_response or self.extracted or None
+
 
 def verify(
     responses: Sequence[str],

@@ -503,7 +503,7 @@ class NoveltyClient(_ClientInNamespace):
                 (undecided) counts as not correct; Metric.OUTCOME leaves it out.
             token_ids: Integers [length] for each response, for Metric.NGRAM_COUNT.
             sequence_logprobs: Reals [n], in nats, for Metric.POLICY_SURPRISE.
-            answers: n final answers, as Verdict.normalized_response has them, None or empty for a missing
+            answers: n final answers, as Verdict.final_answer has them, None or empty for a missing
                 one, for Metric.OUTCOME.
             metric: How novelty is measured.
             scale: What the novelties are divided by.

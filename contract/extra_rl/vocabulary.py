@@ -66,7 +66,10 @@ class OutcomeScope(StrEnum):
     """Rollouts whose final answers Metric.OUTCOME counts and scores."""
 
     WRONG = "wrong"
+    #: The wrong and the correct ones.
     ALL = "all"
+    #: The wrong ones of groups without a correct one; other groups change nothing.
+    ALL_WRONG = "all_wrong"
 
 
 class Scale(StrEnum):

@@ -1,4 +1,4 @@
-"""For OpenRLHF's --train.agent_func_path: verification plus alpha x novelty as the reward, group by group."""
+"""For OpenRLHF's --train.agent_func_path: verification, alpha x novelty and beta x outcome novelty."""
 
 import os
 
@@ -7,5 +7,7 @@ from extra_client.integrations.openrlhf import agent_executor
 
 AgentExecutor = agent_executor(
     os.environ.get("VERIFICATION", "localhost:50053"),
-    NoveltyScoring(target=os.environ.get("NOVELTY", "localhost:50052"), namespace="my-run", alpha=0.1),
+    NoveltyScoring(
+        target=os.environ.get("NOVELTY", "localhost:50052"), namespace="my-run", alpha=0.1, beta=0.3
+    ),
 )

@@ -16,10 +16,11 @@ from extra_trainer.openrlhf import replacements
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 HERE = Path(__file__).parent
-#: Eight known solutions; then a round with one new solution and a wrong one.
+#: Eight known solutions; then a round with one new solution and a wrong one; then all wrong, one way new.
 ROUNDS = [
     ["12+3=15\n", "3+12=15\n"] * 4,
     ["12+3=15\n"] * 6 + ["12+3=10+5=15\n", "12+3=14\n"],
+    ["12+3=14\n"] * 7 + ["12+3=16\n"],
 ]
 
 
@@ -37,7 +38,7 @@ class Engine:
 
 
 async def main() -> None:
-    """Two rounds of eight rollouts of one prompt, by each of the two files."""
+    """Three rounds of eight rollouts of one prompt, by each of the two files."""
     replacements.install()
     from openrlhf.trainer.ray.vllm_engine import _load_agent_executor
     from openrlhf.utils.agent import SingleTurnAgentExecutor
@@ -54,7 +55,7 @@ async def main() -> None:
             engine, parameters = Engine(texts), SimpleNamespace(temperature=1.0, max_tokens=32, logprobs=None)
             calls = [executor.execute(prompt, "15", parameters, 96, make_tokenizer(), engine) for _ in texts]
             outputs = await asyncio.gather(*calls)
-            print(name, "rewards", [round(output["reward"], 4) for output in outputs])
+            print(name, "rewards", [float(f"{output['reward']:.4g}") for output in outputs])
 
 
 if __name__ == "__main__":

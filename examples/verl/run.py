@@ -24,10 +24,11 @@ from verl.trainer.ppo.ray_trainer import compute_advantage
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
 FILE = Path(__file__).parent / "extra_verl.py"
-#: Eight known solutions; then a round with one new solution and a wrong one.
+#: Eight known solutions; then a round with one new solution and a wrong one; then all wrong, one way new.
 ROUNDS = [
     ["12+3=15\n", "3+12=15\n"] * 4,
     ["12+3=15\n"] * 6 + ["12+3=10+5=15\n", "12+3=14\n"],
+    ["12+3=14\n"] * 7 + ["12+3=16\n"],
 ]
 
 
@@ -50,7 +51,7 @@ def row(tokenizer, text: str, uid: str, place: int) -> DataProto:  # type: ignor
 
 
 async def main(folder: Path) -> None:
-    """Print the advantages of two rounds of eight rollouts of one prompt."""
+    """Print the advantages of three rounds of eight rollouts of one prompt."""
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder)
     with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):

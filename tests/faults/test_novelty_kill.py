@@ -61,12 +61,82 @@ def test_after_kill_and_restart_an_idempotency_key_is_answered_as_before_and_cou
         assert server.novelty.ScoreGroups(other).groups[0].memory_before == 16
 
 
+class Kind:
+    """A kind of write, of one of seven prompts, so that callers meet: a key stands for a request."""
+
+    def request(self, key: str) -> n.ScoreGroupsRequest:
+        raise NotImplementedError
+
+    def adds(self, key: str) -> Counter[str]:
+        """Return what the request adds to the memory: entry -> how many."""
+        raise NotImplementedError
+
+    def stored(self, server: Server) -> dict[str, int]:
+        """Return what the server has, in the same form."""
+        raise NotImplementedError
+
+
+class Solutions(Kind):
+    """Two correct rollouts, remembered by their embeddings."""
+
+    def request(self, key: str) -> n.ScoreGroupsRequest:
+        seed = zlib.crc32(key.encode())
+        vectors = np.random.default_rng(seed).standard_normal((2, 8)).astype("<f4")
+        group = n.Group(prompt_id=f"p{seed % 7}", embeddings=vectors.tobytes(), correct=[True] * 2)
+        return n.ScoreGroupsRequest(namespace="run", groups=[group], idempotency_key=key)
+
+    def adds(self, key: str) -> Counter[str]:
+        return Counter({self.request(key).groups[0].prompt_id: 2})
+
+    def stored(self, server: Server) -> dict[str, int]:
+        prompts = server.namespaces.ListPrompts(ns.ListPromptsRequest(namespace="run")).prompts
+        return {prompt.prompt_id: prompt.solutions_added for prompt in prompts}
+
+
+class WrongAnswers(Kind):
+    """Three wrong rollouts, whose final answers are counted."""
+
+    def request(self, key: str) -> n.ScoreGroupsRequest:
+        seed = zlib.crc32(key.encode())
+        answers = [str(number) for number in np.random.default_rng(seed).integers(0, 4, 3)]
+        group = n.Group(prompt_id=f"p{seed % 7}", answers=answers, correct=[False] * 3)
+        return n.ScoreGroupsRequest(
+            namespace="run", groups=[group], idempotency_key=key, metric=n.METRIC_OUTCOME
+        )
+
+    def adds(self, key: str) -> Counter[str]:
+        group = self.request(key).groups[0]
+        return Counter(f"{group.prompt_id}: {answer}" for answer in group.answers)
+
+    def stored(self, server: Server) -> dict[str, int]:
+        answers = [str(number) for number in range(4)]
+        groups = [n.Group(prompt_id=f"p{i}", answers=answers, correct=[False] * 4) for i in range(7)]
+        look = n.ScoreGroupsRequest(
+            namespace="run",
+            groups=groups,
+            metric=n.METRIC_OUTCOME,
+            mode=n.SCORE_MODE_SCORE_ONLY,
+            explain=True,
+        )
+        counts = {
+            f"{group.prompt_id}: {answer}": int(count.earlier)
+            for group, scores in zip(groups, server.novelty.ScoreGroups(look).groups, strict=True)
+            for answer, count in zip(answers, scores.answer_counts, strict=True)
+        }
+        return {entry: count for entry, count in counts.items() if count}
+
+
+KINDS = {"solutions": Solutions(), "wrong answers": WrongAnswers()}
+
+
 class Writer(threading.Thread):
     """Scores one group after the other until the server is gone, noting what was acknowledged."""
 
-    def __init__(self, server: Server, number: int, round_: int, acknowledged: "queue.Queue[str]") -> None:
+    def __init__(
+        self, server: Server, kind: Kind, number: int, round_: int, acknowledged: "queue.Queue[str]"
+    ) -> None:
         super().__init__()
-        self._server, self._number, self._round = server, number, round_
+        self._server, self._kind, self._number, self._round = server, kind, number, round_
         self._acknowledged = acknowledged
         #: Key -> the answer, None while there is none.
         self.answers: dict[str, n.GroupScores | None] = {}
@@ -76,26 +146,13 @@ class Writer(threading.Thread):
             key = f"{self._round}/{self._number}/{count}"
             self.answers[key] = None
             try:
-                self.answers[key] = self._server.novelty.ScoreGroups(scored(key)).groups[0]
+                self.answers[key] = self._server.novelty.ScoreGroups(self._kind.request(key)).groups[0]
             except grpc.RpcError:
                 return
             self._acknowledged.put(key)
 
 
-def scored(key: str) -> n.ScoreGroupsRequest:
-    """The request a key stands for: two solutions of one of seven prompts, so that callers meet."""
-    seed = zlib.crc32(key.encode())
-    vectors = np.random.default_rng(seed).standard_normal((2, 8)).astype("<f4")
-    group = n.Group(prompt_id=f"p{seed % 7}", embeddings=vectors.tobytes(), correct=[True] * 2)
-    return n.ScoreGroupsRequest(namespace="run", groups=[group], idempotency_key=key)
-
-
-def _stored(server: Server) -> dict[str, int]:
-    prompts = server.namespaces.ListPrompts(ns.ListPromptsRequest(namespace="run")).prompts
-    return {prompt.prompt_id: prompt.solutions_added for prompt in prompts}
-
-
-def _kill_rounds(folder: Path, redis: RedisServer | None, rounds: int) -> None:
+def _kill_rounds(folder: Path, redis: RedisServer | None, kind: Kind, rounds: int) -> None:
     """Kills the server (with Redis in every other round Redis instead) under load, again and again."""
     flags = ["--embedder=none", *([f"--redis-url={redis.url}"] if redis is not None else [])]
     random = np.random.default_rng(0)
@@ -106,25 +163,24 @@ def _kill_rounds(folder: Path, redis: RedisServer | None, rounds: int) -> None:
     for number in range(rounds):
         with Server(folder, *flags) as server:
             sent = _written_until_killed(
-                server, number, int(random.integers(1, 60)), redis if number % 2 else None
+                server, kind, number, int(random.integers(1, 60)), redis if number % 2 else None
             )
         with Server(folder, *flags) as server:
             for key, answer in sent.items():
-                again = server.novelty.ScoreGroups(scored(key))
+                again = server.novelty.ScoreGroups(kind.request(key))
                 if answer is not None:
                     assert again.replayed
                     assert again.groups[0] == answer
                 known[key] = again.groups[0]
-            expected = Counter(scored(key).groups[0].prompt_id for key in known)
-            assert _stored(server) == {prompt: 2 * count for prompt, count in expected.items()}
+            assert kind.stored(server) == sum(map(kind.adds, known), Counter())
 
 
 def _written_until_killed(
-    server: Server, number: int, wanted: int, redis: RedisServer | None
+    server: Server, kind: Kind, number: int, wanted: int, redis: RedisServer | None
 ) -> dict[str, n.GroupScores | None]:
     """What four callers sent, and what was answered, when Redis, if given, and the server were killed."""
     acknowledged: queue.Queue[str] = queue.Queue()
-    writers = [Writer(server, i, number, acknowledged) for i in range(4)]
+    writers = [Writer(server, kind, i, number, acknowledged) for i in range(4)]
     for writer in writers:
         writer.start()
     for _ in range(wanted):
@@ -138,36 +194,42 @@ def _written_until_killed(
     return {key: answer for writer in writers for key, answer in writer.answers.items()}
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("store", STORES)
 def test_killed_under_load_every_acknowledged_write_is_there_and_none_twice(
-    store: str, tmp_path: Path
+    store: str, kind: str, tmp_path: Path
 ) -> None:
     with redis_server(tmp_path) if store == "redis" else nullcontext() as redis:
-        _kill_rounds(tmp_path, redis, rounds=5)
+        _kill_rounds(tmp_path, redis, KINDS[kind], rounds=5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("store", STORES)
-def test_killed_fifty_times_under_load_nothing_is_lost_or_doubled(store: str, tmp_path: Path) -> None:
+def test_killed_fifty_times_under_load_nothing_is_lost_or_doubled(
+    store: str, kind: str, tmp_path: Path
+) -> None:
     with redis_server(tmp_path) if store == "redis" else nullcontext() as redis:
-        _kill_rounds(tmp_path, redis, rounds=50)
+        _kill_rounds(tmp_path, redis, KINDS[kind], rounds=50)
 
 
-def test_two_replicas_on_one_redis_agree(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_two_replicas_on_one_redis_agree(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
     with redis_server(tmp_path) as redis, ExitStack() as running:
         replicas = []
-        for name in ("a", "b"):
-            (tmp_path / name).mkdir()
+        for replica in ("a", "b"):
+            (tmp_path / replica).mkdir()
             flags = ("--embedder=none", f"--redis-url={redis.url}")
-            replicas.append(running.enter_context(Server(tmp_path / name, *flags)))
+            replicas.append(running.enter_context(Server(tmp_path / replica, *flags)))
         settings = ns.NamespaceSettings(memory_capacity=16, min_history=0)
         replicas[0].namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="run", settings=settings))
         keys = [f"key {i}" for i in range(120)]
         with ThreadPoolExecutor(8) as pool:
             # Each key twice, once to each replica, at about the same time: one of them is the first.
             jobs = [
-                pool.submit(replicas[(i + turn) % 2].novelty.ScoreGroups, scored(key))
+                pool.submit(replicas[(i + turn) % 2].novelty.ScoreGroups, kind.request(key))
                 for i, key in enumerate(keys)
                 for turn in range(2)
             ]
@@ -175,12 +237,10 @@ def test_two_replicas_on_one_redis_agree(tmp_path: Path) -> None:
         for first, second in zip(answers[::2], answers[1::2], strict=True):
             assert {first.replayed, second.replayed} == {True, False}
             assert first.groups[0] == second.groups[0]
-        assert _stored(replicas[0]) == _stored(replicas[1])
-        assert sum(_stored(replicas[0]).values()) == 2 * len(keys)
+        assert kind.stored(replicas[0]) == kind.stored(replicas[1]) == sum(map(kind.adds, keys), Counter())
         for i in range(20):
-            request = n.ScoreGroupsRequest(
-                namespace="run", groups=scored(f"new {i}").groups, mode=n.SCORE_MODE_SCORE_ONLY
-            )
+            request = kind.request(f"new {i}")
+            request.mode, request.idempotency_key = n.SCORE_MODE_SCORE_ONLY, ""
             one, other = (replica.novelty.ScoreGroups(request).groups[0] for replica in replicas)
             assert one == other
-            replicas[i % 2].novelty.ScoreGroups(scored(f"new {i}"))
+            replicas[i % 2].novelty.ScoreGroups(kind.request(f"new {i}"))

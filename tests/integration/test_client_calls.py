@@ -271,6 +271,13 @@ async def test_the_asyncio_client_retries_alike(script: Scripted) -> None:
     assert len(script.asked) == 3
 
 
+def test_a_closed_client_says_so(script: Scripted) -> None:
+    with NamespaceClient(script.target, "n") as client:
+        prompts = client.list_prompts()
+    with pytest.raises(FailedPreconditionError, match="is closed"):
+        next(prompts)
+
+
 def test_a_copy_is_not_sent_twice(script: Scripted) -> None:
     script.answers = [aborts(grpc.StatusCode.UNAVAILABLE)]
     with NamespaceClient(script.target, "n") as client, pytest.raises(UnavailableError):

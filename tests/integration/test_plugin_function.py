@@ -21,6 +21,8 @@ from extra_client import (
     embedded,
 )
 from extra_client.integrations import Outage, novelty_bonus, prompt_id
+from support.faulty_services import free_port
+from support.outcome_model import OutcomeModel
 
 ROOT = Path(__file__).resolve().parents[2]
 USUAL, OTHER, WRONG = "Pair the terms from both ends.", "By induction on n.", "Guess."
@@ -58,8 +60,71 @@ def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once
         assert {prompt.prompt_id: prompt.solutions for prompt in prompts} == {"a": 3, "b": 2}
         with pytest.raises(ValueError, match="must be as many of each"):
             novelty_bonus(["a"], [USUAL, OTHER], [True, True], client=client)
+        with pytest.raises(ValueError, match="1 answers: must be as many of each"):
+            novelty_bonus(["a", "a"], [USUAL, OTHER], [True, True], ["12"], client=client)
         with pytest.raises(InvalidArgumentError, match="texts"):
             novelty_bonus(["a"], [""], [True], client=client)
+
+
+def test_wrong_rollouts_of_all_wrong_groups_differ_by_how_often_their_answer_was_given(target: str) -> None:
+    model, random = OutcomeModel(beta=0.3), np.random.default_rng(0)
+    with NoveltyClient(target, "answers") as client:
+        for step in range(6):
+            prompts = random.permutation(["a"] * 6 + ["b"] * 6 + ["c"] * 6).tolist()
+            answers = random.choice(["1", "2", "3", ""], 18).tolist()
+            correct = random.choice([False, None, True], 18, p=[0.75, 0.1, 0.15]).tolist()
+            expected = np.zeros(18)
+            for prompt in "abc":
+                places = [place for place, each in enumerate(prompts) if each == prompt]
+                group = [correct[place] for place in places], [answers[place] for place in places]
+                expected[places] = model.bonus(prompt, *group)
+            for _ in range(2):
+                bonus = novelty_bonus(
+                    prompts,
+                    answers,
+                    correct,
+                    answers,
+                    client=client,
+                    alpha=0,
+                    beta=0.3,
+                    idempotency_key=f"{step}",
+                )
+                assert bonus.dtype == np.float32
+                assert bonus.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+        assert model.counts["a"], "some group was all wrong"
+        stored = {each.prompt_id: each.answers for each in NamespaceClient(target, "answers").list_prompts()}
+    assert stored == {prompt: len(counts) for prompt, counts in model.counts.items() if counts}
+
+
+def test_both_bonuses_come_together_under_one_key(target: str) -> None:
+    texts, correct = [USUAL, OTHER, WRONG, WRONG], [True, True, False, False]
+    with NoveltyClient(target, "both", NamespaceSettings(min_history=0)) as client:
+        for _ in range(2):
+            bonus = novelty_bonus(
+                ["a", "a", "b", "b"],
+                texts,
+                correct,
+                [None, None, "7", ""],
+                client=client,
+                alpha=2.0,
+                beta=0.3,
+                idempotency_key="step",
+            )
+            assert (bonus[:2] > 0).all()
+            assert bonus[2:].tolist() == [0, 0]
+        (solutions, answers) = NamespaceClient(target, "both").list_prompts()
+        assert (solutions.solutions, answers.answers) == (2, 1)
+        with pytest.raises(ValueError, match="give answers"):
+            novelty_bonus(["a"], [WRONG], [False], client=client, alpha=0, beta=0.3)
+
+
+def test_with_weights_of_0_nothing_is_called() -> None:
+    with NoveltyClient(f"localhost:{free_port()}", "nowhere") as client:
+        bonus = novelty_bonus(["a", "a"], [USUAL, WRONG], [True, False], ["1", "2"], client=client, alpha=0)
+        assert bonus.tolist() == [0, 0]
+        # No group is all wrong.
+        args = (["a", "a"], [USUAL, WRONG], [True, False], ["1", "2"])
+        assert novelty_bonus(*args, client=client, alpha=0, beta=0.3).tolist() == [0, 0]
 
 
 def test_an_absence_is_told_once_until_it_is_over_and_never_excuses_a_wrong_request(

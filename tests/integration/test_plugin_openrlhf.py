@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from extra_client import NamespaceClient, NamespaceSettings, PrefixClient, UnavailableError
 from extra_client.errors import FailedPreconditionError
 from extra_client.integrations import NoveltyScoring, prompt_id
-from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor
+from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor, reward_function
 from extra_trainer.openrlhf import replacements
+from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
+from support.outcome_model import OutcomeModel
+from support.verification_server import verification_server
 
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
 
@@ -137,8 +141,123 @@ AgentExecutor = agent_executor(right, novelty)
     assert all(output["extra_logs"]["novelty"] > 0 for output in third)
 
 
-def test_with_alpha_0_the_experience_is_bit_identical_to_the_plain_executor(
+def last_word(response: str) -> str | None:
+    return None if response == "no idea" else response.split()[-1]
+
+
+def advantages(outputs: list[Any], estimator: str) -> list[float]:
+    """The advantages of a group's first tokens, by OpenRLHF's experience maker."""
+    from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
+    experiences = [SamplesGenerator._process_response_into_experience(None, each) for each in outputs]
+    for number, experience in enumerate(experiences):
+        experience.index = [number]
+        experience.kl = torch.zeros(experience.action_mask.shape)
+    settings = SimpleNamespace(
+        algo=SimpleNamespace(advantage=SimpleNamespace(estimator=estimator, gamma=1.0, no_std_norm=False)),
+        rollout=SimpleNamespace(n_samples_per_prompt=len(outputs)),
+        reward=SimpleNamespace(
+            clip_range=(-10, 10), overlong_buffer_len=None, stop_properly_penalty_coef=None
+        ),
+    )
+    maker = SimpleNamespace(
+        strategy=SimpleNamespace(args=settings),
+        advantage_estimator=estimator,
+        kl_ctl=SimpleNamespace(value=0.0),
+    )
+    maker.get_cumulative_returns = RemoteExperienceMaker.get_cumulative_returns.__get__(maker)
+    made = RemoteExperienceMaker.compute_advantages_and_returns(maker, experiences)
+    return [float(each.advantages[0][each.action_mask[0].bool()][0]) for each in made]
+
+
+@pytest.mark.parametrize("estimator", ["group_norm", "dr_grpo"])
+def test_outcome_novelty_is_added_to_the_wrong_rollouts_of_all_wrong_groups(
+    tokenizer: Any, server: str, estimator: str
+) -> None:
+    groups = [
+        ["so 5", "thus 5", "it is 6", "no idea"],
+        ["so 5", "it is 7", "hm", "or 6"],
+        # With a correct one: nothing is added, and nothing is counted.
+        ["so 4", "so 7", "so 7", "so 7"],
+        ["a 5", "a 7", "a 7", "a 6"],
+    ]
+    novelty = NoveltyScoring(target=server, namespace=estimator, alpha=0.0, beta=0.3)
+
+    async def steps() -> list[list[Any]]:
+        executor = agent_executor(
+            right, novelty, answers=last_word, estimator=estimator, undecided_reward=0.0
+        )()
+        return [await rollouts(executor, tokenizer, texts) for texts in groups]
+
+    model = OutcomeModel(beta=0.3)
+    for texts, outputs in zip(groups, asyncio.run(steps()), strict=True):
+        bonus = model.bonus("p", [right(text, "4") for text in texts], [last_word(text) for text in texts])
+        assert [output["scores"] for output in outputs] == [float(right(text, "4") is True) for text in texts]
+        plain = advantages([{**output, "reward": output["scores"]} for output in outputs], estimator)
+        ours = advantages(outputs, estimator)
+        added = [after - before for after, before in zip(ours, plain, strict=True)]
+        assert added == pytest.approx(bonus, abs=1e-6)
+        logged = [0.3 * output["extra_logs"]["outcome_novelty"] for output in outputs]
+        assert logged == pytest.approx(bonus, abs=1e-6)
+    with NamespaceClient(server, estimator) as client:
+        (prompt,) = client.list_prompts()
+    assert (prompt.prompt_id, prompt.answers) == (prompt_id("2 + 2 = "), len(model.counts["p"]))
+
+
+def test_final_answers_come_from_the_verification_service(
     tokenizer: Any, server: str, tmp_path: Path
+) -> None:
+    novelty = NoveltyScoring(target=server, namespace="service", alpha=0.0, beta=0.3)
+
+    async def run(address: str) -> list[Any]:
+        executor = agent_executor(address, novelty)()
+        texts = ["the answer is 5", "well, the answer is 5", "the answer is 6", "no idea"]
+        return await rollouts(executor, tokenizer, texts)
+
+    with verification_server(tmp_path, workers=1) as verification:
+        outputs = asyncio.run(run(verification.address))
+    bonus = OutcomeModel(1.0).bonus("p", [False] * 4, ["5", "5", "6", None])
+    assert [each["extra_logs"]["outcome_novelty"] for each in outputs] == pytest.approx(bonus, abs=1e-6)
+
+
+def test_a_sample_that_fails_keeps_no_other_waiting(tokenizer: Any, server: str) -> None:
+    def fails(response: str, label: str) -> bool:
+        if response == "so 6":
+            raise RuntimeError("this one")
+        return response.endswith(label)
+
+    novelty = NoveltyScoring(target=server, namespace="fails", alpha=0.0, beta=0.3)
+
+    async def run() -> Any:
+        executor = agent_executor(fails, novelty, answers=last_word)()
+        engine = Engine(tokenizer, ["so 5", "so 6", "so 7"])
+        calls = [executor.execute("2 + 2 = ", "4", parameters(), 64, tokenizer, engine) for _ in range(3)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, second, third = asyncio.run(run())
+    assert isinstance(second, RuntimeError)
+    assert first["reward"] == third["reward"] == 0
+    with NamespaceClient(server, "fails") as client:
+        (prompt,) = client.list_prompts()
+    assert prompt.answers == 2
+
+
+def test_beta_that_openrlhf_would_change_is_refused(server: str) -> None:
+    novelty = NoveltyScoring(target=server, namespace="refused", beta=0.3)
+    for match, options in (
+        ("give answers", {}),
+        ("not 'reinforce_baseline'", {"answers": last_word, "estimator": "reinforce_baseline"}),
+        ("undecided_reward=0", {"answers": last_word, "undecided_reward": -1.0}),
+    ):
+        with pytest.raises(ValueError, match=match):
+            agent_executor(right, novelty, **options)
+    with pytest.raises(ValueError, match="beta is for agent_executor"):
+        reward_function(right, novelty, group_size=4)
+
+
+def test_with_weights_of_0_the_experience_is_bit_identical_to_the_plain_executor_and_nothing_is_called(
+    tokenizer: Any, tmp_path: Path
 ) -> None:
     path = written(
         tmp_path, "def reward_func(q, p, l):\n    return {'rewards': float('4' in q[0].split('=')[1])}\n"
@@ -150,7 +269,7 @@ def test_with_alpha_0_the_experience_is_bit_identical_to_the_plain_executor(
         return await rollouts(executor, tokenizer, ANSWERS)
 
     plain = asyncio.run(run(SingleTurnAgentExecutor([path])))
-    silent = NoveltyScoring(target=server, namespace="alpha-0", alpha=0.0)
+    silent = NoveltyScoring(target=f"localhost:{free_port()}", namespace="none", alpha=0.0, beta=0.0)
     ours = asyncio.run(run(agent_executor(right, silent)()))
     make = SamplesGenerator._process_response_into_experience
     for one, other in zip(plain, ours, strict=True):

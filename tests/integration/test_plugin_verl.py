@@ -16,8 +16,10 @@ import pytest
 
 from extra_client import NamespaceClient, UnavailableError
 from extra_client.integrations import prompt_id
+from support.faulty_services import free_port
 from support.novelty_server import Server
-from support.verification_server import verification_server
+from support.outcome_model import OutcomeModel
+from support.verification_server import own_verifiers, verification_server
 
 if find_spec("verl") is None:
     pytest.skip(
@@ -39,14 +41,21 @@ from support.generation_models import make_model
 PROMPT = [{"role": "user", "content": "2 + 2 = "}]
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
 FILE = """
-from extra_client import NamespaceSettings
+from extra_client import NamespaceSettings, VerifyOptions
 from extra_client.integrations import NoveltyScoring
 from extra_client.integrations.verl import reward_manager, verification_score
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None):
     return float(solution_str.endswith(ground_truth))
 
+def answered(data_source, solution_str, ground_truth, extra_info=None):
+    answer = solution_str.split()[-1]
+    correct = solution_str.endswith(ground_truth)
+    pred = None if answer == "idea" else answer
+    return {{"score": float(correct), "undecided": answer == "hm", "pred": pred}}
+
 verified = verification_score("{verification}")
+graded = verification_score("{verification}", method="custom", options=VerifyOptions(verifier="graded"))
 novelty = NoveltyScoring(
     target="{target}", namespace="{namespace}", settings=NamespaceSettings(min_history=1), **{options}
 )
@@ -87,15 +96,15 @@ class Run:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.workers = [RewardLoopWorker(self.config) for _ in range(2)]
 
-    async def reward(self, texts: list[str], uid: str, split: str = "train") -> list[Any]:
+    async def reward(self, texts: list[str], uid: str, split: str = "train", answer: Any = "4") -> list[Any]:
         """Reward a group as verl does: each rollout goes to any worker."""
         calls = [
-            self.workers[place % 2].compute_score(self._data(text, uid, place, split))
+            self.workers[place % 2].compute_score(self._data(text, uid, place, split, answer))
             for place, text in enumerate(texts)
         ]
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    def _data(self, text: str, uid: str, place: int, split: str) -> DataProto:
+    def _data(self, text: str, uid: str, place: int, split: str, answer: Any) -> DataProto:
         """As AgentLoopWorker._compute_score makes it."""
         prompt = torch.tensor(self.tokenizer("2 + 2 = ")["input_ids"])
         response = torch.tensor(self.tokenizer(text)["input_ids"])
@@ -104,8 +113,8 @@ class Run:
         columns = {
             "raw_prompt": PROMPT,
             "data_source": "sums",
-            "reward_model": {"ground_truth": "4"},
-            "extra_info": {"split": split},
+            "reward_model": {"ground_truth": answer},
+            "extra_info": {"split": split, "index": 17},
             "uid": uid,
             "session_id": place,
         }
@@ -163,10 +172,56 @@ def test_a_group_over_two_reward_workers_gets_the_bonus_after_normalization(
     assert (prompt.prompt_id, prompt.solutions_added) == (prompt_id(PROMPT), 6)
 
 
-def test_with_alpha_0_rewards_and_advantages_are_bit_identical(
+def test_outcome_novelty_is_added_to_the_wrong_rollouts_of_all_wrong_groups(
     server: str, tmp_path: Path, model: Path
 ) -> None:
-    silent = Run(file(tmp_path, server, "silent", alpha=0.0), model)
+    path = file(tmp_path, server, "outcome", alpha=0.5, beta=0.3)
+    run = Run(path, model, "reward.custom_reward_function.name=answered")
+    groups = [
+        ["so 5", "thus 5", "it is 6", "no idea"],
+        ["so 5", "it is 7", "well hm", "or 6"],
+        # With a correct one: nothing is added, and nothing is counted.
+        ["so 4", "so 7", "so 7", "so 7"],
+        ["a 5", "a 7", "a 7", "a 6"],
+    ]
+
+    async def steps() -> list[list[Any]]:
+        return [await run.reward(texts, f"group-{number}") for number, texts in enumerate(groups)]
+
+    expected = OutcomeModel(beta=0.3)
+    for texts, results in zip(groups, asyncio.get_event_loop().run_until_complete(steps()), strict=True):
+        assert not any(isinstance(result, BaseException) for result in results), results
+        words = [text.split()[-1] for text in texts]
+        correct = [None if word == "hm" else word == "4" for word in words]
+        bonus = expected.bonus("p", correct, [None if word == "idea" else word for word in words])
+        plain = run.advantages([float(right is True) for right in correct], "grpo")
+        ours = run.advantages([result["reward_score"] for result in results], "extra_grpo")
+        assert (ours - plain).tolist() == pytest.approx(bonus, abs=1e-6)
+        logged = [0.3 * result["reward_extra_info"]["outcome_novelty"] for result in results]
+        assert logged == pytest.approx(bonus, abs=1e-6)
+    with NamespaceClient(server, "outcome") as client:
+        (prompt,) = client.list_prompts()
+    # The first correct rollout of the prompt is remembered as a solution, beside the wrong answers.
+    assert (prompt.solutions, prompt.answers) == (1, len(expected.counts["p"])) == (1, 3)
+
+
+def test_beta_that_could_not_be_kept_apart_is_refused(server: str, tmp_path: Path, model: Path) -> None:
+    path = file(tmp_path, server, "apart", alpha=0.0, beta=0.3)
+    with pytest.raises(ValueError, match=r"beta needs algorithm\.adv_estimator=extra_grpo"):
+        Run(path, model, "algorithm.adv_estimator=grpo")
+    unanswered = asyncio.get_event_loop().run_until_complete(Run(path, model).reward(ANSWERS, "group"))
+    assert all("must return 'pred'" in str(result) for result in unanswered)
+    path.write_text(path.read_text().replace('"score": float(correct)', '"score": 2 * correct - 1'))
+    run = Run(path, model, "reward.custom_reward_function.name=answered")
+    results = asyncio.get_event_loop().run_until_complete(run.reward(ANSWERS, "group"))
+    assert ["a reward of 0 for a wrong rollout" in str(result) for result in results] == [False] * 3 + [True]
+
+
+def test_with_weights_of_0_rewards_and_advantages_are_bit_identical_and_nothing_is_called(
+    tmp_path: Path, model: Path
+) -> None:
+    server = f"localhost:{free_port()}"
+    silent = Run(file(tmp_path, server, "silent", alpha=0.0, beta=0.0), model)
     plain = Run(
         file(tmp_path, server, "plain"),
         model,
@@ -181,8 +236,11 @@ def test_with_alpha_0_rewards_and_advantages_are_bit_identical(
     loop = asyncio.get_event_loop()
     theirs, ours = (loop.run_until_complete(rewards(run)) for run in (plain, silent))
     assert theirs == ours
-    expected = plain.advantages(theirs, "grpo").numpy().tobytes()
-    assert silent.advantages(ours, "extra_grpo").numpy().tobytes() == expected
+    # The estimator is that of the file made last: once more, for this run.
+    silent = Run(file(tmp_path, server, "silent", alpha=0.0, beta=0.0), model)
+    for values in (ours, [2.0, -1.0, 0.5, 0.0]):
+        expected = plain.advantages(values, "grpo").numpy().tobytes()
+        assert silent.advantages(values, "extra_grpo").numpy().tobytes() == expected
 
 
 def test_before_normalization_the_bonus_is_part_of_the_reward_and_evaluation_is_left_alone(
@@ -223,8 +281,32 @@ def test_the_verification_service_is_a_custom_reward_function(
         texts = ["the answer is 4", "the answer is 5", "the answer is 2+2", "no idea"]
         run = Run(path, model, "reward.custom_reward_function.name=verified")
         results = asyncio.get_event_loop().run_until_complete(run.reward(texts, "group"))
+        missing = asyncio.get_event_loop().run_until_complete(run.reward(texts[:1], "none", answer="None"))
     assert [result["reward_score"] for result in results] == [1.0, 0.0, 1.0, 0.0]
     assert {result["reward_extra_info"]["undecided"] for result in results} == {0.0}
+    answers = [result["reward_extra_info"]["pred"] for result in results]
+    assert (answers[0], answers[1], answers[3]) == ("4", "5", "")
+    assert "the answer of sums[17]" in str(missing[0])
+    assert "[0]" not in str(missing[0])
+
+
+GRADED = """
+def graded(response, answer):
+    return {"score": float(answer in response), "length": len(response)}
+"""
+
+
+def test_a_custom_verifier_is_named_and_its_score_and_components_are_logged(
+    server: str, tmp_path: Path, model: Path
+) -> None:
+    with verification_server(tmp_path, own_verifiers(tmp_path, GRADED), workers=1) as verification:
+        path = file(tmp_path, server, "graded", verification.address, alpha=0.0, beta=0.3)
+        run = Run(path, model, "reward.custom_reward_function.name=graded")
+        results = asyncio.get_event_loop().run_until_complete(run.reward(ANSWERS, "group"))
+    logged = [result["reward_extra_info"] for result in results]
+    assert [info["verified/score"] for info in logged] == [1.0, 1.0, 1.0, 0.0]
+    assert [info["verified/length"] for info in logged] == [len(text) for text in ANSWERS]
+    assert [result["reward_score"] for result in results] == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_a_run_whose_server_is_killed_fails_the_step_or_goes_on_as_it_was_told(

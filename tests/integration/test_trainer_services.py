@@ -23,6 +23,7 @@ from extra_client import (
     VerificationClient,
     embedded,
 )
+from extra_client.integrations import novelty_bonus
 from extra_rl.tokens import TokenTexts
 from extra_trainer.config import NoveltyConfig, OutcomeConfig, PrefixConfig
 from extra_trainer.data.problems import prompt_identity
@@ -383,6 +384,34 @@ def test_wrong_answers_are_counted_and_the_rarer_ones_gain(
             assert times == [None] * 4
             assert bonus == [0] * 4
     assert rescued == [0, 0, 1]
+
+
+def test_the_plug_ins_add_what_the_trainer_adds(
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
+) -> None:
+    outcome, none = OutcomeConfig(enabled=True, beta=0.3), NoveltyConfig(enabled=False)
+    explorer = _explorer(tokens, novelty, "trainer", none, outcome=outcome)
+    random, paid = np.random.default_rng(0), list[bool]()
+    with NoveltyClient(novelty, "plug-in") as client:
+        for step in range(5):
+            texts = random.choice(["13", "14", "15", "no answer", "12"], 6, p=[0.3, 0.3, 0.2, 0.15, 0.05])
+            group = _group(tokens, verification, texts.tolist())
+            group.verdicts[0] = replace(group.verdicts[0], status=VerdictStatus.TIMEOUT)
+            scores = explorer.score([group], step, place=0)
+            theirs = step_advantages([group], scores, none, outcome, divide_by_std=True, seed=0, step=step)
+            bonus = novelty_bonus(
+                [group.request.prompt_id] * 6,
+                texts.tolist(),
+                [verdict.correct for verdict in group.verdicts],
+                [verdict.final_answer for verdict in group.verdicts],
+                client=client,
+                alpha=0,
+                beta=0.3,
+            )
+            assert bonus.tolist() == theirs.outcome_bonus[0].astype(np.float32).tolist()
+            paid.append(bool(bonus.any()))
+    assert any(paid)
+    assert not all(paid)
 
 
 def test_a_repeated_call_counts_no_answer_twice(

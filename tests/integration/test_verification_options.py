@@ -1,6 +1,5 @@
 """Methods, options, the cache and custom verifiers, through real gRPC."""
 
-import os
 import socket
 from collections.abc import Iterator
 
@@ -8,7 +7,7 @@ import grpc
 import pytest
 
 from extra_rl.v1 import verification_pb2 as pb
-from support.verification_server import VerificationServer, verification_server
+from support.verification_server import VerificationServer, own_verifiers, verification_server
 
 CORRECT, WRONG = pb.VERDICT_STATUS_CORRECT, pb.VERDICT_STATUS_WRONG
 UNPARSEABLE, TIMEOUT, ERROR = (
@@ -61,18 +60,8 @@ def reaches(response, port):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationServer]:
     folder = tmp_path_factory.mktemp("verification")
-    names = [line.split()[1].partition("(")[0] for line in VERIFIERS.splitlines() if line.startswith("def ")]
-    package = folder / "packages"
-    metadata = package / "own_verifiers-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (package / "own_verifiers.py").write_text(VERIFIERS)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own-verifiers\nVersion: 1.0\n")
-    entries = "\n".join(f"{name} = own_verifiers:{name}" for name in names)
-    (metadata / "entry_points.txt").write_text(f"[extra_rl.verifiers]\n{entries}\n")
-    # Before the paths of the caller, which may run the tests of another checkout than the installed one.
-    path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
     with verification_server(
-        folder, {"PYTHONPATH": path}, workers=2, timeout_seconds=2, worker_memory_bytes=2**29
+        folder, own_verifiers(folder, VERIFIERS), workers=2, timeout_seconds=2, worker_memory_bytes=2**29
     ) as running:
         yield running
 

@@ -63,6 +63,20 @@ def verification_server(
         process.wait(timeout=30)
 
 
+def own_verifiers(folder: Path, code: str) -> dict[str, str]:
+    """Install every function of `code` as a custom verifier; return the environment for a server."""
+    names = [line.split()[1].partition("(")[0] for line in code.splitlines() if line.startswith("def ")]
+    package = folder / "packages"
+    metadata = package / "own_verifiers-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (package / "own_verifiers.py").write_text(code)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: own-verifiers\nVersion: 1.0\n")
+    entries = "\n".join(f"{name} = own_verifiers:{name}" for name in names)
+    (metadata / "entry_points.txt").write_text(f"[extra_rl.verifiers]\n{entries}\n")
+    # Before the paths of the caller, which may run the tests of another checkout than the installed one.
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))}
+
+
 _numbers = itertools.count()
 
 

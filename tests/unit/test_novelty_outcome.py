@@ -1,6 +1,7 @@
 """Outcome novelty: the formula by hand, and the service's domain against a brute-force model."""
 
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ from extra_services.novelty.request import (
     ScoringOptions,
 )
 from extra_services.novelty.scoring import NoveltyScorer
-from support.memory_stores import RedisServer, open_store, redis_server
+from support.memory_stores import STORES, RedisServer, open_store, redis_server
 
 OUTCOME = ScoringOptions(metric=Metric.OUTCOME)
 
@@ -96,6 +97,22 @@ def test_scope_all_counts_and_scores_right_answers_in_the_same_table(memory: Mem
     group = rollouts(["7", "12", "12"], [False, True, True])
     assert near(score(memory, group, everything)) == [1, 2**-0.5, 2**-0.5]
     assert near(score(memory, rollouts(["12"]))) == [3**-0.5]
+
+
+def test_scope_all_wrong_leaves_groups_with_a_right_answer_alone(memory: Memory) -> None:
+    memory.create_namespace("decayed", NamespaceSettings(outcome_decay=0.5))
+    hopeless = ScoringOptions(metric=Metric.OUTCOME, outcome_scope=OutcomeScope.ALL_WRONG, explain=True)
+    scorer, mixed = NoveltyScorer(memory), rollouts(["7", "7", "12"], [False, False, True])
+    groups = [rollouts(["7"]), mixed, rollouts(["7"], undecided=[True]), rollouts(["7", "8"])]
+    answers, _ = scorer.score("decayed", groups, hopeless)
+    assert [near(scores) for scores in answers if isinstance(scores, GroupScores)] == [
+        [1],
+        [0, 0, 0],
+        [0],
+        [1.5**-0.5, 1],
+    ]
+    assert isinstance(answers[1], GroupScores)
+    assert (answers[1].mean_novelty(), answers[1].correct, answers[1].answer_counts) == (0, 1, [None] * 3)
 
 
 def test_without_history_only_the_group_counts_and_the_answers_are_remembered(memory: Memory) -> None:
@@ -229,7 +246,7 @@ class Model:
         }
         least = min(bonus.values(), default=0.0)
         novelty = [bonus.get(a, least) if s else 0.0 for a, s in zip(answers, scored, strict=True)]
-        if mode is not ScoreMode.SCORE_ONLY:
+        if mode is not ScoreMode.SCORE_ONLY and any(scored):
             self._visit(prompt, given)
         return [0.0] * len(answers) if mode is ScoreMode.REMEMBER_ONLY else novelty
 
@@ -237,28 +254,33 @@ class Model:
         visits = self.visits.setdefault(prompt, [])
         visits.append(given)
         since = self.forgotten.setdefault(prompt, Counter())
+        kept = self.kept(prompt)
+        for answer in kept[: max(0, len(kept) - self.capacity)]:
+            since[answer] = len(visits)
+
+    def kept(self, prompt: int) -> list[str]:
+        """Answers that are not forgotten, least recently given first; within a visit in order."""
+        visits, since = self.visits.get(prompt, []), self.forgotten.get(prompt, Counter())
         last = {
-            answer: (number, -given.index(answer))
+            answer: (number, given.index(answer))
             for number, given in enumerate(visits)
             for answer in given
             if number >= since[answer]
         }
-        # Most recent first; within a visit the answers that came last.
-        kept = sorted(last, key=lambda answer: (last[answer][0], -last[answer][1]), reverse=True)
-        for answer in kept[self.capacity :]:
-            since[answer] = len(visits)
+        return sorted(last, key=lambda answer: last[answer])
 
 
 rollout = st.tuples(
-    st.sampled_from(["", "1", "2", "3", "4", "5"]), st.sampled_from(["wrong", "wrong", "right", "undecided"])
+    st.sampled_from(["", "5", "1", "4", "2", "6", "3"]),
+    st.sampled_from(["wrong", "wrong", "wrong", "right", "undecided"]),
 )
-group = st.tuples(st.integers(0, 2), st.lists(rollout, min_size=1, max_size=6))
+group = st.tuples(st.sampled_from([0, 0, 1]), st.lists(rollout, min_size=1, max_size=6))
 step = st.one_of(
     st.tuples(st.just("score"), st.lists(group, min_size=1, max_size=3), st.sampled_from(list(ScoreMode))),
     st.tuples(
         st.just("score"), st.lists(group, min_size=1, max_size=3), st.just(ScoreMode.SCORE_AND_REMEMBER)
     ),
-    st.tuples(st.just("delete"), st.integers(0, 2)),
+    st.tuples(st.just("delete"), st.integers(0, 1)),
     st.tuples(st.sampled_from(["replay", "restart", "snapshot", "restore", "transfer"])),
 )
 
@@ -274,11 +296,18 @@ class Service:
         self.memory = Memory(open_store(*self._opening), embedder=None)
         self.scorer = NoveltyScorer(self.memory)
 
-    def move(self, folder: Path) -> None:
-        """Export the namespace and import it in its own place."""
+    def move(self, folder: Path, destination: str) -> None:
+        """Export the namespace and import it as `destination`, in the place of what is there."""
         path = folder / "exported.parquet"
         path.write_bytes(b"".join(transfer.export(self.memory, "run")))
-        transfer.import_file(self.memory, "run", path, replace=True)
+        transfer.import_file(self.memory, destination, path, replace=True)
+
+    def tables(self, namespace: str) -> dict[str, list[tuple[str, float]]]:
+        """Return the stored counts of each prompt, in order; their number is the namespace's size."""
+        found = self.memory.namespace(namespace)
+        tables = self.memory.store.answer_counts(found, ["p0", "p1"])
+        assert self.memory.store.sizes(found).answers == sum(map(len, tables.values()))
+        return {prompt: list(counts.items()) for prompt, counts in tables.items()}
 
 
 @pytest.fixture(scope="module")
@@ -287,15 +316,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield running
 
 
-# Redis fails an example of this model and is left out until that is understood.
-@pytest.mark.parametrize("kind", ["sqlite"])
+@pytest.mark.parametrize("kind", STORES)
 @given(
     capacity=st.integers(1, 5),
     decay=st.sampled_from([1.0, 0.9, 0.5]),
     scope=st.sampled_from(OutcomeScope),
     batch_only=st.booleans(),
-    steps=st.lists(step, min_size=1, max_size=8),
-    prefix=st.uuids(),
+    steps=st.lists(step, min_size=4, max_size=10),
 )
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 def test_random_histories_equal_a_brute_force_model(
@@ -306,13 +333,14 @@ def test_random_histories_equal_a_brute_force_model(
     scope: OutcomeScope,
     batch_only: bool,
     steps: list[tuple[Any, ...]],
-    prefix: Any,
 ) -> None:
     redis = request.getfixturevalue("server") if kind == "redis" else None
     model, snapshot, sent = Model(capacity, decay), None, 0
     last: tuple[list[RolloutGroup], ScoringOptions, str, list[GroupAnswer]] | None = None
     with tempfile.TemporaryDirectory() as name:
-        service = Service(kind, Path(name), redis, str(prefix))
+        # Not drawn by hypothesis, which runs an example again, and draws the same one twice: on Redis such a
+        # run would find what the one before has stored.
+        service = Service(kind, Path(name), redis, uuid.uuid4().hex)
         stored = NamespaceSettings(outcome_capacity=capacity, outcome_decay=decay)
         service.memory.create_namespace("run", stored)
         for kind_of_step, *details in steps:
@@ -345,18 +373,17 @@ def test_random_histories_equal_a_brute_force_model(
                 (model, sent, last), model_ = snapshot, snapshot[0].copy()
                 snapshot = (model_, sent, last)
             elif kind_of_step == "transfer":
-                service.move(Path(name))
+                service.move(Path(name), "run")
                 # Idempotency keys are not exported.
                 last = None
-        sizes = service.memory.store.sizes(service.memory.namespace("run"))
-        tables = service.memory.store.answer_counts(
-            service.memory.namespace("run"), [f"p{prompt}" for prompt in range(3)]
-        )
-        assert sizes.answers == sum(map(len, tables.values()))
-        for prompt in range(3):
-            for answer, count in tables[f"p{prompt}"].items():
-                # The table has the counts as of the last visit, `times` those that the next one will see.
-                assert count * decay == pytest.approx(model.times(prompt, answer))
+        # The tables have the counts as of the last visit, `times` those that the next one will see.
+        expected = {
+            f"p{prompt}": [(a, pytest.approx(model.times(prompt, a) / decay)) for a in model.kept(prompt)]
+            for prompt in range(2)
+        }
+        service.memory.copy_namespace("run", "copied", replace=True)
+        service.move(Path(name), "imported")
+        assert [service.tables(each) for each in ("run", "copied", "imported")] == [expected] * 3
         service.memory.close()
 
 
@@ -374,10 +401,13 @@ def _compare(
     mode: ScoreMode,
     answers: list[GroupAnswer],
 ) -> None:
-    counted_verdicts = ("wrong", "right") if scope is OutcomeScope.ALL else ("wrong",)
     for (prompt, members), scores in zip(groups, answers, strict=True):
         assert isinstance(scores, GroupScores)
-        scored = [verdict in counted_verdicts for _, verdict in members]
+        verdicts = [verdict for _, verdict in members]
+        in_scope = {OutcomeScope.ALL: ("wrong", "right"), OutcomeScope.WRONG: ("wrong",)}.get(
+            scope, () if "right" in verdicts else ("wrong",)
+        )
+        scored = [verdict in in_scope for verdict in verdicts]
         earlier = [model.times(prompt, answer) if answer else 0.0 for answer, _ in members]
         expected = model.score(prompt, [answer for answer, _ in members], scored, batch_only, mode)
         assert scores.novelty.tolist() == pytest.approx(expected, abs=1e-6)

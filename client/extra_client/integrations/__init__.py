@@ -2,9 +2,13 @@
 
 The shared parts are here, and a trainer without a module of its own needs no more: `prompt_id` identifies a
 prompt by its content, so that it is the same in every epoch, worker and run; `novelty_bonus` scores rollouts
-in any order of the batch. `Outage` says what happens while a service is unavailable: the step fails (the
-default), or goes on without the service's contribution, which is logged once and counted in the metrics of
-every step. A request that is wrong fails in either case. Frameworks are imported late or not at all.
+in any order of the batch. There are two bonuses. alpha x novelty is for correct rollouts. beta x outcome
+novelty is for the wrong rollouts of groups without a correct one, from which GRPO learns nothing:
+beta (b_i - mean b), b_i = 1/sqrt(times that the final answer was given to the prompt) (arXiv 2509.06941). A
+weight of 0 makes no call and changes nothing. `Outage` says what happens while a service is unavailable: the
+step fails (the default), or goes on without the service's contribution, which is logged once and counted in
+the metrics of every step. A request that is wrong fails in either case. Frameworks are imported late or not
+at all.
 """
 
 import hashlib
@@ -24,14 +28,18 @@ from extra_client import (
     ExtraError,
     Group,
     InternalError,
+    Method,
     Metric,
     NamespaceSettings,
     NoveltyClient,
+    OutcomeScope,
     OverloadedError,
     Scale,
     UnavailableError,
+    Verdict,
     aio,
 )
+from extra_rl.groups import GroupOutcome
 
 __all__ = ["NoveltyScoring", "OnFailure", "Outage", "groups_of", "novelty_bonus", "prompt_id", "write_key"]
 
@@ -86,8 +94,10 @@ class NoveltyScoring:
     target: str
     #: Separates runs; the ranks and workers of one run use the same.
     namespace: str
-    #: Weight of the bonus.
+    #: Weight of the novelty of correct rollouts; 0: it is neither scored nor remembered.
     alpha: float = 0.1
+    #: Weight of the outcome novelty of wrong rollouts; 0: their final answers are neither scored nor counted.
+    beta: float = 0.0
     metric: Metric | str = Metric.EMBEDDING
     scale: Scale | str = Scale.RAW
     on_failure: OnFailure | str = OnFailure.FAIL
@@ -95,6 +105,11 @@ class NoveltyScoring:
     settings: NamespaceSettings | None = None
     #: Seconds a call may take.
     deadline: float = 120.0
+
+    @property
+    def active(self) -> bool:
+        """False if both weights are 0."""
+        return self.alpha != 0 or self.beta != 0
 
     def client(self) -> NoveltyClient:
         """Return a client to score with."""
@@ -113,6 +128,11 @@ class NoveltyScoring:
             # The server answers when the wait is over, and then has to score.
             "deadline": self.deadline + 120,
         }
+
+    def collect_outcome_arguments(self) -> dict[str, Any]:
+        """Return the arguments of `collect_sample` by which a wrong sample's answer is scored."""
+        scope = {"metric": Metric.OUTCOME, "scale": Scale.RAW, "outcome_scope": OutcomeScope.ALL_WRONG}
+        return self.collect_arguments() | scope
 
     def outage(self) -> Outage:
         """Return the handling of outages of the novelty service."""
@@ -154,45 +174,130 @@ def novelty_bonus(
     prompt_ids: Sequence[str],
     texts: Sequence[str],
     correct: Sequence[bool | None] | NDArray[np.bool_],
+    answers: Sequence[str | None] | None = None,
     *,
     client: NoveltyClient,
+    alpha: float = 0.1,
+    beta: float = 0.0,
     token_ids: Sequence[ArrayLike] | None = None,
     metric: Metric | str = Metric.EMBEDDING,
     scale: Scale | str = Scale.RAW,
     idempotency_key: str | None = None,
     deadline: float | None = None,
 ) -> NDArray[np.float32]:
-    """Score n rollouts of one or many prompts; remember the correct ones.
+    """Return the bonus of n rollouts of one or many prompts; remember the solutions and the wrong answers.
 
-    Rollouts with the same prompt id are a group and are compared with each other: give whole groups.
+    Rollouts with the same prompt id are a group and are compared with each other: give whole groups. Add the
+    bonus to the advantages, after their normalization.
 
     Args:
         prompt_ids: The prompt of each rollout.
         texts: The responses.
         correct: Whether each is correct; None: undecided.
+        answers: The final answer of each, as Verdict.final_answer has it, None for a missing one; for beta.
         client: Of the novelty service.
+        alpha: Weight of the novelty of correct rollouts; 0: they are neither scored nor remembered.
+        beta: Weight of the outcome novelty of wrong rollouts; 0: no answers are scored or counted.
         token_ids: Integers [length] for each response, for Metric.NGRAM_COUNT.
-        metric: How novelty is measured.
-        scale: What the novelties are divided by.
+        metric: How the novelty of correct rollouts is measured.
+        scale: What these novelties are divided by.
+        idempotency_key: As in NoveltyClient.score_groups.
+        deadline: Seconds a call may take; None: the client's.
+
+    Returns:
+        float32 [n] in the order of the rollouts. alpha x novelty where `correct` is True, 0 until the prompt
+        has `min_history` solutions. beta (b_i - mean b) for the wrong rollouts of a group without a correct
+        one. 0 for all others.
+
+    Raises:
+        ExtraError: A call, or a single group of it, failed: a failure is never a 0.
+    """
+    if not len(prompt_ids) == len(texts) == len(correct) == len(texts if answers is None else answers):
+        lengths = f"{len(prompt_ids)} prompt_ids, {len(texts)} texts, {len(correct)} correct"
+        more = "" if answers is None else f", {len(answers)} answers"
+        raise ValueError(f"{lengths}{more}: must be as many of each")
+    places = groups_of(prompt_ids)
+    bonus = np.zeros(len(texts), np.float32)
+    if alpha:
+        groups = as_groups(places, prompt_ids, texts, correct, token_ids)
+        scores = client.score_groups(
+            groups, metric=metric, scale=scale, idempotency_key=idempotency_key, deadline=deadline
+        )
+        bonus += alpha * in_order(places, scores, len(texts))
+    if beta:
+        if answers is None:
+            raise ValueError("beta is for wrong final answers: give answers, the answer of each rollout")
+        key = None if idempotency_key is None else f"{idempotency_key}/outcome"
+        novelty, _ = outcome_novelty(places, prompt_ids, correct, answers, client, key, deadline)
+        bonus += (beta * novelty).astype(np.float32)
+    return bonus
+
+
+def outcome_novelty(
+    places: Iterable[Sequence[int]],
+    prompt_ids: Sequence[str],
+    correct: Sequence[bool | None] | NDArray[np.bool_],
+    answers: Sequence[str | None],
+    client: NoveltyClient,
+    idempotency_key: str | None,
+    deadline: float | None = None,
+) -> tuple[NDArray[np.float64], list[list[int]]]:
+    """Score the wrong rollouts of all-wrong groups by their final answers, and count the answers.
+
+    Args:
+        places: The positions of each group's rollouts.
+        prompt_ids: The prompt of each rollout.
+        correct: Whether each is correct; None: undecided.
+        answers: The final answer of each, None or empty for a missing one.
+        client: Of the novelty service; without an all-wrong group it is not called.
         idempotency_key: As in NoveltyClient.score_groups.
         deadline: Seconds the call may take; None: the client's.
 
     Returns:
-        float32 [n] in the order of the rollouts, to be multiplied by your alpha. 0 where `correct` is not
-        True, and until the prompt has `min_history` solutions.
-
-    Raises:
-        ExtraError: The call, or a single group of it, failed: a failure is never a 0.
+        float64 [n]: b_i - mean b over the wrong rollouts of an all-wrong group, 0 for all others; and the
+        positions of those rollouts, by group.
     """
-    if not len(prompt_ids) == len(texts) == len(correct):
-        lengths = f"{len(prompt_ids)} prompt_ids, {len(texts)} texts, {len(correct)} correct"
-        raise ValueError(f"{lengths}: must be as many of each")
-    places = groups_of(prompt_ids)
-    groups = as_groups(places, prompt_ids, texts, correct, token_ids)
-    scores = client.score_groups(
-        groups, metric=metric, scale=scale, idempotency_key=idempotency_key, deadline=deadline
-    )
-    return in_order(places, scores, len(texts))
+    wrong = all_wrong(places, correct)
+    scores = []
+    if wrong:
+        scores = client.score_groups(
+            answer_groups(wrong, prompt_ids, answers),
+            metric=Metric.OUTCOME,
+            idempotency_key=idempotency_key,
+            deadline=deadline,
+        )
+    return centered(wrong, scores, len(prompt_ids)), wrong
+
+
+def all_wrong(
+    places: Iterable[Sequence[int]], correct: Sequence[bool | None] | NDArray[np.bool_]
+) -> list[list[int]]:
+    """Return the positions of the wrong rollouts of groups without a correct one, by group."""
+    known = [None if each is None else bool(each) for each in correct]
+    groups = [group for group in places if GroupOutcome.of(known[place] for place in group).all_wrong]
+    return [[place for place in group if known[place] is not None] for group in groups]
+
+
+def answer_groups(
+    wrong: Iterable[Sequence[int]], prompt_ids: Sequence[str], answers: Sequence[str | None]
+) -> list[Group]:
+    """Return the groups of wrong rollouts at these positions, as Metric.OUTCOME takes them."""
+    return [
+        Group(
+            prompt_id=prompt_ids[group[0]],
+            correct=[False] * len(group),
+            answers=[answers[place] for place in group],
+        )
+        for group in wrong
+    ]
+
+
+def centered(wrong: Sequence[Sequence[int]], scores: Iterable[Any], count: int) -> NDArray[np.float64]:
+    """Return float64 [count]: each score minus its group's mean, at its rollout's place; else 0."""
+    novelty = in_order(wrong, scores, count).astype(np.float64)
+    for group in wrong:
+        novelty[group] -= novelty[group].mean()
+    return novelty
 
 
 def as_groups(
@@ -222,6 +327,24 @@ def in_order(places: Iterable[Sequence[int]], scores: Iterable[Any], count: int)
             raise scored.error
         novelty[group] = scored.novelty
     return novelty
+
+
+def component_means(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Return the mean score, and that of each named component, over the verdicts that have them.
+
+    The tests of a program are components too, one by one; a mean over different programs would mean nothing.
+    """
+    values: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        for name, value in scored_parts(verdict).items():
+            values.setdefault(name, []).append(value)
+    return {name: float(np.mean(each)) for name, each in values.items()}
+
+
+def scored_parts(verdict: Verdict) -> dict[str, float]:
+    """Return score and components of a verdict, those of a custom verifier by their names."""
+    parts = {} if verdict.score is None else {"score": verdict.score}
+    return parts if verdict.rule == Method.CODE else parts | dict(verdict.components)
 
 
 def _plain(value: Any) -> Any:

@@ -9,8 +9,9 @@ information, so it counts the samples of a prompt to form groups, and each sampl
 thread.
 
 Both return the reward before OpenRLHF's normalization, verification + alpha x novelty: these hooks cannot
-change what comes after (extra_trainer subclasses OpenRLHF's trainer for that). `openrlhf` is imported when an
-executor is made.
+change what comes after (extra_trainer subclasses OpenRLHF's trainer for that). beta x outcome novelty must
+not be normalized, so `agent_executor` gives a group without a correct sample rewards that OpenRLHF's
+estimator turns into exactly this bonus. `openrlhf` is imported when an executor is made.
 """
 
 import asyncio
@@ -22,25 +23,43 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from extra_client import (
     EntropyRollout,
     ExtraError,
     FailedPreconditionError,
     HardPrompt,
+    Metric,
     SampleScore,
     VerificationClient,
     aio,
 )
-from extra_client.integrations import NoveltyScoring, OnFailure, Outage, prompt_id
+from extra_client.integrations import (
+    NoveltyScoring,
+    OnFailure,
+    Outage,
+    all_wrong,
+    answer_groups,
+    centered,
+    prompt_id,
+)
 from extra_rl.references import is_missing
 from extra_rl.tokens import TokenTexts
 
 #: Decides about a response, given the label: True, False, or None for undecided.
 Verify = Callable[[str, str], bool | None] | Callable[[str, str], Awaitable[bool | None]]
+
+#: Extracts the final answer of a response, None if it has none.
+FinalAnswer = Callable[[str], str | None]
+
+#: What OpenRLHF's estimator group_norm adds to the standard deviation by which it divides.
+GROUP_NORM_EPSILON = 1e-9
+#: Estimators, --algo.advantage.estimator, for which a reward can be found that becomes a given advantage.
+EXACT_ESTIMATORS = ("group_norm", "dr_grpo")
 
 #: Threads of a rollout actor that may wait for their group at the same time.
 THREADS = 4096
@@ -58,12 +77,20 @@ class PrefixCollecting:
     on_failure: OnFailure | str = OnFailure.FAIL
 
 
+class _Decision(NamedTuple):
+    """About one response."""
+
+    #: None: undecided.
+    correct: bool | None
+    answer: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Sample:
     """A generated sample."""
 
     token_ids: list[int]
-    correct: bool
+    decision: _Decision
     #: nats; empty if not asked for.
     entropies: list[float]
 
@@ -75,37 +102,69 @@ class _Group:
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     size: int = 0
     samples: dict[int, _Sample] = field(default_factory=dict)
+    failed: int = 0
+    #: Set when every sample is there or has failed.
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Scores the final answers of the group, for all its samples.
+    outcomes: "asyncio.Task[NDArray[np.float64]] | None" = None
+
+    def add(self, index: int, sample: _Sample) -> None:
+        """Take a sample in."""
+        self.samples[index] = sample
+        self._check()
+
+    def fail(self) -> None:
+        """Note that a sample will never come."""
+        self.failed += 1
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.samples) + self.failed == self.size:
+            self.complete.set()
 
 
 def agent_executor(
     verify: str | Verify,
     novelty: NoveltyScoring,
     *,
+    answers: FinalAnswer | None = None,
+    estimator: str = "group_norm",
     undecided_reward: float | None = None,
     train_temperature: float | None = None,
     prefixes: PrefixCollecting | None = None,
 ) -> type:
     """Make the class AgentExecutor for the file for --train.agent_func_path.
 
-    Logged for each sample: correct, novelty, novelty_missing, undecided.
+    Logged for each sample: correct, novelty, novelty_missing, undecided, and with beta outcome_novelty
+    (b - mean b).
 
     Args:
         verify: host:port of a verification server, or a function.
-        novelty: Where and how novelty is scored.
+        novelty: Where and how novelty is scored; beta at most 1.
+        answers: Returns the final answer of a response, for beta. None: the verification server's; a function
+            `verify` has none.
+        estimator: For beta, your --algo.advantage.estimator: "group_norm" or "dr_grpo".
         undecided_reward: Reward of an undecided response, counted in `undecided`; None: it fails the step.
         train_temperature: Only samples drawn at this temperature (--rollout.temperature) get the bonus and
             are remembered, so that an evaluation at another temperature is left alone; None: all samples.
         prefixes: Ask the engine for exact entropies and send hard prompts there. It needs
             `pip install 'extra-rl[vllm]'` where the engine runs.
+
+    Raises:
+        ValueError: beta is not 0, and there are no final answers, or the estimator or undecided_reward would
+            change what it adds to the advantages.
     """
     from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+    if novelty.beta:
+        _check_beta(verify, novelty, answers, estimator, undecided_reward)
 
     class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         """Generates as OpenRLHF's own; then verifies and scores."""
 
         def __init__(self) -> None:
             super().__init__()
-            self._decide = _deciding(verify)
+            self._decide = _deciding(verify, answers)
             self._novelty = novelty.aio_client()
             self._outage = novelty.outage()
             self._entropies = None if prefixes is None else _Entropies(prefixes)
@@ -128,19 +187,65 @@ def agent_executor(
         ) -> dict[str, Any]:
             trained = train_temperature in (None, call["sampling_params"].temperature)
             recorder = _Recorder(call["llm_engine"], self._entropies if trained else None)
-            output: dict[str, Any] = await generate(**{**call, "llm_engine": recorder})
-            response = recorder.text(call["hf_tokenizer"])
-            correct = await self._decide(response, call["label"])
-            reward, undecided = _reward(correct, undecided_reward)
-            bonus, missing = 0.0, False
+            try:
+                output: dict[str, Any] = await generate(**{**call, "llm_engine": recorder})
+                response = recorder.text(call["hf_tokenizer"])
+                decision = await self._decide(response, call["label"])
+                reward, undecided = _reward(decision.correct, undecided_reward)
+            except BaseException:
+                group.fail()
+                raise
+            bonus, outcome, missing = 0.0, None, False
             name = prompt_id(call["prompt"])
             if trained:
-                group.samples[index] = _Sample(recorder.token_ids, bool(correct), recorder.entropies)
+                group.add(index, _Sample(recorder.token_ids, decision, recorder.entropies))
                 if self._entropies is not None and len(group.samples) == group.size:
                     await self._entropies.send_if_hard(name, group, call["hf_tokenizer"])
-                bonus, missing = await self._bonus(group, index, name, bool(correct), response, recorder)
-            logs = _logs(correct, bonus, missing, undecided)
-            return output | {"reward": reward + novelty.alpha * bonus, "scores": reward, "extra_logs": logs}
+                if novelty.alpha:
+                    correct = bool(decision.correct)
+                    bonus, missing = await self._bonus(group, index, name, correct, response, recorder)
+            shaped = reward + novelty.alpha * bonus
+            if novelty.beta:
+                outcome, outcome_reward, none = await self._outcome(group, index, name, trained)
+                shaped, missing = shaped + outcome_reward, missing or none
+            logs = _logs(decision.correct, bonus, missing, undecided, outcome)
+            return output | {"reward": shaped, "scores": reward, "extra_logs": logs}
+
+        async def _outcome(
+            self, group: _Group, index: int, name: str, trained: bool
+        ) -> tuple[float, float, bool]:
+            """Return a sample's outcome novelty, the reward it becomes, and whether it is missing."""
+            if not trained:
+                return 0.0, 0.0, False
+            await group.complete.wait()
+            if group.outcomes is None:
+                group.outcomes = asyncio.ensure_future(self._score_outcomes(group, name))
+            try:
+                novelties = await asyncio.shield(group.outcomes)
+            except ExtraError as failure:
+                self._outage.tolerate(failure)
+                return 0.0, 0.0, True
+            self._outage.ended()
+            rewards = _rewards_for(novelty.beta * novelties, estimator)
+            return float(novelties[index]), float(rewards[index]), False
+
+        async def _score_outcomes(self, group: _Group, name: str) -> NDArray[np.float64]:
+            """Return float64 [group.size]: b - mean b of its wrong samples, if none is correct."""
+            places = sorted(group.samples)
+            decisions = [group.samples[place].decision for place in places]
+            correct, given = [each.correct for each in decisions], [each.answer for each in decisions]
+            wrong = all_wrong([range(len(places))], correct)
+            scores = []
+            if wrong:
+                scores = await self._novelty.score_groups(
+                    answer_groups(wrong, [name] * len(places), given),
+                    metric=Metric.OUTCOME,
+                    idempotency_key=f"{group.name}/outcome",
+                    deadline=novelty.deadline,
+                )
+            novelties = np.zeros(group.size)
+            novelties[places] = centered(wrong, scores, len(places))
+            return novelties
 
         async def _bonus(
             self, group: _Group, index: int, name: str, correct: bool, text: str, recorder: "_Recorder"
@@ -183,7 +288,12 @@ def reward_function(
         group_size: Must be --rollout.n_samples_per_prompt, and --eval.n_samples_per_prompt the same: the k-th
             sample of a prompt in a rollout actor belongs to group k // group_size.
         undecided_reward: Reward of an undecided response; None: it fails the step.
+
+    Raises:
+        ValueError: beta is not 0: only `agent_executor` knows the whole group.
     """
+    if novelty.beta:
+        raise ValueError("beta is for agent_executor: a reward function does not know the group of a sample")
     client = novelty.client()
     outage = novelty.outage()
     decide = _decided(verify)
@@ -199,22 +309,24 @@ def reward_function(
         response = query.removeprefix(prompt)
         correct = decide(response, label)
         reward, undecided = _reward(correct, undecided_reward)
-        try:
-            score = client.collect_sample(
-                name,
-                f"{process}/{name}/{number}",
-                group_size,
-                index,
-                correct,
-                text=response,
-                **novelty.collect_arguments(),
-            )
-        except ExtraError as failure:
-            outage.tolerate(failure)
-            bonus, missing = 0.0, True
-        else:
-            outage.ended()
-            bonus, missing = score.novelty, _incomplete(score, group_size)
+        bonus, missing = 0.0, False
+        if novelty.alpha:
+            try:
+                score = client.collect_sample(
+                    name,
+                    f"{process}/{name}/{number}",
+                    group_size,
+                    index,
+                    correct,
+                    text=response,
+                    **novelty.collect_arguments(),
+                )
+            except ExtraError as failure:
+                outage.tolerate(failure)
+                missing = True
+            else:
+                outage.ended()
+                bonus, missing = score.novelty, _incomplete(score, group_size)
         logs = _logs(correct, bonus, missing, undecided)
         return {"rewards": reward + novelty.alpha * bonus, "scores": reward, "extra_logs": logs}
 
@@ -276,7 +388,7 @@ class _Entropies:
     async def send_if_hard(self, name: str, group: _Group, tokenizer: Any) -> None:
         """Send the samples of a complete group to the prefix service, if at most one is correct."""
         samples = [group.samples[index] for index in sorted(group.samples)]
-        if sum(sample.correct for sample in samples) > 1:
+        if sum(bool(sample.decision.correct) for sample in samples) > 1:
             return
         if self._tokens is None:
             self._tokens = TokenTexts(tokenizer)
@@ -320,25 +432,58 @@ def _with_text(sample: _Sample, tokens: TokenTexts) -> EntropyRollout:
     )
 
 
-def _deciding(verify: str | Verify) -> Callable[[str, str], Awaitable[bool | None]]:
+def _deciding(
+    verify: str | Verify, answers: FinalAnswer | None
+) -> Callable[[str, str], Awaitable[_Decision]]:
     if isinstance(verify, str):
         client = aio.VerificationClient(verify)
 
-        async def by_service(response: str, label: str) -> bool | None:
-            return (await client.verify([response], [label]))[0].correct
+        async def by_service(response: str, label: str) -> _Decision:
+            (verdict,) = await client.verify([response], [label])
+            return _Decision(verdict.correct, answers(response) if answers else verdict.final_answer)
 
         return by_service
     function: Callable[[str, str], Any] = verify
 
-    async def by_function(response: str, label: str) -> bool | None:
+    async def by_function(response: str, label: str) -> _Decision:
+        answer = answers(response) if answers else None
         if is_missing(label):
-            return None
+            return _Decision(None, answer)
         decided = function(response, label)
         if inspect.isawaitable(decided):
             decided = await decided
-        return None if decided is None else bool(decided)
+        return _Decision(None if decided is None else bool(decided), answer)
 
     return by_function
+
+
+def _check_beta(
+    verify: str | Verify,
+    novelty: NoveltyScoring,
+    answers: FinalAnswer | None,
+    estimator: str,
+    undecided_reward: float | None,
+) -> None:
+    if not 0 <= novelty.beta <= 1:
+        raise ValueError(f"beta must be in [0, 1] here, is {novelty.beta}")
+    if answers is None and not isinstance(verify, str):
+        raise ValueError("beta needs final answers: give answers, a function of the response")
+    if estimator not in EXACT_ESTIMATORS:
+        raise ValueError(f"beta needs the estimator {' or '.join(EXACT_ESTIMATORS)}, not {estimator!r}")
+    if undecided_reward:
+        raise ValueError("beta needs undecided_reward=0: another one is normalized with the group's bonus")
+
+
+def _rewards_for(advantages: NDArray[np.float64], estimator: str) -> NDArray[np.float64]:
+    """Return the rewards of a group that OpenRLHF's estimator turns into `advantages`, whose mean is 0.
+
+    dr_grpo only subtracts the mean. group_norm also divides by std + e, e = 1e-9. With r = A e / (1 - std A)
+    it is std r + e = e / (1 - std A), so (r - mean r) / (std r + e) = A. std A is below 1, because
+    A = beta (b - mean b), b is in (0, 1] and beta at most 1.
+    """
+    if estimator == "dr_grpo" or len(advantages) < 2:
+        return advantages
+    return advantages * (GROUP_NORM_EPSILON / (1 - float(advantages.std(ddof=1))))
 
 
 def _decided(verify: str | Callable[[str, str], bool | None]) -> Callable[[str, str], bool | None]:
@@ -360,8 +505,11 @@ def _reward(correct: bool | None, undecided_reward: float | None) -> tuple[float
     return undecided_reward, True
 
 
-def _logs(correct: bool | None, novelty: float, missing: bool, undecided: bool) -> dict[str, float]:
-    return {
+def _logs(
+    correct: bool | None, novelty: float, missing: bool, undecided: bool, outcome: float | None = None
+) -> dict[str, float]:
+    outcomes = {} if outcome is None else {"outcome_novelty": outcome}
+    return outcomes | {
         "correct": float(bool(correct)),
         "novelty": novelty,
         "novelty_missing": float(missing),

@@ -2,37 +2,60 @@
 
 `verification_reward` and `novelty_reward` make asynchronous reward functions of TRL's signature. TRL runs
 them concurrently; the bonus is weighted by GRPOConfig.reward_weights and passes TRL's normalization.
-`NoveltyAdvantage` is a mixin before a trainer class instead, and adds alpha x novelty to the advantages that
-TRL has computed, as in the paper. Generation stays TRL's own. Nothing of TRL is imported: the functions need
-only its signature; the class overrides two methods of the trainer, `_calculate_rewards` and
-`_generate_and_score_completions`, which is why the releases of TRL are bounded.
+`NoveltyAdvantage` is a mixin before a trainer class instead, and adds alpha x novelty and beta x outcome
+novelty to the advantages that TRL has computed, as in the papers. It reads the final answers from the column
+that a reward function has logged with `log_extra`. Generation stays TRL's own. Nothing of TRL is imported:
+the functions need only its signature; the class overrides two methods of the trainer, `_calculate_rewards`
+and `_generate_and_score_completions`, which is why the releases of TRL are bounded.
 """
 
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from math import isnan
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from extra_client import ExtraError, Method, VerificationClient
+from extra_client import ExtraError, Method, Verdict, VerificationClient, VerifyOptions
 from extra_client.integrations import (
     NoveltyScoring,
     OnFailure,
     Outage,
     as_groups,
+    component_means,
     groups_of,
     in_order,
+    outcome_novelty,
     prompt_id,
     write_key,
 )
 
-#: TRL calls it with lists prompts, completions, completion_ids, the data set's columns, and log_metric.
+#: TRL calls it with lists prompts, completions, completion_ids, the data set's columns, and its hooks
+#: log_metric and log_extra.
 RewardFunction = Callable[..., Awaitable[list[float | None]]]
 
-#: Identity of the prompt, text, whether it is correct, token ids.
-_Rollout = tuple[str, str, bool, list[int]]
+#: Column of TRL's table of completions, with their final answers.
+FINAL_ANSWERS = "final_answer"
+
+
+class _Rollout(NamedTuple):
+    prompt_id: str
+    text: str
+    #: None: undecided.
+    correct: bool | None
+    token_ids: list[int]
+    answer: str | None
+
+
+class _Bonus(NamedTuple):
+    """Of one rollout, both without their weights."""
+
+    novelty: float
+    outcome: float
+    #: Whether outcome novelty acts on it.
+    acted: bool
 
 
 def verification_reward(
@@ -40,6 +63,7 @@ def verification_reward(
     *,
     answer: str = "answer",
     method: Method | str = Method.MATH,
+    options: VerifyOptions | None = None,
     on_failure: OnFailure | str = OnFailure.FAIL,
     timeout_seconds: float | None = None,
     deadline: float = 120.0,
@@ -47,12 +71,15 @@ def verification_reward(
     """Make a reward function: 1 for a correct completion, 0 for a wrong one, None for an undecided one.
 
     None (a timeout, an error, a missing or unreadable reference answer) makes TRL leave the completion out.
-    Logged metrics: verification/undecided, the share of None.
+    Logged metrics: verification/undecided, the share of None; verification/score and verification/NAME, the
+    means of the scores and of the components called NAME that a custom verifier returns. Logged column:
+    final_answer, the final answers as they were compared.
 
     Args:
         target: host:port of a verification server.
         answer: Column of the reference answers.
         method: How answers are compared.
+        options: Conventions of the comparison, and the name of a custom verifier; None: the defaults.
         on_failure: "continue": all rewards are None while the service is unavailable.
         timeout_seconds: Most seconds of execution of each completion; None: the server's limit.
         deadline: Seconds a call may take.
@@ -63,22 +90,34 @@ def verification_reward(
     outage = Outage("verification", on_failure, "the verification's reward")
 
     async def verification_reward(
-        completions: Sequence[Any], log_metric: Callable[[str, float], None] = _ignore, **columns: Any
+        completions: Sequence[Any],
+        log_metric: Callable[[str, float], None] = _ignore,
+        log_extra: Callable[[str, list[Any]], None] = _ignore,
+        **columns: Any,
     ) -> list[float | None]:
         if answer not in columns:
             raise ValueError(f"the data set has no column {answer!r}: name that of the answers, answer=...")
         texts = [completion_text(each) for each in completions]
-        rewards: list[float | None] = [None] * len(texts)
+        verdicts: list[Verdict] = []
         try:
             verdicts = await asyncio.to_thread(
-                client.verify, texts, columns[answer], method=method, timeout_seconds=timeout_seconds
+                client.verify,
+                texts,
+                columns[answer],
+                method=method,
+                options=options,
+                timeout_seconds=timeout_seconds,
             )
         except ExtraError as failure:
             outage.tolerate(failure)
         else:
             outage.ended()
-            rewards = [None if each.correct is None else float(each.correct) for each in verdicts]
+        unknown = [None] * (len(texts) - len(verdicts))
+        rewards = [None if each.correct is None else float(each.correct) for each in verdicts] + unknown
         log_metric("verification/undecided", rewards.count(None) / max(1, len(rewards)))
+        for name, mean in component_means(verdicts).items():
+            log_metric(f"verification/{name}", mean)
+        log_extra(FINAL_ANSWERS, [each.final_answer for each in verdicts] + unknown)
         return rewards
 
     return verification_reward
@@ -88,14 +127,22 @@ def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> R
     """Make a reward function: alpha x novelty of a correct completion, 0 of others; before normalization.
 
     The completions of one prompt in a call are a group: give each process whole groups. While the service is
-    unavailable and on_failure is "continue" all are None, which TRL adds to no reward. Logged metrics:
-    novelty/mean over correct completions, novelty/missing (0 or 1).
+    unavailable and on_failure is "continue" all are None, which TRL adds to no reward. With alpha 0 all are 0
+    and nothing is called. Logged metrics: novelty/mean over correct completions, novelty/missing (0 or 1).
 
     Args:
         scoring: Where and how novelty is scored.
         correct: A reward function, asynchronous or not, for example `verification_reward(...)`. A completion
             is correct where it returns more than 0.
+
+    Raises:
+        ValueError: beta is not 0: TRL would normalize the outcome novelty of an all-wrong group to size 1,
+            whatever beta is.
     """
+    if scoring.beta:
+        raise ValueError(
+            "beta is for NoveltyAdvantage: a reward function is normalized, outcome novelty is not"
+        )
     client = scoring.client()
     outage = scoring.outage()
 
@@ -105,8 +152,11 @@ def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> R
         completion_ids: Sequence[ArrayLike] | None = None,
         trainer_state: Any = None,
         log_metric: Callable[[str, float], None] = _ignore,
+        log_extra: Callable[[str, list[Any]], None] = _ignore,  # `correct` logs its own
         **columns: Any,
     ) -> list[float | None]:
+        if not scoring.active:
+            return [0.0] * len(completions)
         rewards = await _called(
             correct,
             prompts=prompts,
@@ -114,6 +164,7 @@ def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> R
             completion_ids=completion_ids,
             trainer_state=trainer_state,
             log_metric=_ignore,
+            log_extra=_ignore,
             **columns,
         )
         right = [reward is not None and reward > 0 for reward in rewards]
@@ -143,18 +194,29 @@ def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> R
 
 
 class NoveltyAdvantage:
-    """Mixin before GRPOTrainer: adds alpha x novelty to its advantages, after normalization, as in the paper.
+    """Mixin before GRPOTrainer: adds both bonuses to its advantages, after normalization, as in the papers.
 
         class Trainer(NoveltyAdvantage, GRPOTrainer): ...
-        Trainer(..., novelty=NoveltyScoring(target="localhost:50052", namespace="run-1", alpha=0.1))
+        Trainer(..., novelty=NoveltyScoring(target="localhost:50052", namespace="run-1", alpha=0.1, beta=0.3))
 
-    A completion is correct where the reward function `correct_by` (a name; the first one by default) returns
-    more than 0. Evaluation is neither scored nor remembered. A group that is spread over several processes is
-    scored by one of them. Logged metrics: novelty/mean over correct completions, novelty/missing (0 or 1).
+    alpha x novelty is for correct completions: those to which the reward function `correct_by` (a name; the
+    first one by default) gives more than 0. beta x outcome novelty is for the wrong completions of groups
+    without a correct one; None from `correct_by` is neither. It needs the final answers, which a reward
+    function logs as the column `answers` with TRL's `log_extra`; `verification_reward` does. Evaluation is
+    neither scored nor remembered. A group that is spread over several processes is scored by one of them.
+    With alpha and beta 0 nothing is called.
+
+    Logged metrics: novelty/missing (0 or 1), novelty/mean over correct completions, outcome/groups, the share
+    of groups that outcome novelty acts on, and outcome/bonus, the mean size of its bonus there.
     """
 
     def __init__(
-        self, *args: Any, novelty: NoveltyScoring, correct_by: str | None = None, **options: Any
+        self,
+        *args: Any,
+        novelty: NoveltyScoring,
+        correct_by: str | None = None,
+        answers: str = FINAL_ANSWERS,
+        **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         trainer: Any = self
@@ -163,6 +225,7 @@ class NoveltyAdvantage:
             raise ValueError(f"correct_by: {correct_by!r} is none of the reward functions {names}")
         self._scoring = novelty
         self._correct_by = 0 if correct_by is None else trainer.reward_func_names.index(correct_by)
+        self._answers = answers
         self._client = novelty.client()
         self._outage = novelty.outage()
         self._rollouts: list[_Rollout] = []
@@ -171,30 +234,45 @@ class NoveltyAdvantage:
         trainer: Any = super()
         own: Any = self
         rewards = trainer._calculate_rewards(inputs, prompts, completions, completion_ids)
+        if not self._scoring.active:
+            return rewards
         # TRL has gathered them from all processes.
         first = own.accelerator.process_index * len(prompts)
-        right = (rewards[first : first + len(prompts), self._correct_by] > 0).tolist()
+        decisive = rewards[first : first + len(prompts), self._correct_by].tolist()
+        correct = [None if isnan(reward) else reward > 0 for reward in decisive]
+        answers = self._final_answers(len(prompts))
         self._rollouts = [
-            (prompt_id(prompt), completion_text(completion), correct, ids)
-            for prompt, completion, correct, ids in zip(
-                prompts, completions, right, completion_ids, strict=True
+            _Rollout(prompt_id(prompt), completion_text(completion), right, ids, answer)
+            for prompt, completion, right, ids, answer in zip(
+                prompts, completions, correct, completion_ids, answers, strict=True
             )
         ]
         return rewards
+
+    def _final_answers(self, count: int) -> list[str | None]:
+        """Return what the reward functions have logged for this process's completions."""
+        if not self._scoring.beta:
+            return [None] * count
+        own: Any = self
+        logged: list[str | None] = own._pending_extra_logs.get(self._answers, [])
+        if len(logged) != count:
+            raise ValueError(
+                f"beta needs the final answers of {count} completions: one reward function must call "
+                f"log_extra({self._answers!r}, answers), as verification_reward does; it has {len(logged)}"
+            )
+        return list(logged)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         trainer: Any = super()
         own: Any = self
         output = trainer._generate_and_score_completions(inputs)
-        if not own.model.training:
+        if not self._scoring.active or not own.model.training:
             return output
-        novelty = self._novelty(own.num_generations)
         advantages = output["advantages"]
-        bonus = advantages.new_tensor(self._scoring.alpha * novelty)
-        output["advantages"] = advantages + bonus
+        output["advantages"] = advantages + advantages.new_tensor(self._bonus(own.num_generations))
         return output
 
-    def _novelty(self, group_size: int) -> NDArray[np.float32]:
+    def _bonus(self, group_size: int) -> NDArray[np.float32]:
         """Return float32 [local rollouts]; zeros, counted as missing, during a tolerated outage."""
         own: Any = self
         accelerator, rollouts = own.accelerator, self._rollouts
@@ -217,34 +295,57 @@ class NoveltyAdvantage:
             everyone = gather_object([(scored, failure)])
             scored = {place: value for part, _ in everyone for place, value in part.items()}
             failure = next((each for _, each in everyone if each is not None), None)
-        mode = own._metrics["train"]
-        mode["novelty/missing"].append(float(failure is not None))
-        novelty = np.array([scored.get(place, 0.0) for place in range(start, start + count)], np.float32)
-        if failure is None:
-            mode["novelty/mean"].append(_mean(novelty, [right for _, _, right, _ in self._rollouts]))
-        return novelty
+        local = [scored.get(place, _Bonus(0.0, 0.0, False)) for place in range(start, start + count)]
+        self._log(local, failure)
+        novelty = np.array([each.novelty for each in local], np.float32)
+        outcome = np.array([each.outcome for each in local])
+        return self._scoring.alpha * novelty + (self._scoring.beta * outcome).astype(np.float32)
 
     def _scored(
         self, mine: list[list[int]], rollouts: list[_Rollout], step: int
-    ) -> tuple[dict[int, float], str | None]:
-        """Return the novelties by place, and the reason if there are none."""
+    ) -> tuple[dict[int, _Bonus], str | None]:
+        """Return the bonuses by place, and the reason if there are none."""
         if not mine:
             return {}, None
-        names, texts, right, ids = map(list, zip(*rollouts, strict=True))
-        content = [rollouts[place] for group in mine for place in group]
+        names, texts, correct, ids, answers = map(list, zip(*rollouts, strict=True))
+        key = _key(self._scoring, step, [rollouts[place] for group in mine for place in group])
+        novelty, outcome, acted = np.zeros(len(rollouts)), np.zeros(len(rollouts)), set[int]()
         try:
-            scores = self._client.score_groups(
-                as_groups(mine, names, texts, right, ids),
-                metric=self._scoring.metric,
-                scale=self._scoring.scale,
-                idempotency_key=_key(self._scoring, step, content),
-            )
-            novelty = in_order(mine, scores, len(rollouts))
+            if self._scoring.alpha:
+                scores = self._client.score_groups(
+                    as_groups(mine, names, texts, correct, ids),
+                    metric=self._scoring.metric,
+                    scale=self._scoring.scale,
+                    idempotency_key=key,
+                )
+                novelty = in_order(mine, scores, len(rollouts)).astype(np.float64)
+            if self._scoring.beta:
+                outcome, wrong = outcome_novelty(
+                    mine, names, correct, answers, self._client, f"{key}/outcome"
+                )
+                acted = {place for group in wrong for place in group}
         except ExtraError as failure:
             self._outage.tolerate(failure)
             return {}, failure.message
         self._outage.ended()
-        return {place: float(novelty[place]) for group in mine for place in group}, None
+        places = (place for group in mine for place in group)
+        return {at: _Bonus(float(novelty[at]), float(outcome[at]), at in acted) for at in places}, None
+
+    def _log(self, bonuses: list[_Bonus], failure: str | None) -> None:
+        own: Any = self
+        train = own._metrics["train"]
+        train["novelty/missing"].append(float(failure is not None))
+        if failure is not None:
+            return
+        if self._scoring.alpha:
+            right = sum(rollout.correct is True for rollout in self._rollouts)
+            train["novelty/mean"].append(sum(each.novelty for each in bonuses) / max(1, right))
+        if self._scoring.beta:
+            acted = [abs(self._scoring.beta * each.outcome) for each in bonuses if each.acted]
+            prompts = {rollout.prompt_id for rollout in self._rollouts}
+            hopeless = {r.prompt_id for r, each in zip(self._rollouts, bonuses, strict=True) if each.acted}
+            train["outcome/groups"].append(len(hopeless) / max(1, len(prompts)))
+            train["outcome/bonus"].append(float(np.mean(acted)) if acted else 0.0)
 
 
 def completion_text(completion: Any) -> str:
@@ -274,5 +375,5 @@ async def _called(function: Callable[..., Any], **arguments: Any) -> Any:
     return await asyncio.to_thread(function, **arguments)
 
 
-def _ignore(_name: str, _value: float) -> None:
+def _ignore(_name: str, _value: Any) -> None:
     """Do nothing: for callers without metrics."""

@@ -135,8 +135,8 @@ class NamespaceSettings(_message.Message):
     outcome_capacity: _builtins.int
     """Distinct answers whose counts METRIC_OUTCOME keeps per prompt, least recently given out first. Default 256."""
     outcome_decay: _builtins.float
-    """Factor, in (0, 1], by which each remembered group of a prompt multiplies the counts of its earlier answers
-    (METRIC_OUTCOME). Default 1.
+    """Factor, in (0, 1], by which each remembered group with a rollout in the scope multiplies the counts of its
+    prompt's earlier answers (METRIC_OUTCOME). Default 1.
     """
     def __init__(
         self,

@@ -86,6 +86,8 @@ class _OutcomeScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutcomeS
     """The wrong ones."""
     OUTCOME_SCOPE_ALL: _OutcomeScope.ValueType  # 2
     """The wrong and the correct ones."""
+    OUTCOME_SCOPE_ALL_WRONG: _OutcomeScope.ValueType  # 3
+    """The wrong ones of groups without a correct one. Other groups change nothing."""
 
 class OutcomeScope(_OutcomeScope, metaclass=_OutcomeScopeEnumTypeWrapper):
     """Rollouts whose final answers METRIC_OUTCOME counts and scores."""
@@ -96,6 +98,8 @@ OUTCOME_SCOPE_WRONG: OutcomeScope.ValueType  # 1
 """The wrong ones."""
 OUTCOME_SCOPE_ALL: OutcomeScope.ValueType  # 2
 """The wrong and the correct ones."""
+OUTCOME_SCOPE_ALL_WRONG: OutcomeScope.ValueType  # 3
+"""The wrong ones of groups without a correct one. Other groups change nothing."""
 Global___OutcomeScope: _TypeAlias = OutcomeScope  # noqa: Y015
 
 class _Scale:

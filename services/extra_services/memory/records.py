@@ -42,7 +42,7 @@ class NamespaceSettings:
     variance_rate: float = 0.1
     #: Distinct answers whose counts are kept per prompt, least recently given out first (metric outcome).
     outcome_capacity: int = 256
-    #: Factor by which each remembered group of a prompt multiplies the counts of its earlier answers.
+    #: Factor by which each remembered group with a rollout in the scope multiplies the earlier counts.
     outcome_decay: float = 1.0
 
     @classmethod

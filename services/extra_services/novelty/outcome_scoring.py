@@ -4,13 +4,14 @@ Source: outcome-based exploration (arXiv 2509.06941), whose historical bonus is 
 that the answer was given to the prompt, and whose batch bonus looks at the group alone. Here N counts the
 earlier groups, decayed, and the group itself, so it is at least 1; `ignore_history` leaves the earlier ones
 out. By default only wrong rollouts are counted and scored: what has failed often gets less than what has not
-been tried. Nothing here reads a text or a vector, and all of it is plain dictionaries: a group is a handful
-of rollouts, for which arrays would be slower.
+been tried. A group without a rollout in the scope changes nothing. Nothing here reads a text or a vector, and
+all of it is plain dictionaries: a group is a handful of rollouts, for which arrays would be slower.
 """
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from math import sqrt
 
 import numpy as np
@@ -39,10 +40,15 @@ class GivenAnswers:
 def given_answers(group: RolloutGroup, scope: OutcomeScope) -> GivenAnswers:
     """Return the answers of a checked group's rollouts in `scope`; undecided rollouts are in none."""
     answers = group.answers or []
-    out = np.zeros(len(answers), dtype=np.bool_) if scope is OutcomeScope.ALL else group.correct
+    if scope is OutcomeScope.ALL_WRONG and group.correct.any():
+        return GivenAnswers(len(answers), [], [], {})
+    rows = list(range(len(answers)))
+    if scope is not OutcomeScope.ALL:
+        correct = group.correct.tolist()
+        rows = [row for row in rows if not correct[row]]
     if group.undecided is not None:
-        out = out | group.undecided
-    rows = [row for row, left_out in enumerate(out.tolist()) if not left_out]
+        undecided = group.undecided.tolist()
+        rows = [row for row in rows if not undecided[row]]
     names = [_name(answers[row]) for row in rows]
     counts: dict[str, int] = {}
     for name in names:
@@ -65,14 +71,15 @@ def outcome_novelty(
         decay: Factor that the group applies to the earlier counts.
         ignore_history: N counts the group alone.
     """
-    factor = 0.0 if ignore_history else decay
+    factor, times = 0.0 if ignore_history else decay, earlier.get
     scores: dict[str | None, float] = {
-        name: 1 / sqrt(count + factor * earlier.get(name, 0.0)) for name, count in given.counts.items()
+        name: 1 / sqrt(count + factor * times(name, 0.0)) for name, count in given.counts.items()
     }
     scores[None] = min(scores.values(), default=0.0)
-    novelty = np.zeros(given.size, dtype=np.float32)
-    novelty[given.rows] = [scores[name] for name in given.names]
-    return novelty
+    novelty = [0.0] * given.size
+    for row, name in zip(given.rows, given.names, strict=True):
+        novelty[row] = scores[name]
+    return np.array(novelty, dtype=np.float32)
 
 
 def explained(given: GivenAnswers, earlier: Mapping[str, float], decay: float) -> list[AnswerCount | None]:
@@ -95,7 +102,7 @@ def counted(given: GivenAnswers, earlier: AnswerCounts, decay: float, capacity: 
     for name, count in given.counts.items():
         # Taken out and put in again, so that it is the most recent.
         counts[name] = counts.pop(name, 0) + count
-    for name in list(counts)[: max(0, len(counts) - capacity)]:
+    for name in list(islice(counts, max(0, len(counts) - capacity))):
         del counts[name]
     return counts
 

@@ -297,7 +297,8 @@ class Attempt:
         for checked in self._prepared.groups:
             prompt, group = checked.group.prompt_id, checked.group
             given, earlier = outcome_scoring.given_answers(group, options.outcome_scope), stored[prompt]
-            if options.remembers:
+            changes = options.remembers and bool(given.rows) and bool(given.counts or decay < 1)
+            if changes:
                 stored[prompt] = outcome_scoring.counted(given, earlier, decay, capacity)
             values = outcome_scoring.outcome_novelty(given, earlier, decay, options.ignore_history)
             self._answer(checked, values, len(earlier), len(stored[prompt]))
@@ -308,12 +309,16 @@ class Attempt:
                     answer_counts=counts,
                     correct=int(np.count_nonzero(group.correct)),
                 )
-            if options.remembers and (given.counts or decay < 1):
+            if changes:
                 self._count_answers(prompt, stored[prompt])
 
     def _count_answers(self, prompt: str, counts: AnswerCounts) -> None:
-        earlier = self._writes.get(prompt) or PromptWrite(self._headers[prompt].version)
-        self._writes[prompt] = replace(earlier, answer_counts=counts)
+        earlier = self._writes.get(prompt)
+        self._writes[prompt] = (
+            PromptWrite(self._headers[prompt].version, answer_counts=counts)
+            if earlier is None
+            else replace(earlier, answer_counts=counts)
+        )
 
     def _answer(
         self,

@@ -155,7 +155,7 @@ class Explorer:
         times[decided] = [
             0.0 if count is None else count.earlier + count.in_group for count in scores.answer_counts
         ]
-        given = {final_answer(group.verdicts[sample]) for sample in np.flatnonzero(scored)}
+        given = {group.verdicts[sample].final_answer for sample in np.flatnonzero(scored)}
         return OutcomeNovelty(scored, values, times, len(given - {None}))
 
     def needs_embedding(self, request: RolloutRequest, verdict: Verdict) -> bool:
@@ -316,17 +316,12 @@ def _novelty_group(group: Group) -> NoveltyGroup:
     )
 
 
-def final_answer(verdict: Verdict) -> str | None:
-    """Return the final answer of a response, as it was compared; None if it has none."""
-    return verdict.normalized_response or verdict.extracted or None
-
-
 def _answer_group(group: Group) -> NoveltyGroup:
     """Return the final answers of a group's decided rollouts, as the novelty service takes them."""
     decided = np.flatnonzero(group.decided)
     return NoveltyGroup(
         prompt_id=group.request.prompt_id,
-        answers=[final_answer(group.verdicts[sample]) for sample in decided],
+        answers=[group.verdicts[sample].final_answer for sample in decided],
         correct=group.correct[decided].tolist(),
     )
 
