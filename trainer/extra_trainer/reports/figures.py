@@ -21,12 +21,14 @@ from extra_trainer.runs.schema import PHASE_PREFIX
 CURVES = {
     "reward": ("Reward", "share of correct rollouts", ".3f"),
     "entropy": ("Token entropy", "nats", ".3f"),
-    "novelty": ("Novelty of correct rollouts", "1 - cosine similarity, mean", ".4f"),
+    "novelty": ("Novelty of correct rollouts", "as the run's metric measures it, mean", ".4f"),
     "novelty_bonus": ("Novelty bonus", "mean over all rollouts", ".4f"),
     "outcome_groups": ("Groups with outcome novelty", "share of groups", ".3f"),
     "outcome_answers": ("Distinct wrong answers", "of a group with outcome novelty, mean", ".2f"),
     "outcome_bonus": ("Outcome bonus", "mean size over the rollouts that have one", ".4f"),
     "outcome_rescued": ("Prompts rescued", "first success after outcome novelty, prompts a step", ".2f"),
+    "suspicious": ("Suspicious rollouts", "share of correct rollouts that get no novelty bonus", ".3f"),
+    "behind_answer": ("Text behind the final answer", "characters, mean over correct rollouts", ".1f"),
     "response_tokens": ("Response length", "tokens", ".1f"),
     "kl": ("KL from the start model", "nats a token", ".4f"),
 }
