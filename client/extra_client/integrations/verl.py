@@ -84,6 +84,8 @@ def reward_manager(novelty: NoveltyScoring) -> type:
             super().__init__(config, tokenizer, compute_score, *args, **options)
             self._group_size = int(config.actor_rollout_ref.rollout.n)
             self._after = config.algorithm.adv_estimator == ESTIMATOR
+            if self._after and novelty.scale == "share":
+                raise ValueError(f"{ESTIMATOR} cannot carry bonuses below 0, which scale share gives")
             self._outage = novelty.outage()
             self._client = novelty.aio_client()
 
