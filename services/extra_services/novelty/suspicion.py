@@ -30,6 +30,9 @@ LABELS = {
     "list of numbers": "list_of_numbers",
     "repeated": "repeated",
 }
+# From the start, so that their first increase is seen as one.
+for _label in (*LABELS.values(), "other"):
+    instruments.SUSPICIOUS.labels(_label)
 #: A letter or digit that every embedding model knows.
 _KNOWN = re.compile(r"[A-Za-z0-9]")
 
