@@ -309,6 +309,45 @@ def novelty_bands(arm: Arm) -> Figure | None:
     )
 
 
+def suspicious(arm: Arm) -> Figure | None:
+    """Return a table of the reasons for which correct rollouts got no novelty bonus, over the arm's runs."""
+    steps: dict[str, list[int]] = {}
+    for run in arm.runs:
+        for reason, found in run.suspicious.items():
+            steps.setdefault(reason, []).extend(found)
+    if not steps:
+        return None
+    total = sum(len(values) for run in arm.runs for values in run.novelties.values())
+    rows = [
+        [reason, f"{len(found):,}", f"{len(found) / total:.1%}", str(min(found)), str(max(found))]
+        for reason, found in sorted(steps.items(), key=lambda item: -len(item[1]))
+    ]
+    head = ["reason", "rollouts", "of the correct ones", "first step", "last step"]
+    note = "Correct rollouts that the novelty service found suspicious: no bonus, and not stored."
+    return Figure(f"Suspicious rollouts: {arm.name}", "", note, head, rows[:ROWS])
+
+
+def new_steps(arm: Arm) -> Figure | None:
+    """Return a table of the most novel solutions whose new steps are named (metric derivation)."""
+    found = [(run.folder.path.name, solution) for run in arm.runs for solution in run.explained]
+    if not found:
+        return None
+    found.sort(key=lambda pair: -pair[1].novelty)
+    rows = [
+        [
+            name,
+            str(each.step),
+            f"{each.group}, {each.sample}",
+            f"{each.novelty:.3f}",
+            ", ".join(each.new_steps),
+        ]
+        for name, each in found[:ROWS]
+    ]
+    head = ["run", "step", "group, sample", "novelty", "new steps"]
+    note = "The most novel solutions, with numbers and relations that no remembered solution had."
+    return Figure(f"New steps: {arm.name}", "", note, head, rows)
+
+
 def _windows(steps: int) -> list[tuple[int, int]]:
     """Return at most POINTS ranges of steps (from 0, end not included) of about the same length."""
     ends = np.unique(np.linspace(0, steps, min(steps, POINTS) + 1).round().astype(int)).tolist()

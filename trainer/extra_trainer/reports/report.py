@@ -159,7 +159,11 @@ def _sections(arms: list[Arm]) -> list[Section]:
         ),
         Section(
             "Novelty",
-            figures.present(figures.novelty_bands(arm) for arm in arms),
+            figures.present(
+                make(arm)
+                for make in (figures.novelty_bands, figures.suspicious, figures.new_steps)
+                for arm in arms
+            ),
             "How far correct rollouts lie from the solutions known for their prompt when they came, by the "
             "metric of the run (novelty.metric in its config).",
         ),
