@@ -119,6 +119,13 @@ def test_redis_has_the_number_of_its_schema_and_refuses_a_later_one(server: Redi
     store.close()
     connection = redis.Redis(unix_socket_path=server.url.removeprefix("unix://"))
     assert connection.get("{versioned}:schema") == b"2"
+    # As an earlier release left it.
+    connection.set("{versioned}:schema", 1)
+    connection.delete(*connection.keys("{versioned}:n:*:d:*"))
+    store = server.store("versioned")
+    stored_memory.check(store, sketches=False)
+    store.close()
+    assert connection.get("{versioned}:schema") == b"2"
     connection.set("{versioned}:schema", 999)
     with pytest.raises(FailedPrecondition, match=r"was written by a later release \(schema 999; .* use that"):
         server.store("versioned")
