@@ -111,6 +111,13 @@ def test_another_way_is_paid_and_a_paraphrase_is_not_after_a_restart_too(opened:
     assert repeat.new_steps == [[]]
 
 
+def test_a_step_of_a_thousand_digits_is_named_by_its_beginning(opened: Opened) -> None:
+    digits = "7" * 1000
+    (steps,) = opened.score([f"{digits} + 5 = 3 and 4 * 8 = 32 and 6 * 9 = 54."]).new_steps
+    assert any(step.endswith("...") for step in steps)
+    assert all(len(step) <= 60 for step in steps)
+
+
 def test_siblings_are_compared_like_remembered_solutions(opened: Opened) -> None:
     scores = opened.score([SWAP, SWAP, EQUATIONS, SWAP], only(), [True, True, True, False])
     assert scores.novelty[[0, 1, 3]].tolist() == [0, 0, 0]

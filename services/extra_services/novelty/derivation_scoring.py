@@ -22,6 +22,8 @@ from extra_services.novelty.share import share_scores, ways
 
 #: Sketches that are compared at once take about this many bytes.
 CHUNK_BYTES = 2**25
+#: A longer step (a number may have thousands of digits) is named by its beginning.
+STEP_CHARACTERS = 60
 #: Novelty from which two solutions take different ways (scale share): a probability of 1/2.
 LEAST_DIFFERENT = (0.5 - THRESHOLD) / (1 - THRESHOLD)
 
@@ -116,7 +118,7 @@ class DerivationScorer:
         for owner in sorted({int(owners[row]) for row in novel}):
             known = _opened(self._index.sketches([self._prompts[owner]])[0])
             for row in (row for row in novel if owners[row] == owner):
-                steps[row] = derivation.new_steps(found[row], known)
+                steps[row] = [_short(step) for step in derivation.new_steps(found[row], known)]
         return steps
 
     def _remembered(self, prompt: str) -> tuple[Vectors, Sketches]:
@@ -197,6 +199,10 @@ class _Known:
         self.present = present
         #: Of the ring, int64 [n, kept], -1 for none.
         self.sequence = sequence
+
+
+def _short(step: str) -> str:
+    return step if len(step) <= STEP_CHARACTERS else step[: STEP_CHARACTERS - 3] + "..."
 
 
 def _opened(stored: Stored) -> Sketches:
