@@ -59,7 +59,8 @@ def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once
         with pytest.raises(ValueError, match="must be as many of each"):
             novelty_bonus(["a"], [USUAL, OTHER], [True, True], client=client)
         with pytest.raises(InvalidArgumentError, match="texts"):
-            novelty_bonus(["a"], [""], [True], client=client)
+            novelty_bonus(["a"], ["y" * 1_000_001], [True], client=client)
+        assert novelty_bonus(["a"], [""], [True], client=client).tolist() == [0]
 
 
 def test_an_absence_is_told_once_until_it_is_over_and_never_excuses_a_wrong_request(
