@@ -223,7 +223,14 @@ NOVELTY = Dashboard(
             "short",
             [(now(f"{N}requests_waiting", "instance"), "{{instance}}")],
         ),
-        Panel("Rollouts", "cps", [(rate(f"{N}rollouts_total"), "scored or stored")]),
+        Panel(
+            "Rollouts",
+            "cps",
+            [
+                (rate(f"{N}rollouts_total"), "scored or stored"),
+                (rate(f"{N}suspicious_rollouts_total", "reason"), "left out: {{reason}}"),
+            ],
+        ),
         Panel(
             "Texts",
             "cps",

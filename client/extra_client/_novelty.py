@@ -83,6 +83,10 @@ class Group:
     #: n final answers, as Verdict.final_answer has them, None or empty for a missing one, for
     #: Metric.OUTCOME. It leaves out rollouts that are undecided.
     answers: Sequence[str | None] | None = None
+    #: Text of the problem and reference answer, whose numbers are no steps of a solution, for
+    #: Metric.DERIVATION.
+    problem: str = ""
+    reference_answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,15 @@ class GroupScores:
     #: With `explain`, Metric.OUTCOME: how often each rollout's answer was given, None for a rollout that is
     #: not scored or has no answer.
     answer_counts: tuple[AnswerCount | None, ...]
+    #: Per rollout why it is suspicious, "" for one that is not; empty if none is. A suspicious rollout (a
+    #: blank text, one in an unknown script, for Metric.DERIVATION one with hardly any derivation) has
+    #: novelty 0, is compared with nothing and is not stored.
+    suspicious: tuple[str, ...]
+    #: With `explain`, Metric.DERIVATION: the first few steps of each rollout that no remembered solution has,
+    #: relations such as "55-37" and "37=v" (v: any variable) before numbers; none where the novelty is 0.
+    new_steps: tuple[tuple[str, ...], ...]
+    #: float32 [n], the novelties before the scale; the same as `novelty * divisor`, except for Scale.SHARE.
+    raw_novelty: NDArray[np.float32]
     #: With `track_reward_variance`: moving average of the variance of the prompt's rewards.
     reward_variance: float | None
     #: With `vendi`: how many distinct solutions the group holds in effect.
@@ -144,6 +157,12 @@ class SampleScore:
     mean_novelty: float
     #: Metric.OUTCOME: correct samples of the group.
     correct_samples: int
+    #: Why the sample is suspicious, as in GroupScores; "" if it is not.
+    suspicious: str
+    #: Metric.DERIVATION: its new steps, as in GroupScores.
+    new_steps: tuple[str, ...]
+    #: The novelty before the scale.
+    raw_novelty: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +214,9 @@ class SampleOptions(TypedDict, total=False):
     sequence_logprob: float
     #: The final answer, None or empty for a missing one, for Metric.OUTCOME.
     answer: str | None
+    #: Text of the problem and reference answer, for Metric.DERIVATION; the same for all samples of a group.
+    problem: str
+    reference_answer: str
     #: The group's first sample decides about these five.
     metric: Metric | str
     scale: Scale | str
@@ -255,6 +277,8 @@ def collect_sample(
     token_ids: ArrayLike = (),
     sequence_logprob: float | None = None,
     answer: str | None = None,
+    problem: str = "",
+    reference_answer: str = "",
     metric: Metric | str = Metric.EMBEDDING,
     scale: Scale | str = Scale.RAW,
     outcome_scope: OutcomeScope | str = OutcomeScope.WRONG,
@@ -275,6 +299,8 @@ def collect_sample(
         sequence_logprob=sequence_logprob,
         answer=answer or "",
         undecided=correct is None,
+        problem=problem,
+        reference_answer=reference_answer,
         outcome_scope=_wire.number(OutcomeScope, outcome_scope, "outcome_scope"),
         ignore_history=ignore_history,
         metric=_wire.number(Metric, metric, "metric"),
@@ -316,9 +342,23 @@ def query_neighbors(namespace: str, queries: Sequence[NeighborQuery], k: int) ->
     return Call(NOVELTY, "QueryNeighbors", request, parse, deadline=120)
 
 
-def embed(namespace: str, texts: Sequence[str], return_vectors: bool) -> Call[EmbeddedTexts]:
+def embed(
+    namespace: str,
+    texts: Sequence[str],
+    return_vectors: bool,
+    metric: Metric | str = Metric.EMBEDDING,
+    problems: Sequence[str] = (),
+    reference_answers: Sequence[str] = (),
+) -> Call[EmbeddedTexts]:
     """Return the call Embed."""
-    request = pb.EmbedRequest(namespace=namespace, texts=texts, return_vectors=return_vectors)
+    request = pb.EmbedRequest(
+        namespace=namespace,
+        texts=texts,
+        return_vectors=return_vectors,
+        metric=_wire.number(Metric, metric, "metric"),
+        problems=problems,
+        reference_answers=reference_answers,
+    )
 
     def parse(response: pb.EmbedResponse) -> EmbeddedTexts:
         if len(response.errors) != len(texts):
@@ -371,6 +411,9 @@ def _sample_score(response: pb.CollectSampleResponse) -> SampleScore:
         answer_count=_answer_count(response.answer_count),
         mean_novelty=response.mean_novelty,
         correct_samples=response.correct_samples,
+        suspicious=response.suspicious,
+        new_steps=tuple(response.new_steps),
+        raw_novelty=response.raw_novelty,
     )
 
 
@@ -392,19 +435,27 @@ def _group(group: Group, field: str) -> pb.Group:
         if group.sequence_logprobs is None
         else _wire.float_bytes(group.sequence_logprobs),
         answers=[answer or "" for answer in group.answers or ()],
+        problem=group.problem,
+        reference_answer=group.reference_answer,
         undecided=[correct is None for correct in group.correct] if None in list(group.correct) else None,
     )
 
 
 def _scores(scores: pb.GroupScores, replayed: bool, timings: NoveltyTimings) -> GroupScores:
+    novelty = _wire.floats(scores.novelty)
     return GroupScores(
-        novelty=_wire.floats(scores.novelty),
+        novelty=novelty,
         memory_before=scores.memory_before,
         memory_after=scores.memory_after,
         error=errors.from_item(scores.error),
         replayed=replayed,
         nearest=tuple(_nearest(nearest) for nearest in scores.nearest),
         answer_counts=tuple(_answer_count(count) for count in scores.answer_counts),
+        suspicious=tuple(scores.suspicious),
+        new_steps=tuple(tuple(new.steps) for new in scores.new_steps),
+        raw_novelty=_wire.floats(scores.raw_novelty)
+        if scores.raw_novelty
+        else (novelty * scores.divisor).astype(np.float32),
         reward_variance=scores.reward_variance if scores.HasField("reward_variance") else None,
         vendi=scores.vendi if scores.HasField("vendi") else None,
         divisor=scores.divisor,

@@ -483,6 +483,8 @@ class NoveltyClient(_ClientInNamespace):
         token_ids: Sequence[ArrayLike] | None = None,
         sequence_logprobs: ArrayLike | None = None,
         answers: Sequence[str | None] | None = None,
+        problem: str = "",
+        reference_answer: str = "",
         metric: Metric | str = Metric.EMBEDDING,
         scale: Scale | str = Scale.RAW,
         mode: ScoreMode | str = ScoreMode.SCORE_AND_REMEMBER,
@@ -505,6 +507,8 @@ class NoveltyClient(_ClientInNamespace):
             sequence_logprobs: Reals [n], in nats, for Metric.POLICY_SURPRISE.
             answers: n final answers, as Verdict.final_answer has them, None or empty for a missing
                 one, for Metric.OUTCOME.
+            problem: Text of the problem, for Metric.DERIVATION: its numbers are no steps of a solution.
+            reference_answer: The reference answer, likewise.
             metric: How novelty is measured.
             scale: What the novelties are divided by.
             mode: Whether to score, to remember, or both.
@@ -516,7 +520,8 @@ class NoveltyClient(_ClientInNamespace):
             deadline: Seconds the call may take; None: the client's.
 
         Returns:
-            float32 [n]: the novelties; all 0 until the prompt has `min_history` solutions.
+            float32 [n]: the novelties; all 0 until the prompt has `min_history` solutions. 0 for a suspicious
+            rollout too; `score_groups` returns the reason.
         """
         group = Group(
             prompt_id=prompt_id,
@@ -526,6 +531,8 @@ class NoveltyClient(_ClientInNamespace):
             token_ids=token_ids,
             sequence_logprobs=sequence_logprobs,
             answers=answers,
+            problem=problem,
+            reference_answer=reference_answer,
         )
         call = _novelty.score_groups(
             self.namespace,
@@ -561,8 +568,8 @@ class NoveltyClient(_ClientInNamespace):
             metric: How novelty is measured.
             scale: What the novelties are divided by.
             mode: Whether to score, to remember, or both.
-            explain: Also return each rollout's nearest neighbour, or how often its answer was given
-                (Metric.OUTCOME).
+            explain: Also return each rollout's nearest neighbour, for Metric.DERIVATION also its new steps,
+                or how often its answer was given (Metric.OUTCOME).
             track_reward_variance: Keep a moving average of the variance of each prompt's rewards, and return
                 it.
             vendi: Also return the number of distinct solutions of each group (Vendi score).
@@ -615,7 +622,7 @@ class NoveltyClient(_ClientInNamespace):
             correct: Whether it is correct; None: undecided.
             deadline: Seconds the call may take; None: the client's.
             **options: The fields of SampleOptions: text or embedding, token_ids, sequence_logprob, answer,
-                metric, scale, outcome_scope, ignore_history, wait_seconds.
+                problem, reference_answer, metric, scale, outcome_scope, ignore_history, wait_seconds.
         """
         call = _novelty.collect_sample(
             self.namespace, prompt_id, group_id, group_size, index, correct, **options
@@ -635,7 +642,14 @@ class NoveltyClient(_ClientInNamespace):
         return await self._run(_novelty.query_neighbors(self.namespace, queries, k), deadline)
 
     async def embed(
-        self, texts: Sequence[str], *, return_vectors: bool = False, deadline: float | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        return_vectors: bool = False,
+        metric: Metric | str = Metric.EMBEDDING,
+        problems: Sequence[str] = (),
+        reference_answers: Sequence[str] = (),
+        deadline: float | None = None,
     ) -> EmbeddedTexts:
         """Embed texts and keep their vectors in the server's cache, so that scoring them later is fast.
 
@@ -644,13 +658,17 @@ class NoveltyClient(_ClientInNamespace):
         Args:
             texts: Texts of rollouts.
             return_vectors: Also return the vectors.
+            metric: Metric that will score the texts. Metric.DERIVATION embeds what belongs to the solution.
+            problems: Problem of each text, or none; for Metric.DERIVATION, as it will be sent with the group.
+            reference_answers: Reference answer of each text, or none; likewise.
             deadline: Seconds the call may take.
 
         Returns:
-            The vectors if asked for, an error for each text that is empty or too long, and how many texts
-            the model embedded.
+            The vectors if asked for, an error for each text that is empty, suspicious (Metric.DERIVATION) or
+            too long, and how many texts the model embedded.
         """
-        return await self._run_inside(_novelty.embed(self.namespace, texts, return_vectors), deadline)
+        call = _novelty.embed(self.namespace, texts, return_vectors, metric, problems, reference_answers)
+        return await self._run_inside(call, deadline)
 
     async def get_info(self, *, deadline: float | None = None) -> NoveltyInfo:
         """Return version, embedding model and limits of the service."""

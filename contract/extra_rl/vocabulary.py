@@ -60,6 +60,9 @@ class Metric(StrEnum):
     #: 1/sqrt(N) for a wrong rollout whose final answer the prompt was given N times, in earlier groups and
     #: this one; right rollouts score 0. In [0, 1]. Needs answers, and no embeddings.
     OUTCOME = "outcome"
+    #: Smallest probability that the solution takes another way than a stored one or a sibling, by its numbers
+    #: and relations and by its text; 0 for small ones. In [0, 1]. Needs texts, and should get the problem.
+    DERIVATION = "derivation"
 
 
 class OutcomeScope(StrEnum):
@@ -81,6 +84,9 @@ class Scale(StrEnum):
     GROUP_MAX = "group_max"
     #: The mean of the metric's positive novelties in the namespace so far: a typical new solution counts 1.
     RUNNING_MEAN = "running_mean"
+    #: Not a divisor: -log of the share of the rollout's way among the prompt's remembered solutions and its
+    #: group's, centered over the group's correct rollouts. Metric.DERIVATION only.
+    SHARE = "share"
 
 
 class TextWindow(StrEnum):

@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_rl.references import shown_answer
-from extra_rl.vocabulary import MemoryPolicy, VerdictStatus
+from extra_rl.vocabulary import MemoryPolicy, Metric, VerdictStatus
 from extra_trainer.runs.folder import Record, RunFolder, StepFolder, read_line
 from extra_trainer.runs.schema import PrefixChoiceRecord, RolloutRecord, group_outcome
 
 #: Of SCHEMA: an index with another version is made again.
-VERSION = 3
+VERSION = 4
 SCHEMA = """
 CREATE TABLE files (path TEXT PRIMARY KEY, step INTEGER, modified INTEGER, size INTEGER);
 CREATE TABLE prompts (
@@ -34,7 +34,7 @@ CREATE TABLE rollouts (
   id INTEGER PRIMARY KEY AUTOINCREMENT, step INTEGER, place INTEGER, sample INTEGER, prompt INTEGER,
   status TEXT, extracted TEXT, rule TEXT, novelty REAL, entropy REAL, tokens INTEGER,
   guided INTEGER, prefix_id TEXT, hard INTEGER, rescued INTEGER, undecided INTEGER,
-  solution INTEGER, position INTEGER, length INTEGER
+  suspicious INTEGER, solution INTEGER, position INTEGER, length INTEGER
 );
 CREATE INDEX rollouts_of_prompt ON rollouts (prompt, step, place, sample);
 CREATE INDEX rollouts_of_step ON rollouts (step, place, sample);
@@ -43,6 +43,7 @@ CREATE INDEX rollouts_by_status ON rollouts (status);
 CREATE INDEX rollouts_hard ON rollouts (step) WHERE hard;
 CREATE INDEX rollouts_rescued ON rollouts (step) WHERE rescued;
 CREATE INDEX rollouts_undecided ON rollouts (step) WHERE undecided;
+CREATE INDEX rollouts_suspicious ON rollouts (step) WHERE suspicious;
 CREATE TABLE state (texts_in_order INTEGER);
 INSERT INTO state VALUES (1);
 CREATE TABLE choices (
@@ -54,7 +55,7 @@ CREATE VIRTUAL TABLE texts USING fts5(body, content='', tokenize='unicode61 remo
 #: A group's place and step in one number.
 GROUP_KEY = "step * 1000000 + place"
 
-Show = Literal["all", "hard", "rescued", "novel", "undecided"]
+Show = Literal["all", "hard", "rescued", "novel", "suspicious", "undecided"]
 #: SQL condition: the rollout `r` matches the search.
 FOUND = "r.id IN (SELECT rowid FROM texts WHERE texts MATCH ?)"
 #: Sort key of a list -> its column or SQL expression.
@@ -490,6 +491,7 @@ class Index:
                         outcome.hard,
                         record.guided and outcome.correct > 0,
                         not record.decided,
+                        bool(record.suspicious),
                         position,
                         length,
                     )
@@ -497,8 +499,8 @@ class Index:
                 texts.append((last, f"{record.prompt}\n{record.text}\n{record.extracted}"))
         connection.executemany(
             "INSERT INTO rollouts (id, step, place, sample, prompt, status, extracted, rule, novelty,"
-            " entropy, tokens, guided, prefix_id, hard, rescued, undecided, position, length)"
-            f" VALUES ({', '.join('?' * 18)})",
+            " entropy, tokens, guided, prefix_id, hard, rescued, undecided, suspicious, position,"
+            f" length) VALUES ({', '.join('?' * 19)})",
             rows,
         )
         connection.executemany("INSERT INTO texts (rowid, body) VALUES (?, ?)", texts)
@@ -516,7 +518,12 @@ class Index:
         counted = "NOT undecided" if remembers_all else f"status = '{VerdictStatus.CORRECT}'"
         if not novelty.get("guided_groups", True):
             counted += " AND NOT guided"
-        if not novelty.get("enabled", True):
+        counted += " AND NOT suspicious"
+        remembers = novelty.get("metric", Metric.EMBEDDING) not in (
+            Metric.NGRAM_COUNT,
+            Metric.POLICY_SURPRISE,
+        )
+        if not novelty.get("enabled", True) or not remembers:
             counted = "0"
         connection.execute("CREATE TEMP TABLE IF NOT EXISTS touched (id INTEGER PRIMARY KEY)")
         connection.execute("DELETE FROM touched")
@@ -594,7 +601,8 @@ def _rollout_filter(query: Query) -> tuple[str, list[Any]]:
         conditions.append(FOUND)
         # The last word may be the beginning of a longer one.
         values.append(phrases + "*")
-    shown = {"hard": "r.hard", "rescued": "r.rescued", "novel": "r.novelty > 0", "undecided": "r.undecided"}
+    shown = {"hard": "r.hard", "rescued": "r.rescued", "novel": "r.novelty > 0"}
+    shown |= {"suspicious": "r.suspicious", "undecided": "r.undecided"}
     if query.show in shown:
         conditions.append(shown[query.show])
     if query.status:

@@ -117,6 +117,12 @@ def _facts(record: RolloutRecord) -> list[str]:
     facts.append(f"decided by <code>{escape(record.rule)}</code>")
     if record.correct:
         facts.append(f"novelty {record.novelty:.4f}")
+    if record.new_steps:
+        facts.append(f"new steps <code>{escape(', '.join(record.new_steps))}</code>")
+    if record.suspicious:
+        facts.append(f"suspicious, no novelty bonus: {escape(record.suspicious)}")
+    if record.behind_answer:
+        facts.append(f"{record.behind_answer} characters behind the final answer")
     if record.times_given is not None:
         facts.append(f"answer given {record.times_given:g} times, outcome bonus {record.outcome_bonus:+.4f}")
     facts.append(f"mean entropy {record.mean_entropy:.3f}")

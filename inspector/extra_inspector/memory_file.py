@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: The newest schema of the store that is read here; `extra_services.memory.sqlite_migrations` defines it.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class MemoryUnavailable(RuntimeError):

@@ -30,6 +30,7 @@ SHOWN: dict[Show, str] = {
     "hard": "Hard",
     "rescued": "Rescued",
     "novel": "Most novel",
+    "suspicious": "Suspicious",
     "undecided": "Undecided",
 }
 STATUSES = {

@@ -3,6 +3,7 @@
 import importlib.resources
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,7 +82,6 @@ def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: S
         n.Group(prompt_id="a", embeddings=zero.tobytes(), correct=[True, True]),
         n.Group(prompt_id="a", embeddings=vectors.tobytes(), correct=[True] * 3),
         n.Group(prompt_id="a", texts=["x"], correct=[True, True]),
-        n.Group(prompt_id="a", texts=["x", ""], correct=[True, True]),
         n.Group(prompt_id="a", texts=["x", "y" * 10_000_000], correct=[True, False]),
         n.Group(prompt_id="", embeddings=vectors.tobytes(), correct=[True, True]),
         n.Group(prompt_id="a\0b", embeddings=vectors.tobytes(), correct=[True, True]),
@@ -96,7 +96,6 @@ def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: S
         "embeddings",
         "texts",
         "texts[1]",
-        "texts[1]",
         "prompt_id",
         "prompt_id",
     ]
@@ -105,6 +104,85 @@ def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: S
     assert (answers[0].memory_after, answers[-1].memory_after) == (2, 4)
     described = server.namespaces.DescribeNamespace(ns.DescribeNamespaceRequest(namespace="bad"))
     assert (described.prompts, described.solutions, described.dimension) == (1, 4, 4)
+
+
+DERIVED = ["If all 37 were ducks, $37 \\cdot 2 = 74$ legs; $110 - 74 = 36$ and $36/2 = 18$. $\\boxed{18}$"]
+EQUATIONS = "From $g + d = 37$ and $4g + 2d = 110$ we get $2g + d = 55$, so $g = 55 - 37$. $\\boxed{18}$"
+
+
+def derived(*texts: str) -> n.ScoreGroupsRequest:
+    problem = "There are goats and ducks, 37 heads and 110 legs. How many goats?"
+    group = n.Group(prompt_id="q", texts=texts, correct=[True] * len(texts), problem=problem)
+    group.reference_answer = "18"
+    return n.ScoreGroupsRequest(namespace="d", groups=[group], metric=n.METRIC_DERIVATION, explain=True)
+
+
+@pytest.mark.parametrize("metric", [n.METRIC_EMBEDDING, n.METRIC_DERIVATION])
+def test_one_bad_completion_gets_a_reason_and_its_group_is_scored(
+    server: Server, metric: n.Metric.ValueType
+) -> None:
+    name = f"bad-completions-{metric}"
+    policy = ns.MEMORY_POLICY_ALL
+    server.namespaces.CreateNamespace(
+        ns.CreateNamespaceRequest(
+            namespace=name, settings=ns.NamespaceSettings(memory_policy=policy, min_history=0)
+        )
+    )
+    group = n.Group(
+        prompt_id="q", texts=["", *DERIVED, EQUATIONS, "🎉🔥🚀"], correct=[True, True, False, True]
+    )
+    request = n.ScoreGroupsRequest(namespace=name, groups=[group], metric=metric)
+    (scores,) = server.novelty.ScoreGroups(request).groups
+    assert not scores.HasField("error")
+    assert [bool(reason) for reason in scores.suspicious] == [True, False, False, True]
+    assert "blank" in scores.suspicious[0]
+    novelty = _novelty(scores)
+    assert (novelty[0], novelty[3], scores.memory_after) == (0, 0, 2)
+    assert novelty[1] > 0
+
+
+def test_derivations_are_compared_after_a_kill_and_explained(tmp_path: Path) -> None:
+    with Server(tmp_path) as first:
+        settings = ns.NamespaceSettings(min_history=0)
+        first.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="d", settings=settings))
+        first.novelty.ScoreGroups(derived(*DERIVED))
+        first.stop(signal.SIGKILL)
+    with Server(tmp_path) as second:
+        (scores,) = second.novelty.ScoreGroups(derived(*DERIVED, EQUATIONS, "$\\boxed{18}$")).groups
+        same, other, box = _novelty(scores)
+        assert (same, box, scores.memory_before, scores.memory_after) == (0, 0, 1, 3)
+        assert other > 0.3
+        assert "55" in scores.new_steps[1].steps or "55-37" in scores.new_steps[1].steps
+        assert "hardly any derivation" in scores.suspicious[2]
+        share = derived(*DERIVED, EQUATIONS)
+        share.scale, share.mode = n.SCALE_SHARE, n.SCORE_MODE_SCORE_ONLY
+        (scores,) = second.novelty.ScoreGroups(share).groups
+        assert sum(_novelty(scores)) == pytest.approx(0, abs=1e-6)
+        assert list(np.frombuffer(scores.raw_novelty, dtype="<f4")) == [0, 0]
+
+
+def test_a_collected_sample_has_its_reason_and_new_steps(server: Server) -> None:
+    settings = ns.NamespaceSettings(min_history=0)
+    server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="d-samples", settings=settings))
+    problem = derived().groups[0].problem
+    requests = [
+        n.CollectSampleRequest(
+            namespace="d-samples",
+            prompt_id="q",
+            group_id="g",
+            group_size=2,
+            index=index,
+            text=text,
+            correct=True,
+            metric=n.METRIC_DERIVATION,
+            problem=problem,
+        )
+        for index, text in enumerate([EQUATIONS, ""])
+    ]
+    full, empty = (call.result() for call in [server.novelty.CollectSample.future(each) for each in requests])
+    assert (full.novelty, full.raw_novelty, full.samples, full.suspicious) == (1, 1, 2, "")
+    assert full.new_steps
+    assert (empty.novelty, empty.suspicious, list(empty.new_steps)) == (0, "the text is blank", [])
 
 
 @pytest.mark.parametrize(
@@ -446,7 +524,7 @@ def test_a_sample_that_cannot_be_scored_is_refused_at_once_and_the_group_goes_on
 
     first = samples.novelty.CollectSample.future(sample(0, vectors[0]))
     for wrong, field in (
-        (sample(1, None), "text"),
+        (sample(1, None), "embedding"),
         (sample(1, vectors[1] * 0), "embedding"),
         (sample(1, vectors[1] * np.nan), "embedding"),
         (sample(1, vectors[1, :8].copy()), "embedding"),

@@ -63,7 +63,8 @@ def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once
         with pytest.raises(ValueError, match="1 answers: must be as many of each"):
             novelty_bonus(["a", "a"], [USUAL, OTHER], [True, True], ["12"], client=client)
         with pytest.raises(InvalidArgumentError, match="texts"):
-            novelty_bonus(["a"], [""], [True], client=client)
+            novelty_bonus(["a"], ["y" * 1_000_001], [True], client=client)
+        assert novelty_bonus(["a"], [""], [True], client=client).tolist() == [0]
 
 
 def test_wrong_rollouts_of_all_wrong_groups_differ_by_how_often_their_answer_was_given(target: str) -> None:

@@ -17,6 +17,7 @@ from extra_trainer import config as configs
 from extra_trainer.launch import memory_estimate, plan
 from extra_trainer.openrlhf import parser as openrlhf_parser
 from extra_trainer.runs.folder import RunFolder
+from support.run_folders import rollout_record
 
 CONFIGS = Path(__file__).resolve().parents[2] / "trainer" / "configs"
 #: As published with the model.
@@ -88,6 +89,25 @@ def test_a_config_with_nothing_wrong_is_resolved_into_processes_steps_and_memory
     assert figures["training"].startswith("ZeRO-3 over 2, bf16")
     assert dict(made.memory)["policy worker: together"] > 0
     assert any("no GPU is here" in line for line in made.assumed)
+
+
+def test_the_plan_says_how_many_responses_can_exceed_the_window_of_the_novelty(
+    folder: Path, tmp_path: Path
+) -> None:
+    def reads(where: Path = tmp_path / "none", **overrides: object) -> str:
+        config = configs.load(folder / "config.yaml", overrides)
+        return dict(plan.make(config, RunFolder(where)).figures).get("novelty reads", "")
+
+    long = {"rollout.response_max_tokens": 1000}
+    assert reads() == "responses as a whole: 24 tokens fit its window"
+    assert reads(**long).startswith("about 254 of up to 1,000 tokens: all 32 responses of a step can exceed")
+    assert reads(**long, **{"novelty.window": "whole"}) == "responses as a whole, in up to 4 pieces"
+    assert reads(**long, **{"novelty.metric": "derivation"}) == "responses as a whole, in up to 4 pieces"
+    assert reads(**long, **{"novelty.metric": "ngram_count"}) == reads(**{"novelty.enabled": False}) == ""
+    assert "not known here" in reads(**{"services.novelty.settings": {"embedder": "model"}})
+    run = RunFolder(tmp_path)
+    run.write_rollouts(3, [rollout_record(tokens=tokens) for tokens in (100, 300, 254, 255)])
+    assert "and 2 of the 4 of step 3 do;" in reads(run.path, **long)
 
 
 def test_all_problems_are_listed_at_once_and_the_exit_code_is_1(folder: Path, tmp_path: Path) -> None:

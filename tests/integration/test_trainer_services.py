@@ -25,6 +25,7 @@ from extra_client import (
 )
 from extra_client.integrations import novelty_bonus
 from extra_rl.tokens import TokenTexts
+from extra_rl.vocabulary import Metric, Scale
 from extra_trainer.config import NoveltyConfig, OutcomeConfig, PrefixConfig
 from extra_trainer.data.problems import prompt_identity
 from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
@@ -257,6 +258,75 @@ def test_solutions_embedded_ahead_of_their_group_are_neither_scored_nor_remember
         assert NamespaceClient(novelty, explorer.novelty.namespace).describe().solutions == 2
     assert found[0] == found[1]
     assert any(found[0])
+
+
+SUMS = "1+2=3\n3+9=12\n12+1=13\n12"
+OTHERS = "9+2=11\n11+1=12\n12*1=12\n12"
+
+
+def test_derivations_are_scored_with_their_problem_and_embedded_ahead_once(
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
+) -> None:
+    config = NoveltyConfig(metric=Metric.DERIVATION)
+    explorer = _explorer(tokens, novelty, "derivations", config, min_history=0)
+    group = _group(tokens, verification, [SUMS, OTHERS, SUMS, "12", "5"])
+    step = StepNovelty(explorer, 1)
+    for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
+        step.prepare(group.request, rollout, verdict)
+    step.add(0, group)
+    (found,) = step.finish([group])
+    assert found.raw[[0, 2, 3, 4]].tolist() == [0, 0, 0, 0]
+    assert found.raw[1] > 0
+    assert "hardly any derivation" in found.suspicious[3]
+    assert [bool(steps) for steps in found.new_steps] == [False, True, False, False, False]
+    records = rollout_records([group], [found], StepAdvantages.zeros([group]))
+    assert [record.suspicious for record in records] == list(found.suspicious)
+    assert records[1].new_steps == found.new_steps[1]
+    metrics = step_metrics([group], [found])
+    assert metrics["suspicious"] == 0.25
+    assert NamespaceClient(novelty, explorer.novelty.namespace).describe().solutions == 3
+
+
+@pytest.mark.parametrize("metric", [Metric.EMBEDDING, Metric.DERIVATION])
+def test_an_empty_response_stops_nothing_whatever_is_remembered(
+    tokens: TokenTexts, verification: VerificationClient, novelty: str, metric: Metric
+) -> None:
+    config = NoveltyConfig(metric=metric, memory_policy="all")
+    explorer = _explorer(tokens, novelty, f"empty-{metric}", config, min_history=0)
+    group = _group(tokens, verification, ["", SUMS, " ", OTHERS])
+    (found,) = explorer.score([group], step=1, place=0)
+    assert [bool(reason) for reason in found.suspicious] == [True, False, True, False]
+    assert found.raw[[0, 2]].tolist() == [0, 0]
+    assert found.raw[3] > 0
+    assert NamespaceClient(novelty, explorer.novelty.namespace).describe().solutions == 2
+
+
+def test_shares_are_centred_and_the_novelty_is_known_raw_too(
+    tokens: TokenTexts, verification: VerificationClient, novelty: str
+) -> None:
+    config = NoveltyConfig(metric=Metric.DERIVATION, scale=Scale.SHARE)
+    explorer = _explorer(tokens, novelty, "shares", config, min_history=0)
+    (found,) = explorer.score([_group(tokens, verification, [SUMS, SUMS, OTHERS, "5"])], step=1, place=0)
+    assert found.scaled.sum() == pytest.approx(0, abs=1e-6)
+    assert found.scaled[2] > 0 > found.scaled[0]
+    assert found.scaled[3] == 0
+    assert found.raw.min() == 0
+    assert found.raw[2] > 0
+
+
+@pytest.mark.parametrize("metric", [Metric.NGRAM_COUNT, Metric.POLICY_SURPRISE, Metric.CLUSTER_SIZE])
+def test_every_metric_can_be_chosen(
+    tokens: TokenTexts, verification: VerificationClient, novelty: str, metric: Metric
+) -> None:
+    explorer = _explorer(tokens, novelty, f"metric-{metric}", NoveltyConfig(metric=metric), min_history=0)
+    group = _group(tokens, verification, [SUMS, OTHERS, "12", "5"])
+    group.rollouts = [
+        replace(rollout, logprobs=np.full(len(rollout.token_ids), -0.1 * (1 + index), np.float32))
+        for index, rollout in enumerate(group.rollouts)
+    ]
+    (found,) = explorer.score([group], step=1, place=0)
+    assert found.raw[:3].any()
+    assert found.raw[3] == 0
 
 
 def test_guided_groups_count_in_their_prompt_s_novelty_unless_told_otherwise(

@@ -110,6 +110,22 @@ def test_solutions_are_numbered_as_the_novelty_service_does(index: Index) -> Non
     assert [found[number].rollout.text for number in found] == [line["text"] for line in own]
 
 
+def test_suspicious_rollouts_have_no_solution_number_and_can_be_filtered(tmp_path: Path) -> None:
+    folder = RunFolder(write_run(tmp_path / "run"))
+    records = [
+        rollout_record(prompt_id="p", sample=sample, suspicious="the text is blank" if sample == 1 else "")
+        for sample in range(3)
+    ]
+    folder.write_rollouts(99, records)
+    index = Index(folder, tmp_path / "index.sqlite")
+    index.update()
+    assert [solution.rollout.sample for solution in index.solutions("p").values()] == [0, 2]
+    (found,), total = index.rollouts(Query(show="suspicious"))
+    assert (found.sample, total) == (1, 1)
+    page = markup.rollout(records[1], None, None)
+    assert "suspicious, no novelty bonus: the text is blank" in page
+
+
 def test_wrong_answers_are_counted_by_step_without_undecided_ones(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", steps=1)
     folder = RunFolder(path)

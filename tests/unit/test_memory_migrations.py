@@ -21,6 +21,8 @@ from support.memory_stores import RedisServer, redis_server
 
 SCHEMAS = sorted(int(path.name.removeprefix("sqlite-")) for path in stored_memory.STORES.glob("sqlite-*"))
 EXPORTS = sorted(stored_memory.STORES.glob("export-*.parquet"))
+#: Number of the first schema, and of the first format of exports, with sketches.
+FIRST_WITH_SKETCHES = 3
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_a_store_of_an_earlier_schema_is_read_and_a_copy_kept(schema: int, tmp_p
     path = stored(schema, tmp_path)
     for _ in range(2):
         store = SqliteStore(tmp_path)
-        stored_memory.check(store)
+        stored_memory.check(store, sketches=schema >= FIRST_WITH_SKETCHES)
         store.close()
     assert version_of(path) == len(MIGRATIONS)
     assert (tmp_path / f"memory.schema-{schema}.sqlite").exists() == (schema < len(MIGRATIONS))
@@ -116,7 +118,14 @@ def test_redis_has_the_number_of_its_schema_and_refuses_a_later_one(server: Redi
     stored_memory.check(store)
     store.close()
     connection = redis.Redis(unix_socket_path=server.url.removeprefix("unix://"))
-    assert connection.get("{versioned}:schema") == b"1"
+    assert connection.get("{versioned}:schema") == b"2"
+    # As an earlier release left it.
+    connection.set("{versioned}:schema", 1)
+    connection.delete(*connection.keys("{versioned}:n:*:d:*"))
+    store = server.store("versioned")
+    stored_memory.check(store, sketches=False)
+    store.close()
+    assert connection.get("{versioned}:schema") == b"2"
     connection.set("{versioned}:schema", 999)
     with pytest.raises(FailedPrecondition, match=r"was written by a later release \(schema 999; .* use that"):
         server.store("versioned")
@@ -127,7 +136,7 @@ def test_redis_has_the_number_of_its_schema_and_refuses_a_later_one(server: Redi
 def test_an_export_of_an_earlier_release_is_imported(export: Path, tmp_path: Path) -> None:
     memory = Memory(SqliteStore(tmp_path), None)
     transfer.import_file(memory, stored_memory.NAMESPACE, export, replace=False)
-    stored_memory.check(memory.store)
+    stored_memory.check(memory.store, sketches=int(export.stem[-1]) >= FIRST_WITH_SKETCHES)
     memory.store.close()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound
 from extra_services.memory.records import (
+    SKETCH_BYTES,
     Conflict,
     EmbeddingSpace,
     IdempotentAnswer,
@@ -87,14 +88,44 @@ def test_a_ring_holds_the_last_solutions_in_their_slots_after_opening_again(
     assert store.sizes(namespace).solutions == 3
 
 
+def test_sketches_lie_in_the_slots_of_their_solutions_and_leave_with_them(
+    opened: Callable[[], Store],
+) -> None:
+    store = opened()
+    namespace = _made(store)
+    sketches = np.outer(np.arange(1, 6), np.ones(SKETCH_BYTES)).astype(np.uint8)
+    version = 0
+    # The last two overwrite the first two; the very last has no sketch.
+    for part in (slice(0, 2), slice(2, 4)):
+        new = NewSolutions(_vectors(2), ["a", "b"], sketches[part])
+        version = store.commit(namespace, Write({"q": PromptWrite(version, new)}, solutions=SPACE))["q"]
+    store.commit(namespace, _solutions(version, _vectors(1)))
+    store.copy_namespace("n", "copy", replace=False)
+    store = opened()
+    expected = np.stack([sketches[3], np.zeros(SKETCH_BYTES, np.uint8), sketches[2]])
+    for name in ("n", "copy"):
+        header, ring = store.solutions(store.namespace(name), ["q"])["q"]
+        assert ring is not None
+        assert (header.solutions_added, ring.sequences.tolist()) == (5, [3, 4, 2])
+        np.testing.assert_array_equal(ring.sketches, expected)
+    assert store.delete_prompts(namespace, ["q"]) == ["q"]
+    store.commit(namespace, _solutions(0, _vectors(3)))
+    _, ring = store.solutions(namespace, ["q"])["q"]
+    assert ring is not None
+    assert ring.sketches is None
+
+
 def test_a_ring_far_larger_than_usual_is_written_in_one_commit(opened: Callable[[], Store]) -> None:
     store = opened()
     namespace, _ = store.create_namespace("large", NamespaceSettings(memory_capacity=10_000))
-    store.commit(namespace, _solutions(0, _vectors(9000)))
+    sketches = np.random.default_rng(0).integers(1, 255, (9000, SKETCH_BYTES), dtype=np.uint8)
+    new = NewSolutions(_vectors(9000), ["excerpt"] * 9000, sketches)
+    store.commit(namespace, Write({"q": PromptWrite(0, new)}, solutions=SPACE))
     header, ring = store.solutions(namespace, ["q"])["q"]
     assert ring is not None
     assert (header.solutions_added, len(ring.sequences)) == (9000, 9000)
     np.testing.assert_array_equal(ring.vectors, _vectors(9000))
+    np.testing.assert_array_equal(ring.sketches, sketches)
 
 
 def test_a_read_that_fails_leaves_no_old_state_to_the_next(tmp_path: Path) -> None:

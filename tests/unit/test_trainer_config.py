@@ -115,3 +115,22 @@ def test_several_updates_and_an_entropy_bonus_are_flags_of_openrlhf(tmp_path: Pa
     given = flags("optimization: {updates_per_batch: 2, entropy_bonus: 0.003}\n")
     assert given[given.index("--train.max_epochs") + 1] == "2"
     assert given[given.index("--actor.entropy_coef") + 1] == "0.003"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"metric": "outcome"}, "use the section outcome"),
+        ({"metric": "embedding", "scale": "share"}, "it needs metric derivation"),
+    ],
+)
+def test_metrics_and_scales_that_do_not_go_together_are_refused(
+    tmp_path: Path, settings: dict[str, str], reason: str
+) -> None:
+    overrides: dict[str, object] = {f"novelty.{name}": value for name, value in settings.items()}
+    with pytest.raises(ConfigError, match=reason):
+        _load(tmp_path, "", **overrides)
+    chosen = _load(tmp_path, "novelty: {metric: derivation, scale: share, window: whole}\n").novelty
+    assert (chosen.metric, chosen.scale, chosen.window) == ("derivation", "share", "whole")
+    plain = _load(tmp_path, "").novelty
+    assert (plain.metric, plain.window) == ("embedding", "reference")

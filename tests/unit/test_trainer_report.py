@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from extra_rl.config_file import ConfigError
+from extra_rl.vocabulary import VerdictStatus
 from extra_trainer.reports import arms, figures, report
 from extra_trainer.reports.arms import TrainedRun
 from extra_trainer.runs.folder import RunFolder
-from support.run_folders import STEPS, step_metrics, write_run
+from support.run_folders import STEPS, rollout_record, step_metrics, write_run
 
 
 def _read(*paths: Path) -> list[TrainedRun]:
@@ -113,3 +114,29 @@ def test_a_folder_of_records_of_another_version_is_named(tmp_path: Path) -> None
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.yaml"):
         report.write_all([tmp_path], None)
+
+
+def test_suspicious_rollouts_and_new_steps_are_tables(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", steps=1)
+    (plain,) = arms.group_into_arms(_read(path))
+    assert figures.suspicious(plain) is None
+    assert figures.new_steps(plain) is None
+    reason = "{} characters behind the final answer, 90 before it"
+    records = [
+        rollout_record(sample=0, suspicious=reason.format(700)),
+        rollout_record(sample=1, suspicious=reason.format(800)),
+        rollout_record(sample=2, suspicious="the text is blank", status=VerdictStatus.WRONG),
+        rollout_record(sample=3, novelty=0.7, new_steps=("55-37", "55")),
+        rollout_record(sample=4, novelty=0.8, new_steps=("2*g",)),
+    ]
+    RunFolder(path).write_rollouts(7, records)
+    (arm,) = arms.group_into_arms(_read(path))
+    reasons, steps = figures.suspicious(arm), figures.new_steps(arm)
+    assert reasons is not None
+    assert steps is not None
+    ((text, count, _, first, last),) = reasons.rows
+    assert (text, count, first, last) == ("characters behind the final answer, before it", "2", "7", "7")
+    assert [row[1:] for row in steps.rows] == [
+        ["7", "0, 4", "0.800", "2*g"],
+        ["7", "0, 3", "0.700", "55-37, 55"],
+    ]

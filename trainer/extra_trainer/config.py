@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from extra_client import VerifyOptions, credentials
 from extra_rl.config_file import ConfigError, explain, read_yaml
-from extra_rl.vocabulary import MemoryPolicy, Method, References, Scale, SelectionPolicy
+from extra_rl.vocabulary import MemoryPolicy, Method, Metric, References, Scale, SelectionPolicy, TextWindow
 from extra_trainer.rehearsal.recipes import RECIPES
 
 
@@ -171,6 +171,13 @@ class NoveltyConfig(Section):
     enabled: bool = True
     alpha: float = Field(0.1, ge=0, description="Weight of the bonus.")
     placement: Literal["after_normalization", "before_normalization"] = "after_normalization"
+    metric: Metric = Field(
+        Metric.EMBEDDING, description="How novelty is measured; the metric outcome has a section of its own."
+    )
+    window: TextWindow = Field(
+        TextWindow.REFERENCE,
+        description="Part of a response that is embedded; the metric derivation always reads all of it.",
+    )
     scale: Scale = Scale.RAW
     variance_decay: float = Field(
         1.0, ge=0, description="lambda in exp(-lambda V(x)), with placement before_normalization."
@@ -186,6 +193,14 @@ class NoveltyConfig(Section):
     guided_groups: bool = Field(
         True, description="Guided groups are scored and remembered under their prompt too."
     )
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "NoveltyConfig":
+        if self.metric is Metric.OUTCOME:
+            raise ValueError("metric outcome is for wrong answers: use the section outcome (enabled: true)")
+        if self.scale is Scale.SHARE and self.metric is not Metric.DERIVATION:
+            raise ValueError("scale share is the share of a way: it needs metric derivation")
+        return self
 
 
 class OutcomeConfig(Section):

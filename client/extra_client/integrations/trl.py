@@ -357,7 +357,7 @@ def completion_text(completion: Any) -> str:
 
 
 def _text_of_parts(parts: Sequence[Any]) -> str:
-    return "".join(part.get("text", "") for part in parts)
+    return "".join(part.get("text") or "" for part in parts)
 
 
 def _key(scoring: NoveltyScoring, step: int | None, *content: Any) -> str | None:

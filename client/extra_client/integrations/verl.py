@@ -116,6 +116,8 @@ def reward_manager(novelty: NoveltyScoring, *, answers: str = "pred") -> type:
                     f"beta needs algorithm.adv_estimator={ESTIMATOR}: others normalize rewards, and outcome "
                     "novelty is not normalized"
                 )
+            if self._after and novelty.scale == "share":
+                raise ValueError(f"{ESTIMATOR} cannot carry bonuses below 0, which scale share gives")
             self._outage = novelty.outage()
             self._client = novelty.aio_client()
 

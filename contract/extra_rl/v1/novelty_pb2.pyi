@@ -47,6 +47,11 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     prompt, in earlier groups and this one; right rollouts score 0. Needs Group.answers, and no embeddings. In
     [0, 1].
     """
+    METRIC_DERIVATION: _Metric.ValueType  # 7
+    """Smallest probability that the solution takes another way than a stored one or a sibling, by its numbers
+    and relations and by its text; small probabilities count 0. Needs Group.texts, and should be given
+    Group.problem. In [0, 1].
+    """
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """Measure of novelty."""
@@ -71,6 +76,11 @@ METRIC_OUTCOME: Metric.ValueType  # 6
 """Outcome novelty: 1/sqrt(N) for a wrong rollout, with N the times that its final answer was given to the
 prompt, in earlier groups and this one; right rollouts score 0. Needs Group.answers, and no embeddings. In
 [0, 1].
+"""
+METRIC_DERIVATION: Metric.ValueType  # 7
+"""Smallest probability that the solution takes another way than a stored one or a sibling, by its numbers
+and relations and by its text; small probabilities count 0. Needs Group.texts, and should be given
+Group.problem. In [0, 1].
 """
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
@@ -118,6 +128,11 @@ class _ScaleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scale.ValueType
     """The mean of all positive novelties of this metric scored in the namespace so far, this request's
     included, so that a typical new solution counts 1.
     """
+    SCALE_SHARE: _Scale.ValueType  # 4
+    """Not a divisor: a correct rollout gets -log of the share of its way among the remembered solutions, older
+    ones weighing less, and those of its group, minus the mean of this over the group's correct rollouts. It
+    may be negative. METRIC_DERIVATION only. GroupScores.raw_novelty then holds the novelties.
+    """
 
 class Scale(_Scale, metaclass=_ScaleEnumTypeWrapper):
     """Divisor of the novelties."""
@@ -131,6 +146,11 @@ SCALE_GROUP_MAX: Scale.ValueType  # 2
 SCALE_RUNNING_MEAN: Scale.ValueType  # 3
 """The mean of all positive novelties of this metric scored in the namespace so far, this request's
 included, so that a typical new solution counts 1.
+"""
+SCALE_SHARE: Scale.ValueType  # 4
+"""Not a divisor: a correct rollout gets -log of the share of its way among the remembered solutions, older
+ones weighing less, and those of its group, minus the mean of this over the group's correct rollouts. It
+may be negative. METRIC_DERIVATION only. GroupScores.raw_novelty then holds the novelties.
 """
 Global___Scale: _TypeAlias = Scale  # noqa: Y015
 
@@ -176,12 +196,20 @@ class Group(_message.Message):
     SEQUENCE_LOGPROBS_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     UNDECIDED_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    REFERENCE_ANSWER_FIELD_NUMBER: _builtins.int
     prompt_id: _builtins.str
     """Identity of the prompt, stable across steps and epochs: 1 to 512 bytes, none of them NUL."""
     embeddings: _builtins.bytes
     """float32 [n, dimension]: the caller's own embeddings; need not be normalised, none may be zero."""
     sequence_logprobs: _builtins.bytes
     """float32 [n]: sum of the response's token log-probabilities, in nats. For METRIC_POLICY_SURPRISE."""
+    problem: _builtins.str
+    """Text of the problem. METRIC_DERIVATION counts no number of it as a step of the solution, and no sentence
+    that restates it. At most NoveltyServiceGetInfoResponse.max_text_characters.
+    """
+    reference_answer: _builtins.str
+    """The reference answer, whose numbers are no steps either. For METRIC_DERIVATION."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts of the n rollouts. Give these or embeddings."""
@@ -217,10 +245,12 @@ class Group(_message.Message):
         sequence_logprobs: _builtins.bytes = ...,
         answers: _abc.Iterable[_builtins.str] | None = ...,
         undecided: _abc.Iterable[_builtins.bool] | None = ...,
+        problem: _builtins.str = ...,
+        reference_answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "correct", b"correct", "embeddings", b"embeddings", "prompt_id", b"prompt_id", "sequence_logprobs", b"sequence_logprobs", "texts", b"texts", "token_ids", b"token_ids", "undecided", b"undecided"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "correct", b"correct", "embeddings", b"embeddings", "problem", b"problem", "prompt_id", b"prompt_id", "reference_answer", b"reference_answer", "sequence_logprobs", b"sequence_logprobs", "texts", b"texts", "token_ids", b"token_ids", "undecided", b"undecided"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -244,7 +274,7 @@ class NoveltyTimings(_message.Message):
     lock_seconds: _builtins.float
     """Seconds it waited for other requests about the same prompts."""
     embed_seconds: _builtins.float
-    """Seconds of embedding texts, those of waiting for the model included."""
+    """Seconds of embedding texts, those of waiting for the model and of reading derivations included."""
     search_seconds: _builtins.float
     """Seconds of searching the memories."""
     commit_seconds: _builtins.float
@@ -296,8 +326,8 @@ class ScoreGroupsRequest(_message.Message):
     scale: Global___Scale.ValueType
     """Divisor of the novelties."""
     explain: _builtins.bool
-    """Also name, for each rollout, its nearest neighbour (metrics on embeddings), or how often its answer was
-    given (METRIC_OUTCOME). Other metrics refuse it.
+    """Also name, for each rollout, its nearest neighbour (metrics on embeddings), with METRIC_DERIVATION also
+    its new steps, or how often its answer was given (METRIC_OUTCOME). Other metrics refuse it.
     """
     track_reward_variance: _builtins.bool
     """Also take the variance of the group's rewards (1 for correct, 0 for others) into the prompt's moving
@@ -426,6 +456,30 @@ class AnswerCount(_message.Message):
 Global___AnswerCount: _TypeAlias = AnswerCount  # noqa: Y015
 
 @_typing.final
+class NewSteps(_message.Message):
+    """Steps of a rollout that no remembered solution of its prompt has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Relations such as "55-37" and "37=v" (v: any variable), then numbers; the first few."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewSteps: _TypeAlias = NewSteps  # noqa: Y015
+
+@_typing.final
 class GroupScores(_message.Message):
     """Scores of one group."""
 
@@ -440,6 +494,9 @@ class GroupScores(_message.Message):
     VENDI_FIELD_NUMBER: _builtins.int
     DIVISOR_FIELD_NUMBER: _builtins.int
     ANSWER_COUNTS_FIELD_NUMBER: _builtins.int
+    SUSPICIOUS_FIELD_NUMBER: _builtins.int
+    NEW_STEPS_FIELD_NUMBER: _builtins.int
+    RAW_NOVELTY_FIELD_NUMBER: _builtins.int
     novelty: _builtins.bytes
     """float32 [n]: novelty of each rollout, 0 for those that do not count. Divided as `scale` says; the
     range before that is the metric's.
@@ -456,6 +513,8 @@ class GroupScores(_message.Message):
     """
     divisor: _builtins.float
     """Divisor of the novelties; 1 for SCALE_RAW."""
+    raw_novelty: _builtins.bytes
+    """SCALE_SHARE: float32 [n], the novelties, to which the scale was not applied; otherwise empty."""
     @_builtins.property
     def error(self) -> _common_pb2.Error:
         """Why the group was refused; then nothing of it was stored."""
@@ -467,6 +526,20 @@ class GroupScores(_message.Message):
     @_builtins.property
     def answer_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerCount]:
         """If asked to explain, METRIC_OUTCOME: how often the answer of each rollout was given, n entries."""
+
+    @_builtins.property
+    def suspicious(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why a rollout is suspicious, n entries, empty for one that is not; none if no rollout is. A suspicious
+        rollout has novelty 0, is compared with nothing and is not stored. Metrics on texts: the text is blank, or
+        the embedding model knows no character of it. METRIC_DERIVATION also: there is hardly any derivation, or
+        much of the text does not belong to one.
+        """
+
+    @_builtins.property
+    def new_steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewSteps]:
+        """If asked to explain, METRIC_DERIVATION: the new steps of each rollout, n entries; without steps for those
+        whose novelty is 0.
+        """
 
     def __init__(
         self,
@@ -480,10 +553,13 @@ class GroupScores(_message.Message):
         vendi: _builtins.float | None = ...,
         divisor: _builtins.float = ...,
         answer_counts: _abc.Iterable[Global___AnswerCount] | None = ...,
+        suspicious: _abc.Iterable[_builtins.str] | None = ...,
+        new_steps: _abc.Iterable[Global___NewSteps] | None = ...,
+        raw_novelty: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance", "_vendi", b"_vendi", "error", b"error", "reward_variance", b"reward_variance", "vendi", b"vendi"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance", "_vendi", b"_vendi", "answer_counts", b"answer_counts", "divisor", b"divisor", "error", b"error", "memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "reward_variance", b"reward_variance", "vendi", b"vendi"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance", "_vendi", b"_vendi", "answer_counts", b"answer_counts", "divisor", b"divisor", "error", b"error", "memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "new_steps", b"new_steps", "novelty", b"novelty", "raw_novelty", b"raw_novelty", "reward_variance", b"reward_variance", "suspicious", b"suspicious", "vendi", b"vendi"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__reward_variance: _TypeAlias = _typing.Literal["reward_variance"]  # noqa: Y015
     _WhichOneofArgType__reward_variance: _TypeAlias = _typing.Literal["_reward_variance", b"_reward_variance"]  # noqa: Y015
@@ -553,6 +629,8 @@ class CollectSampleRequest(_message.Message):
     UNDECIDED_FIELD_NUMBER: _builtins.int
     OUTCOME_SCOPE_FIELD_NUMBER: _builtins.int
     IGNORE_HISTORY_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    REFERENCE_ANSWER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace."""
     prompt_id: _builtins.str
@@ -591,6 +669,10 @@ class CollectSampleRequest(_message.Message):
     """As in ScoreGroupsRequest; the first sample of the group decides."""
     ignore_history: _builtins.bool
     """As in ScoreGroupsRequest; the first sample of the group decides."""
+    problem: _builtins.str
+    """As in Group; the sample with the lowest index decides."""
+    reference_answer: _builtins.str
+    """As in Group; the sample with the lowest index decides."""
     def __init__(
         self,
         *,
@@ -611,10 +693,12 @@ class CollectSampleRequest(_message.Message):
         undecided: _builtins.bool = ...,
         outcome_scope: Global___OutcomeScope.ValueType = ...,
         ignore_history: _builtins.bool = ...,
+        problem: _builtins.str = ...,
+        reference_answer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob", "_wait_seconds", b"_wait_seconds", "sequence_logprob", b"sequence_logprob", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob", "_wait_seconds", b"_wait_seconds", "answer", b"answer", "correct", b"correct", "embedding", b"embedding", "group_id", b"group_id", "group_size", b"group_size", "ignore_history", b"ignore_history", "index", b"index", "metric", b"metric", "namespace", b"namespace", "outcome_scope", b"outcome_scope", "prompt_id", b"prompt_id", "scale", b"scale", "sequence_logprob", b"sequence_logprob", "text", b"text", "token_ids", b"token_ids", "undecided", b"undecided", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob", "_wait_seconds", b"_wait_seconds", "answer", b"answer", "correct", b"correct", "embedding", b"embedding", "group_id", b"group_id", "group_size", b"group_size", "ignore_history", b"ignore_history", "index", b"index", "metric", b"metric", "namespace", b"namespace", "outcome_scope", b"outcome_scope", "problem", b"problem", "prompt_id", b"prompt_id", "reference_answer", b"reference_answer", "scale", b"scale", "sequence_logprob", b"sequence_logprob", "text", b"text", "token_ids", b"token_ids", "undecided", b"undecided", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sequence_logprob: _TypeAlias = _typing.Literal["sequence_logprob"]  # noqa: Y015
     _WhichOneofArgType__sequence_logprob: _TypeAlias = _typing.Literal["_sequence_logprob", b"_sequence_logprob"]  # noqa: Y015
@@ -642,6 +726,9 @@ class CollectSampleResponse(_message.Message):
     ANSWER_COUNT_FIELD_NUMBER: _builtins.int
     MEAN_NOVELTY_FIELD_NUMBER: _builtins.int
     CORRECT_SAMPLES_FIELD_NUMBER: _builtins.int
+    SUSPICIOUS_FIELD_NUMBER: _builtins.int
+    NEW_STEPS_FIELD_NUMBER: _builtins.int
+    RAW_NOVELTY_FIELD_NUMBER: _builtins.int
     novelty: _builtins.float
     """Its novelty, as in GroupScores."""
     samples: _builtins.int
@@ -656,6 +743,10 @@ class CollectSampleResponse(_message.Message):
     """
     correct_samples: _builtins.int
     """METRIC_OUTCOME: correct samples of the group; 0: the group is all wrong."""
+    suspicious: _builtins.str
+    """Why the sample is suspicious, as in GroupScores; empty if it is not."""
+    raw_novelty: _builtins.float
+    """Its novelty before the scale; the same as `novelty` times the divisor unless the scale is SCALE_SHARE."""
     @_builtins.property
     def nearest(self) -> Global___Nearest:
         """Its nearest neighbour (metrics on embeddings only)."""
@@ -667,6 +758,10 @@ class CollectSampleResponse(_message.Message):
     @_builtins.property
     def answer_count(self) -> Global___AnswerCount:
         """METRIC_OUTCOME: how often its answer was given."""
+
+    @_builtins.property
+    def new_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """METRIC_DERIVATION: its new steps, as in GroupScores."""
 
     def __init__(
         self,
@@ -680,10 +775,13 @@ class CollectSampleResponse(_message.Message):
         answer_count: Global___AnswerCount | None = ...,
         mean_novelty: _builtins.float = ...,
         correct_samples: _builtins.int = ...,
+        suspicious: _builtins.str = ...,
+        new_steps: _abc.Iterable[_builtins.str] | None = ...,
+        raw_novelty: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer_count", b"answer_count", "nearest", b"nearest", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_count", b"answer_count", "correct_samples", b"correct_samples", "mean_novelty", b"mean_novelty", "memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "novelty", b"novelty", "samples", b"samples", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_count", b"answer_count", "correct_samples", b"correct_samples", "mean_novelty", b"mean_novelty", "memory_after", b"memory_after", "memory_before", b"memory_before", "nearest", b"nearest", "new_steps", b"new_steps", "novelty", b"novelty", "raw_novelty", b"raw_novelty", "samples", b"samples", "suspicious", b"suspicious", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -822,13 +920,26 @@ class EmbedRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     RETURN_VECTORS_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    REFERENCE_ANSWERS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace; its text window decides which part of a text is embedded."""
     return_vectors: _builtins.bool
     """Also return the vectors."""
+    metric: Global___Metric.ValueType
+    """Metric that will score the texts. METRIC_DERIVATION embeds the part of a text that belongs to the solution."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts. At most NoveltyServiceGetInfoResponse.max_rollouts."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Group.problem of each text, or none. For METRIC_DERIVATION: the same as will be sent with the group."""
+
+    @_builtins.property
+    def reference_answers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Group.reference_answer of each text, or none. For METRIC_DERIVATION, likewise."""
 
     def __init__(
         self,
@@ -836,10 +947,13 @@ class EmbedRequest(_message.Message):
         namespace: _builtins.str = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         return_vectors: _builtins.bool = ...,
+        metric: Global___Metric.ValueType = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        reference_answers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "return_vectors", b"return_vectors", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "namespace", b"namespace", "problems", b"problems", "reference_answers", b"reference_answers", "return_vectors", b"return_vectors", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

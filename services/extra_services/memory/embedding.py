@@ -139,6 +139,15 @@ class Embedder:
         mean: Vectors = sums / np.linalg.norm(sums, axis=1, keepdims=True)
         return Embedded(mean, found.embedded, found.cached)
 
+    def unreadable(self, texts: list[str]) -> list[bool]:
+        """Return for each text whether the model knows no letter or digit in it: its vector says nothing."""
+        unknown = self._model.tokenizer.unk_token
+        found = self._cutter.encode_batch(texts, add_special_tokens=False)
+        return [
+            not any(token != unknown and any(map(str.isalnum, token)) for token in each.tokens)
+            for each in found
+        ]
+
     def close(self) -> None:
         """Finish what was submitted, then stop."""
         self._requests.put(None)

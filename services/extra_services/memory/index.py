@@ -2,7 +2,9 @@
 
 An IndexIVF with one inverted list per prompt: `search_preassigned` scans, for each query, the list of its
 prompt only, exactly. A list is the prompt's ring, in place: the entry with sequence number s lies at offset
-s % capacity, and FAISS's id of it is s. Nothing is trained and nothing is approximate.
+s % capacity, and FAISS's id of it is s. Nothing is trained and nothing is approximate. Sketches of solutions
+lie beside the lists in one array, at the same list numbers and offsets; it is made with the first sketch, so
+that it takes no memory where no metric needs it.
 
 The index is a cache of the durable store. A prompt is checked out for the time a request works on it, loaded
 if need be, and checked in afterwards; among those checked in the least recently used make room when the
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from extra_rl.vocabulary import VectorStorage
 from extra_services.errors import Overloaded
-from extra_services.memory.records import Header, StoredSolutions
+from extra_services.memory.records import SKETCH_BYTES, Header, StoredSolutions
 
 #: Lists of a new index; an empty list takes about 150 bytes.
 FIRST_LISTS = 4096
@@ -32,6 +34,7 @@ GROWTH = 8
 PARALLEL_WORK = 10**8
 
 Vectors = NDArray[np.float32]
+Sketches = NDArray[np.uint8]
 
 
 @dataclass
@@ -72,8 +75,10 @@ class RingIndex:
         self.hits = self.loads = 0
         self._type = np.dtype(storage.value)
         self._threads = threads or os.cpu_count() or 1
-        self._entry_bytes = dimension * self._type.itemsize + 8
-        self._max_lists = max(FIRST_LISTS, max_bytes // (capacity * self._entry_bytes))
+        self._code_bytes = dimension * self._type.itemsize
+        self._max_bytes = max_bytes
+        #: uint8 [lists, capacity, SKETCH_BYTES], zeros for entries without a sketch; None before the first.
+        self._sketches: Sketches | None = None
         self._quantizer = faiss.IndexFlatIP(dimension)
         self._make(FIRST_LISTS)
         self._free = list(range(FIRST_LISTS))
@@ -110,7 +115,9 @@ class RingIndex:
             ring.version, ring.added = header.version, header.solutions_added
             if solutions is not None and len(solutions.sequences):
                 vectors = solutions.vectors.astype(self._type, copy=False)
-                self._add(self._list(ring), solutions.sequences, vectors)
+                number = self._list(ring)
+                self._add(number, solutions.sequences, vectors)
+                self._set_sketches(number, solutions.sequences, solutions.sketches)
 
     def check_in(self, prompts: Collection[str]) -> None:
         """Release prompts; they stay in the index while there is room."""
@@ -166,27 +173,75 @@ class RingIndex:
         similarity[sequence < 0] = -np.inf
         return similarity, sequence
 
-    def append(self, prompts: list[str], counts: NDArray[np.int64], vectors: Vectors) -> None:
-        """Add unit vectors to checked-out prompts, oldest out first; `counts` as in `nearest`."""
+    def sketches(self, prompts: list[str]) -> Sketches:
+        """Return the sketches of checked-out prompts, uint8 [len(prompts), capacity, SKETCH_BYTES].
+
+        The sketch of the solution with sequence number s is at place s % capacity. Zeros stand where there is
+        no solution, or one without a sketch.
+        """
+        found = np.zeros((len(prompts), self.capacity, SKETCH_BYTES), dtype=np.uint8)
+        with self._lock:
+            if self._sketches is not None:
+                numbers = [self._in_use[prompt].list_number for prompt in prompts]
+                held = [row for row, number in enumerate(numbers) if number is not None]
+                found[held] = self._sketches[[number for number in numbers if number is not None]]
+        return found
+
+    def solutions(self, prompt: str) -> tuple[NDArray[np.int64], Vectors]:
+        """Return sequence numbers int64 [m] and vectors float32 [m, dimension] of a checked-out prompt.
+
+        They are in order of arrival.
+        """
+        with self._lock:
+            ring = self._in_use[prompt]
+            size = 0 if ring.list_number is None else min(ring.added, self.capacity)
+            sequences = np.arange(ring.added - size, ring.added, dtype=np.int64)
+            if not size:
+                return sequences, np.zeros((0, self.dimension), dtype=np.float32)
+            codes = faiss.rev_swig_ptr(self._lists.get_codes(ring.list_number), size * self._code_bytes)
+            vectors = codes.view(self._type).reshape(size, self.dimension).astype(np.float32)
+        return sequences, vectors[sequences % self.capacity]
+
+    def append(
+        self,
+        prompts: list[str],
+        counts: NDArray[np.int64],
+        vectors: Vectors,
+        sketches: Sketches | None = None,
+    ) -> None:
+        """Add solutions to checked-out prompts, oldest out first.
+
+        Args:
+            prompts: Checked-out prompts.
+            counts: As in `nearest`.
+            vectors: Unit vectors, float32 [m, dimension].
+            sketches: uint8 [m, SKETCH_BYTES]; None: they have none.
+        """
         codes = np.ascontiguousarray(vectors, dtype=self._type)
         with self._lock:
             rings = [self._in_use[prompt] for prompt in prompts]
-            added = np.array([ring.added for ring in rings], dtype=np.int64)
-            starts = np.cumsum(counts) - counts
-            sequences = np.arange(len(codes)) + np.repeat(added - starts, counts)
-            first_code, first_id = codes.ctypes.data, sequences.ctypes.data
-            for ring, start, count in zip(rings, starts.tolist(), counts.tolist(), strict=True):
-                if ring.list_number is None or (ring.added % self.capacity) + count > self.capacity:
-                    self._append(ring, codes[start : start + count])
-                    continue
-                # The usual case, without a copy: the entries are in order and fit before the ring's end.
-                ids = faiss.cast_integer_to_idx_t_ptr(first_id + 8 * start)
-                data = faiss.cast_integer_to_uint8_ptr(first_code + start * codes.strides[0])  # type: ignore[attr-defined]
-                if ring.added < self.capacity:
-                    self._lists.add_entries(ring.list_number, count, ids, data)
-                else:
-                    self._lists.update_entries(ring.list_number, ring.added % self.capacity, count, ids, data)
-                ring.added += count
+            self._append_vectors(rings, counts, codes)
+            self._append_sketches(rings, counts, sketches)
+
+    def _append_vectors(
+        self, rings: list[Ring], counts: NDArray[np.int64], codes: NDArray[np.generic]
+    ) -> None:
+        added = np.array([ring.added for ring in rings], dtype=np.int64)
+        starts = np.cumsum(counts) - counts
+        sequences = np.arange(len(codes)) + np.repeat(added - starts, counts)
+        first_code, first_id = codes.ctypes.data, sequences.ctypes.data
+        for ring, start, count in zip(rings, starts.tolist(), counts.tolist(), strict=True):
+            if ring.list_number is None or (ring.added % self.capacity) + count > self.capacity:
+                self._append(ring, codes[start : start + count])
+                continue
+            # The usual case, without a copy: the entries are in order and fit before the ring's end.
+            ids = faiss.cast_integer_to_idx_t_ptr(first_id + 8 * start)
+            data = faiss.cast_integer_to_uint8_ptr(first_code + start * codes.strides[0])  # type: ignore[attr-defined]
+            if ring.added < self.capacity:
+                self._lists.add_entries(ring.list_number, count, ids, data)
+            else:
+                self._lists.update_entries(ring.list_number, ring.added % self.capacity, count, ids, data)
+            ring.added += count
 
     def renew(self, versions: dict[str, tuple[int, int]]) -> None:
         """Set prompts that are here in the first version to the second, because they were written."""
@@ -203,7 +258,7 @@ class RingIndex:
     def bytes(self) -> int:
         """Return the memory that the lists take when full."""
         lists = int(self._lists.nlist)
-        return (lists - len(self._free)) * self.capacity * self._entry_bytes + lists * 150
+        return (lists - len(self._free)) * self.capacity * self._entry_bytes() + lists * 150
 
     def forget(self, prompts: Collection[str]) -> None:
         """Drop prompts that were deleted; none of them may be checked out."""
@@ -234,6 +289,27 @@ class RingIndex:
                 ids, codes = faiss.swig_ptr(sequences[part]), faiss.swig_ptr(_codes(kept[part]))
                 self._lists.update_entries(number, at, len(kept[part]), ids, codes)
 
+    def _append_sketches(
+        self, rings: list[Ring], counts: NDArray[np.int64], sketches: Sketches | None
+    ) -> None:
+        """Set the sketches of the last `counts` entries of each ring; without any, zeros."""
+        if sketches is None and self._sketches is None:
+            return
+        ends, added = np.cumsum(counts), np.array([ring.added for ring in rings], dtype=np.int64)
+        sequences = np.arange(int(counts.sum())) + np.repeat(added - ends, counts)
+        numbers = np.array([-1 if ring.list_number is None else ring.list_number for ring in rings])
+        self._set_sketches(np.repeat(numbers, counts), sequences, sketches)
+
+    def _set_sketches(
+        self, numbers: "NDArray[np.int64] | int", sequences: NDArray[np.int64], sketches: Sketches | None
+    ) -> None:
+        if sketches is None and self._sketches is None:
+            return
+        if self._sketches is None:
+            self._sketches = np.zeros((self._lists.nlist, self.capacity, SKETCH_BYTES), dtype=np.uint8)
+        # Of more entries than fit, the last in a place remains.
+        self._sketches[numbers, sequences % self.capacity] = 0 if sketches is None else sketches
+
     def _add(self, number: int, sequences: NDArray[np.int64], vectors: NDArray[np.generic]) -> None:
         codes = faiss.swig_ptr(_codes(vectors))
         self._lists.add_entries(number, len(sequences), faiss.swig_ptr(sequences), codes)
@@ -241,12 +317,18 @@ class RingIndex:
     def _list(self, ring: Ring) -> int:
         """The number of the ring's list; assigns one if it has none."""
         if ring.list_number is None:
-            if not self._free and self._lists.nlist < self._max_lists:
+            if not self._free and self._lists.nlist < self._max_lists():
                 self._grow()
             while not self._free:
                 self._evict()
             ring.list_number = self._free.pop()
         return ring.list_number
+
+    def _entry_bytes(self) -> int:
+        return self._code_bytes + 8 + (0 if self._sketches is None else SKETCH_BYTES)
+
+    def _max_lists(self) -> int:
+        return max(FIRST_LISTS, self._max_bytes // (self.capacity * self._entry_bytes()))
 
     def _evict(self) -> None:
         if not self._idle:
@@ -258,6 +340,8 @@ class RingIndex:
     def _empty(self, ring: Ring) -> None:
         if ring.list_number is not None:
             self._lists.resize(ring.list_number, 0)
+            if self._sketches is not None:
+                self._sketches[ring.list_number] = 0
             self._free.append(ring.list_number)
             ring.list_number = None
         ring.version = ring.added = 0
@@ -265,7 +349,12 @@ class RingIndex:
     def _grow(self) -> None:
         # The old lists live as long as the old index, which owns them.
         owner, old, before = self._index, self._lists, self._lists.nlist
-        self._make(min(before * GROWTH, self._max_lists))
+        self._make(min(before * GROWTH, self._max_lists()))
+        if self._sketches is not None:
+            kept = self._sketches
+            # Memory is taken from the system where it is written to, not for all of the zeros.
+            self._sketches = np.zeros((self._lists.nlist, *kept.shape[1:]), dtype=np.uint8)
+            self._sketches[:before] = kept
         for number in range(before):
             size = old.list_size(number)
             self._lists.add_entries(number, size, old.get_ids(number), old.get_codes(number))

@@ -13,6 +13,11 @@ REQUESTS_WAITING = Gauge(
     "extra_rl_novelty_requests_waiting", "Requests that wait for one of the request_threads."
 )
 ROLLOUTS = Counter("extra_rl_novelty_rollouts", "Rollouts in the groups that were scored or remembered.")
+SUSPICIOUS = Counter(
+    "extra_rl_novelty_suspicious_rollouts",
+    "Rollouts left out of their groups, by reason: blank, unknown_script, hardly_any_derivation, ...",
+    ["reason"],
+)
 REPLAYS = Counter(
     "extra_rl_novelty_replays", "Writes sent again under a known idempotency key, and answered as before."
 )

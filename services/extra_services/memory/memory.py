@@ -62,6 +62,9 @@ class TextEmbedder(Protocol):
     def embed_counted(self, texts: list[str], window: TextWindow) -> "Embedded":
         """Return the vectors of `embed`, and how many of them were computed."""
 
+    def unreadable(self, texts: list[str]) -> list[bool]:
+        """Return for each text whether the model knows no letter or digit in it: its vector says nothing."""
+
     def close(self) -> None:
         """Release the model."""
 

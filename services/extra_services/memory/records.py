@@ -3,11 +3,12 @@
 All modules of `memory` use these. A prompt has a *header* (a version and a few counters) and two rings, one
 of solutions and one of prefixes. Entries are numbered from 0 in order of arrival, per prompt and kind. That
 number is the entry's *sequence number*, and `sequence % capacity` is its slot in the ring, so a ring needs no
-bookkeeping beyond the number of entries ever added. The counts of a prompt's final answers are one bounded
+bookkeeping beyond the number of entries ever added. A solution may have a sketch of its derivation beside its
+vector. The counts of a prompt's final answers are one bounded
 table, which is read and written as a whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 from extra_rl.vocabulary import MemoryPolicy, TextWindow, VectorStorage
 from extra_services.errors import InvalidInput
+
+#: Bytes of the sketch of a solution's derivation (metric derivation), which the store does not look into.
+SKETCH_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,8 @@ class StoredSolutions:
     vectors: NDArray[np.generic]
     #: The first characters of each text [m]; empty where the caller sent a vector.
     excerpts: list[str]
+    #: uint8 [m, SKETCH_BYTES], zeros for a solution without a sketch; None if none has one.
+    sketches: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +195,8 @@ class NewSolutions:
 
     vectors: NDArray[np.generic]
     excerpts: list[str]
+    #: uint8 [m, SKETCH_BYTES]; None for a metric that makes none.
+    sketches: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +251,17 @@ class Write:
     prefixes: EmbeddingSpace | None = None
     #: Added to the namespace's `positive`, by metric.
     positive: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+
+def joined_sketches(sketches: Sequence[bytes | None]) -> NDArray[np.uint8] | None:
+    """Return stored sketches as StoredSolutions holds them; one of another length counts as none."""
+    if not any(sketches):
+        return None
+    joined = np.zeros((len(sketches), SKETCH_BYTES), dtype=np.uint8)
+    for row, sketch in enumerate(sketches):
+        if sketch is not None and len(sketch) == SKETCH_BYTES:
+            joined[row] = np.frombuffer(sketch, dtype=np.uint8)
+    return joined
 
 
 class Conflict(Exception):

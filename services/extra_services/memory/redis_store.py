@@ -5,8 +5,8 @@ prompt still has the version the write was computed from (and that the idempoten
 commands, or none of them. Replicas notice each other's writes by version, so a stale ring in one replica's
 index is read again before it is used.
 
-A prompt is a few hashes: `h` its header, `s` and `e` vectors and excerpts of solutions by slot, `x` and `o`
-prefixes by slot and their outcomes, `g` counts of n-grams, `a` counts of answers
+A prompt is a few hashes: `h` its header, `s`, `e` and `d` vectors, excerpts and sketches of solutions by
+slot, `x` and `o` prefixes by slot and their outcomes, `g` counts of n-grams, `a` counts of answers
 (one field, for they are read and written together). All keys carry one hash tag, so that they stay
 together. A write is acknowledged when Redis has it in its append-only file: the store refuses a server that
 does not write one at every change (`appendfsync always`), unless `allow_loss` accepts losing the last writes.
@@ -21,7 +21,7 @@ import json
 import random
 import struct
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
@@ -29,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import redis
+from numpy.typing import NDArray
 from redis.sentinel import Sentinel
 
 from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
@@ -46,6 +47,7 @@ from extra_services.memory.records import (
     StoredPrefix,
     StoredSolutions,
     Write,
+    joined_sketches,
 )
 from extra_services.memory.store import ANSWER_SECONDS, HIDDEN, import_began
 
@@ -78,7 +80,7 @@ if replaced then
 end
 local function copy(key) redis.call('COPY', source .. key, made .. key) end
 for _, prompt in ipairs(redis.call('ZRANGE', source .. ':prompts', 0, -1)) do
-  for kind in ('hsexoga'):gmatch('.') do copy(':' .. kind .. ':' .. prompt) end
+  for kind in ('hsedxoga'):gmatch('.') do copy(':' .. kind .. ':' .. prompt) end
 end
 copy(':prompts') copy(':answers') copy(':ages') copy('')
 redis.call('HSET', made, 'id', ARGV[3], 'name', ARGV[4])
@@ -86,17 +88,18 @@ redis.call('HSET', names, ARGV[4], ARGV[3])
 return 0
 """
 #: Number of the layout of keys and values, kept under `schema`. A release that changes the layout raises it,
-#: and reads what earlier ones wrote.
-SCHEMA_VERSION = 1
+#: and reads what earlier ones wrote. Version 1 has no sketches of solutions.
+SCHEMA_VERSION = 2
 #: The hashes of a prompt.
-KINDS = "hsexoga"
+KINDS = "hsedxoga"
 #: Field of the hash `a`: the counts as a JSON object, in order.
 COUNTS_FIELD = b"counts"
 #: Keys handled in one round trip, and entries written by one command (Lua passes on at most 8000 words).
 BATCH = 500
 #: Head of a prefix: sequence number, mean entropy, tokens, dimension; then follow tokens, vector and text.
 PREFIX_HEAD = struct.Struct("<qdii")
-#: Head of a solution: sequence number; then follows the vector.
+#: Head of a solution, and of its sketch: sequence number; then follows the vector or sketch. A sketch whose
+#: number is not that of the solution in its slot is of an earlier solution, and counts as none.
 SOLUTION_HEAD = struct.Struct("<q")
 #: Seconds in which Redis must be reached, and answer, unless its URL has others: without limits a server
 #: would hang when Redis hangs. A copy of a large namespace is one command.
@@ -232,10 +235,10 @@ class RedisStore:
         self, namespace: Namespace, prompts: Collection[str]
     ) -> dict[str, tuple[Header, StoredSolutions | None]]:
         with _reaching():
-            found = self._hashes(namespace, prompts, "hse")
+            found = self._hashes(namespace, prompts, "hsed")
         return {
-            prompt: (_header(header), _ring(solutions, excerpts, namespace))
-            for prompt, (header, solutions, excerpts) in found.items()
+            prompt: (_header(header), _ring(solutions, excerpts, sketches, namespace))
+            for prompt, (header, solutions, excerpts, sketches) in found.items()
         }
 
     def prefixes(self, namespace: Namespace, prompts: Collection[str]) -> dict[str, list[StoredPrefix]]:
@@ -293,12 +296,21 @@ class RedisStore:
             PromptRecord(
                 prompt,
                 _header(header),
-                _ring(solutions, excerpts, namespace),
+                _ring(solutions, excerpts, sketches, namespace),
                 _prefixes(stored, outcomes),
                 {ngram: int(count) for ngram, count in ngrams.items()},
                 _answer_counts(counted),
             )
-            for prompt, (header, solutions, excerpts, stored, outcomes, ngrams, counted) in found.items()
+            for prompt, (
+                header,
+                solutions,
+                excerpts,
+                sketches,
+                stored,
+                outcomes,
+                ngrams,
+                counted,
+            ) in found.items()
             if header
         ]
 
@@ -502,10 +514,10 @@ class RedisStore:
         if change.solutions is not None:
             count, new = len(change.solutions.vectors), change.solutions
             first = max(0, count - namespace.settings.memory_capacity)
-            sequences = range(header.solutions_added + first, header.solutions_added + count)
-            yield from self._put_solutions(
-                namespace, prompt, sequences, new.vectors[first:], new.excerpts[first:]
-            )
+            sequences = np.arange(header.solutions_added + first, header.solutions_added + count)
+            sketches = None if new.sketches is None else new.sketches[first:]
+            ring = StoredSolutions(sequences, new.vectors[first:], new.excerpts[first:], sketches)
+            yield from self._put_solutions(namespace, prompt, ring)
             yield ["HINCRBY", key, "solutions_added", count]
         if change.prefixes or change.forgotten:
             yield from self._change_prefixes(namespace, prompt, header, change)
@@ -528,17 +540,10 @@ class RedisStore:
     def _put_answer_counts(self, namespace: Namespace, prompt: str, counts: AnswerCounts) -> Command:
         return ["HSET", self._key(namespace.id, "a", prompt), COUNTS_FIELD, json.dumps(counts)]
 
-    def _put_solutions(
-        self,
-        namespace: Namespace,
-        prompt: str,
-        sequences: Iterable[int],
-        vectors: "np.ndarray[Any, np.dtype[Any]]",
-        excerpts: list[str],
-    ) -> Iterator[Command]:
+    def _put_solutions(self, namespace: Namespace, prompt: str, new: StoredSolutions) -> Iterator[Command]:
         capacity = namespace.settings.memory_capacity
-        rows = np.ascontiguousarray(vectors, dtype=namespace.vector_type())
-        entries = list(zip(rows, sequences, excerpts, strict=True))
+        rows = np.ascontiguousarray(new.vectors, dtype=namespace.vector_type())
+        entries = list(zip(rows, new.sequences.tolist(), new.excerpts, strict=True))
         for start in range(0, len(entries), BATCH):
             solutions: Command = ["HSET", self._key(namespace.id, "s", prompt)]
             texts: Command = ["HSET", self._key(namespace.id, "e", prompt)]
@@ -546,6 +551,21 @@ class RedisStore:
                 solutions += [sequence % capacity, SOLUTION_HEAD.pack(sequence) + row.tobytes()]
                 texts += [sequence % capacity, excerpt]
             yield from (solutions, texts)
+        if new.sketches is not None:
+            yield from self._put_sketches(namespace, prompt, new.sequences.tolist(), new.sketches)
+
+    def _put_sketches(
+        self, namespace: Namespace, prompt: str, sequences: list[int], sketches: NDArray[np.uint8]
+    ) -> Iterator[Command]:
+        capacity = namespace.settings.memory_capacity
+        key = self._key(namespace.id, "d", prompt)
+        rows = np.flatnonzero(sketches.any(axis=1)).tolist()
+        for some in (rows[start : start + BATCH] for start in range(0, len(rows), BATCH)):
+            command: Command = ["HSET", key]
+            for row in some:
+                packed = SOLUTION_HEAD.pack(sequences[row]) + sketches[row].tobytes()
+                command += [sequences[row] % capacity, packed]
+            yield command
 
     def _change_prefixes(
         self, namespace: Namespace, prompt: str, header: Header, change: PromptWrite
@@ -573,10 +593,7 @@ class RedisStore:
         yield ["ZADD", self._key(namespace.id, "prompts"), 0, prompt]
         yield ["HSET", self._key(namespace.id, "h", prompt), *_flat(header)]
         if record.solutions is not None:
-            ring = record.solutions
-            yield from self._put_solutions(
-                namespace, prompt, ring.sequences.tolist(), ring.vectors, ring.excerpts
-            )
+            yield from self._put_solutions(namespace, prompt, record.solutions)
         capacity, outcomes = namespace.settings.prefix_capacity, self._key(namespace.id, "o", prompt)
         for prefix in record.prefixes:
             packed = _pack_prefix(prefix.sequence, prefix)
@@ -618,13 +635,14 @@ def _reaching() -> Iterator[None]:
 
 
 def _check_schema(connection: Any, key: str) -> None:
-    """Write the schema's number into a new store; refuse the store of a later release.
+    """Write the schema's number into a store that is new or of an earlier release; refuse a later one's.
 
     Raises:
         FailedPrecondition: A later release has written the store.
     """
-    connection.set(key, SCHEMA_VERSION, nx=True)
-    found = int(connection.get(key))
+    found = int(connection.get(key) or 0)
+    if found < SCHEMA_VERSION:
+        connection.set(key, SCHEMA_VERSION)
     if found > SCHEMA_VERSION:
         raise FailedPrecondition(
             f"the store in Redis was written by a later release (schema {found}; this one reads up to "
@@ -698,7 +716,10 @@ def _answer_counts(stored: dict[bytes, bytes]) -> AnswerCounts:
 
 
 def _ring(
-    solutions: dict[bytes, bytes], excerpts: dict[bytes, bytes], namespace: Namespace
+    solutions: dict[bytes, bytes],
+    excerpts: dict[bytes, bytes],
+    sketches: dict[bytes, bytes],
+    namespace: Namespace,
 ) -> StoredSolutions | None:
     if not solutions:
         return None
@@ -707,7 +728,14 @@ def _ring(
     vectors = np.frombuffer(b"".join(solutions[slot][head:] for slot in slots), dtype=namespace.vector_type())
     sequences = np.array([SOLUTION_HEAD.unpack_from(solutions[slot])[0] for slot in slots], dtype=np.int64)
     texts = [excerpts.get(slot, b"").decode() for slot in slots]
-    return StoredSolutions(sequences, vectors.reshape(len(slots), -1), texts)
+    found = [_sketch(sketches.get(slot), solutions[slot]) for slot in slots]
+    return StoredSolutions(sequences, vectors.reshape(len(slots), -1), texts, joined_sketches(found))
+
+
+def _sketch(packed: bytes | None, solution: bytes) -> bytes | None:
+    """The sketch of a solution, unless what is in its slot is that of an earlier one."""
+    head = SOLUTION_HEAD.size
+    return packed[head:] if packed is not None and packed[:head] == solution[:head] else None
 
 
 def _pack_prefix(sequence: int, prefix: StoredPrefix) -> bytes:

@@ -89,8 +89,11 @@ CREATE TABLE answer_counts (
 );
 """
 
+#: Sketches of derivations, for the metric `derivation`; solutions of earlier releases have none.
+_SKETCHES = "ALTER TABLE solutions ADD COLUMN sketch BLOB;"
+
 #: SQL scripts; the first is migration 1, which makes the tables of an empty store.
-MIGRATIONS = (_FIRST, _ANSWER_COUNTS)
+MIGRATIONS = (_FIRST, _ANSWER_COUNTS, _SKETCHES)
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

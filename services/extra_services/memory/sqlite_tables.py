@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from extra_services.errors import AlreadyExists, NotFound
 from extra_services.memory.records import (
@@ -31,6 +32,7 @@ from extra_services.memory.records import (
     StoredPrefix,
     StoredSolutions,
     Write,
+    joined_sketches,
 )
 from extra_services.memory.store import ANSWER_SECONDS, HIDDEN
 
@@ -44,11 +46,15 @@ HEADER_COLUMNS = (
 )
 #: Tables with the entries of prompts, and their columns besides the prompt.
 OF_PROMPTS = {
-    "solutions": "slot, sequence, vector, excerpt",
+    "solutions": "slot, sequence, vector, excerpt, sketch",
     "prefixes": "slot, sequence, token_ids, text, mean_entropy, vector, rollouts, successes",
     "ngrams": "ngram, count",
     "answer_counts": "counts",
 }
+
+
+#: Sequence number, vector, excerpt and sketch of a solution.
+_Solution = tuple[int, bytes, str, bytes | None]
 
 
 @dataclass(frozen=True)
@@ -185,18 +191,18 @@ def solutions(
 ) -> dict[str, tuple[Header, StoredSolutions | None]]:
     """See Store.solutions."""
     rows = connection.execute(
-        f"SELECT p.prompt, {HEADER_COLUMNS}, s.sequence, s.vector, s.excerpt FROM"
+        f"SELECT p.prompt, {HEADER_COLUMNS}, s.sequence, s.vector, s.excerpt, s.sketch FROM"
         f" (SELECT id, prompt, {HEADER_COLUMNS} FROM prompts WHERE {CHOSEN}) p"
         " LEFT JOIN solutions s ON s.prompt = p.id ORDER BY p.id, s.slot",
         _chosen(namespace, prompts),
     ).fetchall()
     known: dict[str, Header] = {}
-    rings: dict[str, list[tuple[int, bytes, str]]] = {}
-    for prompt, *counters, sequence, vector, excerpt in rows:
+    rings: dict[str, list[_Solution]] = {}
+    for prompt, *counters, sequence, vector, excerpt, sketch in rows:
         if prompt not in known:
             known[prompt] = Header(*counters)
         if vector is not None:
-            rings.setdefault(prompt, []).append((sequence, vector, excerpt))
+            rings.setdefault(prompt, []).append((sequence, vector, excerpt, sketch))
     return {
         prompt: (known.get(prompt, Header()), _ring(rings[prompt], namespace) if prompt in rings else None)
         for prompt in prompts
@@ -377,10 +383,20 @@ def _ids(connection: sqlite3.Connection, namespace: Namespace, prompts: Collecti
     return dict(rows.fetchall())
 
 
-def _ring(rows: list[tuple[int, bytes, str]], namespace: Namespace) -> StoredSolutions:
-    vectors = np.frombuffer(b"".join(vector for _, vector, _ in rows), dtype=namespace.vector_type())
-    sequences = np.array([sequence for sequence, _, _ in rows], dtype=np.int64)
-    return StoredSolutions(sequences, vectors.reshape(len(rows), -1), [excerpt for _, _, excerpt in rows])
+def _ring(rows: list[_Solution], namespace: Namespace) -> StoredSolutions:
+    sequences, stored, excerpts, sketches = map(list, zip(*rows, strict=True))
+    vectors = np.frombuffer(b"".join(stored), dtype=namespace.vector_type())
+    return StoredSolutions(
+        np.array(sequences, dtype=np.int64),
+        vectors.reshape(len(rows), -1),
+        excerpts,
+        joined_sketches(sketches),
+    )
+
+
+def _sketch(sketches: NDArray[np.uint8] | None, row: int) -> bytes | None:
+    """Sketch of a row as it is stored: None for an empty one."""
+    return sketches[row].tobytes() if sketches is not None and sketches[row].any() else None
 
 
 def _remember_answer(connection: sqlite3.Connection, namespace: Namespace, given: IdempotentAnswer) -> None:
@@ -492,7 +508,7 @@ def _put_solutions(
     writes: dict[str, PromptWrite],
 ) -> None:
     connection.executemany(
-        "INSERT OR REPLACE INTO solutions (prompt, slot, sequence, vector, excerpt) VALUES (?, ?, ?, ?, ?)",
+        f"INSERT OR REPLACE INTO solutions (prompt, {OF_PROMPTS['solutions']}) VALUES (?, ?, ?, ?, ?, ?)",
         [
             row
             for prompt, change in writes.items()
@@ -506,7 +522,14 @@ def _solution_rows(namespace: Namespace, row: _Row, new: NewSolutions) -> list[t
     capacity, added = namespace.settings.memory_capacity, row.header.solutions_added
     vectors = np.ascontiguousarray(new.vectors, dtype=namespace.vector_type())
     return [
-        (row.id, (added + i) % capacity, added + i, vectors[i].data, new.excerpts[i])
+        (
+            row.id,
+            (added + i) % capacity,
+            added + i,
+            vectors[i].data,
+            new.excerpts[i],
+            _sketch(new.sketches, i),
+        )
         for i in range(max(0, len(vectors) - capacity), len(vectors))
     ]
 
@@ -575,9 +598,16 @@ def _insert_record(
     if ring is not None:
         rows = np.ascontiguousarray(ring.vectors, dtype=namespace.vector_type())
         connection.executemany(
-            "INSERT INTO solutions (prompt, slot, sequence, vector, excerpt) VALUES (?, ?, ?, ?, ?)",
+            f"INSERT INTO solutions (prompt, {OF_PROMPTS['solutions']}) VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (prompt, sequence % capacity, sequence, rows[i].data, ring.excerpts[i])
+                (
+                    prompt,
+                    sequence % capacity,
+                    sequence,
+                    rows[i].data,
+                    ring.excerpts[i],
+                    _sketch(ring.sketches, i),
+                )
                 for i, sequence in enumerate(ring.sequences.tolist())
             ],
         )

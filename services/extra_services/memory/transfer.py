@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from extra_services.errors import AlreadyExists, InvalidInput, NotFound
 from extra_services.memory.memory import Memory, check_name, check_prompt_id
 from extra_services.memory.records import (
+    SKETCH_BYTES,
     AnswerCounts,
     EmbeddingSpace,
     Header,
@@ -30,12 +32,13 @@ from extra_services.memory.records import (
     Sizes,
     StoredPrefix,
     StoredSolutions,
+    joined_sketches,
 )
 from extra_services.memory.store import import_name
 
 #: Number of the file's layout, in its metadata. A release that changes it also reads earlier ones. Files of
-#: format 1 have no counts of answers.
-FORMAT = 2
+#: format 1 have no counts of answers, those before format 3 no sketches.
+FORMAT = 3
 METADATA_KEY = b"extra_rl"
 #: Prompts read, written and committed together.
 PROMPTS_PER_PAGE = 256
@@ -47,6 +50,7 @@ COLUMNS = {
     "prompt_id": pa.string(),
     "sequence": pa.int64(),
     "vector": pa.list_(pa.float32()),
+    "sketch": pa.binary(),
     "text": pa.string(),
     "token_ids": pa.list_(pa.int32()),
     "mean_entropy": pa.float64(),
@@ -190,7 +194,7 @@ def _rows(record: PromptRecord) -> Iterator[Row]:
         "reward_variance": header.reward_variance,
     }
     if record.solutions is not None:
-        vectors = record.solutions.vectors.astype(np.float32)
+        vectors, sketches = record.solutions.vectors.astype(np.float32), record.solutions.sketches
         for i, sequence in enumerate(record.solutions.sequences.tolist()):
             text = record.solutions.excerpts[i]
             yield {
@@ -198,6 +202,7 @@ def _rows(record: PromptRecord) -> Iterator[Row]:
                 "prompt_id": prompt,
                 "sequence": sequence,
                 "vector": vectors[i],
+                "sketch": None if sketches is None or not sketches[i].any() else sketches[i].tobytes(),
                 "text": text,
             }
     for prefix in record.prefixes:
@@ -249,6 +254,7 @@ def _record(prompt: str, kinds: dict[str, list[Row]], like: Namespace) -> Prompt
             np.array([row["sequence"] for row in solutions], dtype=np.int64),
             _vectors(solutions, like.solutions, prompt),
             [row["text"] for row in solutions],
+            _sketches(solutions, prompt),
         )
     _check_ring(
         [row["sequence"] for row in solutions], header.solutions_added, like.settings.memory_capacity, prompt
@@ -301,6 +307,13 @@ def _vectors(rows: list[Row], space: EmbeddingSpace, prompt: str) -> np.ndarray[
     if not (np.abs(lengths - 1) <= UNIT_TOLERANCE).all():
         raise InvalidInput("chunk", f"prompt {prompt!r} has a vector that is not of length 1")
     return vectors
+
+
+def _sketches(rows: list[Row], prompt: str) -> NDArray[np.uint8] | None:
+    sketches = [row.get("sketch") for row in rows]
+    if any(sketch is not None and len(sketch) != SKETCH_BYTES for sketch in sketches):
+        raise InvalidInput("chunk", f"prompt {prompt!r} has a sketch that is not of {SKETCH_BYTES} bytes")
+    return joined_sketches(sketches)
 
 
 def _check_ring(sequences: list[int], added: int, capacity: int, prompt: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from extra_rl.vocabulary import NearestKind
 from extra_services.errors import InvalidInput
-from extra_services.novelty.request import AnswerCount, GroupAnswer, GroupScores, Nearest
+from extra_services.novelty.request import AnswerCount, GroupAnswer, GroupScores, Nearest, Vectors
 
 
 def encode(answers: list[GroupAnswer]) -> str:
@@ -25,22 +25,45 @@ def decode(text: str) -> list[GroupAnswer]:
 def _encode(answer: GroupAnswer) -> list[Any]:
     if isinstance(answer, InvalidInput):
         return [answer.field, answer.message]
-    novelty = base64.b64encode(answer.novelty.astype("<f4").tobytes()).decode()
+    novelty = _floats(answer.novelty)
     nearest = [None if neighbour is None else astuple(neighbour) for neighbour in answer.nearest]
     counts = [answer.memory_before, answer.memory_after]
     given = [None if count is None else astuple(count) for count in answer.answer_counts]
     more = [answer.reward_variance, answer.vendi, answer.divisor]
-    return [novelty, *counts, nearest, given, answer.correct, *more]
+    raw = None if answer.raw is None else _floats(answer.raw)
+    texts = [answer.suspicious, answer.new_steps, raw]
+    return [novelty, *counts, nearest, given, answer.correct, *more, *(texts if any(texts) else ())]
 
 
 def _decode(item: list[Any]) -> GroupAnswer:
     if len(item) == 2:
         return InvalidInput(*item)
-    novelty, before, after, nearest, given, correct, variance, vendi, divisor = item
-    values = np.frombuffer(base64.b64decode(novelty), dtype="<f4")
+    novelty, before, after, nearest, given, correct, variance, vendi, divisor, *texts = item
+    suspicious, new_steps, raw = texts or ([], [], None)
     neighbours = [None if neighbour is None else _nearest(*neighbour) for neighbour in nearest]
     counts = [None if count is None else AnswerCount(*count) for count in given]
-    return GroupScores(values, before, after, neighbours, variance, vendi, divisor, counts, correct)
+    return GroupScores(
+        _decoded_floats(novelty),
+        before,
+        after,
+        neighbours,
+        variance,
+        vendi,
+        divisor,
+        counts,
+        correct,
+        suspicious,
+        new_steps,
+        None if raw is None else _decoded_floats(raw),
+    )
+
+
+def _floats(values: Vectors) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def _decoded_floats(text: str) -> Vectors:
+    return np.frombuffer(base64.b64decode(text), dtype="<f4")
 
 
 def _nearest(kind: str, number: int, excerpt: str, similarity: float) -> Nearest:

@@ -61,6 +61,8 @@ class Sample:
     scale: Scale = Scale.RAW
     outcome_scope: OutcomeScope = OutcomeScope.WRONG
     ignore_history: bool = False
+    problem: str = ""
+    reference_answer: str = ""
     wait_seconds: float = DEFAULT_WAIT_SECONDS
 
 
@@ -264,6 +266,8 @@ def _group_of(samples: list[Sample]) -> RolloutGroup:
         sequence_logprobs=np.array(logprobs, dtype=np.float32) if logprobs else None,
         answers=[sample.answer for sample in samples],
         undecided=np.array([sample.undecided for sample in samples], dtype=np.bool_),
+        problem=samples[0].problem,
+        reference_answer=samples[0].reference_answer,
     )
 
 

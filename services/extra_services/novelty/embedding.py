@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extra_rl.vocabulary import Metric, TextWindow
 from extra_services.errors import InvalidInput
 from extra_services.memory.memory import Memory, check_space
+from extra_services.novelty.derivation import derivation, statement
 from extra_services.novelty.preparing import check_text
 from extra_services.novelty.request import NoveltyLimits, Vectors
+from extra_services.novelty.suspicion import reason_against
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,28 @@ class EmbeddedTexts:
     cached: int
 
 
-def embed_texts(memory: Memory, name: str, texts: list[str], limits: NoveltyLimits) -> EmbeddedTexts:
-    """Embed texts as the namespace's settings say, and keep their vectors in the embedder's cache.
+def embed_texts(
+    memory: Memory,
+    name: str,
+    texts: list[str],
+    limits: NoveltyLimits,
+    metric: Metric = Metric.EMBEDDING,
+    problems: list[str] | None = None,
+    reference_answers: list[str] | None = None,
+) -> EmbeddedTexts:
+    """Embed texts as `metric` will need them, and keep their vectors in the embedder's cache.
+
+    Args:
+        memory: Embeds the texts.
+        name: Of the namespace, whose settings say which part of a text is embedded.
+        texts: Texts of rollouts.
+        limits: Largest requests and texts.
+        metric: Metric that will score them. `derivation` embeds what belongs to the solution.
+        problems: Problem of each text, or none; for `derivation`.
+        reference_answers: Reference answer of each text, or none; likewise.
 
     Raises:
-        InvalidInput: There are too many texts.
+        InvalidInput: There are too many texts, or not as many problems or reference answers.
         NotFound: There is no such namespace.
         FailedPrecondition: The server has no embedding model, or the namespace holds vectors of another one.
     """
@@ -45,8 +65,33 @@ def embed_texts(memory: Memory, name: str, texts: list[str], limits: NoveltyLimi
             errors.append(error)
         else:
             errors.append(None)
+    window = namespace.settings.text_window
+    if metric is Metric.DERIVATION:
+        window = TextWindow.WHOLE
+        texts = _derived(texts, errors, problems or [], reference_answers or [])
     usable = [row for row, error in enumerate(errors) if error is None]
-    found = memory.embedder.embed_counted([texts[row] for row in usable], namespace.settings.text_window)
+    found = memory.embedder.embed_counted([texts[row] for row in usable], window)
     vectors = np.zeros((len(texts), memory.embedder.dimension), dtype=np.float32)
     vectors[usable] = found.vectors
     return EmbeddedTexts(vectors, errors, found.embedded, found.cached)
+
+
+def _derived(
+    texts: list[str],
+    errors: list[InvalidInput | None],
+    problems: list[str],
+    reference_answers: list[str],
+) -> list[str]:
+    """Return what belongs to the solution in each text; those that will be left out get an error."""
+    for field, given in (("problems", problems), ("reference_answers", reference_answers)):
+        if given and len(given) != len(texts):
+            raise InvalidInput(field, f"{len(given)} for {len(texts)} texts: give one per text, or none")
+    derived = list(texts)
+    for row in [row for row, error in enumerate(errors) if error is None]:
+        problem = problems[row] if problems else ""
+        answer = reference_answers[row] if reference_answers else ""
+        found = derivation(texts[row], statement(problem, answer))
+        derived[row] = found.text
+        if reason := reason_against(found):
+            errors[row] = InvalidInput("", reason)
+    return derived

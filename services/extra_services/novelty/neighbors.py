@@ -40,7 +40,8 @@ def nearest_solutions(
             "queries", f"{len(queries)} in one request; send at most {limits.rollouts_per_request}"
         )
     namespace = memory.namespace(name)
-    prepared = prepare(memory, namespace, [_as_group(query) for query in queries], Metric.EMBEDDING, limits)
+    groups = [_as_group(query) for query in queries]
+    prepared = prepare(memory, namespace, groups, Metric.EMBEDDING, limits, leave_out=False)
     answers = memory.change(
         namespace,
         prepared.prompts(),

@@ -1,19 +1,23 @@
 """Checks the groups of a request one by one, and makes one array of unit vectors of all rollouts that count.
 
-A group that cannot be scored gets its error here, before anything is locked or embedded; the others go on.
-All vectors of a request are of one embedding space: that of the namespace or, if it has none yet, that of the
-first group.
+A group that cannot be scored gets its error here, before anything is locked or embedded; the others go on. A
+rollout that cannot be compared with others, such as an empty one, is left out with a reason, and its group
+goes on. All vectors of a request are of one embedding space: that of the namespace or, if it has none yet,
+that of the first group.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_rl.vocabulary import MemoryPolicy, Metric
+from extra_rl.vocabulary import MemoryPolicy, Metric, TextWindow
 from extra_services.errors import InvalidInput
+from extra_services.memory import instruments
 from extra_services.memory.memory import SENT_BY_CALLER, Memory, check_prompt_id, check_space
 from extra_services.memory.records import EmbeddingSpace, Namespace
+from extra_services.novelty.derivation import Derivation
+from extra_services.novelty.derivation_scoring import sketches_of
 from extra_services.novelty.metrics import unit_vectors
 from extra_services.novelty.request import (
     VECTOR_METRICS,
@@ -22,6 +26,7 @@ from extra_services.novelty.request import (
     RolloutGroup,
     Vectors,
 )
+from extra_services.novelty.suspicion import judge
 
 #: Field of a group -> field of a rollout that is sent alone.
 FIELDS_OF_ONE = {
@@ -43,10 +48,25 @@ class CheckedGroup:
     group: RolloutGroup
     #: Positions of the rollouts that count, int64 [m].
     rows: NDArray[np.int64]
+    #: Position -> reason, of the rollouts that would count if they were not suspicious.
+    suspicious: dict[int, str] = field(default_factory=dict)
+    #: Metric derivation: those of the rollouts that count [m].
+    derivations: list[Derivation] = field(default_factory=list)
 
     def excerpt(self, row: int) -> str:
         """Return the first characters of a rollout's text, if it has one."""
         return self.group.texts[row][:EXCERPT_CHARACTERS] if self.group.texts else ""
+
+    def reasons(self) -> list[str]:
+        """Return why each rollout is suspicious, "" for those that are not; nothing if none is."""
+        if not self.suspicious:
+            return []
+        return [self.suspicious.get(row, "") for row in range(len(self.group.correct))]
+
+    def to_embed(self) -> list[str]:
+        """Return the texts of the rollouts that count, as their metric embeds them."""
+        texts = self.group.texts or []
+        return [each.text for each in self.derivations] or [texts[row] for row in self.rows.tolist()]
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,8 @@ class PreparedGroups:
     answers: list[GroupAnswer | None]
     vectors: Vectors
     space: EmbeddingSpace
+    #: Metric derivation: uint8 [m, SKETCH_BYTES].
+    sketches: NDArray[np.uint8] | None = None
 
     def prompts(self) -> list[str]:
         """Return the prompts of the groups, each once."""
@@ -65,9 +87,23 @@ class PreparedGroups:
 
 
 def prepare(
-    memory: Memory, namespace: Namespace, groups: list[RolloutGroup], metric: Metric, limits: NoveltyLimits
+    memory: Memory,
+    namespace: Namespace,
+    groups: list[RolloutGroup],
+    metric: Metric,
+    limits: NoveltyLimits,
+    leave_out: bool = True,
 ) -> PreparedGroups:
     """Check the groups, and embed the texts that the metric needs.
+
+    Args:
+        memory: Embeds the texts.
+        namespace: Of the groups.
+        groups: Groups; a prompt may appear more than once.
+        metric: Says what is needed.
+        limits: Largest groups and texts.
+        leave_out: Leave suspicious rollouts out of their groups. Otherwise a group with an empty text is
+            refused.
 
     Raises:
         FailedPrecondition: Texts are sent to a namespace of another embedding model.
@@ -78,13 +114,19 @@ def prepare(
         checked = _with_rows(namespace, index, group)
         try:
             _check(checked, metric, limits)
+            if not leave_out:
+                _check_not_empty(checked, limits)
         except InvalidInput as error:
             answers[index] = error
         else:
             passed.append(checked)
     if metric not in VECTOR_METRICS:
         return PreparedGroups(passed, answers, np.zeros((0, 1), dtype=np.float32), EmbeddingSpace())
-    return _with_vectors(memory, namespace, passed, answers)
+    if metric is Metric.DERIVATION:
+        return _with_derivations(memory, namespace, passed, answers)
+    if leave_out:
+        passed = [_judged(checked, metric, memory) for checked in passed]
+    return _with_vectors(memory, namespace, passed, answers, namespace.settings.text_window)
 
 
 def check_rollout(
@@ -107,7 +149,7 @@ def check_rollout(
         check_space(namespace.solutions, memory.space_of_texts(), namespace.name)
         return
     answers: list[GroupAnswer | None] = [None]
-    _with_vectors(memory, namespace, [checked], answers)
+    _with_vectors(memory, namespace, [checked], answers, namespace.settings.text_window)
     if isinstance(answers[0], InvalidInput):
         raise of_one(answers[0])
 
@@ -123,6 +165,11 @@ def check_text(text: str, field: str, limits: NoveltyLimits) -> None:
     _check_length(text, field, limits)
     if not text:
         raise InvalidInput(field, "is empty: an empty text has no meaning to compare")
+
+
+def _judged(checked: CheckedGroup, metric: Metric, memory: Memory) -> CheckedGroup:
+    found = judge(checked.group, checked.rows, metric, lambda texts: memory.embedder.unreadable(texts))
+    return replace(checked, rows=found.rows, suspicious=found.suspicious, derivations=found.derivations)
 
 
 def _with_rows(namespace: Namespace, index: int, group: RolloutGroup) -> CheckedGroup:
@@ -142,12 +189,14 @@ def _check(checked: CheckedGroup, metric: Metric, limits: NoveltyLimits) -> None
         _check_logprobs(group)
     elif metric is Metric.OUTCOME:
         _check_answers(group, limits)
+    elif metric is Metric.DERIVATION:
+        _check_derivable(group, limits)
     elif (group.texts is None) == (group.embeddings is None):
         raise InvalidInput("texts", "give either texts or embeddings")
     elif group.embeddings is not None:
         _check_embeddings(group.embeddings, count, limits)
     if group.texts is not None:
-        _check_texts(checked, group.texts, limits, needed=metric in VECTOR_METRICS)
+        _check_texts(group.texts, count, limits)
 
 
 def _check_tokens(group: RolloutGroup, limits: NoveltyLimits) -> None:
@@ -191,13 +240,23 @@ def _check_embeddings(embeddings: Vectors, count: int, limits: NoveltyLimits) ->
         )
 
 
-def _check_texts(checked: CheckedGroup, texts: list[str], limits: NoveltyLimits, needed: bool) -> None:
-    if len(texts) != len(checked.group.correct):
-        raise InvalidInput("texts", f"{len(texts)} texts for {len(checked.group.correct)} entries in correct")
+def _check_derivable(group: RolloutGroup, limits: NoveltyLimits) -> None:
+    if group.texts is None or group.embeddings is not None:
+        raise InvalidInput("texts", "metric derivation reads texts: give these, and no embeddings")
+    _check_length(group.problem, "problem", limits)
+    _check_length(group.reference_answer, "reference_answer", limits)
+
+
+def _check_texts(texts: list[str], count: int, limits: NoveltyLimits) -> None:
+    if len(texts) != count:
+        raise InvalidInput("texts", f"{len(texts)} texts for {count} entries in correct")
     for position, text in enumerate(texts):
         _check_length(text, f"texts[{position}]", limits)
-    for position in checked.rows.tolist() if needed else ():
-        check_text(texts[position], f"texts[{position}]", limits)
+
+
+def _check_not_empty(checked: CheckedGroup, limits: NoveltyLimits) -> None:
+    for position in checked.rows.tolist() if checked.group.texts else ():
+        check_text((checked.group.texts or [])[position], f"texts[{position}]", limits)
 
 
 def _check_length(text: str, field: str, limits: NoveltyLimits) -> None:
@@ -205,8 +264,23 @@ def _check_length(text: str, field: str, limits: NoveltyLimits) -> None:
         raise InvalidInput(field, f"{len(text)} characters; at most {limits.text_characters} are accepted")
 
 
-def _with_vectors(
+def _with_derivations(
     memory: Memory, namespace: Namespace, groups: list[CheckedGroup], answers: list[GroupAnswer | None]
+) -> PreparedGroups:
+    with instruments.STAGES("embed"):
+        groups = [_judged(checked, Metric.DERIVATION, memory) for checked in groups]
+    # All of what belongs to the solution, whatever the namespace's window: the metric was fitted so.
+    prepared = _with_vectors(memory, namespace, groups, answers, TextWindow.WHOLE)
+    found = [each for checked in prepared.groups for each in checked.derivations]
+    return replace(prepared, sketches=sketches_of(found))
+
+
+def _with_vectors(
+    memory: Memory,
+    namespace: Namespace,
+    groups: list[CheckedGroup],
+    answers: list[GroupAnswer | None],
+    window: TextWindow,
 ) -> PreparedGroups:
     if any(checked.group.texts is not None for checked in groups):
         check_space(namespace.solutions, memory.space_of_texts(), namespace.name)
@@ -217,9 +291,9 @@ def _with_vectors(
     sent = [checked for checked in fitting if checked.group.embeddings is not None]
     if sent:
         return _of_sent(sent, answers, space)
-    texts = [(checked.group.texts or [])[row] for checked in fitting for row in checked.rows.tolist()]
+    texts = [text for checked in fitting for text in checked.to_embed()]
     vectors = (
-        memory.embedder.embed(texts, namespace.settings.text_window)
+        memory.embedder.embed(texts, window)
         if texts
         else np.zeros((0, max(1, space.dimension)), dtype=np.float32)
     )

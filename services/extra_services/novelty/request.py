@@ -11,7 +11,7 @@ from extra_services.errors import InvalidInput
 Vectors = NDArray[np.float32]
 
 #: Metrics that compare vectors, and remember solutions.
-VECTOR_METRICS = (Metric.EMBEDDING, Metric.MEAN_COSINE, Metric.CLUSTER_SIZE)
+VECTOR_METRICS = (Metric.EMBEDDING, Metric.MEAN_COSINE, Metric.CLUSTER_SIZE, Metric.DERIVATION)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class ScoringOptions:
 class RolloutGroup:
     """The n rollouts of one prompt: `correct` bool [n], and the data that the metric needs.
 
-    Metrics on embeddings need n texts or float32 [n, dimension] embeddings, ngram_count n times int32
+    Metrics on embeddings need n texts or float32 [n, dimension] embeddings, derivation n texts (and, if they
+    are known, the text of the problem and the reference answer), ngram_count n times int32
     [length] token ids, policy_surprise float32 [n] log-probabilities of the responses in nats, outcome n
     final answers, empty where one is missing; it leaves out the rollouts that are `undecided`, bool [n].
     """
@@ -65,6 +66,8 @@ class RolloutGroup:
     sequence_logprobs: NDArray[np.float32] | None = None
     answers: list[str] | None = None
     undecided: NDArray[np.bool_] | None = None
+    problem: str = ""
+    reference_answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,12 @@ class GroupScores:
     answer_counts: list[AnswerCount | None] = field(default_factory=list)
     #: Metric outcome, if it explains: correct rollouts of the group.
     correct: int = 0
+    #: Per rollout why it is suspicious, or ""; empty if none is.
+    suspicious: list[str] = field(default_factory=list)
+    #: Metric derivation, if it explains: per rollout the steps that no remembered solution has.
+    new_steps: list[list[str]] = field(default_factory=list)
+    #: Scale share: the novelties, to which it was not applied.
+    raw: Vectors | None = None
 
     def mean_novelty(self) -> float:
         """Return the mean over the rollouts with an entry in `answer_counts`, 0 if there are none."""

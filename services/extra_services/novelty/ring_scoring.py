@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from extra_rl.vocabulary import Metric
 from extra_services.memory.index import RingIndex
@@ -63,9 +64,15 @@ class RingScorer:
         novelty = metrics.embedding_novelty(found.stored, found.sibling, history, self._settings.min_history)
         return novelty, found
 
-    def remember(self, prompts: list[str], counts: Counts, vectors: Vectors) -> None:
-        """Add the vectors to the rings, oldest out first."""
-        self._index.append(prompts, counts, vectors)
+    def remember(
+        self,
+        prompts: list[str],
+        counts: Counts,
+        vectors: Vectors,
+        sketches: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Add vectors, and sketches where there are any, to the rings, oldest out first."""
+        self._index.append(prompts, counts, vectors, sketches)
 
     def _neighbours(self, prompts: list[str], counts: Counts, vectors: Vectors) -> Neighbours:
         """Nearest solution and nearest sibling of each vector, searched at the same time."""

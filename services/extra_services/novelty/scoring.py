@@ -9,9 +9,10 @@ appears more than once are taken in order, in rounds.
 
 import hashlib
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from extra_rl.vocabulary import Metric, NearestKind, Scale
 from extra_services.errors import InvalidInput
@@ -21,6 +22,8 @@ from extra_services.memory.memory import Change, Computed, IdempotencyKey, Memor
 from extra_services.memory.records import AnswerCounts, Namespace, NewSolutions, PromptWrite, Write
 from extra_services.novelty import answers as stored_answers
 from extra_services.novelty import metrics, outcome_scoring
+from extra_services.novelty.derivation_scoring import DerivationScorer
+from extra_services.novelty.metrics import Counts
 from extra_services.novelty.preparing import CheckedGroup, PreparedGroups, check_rollout, prepare
 from extra_services.novelty.request import (
     VECTOR_METRICS,
@@ -33,6 +36,9 @@ from extra_services.novelty.request import (
     Vectors,
 )
 from extra_services.novelty.ring_scoring import Neighbours, RingScorer
+
+#: Stored sketches, uint8 [m, SKETCH_BYTES].
+Sketches = NDArray[np.uint8]
 
 #: A group whose largest novelty is not above this is not scaled to 1.
 LEAST_GROUP_MAX = 1e-8
@@ -108,6 +114,19 @@ class NoveltyScorer:
             raise InvalidInput("explain", f"metric {options.metric} explains nothing; leave explain out")
         if options.vendi and options.metric not in VECTOR_METRICS:
             raise InvalidInput("vendi", f"metric {options.metric} compares no embeddings; leave vendi out")
+        if options.scale is Scale.SHARE and options.metric is not Metric.DERIVATION:
+            raise InvalidInput("scale", f"share is the share of a way: it needs metric {Metric.DERIVATION}")
+
+
+@dataclass(frozen=True)
+class RoundScores:
+    """Scores of the rollouts that count in a round, one after the other: novelty float32 [m]."""
+
+    novelty: Vectors
+    found: Neighbours | None = None
+    #: Scale share: float32 [m].
+    shares: Vectors | None = None
+    new_steps: list[list[str]] = field(default_factory=list)
 
 
 class Attempt:
@@ -124,6 +143,8 @@ class Attempt:
         #: By index of the group: raw novelty of all its rollouts, and its answer so far.
         self._raw: dict[int, Vectors] = {}
         self._scores: dict[int, GroupScores] = {}
+        #: Scale share: its scores by index of the group.
+        self._shares: dict[int, Vectors] = {}
 
     def run(self) -> Computed[list[GroupAnswer]]:
         """Return the answers to all groups, and the write."""
@@ -164,39 +185,70 @@ class Attempt:
         for positions in _rounds(self._prepared.groups):
             groups = [self._prepared.groups[position] for position in positions]
             whole = len(groups) == len(self._prepared.groups)
-            parts = [self._prepared.vectors[starts[i] : starts[i + 1]] for i in positions]
-            self._score_round(index, groups, self._prepared.vectors if whole else np.concatenate(parts))
+            rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in positions])
+            vectors, sketches = self._prepared.vectors, self._prepared.sketches
+            if not whole:
+                vectors = vectors[rows]
+                sketches = None if sketches is None else sketches[rows]
+            self._score_round(index, groups, vectors, sketches)
         return self._options.remembers and len(self._prepared.vectors) > 0
 
-    def _score_round(self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors) -> None:
+    def _score_round(
+        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Sketches | None
+    ) -> None:
         prompts = [checked.group.prompt_id for checked in groups]
         counts = np.array([len(checked.rows) for checked in groups], dtype=np.int64)
         before = index.sizes(prompts).tolist()
-        rings = RingScorer(index, self._settings)
-        novelty = np.zeros(len(vectors), dtype=np.float32)
-        nearest: list[Nearest | None] = []
+        scored = RoundScores(np.zeros(len(vectors), dtype=np.float32))
         if self._options.scores and len(vectors):
-            explain = self._options.explain
             with instruments.STAGES("search"):
-                novelty, found = rings.score(prompts, counts, vectors, self._options.metric, explain)
-            if explain and found is not None:
-                nearest = self._explain(groups, found)
+                scored = self._scored(index, groups, counts, vectors, sketches)
+        nearest: list[Nearest | None] = []
+        if self._options.explain and scored.found is not None:
+            nearest = self._explain(groups, scored.found)
         vendi = (
             metrics.vendi_scores(vectors, counts).tolist() if self._options.vendi else [None] * len(groups)
         )
         if self._options.remembers:
-            self._remember(index, groups, vectors)
-            rings.remember(prompts, counts, vectors)
+            self._remember(index, groups, vectors, sketches)
+            RingScorer(index, self._settings).remember(prompts, counts, vectors, sketches)
         after = index.sizes(prompts).tolist()
         start = 0
         for checked, had, has, diversity in zip(groups, before, after, vendi, strict=True):
             end = start + len(checked.rows)
-            values = novelty[start:end]
-            if len(checked.rows) < len(checked.group.correct):
-                values = np.zeros(len(checked.group.correct), dtype=np.float32)
-                values[checked.rows] = novelty[start:end]
+            values = _at_places(checked, scored.novelty[start:end])
             self._answer(checked, values, had, has, self._spread(checked, nearest[start:end]), diversity)
+            if scored.shares is not None:
+                self._shares[checked.index] = _at_places(checked, scored.shares[start:end])
+            if scored.new_steps:
+                steps: list[list[str]] = [[] for _ in checked.group.correct]
+                for row, new in zip(checked.rows.tolist(), scored.new_steps[start:end], strict=True):
+                    steps[row] = new
+                self._scores[checked.index] = replace(self._scores[checked.index], new_steps=steps)
             start = end
+
+    def _scored(
+        self,
+        index: RingIndex,
+        groups: list[CheckedGroup],
+        counts: Counts,
+        vectors: Vectors,
+        sketches: Sketches | None,
+    ) -> "RoundScores":
+        prompts, options = [checked.group.prompt_id for checked in groups], self._options
+        if sketches is None:
+            rings = RingScorer(index, self._settings)
+            return RoundScores(*rings.score(prompts, counts, vectors, options.metric, options.explain))
+        scorer = DerivationScorer(index, self._settings, prompts, counts, vectors, sketches)
+        novelty, found = scorer.novelty()
+        scored = RoundScores(novelty, found)
+        if options.explain:
+            derivations = [each for checked in groups for each in checked.derivations]
+            scored = replace(scored, new_steps=scorer.new_steps(derivations, novelty))
+        if options.scale is Scale.SHARE:
+            correct = np.concatenate([checked.group.correct[checked.rows] for checked in groups])
+            scored = replace(scored, shares=scorer.shares(correct))
+        return scored
 
     def _explain(self, groups: list[CheckedGroup], found: Neighbours) -> list[Nearest | None]:
         """Nearest neighbour of each rollout that counts; between equals, the stored one."""
@@ -241,11 +293,14 @@ class Attempt:
             spread[row] = neighbour
         return spread
 
-    def _remember(self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors) -> None:
+    def _remember(
+        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Sketches | None
+    ) -> None:
         start = 0
         for checked in groups:
             count = len(checked.rows)
             new = vectors[start : start + count]
+            drawn = None if sketches is None else sketches[start : start + count]
             start += count
             if not count:
                 continue
@@ -257,12 +312,14 @@ class Attempt:
             )
             earlier = self._writes.get(prompt)
             if earlier is None:
-                self._writes[prompt] = PromptWrite(index.version(prompt), NewSolutions(new, excerpts))
+                self._writes[prompt] = PromptWrite(index.version(prompt), NewSolutions(new, excerpts, drawn))
                 continue
             if earlier.solutions is not None:
                 new = np.concatenate([earlier.solutions.vectors, new])
                 excerpts = earlier.solutions.excerpts + excerpts
-            self._writes[prompt] = replace(earlier, solutions=NewSolutions(new, excerpts))
+                if earlier.solutions.sketches is not None and drawn is not None:
+                    drawn = np.concatenate([earlier.solutions.sketches, drawn])
+            self._writes[prompt] = replace(earlier, solutions=NewSolutions(new, excerpts, drawn))
 
     def _score_ngrams(self) -> None:
         size = self._settings.ngram_size
@@ -336,7 +393,9 @@ class Attempt:
         if not self._options.scores:
             values = np.zeros_like(values)
         self._raw[checked.index] = values
-        self._scores[checked.index] = GroupScores(values, before, after, nearest or [], None, vendi)
+        self._scores[checked.index] = GroupScores(
+            values, before, after, nearest or [], None, vendi, suspicious=checked.reasons()
+        )
 
     def _positive(self) -> tuple[float, int]:
         """Sum and number of the positive novelties of the batch."""
@@ -348,6 +407,11 @@ class Attempt:
 
     def _scale(self, positive: tuple[float, int]) -> None:
         if self._options.scale is Scale.RAW:
+            return
+        if self._options.scale is Scale.SHARE:
+            for index, values in self._raw.items():
+                shares = self._shares.get(index, values)
+                self._scores[index] = replace(self._scores[index], novelty=shares, raw=values)
             return
         total, count = self._change.namespace.positive.get(self._options.metric, (0.0, 0))
         total, count = total + positive[0], count + positive[1]
@@ -372,6 +436,15 @@ class Attempt:
                 base = earlier or PromptWrite(self._headers[prompt].version)
                 self._writes[prompt] = replace(base, reward_variance=value)
             self._scores[checked.index] = replace(self._scores[checked.index], reward_variance=value)
+
+
+def _at_places(checked: CheckedGroup, values: Vectors) -> Vectors:
+    """Put the values of the rollouts that count at their places among all; 0 for the others."""
+    if len(checked.rows) == len(checked.group.correct):
+        return values
+    placed = np.zeros(len(checked.group.correct), dtype=np.float32)
+    placed[checked.rows] = values
+    return placed
 
 
 def _rounds(groups: list[CheckedGroup]) -> list[list[int]]:

@@ -81,6 +81,9 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
             answer_count=_count_message(scores.answer_counts[position]) if scores.answer_counts else None,
             mean_novelty=scores.mean_novelty(),
             correct_samples=scores.correct,
+            suspicious=scores.suspicious[position] if scores.suspicious else "",
+            new_steps=scores.new_steps[position] if scores.new_steps else (),
+            raw_novelty=_raw_novelty(scores, position),
         )
 
     async def QueryNeighbors(
@@ -94,7 +97,13 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
     async def Embed(self, request: novelty_pb2.EmbedRequest, context: object) -> novelty_pb2.EmbedResponse:
         seconds = record_stages()
         texts = list(request.texts)
-        found = await self._run(lambda: embed_texts(self._memory, request.namespace, texts, self._limits))
+        metric = arrays.requested(Metric, request.metric, "metric")
+        problems, references = list(request.problems), list(request.reference_answers)
+        found = await self._run(
+            lambda: embed_texts(
+                self._memory, request.namespace, texts, self._limits, metric, problems, references
+            )
+        )
         return novelty_pb2.EmbedResponse(
             errors=[common_pb2.Error() if error is None else item_error(error) for error in found.errors],
             vectors=wire.float_bytes(found.vectors) if request.return_vectors else b"",
@@ -175,6 +184,8 @@ def _group(message: novelty_pb2.Group) -> RolloutGroup | InvalidInput:
         sequence_logprobs=logprobs if len(logprobs) else None,
         answers=list(message.answers) or None,
         undecided=np.array(message.undecided, dtype=np.bool_) if message.undecided else None,
+        problem=message.problem,
+        reference_answer=message.reference_answer,
     )
 
 
@@ -204,6 +215,8 @@ def _sample(request: novelty_pb2.CollectSampleRequest) -> Sample:
         scale=arrays.requested(Scale, request.scale, "scale"),
         outcome_scope=arrays.requested(OutcomeScope, request.outcome_scope, "outcome_scope"),
         ignore_history=request.ignore_history,
+        problem=request.problem,
+        reference_answer=request.reference_answer,
         wait_seconds=request.wait_seconds if request.HasField("wait_seconds") else DEFAULT_WAIT_SECONDS,
     )
 
@@ -228,8 +241,17 @@ def _scores_message(answer: GroupAnswer) -> novelty_pb2.GroupScores:
             vendi=answer.vendi,
             divisor=answer.divisor,
             answer_counts=[_count_message(count) for count in answer.answer_counts],
+            suspicious=answer.suspicious,
+            new_steps=[novelty_pb2.NewSteps(steps=steps) for steps in answer.new_steps],
+            raw_novelty=b"" if answer.raw is None else wire.float_bytes(answer.raw),
         )
     return novelty_pb2.GroupScores(error=item_error(answer))
+
+
+def _raw_novelty(scores: GroupScores, position: int) -> float:
+    if scores.raw is not None:
+        return float(scores.raw[position])
+    return float(scores.novelty[position]) * scores.divisor
 
 
 def _nearest_message(nearest: Nearest | None) -> novelty_pb2.Nearest:

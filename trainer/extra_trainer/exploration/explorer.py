@@ -10,6 +10,7 @@ memories.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +31,28 @@ from extra_client import (
 )
 from extra_client import Group as NoveltyGroup
 from extra_rl.tokens import TokenTexts
-from extra_rl.vocabulary import Metric, OutcomeScope
+from extra_rl.vocabulary import Metric, OutcomeScope, Scale
 from extra_trainer.config import NoveltyConfig, OutcomeConfig, PrefixConfig
 from extra_trainer.exploration.guided_queue import GuidedQueue
 from extra_trainer.exploration.rescues import Rescues
 from extra_trainer.exploration.results import GroupNovelty, OutcomeNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group, RolloutRequest
 
+Value = TypeVar("Value")
+
+#: Metrics that compare the texts of rollouts, and name what they compared with.
+TEXT_METRICS = (Metric.EMBEDDING, Metric.MEAN_COSINE, Metric.CLUSTER_SIZE, Metric.DERIVATION)
 #: Prompts per call that asks for candidate prefixes, which come with their texts.
 PROMPTS_PER_CANDIDATES_CALL = 16
+
+
+@dataclass(frozen=True)
+class TextToEmbed:
+    """A response to embed ahead of scoring; problem and reference answer where the metric reads them."""
+
+    text: str
+    problem: str = ""
+    answer: str = ""
 
 
 @dataclass
@@ -98,11 +112,12 @@ class Explorer:
             return novelty
         settings = self.novelty_config
         answers = self.novelty.score_groups(
-            [_novelty_group(groups[index]) for index in scored],
+            [_novelty_group(groups[index], settings.metric) for index in scored],
+            metric=settings.metric,
             scale=settings.scale,
             track_reward_variance=settings.placement == "before_normalization",
             idempotency_key=f"{self.launch_id}/novelty/{step}/{place}",
-            explain=True,
+            explain=settings.metric in TEXT_METRICS,
         )
         for index, scores in zip(scored, answers, strict=True):
             if scores.error is not None:
@@ -110,11 +125,16 @@ class Explorer:
             decided = groups[index].decided
             scaled = np.zeros(len(decided))
             scaled[decided] = scores.novelty
+            raw = scaled * scores.divisor
+            if settings.scale is Scale.SHARE:
+                raw[decided] = scores.raw_novelty
             novelty[index] = GroupNovelty(
                 scaled,
-                scaled * scores.divisor,
+                raw,
                 scores.reward_variance or 0.0,
                 _at_samples(scores.nearest, decided),
+                _spread(scores.suspicious, decided, ""),
+                _spread(scores.new_steps, decided, ()),
             )
         return novelty
 
@@ -160,10 +180,29 @@ class Explorer:
 
     def needs_embedding(self, request: RolloutRequest, verdict: Verdict) -> bool:
         """Return whether scoring will embed a rollout with this verdict."""
-        if not self._is_scored(request):
+        if not self._is_scored(request) or self.novelty_config.metric not in TEXT_METRICS:
             return False
         remembers_all = self.novelty_config.memory_policy == "all"
         return verdict.correct is not None if remembers_all else verdict.correct is True
+
+    def to_embed(self, request: RolloutRequest, text: str) -> TextToEmbed:
+        """Return a response with what scoring will send of its problem."""
+        if self.novelty_config.metric is not Metric.DERIVATION:
+            return TextToEmbed(text)
+        return TextToEmbed(text, request.prompt, request.answer)
+
+    def embed(self, texts: Sequence[TextToEmbed]) -> None:
+        """Have the service embed texts ahead of scoring; it keeps their vectors.
+
+        Raises:
+            ExtraError: If the novelty service fails.
+        """
+        metric = self.novelty_config.metric
+        problems = [each.problem for each in texts] if metric is Metric.DERIVATION else []
+        answers = [each.answer for each in texts] if metric is Metric.DERIVATION else []
+        self.novelty.embed(
+            [each.text for each in texts], metric=metric, problems=problems, reference_answers=answers
+        )
 
     def _is_scored(self, request: RolloutRequest) -> bool:
         settings = self.novelty_config
@@ -306,13 +345,24 @@ class Explorer:
         return len(chosen)
 
 
-def _novelty_group(group: Group) -> NoveltyGroup:
-    """Return the decided rollouts of a group, as the novelty service takes them."""
-    decided = group.decided
+def _novelty_group(group: Group, metric: Metric) -> NoveltyGroup:
+    """Return the decided rollouts of a group, as the novelty service takes them for a metric."""
+    request = group.request
+    rollouts = [rollout for rollout, known in zip(group.rollouts, group.decided, strict=True) if known]
+    correct = group.correct[group.decided].tolist()
+    if metric is Metric.NGRAM_COUNT:
+        prefix = np.array(request.prefix_tokens, dtype=np.int32)
+        tokens = [np.concatenate([prefix, rollout.token_ids]) for rollout in rollouts]
+        return NoveltyGroup(prompt_id=request.prompt_id, token_ids=tokens, correct=correct)
+    if metric is Metric.POLICY_SURPRISE:
+        logprobs = [float(rollout.logprobs.sum(dtype=np.float64)) for rollout in rollouts]
+        return NoveltyGroup(prompt_id=request.prompt_id, sequence_logprobs=logprobs, correct=correct)
     return NoveltyGroup(
-        prompt_id=group.request.prompt_id,
-        texts=[r.text for r, known in zip(group.rollouts, decided, strict=True) if known],
-        correct=group.correct[decided].tolist(),
+        prompt_id=request.prompt_id,
+        texts=[rollout.text for rollout in rollouts],
+        correct=correct,
+        problem=request.prompt if metric is Metric.DERIVATION else "",
+        reference_answer=request.answer if metric is Metric.DERIVATION else "",
     )
 
 
@@ -324,6 +374,16 @@ def _answer_group(group: Group) -> NoveltyGroup:
         answers=[group.verdicts[sample].final_answer for sample in decided],
         correct=group.correct[decided].tolist(),
     )
+
+
+def _spread(values: Sequence[Value], decided: NDArray[np.bool_], missing: Value) -> tuple[Value, ...]:
+    """Return values of the decided rollouts at the samples of the whole group; nothing if there are none."""
+    if not values:
+        return ()
+    spread = [missing] * len(decided)
+    for sample, value in zip(np.flatnonzero(decided).tolist(), values, strict=True):
+        spread[sample] = value
+    return tuple(spread)
 
 
 def _at_samples(nearest: Sequence[Nearest | None], decided: NDArray[np.bool_]) -> tuple[Nearest | None, ...]:

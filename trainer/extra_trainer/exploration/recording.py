@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from extra_client import Nearest, PrefixCandidate
+from extra_rl.final_answer import characters_behind_answer
 from extra_trainer.exploration.advantage import StepAdvantages
 from extra_trainer.exploration.results import GroupNovelty, PrefixChoice
 from extra_trainer.rollouts.collector import Group
@@ -63,6 +64,9 @@ def _rollout(
         normalized_answer=verdict.normalized_answer,
         novelty=round(float(scores.raw[sample]), 6),
         nearest=_nearest(scores.nearest[sample]) if scores.nearest else None,
+        suspicious=scores.suspicious[sample] if scores.suspicious else "",
+        new_steps=scores.new_steps[sample] if scores.new_steps else (),
+        behind_answer=characters_behind_answer(rollout.text),
         times_given=_times_given(scores, sample),
         outcome_bonus=round(outcome_bonus, 6),
         policy_version=rollout.policy_version,

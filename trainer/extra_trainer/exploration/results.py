@@ -36,6 +36,10 @@ class GroupNovelty:
     reward_variance: float
     #: [n]: the nearest neighbour of each scored rollout; empty if the group was not scored.
     nearest: tuple[Nearest | None, ...] = ()
+    #: [n]: why a rollout is suspicious, "" if it is not; empty if none is. It is neither scored nor stored.
+    suspicious: tuple[str, ...] = ()
+    #: [n]: steps that no remembered solution has, with metric derivation; otherwise empty.
+    new_steps: tuple[tuple[str, ...], ...] = ()
     #: None if outcome novelty does not act on the group.
     outcome: OutcomeNovelty | None = None
 

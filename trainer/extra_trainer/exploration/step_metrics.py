@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from extra_client import Verdict
+from extra_rl.final_answer import characters_behind_answer
 from extra_trainer.exploration.advantage import StepAdvantages
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.rollouts.collector import Group
@@ -26,6 +28,13 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
     raw = np.stack([group.raw for group in novelty])
     correct = np.stack([group.correct for group in groups])
     guided = [group for group in groups if group.request.guided]
+    suspicious = np.stack([_suspicious(group) for group in novelty])
+    behind = [
+        characters_behind_answer(rollout.text)
+        for group in groups
+        for rollout, right in zip(group.rollouts, group.correct, strict=True)
+        if right
+    ]
     entropies = np.concatenate([r.entropies for g in groups for r in g.rollouts])
     return {
         "reward": float(correct.sum() / max(decided, 1)),
@@ -34,6 +43,8 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
         "groups_mixed": float(np.mean([outcome.mixed for outcome in outcomes])),
         "novelty": float(raw[correct].mean()) if correct.any() else 0.0,
         "novelty_std": float(raw[correct].std()) if correct.any() else 0.0,
+        "suspicious": float(suspicious[correct].mean()) if correct.any() else 0.0,
+        "behind_answer": float(np.mean(behind)) if behind else 0.0,
         "guided_groups": float(len(guided)),
         "guided_rescued": float(sum(group.outcome.correct > 0 for group in guided)),
         "entropy": float(entropies.mean()),
@@ -65,6 +76,13 @@ def _scores(verdicts: Sequence[Verdict]) -> dict[str, float]:
                 for name, value in verdict.components.items():
                     values.setdefault(f"score/{name}", []).append(value)
     return {name: float(np.mean(found)) for name, found in values.items()}
+
+
+def _suspicious(group: GroupNovelty) -> NDArray[np.bool_]:
+    """Return whether the novelty service found each rollout suspicious, bool [n]."""
+    if not group.suspicious:
+        return np.zeros(len(group.raw), dtype=np.bool_)
+    return np.array([bool(reason) for reason in group.suspicious])
 
 
 def outcome_metrics(novelty: Sequence[GroupNovelty], advantages: StepAdvantages) -> dict[str, float]:

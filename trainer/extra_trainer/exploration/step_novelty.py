@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 
 from extra_client import ExtraError, Rollout, Verdict
-from extra_trainer.exploration.explorer import Explorer
+from extra_trainer.exploration.explorer import Explorer, TextToEmbed
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.rollouts.collector import Group, RolloutRequest
 
@@ -28,14 +28,14 @@ class StepNovelty:
         self._step = step
         self._scored: list[GroupNovelty] = []
         self._unscored: list[Group] = []
-        #: Text of each solution to embed; None ends the thread.
-        self._solutions: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        #: Solutions to embed; None ends the thread.
+        self._solutions: queue.SimpleQueue[TextToEmbed | None] = queue.SimpleQueue()
         self._embedding = False
 
     def prepare(self, request: RolloutRequest, rollout: Rollout, verdict: Verdict) -> None:
         """Have the service embed a rollout ahead of its group, if scoring will need that; does not block."""
         if self._explorer.needs_embedding(request, verdict):
-            self._solutions.put(rollout.text)
+            self._solutions.put(self._explorer.to_embed(request, rollout.text))
             if not self._embedding:
                 self._embedding = True
                 # A daemon thread: Ctrl-C must not wait for a service that does not answer.
@@ -61,21 +61,23 @@ class StepNovelty:
 
     def _embed_ahead(self) -> None:
         """Have the service embed new texts; it keeps their vectors."""
-        sent: set[str] = set()
+        sent: set[TextToEmbed] = set()
         for first in iter(self._solutions.get, None):
             solutions, ended = _drain(self._solutions, first)
-            new = [text for text in dict.fromkeys(solutions) if text not in sent]
+            new = [each for each in dict.fromkeys(solutions) if each not in sent]
             sent.update(new)
             try:
                 if new:
-                    self._explorer.novelty.embed(new)
+                    self._explorer.embed(new)
             except ExtraError:
                 return  # The scoring call that the step needs reports the error.
             if ended:
                 return
 
 
-def _drain(waiting: "queue.SimpleQueue[str | None]", first: str) -> tuple[list[str], bool]:
+def _drain(
+    waiting: "queue.SimpleQueue[TextToEmbed | None]", first: TextToEmbed
+) -> tuple[list[TextToEmbed], bool]:
     """Return `first` with everything that waits, and whether the end (None) was reached."""
     solutions = [first]
     while not waiting.empty():

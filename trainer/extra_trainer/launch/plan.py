@@ -6,6 +6,7 @@ one. `extra-rl train --dry-run` prints the plan; without it the same problems st
 needed: the plan lists what it assumes instead.
 """
 
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from extra_client import (
     vocab_hash,
 )
 from extra_rl.config_file import ConfigError
+from extra_rl.vocabulary import Metric, TextWindow
 from extra_trainer.config import Config, ServiceConfig
 from extra_trainer.data import made
 from extra_trainer.data import problems as data
@@ -36,11 +38,15 @@ from extra_trainer.launch.ray_services import connected
 from extra_trainer.openrlhf import parser as openrlhf_parser
 from extra_trainer.openrlhf.flags import openrlhf_flags
 from extra_trainer.openrlhf.run import Run
-from extra_trainer.runs.folder import RunFolder
+from extra_trainer.runs.folder import RunFolder, read_line
+from extra_trainer.runs.schema import RolloutRecord
 
 #: Seconds for a running service to answer the health check.
 HEALTH_SECONDS = 5.0
 GIB = 2**30
+#: The default embedding model, and the word pieces of a text that it reads; a policy's tokens are about as
+#: long as word pieces.
+EMBEDDER, EMBEDDER_TOKENS = "all-MiniLM-L6-v2", 254
 #: Service -> a module that the launcher needs to start it, and the extra that installs it.
 REQUIRED_MODULES = {
     "generation": ("safetensors", "generation"),
@@ -96,6 +102,7 @@ def make(config: Config, folder: RunFolder) -> Plan:
     shape = _shape(config, plan)
     problems = _data(config, folder, tokenizer, plan)
     _steps(config, problems, plan)
+    _novelty_window(config, folder, plan)
     arguments = _openrlhf(config, folder, plan)
     _workers(config, arguments, plan)
     _services(config, tokenizer, plan)
@@ -264,6 +271,42 @@ def _steps(config: Config, problems: int | None, plan: Plan) -> None:
             f"checkpoint.every_steps ({config.checkpoint.every_steps}) is more than the run's {steps} steps: "
             "it cannot be resumed"
         )
+
+
+def _novelty_window(config: Config, folder: RunFolder, plan: Plan) -> None:
+    """Say how much of the responses the novelty metric reads, at the most tokens that they may have."""
+    novelty, rollout = config.novelty, config.rollout
+    if not novelty.enabled or novelty.metric in (Metric.NGRAM_COUNT, Metric.POLICY_SURPRISE):
+        return
+    longest, samples = rollout.response_max_tokens, rollout.prompts_per_step * rollout.samples_per_prompt
+    service = config.services.novelty
+    if service.target is not None or service.settings.get("embedder", EMBEDDER) != EMBEDDER:
+        plan.figures.append(("novelty reads", "as many tokens as its embedding model, not known here"))
+    elif longest <= EMBEDDER_TOKENS:
+        plan.figures.append(("novelty reads", f"responses as a whole: {longest:,} tokens fit its window"))
+    elif novelty.metric is Metric.DERIVATION or novelty.window is TextWindow.WHOLE:
+        pieces = math.ceil(longest / EMBEDDER_TOKENS)
+        plan.figures.append(("novelty reads", f"responses as a whole, in up to {pieces} pieces"))
+    else:
+        plan.figures.append(
+            (
+                "novelty reads",
+                f"about {EMBEDDER_TOKENS} of up to {longest:,} tokens: all {samples:,} responses of a step"
+                f" can exceed its window{_exceeding(folder)}; novelty.window: whole reads all of them",
+            )
+        )
+
+
+def _exceeding(folder: RunFolder) -> str:
+    """Return a clause with the share of the last recorded step's responses that exceed the window, or ""."""
+    steps = sorted(folder.step_files("rollouts"))
+    if not steps:
+        return ""
+    step, path = steps[-1]
+    with path.open("rb") as file:
+        tokens = [read_line(RolloutRecord, line, path).tokens for line in file if line.endswith(b"\n")]
+    long = sum(count > EMBEDDER_TOKENS for count in tokens)
+    return f", and {long:,} of the {len(tokens):,} of step {step} do"
 
 
 def _openrlhf(config: Config, folder: RunFolder, plan: Plan) -> dict[str, Any] | None:

@@ -199,6 +199,7 @@ def _namespace_settings(config: Config) -> NamespaceSettings:
         memory_capacity=config.novelty.memory_capacity,
         min_history=config.rollout.samples_per_prompt if minimum is None else minimum,
         memory_policy=MemoryPolicy(config.novelty.memory_policy),
+        text_window=config.novelty.window,
         prefix_capacity=config.prefix.memory_capacity,
     )
 

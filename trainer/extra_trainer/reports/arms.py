@@ -7,8 +7,9 @@ folder may belong to an unfinished run: what does not exist yet is left out.
 """
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ DIFFERING = (*WHERE, "seed", "name")
 UNSET = "(not set)"
 #: Steps that a point of a curve averages over.
 SMOOTHED = 5
+#: A number with the blank behind it, as reasons hold them.
+NUMBER = re.compile(r"\d+ ?")
+#: Most novel solutions that are kept with their new steps.
+EXPLAINED = 12
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,59 @@ class TrainedRun:
         """The name of its folder, and its seed."""
         return f"{self.folder.path.name} (seed {self.config.get('seed', '?')})"
 
-    @cached_property
+    @property
     def novelties(self) -> dict[int, NDArray[np.float64]]:
         """Step -> novelties of its correct rollouts, as measured; empty without recorded rollouts."""
-        return {
-            step: np.array([record.novelty for record in records if record.correct], dtype=np.float64)
-            for step, records in self.folder.read_rollouts()
-        }
+        return self._solutions.novelties
+
+    @property
+    def suspicious(self) -> dict[str, list[int]]:
+        """Reason, without its numbers -> steps of the correct rollouts that it was given for."""
+        return self._solutions.suspicious
+
+    @property
+    def explained(self) -> list["ExplainedSolution"]:
+        """The most novel of the correct rollouts whose new steps are named, most novel first."""
+        return self._solutions.explained
+
+    @cached_property
+    def _solutions(self) -> "_Solutions":
+        """What the figures need of the correct rollouts, read in one pass."""
+        found = _Solutions()
+        for step, records in self.folder.read_rollouts():
+            correct = [record for record in records if record.correct]
+            found.novelties[step] = np.array([record.novelty for record in correct], dtype=np.float64)
+            for record in correct:
+                if record.suspicious:
+                    reason = NUMBER.sub("", record.suspicious)
+                    found.suspicious.setdefault(reason, []).append(step)
+            found.explained += [
+                ExplainedSolution(record.novelty, step, record.group, record.sample, record.new_steps)
+                for record in correct
+                if record.new_steps
+            ]
+            found.explained.sort(key=lambda solution: -solution.novelty)
+            del found.explained[EXPLAINED:]
+        return found
+
+
+@dataclass(frozen=True)
+class ExplainedSolution:
+    """A correct rollout with the steps that no remembered solution had."""
+
+    novelty: float
+    step: int
+    #: Place of its group in the step, and its own in the group.
+    group: int
+    sample: int
+    new_steps: tuple[str, ...]
+
+
+@dataclass
+class _Solutions:
+    novelties: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    suspicious: dict[str, list[int]] = field(default_factory=dict)
+    explained: list[ExplainedSolution] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

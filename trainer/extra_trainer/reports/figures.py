@@ -21,12 +21,14 @@ from extra_trainer.runs.schema import PHASE_PREFIX
 CURVES = {
     "reward": ("Reward", "share of correct rollouts", ".3f"),
     "entropy": ("Token entropy", "nats", ".3f"),
-    "novelty": ("Novelty of correct rollouts", "1 - cosine similarity, mean", ".4f"),
+    "novelty": ("Novelty of correct rollouts", "as the run's metric measures it, mean", ".4f"),
     "novelty_bonus": ("Novelty bonus", "mean over all rollouts", ".4f"),
     "outcome_groups": ("Groups with outcome novelty", "share of groups", ".3f"),
     "outcome_answers": ("Distinct wrong answers", "of a group with outcome novelty, mean", ".2f"),
     "outcome_bonus": ("Outcome bonus", "mean size over the rollouts that have one", ".4f"),
     "outcome_rescued": ("Prompts rescued", "first success after outcome novelty, prompts a step", ".2f"),
+    "suspicious": ("Suspicious rollouts", "share of correct rollouts that get no novelty bonus", ".3f"),
+    "behind_answer": ("Text behind the final answer", "characters, mean over correct rollouts", ".1f"),
     "response_tokens": ("Response length", "tokens", ".1f"),
     "kl": ("KL from the start model", "nats a token", ".4f"),
 }
@@ -305,6 +307,45 @@ def novelty_bands(arm: Arm) -> Figure | None:
     return replace(
         figure, data=figure.data[:-1], note=f"The rest to 100 %: repeats (up to {NOVELTY_BANDS[0]:g})."
     )
+
+
+def suspicious(arm: Arm) -> Figure | None:
+    """Return a table of the reasons for which correct rollouts got no novelty bonus, over the arm's runs."""
+    steps: dict[str, list[int]] = {}
+    for run in arm.runs:
+        for reason, found in run.suspicious.items():
+            steps.setdefault(reason, []).extend(found)
+    if not steps:
+        return None
+    total = sum(len(values) for run in arm.runs for values in run.novelties.values())
+    rows = [
+        [reason, f"{len(found):,}", f"{len(found) / total:.1%}", str(min(found)), str(max(found))]
+        for reason, found in sorted(steps.items(), key=lambda item: -len(item[1]))
+    ]
+    head = ["reason", "rollouts", "of the correct ones", "first step", "last step"]
+    note = "Correct rollouts that the novelty service found suspicious: no bonus, and not stored."
+    return Figure(f"Suspicious rollouts: {arm.name}", "", note, head, rows[:ROWS])
+
+
+def new_steps(arm: Arm) -> Figure | None:
+    """Return a table of the most novel solutions whose new steps are named (metric derivation)."""
+    found = [(run.folder.path.name, solution) for run in arm.runs for solution in run.explained]
+    if not found:
+        return None
+    found.sort(key=lambda pair: -pair[1].novelty)
+    rows = [
+        [
+            name,
+            str(each.step),
+            f"{each.group}, {each.sample}",
+            f"{each.novelty:.3f}",
+            ", ".join(each.new_steps),
+        ]
+        for name, each in found[:ROWS]
+    ]
+    head = ["run", "step", "group, sample", "novelty", "new steps"]
+    note = "The most novel solutions, with numbers and relations that no remembered solution had."
+    return Figure(f"New steps: {arm.name}", "", note, head, rows)
 
 
 def _windows(steps: int) -> list[tuple[int, int]]:

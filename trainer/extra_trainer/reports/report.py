@@ -159,9 +159,13 @@ def _sections(arms: list[Arm]) -> list[Section]:
         ),
         Section(
             "Novelty",
-            figures.present(figures.novelty_bands(arm) for arm in arms),
-            "How far correct rollouts lie from the solutions known for their prompt when they came "
-            "(1 - cosine similarity to the nearest).",
+            figures.present(
+                make(arm)
+                for make in (figures.novelty_bands, figures.suspicious, figures.new_steps)
+                for arm in arms
+            ),
+            "How far correct rollouts lie from the solutions known for their prompt when they came, by the "
+            "metric of the run (novelty.metric in its config).",
         ),
         Section("Guided groups", figures.guided(arms)),
         Section("Time", figures.present([figures.phases(arms)])),

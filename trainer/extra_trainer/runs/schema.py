@@ -10,7 +10,7 @@ The version of the records is in the run folder (`RunFolder.format`). A reader i
 know, which a later minor version may add, and refuses another major version. A folder without that file has
 version 1.0, which lacks `unparseable_side` and `groups_mixed`; there an unparseable verdict is taken to be
 one of an unreadable response. Versions before 1.2 lack `times_given` and `outcome_bonus`, those before 1.3
-`score` and `components`; from 1.3 on `answer` may be a list.
+`score`, `components`, `suspicious`, `new_steps` and `behind_answer`; from 1.3 on `answer` may be a list.
 """
 
 import base64
@@ -100,6 +100,12 @@ class RolloutRecord:
     novelty: float
     #: None if the rollout was not scored or there was nothing to compare with.
     nearest: NearestRecord | None
+    #: Why the novelty service found the rollout suspicious; "" if it did not, or did not score it.
+    suspicious: str
+    #: Steps that no remembered solution had (metric derivation), the first few.
+    new_steps: tuple[str, ...]
+    #: Characters behind the final answer.
+    behind_answer: int
     #: Times that the answer was given to the prompt in the groups that outcome novelty acted on, this one
     #: included; 0 if the answer is missing. None if outcome novelty did not score the rollout.
     times_given: float | None
@@ -158,6 +164,9 @@ class RolloutRecord:
             "compared": [self.normalized_response, self.normalized_answer],
             "novelty": self.novelty,
             "nearest": self.nearest.to_json() if self.nearest else None,
+            "suspicious": self.suspicious,
+            "new_steps": list(self.new_steps),
+            "behind_answer": self.behind_answer,
             "times_given": self.times_given,
             "outcome_bonus": self.outcome_bonus,
             "policy_version": self.policy_version,
@@ -199,6 +208,9 @@ class RolloutRecord:
                 normalized_answer=normalized_answer,
                 novelty=content["novelty"],
                 nearest=None if nearest is None else NearestRecord.from_json(nearest),
+                suspicious=content.get("suspicious", ""),
+                new_steps=tuple(content.get("new_steps", ())),
+                behind_answer=content.get("behind_answer", 0),
                 times_given=content.get("times_given"),
                 outcome_bonus=content.get("outcome_bonus", 0.0),
                 policy_version=content["policy_version"],
