@@ -30,6 +30,7 @@ from extra_client import (
     Verdict,
 )
 from extra_client import Group as NoveltyGroup
+from extra_rl.references import shown_answer
 from extra_rl.tokens import TokenTexts
 from extra_rl.vocabulary import Metric, OutcomeScope, Scale
 from extra_trainer.config import NoveltyConfig, OutcomeConfig, PrefixConfig
@@ -189,7 +190,7 @@ class Explorer:
         """Return a response with what scoring will send of its problem."""
         if self.novelty_config.metric is not Metric.DERIVATION:
             return TextToEmbed(text)
-        return TextToEmbed(text, request.prompt, request.answer)
+        return TextToEmbed(text, request.prompt, shown_answer(request.answer))
 
     def embed(self, texts: Sequence[TextToEmbed]) -> None:
         """Have the service embed texts ahead of scoring; it keeps their vectors.
@@ -362,7 +363,7 @@ def _novelty_group(group: Group, metric: Metric) -> NoveltyGroup:
         texts=[rollout.text for rollout in rollouts],
         correct=correct,
         problem=request.prompt if metric is Metric.DERIVATION else "",
-        reference_answer=request.answer if metric is Metric.DERIVATION else "",
+        reference_answer=shown_answer(request.answer) if metric is Metric.DERIVATION else "",
     )
 
 
