@@ -132,5 +132,10 @@ def test_metrics_and_scales_that_do_not_go_together_are_refused(
         _load(tmp_path, "", **overrides)
     chosen = _load(tmp_path, "novelty: {metric: derivation, scale: share, window: whole}\n").novelty
     assert (chosen.metric, chosen.scale, chosen.window) == ("derivation", "share", "whole")
-    plain = _load(tmp_path, "").novelty
-    assert (plain.metric, plain.window) == ("embedding", "reference")
+
+
+def test_derivations_are_compared_unless_a_published_method_is_chosen(tmp_path: Path) -> None:
+    assert _load(tmp_path, "").novelty.metric == "derivation"
+    for preset in ("paper", "reference"):
+        published = _load(tmp_path, f"preset: {preset}\n").novelty
+        assert (published.metric, published.window) == ("embedding", "reference")

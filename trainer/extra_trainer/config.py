@@ -172,7 +172,9 @@ class NoveltyConfig(Section):
     alpha: float = Field(0.1, ge=0, description="Weight of the bonus.")
     placement: Literal["after_normalization", "before_normalization"] = "after_normalization"
     metric: Metric = Field(
-        Metric.EMBEDDING, description="How novelty is measured; the metric outcome has a section of its own."
+        Metric.DERIVATION,
+        description="How novelty is measured. derivation needs solutions with numbers; embedding takes any "
+        "text; the metric outcome has a section of its own.",
     )
     window: TextWindow = Field(
         TextWindow.REFERENCE,
@@ -395,6 +397,8 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
         "novelty": {
             "enabled": True,
             "placement": "after_normalization",
+            "metric": "embedding",
+            "window": "reference",
             "scale": "raw",
             "memory_policy": "correct",
         },
@@ -405,6 +409,8 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
         "novelty": {
             "enabled": True,
             "placement": "before_normalization",
+            "metric": "embedding",
+            "window": "reference",
             "scale": "group_max",
             "memory_policy": "all",
         },
