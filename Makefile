@@ -36,7 +36,7 @@ demo: $(VENV)/installed
 # make experiment ARGS="--minutes 55". All runs begin with the committed start model, because fitting it on another
 # kind of machine would give another model.
 experiment: $(VENV)/installed
-	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml --cache docs/evidence/start-models $(ARGS)
+	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml --cache trainer/start-models $(ARGS)
 
 # Everything but the long tests (make faults) and the containers (make test-containers). As root on Debian it installs
 # the programs that tests start: redis-server, chromium, prometheus and a few more.
