@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# The tested release. pip chooses the build: see "Installing torch" in README.md.
+# The tested release. pip chooses the build: see docs/installing.md.
 TORCH ?= torch==2.13.0
 EXTRAS := novelty,onnx,redis,verification,generation,tracing,trainer,inspect,trl,dev
 SEED ?= 0

@@ -1,4 +1,4 @@
-"""The index of the documentation: it names every page, and its links lead somewhere."""
+"""The documentation: its index names every page, and links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "README.md", DOCS / "glossary.md", DOCS / "releasing.md"]
+PAGES = sorted(DOCS.rglob("*.md"))
 PAGES += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 
 
