@@ -1,4 +1,4 @@
-"""The documentation: its index names every page, and links lead somewhere."""
+"""The documentation and the examples: the index names every page, links lead somewhere, examples stand alone."""
 
 import re
 from pathlib import Path
@@ -25,3 +25,8 @@ def test_the_index_names_every_page() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert {path for path in links(page) if not path.exists()} == set()
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
+def test_examples_need_nothing_of_the_trainer(example: Path) -> None:
+    assert "extra_trainer" not in example.read_text(encoding="utf-8")
