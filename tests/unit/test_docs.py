@@ -1,4 +1,4 @@
-"""The documentation and the examples: the index names every page, links lead somewhere, examples stand alone."""
+"""The documentation: the index names every page, links lead somewhere; and the examples stand alone."""
 
 import re
 from pathlib import Path
