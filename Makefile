@@ -3,7 +3,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-# The tested release. pip chooses the build: see "Installing torch" in README.md.
+# The tested release. pip chooses the build: see docs/installing.md.
 TORCH ?= torch==2.13.0
 EXTRAS := novelty,onnx,redis,verification,generation,tracing,trainer,inspect,trl,dev
 SEED ?= 0
@@ -21,10 +21,12 @@ VENV_VERL := .venv-verl
 
 # The tools that lint, validate, audit and start deploy/: locked, and separate from the tested environments.
 VENV_DEPLOY := .venv-deploy
+# The tools that build the site of the documentation, locked likewise.
+VENV_DOCS := .venv-docs
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # A finished demo starts again from the beginning. An interrupted one continues from its last checkpoint with
 #   make demo ARGS=--resume
@@ -36,7 +38,7 @@ demo: $(VENV)/installed
 # make experiment ARGS="--minutes 55". All runs begin with the committed start model, because fitting it on another
 # kind of machine would give another model.
 experiment: $(VENV)/installed
-	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml --cache docs/evidence/start-models $(ARGS)
+	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml --cache trainer/start-models $(ARGS)
 
 # Everything but the long tests (make faults) and the containers (make test-containers). As root on Debian it installs
 # the programs that tests start: redis-server, chromium, prometheus and a few more.
@@ -93,7 +95,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy scripts/*.py
+	$(BIN)/mypy scripts/*.py tests/support/notebooks.py
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	BUF=$(abspath $(BIN))/buf scripts/buf_breaking.sh
@@ -109,6 +111,11 @@ lint-deploy: $(VENV_DEPLOY)/installed
 	$(VENV_DEPLOY)/bin/hadolint --ignore DL3008 --ignore DL3009 tests/deploy/Containerfile
 	$(VENV_DEPLOY)/bin/shellcheck deploy/*.sh deploy/kustomize/*.sh scripts/*.sh .ci/run
 	$(VENV_DEPLOY)/bin/python -m pytest --noconftest -q tests/deploy/test_manifests.py $(ARGS)
+
+# Builds build/docs/site: all pages, and the reference from docstrings and protos. Fails if a link or an anchor leads nowhere.
+docs: $(VENV_DOCS)/installed
+	$(VENV_DOCS)/bin/python scripts/make_docs.py
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/python -m mkdocs build --strict --config-file docs/mkdocs.yml
 
 # Makes requirements/*.lock again, from pyproject.toml and the constraints.
 lock: $(VENV)/installed
@@ -168,5 +175,12 @@ $(VENV_DEPLOY)/installed: requirements/deploy-tools.lock
 	  --requirement requirements/deploy-tools.lock
 	touch $@
 
+$(VENV_DOCS)/installed: requirements/docs.lock
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install --quiet uv
+	$(VENV_DOCS)/bin/uv pip install --quiet --python $(VENV_DOCS)/bin/python --no-deps --require-hashes \
+	  --requirement requirements/docs.lock
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_DEPLOY) runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache

@@ -162,12 +162,13 @@ def bare_draw(logits: torch.Tensor, rows: RowParameters, keys: torch.Tensor, ban
 @contextmanager
 def without_entropies() -> Iterator[None]:
     """Have the engine draw only tokens during a block."""
-    draw = transformers_engine.draw
-    transformers_engine.draw = bare_draw
+    engine: Any = transformers_engine  # its `draw` is imported, so a type checker sees no attribute
+    draw = engine.draw
+    engine.draw = bare_draw
     try:
         yield
     finally:
-        transformers_engine.draw = draw
+        engine.draw = draw
 
 
 async def transformers_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[str, float]) -> None:
@@ -209,7 +210,7 @@ async def transformers_vs_generate(folder: Path, figures: dict[str, Any], ratios
     _pairs("transformers_vs_generate", ours, theirs, figures, ratios)
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def _generate(model: Any, ids: list[NDArray[np.int32]], batch: int, limit: int, seed: int) -> float:
     torch.manual_seed(seed)
     started, drawn = time.perf_counter(), 0
@@ -275,7 +276,8 @@ def _cold_and_warm(
     """Return the seconds of 8 samples of a new prefix, and of the same again, for four prefixes."""
     prompt = prompts(1, 49152, 2)
     over_grpc(stub, prompt, 8, tokens)  # a warm-up
-    cold, warm = [], []
+    cold: list[float] = []
+    warm: list[float] = []
     for repeat in range(4):
         prefix = np.random.default_rng([repeat, tokens]).integers(3, 49152, 1500).astype(np.int32)
         for seconds in (cold, warm):

@@ -31,7 +31,7 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 
 from extra_rl.v1 import namespace_pb2, namespace_pb2_grpc, novelty_pb2, novelty_pb2_grpc
-from extra_rl.vocabulary import Metric, OutcomeScope, ScoreMode
+from extra_rl.vocabulary import Metric, OutcomeScope, ScoreMode, VectorStorage
 from extra_services.memory.embedding import Embedder
 from extra_services.memory.index import RingIndex
 from extra_services.memory.memory import Memory
@@ -352,7 +352,11 @@ def concurrency(server: Server, vectors: Vectors, figures: dict[str, Any], ratio
         with ThreadPoolExecutor(callers) as pool:
             list(pool.map(send, parts))
 
-    one_s, many_s = in_turn(5, lambda: all_by(1), lambda: latencies.clear() or all_by(16))
+    def all_by_16() -> None:
+        latencies.clear()
+        all_by(16)
+
+    one_s, many_s = in_turn(5, lambda: all_by(1), all_by_16)
     ratios["callers_16_over_1"] = one_s / many_s
     p50, p99 = np.percentile(latencies, [50, 99])
     rollouts = len(parts) * 32 * ROLLOUTS
@@ -431,7 +435,7 @@ def with_texts(figures: dict[str, Any], ratios: dict[str, float]) -> None:
 
 def capacity_test(prompts: int = 1_000_000, capacity: int = 16) -> dict[str, Any]:
     """Fills an index in float16, then searches it."""
-    index = RingIndex(DIMENSION, capacity, 16 * 2**30, "float16")
+    index = RingIndex(DIMENSION, capacity, 16 * 2**30, VectorStorage.FLOAT16)
     block = 4096
     vectors, _ = metrics.unit_vectors(
         np.random.default_rng(0).standard_normal((block * capacity, DIMENSION)).astype(np.float32)

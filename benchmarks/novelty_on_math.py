@@ -135,8 +135,9 @@ def main(folder: Path) -> None:
         print(f"| `{metric}` | `{window}` | {len(values)} | {values.mean():.3f} | {quantiles} |")
     both = np.array([[one.novelty for one in results[Metric.EMBEDDING, window]] for window in WINDOWS])
     ranks = both.argsort(axis=1).argsort(axis=1)
+    correlation = np.atleast_2d(np.corrcoef(ranks))[0, 1]
     print(
-        f"\nRank correlation of the two windows' novelties: {np.corrcoef(ranks)[0, 1]:.2f}. Raw distances are"
+        f"\nRank correlation of the two windows' novelties: {correlation:.2f}. Raw distances are"
         " small: with alpha = 0.1 they add almost nothing to advantages of size 1. The scale `running_mean`"
         " solves this.\n"
     )

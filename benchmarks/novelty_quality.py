@@ -140,7 +140,8 @@ def scorers(embedders: dict[str, Vectors]) -> dict[str, Novelty]:
 
 def _embedding(vectors: Vectors, window: TextWindow) -> Novelty:
     def novelty(pairs: list[tuple[Problem, str, str]]) -> Values:
-        new, known = (vectors.of([pair[side] for pair in pairs], window) for side in (1, 2))
+        new = vectors.of([text for _, text, _ in pairs], window)
+        known = vectors.of([text for _, _, text in pairs], window)
         similarity = np.einsum("ij,ij->i", new, known)
         ones = np.ones(len(pairs), dtype=np.int64)
         nothing = np.full(len(pairs), -np.inf, dtype=np.float32)
@@ -160,7 +161,8 @@ def _cluster_size(vectors: Vectors, window: TextWindow) -> Novelty:
 
 def _derivation(vectors: Vectors) -> Novelty:
     def novelty(pairs: list[tuple[Problem, str, str]]) -> Values:
-        new, known = (_derivations((pair[0], pair[side]) for pair in pairs) for side in (1, 2))
+        new = _derivations((problem, text) for problem, text, _ in pairs)
+        known = _derivations((problem, text) for problem, _, text in pairs)
         texts = [one.text or " " for one in new + known]
         embedded = vectors.of(texts, TextWindow.WHOLE)
         similarity = np.einsum("ij,ij->i", embedded[: len(new)], embedded[len(new) :])[:, None]

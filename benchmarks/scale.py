@@ -94,8 +94,8 @@ def _replica(service: str, redis: tuple[str, int] | None, folder: Path) -> Itera
     settings: dict[str, Any] = {"workers": 1, "slow_workers": 0}
     if redis is not None:
         settings = {"redis_url": redis[0], "embedder": "none", "threads": 1}
-    listening = {"host": "127.0.0.1", "port": 0, "log_level": "error"}
-    with embedded.start(service, folder / "log", **listening, **settings) as server:
+    settings |= {"host": "127.0.0.1", "port": 0, "log_level": "error"}
+    with embedded.start(service, folder / "log", **settings) as server:
         yield server
 
 

@@ -69,7 +69,7 @@ def _start(folder: Path, stack: ExitStack) -> dict[str, embedded.EmbeddedService
     model = make_model(folder / "model")
     for number in range(2):
         make_model(folder / "weights" / f"policy-{number}", seed=number + 1)
-    common = {"metrics_port": "off", "log_level": "error"}
+    common: dict[str, Any] = {"metrics_port": "off", "log_level": "error"}
     settings: dict[str, dict[str, Any]] = {
         "generation": {
             "model": model,
@@ -203,9 +203,9 @@ def _measured(pid: int) -> tuple[int, int, int]:
 
 def _result(
     samples: dict[str, list[tuple[int, int, int]]], traffic: Traffic, seconds: float
-) -> dict[str, dict[str, object]]:
-    ratios: dict[str, object] = {}
-    figures: dict[str, object] = {"minutes": round(seconds / 60, 2)}
+) -> dict[str, dict[str, Any]]:
+    ratios: dict[str, Any] = {}
+    figures: dict[str, Any] = {"minutes": round(seconds / 60, 2)}
     for name, taken in samples.items():
         window = max(1, len(taken) // 10)
         # The first fifth is the warm-up.

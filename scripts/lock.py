@@ -59,6 +59,20 @@ LOCKS = {
             "uv",
         ),
     ),
+    # What `make docs` builds the site with. ruff and buf as in the extra dev.
+    "docs": Lock(
+        constraints=None,
+        overrides=None,
+        packages=(
+            "mkdocs-material>=9.8,<10",
+            "mkdocstrings-python>=2,<3",
+            "griffe-sphinx",
+            "griffe-pydantic",
+            "ruff==0.17.6",
+            "buf-bin==1.75.0",
+            "protobuf>=6.31.1,<8",
+        ),
+    ),
     "client": Lock(),
     "verification": Lock(("verification", "tracing"), on="client"),
     "generation-cpu": Lock(("generation", "tracing"), on="client"),

@@ -17,13 +17,14 @@ import torch
 import verl
 from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
+from transformers import AutoTokenizer
 from verl import DataProto
 from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
-from extra_trainer.rehearsal.tokenizer import make_tokenizer
-
 FILE = Path(__file__).parent / "extra_verl.py"
+#: Any tokenizer will do; this one needs no model hub.
+TOKENIZER = Path(__file__).parents[2] / "trainer/start-models/start-model-f4f3074ac22e69de"
 #: Eight known solutions; then a round with one new solution and a wrong one; then all wrong, one way new.
 ROUNDS = [
     ["12+3=15\n", "3+12=15\n"] * 4,
@@ -52,7 +53,7 @@ def row(tokenizer, text: str, uid: str, place: int) -> DataProto:  # type: ignor
 
 async def main(folder: Path) -> None:
     """Print the advantages of three rounds of eight rollouts of one prompt."""
-    tokenizer = make_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     tokenizer.save_pretrained(folder)
     with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
         overrides = [

@@ -1,10 +1,12 @@
 """Environments in which services and clients failed once: proxies, long paths, no home, used ports."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,18 +14,35 @@ import yaml
 from extra_trainer import config as configs
 from extra_trainer.launch import launcher, plan
 from extra_trainer.runs.folder import RunFolder
+from support.generation_models import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Starts a verification service and lets one of its workers decide.
-VERIFY = """
+#: Starts a service with settings, and calls it so that it does real work.
+USE = """
 import json, sys
-from extra_client import VerificationClient, embedded
-with embedded.start("verification", workers=1, start_timeout=60, **json.loads(sys.argv[1])) as service:
-    with VerificationClient(service.target) as client:
-        assert client.verify([r"\\boxed{x+1}"], ["1+x"])[0].correct
+from extra_client import GenerationClient, NoveltyClient, VerificationClient, embedded
+name, settings = sys.argv[1], json.loads(sys.argv[2])
+with embedded.start(name, start_timeout=90, **settings) as service:
+    if name == "verification":
+        with VerificationClient(service.target) as client:
+            assert client.verify([r"\\boxed{x+1}"], ["1+x"])[0].correct
+    elif name == "novelty":
+        with NoveltyClient(service.target, "run") as client:
+            assert client.embed(["1+1=2"], return_vectors=True).vectors.shape == (1, 384)
+    else:
+        with GenerationClient(service.target) as client:
+            assert len(client.generate(["1+2="], n=2, max_tokens=4)[0]) == 2
     print(service.target)
 """
+SERVICES = ("verification", "novelty", "generation")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Return the settings with which each service starts."""
+    model = make_model(tmp_path_factory.mktemp("model"))
+    return {"verification": {"workers": 1}, "novelty": {}, "generation": {"model": str(model), "threads": 1}}
 
 
 def run(
@@ -35,34 +54,45 @@ def run(
     )
 
 
-def test_loopback_is_not_reached_through_a_proxy() -> None:
+@pytest.mark.parametrize("service", SERVICES)
+def test_loopback_is_not_reached_through_a_proxy(service: str, settings: dict[str, dict[str, Any]]) -> None:
     nowhere = "http://127.0.0.1:9"
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), nowhere)
-    done = run([sys.executable, "-c", VERIFY, '{"port": 0}'], proxies, ("no_proxy", "no_grpc_proxy"))
+    given = json.dumps(settings[service] | {"port": 0})
+    done = run([sys.executable, "-c", USE, service, given], proxies, ("no_proxy", "no_grpc_proxy"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("127.0.0.1:")
 
 
-def test_a_temporary_folder_longer_than_a_socket_path(tmp_path: Path) -> None:
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_temporary_folder_longer_than_a_socket_path(
+    service: str, settings: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
     folder = tmp_path / ("ä" * 60)
     folder.mkdir()
-    done = run([sys.executable, "-c", VERIFY, "{}"], {"TMPDIR": str(folder)})
+    given = json.dumps(settings[service])
+    done = run([sys.executable, "-c", USE, service, given], {"TMPDIR": str(folder)})
     assert done.returncode == 0, done.stderr
 
 
-def test_a_missing_home_and_a_user_without_an_entry() -> None:
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_missing_home_and_a_user_without_an_entry(
+    service: str, settings: dict[str, dict[str, Any]]
+) -> None:
     as_nobody = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]
     try:
         subprocess.run([*as_nobody, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("user namespaces are not allowed here")
     program = "import getpass; from extra_services.runtime import environment; environment.prepare()\n"
-    program += "assert getpass.getuser() == 'uid-12345'\n" + VERIFY
+    program += "assert getpass.getuser() == 'uid-12345'\n" + USE
     names = ("USER", "LOGNAME", "LNAME", "USERNAME")
-    done = run([*as_nobody, sys.executable, "-c", program, "{}"], {"HOME": "/nonexistent/home"}, names)
+    command = [*as_nobody, sys.executable, "-c", program, service, json.dumps(settings[service])]
+    done = run(command, {"HOME": "/nonexistent/home"}, names)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(
     ("flags", "advice"),
     [
@@ -70,11 +100,17 @@ def test_a_missing_home_and_a_user_without_an_entry() -> None:
         (["--metrics-port={port}", "--port=0"], "set metrics_port to another port, 0 (a free one), or off"),
     ],
 )
-def test_a_port_in_use_names_the_setting_to_change(flags: list[str], advice: str) -> None:
+def test_a_port_in_use_names_the_setting_to_change(
+    service: str, flags: list[str], advice: str, settings: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    own = dict(settings[service])
+    if service == "novelty":
+        own |= {"data_folder": tmp_path, "embedder": "none"}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        given = [flag.format(port=port) for flag in flags]
-        done = run([sys.executable, "-m", "extra_cli", "serve", "verification", "--workers=1", *given], {})
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in own.items()]
+        given += [flag.format(port=port) for flag in flags]
+        done = run([sys.executable, "-m", "extra_cli", "serve", service, *given], {})
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert f"127.0.0.1:{port}" in last

@@ -1,4 +1,4 @@
-"""The index of the documentation: it names every page, and its links lead somewhere."""
+"""The documentation: the index names every page, links lead somewhere; and the examples stand alone."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [DOCS / "README.md", DOCS / "glossary.md", DOCS / "releasing.md"]
+PAGES = sorted(DOCS.rglob("*.md"))
 PAGES += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
 
 
@@ -25,3 +25,8 @@ def test_the_index_names_every_page() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert {path for path in links(page) if not path.exists()} == set()
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
+def test_examples_need_nothing_of_the_trainer(example: Path) -> None:
+    assert "extra_trainer" not in example.read_text(encoding="utf-8")

@@ -85,7 +85,7 @@ def test_the_experiments_find_the_start_models_that_are_committed(
 ) -> None:
     # Minutes, and a model among those that are committed, if one were missing.
     monkeypatch.setattr(module, "fit", lambda *_: pytest.fail("the start model is not there"))
-    committed = Path(__file__).parents[2] / "docs/evidence/start-models"
+    committed = Path(__file__).parents[2] / "trainer/start-models"
     before = {path.name for path in committed.iterdir()}
     assert start_model(committed, 0, RECIPES[recipe]).name in before
     assert "Fitting" not in capfd.readouterr().err
