@@ -433,23 +433,9 @@ def _chains(text: str) -> list[_Chain]:
     operators: list[str] = []
     operator = ""
     for token in _TOKEN.findall(text):
-        if token[0].isdigit():
-            operand = _number(token)
-        elif token[0].isalpha() or token[0] == "\\":
-            word = token.lstrip("\\").lower()
-            if word in _OPERATOR_WORDS:
-                operator = _OPERATOR_WORDS[word]
-                continue
-            if word in _NUMBER_WORDS:
-                operand = _NUMBER_WORDS[word]
-            elif word in _GREEK or (len(word) <= 2 and token[0] != "\\" and word not in _STOP):
-                operand = "v"
-            else:
-                operand = operator = ""
-        elif token == _BREAK:
-            operand = operator = ""
-        else:
-            operator = token
+        operand, sign = _read(token)
+        if sign:
+            operator = sign
             continue
         if operands and (not operand or operator not in _OPERATORS):
             chains.append(_chain(sentence, operands, operators))
@@ -465,8 +451,28 @@ def _chains(text: str) -> list[_Chain]:
     return chains
 
 
+@lru_cache(maxsize=65536)
+def _read(token: str) -> tuple[str, str]:
+    """Return the operand or the operator that a token is; both are empty for what ends a chain."""
+    if token[0].isdigit():
+        return _number(token), ""
+    if token == _BREAK:
+        return "", ""
+    if not (token[0].isalpha() or token[0] == "\\"):
+        return "", token
+    word = token.lstrip("\\").lower()
+    if word in _OPERATOR_WORDS:
+        return "", _OPERATOR_WORDS[word]
+    if word in _NUMBER_WORDS:
+        return _NUMBER_WORDS[word], ""
+    variable = word in _GREEK or (len(word) <= 2 and token[0] != "\\" and word not in _STOP)
+    return ("v" if variable else ""), ""
+
+
 def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
     """Return a chain; `operators` are between the operands."""
+    if not operators:
+        return _Chain(sentence, set() if operands[0] == "v" else set(operands), set(), set())
     numbers = {operand for operand in operands if operand != "v"}
     relations: set[str] = set()
     for left, operator, right in zip(operands, operators, operands[1:], strict=False):
