@@ -10,16 +10,19 @@ and B, and two writings of each (A1, A2, B1, B2), as tests/data/novelty_problems
 - `paraphrase_pays`: mean novelty of A2 over that of B1 and B2, memory {A1}.
 
 The intervals are 95 % percentiles of 2000 bootstrap samples of the problems. `farming`: the memory holds
-A1, and A1 is changed without a new way; its mean novelty over that of B1 and B2. In its last row A1 and B1
-have the same long ending.
+A1. Texts that are no solution, and A1 and its paraphrase A2, each changed without a new way; their mean
+novelty over that of B1 and B2. In the last row but one A2 is followed by B1, so it has a new way as well. In
+the last row A1 and B1 have the same long ending.
 
 Vectors are kept in .cache/novelty_quality.npz, since embedding takes almost all of the time.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -252,39 +255,165 @@ SYNONYMS = (
 )  # fmt: skip
 
 
-def farmed(problem: Problem) -> dict[str, str]:
-    """Return A1 changed without a new way, and texts that are no solution at all, by name of the change."""
-    text = str(problem["texts"]["A1"])
+FILLER = (
+    "Okay, let me think about this carefully before I start. The question looks harder than it is, and it"
+    " helps to be patient with it. I will keep the goal in mind and take it one step at a time. It is good to"
+    " remember what we are asked for, since that is easy to forget. With this in mind, let us now go on."
+)
+TRANSLATED = (
+    "Zuerst überlegen wir, was gesucht ist, und gehen dann Schritt für Schritt vor. Vérifions maintenant que"
+    " tout cela est correct avant de continuer. Primero pensamos bien en lo que nos piden."
+    " 我们先仔细看一下题目。"
+)
+_FUNCTION_LIST = "the of and to in that it is was for on as with be by at this which from or had not are but"
+_FUNCTION = _FUNCTION_LIST.split()
+_UNIT_LIST = "zero one two three four five six seven eight nine ten eleven twelve"
+_UNITS = _UNIT_LIST.split()
+
+
+def farmed(problem: Problem, other: Problem) -> dict[str, str]:
+    """Return texts without a new way, by name of the change: no solutions, and changed A1 and A2.
+
+    Args:
+        problem: The problem whose solution A1 is known.
+        other: Another problem, whose solution is stuffed into this one's.
+    """
     chance = random.Random(problem["id"])
-    start = max(text.rfind("\\boxed"), 0)
-    box = "$" + text[start:].split("$")[0].split("\\)")[0] + "$"
-    noise = " ".join(chance.choices(WORD_LIST, k=100))
-    numbers = " ".join(str(chance.randrange(10, 5000)) for _ in range(60))
-    pairs = [(chance.randrange(99), chance.randrange(99)) for _ in range(12)]
-    facts = " ".join(f"Note that ${a} + {b} = {a + b}$." for a, b in pairs)
-    body, answer = text[:start], text[start:]
-    paraphrase = str(problem["texts"]["A2"])
-    paragraphs = f"{body}\n\n{body}\n\n{body}{answer}"
+    texts = problem["texts"]
+    _, answer = _parts(texts["A1"])
+    box = "$" + answer.split("$")[0].split("\\)")[0] + "$"
+    alone = {
+        "box alone": "",
+        "100 random words and the box": _random_words(100, chance),
+        "100 random words with function words and the box": _prose(100, chance),
+        "12 true equations and the box": _facts(chance),
+        "12 true equations with the problem's numbers and the box": _own_facts(problem, chance),
+        "the problem and the box": problem["problem"],
+        "another problem's solution and the box": _parts(other["texts"]["A1"])[0],
+        "Khmer text and the box": KHMER,
+        "emoji and the box": EMOJI,
+    }
+    made = {name: f"{noise} {box}".strip() for name, noise in alone.items()}
+    for name in ("A1", "A2"):
+        made |= {f"{name}: {change}": text for change, text in _changed(texts[name], problem, other).items()}
+    return made
+
+
+def _changed(text: str, problem: Problem, other: Problem) -> dict[str, str]:
+    """Return a solution changed without a new way, by name of the change."""
+    chance = random.Random(problem["id"] + text[:9])
+    body, answer = _parts(text)
+    other_body, _ = _parts(other["texts"]["B1"])
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", body)
+    kept = [sentence for place, sentence in enumerate(sentences) if place % 2 == 0]
+    half = " ".join(kept)
+    facts, noise = _facts(chance), _random_words(100, chance)
+    numbers = [chance.randrange(10, 5000) for _ in range(60)]
+    code = "\n".join(f"x{i} = {a} * {b}  # {a * b}" for i, (a, b) in enumerate(_pairs(chance)))
+    table = "\n".join(f"| {a} | {b} | {a * b} |" for a, b in _pairs(chance))
+    spread = " ".join(
+        f"{s} {f}" for s, f in itertools.zip_longest(sentences, facts.split("  "), fillvalue="")
+    )
     return {
-        "the same text": text,
-        "box alone": box,
-        "100 random words and the box": f"{noise} {box}",
-        "100 random words, then the solution": f"{noise}. {text}",
-        "re-verification three times": f"{body}\n{CHECK}\n{CHECK}\nOnce more: {CHECK}\n{answer}",
+        "unchanged": text,
+        "100 random words first": f"{noise}. {text}",
+        "100 random words with function words first": f"{_prose(100, chance)} {text}",
+        "100 random words behind the box": f"{text}\n\n{noise}",
+        "400 random words behind the box": f"{text}\n\n{_random_words(400, chance)}",
+        "re-verified three times": f"{body}\n{CHECK}\n{CHECK}\nOnce more: {CHECK}\n{answer}",
+        "fillers": f"{FILLER} {body} {FILLER.replace('Okay', 'Now')} {answer}",
+        "fillers in other languages": f"{TRANSLATED} {body} {TRANSLATED} {answer}",
         "mathematics reformatted": _reformatted(text),
+        "LaTeX made plain": _plain(text),
+        "digits as words": re.sub(r"(?<![\d.,])\d\d?(?![\d.,])", _as_word, body) + answer,
+        "variables renamed": re.sub(r"(?<![A-Za-z\\])[b-zB-HJ-Z](?![A-Za-z])", _other_letter, body) + answer,
         "harmless changes combined": _reformatted(
             _reworded(f"Okay, let me think about this.\n\n{text}\n\nDone.")
         ),
-        "100 random words behind the box": f"{text}\n\n{noise}",
-        "400 random words behind the box": f"{text}\n\n" + " ".join(chance.choices(WORD_LIST, k=400)),
-        "stuffed numbers": f"{body} {numbers}. {answer}",
-        "stuffed true equations": f"{body} {facts} {answer}",
-        "paraphrase with stuffed true equations": paraphrase.replace("\\boxed", f"{facts} \\boxed"),
-        "paragraphs repeated": paragraphs,
+        "sentences shuffled": " ".join(chance.sample(sentences, len(sentences))) + f" {answer}",
+        "numbers in boxes": re.sub(r"= *(\d+)(?![\d.,])", r"= \\boxed{\1}", body) + answer,
+        "paragraphs repeated": f"{body}\n\n{body}\n\n{body}{answer}",
         "problem restated": f"The problem says: {problem['problem']}\n\n{text}",
-        "Khmer text and the box": f"{KHMER} {box}",
-        "emoji and the box": f"{EMOJI} {box}",
+        "60 numbers": f"{body} {' '.join(map(str, numbers))}. {answer}",
+        "a table of numbers": f"{body}\n{table}\n{answer}",
+        "a code block": f"{body}\n```python\n{code}\n```\n{answer}",
+        "12 true equations": f"{body} {facts} {answer}",
+        "12 true equations, spread": f"{spread} {answer}",
+        "12 true equations in one sentence": f"{body} {_joined(facts)} {answer}",
+        "12 true equations with the problem's numbers": f"{body} {_own_facts(problem, chance)} {answer}",
+        "6 round trips": f"{body} {_round_trips(problem, chance)} {answer}",
+        "half of it and 12 true equations": f"{half} {facts} {answer}",
+        "half of it and 12 with the problem's numbers": f"{half} {_own_facts(problem, chance)} {answer}",
+        "another problem's solution first": f"{other_body}\n\n{text}",
+        "another problem's solution before the box": f"{body}\n\n{other_body}\n\n{answer}",
     }
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Return what is before the last box, and the rest."""
+    start = max(text.rfind("\\boxed"), 0)
+    return text[:start], text[start:]
+
+
+def _random_words(count: int, chance: random.Random) -> str:
+    return " ".join(chance.choices(WORD_LIST, k=count))
+
+
+def _prose(count: int, chance: random.Random) -> str:
+    """Return sentences of random words of which a third are function words."""
+    words = [chance.choice(_FUNCTION if chance.random() < 0.35 else WORD_LIST) for _ in range(count)]
+    return " ".join(" ".join(words[i : i + 10]).capitalize() + "." for i in range(0, count, 10))
+
+
+def _pairs(chance: random.Random) -> list[tuple[int, int]]:
+    return [(chance.randrange(99), chance.randrange(99)) for _ in range(12)]
+
+
+def _facts(chance: random.Random) -> str:
+    return "  ".join(f"Note that ${a} + {b} = {a + b}$." for a, b in _pairs(chance))
+
+
+def _joined(facts: str) -> str:
+    return facts.replace(".  Note that", " and")
+
+
+def _own_facts(problem: Problem, chance: random.Random) -> str:
+    """Return true equations of a number of the problem and another number."""
+    given = [int(number) for number in re.findall(r"\d{1,6}", problem["problem"])] or [2]
+    pairs = [(chance.choice(given), chance.choice([*given, b])) for _, b in _pairs(chance)]
+    signs = [chance.choice("+*") for _ in pairs]
+    return "  ".join(
+        f"We have ${a} {sign} {b} = {a + b if sign == '+' else a * b}$."
+        for (a, b), sign in zip(pairs, signs, strict=True)
+    )
+
+
+def _round_trips(problem: Problem, chance: random.Random) -> str:
+    """Return equations that start from a number of the problem and come back to it."""
+    given = [int(number) for number in re.findall(r"\d{1,6}", problem["problem"])] or [2]
+    pairs = [(chance.choice(given), b + 2) for _, b in _pairs(chance)[:6]]
+    return "  ".join(f"Here ${a} + {b} = {a + b}$ and ${a + b} - {b} = {a}$." for a, b in pairs)
+
+
+def _as_word(match: "re.Match[str]") -> str:
+    value = int(match[0])
+    return _UNITS[value] if value < len(_UNITS) else match[0]
+
+
+def _other_letter(match: "re.Match[str]") -> str:
+    first = ord("A" if match[0].isupper() else "a")
+    return chr(first + (ord(match[0]) - first + 7) % 26)
+
+
+def _plain(text: str) -> str:
+    """Return the text with LaTeX turned into plain mathematics, save for the box."""
+    body, answer = _parts(text)
+    body = re.sub(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2)", body)
+    body = re.sub(r"\\sqrt\{([^{}]*)\}", r"sqrt(\1)", body)
+    for old, new in (("\\cdot", "*"), ("\\times", "*"), ("\\div", "/"), ("\\ge", ">="), ("\\le", "<=")):
+        body = body.replace(old, new)
+    body = re.sub(r"\\[a-zA-Z]+|\\[()\[\],;]|[${}]", " ", body)
+    return body + ("$" if answer.count("$") % 2 else "") + answer
 
 
 def _reformatted(text: str) -> str:
@@ -308,7 +437,7 @@ def _reworded(text: str) -> str:
 
 def farming(problems: list[Problem], novelty: Novelty) -> dict[str, list[float]]:
     """Return what each change pays of a new approach, with its interval."""
-    changed = [farmed(problem) for problem in problems]
+    changed = _all_farmed(problems)
     real = novelty([(p, p["texts"][new], p["texts"]["A1"]) for p in problems for new in ("B1", "B2")])
     worth = real.reshape(-1, 2).mean(axis=1)
     rows = {
@@ -318,9 +447,18 @@ def farming(problems: list[Problem], novelty: Novelty) -> dict[str, list[float]]
         )
         for name in changed[0]
     }
+    both = [f"{_parts(p['texts']['A2'])[0]}\n\nAnother way. {p['texts']['B1']}" for p in problems]
+    rows["A2, then B1: two ways"] = _interval(
+        novelty([(p, text, p["texts"]["A1"]) for p, text in zip(problems, both, strict=True)]), worth
+    )
     ended = [tuple(_with_ending(p["texts"][name]) for name in ("B1", "A1")) for p in problems]
     same = novelty([(p, new, known) for p, (new, known) in zip(problems, ended, strict=True)])
     return rows | {"same long ending, different way": _interval(same, worth)}
+
+
+def _all_farmed(problems: list[Problem]) -> list[dict[str, str]]:
+    others = problems[1:] + problems[:1]
+    return [farmed(problem, other) for problem, other in zip(problems, others, strict=True)]
 
 
 def _with_ending(text: str) -> str:
@@ -332,7 +470,7 @@ def flagged(problems: list[Problem]) -> dict[str, float]:
     """Return the share of texts with a `suspicious` flag: of the solutions, and by kind of change."""
     solutions = _derivations((p, text) for p in problems for text in p["texts"].values())
     shares = {"solutions": float(np.mean([bool(one.suspicious) for one in solutions]))}
-    changed = [(p, farmed(p)) for p in problems]
+    changed = list(zip(problems, _all_farmed(problems), strict=True))
     for name in changed[0][1]:
         found = _derivations((p, texts[name]) for p, texts in changed)
         shares[name] = float(np.mean([bool(one.suspicious) for one in found]))

@@ -167,3 +167,43 @@ def test_a_known_solution_with_additions_is_the_known_one() -> None:
     body, box = SWAP.split("$\\boxed")
     assert _novelty(f"{body} {added} $\\boxed{box}", [SWAP], similarity=0.3) == 0
     assert _novelty(EQUATIONS, [SWAP], similarity=0.3) > 0.5
+
+
+def test_equations_whose_result_nothing_uses_add_no_step() -> None:
+    plain = d.derivation(SWAP_AGAIN, STATED)
+    body, box = SWAP_AGAIN.split("\\(\\boxed")
+    for added in (
+        "Note that $3 + 4 = 7$. Note that $52 + 29 = 81$.",
+        "We know that $37 + 110 = 147$, and $37 \\cdot 110 = 4070$, and so on.",
+        "Here $37 + 12 = 49$ and $49 - 12 = 37$.",
+        "We have $5 + 3 = 8$. We have $5 + 3 = 8$.",
+        "First $61 + 2 = 63$. Then $63 + 5 = 68$. Then $68 + 9 = 77$.",
+        "\n```python\nx0 = 61 * 2\nprint(x0 + 84)\n```\n",
+        "\n| 61 | 52 |\n| 71 | 89 |\n",
+    ):
+        found = d.derivation(f"{added}\n{body} \\(\\boxed{box}", STATED)
+        assert (found.numbers, found.relations) == (plain.numbers, plain.relations), added
+        assert "61" not in found.text
+
+
+@given(st.lists(st.tuples(st.integers(200, 999), st.integers(200, 999)), min_size=1, max_size=20))
+@settings(deadline=None, max_examples=50)
+def test_true_equations_do_not_make_a_paraphrase_novel(pairs: list[tuple[int, int]]) -> None:
+    # The sums are at least 2000, so that no sum is another one's summand.
+    facts = " ".join(f"Note that ${a} + {b + 1600} = {a + b + 1600}$." for a, b in pairs)
+    body, box = SWAP_AGAIN.split("\\(\\boxed")
+    assert _novelty(f"{body} {facts} \\(\\boxed{box}", [SWAP]) == _novelty(SWAP_AGAIN, [SWAP])
+    assert d.derivation(f"{facts} $\\boxed{{18}}$", STATED).empty
+
+
+def test_an_equation_counts_if_its_result_is_used_or_is_the_answer() -> None:
+    assert d.derivation("$61 + 2 = 63$ and $63 / 3 = 18$ \\boxed{18}").numbers >= {"61", "63"}
+    assert d.derivation("$61 + 2 = 63$. With 63 legs it works. \\boxed{18}").numbers >= {"61", "63"}
+    assert d.derivation("$61 + 2 = 63$. \\boxed{63}").numbers >= {"61", "63"}
+    assert d.derivation("$61 + 2 = 63$.").numbers >= {"61", "63"}
+    assert not d.derivation("$61 + 2 = 63$. \\boxed{18}").numbers
+
+
+def test_a_text_about_something_else_has_no_novelty() -> None:
+    assert _novelty(EQUATIONS, [SWAP], similarity=0.25) == 0
+    assert _novelty(EQUATIONS, [SWAP], similarity=0.35) > 0.5

@@ -3,7 +3,8 @@ r"""The derivation in a solution, and how novel it is beside the solutions alrea
 A solution is reduced to two sets: its numbers, and its relations ("6*7", "2=v", with every variable written
 v). The numbers of the problem and of the answer are left out, and so is what does not belong to the
 solution: text from the final answer on, repeated sentences, sentences that restate the problem, runs of
-words without grammar, and long lists of numbers. Each set is kept as a bitmap: 512 bytes a solution. The
+words without grammar, long lists of numbers, code, tables, and equations between plain numbers whose result
+nothing uses: "Note that 3 + 4 = 7." adds no step. Each set is kept as a bitmap: 512 bytes a solution. The
 bitmaps of a whole batch are compared with numpy at once.
 
 Two solutions are compared by the Dice distance of both sets and by the cosine distance of embeddings of the
@@ -40,6 +41,8 @@ LEAST_STEPS = 3
 LEAST_SHARE = 0.05
 #: A solution with this share of the bits of a known one takes the same way, whatever it adds.
 CONTAINED = 0.9
+#: A text whose embedding is less similar than this to every known solution is about something else.
+LEAST_SIMILARITY = 0.3
 #: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
 THRESHOLD = 0.1
 #: Weights of the cosine distance, and of the Dice distances of numbers and relations; and the intercept.
@@ -79,12 +82,15 @@ class ProblemStatement:
 
     numbers: frozenset[str]
     words: frozenset[str]
+    #: Numbers of the answer, which are among `numbers` too.
+    answer: frozenset[str] = frozenset()
 
 
 def statement(problem: str, answer: str = "") -> ProblemStatement:
     """Return the numbers and words of a problem, and the numbers of its answer."""
     numbers, _ = _features(_normal(f"{problem} ; {answer}"))
-    return ProblemStatement(frozenset(numbers), frozenset(_words(problem)))
+    answered, _ = _features(_normal(answer))
+    return ProblemStatement(frozenset(numbers), frozenset(_words(problem)), frozenset(answered))
 
 
 NO_STATEMENT = ProblemStatement(frozenset(), frozenset())
@@ -99,17 +105,24 @@ def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Deriva
     """
     solution = solution[:LONGEST_TEXT]
     before, behind = _split_at_answer(solution)
-    grammatical = _WORD_RUN.sub(_without_gibberish, before)
-    text, repeated = _own_sentences(grammatical, stated)
-    normal = _normal(text)
+    own = _CODE_OR_TABLE.sub("\n", before)
+    grammatical = _WORD_RUN.sub(_without_gibberish, own)
+    sentences, repeated = _own_sentences(grammatical, stated)
+    normal = _normal(_BREAK.join(sentences))
     listed = _NUMBER_LIST.sub(" ", normal)
-    numbers, relations = _features(listed)
+    chains = _chains(listed)
+    kept = _used(chains, stated, _last_box_numbers(solution))
+    numbers = {number for chain in kept for number in chain.numbers}
+    relations = {relation for chain in kept for relation in chain.relations}
+    # A sentence without any chain, or with one that counts, belongs to the solution.
+    idle = {chain.sentence for chain in chains} - {chain.sentence for chain in kept}
+    text = "\n".join(sentence for place, sentence in enumerate(sentences) if place not in idle)
     return Derivation(
         frozenset(numbers - stated.numbers),
         frozenset(relations),
         text,
         len(numbers) + len(relations),
-        _suspicion(before, behind, len(before) - len(grammatical), repeated, len(normal) - len(listed)),
+        _suspicion(before, behind, len(own) - len(grammatical), repeated, len(normal) - len(listed)),
     )
 
 
@@ -147,7 +160,7 @@ def derivation_novelty(
     """Return novelties in [0, 1], float32 [n], and the place of each nearest known solution, int64 [n].
 
     A solution with nothing to compare with has novelty 1 and place -1. Novelty is 0 if the solution is far
-    shorter than all known ones.
+    shorter than all known ones, or if its text has hardly anything in common with any of them.
 
     Args:
         similarity: Cosine similarity to each known solution, float32 [n, m].
@@ -165,7 +178,9 @@ def derivation_novelty(
     size = _sizes(new).sum(axis=-1)
     shortest = np.where(present, _sizes(known).sum(axis=-1), np.float32(np.inf)).min(axis=1)
     alone = ~present.any(axis=1)
-    novelty = np.where(~alone & (size < LEAST_SHARE * shortest), 0, novelty)
+    nearest_text = np.where(present, similarity, np.float32(-np.inf)).max(axis=1)
+    unfit = (size < LEAST_SHARE * shortest) | (nearest_text < LEAST_SIMILARITY)
+    novelty = np.where(~alone & unfit, 0, novelty)
     return np.where(alone, 1, novelty).astype(np.float32), np.where(alone, -1, nearest)
 
 
@@ -206,6 +221,11 @@ def _places(family: int, feature: str) -> Iterable[int]:
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _MARKED = re.compile(r"^[\s>*#_]*(?:####|final answer|answer)[*_ ]*:?", re.IGNORECASE | re.MULTILINE)
+
+
+def _last_box_numbers(text: str) -> set[str]:
+    boxes = _BOX.findall(text)
+    return _features(_normal(boxes[-1]))[0] if boxes else set()
 
 
 def _split_at_answer(text: str) -> tuple[str, str]:
@@ -253,16 +273,19 @@ def _without_gibberish(run: "re.Match[str]") -> str:
 
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+#: Separates the sentences of a text in normal notation. No text holds it.
+_BREAK = "\0"
+_CODE_OR_TABLE = re.compile(r"^```.*?^```|^\s*\|[^\n]*\|[ \t]*$", re.MULTILINE | re.DOTALL)
 _LEAST_SENTENCE = 20
 _RESTATED = 0.8
 
 
-def _own_sentences(text: str, stated: ProblemStatement) -> tuple[str, int]:
-    """Return the text without repeated and restated sentences, and the number of characters repeated."""
+def _own_sentences(text: str, stated: ProblemStatement) -> tuple[list[str], int]:
+    """Return the sentences that are not repeated or restated, and the number of characters repeated."""
     kept: list[str] = []
     seen: set[str] = set()
     repeated = 0
-    for sentence in _SENTENCE.split(text):
+    for sentence in _SENTENCE.split(text.replace(_BREAK, " ")):
         if len(sentence) >= _LEAST_SENTENCE:
             key = " ".join(sentence.lower().split())
             if key in seen:
@@ -273,8 +296,8 @@ def _own_sentences(text: str, stated: ProblemStatement) -> tuple[str, int]:
                 words = _WORD.findall(key)
                 if len(words) > 5 and sum(word in stated.words for word in words) >= _RESTATED * len(words):
                     continue
-        kept.append(sentence)
-    return "\n".join(kept), repeated
+        kept.append(sentence.rstrip("\\"))
+    return kept, repeated
 
 
 _NUMBER_WORDS = {
@@ -363,7 +386,7 @@ _REWRITES = (
 )
 _FRACTION = re.compile(r"\\[dtc]?frac" + _ARGUMENT + _ARGUMENT)
 _BINOMIAL = re.compile(r"\\[dt]?binom" + _ARGUMENT + _ARGUMENT)
-_TOKEN = re.compile(r"\d+(?:\.\d+)?|\\?[A-Za-z]+|[-+*/^=<>!|]")
+_TOKEN = re.compile(r"\d+(?:\.\d+)?|\\?[A-Za-z]+|[-+*/^=<>!|\0]")
 _NUMBER_LIST = re.compile(rf"(?:\d+(?:\.\d+)?[\s,;]+){{{LONG_LIST - 1},}}\d*")
 _OPERATORS = frozenset("+-*/^=<>|")
 _COMMUTATIVE = frozenset("+*=")
@@ -382,38 +405,114 @@ def _normal(text: str) -> str:
     return text
 
 
+@dataclass(slots=True)
+class _Chain:
+    """Operands with nothing but operators between them: 3, or 3 + 4 = 7."""
+
+    sentence: int
+    numbers: set[str]
+    relations: set[str]
+    #: What an equation between plain numbers results in; empty for any other chain.
+    results: set[str]
+
+
 def _features(text: str) -> tuple[set[str], set[str]]:
     """Return the numbers and relations of a text in normal notation."""
-    numbers: set[str] = set()
-    relations: set[str] = set()
-    left = operator = ""
+    chains = _chains(text)
+    return (
+        {number for chain in chains for number in chain.numbers},
+        {relation for chain in chains for relation in chain.relations},
+    )
+
+
+def _chains(text: str) -> list[_Chain]:
+    """Return the chains of a text in normal notation, in order."""
+    chains: list[_Chain] = []
+    sentence = 0
+    operands: list[str] = []
+    operators: list[str] = []
+    operator = ""
     for token in _TOKEN.findall(text):
-        if token[0].isdigit():
-            operand = _number(token)
-            numbers.add(operand)
-        elif token[0].isalpha() or token[0] == "\\":
-            word = token.lstrip("\\").lower()
-            if word in _OPERATOR_WORDS:
-                operator = _OPERATOR_WORDS[word]
-                continue
-            if word in _NUMBER_WORDS:
-                operand = _NUMBER_WORDS[word]
-                numbers.add(operand)
-            elif word in _GREEK or (len(word) <= 2 and token[0] != "\\" and word not in _STOP):
-                operand = "v"
-            else:
-                left = operator = ""
-                continue
-        else:
-            operator = token
+        operand, sign = _read(token)
+        if sign:
+            operator = sign
             continue
-        if left and operator in _OPERATORS:
-            ends = sorted((left, operand)) if operator in _COMMUTATIVE else (left, operand)
-            relations.add(f"{ends[0]}{operator}{ends[1]}")
-            if operator == "/" and "v" not in (left, operand) and operand != "0":
-                numbers.add(_number(str(float(left) / float(operand))))
-        left, operator = operand, ""
-    return numbers, relations
+        if operands and (not operand or operator not in _OPERATORS):
+            chains.append(_chain(sentence, operands, operators))
+            operands, operators = [], []
+        if operand:
+            if operands:
+                operators.append(operator)
+            operands.append(operand)
+        sentence += token == _BREAK
+        operator = ""
+    if operands:
+        chains.append(_chain(sentence, operands, operators))
+    return chains
+
+
+@lru_cache(maxsize=65536)
+def _read(token: str) -> tuple[str, str]:
+    """Return the operand or the operator that a token is; both are empty for what ends a chain."""
+    if token[0].isdigit():
+        return _number(token), ""
+    if token == _BREAK:
+        return "", ""
+    if not (token[0].isalpha() or token[0] == "\\"):
+        return "", token
+    word = token.lstrip("\\").lower()
+    if word in _OPERATOR_WORDS:
+        return "", _OPERATOR_WORDS[word]
+    if word in _NUMBER_WORDS:
+        return _NUMBER_WORDS[word], ""
+    variable = word in _GREEK or (len(word) <= 2 and token[0] != "\\" and word not in _STOP)
+    return ("v" if variable else ""), ""
+
+
+def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
+    """Return a chain; `operators` are between the operands."""
+    if not operators:
+        return _Chain(sentence, set() if operands[0] == "v" else set(operands), set(), set())
+    numbers = {operand for operand in operands if operand != "v"}
+    relations: set[str] = set()
+    for left, operator, right in zip(operands, operators, operands[1:], strict=False):
+        ends = sorted((left, right)) if operator in _COMMUTATIVE else (left, right)
+        relations.add(f"{ends[0]}{operator}{ends[1]}")
+        if operator == "/" and "v" not in (left, right) and right != "0":
+            numbers.add(_number(str(float(left) / float(right))))
+    results: set[str] = set()
+    if "=" in operators and "v" not in operands:
+        around = ["=", *operators, "="]
+        # An operand between two equality signs, or at one end beside one, stands alone on its side.
+        results = {
+            operand
+            for operand, *signs in zip(operands, around, around[1:], strict=False)
+            if signs == ["=", "="]
+        }
+    return _Chain(sentence, numbers, relations, results)
+
+
+def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> list[_Chain]:
+    """Return the chains without the equations between plain numbers whose result nothing uses.
+
+    A result is used if another chain that counts starts from it or states it, or if it is the answer. It may
+    not be given in the problem: an equation that leads back there is a check, or adds a step without a use.
+    Without a known answer, the last chain's results are the answer.
+    """
+    answer = stated.answer | boxed or (chains[-1].results if chains else set())
+    given = stated.numbers - answer
+    kept = chains
+    while True:
+        uses = {number for chain in kept for number in chain.numbers - chain.results}
+        left = [
+            chain
+            for chain in kept
+            if not chain.results
+            or any(one in answer or (one in uses and one not in given) for one in chain.results)
+        ]
+        if len(left) == len(kept):
+            return kept
+        kept = left
 
 
 @lru_cache(maxsize=65536)
