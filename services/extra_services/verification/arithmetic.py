@@ -27,14 +27,15 @@ _POINTS = (1, 2)
 
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon"
-    "|phi|varphi|chi|psi|omega|hbar|ell"
+    "|phi|varphi|chi|psi|omega|hbar|ell|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega"
 )
 _FUNCTIONS = ("\\sin", "\\cos", "\\exp", "\\ln")
 _TOKEN = re.compile(
     r"\s*(\d+\.\d+|\.\d+|\d+|\\(?:frac|sqrt|pi|cdot|times|div|sin|cos|exp|ln)(?![a-zA-Z])"
-    rf"|(?:\\(?:{_GREEK})(?![a-zA-Z])|[a-zA-Z])(?:\s?_(?:\{{[a-zA-Z0-9]+\}}|[a-zA-Z0-9]))?|[-+*/^(){{}}\[\]])",
-    re.IGNORECASE,
+    rf"|(?:\\(?:{_GREEK})(?![a-zA-Z])|[a-zA-Z])(?:\s?_(?:\{{[a-zA-Z0-9]+\}}|[a-zA-Z0-9]))?|[-+*/^(){{}}\[\]])"
 )
+#: "C_5^2" and "A_5^2" may be numbers of choices.
+_COUNTING = re.compile(r"[ACP]_\d+\Z")
 _COMMANDS = frozenset(("\\frac", "\\sqrt", "\\cdot", "\\times", "\\div", *_FUNCTIONS))
 #: "1e5", and words rather than products: three letters in a row, and "or".
 _MISLEADING = re.compile(r"\d[eE][+-]?\d|(?<![\\a-zA-Z])(?:[a-zA-Z]{3}|or(?![a-zA-Z]))")
@@ -289,9 +290,11 @@ class _Parser:
         return _binary(_root, self._argument(), degree)
 
     def _letter(self, token: str) -> _Expression:
-        letter = token.lower().replace("{", "").replace("}", "").replace(" ", "")
+        letter = token.replace("{", "").replace("}", "").replace(" ", "")
         # "f(x)" may be a function, and i the imaginary unit. An e has the value of the number in any case.
         if not (token[0].isalpha() or token[0] == "\\") or letter == "i" or self.next == "(":
+            raise _Unreadable
+        if _COUNTING.match(letter):
             raise _Unreadable
         if letter == "e":
             return _constant(_Bounded(math.e, math.e * _EPSILON))

@@ -35,7 +35,7 @@ _STATED = re.compile(rf"(?i:(?:{_CUE}){_BETWEEN}){_LETTERS}")
 _IS_CORRECT = re.compile(
     rf"\b(?:[oO]ption|[cC]hoice|[sS]tatement)?\s*{_LETTERS}\s*(?:is|are)\s+(?:the\s+)?(?:correct|right|best|true|answer)"
 )
-_LONE = re.compile(r"(?<![\w\\])(?:\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|([A-HJ])(?=[.:)]|\s*\Z))")
+_LONE = re.compile(r"(?<![\w\\])(?:\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|([A-HJ])(?=[.,:)]|\s*\Z))")
 _DENIED_BEFORE = re.compile(
     r"(?:\bnot|n't|\bexcept|\beliminate[ds]?|\breject(?:ed|s)?|\brule[ds]?\s+out|\bexclude[ds]?|\bneither|\bnor|不是|不选|排除|considered)\s+"
     r"(?:(?:option|choice|be|the|answer|is)\s+)*[\"'(*]*\Z",
@@ -81,7 +81,11 @@ def stated(response: str) -> frozenset[str] | None:
     if found:
         return found[max(found)]
     lone = [match for match in _LONE.finditer(tail) if not _denied(tail, match.start(), match.end())]
-    return frozenset(next(filter(None, lone[-1].groups()))) if lone else None
+    if not lone:
+        return None
+    # Letters between the same two full stops are alternatives.
+    start = max(tail.rfind(end, 0, lone[-1].start()) for end in (". ", "\n", "? ", "! "))
+    return frozenset(next(filter(None, match.groups())) for match in lone if match.start() > start)
 
 
 def _denied(text: str, start: int, end: int) -> bool:

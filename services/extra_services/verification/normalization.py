@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from extra_services.verification.symbols import plain_punctuation, symbols_as_commands
+from extra_services.verification.spoken import is_number_in_words
+from extra_services.verification.symbols import plain_punctuation, symbols_as_commands, word_set
 from extra_services.verification.wrappers import unwrap_commands
 
 _SPACING = re.compile(r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|displaystyle|limits)(?![a-zA-Z]))|~")
@@ -80,48 +81,25 @@ def normalized(text: str) -> str:
 
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*\Z")
-_NO_WORDS = frozenset(
-    [
-        *(
-            "sqrt",
-            "frac",
-            "pi",
-            "exp",
-            "sin",
-            "cos",
-            "tan",
-            "cot",
-            "sec",
-            "csc",
-            "log",
-            "ln",
-            "arcsin",
-            "arccos",
-        ),
-        *(
-            "arctan",
-            "infty",
-            "infinity",
-            "theta",
-            "alpha",
-            "beta",
-            "gamma",
-            "delta",
-            "lambda",
-            "omega",
-            "sigma",
-        ),
-    ]
+_NO_WORDS = word_set(
+    """
+    sqrt frac pi exp sin cos tan cot sec csc log ln arcsin arccos arctan infty infinity theta alpha beta
+    gamma delta lambda omega sigma
+    """
 )
 #: Words with the same meaning.
 _SYNONYMS = {
-    "all reals": "all real numbers", "real numbers": "all real numbers", "no solutions": "no solution",
-    "all real": "all real numbers", "empty set": "no solution", "no real solution": "no solution",
+    "no solutions": "no solution", "empty set": "no solution", "no real solution": "no solution",
     "none": "no solution", "no real solutions": "no solution", "dne": "does not exist",
     "does not exists": "does not exist",
     "infinite": "infinitely many", "infinity many": "infinitely many",
     "no such number exists": "does not exist",
 }  # fmt: skip
+_NUMBER_SETS = {
+    "real numbers": "R", "reals": "R", "integers": "Z", "rational numbers": "Q", "rationals": "Q",
+    "natural numbers": "N", "naturals": "N", "complex numbers": "C", "all real": "R",
+}  # fmt: skip
+_SET_OF = re.compile(r"\A(?:the )?(?:set of )?(?:all )?(?:the )?(?=\w+s\Z|\w+ numbers\Z)")
 _QUADRANTS: dict[str, str] = {"i": "first", "ii": "second", "iii": "third", "iv": "fourth"}
 _NTH: dict[str, str] = dict(zip("1234", _QUADRANTS.values(), strict=True))
 _SAME_WORDS = tuple(
@@ -156,6 +134,8 @@ def words(text: str) -> str | None:
     plain = re.sub(r"\b([1-4])(st|nd|rd|th)(?= quadrant)", lambda match: _NTH[match[1]], plain)
     if not _WORDS.match(plain) or any(name in _NO_WORDS for name in plain.split()):
         return None
+    if is_number_in_words(plain) or _SET_OF.sub("", plain) in _NUMBER_SETS:
+        return None
     marked = "\\text" in text or "\\mbox" in text
     longest = max(map(len, re.split(r"[ '\-]", plain)))
     if longest < (2 if marked or not plain.isascii() else 4) and plain not in ("yes", "no"):
@@ -163,6 +143,13 @@ def words(text: str) -> str | None:
     for pattern, same in _SAME_WORDS:
         plain = pattern.sub(same, plain)
     return _SYNONYMS.get(plain.strip(), plain.strip())
+
+
+def set_of_numbers(text: str) -> str | None:
+    r"""Return `\\mathbb{R}` for "all real numbers", and the like, or None."""
+    plain = " ".join(unwrapped(_TEXT.sub(r" \1 ", unwrapped(text))).casefold().split())
+    letter = _NUMBER_SETS.get(_SET_OF.sub("", plain))
+    return rf"\mathbb{{{letter}}}" if letter else None
 
 
 def without_text_commands(text: str) -> str:

@@ -15,7 +15,7 @@ from extra_services.verification import arithmetic
 from extra_services.verification.choices import choices, content, stated
 from extra_services.verification.extraction import final_answer, reference_answer
 from extra_services.verification.forms import single_statement, statements
-from extra_services.verification.listing import has_members
+from extra_services.verification.listing import has_members, with_decimal_point
 from extra_services.verification.normalization import (
     has_text,
     integer,
@@ -64,7 +64,11 @@ def question(item: VerificationItem) -> Question:
             return Question(", ".join(sorted(letters)), answer, method, item.options)
         if letters is None and item.method is Method.AUTO and found and (behind := content(answer)):
             return Question(found.text, behind, Method.MATH, item.options)
-    return Question(found.text if found else None, answer, method, item.options)
+    text = found.text if found else None
+    if method in (Method.MATH, Method.NUMERIC) and text and ("," in text) != ("," in answer):
+        # A reference such as "1,2" is rather a list.
+        text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
+    return Question(text, answer, method, item.options)
 
 
 def method_for(answer: str) -> Method:

@@ -33,6 +33,8 @@ _NORMALIZATION = NormalizationConfig(
 #: R and r are two variables.
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _INEQUALITY = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
+_NO_VARIABLE = re.compile(r"\\[a-zA-Z]+|_\s*(?:\{[^{}]*\}|\w)")
+_INDEX_I = re.compile(r"_\s*\{?\s*i|[_^{]\s*i\s*=")
 _HUNDREDTH = sympy.Rational(1, 100)
 
 
@@ -50,7 +52,7 @@ class Readings:
 def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
     """Read a reference answer and the final answer of a response together."""
     gold, prediction = written(answer), written(response)
-    real = not (should_treat_as_complex(gold.latex) or should_treat_as_complex(prediction.latex))
+    real = not any(should_treat_as_complex(side.latex) or _has_i(side.latex) for side in (gold, prediction))
     gold_value, value = _parse(gold.latex, real), _parse(prediction.latex, real)
     readable = gold_value is not None and value is not None
     pairs = _senses(gold, prediction, gold_value, value, options) if readable else ()
@@ -61,6 +63,23 @@ def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
         )
         pairs += (variables,) if None not in variables else ()
     return Readings(pairs, gold_value, value)
+
+
+def _has_i(latex: str) -> bool:
+    """Return whether an i stands for a factor, as in "3i" or "bi", and not for an index or in a word."""
+    if _INDEX_I.search(latex):
+        return False
+    runs = re.findall(r"[a-zA-Z]+", _NO_VARIABLE.sub(" ", latex))
+    return any("i" in run and len(run) <= 2 for run in runs)
+
+
+def expression(text: str) -> sympy.Expr | None:
+    """Return the expression that `text` is, degrees as radians, or None if it is none."""
+    plain = written(text)
+    value = _parse(plain.latex, real=True)
+    if not isinstance(value, sympy.Expr):
+        return None
+    return value * sympy.pi / 180 if plain.degrees else value
 
 
 def _senses(
@@ -141,8 +160,7 @@ def _latex2sympy(latex: str, real: bool) -> Any:
 
 def _with_imaginary_unit(value: Any, latex: str) -> Any:
     """Replace latex2sympy's variable i by the imaginary unit, unless i is an index."""
-    counts = re.search(r"_\s*\{?\s*i|[_^{]\s*i\s*=", latex)
-    return value if counts else value.xreplace({sympy.Symbol("i", real=False): sympy.I})
+    return value if _INDEX_I.search(latex) else value.xreplace({sympy.Symbol("i", real=False): sympy.I})
 
 
 def _real_roots(value: Any) -> Any:

@@ -27,9 +27,11 @@ _NUMBER = re.compile(
 #: Words before a formula that change its value.
 _CHANGED = re.compile(r"(?:not|minus|negative|half|twice)\b", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
+#: What may stand behind an answer in its sentence: the next sentence, a reason, a remark, a special token.
 _SENTENCE_END = re.compile(
-    r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|,?\s+(?:because|since|which\s+is\s+why|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
-    r"|\s+\([^()]*[a-z]{4}[^()]*\)\Z|\s*<\|.*\Z|,\s+not\b.*\Z|\s*[✅✓✔☑🎉].*\Z",
+    r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|\s*<\|.*\Z|,\s+not\b.*\Z|\s*[✅✓✔☑🎉].*\Z"
+    r"|,?\s+(?:because|since|which\s+is\s+why|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
+    r"|\s+\([^()]*[a-z]{4}[^()]*\)\.?\Z",
     re.DOTALL,
 )
 _REMARK = re.compile(r",\s+(?!and\b|or\b)[a-z]{2,}(?:\s+[a-z]+)*.*\Z", re.DOTALL)
@@ -51,10 +53,6 @@ _WORD = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sinh|cosh|tanh|arc|beta|theta|alpha|
 _VALUE = re.compile(
     rf"(?:{_FORMULA}|[-+]?[\d.,]*\d(?:\s*/\s*\d+|\s+\d+/\d+)?\s*(?:\\?%)?(?:\s+[a-z]{{1,12}}){{0,2}}|\(?[A-J]\)?)[\s.]*\Z",
     re.DOTALL,
-)
-_ANSWER_IS_LABEL = re.compile(
-    r"\b(?:final|correct)\s+answer\s*:\s*.{3,200}?\b(?:is|are)\s+(?=(?:[-+]?\d|\$|\\\())([^.]{1,60}|\d+\.\d+)",
-    re.IGNORECASE,
 )
 #: Number of last characters in which an unmarked answer is sought.
 _TAIL = 1000

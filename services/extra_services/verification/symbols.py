@@ -94,6 +94,16 @@ _PLAIN = _Table(_SIGNS, _ascii_shape)
 _MATHEMATICS = _Table(_COMMANDS, _command)
 
 
+def word_list(text: str) -> list[str]:
+    """Return the words of a table that is written as a text."""
+    return text.split()
+
+
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a table that is written as a text, as a set."""
+    return frozenset(text.split())
+
+
 def plain_punctuation(text: str) -> str:
     """Return `text` with other shapes of ASCII characters in ASCII."""
     return text if text.isascii() else text.translate(_PLAIN)
