@@ -13,7 +13,7 @@ from extra_services.verification.symbols import plain_punctuation
 from extra_services.verification.wrappers import unwrap_commands
 
 _LABELLED = re.compile(
-    r"(?:option|choice|选项)?\s*\(?([a-z])(?:\)|[.:](?=\s|\Z)|\Z)(.*)", re.IGNORECASE | re.DOTALL
+    r"(?:option|choice|选项)?\s*[(\[]?([a-z])(?:[)\]]|[.:](?=\s|\Z)|\Z)(.*)", re.IGNORECASE | re.DOTALL
 )
 _SEVERAL = re.compile(r"\(?([A-J])\)?(?:(?:[\s,;/&和或与]|and|or)*\(?[A-J]\)?)+\Z")
 _JOINED = re.compile(r"\A[A-H]{2,8}\Z")
@@ -36,6 +36,7 @@ _IS_CORRECT = re.compile(
     rf"\b(?:[oO]ption|[cC]hoice|[sS]tatement)?\s*{_LETTERS}\s*(?:is|are)\s+(?:the\s+)?(?:correct|right|best|true|answer)"
 )
 _LONE = re.compile(r"(?<![\w\\])(?:\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|([A-HJ])(?=[.,:)]|\s*\Z))")
+_LETTER_JOINED = re.compile(r"(?<![\w\\])\(?([A-J])\)?\s*(?:,|/|&|\bor\b|\band\b|或|和)\s*\(?(?=[A-J](?!\w))")
 _DENIED_BEFORE = re.compile(
     r"(?:\bnot|n't|\bexcept|\beliminate[ds]?|\breject(?:ed|s)?|\brule[ds]?\s+out|\bexclude[ds]?|\bneither|\bnor|不是|不选|排除|considered)\s+"
     r"(?:(?:option|choice|be|the|answer|is)\s+)*[\"'(*]*\Z",
@@ -85,7 +86,8 @@ def stated(response: str) -> frozenset[str] | None:
         return None
     # Letters between the same two full stops are alternatives.
     start = max(tail.rfind(end, 0, lone[-1].start()) for end in (". ", "\n", "? ", "! "))
-    return frozenset(next(filter(None, match.groups())) for match in lone if match.start() > start)
+    letters = [next(filter(None, match.groups())) for match in lone if match.start() > start]
+    return frozenset(letters + _LETTER_JOINED.findall(tail, start + 1))
 
 
 def _denied(text: str, start: int, end: int) -> bool:

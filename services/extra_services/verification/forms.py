@@ -14,6 +14,7 @@ _MODULUS = re.compile(
     r"\s*\{?\s*(\\?\w+)\s*\}?\s*\)?\s*\Z"
 )
 _CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
+_CONDITION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")
 _BY = re.compile(r"\bby\b")
 _SIDE = re.compile(r"\\times(?![a-zA-Z])|×|\b(?:by|x)\b")
 _TEXT_BY = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*by\s*\}")
@@ -47,6 +48,13 @@ def ratio(text: str) -> list[str] | None:
 def has_modulus(text: str) -> bool:
     r"""Return whether `text` ends with "\pmod 5" or the like."""
     return bool(_MODULUS.search(text))
+
+
+def twice(text: str) -> tuple[str, str] | None:
+    """Return the two notations of an answer that is written twice ("-1 < x \\le 1: (-1, 1]"), or None."""
+    first, colon, second = text.partition(":")
+    twice = colon and ":" not in second and _CONDITION.search(first) and re.match(r"\s*[(\[]", second)
+    return (first.strip(), second.strip()) if twice else None
 
 
 def congruence(text: str) -> tuple[str, str, str] | None:

@@ -138,6 +138,8 @@ def _by_form(asked: Question) -> bool | None:
     if (gold_terms and (len(gold_terms) > 2 or not latex)) or (terms and len(terms) > 2):
         return _ratios_equal(gold_terms, terms, asked)
     gold, found = without_delimiters(asked.answer), without_delimiters(response)
+    if (value := forms.twice(gold)) and _member_equal(*value, asked):
+        return _member_equal(found, value[0], asked)
     if (equal := _sides_equal(gold, found, asked)) is not None:
         return equal
     if (equal := _congruent(gold, found, asked)) is not None:
@@ -234,7 +236,7 @@ def _lists_equal(gold: str, found: str, asked: Question) -> bool | None:
 def _named_points_equal(gold: str, found: str, asked: Question) -> bool | None:
     """Compare "A(1, 2)" with "(1, 2)"; None if both or none have a name."""
     named, other = forms.point(gold), forms.point(found)
-    if bool(named) == bool(other):
+    if bool(named) == bool(other) or not (tuple_members(gold) or tuple_members(found)):
         return None
     return _member_equal(other[1] if other else found, named[1] if named else gold, asked)
 

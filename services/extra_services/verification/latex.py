@@ -22,7 +22,7 @@ from extra_services.verification.normalization import (
 )
 from extra_services.verification.spoken import in_figures, without_ordinals
 from extra_services.verification.symbols import plain_punctuation, symbols_as_commands
-from extra_services.verification.units import Unit, is_unit, mixed_quantity, split_currency, split_unit
+from extra_services.verification.units import Unit, mixed_quantity, split_currency, split_unit, unit_named
 from extra_services.verification.words import (
     MEASURE_WORDS,
     counts_as_change,
@@ -79,7 +79,7 @@ _VARIABLE_BEHIND = re.compile(r"(?<![a-zA-Z])[a-zA-Z]\s*\Z")
 _TRIGONOMETRY = re.compile(r"(?<![a-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]")
-_AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*[和或与及]\s*")
+_AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*(?:[和或与及]|\\&)\s*")
 _TIMES_BEFORE_PAREN = re.compile(r"(?<=[\d}])\s*(?=\((?!\s*\)))|(?<=\))\s*(?=\(|\d)")
 _BUILDER = re.compile(
     r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\{?\w\}?\s*)?(?:\\mid|\\vert|\||:)\s*(.+)\\\}\Z"
@@ -168,7 +168,10 @@ def plain_latex(text: str) -> str:
     text = _DELIMITERS.sub(" ", _STYLE.sub("", text.replace("\\$", "\0"))).replace("\0", "\\$")
     text = JOINED_THOUSANDS.sub("", text)
     text = _SIZES.sub("", _SPACES.sub(" ", text)).replace(r"\!", "").replace(r"\,", " ")
-    text = standard_functions(without_ordinals(_CONSTANT.sub("", text)))
+    text = _TEXT.sub(
+        lambda match: match.group() if any(map(str.isalpha, match[1])) else match[1], without_ordinals(text)
+    )
+    text = standard_functions(_CONSTANT.sub("", text))
     text = _FONT.sub(lambda match: _letters(match.group(1), match.group()), text)
     if _CJK.search(text):
         text = _without_cjk(text)
@@ -235,9 +238,9 @@ def _is_listing(text: str) -> bool:
 def _letters(name: str, written: str) -> str:
     """Return a formula in another font in the open, letters of a product apart, longer names as one name."""
     name = name.strip()
-    if len(name) == 1 or (_FORMULA.search(name) and not is_unit(name)):
+    if len(name) == 1 or (_FORMULA.search(name) and not unit_named(name)):
         return name
-    if len(name) == 2 and name.isalpha() and "textbf" not in written and not is_unit(name):
+    if len(name) == 2 and name.isalpha() and "textbf" not in written and not unit_named(name):
         return name if "operatorname" in written or "text" in written else f" {name} "
     return rf"\text{{{name}}}"
 
@@ -278,7 +281,7 @@ def _braced(text: str) -> str:
     r"""Return `text` with `\sqrt(x)` as `\sqrt{x}` and `^(x)` as `^{x}`, at any depth of parentheses."""
     pieces: list[str] = []
     position = 0
-    for match in re.finditer(r"(?:\\sqrt|\^)\s*(?=\()", text):
+    for match in re.finditer(r"(?:\\sqrt(?:\s*\[\d+\])?|\^)\s*(?=\()", text):
         if match.start() < position:
             continue
         end = _closing(text, match.end())

@@ -18,10 +18,12 @@ _JOINED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*")
 _TUPLE = re.compile(r"\s*(?:\\left)?\s*\(([^()]*,[^()]*)\)\s*\Z")
 _SEPARATOR = re.compile(
     r"\\q?quad(?![a-zA-Z])|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|和|或|与|及|\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}"
+    r"|\\(?:text|mbox)\s*\{\s*\\&\s*\}|\\&"
 )
 _CONDITION = re.compile(
     r"[<>≤≥≠]|\\(?:le|ge|leq|geq|lt|gt|ne|neq|in|notin|mid|equiv)(?![a-zA-Z])|\.\.\.|\\[lc]?dots"
 )
+_LAKHS = re.compile(r"[\s$]*[+-]?\d{1,2}(?:,\d{2})+,\d{3}[\s$]*\Z")
 _DECIMAL_COMMA = re.compile(r"([\s$]*[+-]?)(\d+),(\d+)([^,;\d]*)\Z")
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _NAMED = re.compile(r"\s*([^\s\d+-][^+-]{0,39}?)\s*=\s*([^=]+)\Z")
@@ -40,6 +42,8 @@ def members(text: str) -> list[str]:
     ):
         return [text]
     whole = without_either(_TEXT.sub(_with_open_joints, text)).strip()
+    if whole.startswith("{") and whole.endswith("}") and whole.count("{") == 1:
+        whole = whole[1:-1]  # TeX does not show these braces
     if whole.startswith(r"\{") and whole.endswith(r"\}") and whole.count(r"\{") == 1:
         whole = whole[2:-2]
     parts = [part for part in _split(_SEPARATOR.sub(",", whole)) if part]
@@ -63,7 +67,7 @@ def has_members(text: str) -> bool:
 def with_decimal_point(text: str, other: str, decimals: int) -> str:
     """Return "2,74" as "2.74" where the other side is a single number, so that it can be no list.
 
-    "1,234" stays: there the comma marks the thousands.
+    "1,234" stays: there the comma marks the thousands. Likewise "1,00,000" becomes "100000".
 
     Args:
         text: One answer.

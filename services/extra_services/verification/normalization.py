@@ -25,6 +25,8 @@ _SPACE = re.compile(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])")
 #: Unspaced: "100, 200" are two numbers.
 JOINED_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!\s*|\\,|\\!\s*,?|,?\\;)\s*(?=\d{3}(?!\d))")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
+#: Read from the end, so that the time is linear: "\;", punctuation, spaces, a backslash whose space is gone.
+_REVERSED_END = re.compile(r"(?:[,;:! ]\\(?!\\)|[.,;:\s]|\\(?!\\))++")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"))
 
 _INTEGER = re.compile(r"[+-]?\d+\Z")
@@ -48,13 +50,19 @@ def _in_braces(argument: str) -> str:
 def unwrapped(text: str) -> str:
     """Return `text` without formula delimiters, Markdown emphasis and the end of the sentence around it."""
     while True:
-        text = text.strip().rstrip(".,;:").strip()
+        text = _without_end(text.lstrip())
         if not text or text[0] not in "$\\*_`":
             return text
         inner = _inside(text)
         if inner is None:
             return text
         text = inner
+
+
+def _without_end(text: str) -> str:
+    r"""Return `text` without punctuation, spaces and spacing commands such as `\;` at its end."""
+    ending = _REVERSED_END.match(text[::-1])
+    return text[: len(text) - ending.end()] if ending else text
 
 
 def _inside(text: str) -> str | None:
@@ -118,6 +126,7 @@ _SAME_WORDS = tuple(
         (r"\bbut is not\b", "but not"),
         (r"\bquadrant (i{1,3}|iv)\Z", lambda match: f"{_QUADRANTS[match[1]]} quadrant"),
         (r"\b([1-4])(?:st|nd|rd|th) quadrant", lambda match: f"{_NTH[match[1]]} quadrant"),
+        (r"条件\Z", ""),
         (r"\b(?:the|an?) ", ""),
         (r"\bthere (?:is|are) ", ""),
     )
@@ -142,7 +151,8 @@ def words(text: str) -> str | None:
         return None
     for pattern, same in _SAME_WORDS:
         plain = pattern.sub(same, plain)
-    return _SYNONYMS.get(plain.strip(), plain.strip())
+    plain = " and ".join(sorted(plain.strip().split(" and ")))  # "blue and red" is "red and blue"
+    return _SYNONYMS.get(plain, plain)
 
 
 def set_of_numbers(text: str) -> str | None:

@@ -190,6 +190,8 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
         return _statements(blank, response, answer)
     if _LETTER_IN_PARENTHESES.match(answer) and choices(asked.found or ""):
         return _choice(asked, blank)
+    if letters := _several_letters(asked):
+        return _decided(blank, letters[0] == letters[1], "choice")
     gold_words = words(asked.answer)
     if gold_words is not None and (response_words := words(asked.found or "")) is not None:
         shown = replace(blank, normalized_response=response_words, normalized_answer=gold_words)
@@ -198,6 +200,13 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
         return None
     equal = _calculated(response, answer, asked.options)
     return None if equal is None else _decided(blank, equal, "arithmetic")
+
+
+def _several_letters(asked: Question) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Return the letters of "A, B, D" and "ABD", which is no product where the other side lists letters."""
+    found, gold = choices(asked.found or ""), choices(asked.answer)
+    listed = [side for side in (asked.found or "", asked.answer) if re.search(r"[A-J]\W+[A-J]", side)]
+    return (found, gold) if found and gold and len(gold) > 1 and listed and "(" not in asked.answer else None
 
 
 def _statements(blank: Verdict, response: str, answer: str) -> Verdict:

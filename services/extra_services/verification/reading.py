@@ -25,6 +25,7 @@ from math_verify.grader import is_assignment_relation, should_treat_as_complex
 from math_verify.parser import get_last_eq
 
 from extra_services.verification.latex import Written, written
+from extra_services.verification.units import unit_named
 from extra_services.verification.verdict import ComparisonOptions
 
 _NORMALIZATION = NormalizationConfig(
@@ -35,6 +36,9 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _INEQUALITY = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
 _NO_VARIABLE = re.compile(r"\\[a-zA-Z]+|_\s*(?:\{[^{}]*\}|\w)")
 _INDEX_I = re.compile(r"_\s*\{?\s*i|[_^{]\s*i\s*=")
+_ANGLE = unit_named("rad")
+#: Scales with degrees, which an answer may leave at "25^\\circ".
+_TEMPERATURES = ("celsius", "fahrenheit")
 _HUNDREDTH = sympy.Rational(1, 100)
 
 
@@ -85,13 +89,16 @@ def expression(text: str) -> sympy.Expr | None:
 def _senses(
     gold: Written, prediction: Written, gold_value: Any, value: Any, options: ComparisonOptions
 ) -> tuple[tuple[Any, Any], ...]:
+    if _of_two_kinds(gold, prediction):
+        return ()
     pairs = [(gold_value, value)]
     if gold.digits and not prediction.digits:  # the question named the base, and the response omits it
         pairs.append((sympy.Integer(gold.digits), value))
     if gold.percent != prediction.percent:
         pairs = _either(pairs, gold.percent, _HUNDREDTH, options.strict_percent)
     if gold.degrees != prediction.degrees:
-        pairs = _either(pairs, gold.degrees, sympy.pi / 180, options.strict_degrees)
+        radians = _ANGLE in (gold.unit, prediction.unit)
+        pairs = _either(pairs, gold.degrees, sympy.pi / 180, options.strict_degrees or radians)
     if gold.unit and prediction.unit and gold.unit != prediction.unit:
         if not gold.unit.matches(prediction.unit):
             return ()
@@ -99,6 +106,26 @@ def _senses(
         scale = sympy.Rational(factor.numerator, factor.denominator)
         pairs = [(_scaled(left, scale), right) for left, right in pairs]
     return tuple(pairs)
+
+
+def _of_two_kinds(gold: Written, prediction: Written) -> bool:
+    """Return whether one side is a share, an angle or a quantity, and the other one of another kind."""
+    kinds = [
+        (
+            "percent"
+            if side.percent
+            else "angle"
+            if side.degrees or side.unit == _ANGLE
+            else "unit"
+            if side.unit
+            else ""
+        )
+        for side in (gold, prediction)
+    ]
+    temperatures = any(
+        side.unit and side.unit.dimension[0][0] in _TEMPERATURES for side in (gold, prediction)
+    )
+    return all(kinds) and kinds[0] != kinds[1] and not ("angle" in kinds and temperatures)
 
 
 def _either(

@@ -151,6 +151,7 @@ _FACTOR = rf"{_NAME}{_POWER}"
 _JOIN = r"\s*(?:/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])|\*|·|\bper\b|⟦\s*per\s*⟧|(?<=⟧)|(?=⟦)|\s)\s*"
 _TAIL = re.compile(rf"(?P<gap>\s*)(?P<unit>/?\s*{_FACTOR}(?:{_JOIN}{_FACTOR})*)\s*\.?\s*\Z")
 _FACTORS = re.compile(rf"(?P<join>/|\bper\b)?\s*\(?(?P<name>{_NAME}){_POWER}\)?")
+_TIMES = re.compile(r"\s*(?:\\cdot|\\times|·|\*|\\,|\\ )\s*")
 _PLAIN_NUMBER = re.compile(
     r"\(?[+-]?\s*(?:[\d.,]*\d(?:\s*/\s*\d+)?(?:\s+\d+/\d+)?|[\d\s]*\\[dt]?frac\s*(?:\{-?[\d.]+\}|\d)\s*(?:\{\d+\}|\d)"
     r"|[\d.]*\s*\\sqrt\s*\{?\d+\}?|\d*\s*\\pi|[\d.,]+\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*-?\d+\s*\}?|[\d.]+[eE]-?\d+)\)?\s*\Z"
@@ -207,9 +208,9 @@ def mixed_quantity(text: str) -> tuple[Fraction, Unit] | None:
     return (total, first) if first and last != first and not flat[position:].strip(" .") else None
 
 
-def is_unit(name: str) -> bool:
-    """Return whether the table has a unit of this name."""
-    return _one(name) is not None
+def unit_named(name: str) -> Unit | None:
+    """Return the unit that the table has by this name, or None."""
+    return _one(name)
 
 
 def _tails(marked: str) -> "list[re.Match[str]]":
@@ -270,9 +271,10 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
 def _inside(words: str) -> Unit | None:
     """Return the unit in a `\\text{}`: one name, "square inches", "km/h", "words per minute"."""
     unit = _one(words)
-    if unit or not re.search(r"[/^ ]", words):
+    if unit or not re.search(r"[/^\\ ]", words):
         return unit
     total = Unit(())
+    words = _TIMES.sub(" ", words)
     for index, part in enumerate(re.split(r"\s*/\s*|\s+per\s+|\Aper\s+", words)):
         if index == 0 and part == "":
             continue

@@ -83,12 +83,13 @@ _SHORT_WORDS = word_set(
 _TINY_WORDS = re.compile(
     r"(?<![^\s])(?:by|of|or|to|is|it|if|no|on|at|as|an|so|up|be|we|do|go)(?![^\s])", re.IGNORECASE
 )
+_TWO_LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2}")
 _ENGLISH = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z][a-z']{2,}(?![a-zA-Z])")
 
 
 def without_fillers(text: str) -> str:
     """Return `text` without phrases that announce, round or sum up an answer."""
-    if not _ENGLISH.search(text):
+    if not _TWO_LETTERS.search(text):
         return text
     return _APPROXIMATE.sub(" ", _FILLERS.sub(" ", text)).strip()
 

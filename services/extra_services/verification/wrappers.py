@@ -41,6 +41,7 @@ _ALIGNED = re.compile(
     r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|equation\*?|displaymath|math)\}"
 )
 _ROW = re.compile(r"(?<!\\)&|\\\\")
+_ROW_END = re.compile(r"(?<!\\)\\\\(?![a-zA-Z\\])")
 _CASES = re.compile(r"(?:\\left\s*\\\{\s*)?\\begin\{(?:cases|dcases"
     r"|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*)\\end\{(?:cases|dcases|array)\}"
                     r"(?:\s*\\right\s*\.?)?", re.DOTALL)  # fmt: skip
@@ -48,6 +49,7 @@ _OVER = re.compile(
     r"\{([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+)\}|\A([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+)\Z"
 )
 _SYNONYMS = (
+    (re.compile(r"\\(?:hbox|textup|textmd|textsf|texttt|textsc)\s*(?=\{)"), r"\\text"),
     (re.compile(r"\\(?:lbrace|lcurly)(?![a-zA-Z])"), r"\\{"),
     (re.compile(r"\\(?:rbrace|rcurly)(?![a-zA-Z])"), r"\\}"),
     (re.compile(r"\\lbrack(?![a-zA-Z])"), "["),
@@ -64,6 +66,7 @@ _SYNONYMS = (
     (re.compile(r"\\(?:varnothing|void)(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r"\\varepsilon(?![a-zA-Z])"), r"\\epsilon"),
     (re.compile(r"\\q?quad(?=x_)"), r"\\quad "),
+    (re.compile(r"\\langle(?![a-zA-Z])([^<>=|]*,[^<>=|]*)\\rangle(?![a-zA-Z])"), r"(\1)"),
 )  # fmt: skip
 
 
@@ -79,8 +82,8 @@ def unwrap_commands(text: str) -> str:
     if "\\over" in text:
         text = _OVER.sub(_fraction, text)
     if r"\begin" in text:
-        text = _system(text)
-    return text
+        return _system(text)
+    return (_system_of(text) or text) if _ROW_END.search(text) else text
 
 
 def _fraction(match: "re.Match[str]") -> str:
