@@ -1,9 +1,9 @@
 r"""Values with an integer index: "x = 2k\pi, k \in \mathbb{Z}", "\{3k : k \in \mathbb{Z}\}".
 
 `family` takes such an answer apart into its expressions and its index. `families_equal` compares two. Those
-with expressions linear in the index are compared as sets: 2k + 1 and 2n - 1 are the odd numbers, and k\pi/2 is
-k\pi together with k\pi + \pi/2. Others are equal if their expressions are, with the index renamed, reversed or
-shifted by one.
+with expressions linear in the index are compared as sets: 2k + 1 and 2n - 1 are the odd numbers, and k\pi/2
+is k\pi together with k\pi + \pi/2. Others are equal if their expressions are, with the index renamed,
+reversed or shifted by one.
 """
 
 import math

@@ -67,7 +67,7 @@ def congruence(text: str) -> tuple[str, str, str] | None:
 
 
 def sides(text: str) -> tuple[list[str], bool] | None:
-    r"""Return the factors of "9 \text{ ft} \times 20 \text{ ft}" or "9 by 20", and whether a word joins them."""
+    r"""Return the factors of "9 \text{ ft} \times 20 \text{ ft}" or "9 by 20", and whether "by" is used."""
     flat = _TEXT_BY.sub(" by ", text)
     parts = [part.strip() for part in _SIDE.split(flat)]
     return (parts, bool(_BY.search(flat))) if len(parts) >= 2 and all(parts) else None

@@ -1,6 +1,7 @@
 r"""Write functions in the notations of other countries as latex2sympy knows them.
 
-`\tg` is `\tan`, `\arctg` is `\arctan`, `\lg` is `\log_{10}`, `C_5^2` is `\binom{5}{2}`, `5!!` is 15, `17 \bmod 5` is 2.
+`\tg` is `\tan`, `\arctg` is `\arctan`, `\lg` is `\log_{10}`, `C_5^2` is `\binom{5}{2}`, `5!!` is 15,
+`17 \bmod 5` is 2.
 """
 
 import math
@@ -57,7 +58,7 @@ def standard_functions(text: str) -> str:
 
 
 def _choices(match: "re.Match[str]") -> str:
-    """Return combinations C or arrangements A, P; written as an index and a power, the index is the larger."""
+    """Return combinations C or arrangements A, P; of an index and a power, the index is the larger."""
     below, above = (int(group) for group in match.groups() if group and group.isdigit())
     if match.re is _CHOICES[0] and match[4]:
         below, above = above, below

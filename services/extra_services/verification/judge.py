@@ -161,7 +161,7 @@ def _sides_equal(gold: str, found: str, asked: Question) -> bool | None:
 
 
 def _congruent(gold: str, found: str, asked: Question) -> bool | None:
-    """Compare two congruences: the same unknown, the same modulus, residues that differ by multiples of it."""
+    """Compare two congruences: unknown and modulus are the same, residues differ by multiples of it."""
     golds, parts = forms.congruence(gold), forms.congruence(found)
     if golds is None or parts is None:
         return False if golds and forms.has_modulus(found) else None
@@ -179,7 +179,7 @@ def _congruent(gold: str, found: str, asked: Question) -> bool | None:
 
 
 def _families_equal(gold: str, found: str, asked: Question) -> bool | None:
-    r"""Compare families of values ("2k\\pi, k \\in \\mathbb{Z}"); one side may leave out what its index is."""
+    r"""Compare families of values ("2k\pi, k \in \mathbb{Z}"); one side may leave out what its index is."""
     golds = family(gold)
     letters = (golds.index, *"knml") if golds else ("",)
     parts = next(filter(None, (family(found, letter) for letter in letters)), None)

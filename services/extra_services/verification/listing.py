@@ -61,6 +61,8 @@ def _with_open_joints(match: "re.Match[str]") -> str:
 
 def has_members(text: str) -> bool:
     """Return whether `text` lists several values."""
+    if text.lstrip("-").isalnum():  # most are numbers, and the way below is a long one
+        return False
     return len(members(text.replace("$", ""))) > 1
 
 
@@ -76,6 +78,8 @@ def with_decimal_point(text: str, other: str, decimals: int) -> str:
     """
     match = _DECIMAL_COMMA.match(text)
     other = plain_punctuation(other)
+    if _LAKHS.match(text) and other.strip("$ ").isdigit():
+        return text.replace(",", "")
     if (
         not match
         or "," in other
@@ -111,7 +115,7 @@ def tuple_members(text: str) -> list[str] | None:
 
 
 def assignments(found: list[str]) -> list[str]:
-    """Return "(a, b) = (1, 2)" as "a = 1" and "b = 2", and "x = 1, y = 2, x = 3, y = 4" as (1, 2) and (3, 4)."""
+    """Return "(a, b) = (1, 2)" as "a = 1" and "b = 2", "x = 1, y = 2, x = 3, y = 4" as (1, 2) and (3, 4)."""
     pairs = [named(member) for member in found]
     if len(found) == 1 and pairs[0]:
         names, values = (tuple_members(side) for side in pairs[0])

@@ -143,11 +143,11 @@ def words(text: str) -> str | None:
     plain = re.sub(r"\b([1-4])(st|nd|rd|th)(?= quadrant)", lambda match: _NTH[match[1]], plain)
     if not _WORDS.match(plain) or any(name in _NO_WORDS for name in plain.split()):
         return None
-    if is_number_in_words(plain) or _SET_OF.sub("", plain) in _NUMBER_SETS:
-        return None
     marked = "\\text" in text or "\\mbox" in text
     longest = max(map(len, re.split(r"[ '\-]", plain)))
     if longest < (2 if marked or not plain.isascii() else 4) and plain not in ("yes", "no"):
+        return None
+    if is_number_in_words(plain) or _SET_OF.sub("", plain) in _NUMBER_SETS:
         return None
     for pattern, same in _SAME_WORDS:
         plain = pattern.sub(same, plain)

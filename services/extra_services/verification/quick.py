@@ -38,6 +38,7 @@ SHOWN = 2000
 _PERCENT = re.compile(r"\\?%\Z")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES = re.compile(r"\^\\circ\Z")
+_FEW_LETTERS = re.compile(r"[A-J][A-J\s,;.$]*\Z")
 _LETTER_IN_PARENTHESES = re.compile(r"\([A-H]\)\Z")
 
 
@@ -204,6 +205,8 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
 
 def _several_letters(asked: Question) -> tuple[frozenset[str], frozenset[str]] | None:
     """Return the letters of "A, B, D" and "ABD", which is no product where the other side lists letters."""
+    if not _FEW_LETTERS.match(asked.answer):
+        return None
     found, gold = choices(asked.found or ""), choices(asked.answer)
     listed = [side for side in (asked.found or "", asked.answer) if re.search(r"[A-J]\W+[A-J]", side)]
     return (found, gold) if found and gold and len(gold) > 1 and listed and "(" not in asked.answer else None

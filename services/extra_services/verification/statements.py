@@ -2,8 +2,8 @@ r"""Find the answer that prose states: on a marked line, as the whole text, or a
 
 `marked_line` reads "#### x", "Answer: x" and "the answer is x". It takes what the sentence asserts: the
 second part of "not 12 but 7", the value of "12 minus 5, which is 7", and nothing behind "because".
-`last_value` takes the last formula or number. A value in prose is taken with the words beside it that change or
-deny it ("at least 7", "half of 7", "7 or more", "7 is wrong"): they make it another answer, or none.
+`last_value` takes the last formula or number. A value in prose is taken with the words beside it that change
+or deny it ("at least 7", "half of 7", "7 or more", "7 is wrong"): they make it another answer, or none.
 """
 
 import re
@@ -41,7 +41,7 @@ _CHANGED_BEFORE = re.compile(
     rf"|{_VALUE_BEFORE}(?:\s+[a-z]+)?(?:\s+out)?\s+of|{_VALUE_BEFORE}(?:\s+[a-z]+)?\s*,?\s*\bor"
     r"|\b(?:none|neither|nobody|nothing)\b[^.,;:\d]{0,40}\b(?:is|are|equals)"
     rf"|\bbetween\s+{_VALUE_BEFORE}(?:\s+[a-z]+)?\s+and|[\w)}}\]]*\s*(?:[<>≤≥≠]|!=)=?"
-    r"|\d[\d\s.,+*/^()×÷·-]*[-+*/^×÷·])\s*\Z",
+    r"|\d[\d\s.,+*/^()×÷·-]*[-+*/^×÷·])[\s{}$(]*\Z",
     re.IGNORECASE,
 )
 _BUT = re.compile(
@@ -69,11 +69,13 @@ _ASSERTED = re.compile(
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 #: What may stand behind an answer in its sentence: the next sentence, a reason, a remark, a special token.
 _SENTENCE_END = re.compile(
-    r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|\s*<\|.*\Z|,\s+not\b.*\Z|\s*[✅✓✔☑🎉].*\Z"
+    r"\.(?:\s+\D.*)?\Z|[。?;].*\Z|\s*<\|.*\Z|,\s+not\b.*\Z|\s*[✅✓✔☑🎉].*\Z"
     r"|,?\s+(?:because|since|instead\s+of|rather\s+than|which\s+is\s+why|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
     r"|\s+\([^()]*[a-z]{4}[^()]*\)\.?\Z",
     re.DOTALL,
 )
+#: "The answer is 42!" is glad and no factorial; "Answer: 5!" is one.
+_EXCLAMATION = re.compile(r"!(?!\s*[.)=+*/^-]).*\Z", re.DOTALL)
 _REMARK = re.compile(r",\s+(?!and\b|or\b)[a-z]{2,}(?:\s+[a-z]+)*.*\Z", re.DOTALL)
 _NOT_BUT = re.compile(
     r"\A\s*(?:neither\b.{0,80}\bbut|not\s.{1,80}?,?\s+but(?:\s+rather)?)\s+", re.IGNORECASE | re.DOTALL
@@ -95,6 +97,12 @@ _VALUE = re.compile(
     rf"(?:{_FORMULA}|[-+]?[\d.,]*\d(?:\s*/\s*\d+|\s+\d+/\d+)?\s*(?:\\?%)?(?:\s+[a-z]{{1,12}}){{0,2}}|\(?[A-J]\)?)[\s.]*\Z",
     re.DOTALL,
 )
+_TOKEN = re.compile(r"\S+")
+_BRACE = re.compile(r"\\[{}]")
+_MATHEMATICAL = re.compile(r"[\\{}^_=<>≤≥≠+*/|√π²³×·÷%\d]|\A[-−–]\Z")
+_LEADING_OPERATOR = re.compile(r"(?:[-+*/=≈•]|\\approx)\s+")
+#: The calculations in the solutions of GSM8K ("9*2 = <<9*2=18>>18").
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")
 #: Number of last characters in which an unmarked answer is sought.
 _TAIL = 1000
 
@@ -111,7 +119,8 @@ def marked_line(response: str) -> tuple[str, str] | None:
         match = _PHRASE.match(line) if marked else None
         if match is None and len(line) <= _LONGEST_HEADING:
             match = (_HEADING if marked else _A_LINE).match(line)
-        if match and (text := _answer_of_line(line[match.end() :]) or _answer_of_line(following)):
+        sentence = bool(match) and match.group().rstrip("*_` ")[-1:] not in (":", "#")
+        if match and (text := _answer_of_line(line[match.end() :], sentence) or _answer_of_line(following)):
             return text, "hash" if "####" in match.group() else "phrase"
         if line.strip():
             following = line
@@ -138,7 +147,7 @@ def last_value(response: str) -> str | None:
     return _last_value(asserted) or _last_value(tail)
 
 
-def _answer_of_line(line: str) -> str:
+def _answer_of_line(line: str, sentence: bool = False) -> str:
     line = line.strip()[:_LONGEST_ANSWER]
     line = _NOT_BUT.sub("", line)
     if line.count("**") % 2:  # the answer is in bold, which begins before the marker ends
@@ -154,14 +163,14 @@ def _answer_of_line(line: str) -> str:
     around = _FORMULA_PATTERN.sub("", line)
     if len(formulas) == 1 and not any(map(str.isdigit, around)):
         return _in_context(line, *formulas[0].span())
-    line = _WHICH.sub("", _SENTENCE_END.sub("", line))
+    line = _WHICH.sub("", _SENTENCE_END.sub("", _EXCLAMATION.sub("", line) if sentence else line))
     line = _REMARK.sub("", line).strip(" *_`")
     return _asserted(line) or line
 
 
 def _asserted(line: str) -> str | None:
     """Return the value of a sentence that states one ("The largest n is 34"), or None."""
-    if not _WORD.search(line) or not (value := _last_span(line)):
+    if "\\text" in line or not _WORD.search(line) or not (value := _last_span(line)):
         return None
     before = _FORMULA_PATTERN.sub("", line[: value[0]])
     alone = not any(map(str.isdigit, before)) and not _DENIED.search(before)
@@ -179,8 +188,55 @@ def _in_context(text: str, start: int, end: int) -> str:
 
 
 def _last_value(tail: str) -> str | None:
-    span = _last_span(tail)
-    return _in_context(tail, *span) if span else None
+    tail = _CALCULATOR.sub("", tail)
+    if not (span := _last_span(tail)):
+        return None
+    return _in_context(
+        tail, *(span if _FORMULA_PATTERN.match(tail, span[0]) else _formula_around(tail, *span))
+    )
+
+
+def _formula_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return where the formula is that the number text[start:end] belongs to, as in "x + 1 = 7".
+
+    A formula without delimiters is a run of mathematical tokens, and of all tokens in braces.
+    """
+    first = max(text.rfind("\n", 0, start) + 1, start - _CONTEXT)
+    line_end = text.find("\n", end)
+    begin, stop, depth = -1, end, 0
+    for token in _TOKEN.finditer(text, first, line_end if line_end >= 0 else len(text)):
+        word = token.group()
+        if depth == 0 and not _is_mathematical(word):
+            if token.start() >= end:
+                break
+            begin = -1
+            continue
+        begin, stop = (begin if begin >= 0 else token.start()), token.end()
+        depth = max(0, depth + _BRACE.sub("", word).count("{") - _BRACE.sub("", word).count("}"))
+        if depth == 0 and word[-1] in ".;:?":
+            if stop >= end:
+                break
+            begin = -1
+    if not 0 <= begin <= start or stop < end or stop - begin > 2 * _CONTEXT:
+        return start, end
+    return _trimmed(text, begin, stop, start, end)
+
+
+def _trimmed(text: str, begin: int, stop: int, start: int, end: int) -> tuple[int, int]:
+    """Return the run text[begin:stop] without bullets, a sign that joins it to words, and marks around it."""
+    if operator := _LEADING_OPERATOR.match(text, begin, start):
+        begin = operator.end()
+    while begin < start and (text[begin] in "*_`" or (text[begin] == "(" and ")" not in text[begin:stop])):
+        begin += 1
+    while stop > end and (
+        text[stop - 1] in ".,;:?*_`" or (text[stop - 1] in ")]" and text[begin:stop].count("(") == 0)
+    ):
+        stop -= 1
+    return begin, stop
+
+
+def _is_mathematical(word: str) -> bool:
+    return bool(_MATHEMATICAL.search(word)) or (len(word) == 1 and word.isalpha() and word not in "aAI")
 
 
 def _last_span(text: str) -> tuple[int, int] | None:

@@ -59,8 +59,8 @@ _NOUNS_BEHIND = word_set(
 #: Chinese, Japanese and Korean words that count things.
 MEASURE_WORDS = word_set(
     """
-    个 個 只 隻 条 條 本 张 張 人 次 种 種 件 块 塊 台 辆 棵 名 位 对 双 套 支 枚 颗 朵 头 匹 岁 元 角 分 组 班 页 题 道 步 项 组数 种方法 个数 倍 度 개 명
-    本 つ 回 組
+    个 個 只 隻 条 條 本 张 張 人 次 种 種 件 块 塊 台 辆 棵 名 位 对 双 套 支 枚 颗 朵 头 匹
+    岁 元 角 分 组 班 页 题 道 步 项 组数 种方法 个数 倍 度 개 명 つ 回 組
     """
 )
 #: Names of functions and letters, which are no words.
