@@ -34,7 +34,7 @@ def statuses(request: pytest.FixtureRequest, client: VerificationClient) -> list
     """Each case that is no matter of convention, with the status of its verdict."""
     lines = (DATA / request.param).read_text("utf-8").splitlines()
     cases = [case for case in map(json.loads, lines) if not case["convention"]]
-    found = {}
+    found: dict[str, str] = {}
     for method, boxes in {_conventions(case) for case in cases}:
         some = [case for case in cases if _conventions(case) == (method, boxes)]
         verdicts = client.verify(

@@ -83,7 +83,8 @@ TOKENS = [
         r"""
         \frac \sqrt \text \boxed \left \right \pm \cup \in \infty \mathbb{R} \le \ge \ne \approx \cdot \times
         \begin{pmatrix} \end{pmatrix} \begin{cases} \end{cases} \\ & { } ( ) [ ] \{ \} | _ ^ , ; : . =
-        < > + - * / ! % 0 1 2 7 10 3.5 0.25 1,000 x y n i e k A B C π √ ½ ² ° ≤ ≠ × ÷ − ∞ ① 和 答案 是 km h cm mod and or
+        < > + - * / ! % 0 1 2 7 10 3.5 0.25 1,000 x y n i e k A B C π √ ½ ² ° ≤ ≠ × ÷ − ∞ ①
+        和 答案 是 km h cm mod and or
         not the answer is $ $$ #### </think> <answer> </answer>
         """
     ),
@@ -129,7 +130,7 @@ def test_no_writing_of_a_number_is_accepted_for_another_number(client: Verificat
 
 def test_different_letters_and_products_of_letters_differ(client: VerificationClient) -> None:
     chance = random.Random(1)
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     while len(pairs) < 1000:
         mine, theirs = (sorted(chance.choices(LETTERS, k=chance.choice([1, 1, 2]))) for _ in range(2))
         if mine != theirs:

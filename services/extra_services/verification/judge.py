@@ -152,7 +152,7 @@ def _by_form(asked: Question) -> bool | None:
 def _sides_equal(gold: str, found: str, asked: Question) -> bool | None:
     """Compare lengths of sides ("9 ft by 20 ft"), in any order where they have units."""
     golds, sides = forms.sides(gold), forms.sides(found)
-    measured = bool(golds) and all(split_unit(side)[1] for side in golds[0])
+    measured = golds is not None and all(split_unit(side)[1] for side in golds[0])
     if not measured and not any(side and side[1] for side in (golds, sides)):
         return None
     if golds is None or sides is None:
@@ -189,13 +189,14 @@ def _families_equal(gold: str, found: str, asked: Question) -> bool | None:
     parts = parts.with_index(golds.index)
     if not (is_plain(golds) and is_plain(parts)):
         return _members_equal(list(golds.bodies), list(parts.bodies), asked)
-    values = [[expression(body) for body in side.bodies] for side in (golds, parts)]
-    if any(value is None for side in values for value in side):
+    values = [expression(body) for body in (*golds.bodies, *parts.bodies)]
+    found_values = [value for value in values if value is not None]
+    index = next((s for value in found_values for s in value.free_symbols if str(s) == golds.index), None)
+    if len(found_values) < len(values) or index is None:
         return None
-    index = next(
-        (s for side in values for value in side for s in value.free_symbols if str(s) == golds.index), None
-    )
-    return index is not None and families_equal(*values, index, golds.negative and parts.negative)
+    count = len(golds.bodies)
+    negative = golds.negative and parts.negative
+    return families_equal(found_values[:count], found_values[count:], index, negative)
 
 
 def _written_alike(asked: Question) -> bool | None:

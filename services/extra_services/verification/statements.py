@@ -102,7 +102,7 @@ _BRACE = re.compile(r"\\[{}]")
 _MATHEMATICAL = re.compile(r"[\\{}^_=<>≤≥≠+*/|√π²³×·÷%\d]|\A[-−–]\Z")
 _LEADING_OPERATOR = re.compile(r"(?:[-+*/=≈•]|\\approx)\s+")
 #: The calculations in the solutions of GSM8K ("9*2 = <<9*2=18>>18").
-_CALCULATOR = re.compile(r"<<[^<>\n]*>>")
+_CALCULATOR = re.compile(r"<<[^<>\n]*(?:>>|\Z)")
 #: Number of last characters in which an unmarked answer is sought.
 _TAIL = 1000
 
@@ -119,7 +119,7 @@ def marked_line(response: str) -> tuple[str, str] | None:
         match = _PHRASE.match(line) if marked else None
         if match is None and len(line) <= _LONGEST_HEADING:
             match = (_HEADING if marked else _A_LINE).match(line)
-        sentence = bool(match) and match.group().rstrip("*_` ")[-1:] not in (":", "#")
+        sentence = match is not None and match.group().rstrip("*_` ")[-1:] not in (":", "#")
         if match and (text := _answer_of_line(line[match.end() :], sentence) or _answer_of_line(following)):
             return text, "hash" if "####" in match.group() else "phrase"
         if line.strip():
@@ -229,7 +229,7 @@ def _trimmed(text: str, begin: int, stop: int, start: int, end: int) -> tuple[in
     while begin < start and (text[begin] in "*_`" or (text[begin] == "(" and ")" not in text[begin:stop])):
         begin += 1
     while stop > end and (
-        text[stop - 1] in ".,;:?*_`" or (text[stop - 1] in ")]" and text[begin:stop].count("(") == 0)
+        text[stop - 1] in ".,;:?*_`=+-/$ " or (text[stop - 1] in ")]" and text[begin:stop].count("(") == 0)
     ):
         stop -= 1
     return begin, stop
