@@ -13,8 +13,8 @@ the median of REPEATS measurements side by side in this run, and `figures`.
 
 `figures` also hold the quality of both graders on each file of labelled cases
 (tests/data/verification_*.jsonl): how many cases each decides as they are labelled (`_right`), accepts
-although they are not right (`_false_positives`), refuses although they are right (`_false_negatives`). Cases that
-are a matter of convention are left out. `--part quality` measures this alone.
+although they are not right (`_false_positives`), refuses although they are right (`_false_negatives`). Cases
+that are a matter of convention are left out. `--part quality` measures this alone.
 
 The data is read from EXTRA_RL_DATA (see tests/conftest.py).
 """

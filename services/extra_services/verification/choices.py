@@ -43,7 +43,7 @@ _DENIED_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _DENIED_BEHIND = re.compile(
-    r"[)\"'*]*,?\s*(?:is|are|was|but\s+it|which|it)?\s*(?:wrong|incorrect|false|not\b|out\b|fails?\b|impossible|eliminated|a\s+(?:common\s+)?distractor|错|不对)"
+    r"[)\"'*]*,?\s*+(?:(?:is|are|was|but\s+it|which|it)\s*+)?(?:wrong|incorrect|false|not\b|out\b|fails?\b|impossible|eliminated|a\s+(?:common\s+)?distractor|错|不对)"
 )
 _ARTICLE = re.compile(r"A\s+(?!because|since|as\b|for\b|and\b|or\b|with|which|by\b|is\b|\()[a-z]")
 _TAIL = 3000

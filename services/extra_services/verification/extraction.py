@@ -50,7 +50,7 @@ _DENIED_BEFORE = re.compile(
     r"(?:\bnot|n['’]t|\bcannot)(?:\s+(?:be|equal(?:\s+to)?))?[\s$]*(?:\\[(\[])?\s*\Z", re.IGNORECASE
 )
 _DENIED_BEHIND = re.compile(
-    r"[\s$]*(?:\\[)\]])?\s*(?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+(?:wrong|incorrect|false|impossible)\b)",
+    r"[\s$]*+(?:\\[)\]]\s*+)?(?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+(?:wrong|incorrect|false|impossible)\b)",
     re.IGNORECASE,
 )
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")

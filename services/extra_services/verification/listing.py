@@ -14,8 +14,8 @@ from extra_services.verification.words import without_either
 
 _MOST_MEMBERS = 16
 _TEXT = re.compile(r"\\(text|mbox|mathrm)\s*\{([^{}]*)\}")
-_JOINED = re.compile(r"\s*,?\s*\b(?:and|or)\b\s*")
-_TUPLE = re.compile(r"\s*(?:\\left)?\s*\(([^()]*,[^()]*)\)\s*\Z")
+_JOINED = re.compile(r"(?:,\s*)?\b(?:and|or)\b\s*")
+_TUPLE = re.compile(r"\s*+(?:\\left\s*+)?\(([^()]*,[^()]*)\)\s*\Z")
 _SEPARATOR = re.compile(
     r"\\q?quad(?![a-zA-Z])|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|和|或|与|及|\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}"
     r"|\\(?:text|mbox)\s*\{\s*\\&\s*\}|\\&"

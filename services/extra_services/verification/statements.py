@@ -50,10 +50,10 @@ _BUT = re.compile(
 )
 #: Text behind a value that changes or denies it.
 _CHANGED_BEHIND = re.compile(
-    r"\s*(?:or\s+(?:more|less|fewer|greater|higher|lower|above|below|larger|smaller)|(?:more|less|fewer)\s+than\b.{0,40}"
+    r"\s*+(?:or\s+(?:more|less|fewer|greater|higher|lower|above|below|larger|smaller)|(?:more|less|fewer)\s+than\b.{0,40}"
     r"|(?:factorial|squared|cubed|halved|doubled|tripled|hundred|thousand|million|billion|trillion|dozen|percent)s?"
     r"|(?:hundred|thousand|million|ten)ths|(?:plus|minus|times|choose|mod|modulo|over)\s+\S+|divided\s+by\s+\S+"
-    r"|(?:is|are|was|would\s+be)?\s*(?:n['’]t|not|wrong|incorrect|false|impossible|invalid|excluded|rejected|ruled\s+out)"
+    r"|(?:(?:is|are|was|would\s+be)\s*+)?(?:n['’]t|not|wrong|incorrect|false|impossible|invalid|excluded|rejected|ruled\s+out)"
     r"|(?:fails|doesn['’]t|does\s+not|cannot|can['’]t|isn['’]t)\b)(?![a-z])",
     re.IGNORECASE,
 )
