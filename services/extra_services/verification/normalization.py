@@ -61,6 +61,8 @@ def unwrapped(text: str) -> str:
 
 def _without_end(text: str) -> str:
     r"""Return `text` without punctuation, spaces and spacing commands such as `\;` at its end."""
+    if text[-1:].isalnum():
+        return text
     ending = _REVERSED_END.match(text[::-1])
     return text[: len(text) - ending.end()] if ending else text
 
