@@ -11,10 +11,10 @@ the median of REPEATS measurements side by side in this run, and `figures`.
 - p99_under_hangs: 99th percentile of the latency of easy items (equal, but written so that a worker has to
   read them) while every fiftieth item hangs, over that without hangs; through real gRPC, 2 workers.
 
-`figures` also hold the quality of both graders on tests/data/verification_cases.jsonl: how many cases each
-decides as they are labelled (`_right`), accepts although they are not right (`_false_positives`), and refuses
-although they are right (`_false_negatives`). Cases that are a matter of convention are left out.
-`--part quality` measures this alone.
+`figures` also hold the quality of both graders on each file of labelled cases
+(tests/data/verification_*.jsonl): how many cases each decides as they are labelled (`_right`), accepts
+although they are not right (`_false_positives`), refuses although they are right (`_false_negatives`). Cases
+that are a matter of convention are left out. `--part quality` measures this alone.
 
 The data is read from EXTRA_RL_DATA (see tests/conftest.py).
 """
@@ -38,7 +38,7 @@ import math_verify
 
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
-from extra_rl.vocabulary import Method
+from extra_rl.vocabulary import Method, VerdictStatus
 from extra_services.verification.pool import WorkerPool
 from extra_services.verification.verdict import ComparisonOptions, Verdict
 from extra_services.verification.verifier import Verifier
@@ -46,7 +46,10 @@ from extra_services.verification.verifier import Verifier
 DATA = Path(
     os.environ.get("EXTRA_RL_DATA", Path(__file__).resolve().parents[1] / "tests" / "data" / "public")
 )
-CASES = Path(__file__).resolve().parents[1] / "tests" / "data" / "verification_cases.jsonl"
+CASES = {
+    name: Path(__file__).resolve().parents[1] / "tests" / "data" / f"verification_{name}.jsonl"
+    for name in ("cases", "families")
+}
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
 REPEATS = 3
 WORKERS = 2
@@ -75,29 +78,40 @@ def main() -> None:
 
 def quality() -> dict[str, float]:
     """Return right, false positives and false negatives of both graders on the labelled cases."""
-    cases = [
-        case for case in map(json.loads, CASES.read_text("utf-8").splitlines()) if not case["convention"]
-    ]
+    figures: dict[str, float] = {}
+    for name, file in CASES.items():
+        lines = file.read_text("utf-8").splitlines()
+        cases = [case for case in map(json.loads, lines) if not case["convention"]]
+        figures[name] = len(cases)
+        for grader, accepted in (
+            ("ours", _accepted(cases)),
+            ("math_verify", _accepted_by_math_verify(cases)),
+        ):
+            labelled = list(zip(accepted, (case["expected"] == "correct" for case in cases), strict=True))
+            positive = sum(accepted and not right for accepted, right in labelled)
+            negative = sum(right and not accepted for accepted, right in labelled)
+            figures[f"{name}_{grader}_false_positives"] = positive
+            figures[f"{name}_{grader}_false_negatives"] = negative
+            figures[f"{name}_{grader}_right"] = len(cases) - positive - negative
+    return figures
+
+
+def _accepted(cases: list[dict[str, str]]) -> list[bool]:
     pool = WorkerPool(WORKERS, 2 * WORKERS, 2**30, len(cases))
     pool.start()
     try:
         verifier = Verifier(pool, timeout_seconds=5.0, cache_size=0)
-        ours = [
-            str(_verdicts(verifier, [(case["response"], case["answer"])], Method(case["method"]))[0].status)
+        return [
+            _verdicts(verifier, [(case["response"], case["answer"])], Method(case["method"]))[0].status
+            is VerdictStatus.CORRECT
             for case in cases
         ]
     finally:
         pool.close()
-    theirs = ["correct" if _math_verify([(case["response"], case["answer"])]) else "wrong" for case in cases]
-    figures = {"cases": float(len(cases))}
-    for name, statuses in (("ours", ours), ("math_verify", theirs)):
-        labelled = list(zip(statuses, (case["expected"] for case in cases), strict=True))
-        positive = sum(status == "correct" and expected != "correct" for status, expected in labelled)
-        negative = sum(status != "correct" and expected == "correct" for status, expected in labelled)
-        figures[f"{name}_false_positives"] = positive
-        figures[f"{name}_false_negatives"] = negative
-        figures[f"{name}_right"] = len(cases) - positive - negative
-    return figures
+
+
+def _accepted_by_math_verify(cases: list[dict[str, str]]) -> list[bool]:
+    return [bool(_math_verify([(case["response"], case["answer"])])) for case in cases]
 
 
 def _speed(ratios: dict[str, float], figures: dict[str, float]) -> None:

@@ -4,6 +4,10 @@ Each row has a response's final answer, the reference answer, and the right verd
 example compares two formulas, the second one is the prediction.
 """
 
+import re
+from pathlib import Path
+
+import math_verify
 import pytest
 
 from extra_rl.vocabulary import UnparseableSide, VerdictStatus
@@ -201,3 +205,19 @@ def test_other_silent_misreadings_are_not_repeated(
 
 def test_issue_76_a_bold_answer_is_read_without_its_stars() -> None:
     assert _verdict("all four is **73**.\n\n---\n\n✅ Final Answer: **73**", "73") is C
+
+
+DOCUMENTED = Path(__file__).resolve().parents[2] / "docs" / "math-verify-errors.md"
+ROWS = re.findall(
+    r"^\| [^|`]+ \| `(.+?)` \| `(.+?)` \| [^|]+ \|$", DOCUMENTED.read_text("utf-8"), re.MULTILINE
+)
+
+
+def test_every_documented_error_is_tested() -> None:
+    assert len(ROWS) == DOCUMENTED.read_text("utf-8").count("\n| ") - 2
+
+
+@pytest.mark.parametrize(("answer", "response"), ROWS)
+def test_documented_errors_are_errors_there_and_not_here(answer: str, response: str) -> None:
+    accepted = math_verify.verify(math_verify.parse(answer), math_verify.parse(response))
+    assert (_verdict(response, answer) is C) is not accepted

@@ -382,7 +382,7 @@ def test_what_stands_around_an_answer_does_not_change_it(response: str, answer: 
         (r"\boxed{\arctan(1)}", r"\frac\pi4", "correct"),
         (r"\boxed{10!}", "3628800", "correct"),
         (r"\boxed{\binom{10}{3}}", "120", "correct"),
-        (r"\boxed{_{10}C_3}", "120", "unparseable response"),
+        (r"\boxed{_{10}C_3}", "120", "correct"),
         (r"\boxed{\sum_{k=1}^{10} k}", "55", "correct"),
         (r"\boxed{\int_0^1 x^2 dx}", r"\frac13", "correct"),
         (r"\boxed{\lim_{x\to0}\frac{\sin x}{x}}", "1", "correct"),

@@ -27,17 +27,22 @@ _POINTS = (1, 2)
 
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon"
-    "|phi|varphi|chi|psi|omega|hbar|ell"
+    "|phi|varphi|chi|psi|omega|hbar|ell|Gamma|Delta|Theta|Lambda|Xi|Sigma|Upsilon|Phi|Psi|Omega"
 )
 _FUNCTIONS = ("\\sin", "\\cos", "\\exp", "\\ln")
 _TOKEN = re.compile(
     r"\s*(\d+\.\d+|\.\d+|\d+|\\(?:frac|sqrt|pi|cdot|times|div|sin|cos|exp|ln)(?![a-zA-Z])"
-    rf"|(?:\\(?:{_GREEK})(?![a-zA-Z])|[a-zA-Z])(?:\s?_(?:\{{[a-zA-Z0-9]+\}}|[a-zA-Z0-9]))?|[-+*/^(){{}}\[\]])",
-    re.IGNORECASE,
+    rf"|(?:\\(?:{_GREEK})(?![a-zA-Z])|[a-zA-Z])(?:\s?_(?:\{{[a-zA-Z0-9]+\}}|[a-zA-Z0-9]))?|[-+*/^(){{}}\[\]])"
 )
+#: Either may be a constant of integration.
+_CONSTANTS = frozenset("Cc")
+#: "C_5^2" and "A_5^2" may be numbers of choices.
+_COUNTING = re.compile(r"[ACP]_\d+\Z")
 _COMMANDS = frozenset(("\\frac", "\\sqrt", "\\cdot", "\\times", "\\div", *_FUNCTIONS))
-#: "1e5", and words rather than products: three letters in a row, and "or".
-_MISLEADING = re.compile(r"\d[eE][+-]?\d|(?<![\\a-zA-Z])(?:[a-zA-Z]{3}|or(?![a-zA-Z]))")
+#: "1e5", "3^{rd}", and words rather than products: three letters in a row, and "or".
+_MISLEADING = re.compile(
+    r"\d[eE][+-]?\d|\d\s*\^\s*\{?(?:st|nd|rd|th)|(?<![\\a-zA-Z])(?:[a-zA-Z]{3}|or(?![a-zA-Z]))"
+)
 #: "x=5" and "f(x)=x+1", but not "x=2x".
 _ASSIGNMENT = re.compile(r"(([a-zA-Z])(?:\([a-zA-Z]\))?)=((?:\\[a-zA-Z]+|(?!\2)[^=<>])+)\Z")
 _THOUSANDS = re.compile(r"\d,\s?\d{3}(?!\d)")
@@ -159,6 +164,8 @@ def _compare(left: _Parsed, right: _Parsed, rounding: Fraction) -> bool | None:
         mine, theirs = left.value(0), right.value(0)
         if isinstance(mine, Fraction) and isinstance(theirs, Fraction):
             return _exactly(mine, theirs, rounding if left.decimal or right.decimal else None)
+    if left.letters ^ right.letters == _CONSTANTS:
+        return None
     # With letters, at both points: different expressions may have the same value at one.
     apart = (_apart(left, right, point) for point in _POINTS)
     return False if all(apart) else None
@@ -289,9 +296,11 @@ class _Parser:
         return _binary(_root, self._argument(), degree)
 
     def _letter(self, token: str) -> _Expression:
-        letter = token.lower().replace("{", "").replace("}", "").replace(" ", "")
+        letter = token.replace("{", "").replace("}", "").replace(" ", "")
         # "f(x)" may be a function, and i the imaginary unit. An e has the value of the number in any case.
         if not (token[0].isalpha() or token[0] == "\\") or letter == "i" or self.next == "(":
+            raise _Unreadable
+        if _COUNTING.match(letter):
             raise _Unreadable
         if letter == "e":
             return _constant(_Bounded(math.e, math.e * _EPSILON))

@@ -13,7 +13,7 @@ from extra_services.verification.symbols import plain_punctuation
 from extra_services.verification.wrappers import unwrap_commands
 
 _LABELLED = re.compile(
-    r"(?:option|choice|选项)?\s*\(?([a-z])(?:\)|[.:](?=\s|\Z)|\Z)(.*)", re.IGNORECASE | re.DOTALL
+    r"(?:option|choice|选项)?\s*[(\[]?([a-z])(?:[)\]]|[.:](?=\s|\Z)|\Z)(.*)", re.IGNORECASE | re.DOTALL
 )
 _SEVERAL = re.compile(r"\(?([A-J])\)?(?:(?:[\s,;/&和或与]|and|or)*\(?[A-J]\)?)+\Z")
 _JOINED = re.compile(r"\A[A-H]{2,8}\Z")
@@ -35,14 +35,15 @@ _STATED = re.compile(rf"(?i:(?:{_CUE}){_BETWEEN}){_LETTERS}")
 _IS_CORRECT = re.compile(
     rf"\b(?:[oO]ption|[cC]hoice|[sS]tatement)?\s*{_LETTERS}\s*(?:is|are)\s+(?:the\s+)?(?:correct|right|best|true|answer)"
 )
-_LONE = re.compile(r"(?<![\w\\])(?:\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|([A-HJ])(?=[.:)]|\s*\Z))")
+_LONE = re.compile(r"(?<![\w\\])(?:\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|([A-HJ])(?=[.,:)]|\s*\Z))")
+_LETTER_JOINED = re.compile(r"(?<![\w\\])\(?([A-J])\)?\s*(?:,|/|&|\bor\b|\band\b|或|和)\s*\(?(?=[A-J](?!\w))")
 _DENIED_BEFORE = re.compile(
     r"(?:\bnot|n't|\bexcept|\beliminate[ds]?|\breject(?:ed|s)?|\brule[ds]?\s+out|\bexclude[ds]?|\bneither|\bnor|不是|不选|排除|considered)\s+"
     r"(?:(?:option|choice|be|the|answer|is)\s+)*[\"'(*]*\Z",
     re.IGNORECASE,
 )
 _DENIED_BEHIND = re.compile(
-    r"[)\"'*]*,?\s*(?:is|are|was|but\s+it|which|it)?\s*(?:wrong|incorrect|false|not\b|out\b|fails?\b|impossible|eliminated|a\s+(?:common\s+)?distractor|错|不对)"
+    r"[)\"'*]*,?\s*+(?:(?:is|are|was|but\s+it|which|it)\s*+)?(?:wrong|incorrect|false|not\b|out\b|fails?\b|impossible|eliminated|a\s+(?:common\s+)?distractor|错|不对)"
 )
 _ARTICLE = re.compile(r"A\s+(?!because|since|as\b|for\b|and\b|or\b|with|which|by\b|is\b|\()[a-z]")
 _TAIL = 3000
@@ -81,7 +82,12 @@ def stated(response: str) -> frozenset[str] | None:
     if found:
         return found[max(found)]
     lone = [match for match in _LONE.finditer(tail) if not _denied(tail, match.start(), match.end())]
-    return frozenset(next(filter(None, lone[-1].groups()))) if lone else None
+    if not lone:
+        return None
+    # Letters between the same two full stops are alternatives.
+    start = max(tail.rfind(end, 0, lone[-1].start()) for end in (". ", "\n", "? ", "! "))
+    letters = [next(filter(None, match.groups())) for match in lone if match.start() > start]
+    return frozenset(letters + _LETTER_JOINED.findall(tail, start + 1))
 
 
 def _denied(text: str, start: int, end: int) -> bool:

@@ -57,10 +57,22 @@ def answers_equal(gold: Any, prediction: Any) -> bool:
         return True
     if is_relation(gold) and is_relation(prediction):
         return _relations_equal(gold, prediction)
+    gold, prediction = _column_as_tuple(gold, prediction), _column_as_tuple(prediction, gold)
     collection = sympy.Set | sympy.Tuple
     if isinstance(gold, collection) or isinstance(prediction, collection):
         return _collections_equal(gold, prediction)
     return _spelled_alike(gold, prediction) or equal(gold, prediction)
+
+
+def _column_as_tuple(value: Any, other: Any) -> Any:
+    """Return a vector as a tuple where the other side is a tuple, or an interval that may be a pair."""
+    if (
+        isinstance(value, sympy.MatrixBase)
+        and 1 in value.shape
+        and isinstance(other, sympy.Tuple | sympy.Interval)
+    ):
+        return sympy.Tuple(*value)
+    return value
 
 
 def _spelled_alike(gold: Any, prediction: Any) -> bool:
@@ -97,14 +109,11 @@ def _aligned(gold: Any, prediction: Any) -> tuple[Any, Any]:
 
 def _with_arguments_of(gold: Any, prediction: Any) -> Any:
     """Return "f(t) = 2t" as "f(x) = 2x" if the reference is about f(x), and "+ c" as "+ C" likewise."""
+    if isinstance(gold, sympy.Add) and isinstance(prediction, sympy.Add):
+        return prediction.xreplace(_constant_of(gold, prediction))
     if not (isinstance(gold, sympy.Eq) and isinstance(prediction, sympy.Eq)):
         return prediction
-    renamed = _bound_variables(gold.lhs, prediction.lhs)
-    ours, theirs = prediction.free_symbols - gold.free_symbols, gold.free_symbols - prediction.free_symbols
-    if len(ours) == len(theirs) == 1 and not renamed:
-        mine, other = ours.pop(), theirs.pop()
-        if {str(mine), str(other)} <= _CONSTANTS:
-            renamed = {mine: other}
+    renamed = _bound_variables(gold.lhs, prediction.lhs) or _constant_of(gold.rhs, prediction.rhs)
     return (
         sympy.Eq(*(side.xreplace(renamed) for side in prediction.args), evaluate=False)
         if renamed
@@ -114,6 +123,16 @@ def _with_arguments_of(gold: Any, prediction: Any) -> Any:
 
 #: Names of a constant of integration.
 _CONSTANTS = frozenset(("C", "c", "C_1", "c_1"))
+
+
+def _constant_of(gold: Any, prediction: Any) -> dict[Any, Any]:
+    """Return {c: C} for "2x + c" against "2x + C": a term of its own beside other variables."""
+    ours, theirs = (
+        [term for term in sympy.Add.make_args(side) if str(term) in _CONSTANTS] for side in (prediction, gold)
+    )
+    if len(ours) == len(theirs) == 1 and len(gold.free_symbols) > 1 and ours[0] not in gold.free_symbols:
+        return {ours[0]: theirs[0]}
+    return {}
 
 
 def _bound_variables(gold: Any, prediction: Any) -> dict[Any, Any]:

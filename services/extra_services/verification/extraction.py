@@ -43,7 +43,16 @@ _SAME_SENTENCE = re.compile(
     r"(?:\s|[,;$]|\\[,;:! ]|\\\[|\\\]|\\\(|\\\)|\\\\(?=\s)|\\q?quad(?![a-zA-Z])|\\text\s*\{[^{}]{0,60}\}"
     r"|[a-zA-Z]+(?:_\{?\w{1,3}\}?|\(\w\))?\s*=|\b[a-z()]{1,12}\b){0,14}\Z"
 )
+#: Words between two boxes need a joint among them.
+_JOINT = re.compile(r"[,;&]|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad")
 _ALTERNATIVE = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|或")
+_DENIED_BEFORE = re.compile(
+    r"(?:\bnot|n['’]t|\bcannot)(?:\s+(?:be|equal(?:\s+to)?))?[\s$]*(?:\\[(\[])?\s*\Z", re.IGNORECASE
+)
+_DENIED_BEHIND = re.compile(
+    r"[\s$]*+(?:\\[)\]]\s*+)?(?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+(?:wrong|incorrect|false|impossible)\b)",
+    re.IGNORECASE,
+)
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 #: Longest text between two boxes of one sentence, in characters.
 _LONGEST_GAP = 100
@@ -135,9 +144,15 @@ def _boxes(text: str) -> list[_Box]:
         content = text[begin:end]
         if text.startswith("\\\\", start):  # the backslashes of a log were doubled
             content = content.replace("\\\\", "\\")
-        if not _BLANK.match(content):
+        if not _BLANK.match(content) and not _denied(text, start, end + 1):
             found.append(_Box(content, start, end + 1))
     return found
+
+
+def _denied(text: str, start: int, end: int) -> bool:
+    r"""Return whether the words beside a box take it back ("not \\boxed{7}", "\\boxed{7} is wrong")."""
+    before = _DENIED_BEFORE.search(text, max(0, start - 40), start)
+    return bool(before or _DENIED_BEHIND.match(text, end))
 
 
 def _box_spans(text: str) -> list[tuple[int, int, int]]:
@@ -203,7 +218,12 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
 
 
 def _together(gap: str) -> bool:
-    return len(gap) <= _LONGEST_GAP and "\n\n" not in gap.strip() and bool(_SAME_SENTENCE.match(gap))
+    near = len(gap) <= _LONGEST_GAP and "\n\n" not in gap.strip()
+    return (
+        near
+        and bool(_SAME_SENTENCE.match(gap))
+        and (bool(_JOINT.search(gap)) or not re.search("[a-z]{2}", gap))
+    )
 
 
 def _with_name(response: str, box: _Box) -> str:

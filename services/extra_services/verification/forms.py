@@ -1,4 +1,4 @@
-r"""Answers that are no expression: numbers of statements, ratios, congruences, families, products of lengths.
+r"""Answers that are no expression: numbers of statements, ratios, congruences, products of lengths, points.
 
 Each function takes an answer apart, or returns None where it does not have that form. `judge` compares the
 parts.
@@ -8,17 +8,16 @@ import re
 
 _CIRCLED = re.compile(r"\s*\\textcircled[\s{]*(\d+)[\s},;]*(?:(?:and|和)\s*)?")
 _IN_PARENTHESES = re.compile(r"\s*\((\d|[ivx]{1,4})\)\s*[,;]?(?:\s*(?:and|和)\s*)?")
+#: "\pmod 5", "\pmod{5}", "(\bmod 5)", "(\text{mod } 5)", "(mod 5)", "mod{5}".
 _MODULUS = re.compile(
-    r"\s*(?:\(\s*)?\\(?:pmod|bmod|mod|pod|operatorname\s*\{\s*mod\s*\}|text\s*\{\s*mod\s*\}|mathrm\s*\{\s*mod\s*\})\s*\{?\s*([^{}()]+?)\s*\}?\s*\)?\s*\Z"
-    r"|\s*\(?\s*mod(?:ulo)?\s+([^()]+?)\s*\)?\s*\Z"
+    r"\(?\s*(?:\\(?:text|mathrm|operatorname)\s*\{\s*)?\\?(?:p?mod|bmod|modulo|pod)(?![a-zA-Z])\s*\}?"
+    r"\s*\{?\s*(\\?\w+)\s*\}?\s*\)?\s*\Z"
 )
 _CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
-_WHOLE_NUMBERS = r"(?:\\(?:mathbb|mathbf|mathrm)\s*\{?\s*([ZN])\s*\}?(?:\s*\^\s*\{?\s*[+*]\s*\}?)?|([ZN]))"
-_INDEX = re.compile(
-    rf"[,;:|\s(]*(?:\\(?:mid|text\s*\{{\s*(?:for|where)\s*\}}|quad)\s*)?([a-zA-Z])\s*\\in\s*{_WHOLE_NUMBERS}\s*\)?\s*\Z"
-)
-_INDEX_FIRST = re.compile(rf"([a-zA-Z])\s*\\in\s*{_WHOLE_NUMBERS}")
-_SIDE = re.compile(r"\\times(?![a-zA-Z])|×|\bby\b|\bx\b")
+_CONDITION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")
+_BY = re.compile(r"\bby\b")
+_SIDE = re.compile(r"\\times(?![a-zA-Z])|×|\b(?:by|x)\b")
+_TEXT_BY = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*by\s*\}")
 
 
 def statements(text: str) -> frozenset[str] | None:
@@ -46,35 +45,35 @@ def ratio(text: str) -> list[str] | None:
     return [part.strip() for part in parts] if len(parts) >= 2 and plain and "\\{" not in text else None
 
 
+def has_modulus(text: str) -> bool:
+    r"""Return whether `text` ends with "\pmod 5" or the like."""
+    return bool(_MODULUS.search(text))
+
+
+def twice(text: str) -> tuple[str, str] | None:
+    """Return the two notations of an answer that is written twice ("-1 < x \\le 1: (-1, 1]"), or None."""
+    first, colon, second = text.partition(":")
+    twice = colon and ":" not in second and _CONDITION.search(first) and re.match(r"\s*[(\[]", second)
+    return (first.strip(), second.strip()) if twice else None
+
+
 def congruence(text: str) -> tuple[str, str, str] | None:
     r"""Return (left side, right side, modulus) of "x \equiv 3 \pmod 5", or None."""
     sides = _CONGRUENT.split(text)
     modulus = _MODULUS.search(text)
     if len(sides) != 2 or not modulus:
         return None
-    return sides[0].strip(), _MODULUS.sub("", sides[1]).strip(), (modulus[1] or modulus[2]).strip()
+    return sides[0].strip(), _MODULUS.sub("", sides[1]).strip(" ,"), modulus[1]
 
 
-def family(text: str) -> tuple[str, str, str] | None:
-    r"""Return (expression, index,
-    "Z" or "N") of "\{3k : k \in \mathbb{Z}\}" or "x = 3k, k \in \mathbb{Z}", or None."""
-    text = text.strip()
-    braces = re.fullmatch(r"\\\{(.*)\\\}", text, re.DOTALL)
-    inner = braces[1].strip() if braces else text
-    match = _INDEX.search(inner)
-    if not match or not inner[: match.start()].strip():
-        return None
-    body = inner[: match.start()].strip().rstrip(",;:|").strip()
-    body = re.sub(r"\A[a-zA-Z]\s*(?:\\in\s*\\mathbb\s*\{?[RZ]\}?\s*)?(?:\\mid|\\vert|\||:)\s*", "", body)
-    body = re.sub(r"\A[a-zA-Z]\s*=\s*", "", body)
-    if re.search(r"[=<>,;|]|\\(?:le|ge|ne|in|mid)(?![a-zA-Z])", body) or not re.search(
-        rf"(?<![\\a-zA-Z]){match[1]}", body
-    ):
-        return None
-    return body, match[1], match[2] or match[3]
+def sides(text: str) -> tuple[list[str], bool] | None:
+    r"""Return the factors of "9 \text{ ft} \times 20 \text{ ft}" or "9 by 20", and whether "by" is used."""
+    flat = _TEXT_BY.sub(" by ", text)
+    parts = [part.strip() for part in _SIDE.split(flat)]
+    return (parts, bool(_BY.search(flat))) if len(parts) >= 2 and all(parts) else None
 
 
-def sides(text: str) -> list[str] | None:
-    r"""Return the factors of a product of lengths "9 \text{ ft} \times 20 \text{ ft}", or None."""
-    parts = [part.strip() for part in _SIDE.split(text)]
-    return parts if len(parts) >= 2 and all(parts) else None
+def point(text: str) -> tuple[str, str] | None:
+    """Return the name and the coordinates of "A(1, 2)", or None."""
+    match = re.fullmatch(r"\s*([A-Z](?:'|_\{?\d\}?)?)\s*(\([^()]*,[^()]*\))\s*", text)
+    return (match[1], match[2]) if match else None

@@ -1,6 +1,7 @@
 r"""Write functions in the notations of other countries as latex2sympy knows them.
 
-`\tg` is `\tan`, `\arctg` is `\arctan`, `\lg` is `\log_{10}`, `C_5^2` is `\binom{5}{2}`, `5!!` is 15.
+`\tg` is `\tan`, `\arctg` is `\arctan`, `\lg` is `\log_{10}`, `C_5^2` is `\binom{5}{2}`, `5!!` is 15,
+`17 \bmod 5` is 2.
 """
 
 import math
@@ -24,32 +25,45 @@ _NAMED = re.compile(rf"\\(?:operatorname\*?|mathrm|text|mathop|textrm)\s*\{{\s*(
 _COMMAND = re.compile(r"\\(tg|ctg|cotg|cosec|arctg|arcctg|arccotg|sh|ch|th|lg)(?![a-zA-Z])")
 _BARE = re.compile(r"(?<![\\a-zA-Z])(arctg|arcctg|ctg|cotg|cosec|tg|lg)(?![a-zA-Z])")
 _OF_SET = re.compile(r"\\(max|min|gcd|lcm)\s*(?:\\\{|\{)([^{}]*?)(?:\\\}|\})")
-_COMBINATIONS = re.compile(
-    r"(?<![a-zA-Z\\])(?:\\(?:mathrm|text|mathbf|rm)\s*\{?\s*)?C\s*\}?\s*(?:_\s*\{?\s*(\d+)\s*\}?\s*\^\s*\{?\s*(\d+)\s*\}?"
-    r"|\^\s*\{?\s*(\d+)\s*\}?\s*_\s*\{?\s*(\d+)\s*\}?)(?![\w])"
+_DIGITS = r"\{?\s*(\d+)\s*\}?"
+#: "C_5^2", "\mathrm{C}_{5}^{2}", "A^2_5", "{}_5P_2", "{}^5C_2", "5C2", "C(5,2)".
+_CHOICES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"(?<![a-zA-Z\\])(?:\\(?:mathrm|text|mathbf|rm)\s*\{{?\s*)?(?P<kind>[CAP])\s*\}}?\s*"
+        rf"(?:_\s*{_DIGITS}\s*\^\s*{_DIGITS}|\^\s*{_DIGITS}\s*_\s*{_DIGITS})(?!\w)",
+        rf"(?:\{{\s*\}}\s*)?[_^]\s*{_DIGITS}\s*(?:\\mathrm\s*)?\{{?(?P<kind>[CP])\}}?\s*_\s*{_DIGITS}(?!\w)",
+        r"(?<![\w.])(\d+)\s?(?P<kind>[CP])\s?(\d+)(?![\w.])",
+        r"(?<![a-zA-Z\\])(?P<kind>[CP])\(\s*(\d+)\s*,\s*(\d+)\s*\)",
+    )
 )
-_PERMUTATIONS = re.compile(
-    r"\\(?:mathrm|text|rm)\s*\{?\s*[AP]\s*\}?\s*_\s*\{?\s*(\d+)\s*\}?\s*\^\s*\{?\s*(\d+)\s*\}?(?![\w])"
+_REMAINDER = re.compile(
+    r"\s*(-?\d+)\s*(?:\\(?:bmod|mod)(?![a-zA-Z])|\\(?:text|mathrm|operatorname)\s*\{\s*mod\s*\}|\bmod(?:ulo)?\b)\s*"
+    r"(\d+)\s*"
 )
 _DOUBLE_FACTORIAL = re.compile(r"(?<![\d.])(\d{1,3})\s*!!(?!!)")
 
 
 def standard_functions(text: str) -> str:
     """Return `text` with functions in latex2sympy's notation."""
-    text = _COMBINATIONS.sub(_combinations, text)
-    text = _PERMUTATIONS.sub(_permutations, text)
+    for pattern in _CHOICES:
+        text = pattern.sub(_choices, text)
     text = _NAMED.sub(lambda name: _OTHER_NAMES[name[1]], text)
     text = _COMMAND.sub(lambda name: _OTHER_NAMES[name[1]], text)
     text = _BARE.sub(lambda name: _OTHER_NAMES[name[1]], text)
     text = _OF_SET.sub(r"\\\1(\2)", text)
+    if (remainder := _REMAINDER.fullmatch(text)) and int(remainder[2]):
+        return str(int(remainder[1]) % int(remainder[2]))
     return _DOUBLE_FACTORIAL.sub(lambda factorial: str(math.prod(range(int(factorial[1]), 0, -2))), text)
 
 
-def _combinations(match: "re.Match[str]") -> str:
-    below, above = int(match[1] or match[4]), int(match[2] or match[3])
-    return rf"\binom{{{below}}}{{{above}}}" if above <= below else match.group()
-
-
-def _permutations(match: "re.Match[str]") -> str:
-    below, above = int(match[1]), int(match[2])
-    return rf"\frac{{{below}!}}{{{below - above}!}}" if above <= below else match.group()
+def _choices(match: "re.Match[str]") -> str:
+    """Return combinations C or arrangements A, P; of an index and a power, the index is the larger."""
+    below, above = (int(group) for group in match.groups() if group and group.isdigit())
+    if match.re is _CHOICES[0] and match[4]:
+        below, above = above, below
+    if above > below:
+        return match.group()
+    if match["kind"] == "C":
+        return rf"\binom{{{below}}}{{{above}}}"
+    return rf"\frac{{{below}!}}{{{below - above}!}}"

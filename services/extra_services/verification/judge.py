@@ -15,11 +15,19 @@ import sympy
 from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
 from extra_services.verification import custom, dates, forms, quick
 from extra_services.verification.comparison import answers_equal
+from extra_services.verification.families import families_equal, family, is_plain
 from extra_services.verification.latex import has_ellipsis, spoken_latex, without_delimiters
-from extra_services.verification.listing import members, named, with_shared_unit
+from extra_services.verification.listing import (
+    assignments,
+    in_order_of_names,
+    members,
+    tuple_members,
+    with_shared_unit,
+)
 from extra_services.verification.normalization import normalized, words
 from extra_services.verification.quick import SHOWN, Question
-from extra_services.verification.reading import Readings, read
+from extra_services.verification.reading import Readings, expression, read
+from extra_services.verification.symbols import word_set
 from extra_services.verification.timings import timed
 from extra_services.verification.units import split_unit
 from extra_services.verification.verdict import Verdict, VerificationItem
@@ -27,28 +35,13 @@ from extra_services.verification.verdict import Verdict, VerificationItem
 RULE = "math_verify"
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 #: Words that take back a yes or no.
-_HEDGES = frozenset(
-    [
-        "or",
-        "if",
-        "unless",
-        "otherwise",
-        "except",
-        "only",
-        "maybe",
-        "perhaps",
-        "possibly",
-        "sometimes",
-        "depends",
-        "not",
-        "but",
-    ]
+_HEDGES = word_set(
+    """
+    or if unless otherwise except only maybe perhaps possibly sometimes depends not but
+    """
 )
 #: Mathematics for reference answers in words.
-_IN_WORDS = {
-    r"\mathbb{R}": "all real numbers", r"(-\infty,\infty)": "all real numbers", r"\emptyset": "no solution",
-    r"\varnothing": "no solution", r"\{\}": "no solution",
-}  # fmt: skip
+_IN_WORDS = {r"\emptyset": "no solution", r"\varnothing": "no solution", r"\{\}": "no solution"}
 
 
 def judge(item: VerificationItem) -> Verdict:
@@ -144,10 +137,66 @@ def _by_form(asked: Question) -> bool | None:
     gold_terms, terms = forms.ratio(gold_latex), forms.ratio(latex)
     if (gold_terms and (len(gold_terms) > 2 or not latex)) or (terms and len(terms) > 2):
         return _ratios_equal(gold_terms, terms, asked)
-    gold_sides, sides = (forms.sides(without_delimiters(side)) for side in (asked.answer, response))
-    if gold_sides and all(split_unit(side)[1] for side in gold_sides):
-        return sides is not None and _members_equal(gold_sides, sides, asked)
-    return _lists_equal(asked)
+    gold, found = without_delimiters(asked.answer), without_delimiters(response)
+    if (value := forms.twice(gold)) and _member_equal(*value, asked):
+        return _member_equal(found, value[0], asked)
+    if (equal := _sides_equal(gold, found, asked)) is not None:
+        return equal
+    if (equal := _congruent(gold, found, asked)) is not None:
+        return equal
+    if (equal := _families_equal(gold, found, asked)) is not None:
+        return equal
+    return _lists_equal(gold, found, asked)
+
+
+def _sides_equal(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare lengths of sides ("9 ft by 20 ft"), in any order where they have units."""
+    golds, sides = forms.sides(gold), forms.sides(found)
+    measured = golds is not None and all(split_unit(side)[1] for side in golds[0])
+    if not measured and not any(side and side[1] for side in (golds, sides)):
+        return None
+    if golds is None or sides is None:
+        return False
+    return (_members_equal if measured else _in_order)(golds[0], sides[0], asked)
+
+
+def _congruent(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare two congruences: unknown and modulus are the same, residues differ by multiples of it."""
+    golds, parts = forms.congruence(gold), forms.congruence(found)
+    if golds is None or parts is None:
+        return False if golds and forms.has_modulus(found) else None
+    if not all(_member_equal(parts[index], golds[index], asked) for index in (0, 2)):
+        return False
+    modulus = int(golds[2]) if golds[2].isdigit() else 0
+    residues, gold_residues = (
+        [
+            str(int(each) % modulus) if modulus and re.fullmatch(r"-?\d+", each) else each
+            for each in members(side)
+        ]
+        for side in (parts[1], golds[1])
+    )
+    return _members_equal(gold_residues, residues, asked)
+
+
+def _families_equal(gold: str, found: str, asked: Question) -> bool | None:
+    r"""Compare families of values ("2k\pi, k \in \mathbb{Z}"); one side may leave out what its index is."""
+    golds = family(gold)
+    letters = (golds.index, *"knml") if golds else ("",)
+    parts = next(filter(None, (family(found, letter) for letter in letters)), None)
+    golds = golds or (family(gold, parts.index) if parts else None)
+    if golds is None or parts is None:
+        return None
+    parts = parts.with_index(golds.index)
+    if not (is_plain(golds) and is_plain(parts)):
+        return _members_equal(list(golds.bodies), list(parts.bodies), asked)
+    values = [expression(body) for body in (*golds.bodies, *parts.bodies)]
+    found_values = [value for value in values if value is not None]
+    index = next((s for value in found_values for s in value.free_symbols if str(s) == golds.index), None)
+    if len(found_values) < len(values) or index is None:
+        return None
+    count = len(golds.bodies)
+    negative = golds.negative and parts.negative
+    return families_equal(found_values[:count], found_values[count:], index, negative)
 
 
 def _written_alike(asked: Question) -> bool | None:
@@ -165,19 +214,38 @@ def _ratios_equal(gold: list[str] | None, terms: list[str] | None, asked: Questi
     return all(_member_equal(mine, theirs, asked) for mine, theirs in crossed)
 
 
-def _lists_equal(asked: Question) -> bool | None:
-    """Compare two lists member by member, or return None if one of them is no list."""
-    golds, found = members(without_delimiters(asked.answer)), members(without_delimiters(asked.found or ""))
-    if len(golds) < 2 or len(golds) != len(found):
-        return None
-    golds, found = with_shared_unit(golds), with_shared_unit(found)
-    names = [named(member) for member in golds]
-    if all(names) and len({name[0] for name in names if name}) == len(names) and not any(map(named, found)):
-        # Bare values of named ones count in the order of the names.
-        return all(
-            _member_equal(mine, name[1], asked) for mine, name in zip(found, names, strict=True) if name
+def _lists_equal(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare two lists member by member, or return None if they have to be read as a whole."""
+    golds, parts = assignments(members(gold)), assignments(members(found))
+    if len(golds) == len(parts) == 1:
+        return _named_points_equal(golds[0], parts[0], asked)
+    values, found_values = in_order_of_names(golds), in_order_of_names(parts)
+    if values and not found_values:
+        # Bare values count in the order of the names.
+        coordinates = tuple_members(parts[0]) if len(parts) == 1 else parts
+        return (
+            _in_order(values, coordinates, asked) if coordinates and len(coordinates) == len(values) else None
         )
-    return True if _members_equal(golds, found, asked) else None
+    if found_values and len(golds) == 1 and (coordinates := tuple_members(golds[0])):
+        return _in_order(coordinates, found_values, asked)
+    if len(golds) != len(parts):
+        return None
+    equal = _members_equal(with_shared_unit(golds), with_shared_unit(parts), asked)
+    return equal or (False if values and found_values else None)
+
+
+def _named_points_equal(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare "A(1, 2)" with "(1, 2)"; None if both or none have a name."""
+    named, other = forms.point(gold), forms.point(found)
+    if bool(named) == bool(other) or not (tuple_members(gold) or tuple_members(found)):
+        return None
+    return _member_equal(other[1] if other else found, named[1] if named else gold, asked)
+
+
+def _in_order(golds: list[str], found: list[str], asked: Question) -> bool:
+    return len(golds) == len(found) and all(
+        _member_equal(mine, gold, asked) for mine, gold in zip(found, golds, strict=True)
+    )
 
 
 def _members_equal(golds: list[str], found: list[str], asked: Question) -> bool:

@@ -13,14 +13,23 @@ import re
 from dataclasses import dataclass, replace
 
 from extra_services.verification.functions import standard_functions
+from extra_services.verification.listing import members
 from extra_services.verification.normalization import (
     JOINED_THOUSANDS,
     braced_fractions,
+    set_of_numbers,
     unwrapped,
 )
+from extra_services.verification.spoken import in_figures, without_ordinals
 from extra_services.verification.symbols import plain_punctuation, symbols_as_commands
-from extra_services.verification.units import Unit, is_unit, mixed_quantity, split_currency, split_unit
-from extra_services.verification.words import counts_as_change, has_english, in_figures, without_fillers
+from extra_services.verification.units import Unit, mixed_quantity, split_currency, split_unit, unit_named
+from extra_services.verification.words import (
+    MEASURE_WORDS,
+    counts_as_change,
+    has_english,
+    without_either,
+    without_fillers,
+)
 from extra_services.verification.wrappers import unwrap_commands
 
 
@@ -70,7 +79,7 @@ _VARIABLE_BEHIND = re.compile(r"(?<![a-zA-Z])[a-zA-Z]\s*\Z")
 _TRIGONOMETRY = re.compile(r"(?<![a-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]")
-_AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*[和或与及]\s*")
+_AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*(?:[和或与及]|\\&)\s*")
 _TIMES_BEFORE_PAREN = re.compile(r"(?<=[\d}])\s*(?=\((?!\s*\)))|(?<=\))\s*(?=\(|\d)")
 _BUILDER = re.compile(
     r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\{?\w\}?\s*)?(?:\\mid|\\vert|\||:)\s*(.+)\\\}\Z"
@@ -81,7 +90,12 @@ _CAPITAL_GAMMA = re.compile(r"\\Gamma(?![a-zA-Z])(?!\s*\()")
 _E_WITH_INDEX = re.compile(r"(?<![\\a-zA-Z])E(?=_)")
 _PRIME = re.compile(r"(?<=[a-zA-Z)])('+)")
 _APPROXIMATELY = re.compile(r"\\(?:approxeq|simeq|cong|doteq|thickapprox|sim)(?![a-zA-Z])|≈")
-_NOT_PLUS_MINUS = re.compile(r"\A\s*([a-zA-Z])\s*\\n(?:e|eq)\s*\\pm\s*([^,;=<>]+)\Z")
+_NOT_EQUAL = re.compile(r"\A\s*([a-zA-Z])\s*\\(?:ne|neq)(?![a-zA-Z])\s*([^=<>|]+)\Z")
+_WITHOUT_POINTS = re.compile(
+    r"\A(?:([a-zA-Z])\s*\\in\s*)?\\mathbb\s*\{?R\}?\s*(?:\\setminus|\\backslash|-)\s*\\\{(.+)\\\}\Z"
+)
+#: An interval in the notation of ISO 31-11 ("]0, 1]"): a bracket that points outwards is a parenthesis.
+_OUTWARD = re.compile(r"([\[\](])([^\[\](){}=]*,[^\[\](){}=]*)([\[\])])")
 _NAME_ALONE = re.compile(r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z\d]+\))\Z")
 _LABEL = re.compile(r"([a-zA-Z][a-zA-Z' ]{2,40}?)\s*(?:=|:)\s*(?=[\d\\$-])")
 _DEGREES_AND_MINUTES = re.compile(
@@ -93,9 +107,8 @@ _CONSTANT = re.compile(
     r"|\\in\s*\\mathbb\s*\{?R\}?)[\s}.)]*\Z"
 )
 _CJK_ROUND = re.compile(r"答案|结果|答|[为為是共约約有:：]|大约|一共|总共|等于|选项|所以|因此")
-_CJK_MEASURE = re.compile(
-    r"(\d)\s*(?:个|個|只|隻|条|條|本|张|張|人|次|种|種|件|块|台|辆|棵|名|位|对|套|支|枚|颗|朵|头|匹|岁|组|班|页|题|步|项|名学生|种方法|倍|개|명)\s*\Z"
-)
+_CJK_MEASURE = re.compile(rf"(\d)\s*(?:{'|'.join(sorted(MEASURE_WORDS, key=len, reverse=True))}|名学生)\s*\Z")
+_FORMULA = re.compile(r"[+*=()]|(?<=\w)-|\A[\d.,\s]+\Z")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+")
 _DECIMAL_WITH_DOTS = re.compile(r"(?<=\d)\s*(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)\s*\Z")
 _ELLIPSIS = re.compile(r"\\[lc]?dots[cbmio]?(?![a-zA-Z])|\.\.\.|…")
@@ -110,7 +123,9 @@ def written(text: str) -> Written:
     """Rewrite `text` as LaTeX for latex2sympy; the LaTeX is empty where a word of it is not understood."""
     if mixed := mixed_quantity(unwrapped(unwrap_commands(text))):
         return Written(rf"\frac{{{mixed[0].numerator}}}{{{mixed[0].denominator}}}", unit=mixed[1])
-    latex = _NOT_PLUS_MINUS.sub(r"\1 \\ne \2, \1 \\ne -\2", _with_one_value(spoken_latex(text)))
+    if numbers := set_of_numbers(text):
+        return Written(numbers)
+    latex = _each_excluded(_with_one_value(spoken_latex(text)))
     marks = Written("")
     latex, currency = split_currency(latex)
     latex = re.sub(r"\\\$|[¥€£₹$]", "", latex)
@@ -153,12 +168,28 @@ def plain_latex(text: str) -> str:
     text = _DELIMITERS.sub(" ", _STYLE.sub("", text.replace("\\$", "\0"))).replace("\0", "\\$")
     text = JOINED_THOUSANDS.sub("", text)
     text = _SIZES.sub("", _SPACES.sub(" ", text)).replace(r"\!", "").replace(r"\,", " ")
+    text = _TEXT.sub(
+        lambda match: match.group() if any(map(str.isalpha, match[1])) else match[1], without_ordinals(text)
+    )
     text = standard_functions(_CONSTANT.sub("", text))
     text = _FONT.sub(lambda match: _letters(match.group(1), match.group()), text)
     if _CJK.search(text):
         text = _without_cjk(text)
-    text = _AND.sub(", ", _TEXT.sub(r" \1 ", text)) if _is_listing(text) else text
-    return unwrapped(re.sub(r"\s+", " ", text))
+    text = _AND.sub(", ", in_figures(without_either(_TEXT.sub(r" \1 ", text)))) if _is_listing(text) else text
+    return unwrapped(re.sub(r"\s+", " ", _OUTWARD.sub(_with_parentheses, text)))
+
+
+def _with_parentheses(match: "re.Match[str]") -> str:
+    left, inside, right = match.groups()
+    return f"{'(' if left == ']' else left}{inside}{')' if right == '[' else right}"
+
+
+def _each_excluded(text: str) -> str:
+    r"""Return "x \ne 1, 2" and "\mathbb{R} \setminus \{1, 2\}" as "x \ne 1, x \ne 2", "x \ne \pm 5" alike."""
+    if not (match := _NOT_EQUAL.match(text) or _WITHOUT_POINTS.match(text)):
+        return text
+    name = match[1] or "x"
+    return ", ".join(rf"{name} \ne {value}" for value in members(match[2]))
 
 
 def _spoken(text: str) -> str:
@@ -205,16 +236,12 @@ def _is_listing(text: str) -> bool:
 
 
 def _letters(name: str, written: str) -> str:
-    """Return a name in another font: letters of a product as letters, longer names as one name."""
+    """Return a formula in another font in the open, letters of a product apart, longer names as one name."""
     name = name.strip()
-    if len(name) == 1 or (
-        len(name) == 2 and name.isalpha() and "textbf" not in written and not is_unit(name)
-    ):
-        return (
-            f" {name} "
-            if len(name) == 2 and "operatorname" not in written and "text" not in written
-            else name
-        )
+    if len(name) == 1 or (_FORMULA.search(name) and not unit_named(name)):
+        return name
+    if len(name) == 2 and name.isalpha() and "textbf" not in written and not unit_named(name):
+        return name if "operatorname" in written or "text" in written else f" {name} "
     return rf"\text{{{name}}}"
 
 
@@ -254,7 +281,7 @@ def _braced(text: str) -> str:
     r"""Return `text` with `\sqrt(x)` as `\sqrt{x}` and `^(x)` as `^{x}`, at any depth of parentheses."""
     pieces: list[str] = []
     position = 0
-    for match in re.finditer(r"(?:\\sqrt|\^)\s*(?=\()", text):
+    for match in re.finditer(r"(?:\\sqrt(?:\s*\[\d+\])?|\^)\s*(?=\()", text):
         if match.start() < position:
             continue
         end = _closing(text, match.end())

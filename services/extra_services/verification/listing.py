@@ -1,23 +1,32 @@
 r"""Split an answer that lists several values into its members.
 
-The signs between members are a comma or semicolon outside of all brackets,
-    "and" and "or". `\pm` stands for two
-members. Conditions ("x < 2 or x > 3") are one set and not a list; `reading` deals with them.
+The signs between members are a comma or semicolon outside of all brackets, "and" and "or", also in the text
+between two units ("30 \text{ mph and } 40 \text{ mph}"). `\pm` stands for two members. Conditions ("x < 2 or
+x > 3") are one set and not a list; `reading` deals with them. Values with names ("a = 1, b = 2") are told
+apart by the names: `assignments` and `in_order_of_names` compare them with pairs.
 """
 
 import re
 
+from extra_services.verification.symbols import plain_punctuation
 from extra_services.verification.units import split_unit
+from extra_services.verification.words import without_either
 
 _MOST_MEMBERS = 16
+_TEXT = re.compile(r"\\(text|mbox|mathrm)\s*\{([^{}]*)\}")
+_JOINED = re.compile(r"(?:,\s*)?\b(?:and|or)\b\s*")
+_TUPLE = re.compile(r"\s*+(?:\\left\s*+)?\(([^()]*,[^()]*)\)\s*\Z")
 _SEPARATOR = re.compile(
     r"\\q?quad(?![a-zA-Z])|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|和|或|与|及|\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}"
+    r"|\\(?:text|mbox)\s*\{\s*\\&\s*\}|\\&"
 )
 _CONDITION = re.compile(
     r"[<>≤≥≠]|\\(?:le|ge|leq|geq|lt|gt|ne|neq|in|notin|mid|equiv)(?![a-zA-Z])|\.\.\.|\\[lc]?dots"
 )
+_LAKHS = re.compile(r"[\s$]*[+-]?\d{1,2}(?:,\d{2})+,\d{3}[\s$]*\Z")
+_DECIMAL_COMMA = re.compile(r"([\s$]*[+-]?)(\d+),(\d+)([^,;\d]*)\Z")
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
-_NAMED = re.compile(r"\s*(.{1,40}?)\s*=\s*([^=]+)\Z", re.DOTALL)
+_NAMED = re.compile(r"\s*([^\s\d+-][^+-]{0,39}?)\s*=\s*([^=]+)\Z")
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*\Z")
 
@@ -32,7 +41,9 @@ def members(text: str) -> list[str]:
         or _THOUSANDS.match(text)
     ):
         return [text]
-    whole = text.strip()
+    whole = without_either(_TEXT.sub(_with_open_joints, text)).strip()
+    if whole.startswith("{") and whole.endswith("}") and whole.count("{") == 1:
+        whole = whole[1:-1]  # TeX does not show these braces
     if whole.startswith(r"\{") and whole.endswith(r"\}") and whole.count(r"\{") == 1:
         whole = whole[2:-2]
     parts = [part for part in _split(_SEPARATOR.sub(",", whole)) if part]
@@ -40,9 +51,46 @@ def members(text: str) -> list[str]:
     return found if 1 < len(found) <= _MOST_MEMBERS else [text]
 
 
+def _with_open_joints(match: "re.Match[str]") -> str:
+    r"""Return `\text{ mph and }` as `\text{ mph } and`, so that the joint is seen between the units."""
+    parts = _JOINED.split(match[2])
+    if len(parts) == 1:
+        return match.group()
+    return " and ".join(rf"\{match[1]}{{{part}}}" if part.strip() else "" for part in parts)
+
+
 def has_members(text: str) -> bool:
     """Return whether `text` lists several values."""
+    if text.lstrip("-").isalnum():  # most are numbers, and the way below is a long one
+        return False
     return len(members(text.replace("$", ""))) > 1
+
+
+def with_decimal_point(text: str, other: str, decimals: int) -> str:
+    """Return "2,74" as "2.74" where the other side is a single number, so that it can be no list.
+
+    "1,234" stays: there the comma marks the thousands. Likewise "1,00,000" becomes "100000".
+
+    Args:
+        text: One answer.
+        other: The other answer.
+        decimals: Least number of decimals.
+    """
+    match = _DECIMAL_COMMA.match(text)
+    other = plain_punctuation(other)
+    if _LAKHS.match(text) and other.strip("$ ").isdigit():
+        return text.replace(",", "")
+    if (
+        not match
+        or "," in other
+        or has_members(other)
+        or _CONDITION.search(other)
+        or not re.search(r"\d", other)
+    ):
+        return text
+    sign, whole, behind, unit = match.groups()
+    thousands = len(behind) == 3 and len(whole) <= 3 and whole != "0"
+    return text if thousands or len(behind) < decimals else f"{sign}{whole}.{behind}{unit}"
 
 
 def with_shared_unit(found: list[str]) -> list[str]:
@@ -57,7 +105,55 @@ def with_shared_unit(found: list[str]) -> list[str]:
 def named(member: str) -> tuple[str, str] | None:
     """Return the name and the value of "x = 5", or None."""
     match = _NAMED.match(member)
-    return ("".join(match[1].split()), match[2].strip()) if match else None
+    return (_name(match[1]), match[2].strip()) if match else None
+
+
+def tuple_members(text: str) -> list[str] | None:
+    """Return the coordinates of "(1, 2)", or None."""
+    match = _TUPLE.match(text)
+    return [part for part in _split(match[1]) if part] if match else None
+
+
+def assignments(found: list[str]) -> list[str]:
+    """Return "(a, b) = (1, 2)" as "a = 1" and "b = 2", "x = 1, y = 2, x = 3, y = 4" as (1, 2) and (3, 4)."""
+    pairs = [named(member) for member in found]
+    if len(found) == 1 and pairs[0]:
+        names, values = (tuple_members(side) for side in pairs[0])
+        if names and values and len(names) == len(values) and all(map(str.isalnum, names)):
+            return [f"{name} = {value}" for name, value in zip(names, values, strict=True)]
+    names = [pair[0] for pair in pairs if pair]
+    distinct = list(dict.fromkeys(names))
+    size = len(distinct)
+    if not all(pairs) or size < 2 or len(names) == size or names != distinct * (len(names) // size):
+        return found
+    order = _order(distinct)
+    values = [pair[1] for pair in pairs if pair]
+    rows = [values[start : start + size] for start in range(0, len(values), size)]
+    return ["(" + ", ".join(row[index] for index in order) + ")" for row in rows]
+
+
+def in_order_of_names(found: list[str]) -> list[str] | None:
+    """Return the values of "b = 2, a = 1" as 1, 2; None if a member has no name, or two have the same.
+
+    Neighbours in the alphabet are ordered by it (x before y); other names count as they are written.
+    """
+    pairs = [named(member) for member in found]
+    names = [pair[0] for pair in pairs if pair]
+    if len(found) < 2 or not all(pairs) or len(set(names)) < len(found):
+        return None
+    values = [pair[1] for pair in pairs if pair]
+    return [values[index] for index in _order(names)]
+
+
+def _order(names: list[str]) -> list[int]:
+    positions = sorted(range(len(names)), key=names.__getitem__)
+    letters = "".join(names[position] for position in positions)
+    neighbours = len(letters) == len(names) and letters in "abcdefghijklmnopqrstuvwxyz"
+    return positions if neighbours else list(range(len(names)))
+
+
+def _name(text: str) -> str:
+    return "".join(text.split()).replace("{", "").replace("}", "")
 
 
 def _split(text: str) -> list[str]:

@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from extra_services.verification.symbols import plain_punctuation, symbols_as_commands
+from extra_services.verification.spoken import is_number_in_words
+from extra_services.verification.symbols import plain_punctuation, symbols_as_commands, word_set
 from extra_services.verification.wrappers import unwrap_commands
 
 _SPACING = re.compile(r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|displaystyle|limits)(?![a-zA-Z]))|~")
@@ -24,6 +25,8 @@ _SPACE = re.compile(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])")
 #: Unspaced: "100, 200" are two numbers.
 JOINED_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!\s*|\\,|\\!\s*,?|,?\\;)\s*(?=\d{3}(?!\d))")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
+#: Read from the end, so that the time is linear: "\;", punctuation, spaces, a backslash whose space is gone.
+_REVERSED_END = re.compile(r"(?:[,;:! ]\\(?!\\)|[.,;:\s]|\\(?!\\))++")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"))
 
 _INTEGER = re.compile(r"[+-]?\d+\Z")
@@ -47,13 +50,21 @@ def _in_braces(argument: str) -> str:
 def unwrapped(text: str) -> str:
     """Return `text` without formula delimiters, Markdown emphasis and the end of the sentence around it."""
     while True:
-        text = text.strip().rstrip(".,;:").strip()
+        text = _without_end(text.lstrip())
         if not text or text[0] not in "$\\*_`":
             return text
         inner = _inside(text)
         if inner is None:
             return text
         text = inner
+
+
+def _without_end(text: str) -> str:
+    r"""Return `text` without punctuation, spaces and spacing commands such as `\;` at its end."""
+    if text[-1:].isalnum():
+        return text
+    ending = _REVERSED_END.match(text[::-1])
+    return text[: len(text) - ending.end()] if ending else text
 
 
 def _inside(text: str) -> str | None:
@@ -80,48 +91,25 @@ def normalized(text: str) -> str:
 
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*\Z")
-_NO_WORDS = frozenset(
-    [
-        *(
-            "sqrt",
-            "frac",
-            "pi",
-            "exp",
-            "sin",
-            "cos",
-            "tan",
-            "cot",
-            "sec",
-            "csc",
-            "log",
-            "ln",
-            "arcsin",
-            "arccos",
-        ),
-        *(
-            "arctan",
-            "infty",
-            "infinity",
-            "theta",
-            "alpha",
-            "beta",
-            "gamma",
-            "delta",
-            "lambda",
-            "omega",
-            "sigma",
-        ),
-    ]
+_NO_WORDS = word_set(
+    """
+    sqrt frac pi exp sin cos tan cot sec csc log ln arcsin arccos arctan infty infinity theta alpha beta
+    gamma delta lambda omega sigma
+    """
 )
 #: Words with the same meaning.
 _SYNONYMS = {
-    "all reals": "all real numbers", "real numbers": "all real numbers", "no solutions": "no solution",
-    "all real": "all real numbers", "empty set": "no solution", "no real solution": "no solution",
+    "no solutions": "no solution", "empty set": "no solution", "no real solution": "no solution",
     "none": "no solution", "no real solutions": "no solution", "dne": "does not exist",
     "does not exists": "does not exist",
     "infinite": "infinitely many", "infinity many": "infinitely many",
     "no such number exists": "does not exist",
 }  # fmt: skip
+_NUMBER_SETS = {
+    "real numbers": "R", "reals": "R", "integers": "Z", "rational numbers": "Q", "rationals": "Q",
+    "natural numbers": "N", "naturals": "N", "complex numbers": "C", "all real": "R",
+}  # fmt: skip
+_SET_OF = re.compile(r"\A(?:the )?(?:set of )?(?:all )?(?:the )?(?=\w+s\Z|\w+ numbers\Z)")
 _QUADRANTS: dict[str, str] = {"i": "first", "ii": "second", "iii": "third", "iv": "fourth"}
 _NTH: dict[str, str] = dict(zip("1234", _QUADRANTS.values(), strict=True))
 _SAME_WORDS = tuple(
@@ -140,6 +128,7 @@ _SAME_WORDS = tuple(
         (r"\bbut is not\b", "but not"),
         (r"\bquadrant (i{1,3}|iv)\Z", lambda match: f"{_QUADRANTS[match[1]]} quadrant"),
         (r"\b([1-4])(?:st|nd|rd|th) quadrant", lambda match: f"{_NTH[match[1]]} quadrant"),
+        (r"条件\Z", ""),
         (r"\b(?:the|an?) ", ""),
         (r"\bthere (?:is|are) ", ""),
     )
@@ -160,9 +149,19 @@ def words(text: str) -> str | None:
     longest = max(map(len, re.split(r"[ '\-]", plain)))
     if longest < (2 if marked or not plain.isascii() else 4) and plain not in ("yes", "no"):
         return None
+    if is_number_in_words(plain) or _SET_OF.sub("", plain) in _NUMBER_SETS:
+        return None
     for pattern, same in _SAME_WORDS:
         plain = pattern.sub(same, plain)
-    return _SYNONYMS.get(plain.strip(), plain.strip())
+    plain = " and ".join(sorted(plain.strip().split(" and ")))  # "blue and red" is "red and blue"
+    return _SYNONYMS.get(plain, plain)
+
+
+def set_of_numbers(text: str) -> str | None:
+    r"""Return `\\mathbb{R}` for "all real numbers", and the like, or None."""
+    plain = " ".join(unwrapped(_TEXT.sub(r" \1 ", unwrapped(text))).casefold().split())
+    letter = _NUMBER_SETS.get(_SET_OF.sub("", plain))
+    return rf"\mathbb{{{letter}}}" if letter else None
 
 
 def without_text_commands(text: str) -> str:

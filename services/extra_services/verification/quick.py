@@ -15,7 +15,7 @@ from extra_services.verification import arithmetic
 from extra_services.verification.choices import choices, content, stated
 from extra_services.verification.extraction import final_answer, reference_answer
 from extra_services.verification.forms import single_statement, statements
-from extra_services.verification.listing import has_members
+from extra_services.verification.listing import has_members, with_decimal_point
 from extra_services.verification.normalization import (
     has_text,
     integer,
@@ -38,6 +38,7 @@ SHOWN = 2000
 _PERCENT = re.compile(r"\\?%\Z")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES = re.compile(r"\^\\circ\Z")
+_FEW_LETTERS = re.compile(r"[A-J][A-J\s,;.$]*\Z")
 _LETTER_IN_PARENTHESES = re.compile(r"\([A-H]\)\Z")
 
 
@@ -64,7 +65,11 @@ def question(item: VerificationItem) -> Question:
             return Question(", ".join(sorted(letters)), answer, method, item.options)
         if letters is None and item.method is Method.AUTO and found and (behind := content(answer)):
             return Question(found.text, behind, Method.MATH, item.options)
-    return Question(found.text if found else None, answer, method, item.options)
+    text = found.text if found else None
+    if method in (Method.MATH, Method.NUMERIC) and text and ("," in text) != ("," in answer):
+        # A reference such as "1,2" is rather a list.
+        text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
+    return Question(text, answer, method, item.options)
 
 
 def method_for(answer: str) -> Method:
@@ -186,6 +191,8 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
         return _statements(blank, response, answer)
     if _LETTER_IN_PARENTHESES.match(answer) and choices(asked.found or ""):
         return _choice(asked, blank)
+    if letters := _several_letters(asked):
+        return _decided(blank, letters[0] == letters[1], "choice")
     gold_words = words(asked.answer)
     if gold_words is not None and (response_words := words(asked.found or "")) is not None:
         shown = replace(blank, normalized_response=response_words, normalized_answer=gold_words)
@@ -194,6 +201,15 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
         return None
     equal = _calculated(response, answer, asked.options)
     return None if equal is None else _decided(blank, equal, "arithmetic")
+
+
+def _several_letters(asked: Question) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Return the letters of "A, B, D" and "ABD", which is no product where the other side lists letters."""
+    if not _FEW_LETTERS.match(asked.answer):
+        return None
+    found, gold = choices(asked.found or ""), choices(asked.answer)
+    listed = [side for side in (asked.found or "", asked.answer) if re.search(r"[A-J]\W+[A-J]", side)]
+    return (found, gold) if found and gold and len(gold) > 1 and listed and "(" not in asked.answer else None
 
 
 def _statements(blank: Verdict, response: str, answer: str) -> Verdict:

@@ -25,6 +25,7 @@ from math_verify.grader import is_assignment_relation, should_treat_as_complex
 from math_verify.parser import get_last_eq
 
 from extra_services.verification.latex import Written, written
+from extra_services.verification.units import unit_named
 from extra_services.verification.verdict import ComparisonOptions
 
 _NORMALIZATION = NormalizationConfig(
@@ -33,6 +34,11 @@ _NORMALIZATION = NormalizationConfig(
 #: R and r are two variables.
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _INEQUALITY = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
+_NO_VARIABLE = re.compile(r"\\[a-zA-Z]+|_\s*(?:\{[^{}]*\}|\w)")
+_INDEX_I = re.compile(r"_\s*\{?\s*i|[_^{]\s*i\s*=")
+_ANGLE = unit_named("rad")
+#: Scales with degrees, which an answer may leave at "25^\\circ".
+_TEMPERATURES = ("celsius", "fahrenheit")
 _HUNDREDTH = sympy.Rational(1, 100)
 
 
@@ -50,7 +56,7 @@ class Readings:
 def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
     """Read a reference answer and the final answer of a response together."""
     gold, prediction = written(answer), written(response)
-    real = not (should_treat_as_complex(gold.latex) or should_treat_as_complex(prediction.latex))
+    real = not any(should_treat_as_complex(side.latex) or _has_i(side.latex) for side in (gold, prediction))
     gold_value, value = _parse(gold.latex, real), _parse(prediction.latex, real)
     readable = gold_value is not None and value is not None
     pairs = _senses(gold, prediction, gold_value, value, options) if readable else ()
@@ -63,16 +69,36 @@ def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
     return Readings(pairs, gold_value, value)
 
 
+def _has_i(latex: str) -> bool:
+    """Return whether an i stands for a factor, as in "3i" or "bi", and not for an index or in a word."""
+    if _INDEX_I.search(latex):
+        return False
+    runs = re.findall(r"[a-zA-Z]+", _NO_VARIABLE.sub(" ", latex))
+    return any("i" in run and len(run) <= 2 for run in runs)
+
+
+def expression(text: str) -> sympy.Expr | None:
+    """Return the expression that `text` is, degrees as radians, or None if it is none."""
+    plain = written(text)
+    value = _parse(plain.latex, real=True)
+    if not isinstance(value, sympy.Expr):
+        return None
+    return value * sympy.pi / 180 if plain.degrees else value
+
+
 def _senses(
     gold: Written, prediction: Written, gold_value: Any, value: Any, options: ComparisonOptions
 ) -> tuple[tuple[Any, Any], ...]:
+    if _of_two_kinds(gold, prediction):
+        return ()
     pairs = [(gold_value, value)]
     if gold.digits and not prediction.digits:  # the question named the base, and the response omits it
         pairs.append((sympy.Integer(gold.digits), value))
     if gold.percent != prediction.percent:
         pairs = _either(pairs, gold.percent, _HUNDREDTH, options.strict_percent)
     if gold.degrees != prediction.degrees:
-        pairs = _either(pairs, gold.degrees, sympy.pi / 180, options.strict_degrees)
+        radians = _ANGLE in (gold.unit, prediction.unit)
+        pairs = _either(pairs, gold.degrees, sympy.pi / 180, options.strict_degrees or radians)
     if gold.unit and prediction.unit and gold.unit != prediction.unit:
         if not gold.unit.matches(prediction.unit):
             return ()
@@ -80,6 +106,26 @@ def _senses(
         scale = sympy.Rational(factor.numerator, factor.denominator)
         pairs = [(_scaled(left, scale), right) for left, right in pairs]
     return tuple(pairs)
+
+
+def _of_two_kinds(gold: Written, prediction: Written) -> bool:
+    """Return whether one side is a share, an angle or a quantity, and the other one of another kind."""
+    kinds = [
+        (
+            "percent"
+            if side.percent
+            else "angle"
+            if side.degrees or side.unit == _ANGLE
+            else "unit"
+            if side.unit
+            else ""
+        )
+        for side in (gold, prediction)
+    ]
+    temperatures = any(
+        side.unit and side.unit.dimension[0][0] in _TEMPERATURES for side in (gold, prediction)
+    )
+    return all(kinds) and kinds[0] != kinds[1] and not ("angle" in kinds and temperatures)
 
 
 def _either(
@@ -141,8 +187,7 @@ def _latex2sympy(latex: str, real: bool) -> Any:
 
 def _with_imaginary_unit(value: Any, latex: str) -> Any:
     """Replace latex2sympy's variable i by the imaginary unit, unless i is an index."""
-    counts = re.search(r"_\s*\{?\s*i|[_^{]\s*i\s*=", latex)
-    return value if counts else value.xreplace({sympy.Symbol("i", real=False): sympy.I})
+    return value if _INDEX_I.search(latex) else value.xreplace({sympy.Symbol("i", real=False): sympy.I})
 
 
 def _real_roots(value: Any) -> Any:

@@ -2,7 +2,8 @@ r"""Find the answer that prose states: on a marked line, as the whole text, or a
 
 `marked_line` reads "#### x", "Answer: x" and "the answer is x". It takes what the sentence asserts: the
 second part of "not 12 but 7", the value of "12 minus 5, which is 7", and nothing behind "because".
-`last_value` takes the last formula or number of the last sentence with one.
+`last_value` takes the last formula or number. A value in prose is taken with the words beside it that change
+or deny it ("at least 7", "half of 7", "7 or more", "7 is wrong"): they make it another answer, or none.
 """
 
 import re
@@ -24,14 +25,57 @@ _NUMBER = re.compile(
     r"(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?",
     re.IGNORECASE,
 )
-#: Words before a formula that change its value.
-_CHANGED = re.compile(r"(?:not|minus|negative|half|twice)\b", re.IGNORECASE)
+_VALUE_BEFORE = r"(?:[-+]?\d[\d.,/]*|\$[^$\n]{1,40}\$)\s*%?"
+_DENYING = (
+    r"not|\w+n['’]t|cannot|never|no|neither|nor|none|without|except|excluding|besides|unless|maybe|perhaps|possibly"
+    r"|beyond|exceeds?|exceeding|least|most|under|above|below|than|up"
+)
+_TURNING = (
+    r"minus|negative|half|third|quarter|twice|thrice|double|triple|roots?|square|cube|reciprocal|opposite|inverse"
+    r"|factorial|log|multiples?|divisors?|plus|times|over|mod|modulo|choose|divided\s+by|multiplied\s+by|percent"
+)
+_SMALL_WORDS = r"(?:\s+(?:an?|the|of|to|be|equal|for|exactly|about|any|number|value|power|root))*"
+#: Text before a value that changes it, with the number that belongs to it ("3 less than", "5 or", "x >").
+_CHANGED_BEFORE = re.compile(
+    rf"(?:(?:{_VALUE_BEFORE}\s+(?:[a-z]+\s+){{0,2}})?\b(?:{_DENYING}|{_TURNING})\b{_SMALL_WORDS}"
+    rf"|{_VALUE_BEFORE}(?:\s+[a-z]+)?(?:\s+out)?\s+of|{_VALUE_BEFORE}(?:\s+[a-z]+)?\s*,?\s*\bor"
+    r"|\b(?:none|neither|nobody|nothing)\b[^.,;:\d]{0,40}\b(?:is|are|equals)"
+    rf"|\bbetween\s+{_VALUE_BEFORE}(?:\s+[a-z]+)?\s+and|[\w)}}\]]*\s*(?:[<>≤≥≠]|!=)=?"
+    r"|\d[\d\s.,+*/^()×÷·-]*[-+*/^×÷·])[\s{}$(]*\Z",
+    re.IGNORECASE,
+)
+_BUT = re.compile(
+    r"(?:\bnot|n['’]t|\bcannot)\b.{1,80}\bbut(?:\s+rather)?(?:\s+(?:is|it\s+is))?\s*\Z",
+    re.IGNORECASE | re.DOTALL,
+)
+#: Text behind a value that changes or denies it.
+_CHANGED_BEHIND = re.compile(
+    r"\s*+(?:or\s+(?:more|less|fewer|greater|higher|lower|above|below|larger|smaller)|(?:more|less|fewer)\s+than\b.{0,40}"
+    r"|(?:factorial|squared|cubed|halved|doubled|tripled|hundred|thousand|million|billion|trillion|dozen|percent)s?"
+    r"|(?:hundred|thousand|million|ten)ths|(?:plus|minus|times|choose|mod|modulo|over)\s+\S+|divided\s+by\s+\S+"
+    r"|(?:(?:is|are|was|would\s+be)\s*+)?(?:n['’]t|not|wrong|incorrect|false|impossible|invalid|excluded|rejected|ruled\s+out)"
+    r"|(?:fails|doesn['’]t|does\s+not|cannot|can['’]t|isn['’]t)\b)(?![a-z])",
+    re.IGNORECASE,
+)
+#: Longest text before a value that is examined for words that change it.
+_CONTEXT = 120
+_DENIED = re.compile(
+    r"\b(?:not|\w+n['’]t|cannot|never|no|none|neither|nor|without|except|maybe|perhaps|possibly)\b",
+    re.IGNORECASE,
+)
+_ASSERTED = re.compile(
+    r"\b(?:is|are|was|were|be|equals|gives|get|gets|have|has)\s+[$\\(]*\Z|(?:\S+\s+){4}\Z", re.IGNORECASE
+)
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
+#: What may stand behind an answer in its sentence: the next sentence, a reason, a remark, a special token.
 _SENTENCE_END = re.compile(
-    r"\.(?:\s+\D.*)?\Z|[。!?;].*\Z|,?\s+(?:because|since|which\s+is\s+why|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
-    r"|\s+\([^()]*[a-z]{4}[^()]*\)\Z|\s*<\|.*\Z|,\s+not\b.*\Z|\s*[✅✓✔☑🎉].*\Z",
+    r"\.(?:\s+\D.*)?\Z|[。?;].*\Z|\s*<\|.*\Z|,\s+not\b.*\Z|\s*[✅✓✔☑🎉].*\Z"
+    r"|,?\s+(?:because|since|instead\s+of|rather\s+than|which\s+is\s+why|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
+    r"|\s+\([^()]*[a-z]{4}[^()]*\)\.?\Z",
     re.DOTALL,
 )
+#: "The answer is 42!" is glad and no factorial; "Answer: 5!" is one.
+_EXCLAMATION = re.compile(r"!(?!\s*[.)=+*/^-]).*\Z", re.DOTALL)
 _REMARK = re.compile(r",\s+(?!and\b|or\b)[a-z]{2,}(?:\s+[a-z]+)*.*\Z", re.DOTALL)
 _NOT_BUT = re.compile(
     r"\A\s*(?:neither\b.{0,80}\bbut|not\s.{1,80}?,?\s+but(?:\s+rather)?)\s+", re.IGNORECASE | re.DOTALL
@@ -41,7 +85,8 @@ _WHICH_IS = re.compile(
     re.IGNORECASE,
 )
 _WHICH = re.compile(r",?\s+which\b.*\Z", re.DOTALL)
-_REASON = re.compile(r",?\s+(?:because|since)\s.*\Z", re.DOTALL)
+#: To the end of the sentence.
+_REASON = re.compile(r",?\s+(?:because|since)\s(?:[^.]|\.(?=\d))*")
 _LONGEST_BARE_ANSWER = 100
 _LONGEST_HEADING = 200
 #: Longest answer after a phrase, in characters; a box may be longer.
@@ -52,10 +97,12 @@ _VALUE = re.compile(
     rf"(?:{_FORMULA}|[-+]?[\d.,]*\d(?:\s*/\s*\d+|\s+\d+/\d+)?\s*(?:\\?%)?(?:\s+[a-z]{{1,12}}){{0,2}}|\(?[A-J]\)?)[\s.]*\Z",
     re.DOTALL,
 )
-_ANSWER_IS_LABEL = re.compile(
-    r"\b(?:final|correct)\s+answer\s*:\s*.{3,200}?\b(?:is|are)\s+(?=(?:[-+]?\d|\$|\\\())([^.]{1,60}|\d+\.\d+)",
-    re.IGNORECASE,
-)
+_TOKEN = re.compile(r"\S+")
+_BRACE = re.compile(r"\\[{}]")
+_MATHEMATICAL = re.compile(r"[\\{}^_=<>≤≥≠+*/|√π²³×·÷%\d]|\A[-−–]\Z")
+_LEADING_OPERATOR = re.compile(r"(?:[-+*/=≈•]|\\approx)\s+")
+#: The calculations in the solutions of GSM8K ("9*2 = <<9*2=18>>18").
+_CALCULATOR = re.compile(r"<<[^<>\n]*(?:>>|\Z)")
 #: Number of last characters in which an unmarked answer is sought.
 _TAIL = 1000
 
@@ -72,7 +119,8 @@ def marked_line(response: str) -> tuple[str, str] | None:
         match = _PHRASE.match(line) if marked else None
         if match is None and len(line) <= _LONGEST_HEADING:
             match = (_HEADING if marked else _A_LINE).match(line)
-        if match and (text := _answer_of_line(line[match.end() :]) or _answer_of_line(following)):
+        sentence = match is not None and match.group().rstrip("*_` ")[-1:] not in (":", "#")
+        if match and (text := _answer_of_line(line[match.end() :], sentence) or _answer_of_line(following)):
             return text, "hash" if "####" in match.group() else "phrase"
         if line.strip():
             following = line
@@ -99,7 +147,7 @@ def last_value(response: str) -> str | None:
     return _last_value(asserted) or _last_value(tail)
 
 
-def _answer_of_line(line: str) -> str:
+def _answer_of_line(line: str, sentence: bool = False) -> str:
     line = line.strip()[:_LONGEST_ANSWER]
     line = _NOT_BUT.sub("", line)
     if line.count("**") % 2:  # the answer is in bold, which begins before the marker ends
@@ -110,19 +158,92 @@ def _answer_of_line(line: str) -> str:
     if which := _WHICH_IS.match(line):
         line = line[which.end() :]
     if first := _FORMULAS_FIRST.match(line):
-        return first.group()
-    formulas = _FORMULA_PATTERN.findall(line)
+        return _in_context(line, *first.span())
+    formulas = list(_FORMULA_PATTERN.finditer(line))
     around = _FORMULA_PATTERN.sub("", line)
-    if len(formulas) == 1 and not any(map(str.isdigit, around)) and not _CHANGED.match(line):
-        return str(formulas[0])
-    line = _WHICH.sub("", _SENTENCE_END.sub("", line))
-    return _REMARK.sub("", line).strip(" *_`")
+    if len(formulas) == 1 and not any(map(str.isdigit, around)):
+        return _in_context(line, *formulas[0].span())
+    line = _WHICH.sub("", _SENTENCE_END.sub("", _EXCLAMATION.sub("", line) if sentence else line))
+    line = _REMARK.sub("", line).strip(" *_`")
+    return _asserted(line) or line
+
+
+def _asserted(line: str) -> str | None:
+    """Return the value of a sentence that states one ("The largest n is 34"), or None."""
+    if "\\text" in line or not _WORD.search(line) or not (value := _last_span(line)):
+        return None
+    before = _FORMULA_PATTERN.sub("", line[: value[0]])
+    alone = not any(map(str.isdigit, before)) and not _DENIED.search(before)
+    return _in_context(line, *value) if alone and _ASSERTED.search(line, 0, value[0]) else None
+
+
+def _in_context(text: str, start: int, end: int) -> str:
+    """Return the value text[start:end] with the words beside it that change or deny it."""
+    low = max(0, start - _CONTEXT)
+    if (before := _CHANGED_BEFORE.search(text, low, start)) and not _BUT.search(text, low, start):
+        start = before.start()
+    if behind := _CHANGED_BEHIND.match(text, end):
+        end = behind.end()
+    return text[start:end].strip()
 
 
 def _last_value(tail: str) -> str | None:
+    tail = _CALCULATOR.sub("", tail)
+    if not (span := _last_span(tail)):
+        return None
+    return _in_context(
+        tail, *(span if _FORMULA_PATTERN.match(tail, span[0]) else _formula_around(tail, *span))
+    )
+
+
+def _formula_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return where the formula is that the number text[start:end] belongs to, as in "x + 1 = 7".
+
+    A formula without delimiters is a run of mathematical tokens, and of all tokens in braces.
+    """
+    first = max(text.rfind("\n", 0, start) + 1, start - _CONTEXT)
+    line_end = text.find("\n", end)
+    begin, stop, depth = -1, end, 0
+    for token in _TOKEN.finditer(text, first, line_end if line_end >= 0 else len(text)):
+        word = token.group()
+        if depth == 0 and not _is_mathematical(word):
+            if token.start() >= end:
+                break
+            begin = -1
+            continue
+        begin, stop = (begin if begin >= 0 else token.start()), token.end()
+        depth = max(0, depth + _BRACE.sub("", word).count("{") - _BRACE.sub("", word).count("}"))
+        if depth == 0 and word[-1] in ".;:?":
+            if stop >= end:
+                break
+            begin = -1
+    if not 0 <= begin <= start or stop < end or stop - begin > 2 * _CONTEXT:
+        return start, end
+    return _trimmed(text, begin, stop, start, end)
+
+
+def _trimmed(text: str, begin: int, stop: int, start: int, end: int) -> tuple[int, int]:
+    """Return the run text[begin:stop] without bullets, a sign that joins it to words, and marks around it."""
+    if operator := _LEADING_OPERATOR.match(text, begin, start):
+        begin = operator.end()
+    while begin < start and (text[begin] in "*_`" or (text[begin] == "(" and ")" not in text[begin:stop])):
+        begin += 1
+    while stop > end and (
+        text[stop - 1] in ".,;:?*_`=+-/$ " or (text[stop - 1] in ")]" and text[begin:stop].count("(") == 0)
+    ):
+        stop -= 1
+    return begin, stop
+
+
+def _is_mathematical(word: str) -> bool:
+    return bool(_MATHEMATICAL.search(word)) or (len(word) == 1 and word.isalpha() and word not in "aAI")
+
+
+def _last_span(text: str) -> tuple[int, int] | None:
+    """Return where the last formula or number is."""
     last: re.Match[str] | None = None
-    for match in _FORMULA_PATTERN.finditer(tail):
+    for match in _FORMULA_PATTERN.finditer(text):
         last = match
-    for match in _NUMBER.finditer(tail, last.end() if last else 0):
+    for match in _NUMBER.finditer(text, last.end() if last else 0):
         last = match
-    return last.group() if last else None
+    return last.span() if last else None

@@ -27,7 +27,8 @@ _COMMANDS = {
     "≅": r"\approx ",
     "≡": r"\equiv ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∖": r"\setminus ",
     "°": r"^\circ ", "º": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "√": r"\sqrt ",
-    "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "∠": r"\angle ", "△": r"\triangle ", "⊥": r"\perp ", "∑": r"\sum ",
+    "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "∠": r"\angle ",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "△": r"\triangle ", "⊥": r"\perp ", "∑": r"\sum ",
     "∏": r"\prod ", "∫": r"\int ", "→": r"\to ", "⇒": r"\Rightarrow ", "⇔": r"\Leftrightarrow ",
     "∨": r"\lor ",
     "∧": r"\land ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "ℓ": r"\ell ",
@@ -39,7 +40,7 @@ _SUPERSCRIPTS = {**dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "01
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙₓ", "0123456789+-()nx", strict=True))
 _SUPERSCRIPT = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _SUBSCRIPT = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
-_ROOT = re.compile(r"√\s*(\d+|[a-zA-Z])(?![.\d])")
+_ROOT = re.compile(r"([√∛∜])\s*(\d+|[a-zA-Z])(?![.\d])")
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)\Z")
 #: Greek letters that look like Latin ones have no command.
 _NO_COMMAND = frozenset("OMICRON")
@@ -94,6 +95,16 @@ _PLAIN = _Table(_SIGNS, _ascii_shape)
 _MATHEMATICS = _Table(_COMMANDS, _command)
 
 
+def word_list(text: str) -> list[str]:
+    """Return the words of a table that is written as a text."""
+    return text.split()
+
+
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a table that is written as a text, as a set."""
+    return frozenset(text.split())
+
+
 def plain_punctuation(text: str) -> str:
     """Return `text` with other shapes of ASCII characters in ASCII."""
     return text if text.isascii() else text.translate(_PLAIN)
@@ -103,7 +114,7 @@ def symbols_as_commands(text: str) -> str:
     """Return `text` with mathematical signs ("π", "≤", "x²") as LaTeX."""
     if text.isascii():
         return text
-    text = _ROOT.sub(r"\\sqrt{\1}", text)
+    text = _ROOT.sub(lambda root: f"{_COMMANDS[root[1]].strip()}{{{root[2]}}}", text)
     text = _SUPERSCRIPT.sub(lambda run: _script("^", run.group(), _SUPERSCRIPTS), text)
     text = _SUBSCRIPT.sub(lambda run: _script("_", run.group(), _SUBSCRIPTS), text)
     return text.translate(_MATHEMATICS)

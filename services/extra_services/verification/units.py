@@ -36,13 +36,20 @@ class Unit:
         return Unit(powers if exponent else (), self.size**exponent)
 
     def matches(self, other: "Unit") -> bool:
-        """Return whether both measure the same: equal dimensions, or nouns with a word in common."""
-        if self.dimension == other.dimension:
-            return True
-        return _noun(self) is not None and _nouns_match(_noun(self) or "", _noun(other) or "")
+        """Return whether both measure the same: equal dimensions, "apples" for "red apples"."""
+        mine, theirs = _apart(self), _apart(other)
+        return (
+            mine[0] == theirs[0]
+            and len(mine[1]) == len(theirs[1])
+            and all(
+                power == other_power and (nouns <= others or others <= nouns)
+                for (nouns, power), (others, other_power) in zip(mine[1], theirs[1], strict=True)
+            )
+        )
 
 
-_LENGTH, _TIME = "length", "time"
+#: Start of the quantities that are counted things.
+_THING = "noun "
 _TABLE = {
     "length": {
         "nm": "1/1000000000", "\\mu m": "1/1000000", "um": "1/1000000", "mm": "1/1000",
@@ -90,7 +97,6 @@ _TABLE = {
     "solar mass": {"M_\\odot": "1"}, "parsec": {"pc": "1", "kpc": "1000", "Mpc": "1000000"},
     "astronomical unit": {"AU": "1", "au": "1"}, "light year": {"ly": "1"},
     "angle": {"rad": "1", "radian": "1"}, "solid angle": {"sr": "1"}, "decibel": {"dB": "1"},
-    "temperature step": {},
 }  # fmt: skip
 _METRE, _GRAM, _SECOND = Unit((("length", 1),)), Unit((("mass", 1),)), Unit((("time", 1),))
 _AMPERE = Unit((("current", 1),))
@@ -120,8 +126,8 @@ _UNITS |= {
     prefix + name: _times(size, unit) for name, unit in _DERIVED.items() for prefix, size in _PREFIXES.items()
 }
 _UNITS |= {
+    **{prefix + "\\Omega": _times(size, _VOLT * _AMPERE**-1) for prefix, size in _PREFIXES.items()},
     "newton": _NEWTON, "joule": _JOULE, "watt": _WATT, "volt": _VOLT, "ohm": _VOLT * _AMPERE**-1,
-    "\\Omega": _VOLT * _AMPERE**-1,
     "hertz": _SECOND**-1, "pascal": _NEWTON * _METRE**-2, "erg": _times("0.0000001", _JOULE),
     "dyn": _times("0.00001", _NEWTON),
     "mph": _UNITS["mi"] * _UNITS["h"] ** -1, "kph": _UNITS["km"] * _UNITS["h"] ** -1,
@@ -137,12 +143,15 @@ _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 _TEXT = re.compile(
     r"\\(?:text|mbox|mathrm|textrm|rm|operatorname|mathit|textbf|mathbf)\s*\{[\s~]*+((?:[^{}\s]|\s++(?!\}))*+)\s*+\}"
 )
-_NAME = r"(?:\^\s*\{?\\circ\s*\}?\s*)?(?:⟦[^⟧]*⟧|\\mu\s?m|\\Omega|\\mu|[a-zA-ZÅ]+|[\u4e00-\u9fff]+)"
+_NAME = (
+    r"(?:\^\s*\{?\\circ\s*\}?\s*)?(?:⟦[^⟧]*⟧|\\mu\s?m|[kMGmn]?\s?\\Omega|\\mu|[a-zA-ZÅ]+|[\u4e00-\u9fff]+)"
+)
 _POWER = r"(?:\s*\^\s*\{?\s*(-?\s*\d)\s*\}?)?"
 _FACTOR = rf"{_NAME}{_POWER}"
 _JOIN = r"\s*(?:/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])|\*|·|\bper\b|⟦\s*per\s*⟧|(?<=⟧)|(?=⟦)|\s)\s*"
 _TAIL = re.compile(rf"(?P<gap>\s*)(?P<unit>/?\s*{_FACTOR}(?:{_JOIN}{_FACTOR})*)\s*\.?\s*\Z")
 _FACTORS = re.compile(rf"(?P<join>/|\bper\b)?\s*\(?(?P<name>{_NAME}){_POWER}\)?")
+_TIMES = re.compile(r"\s*(?:\\cdot|\\times|·|\*|\\,|\\ )\s*")
 _PLAIN_NUMBER = re.compile(
     r"\(?[+-]?\s*(?:[\d.,]*\d(?:\s*/\s*\d+)?(?:\s+\d+/\d+)?|[\d\s]*\\[dt]?frac\s*(?:\{-?[\d.]+\}|\d)\s*(?:\{\d+\}|\d)"
     r"|[\d.]*\s*\\sqrt\s*\{?\d+\}?|\d*\s*\\pi|[\d.,]+\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*-?\d+\s*\}?|[\d.]+[eE]-?\d+)\)?\s*\Z"
@@ -150,11 +159,6 @@ _PLAIN_NUMBER = re.compile(
 _FORMULA_END = re.compile(r"[\d})\]!]\s*\Z|\\pi\s*\Z")
 _CURRENCY_BEFORE = re.compile(
     r"\A\s*(-?)\s*(\\\$|US\\?\$|\$|£|€|¥|₹|\\pounds|\\text\s*\{\s*[$£€¥]\s*\})\s*(?=[\d.])"
-)
-#: Words that change the meaning, so that the text before them is not the whole answer.
-_MEANINGFUL = re.compile(
-    r"\b(?:if|when|where|for|and|or|not|is|are|even|odd|mod|to|than|least|most|pi|sqrt|[ei])\b|[=<>]",
-    re.IGNORECASE,
 )
 
 
@@ -204,9 +208,9 @@ def mixed_quantity(text: str) -> tuple[Fraction, Unit] | None:
     return (total, first) if first and last != first and not flat[position:].strip(" .") else None
 
 
-def is_unit(name: str) -> bool:
-    """Return whether the table has a unit of this name."""
-    return _one(name) is not None
+def unit_named(name: str) -> Unit | None:
+    """Return the unit that the table has by this name, or None."""
+    return _one(name)
 
 
 def _tails(marked: str) -> "list[re.Match[str]]":
@@ -236,6 +240,8 @@ def _length(latex: str, marked_length: int) -> int:
 
 
 def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
+    if plain and not glued and (" per " in text) and re.fullmatch(r"[a-zA-Z ⟦⟧]+", text):
+        return _inside(" ".join(re.sub("[⟦⟧]", " ", text).split()))
     total = Unit(())
     sign = 1
     position = 0
@@ -244,7 +250,7 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
             return None
         position = match.end()
         name = match["name"].strip()
-        bare = name.strip("⟦⟧ ").rstrip(".")
+        bare = name.strip("⟦⟧ ").rstrip(".").replace(r" \Omega", r"\Omega")
         if bare == "per" or match["join"]:
             sign = -1
         if bare == "per":
@@ -252,7 +258,7 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
         unit = _inside(bare) if "⟦" in name else _one(bare)
         if unit is None and match.start() == 0 and position == len(text):
             noun = counted_noun(bare) if plain and not glued else None
-            return Unit(((f"noun {noun}", 1),)) if noun else None
+            return _counted(noun) if noun else None
         if unit is None or (glued and "⟦" not in name and len(bare) == 1 and match.start() == 0):
             return None
         power = int(match[3].replace(" ", "")) if match[3] else 1
@@ -263,24 +269,38 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
 
 
 def _inside(words: str) -> Unit | None:
-    """Return the unit in a `\\text{}`: one name, "square inches", "km/h", "miles per hour"."""
+    """Return the unit in a `\\text{}`: one name, "square inches", "km/h", "words per minute"."""
     unit = _one(words)
-    if unit or not re.search(r"[/^ ]", words):
+    if unit or not re.search(r"[/^\\ ]", words):
         return unit
-    parts = re.split(r"\s*/\s*|\s+per\s+", words)
     total = Unit(())
-    for index, part in enumerate(parts):
+    words = _TIMES.sub(" ", words)
+    for index, part in enumerate(re.split(r"\s*/\s*|\s+per\s+|\Aper\s+", words)):
         if index == 0 and part == "":
             continue
-        factor = Unit(())
-        for name in [part] if _one(part) else part.split():
-            match = re.match(r"(.+?)(?:\^\{?(-?\d)\}?)?\Z", name)
-            found = _one(match[1]) if match else None
-            if match is None or found is None:
-                return None
-            factor = factor * found ** int(match[2] or 1)
+        factor = _product(part) or (_thing(part, index) if " per " in words else None)
+        if factor is None:
+            return None
         total = total * factor ** (-1 if index else 1)
     return total if total.dimension else None
+
+
+def _product(words: str) -> Unit | None:
+    """Return the unit "kg m^2", or None."""
+    total = Unit(())
+    for name in [words] if _one(words) else words.split():
+        match = re.match(r"(.+?)(?:\^\{?(-?\d)\}?)?\Z", name)
+        found = _one(match[1]) if match else None
+        if match is None or found is None:
+            return None
+        total = total * found ** int(match[2] or 1)
+    return total
+
+
+def _thing(words: str, index: int) -> Unit | None:
+    """Return the things counted in "words per minute" (index 0) or "dollars per person" (index 1)."""
+    noun = counted_noun(words if index == 0 else f"{words}s")
+    return _counted(noun) if noun else None
 
 
 def _one(words: str) -> Unit | None:
@@ -301,12 +321,13 @@ def _one(words: str) -> Unit | None:
     return None
 
 
-def _noun(unit: Unit) -> str | None:
-    if len(unit.dimension) == 1 and unit.dimension[0][0].startswith("noun "):
-        return unit.dimension[0][0][5:]
-    return None
+def _apart(unit: Unit) -> tuple[list[tuple[str, int]], list[tuple[frozenset[str], int]]]:
+    """Return the quantities and the counted things of a dimension, with their exponents."""
+    things = [(name, power) for name, power in unit.dimension if name.startswith(_THING)]
+    words = [(frozenset(name.removeprefix(_THING).split()), power) for name, power in things]
+    rest = [each for each in unit.dimension if each not in things]
+    return rest, sorted(words, key=lambda each: each[1])
 
 
-def _nouns_match(left: str, right: str) -> bool:
-    first, second = set(left.split()), set(right.split())
-    return bool(first & second)
+def _counted(noun: str) -> Unit:
+    return Unit(((f"{_THING}{noun}", 1),))

@@ -6,34 +6,28 @@ Colours, boxes, lines below, sizes, equation numbers, alignment and row spacing 
 
 import re
 
+from extra_services.verification.symbols import word_list
+
 #: Longest answer that is unwrapped, in characters.
 _MAX_LENGTH = 8000
 #: Commands whose last argument is kept, with their number of arguments.
 _KEEP_LAST = {
-    "textcolor": 2, "color": 2, "colorbox": 2, "underline": 1, "boxed": 1, "fbox": 1, "ensuremath": 1,
-    "mathstrut": 0,
-    "smash": 1, "pmb": 1, "textnormal": 1, "underbracket": 1, "mathclap": 1, "mathopen": 1,
-    "mathclose": 1, "cfrac": 0,
-    "mathord": 1, "mathrel": 1, "mathbin": 1, "mathinner": 1, "emph": 1,
+    "textcolor": 2, "colorbox": 2, "color": 2,
+    **dict.fromkeys(
+        word_list(
+            """
+            underline boxed fbox ensuremath smash pmb textnormal mathclap mathopen mathclose mathord mathrel
+            mathbin mathinner emph underbrace overbrace
+            """
+        ),
+        1,
+    ),
 }  # fmt: skip
 #: Commands that are dropped with their argument.
-_DROP = (
-    "tag",
-    "tag*",
-    "label",
-    "hspace",
-    "hspace*",
-    "vspace",
-    "phantom",
-    "hphantom",
-    "vphantom",
-    "mspace",
-    "kern",
-)
-_WRAPPER = re.compile(
-    r"\\(textcolor|colorbox|color|underline|boxed|fbox|ensuremath|smash|pmb|textnormal|mathclap|mathopen|mathclose"
-    r"|mathord|mathrel|mathbin|mathinner|emph|tag\*?|label|hspace\*?|vspace|[hv]?phantom|mspace)\s*(?=\{)"
-)
+_DROP = ("tag", "tag*", "label", "hspace", "hspace*", "vspace", "phantom", "hphantom", "vphantom", "mspace")
+_WRAPPER = re.compile(rf"\\({'|'.join(map(re.escape, [*_KEEP_LAST, *_DROP]))})\s*(?=\{{)")
+#: The remark below "\underbrace{7}_{\text{sum}}".
+_REMARK = re.compile(r"\\(?:under|over)brace(?![a-zA-Z])")
 _SWITCHES = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits|tiny|scriptsize|footnotesize|small"
     r"|normalsize|large|Large|LARGE|huge|Huge|rm|bf|it|sf|tt|bfseries|itshape|boldmath|nonumber|notag|hline|strut"
@@ -46,6 +40,8 @@ _LAST_ROW_END = re.compile(r"\\\\\s*(?=\\end\{)")
 _ALIGNED = re.compile(
     r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|equation\*?|displaymath|math)\}"
 )
+_ROW = re.compile(r"(?<!\\)&|\\\\")
+_ROW_END = re.compile(r"(?<!\\)\\\\(?![a-zA-Z\\])")
 _CASES = re.compile(r"(?:\\left\s*\\\{\s*)?\\begin\{(?:cases|dcases"
     r"|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*)\\end\{(?:cases|dcases|array)\}"
                     r"(?:\s*\\right\s*\.?)?", re.DOTALL)  # fmt: skip
@@ -53,6 +49,7 @@ _OVER = re.compile(
     r"\{([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+)\}|\A([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+)\Z"
 )
 _SYNONYMS = (
+    (re.compile(r"\\(?:hbox|textup|textmd|textsf|texttt|textsc)\s*(?=\{)"), r"\\text"),
     (re.compile(r"\\(?:lbrace|lcurly)(?![a-zA-Z])"), r"\\{"),
     (re.compile(r"\\(?:rbrace|rcurly)(?![a-zA-Z])"), r"\\}"),
     (re.compile(r"\\lbrack(?![a-zA-Z])"), "["),
@@ -69,6 +66,7 @@ _SYNONYMS = (
     (re.compile(r"\\(?:varnothing|void)(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r"\\varepsilon(?![a-zA-Z])"), r"\\epsilon"),
     (re.compile(r"\\q?quad(?=x_)"), r"\\quad "),
+    (re.compile(r"\\langle(?![a-zA-Z])([^<>=|]*,[^<>=|]*)\\rangle(?![a-zA-Z])"), r"(\1)"),
 )  # fmt: skip
 
 
@@ -84,8 +82,8 @@ def unwrap_commands(text: str) -> str:
     if "\\over" in text:
         text = _OVER.sub(_fraction, text)
     if r"\begin" in text:
-        text = _system(text)
-    return text
+        return _system(text)
+    return (_system_of(text) or text) if _ROW_END.search(text) else text
 
 
 def _fraction(match: "re.Match[str]") -> str:
@@ -110,8 +108,17 @@ def _without_wrappers(text: str) -> str:
         elif match.start() and text[match.start() - 1] in "^_}":
             deleted.append((match.start(), begin))
         else:
-            deleted += [(match.start(), begin + 1), (closing[begin], closing[begin] + 1)]
+            end = _behind_remark(text, closing, closing[begin] + 1) if _REMARK.match(match.group()) else 0
+            deleted += [(match.start(), begin + 1), (closing[begin], end or closing[begin] + 1)]
     return _without(text, deleted)
+
+
+def _behind_remark(text: str, closing: dict[int, int], index: int) -> int:
+    """Return the index behind the script of a brace at `index`."""
+    if text[index : index + 1] in ("_", "^"):
+        start = _skip_spaces(text, index + 1)
+        return closing.get(start, start) + 1
+    return index
 
 
 def _without(text: str, spans: list[tuple[int, int]]) -> str:
@@ -144,14 +151,19 @@ def _closings(text: str) -> dict[int, int]:
 
 
 def _system(text: str) -> str:
-    """Return alignments without their marks, and a system of assignments in braces as a list."""
+    """Return alignments without their marks, and a system of assignments in rows as a list."""
     if _ALIGNED.search(text):
         rest = _ALIGNED.sub(" ", text)
-        text = rest if r"\begin" in rest else re.sub(r"(?<!\\)&|\\\\", " ", rest)
+        text = rest if r"\begin" in rest else _system_of(rest.replace("&", "")) or _ROW.sub(" ", rest)
     return _CASES.sub(_rows, text)
 
 
+def _system_of(rows: str) -> str | None:
+    r"""Return rows that are an equation each as a list, or None ("x &= 3 + 4 \\ &= 7" is one chain)."""
+    parts = [row.strip().rstrip(",;.") for row in rows.split(r"\\") if row.strip()]
+    equations = all("&" not in row and row.count("=") == 1 and not row.startswith("=") for row in parts)
+    return " " + ", ".join(parts) if equations else None
+
+
 def _rows(match: "re.Match[str]") -> str:
-    rows = [row.strip().rstrip(",;.") for row in match[1].split(r"\\") if row.strip()]
-    system = all("&" not in row and row.count("=") == 1 for row in rows)
-    return " " + ", ".join(rows) if system else match.group()
+    return _system_of(match[1]) or match.group()

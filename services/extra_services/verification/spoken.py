@@ -1,0 +1,146 @@
+r"""Numbers and arithmetic in words, written in figures.
+
+`in_figures` turns "minus seven" into -7, "3 million" into 3000000, "half of 14" into \frac{14}{2} and "7
+factorial" into 7!. Words that are no number stay as they are: the caller decides what they mean. A run of
+number words that spells no number ("seven eight") stays too.
+"""
+
+import re
+
+from extra_services.verification.symbols import word_list
+
+_ONES = word_list(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+    sixteen seventeen eighteen nineteen
+    """
+)
+_TENS = word_list(
+    """
+    twenty thirty forty fifty sixty seventy eighty ninety
+    """
+)
+_SMALL = {word: value for value, word in enumerate(_ONES)} | {
+    word: 10 * value for value, word in enumerate(_TENS, 2)
+}
+_LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+#: Words behind figures ("3 million", "5 dozen"); each may have an s.
+_SCALES = {"hundred": 10**2, "dozen": 12, "lakh": 10**5, "crore": 10**7, **_LARGE}
+_CJK_SCALES = {"百": 10**2, "千": 10**3, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
+_PARTS = {
+    "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
+    "eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000, "millionth": 10**6,
+}  # fmt: skip
+
+_SMALL_WORD = rf"(?:{'|'.join(sorted(_SMALL, key=len, reverse=True))})(?![a-z])"
+_WORD = rf"(?:{_SMALL_WORD}|(?:hundred|{'|'.join(_LARGE)})(?![a-z]))"
+_RUN = re.compile(
+    rf"(?<![a-z\\])(?:{_SMALL_WORD}|an?\s+(?:hundred|{'|'.join(_LARGE)})(?![a-z]))(?:(?:\s+and)?[\s-]+{_WORD})*",
+    re.IGNORECASE,
+)
+_SUFFIX = r"\s*(?:st|nd|rd|th)\s*"
+_MARKED = rf"\\(?:text|mathrm|textrm)\s*\{{{_SUFFIX}\}}"
+_ORDINAL = re.compile(
+    rf"(?<![\w.])(\d+)\s*(?:(?:st|nd|rd|th)(?!\w)|{_MARKED}|\^\s*(?:\{{{_SUFFIX}\}}|\{{\s*{_MARKED}\s*\}}|{_MARKED}))"
+)
+_SCALED = re.compile(rf"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?)\s*-?({'|'.join(_SCALES)})s?(?![a-z])", re.IGNORECASE)
+_CJK_SCALED = re.compile(rf"(\d[\d,]*(?:\.\d+)?)\s*({'|'.join(_CJK_SCALES)})")
+_VALUE = r"(-?(?:\\frac\{\d+\}\{\d+\}|\d[\d,]*(?:\.\d+)?(?:/\d+)?))"
+_PART_OF = re.compile(
+    rf"(?:\b(a|an|one)|(?<![\d.,/])(\d+))[ -]({'|'.join(_PARTS)})(s?)\b(?:\s+of\s+(?:a\s+)?{_VALUE})?",
+    re.IGNORECASE,
+)
+_AND_PART = re.compile(r"(\d+)\s+and\s+(\\frac\{\d+\}\{\d+\})")
+_SPOKEN = tuple(
+    (re.compile(pattern, re.IGNORECASE), latex)
+    for pattern, latex in (
+        (r"\bhalf\s+a\s+dozen\b", "6"),
+        (r"\ba\s+dozen\b", "12"),
+        (r"(\d+)\s+point\s+(\d+)\b", r"\1.\2"),
+        (rf"\bhalf(?:\s+of)?\s+{_VALUE}", r"\\frac{\1}{2}"),
+        (rf"\b(?:twice|double)\s+{_VALUE}", r"(2 \\cdot \1)"),
+        (rf"\b(?:thrice|triple)\s+{_VALUE}", r"(3 \\cdot \1)"),
+        (rf"\b(?:the\s+)?square\s+root\s+of\s+{_VALUE}", r"\\sqrt{\1}"),
+        (rf"\b(?:the\s+)?cube\s+root\s+of\s+{_VALUE}", r"\\sqrt[3]{\1}"),
+        (rf"\b(?:the\s+)?reciprocal\s+of\s+{_VALUE}", r"\\frac{1}{\1}"),
+        (rf"{_VALUE}\s+factorial\b", r"\1!"),
+        (rf"{_VALUE}\s+squared\b", r"(\1)^{2}"),
+        (rf"{_VALUE}\s+cubed\b", r"(\1)^{3}"),
+        (rf"{_VALUE}\s+(?:to\s+the\s+power\s+(?:of\s+)?|raised\s+to\s+(?:the\s+)?){_VALUE}", r"(\1)^{\2}"),
+        (rf"{_VALUE}\s+choose\s+{_VALUE}", r"\\binom{\1}{\2}"),
+        (rf"{_VALUE}\s+(?:over|divided\s+by)\s+{_VALUE}", r"\\frac{\1}{\2}"),
+        (rf"{_VALUE}\s+(?:times|multiplied\s+by)\s+{_VALUE}", r"\1 \\cdot \2"),
+        (rf"{_VALUE}\s+plus\s+{_VALUE}", r"\1 + \2"),
+        (rf"{_VALUE}\s+minus\s+{_VALUE}", r"\1 - \2"),
+        (rf"{_VALUE}\s+to\s+{_VALUE}(?=\s*\Z)", r"\1:\2"),
+        (r"\b(?:minus|negative)\s+(?=\\?[\dfs(]|\()", r"-"),
+        (r"\bplus\s+(?=\\?\d)", r""),
+        (rf"{_VALUE}\s+per\s?cent\b", r"\1\\%"),
+        (r"\s+equals?(?:\s+to)?\s+", " = "),
+    )
+)
+_LETTERS = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2}")
+
+
+def without_ordinals(text: str) -> str:
+    """Return "21^{st}" and "4th" as 21 and 4."""
+    return _ORDINAL.sub(r"\1", text)
+
+
+def in_figures(text: str) -> str:
+    """Return `text` with number words and spoken arithmetic as LaTeX."""
+    text = without_ordinals(text)
+    text = _CJK_SCALED.sub(lambda found: _scaled(found[1], _CJK_SCALES[found[2]]), text)
+    if not _LETTERS.search(text):
+        return text
+    text = _RUN.sub(lambda run: _figures(run.group()), text)
+    text = _SCALED.sub(lambda found: _scaled(found[1], _SCALES[found[2].lower()]), text)
+    text = _AND_PART.sub(r"\1\2", _PART_OF.sub(_fraction, text))
+    for pattern, latex in _SPOKEN:
+        text = pattern.sub(latex, text)
+    return text
+
+
+def is_number_in_words(text: str) -> bool:
+    """Return whether `text` is a number word, or several that spell one number."""
+    figures = in_figures(text.strip())
+    return figures != text.strip() and not _LETTERS.search(re.sub(r"\\[a-z]+", "", figures))
+
+
+def _figures(run: str) -> str:
+    """Return the number that a run of number words spells, or the run if it spells none."""
+    words = [word for word in re.split(r"[\s-]+", run.lower()) if word not in ("and", "a", "an")]
+    total, current, last_scale = 0, 0, 10**15
+    for word in words:
+        if word in _SMALL:
+            tens_before = current % 100 >= 20 and current % 10 == 0 and 0 < _SMALL[word] < 10
+            if current % 100 and not tens_before:
+                return run
+            current += _SMALL[word]
+        elif word == "hundred":
+            if current >= 100:
+                return run
+            current = max(current, 1) * 100
+        else:
+            if _LARGE[word] >= last_scale:
+                return run
+            last_scale = _LARGE[word]
+            total, current = total + max(current, 1) * last_scale, 0
+    return run if words[0] == "zero" and len(words) > 1 else str(total + current)
+
+
+def _scaled(number: str, scale: int) -> str:
+    whole, _, decimals = number.replace(",", "").partition(".")
+    zeros = len(str(scale)) - 1
+    if scale == 10**zeros and len(decimals) <= zeros:
+        return str(int(whole + decimals.ljust(zeros, "0")))
+    return rf"({number} \cdot {scale})"
+
+
+def _fraction(match: "re.Match[str]") -> str:
+    top = match[2] or "1"
+    part = match[3].lower()
+    if match[2] and int(top) != 1 and not match[4] and part != "halves":
+        return match.group()  # "3 third"
+    fraction = rf"\frac{{{top}}}{{{_PARTS[part]}}}"
+    return rf"({fraction} \cdot {match[5]})" if match[5] else fraction
