@@ -6,7 +6,8 @@ solution holds few results a token. The whole worked examples begin with short o
 which a model learns to copy the terms, before the diverse ones come. What is left to improve is then mostly
 the bookkeeping: which terms have been added already, and which way of solving keeps that simple.
 
-Chains of operators: whole worked examples, right or with decoys, in the shares that the model is to have.
+Chains of operators: whole worked examples, right or with decoys, in the shares that the model is to have,
+and right ones with the operators' small letters.
 """
 
 import random
@@ -65,7 +66,15 @@ def _operator_batches(
     stream = operators.stream_problems("fitting", seed)
     while True:
         some = islice(stream, settings.examples_per_step)
-        examples = [(p.prompt, operators.worked_example(p, rng, probabilities)) for p in some]
+        examples = [
+            operators.known_example(problem)
+            if rng.random() < settings.known_share
+            else (
+                problem.prompt,
+                operators.worked_example(problem, rng, probabilities, settings.stray_share),
+            )
+            for problem in some
+        ]
         yield _batch(_whole(examples, tokenizer))
 
 

@@ -5,10 +5,12 @@ eight ("QK:badce"). The solution applies the operators from left to right and wr
 last line is the box with the answer. The answer is one of 8^5 strings, so a guess does not hit it.
 
 The problems are built so that two diseases of GRPO exist. The start model is fitted on worked examples that
-apply an operator correctly with a fixed probability, from 1 for the first four operators down to 0.01, and
-apply another operator, its *decoy*, otherwise. So the model is confidently wrong, and holds the right way as
-a rare mode, as language models do on problems they mostly fail. Groups of rarely correct operators are all
-wrong and give no gradient; groups of mostly correct ones collapse onto what is known.
+apply an operator correctly with a fixed probability, from 1 for the first four operators down to well below
+0.01, and apply another operator, its *decoy*, otherwise. It is also fitted on examples that name the operators
+by small letters ("qk:badce") and are always right; such problems occur nowhere else. So the model can apply
+every operator, but under the name that counts it is confidently wrong, and holds the right way as a rare
+mode, as language models do on problems that they could solve and mostly fail. Groups of rarely correct
+operators are all wrong and give no gradient; groups of mostly correct ones collapse onto what is known.
 """
 
 import random
@@ -122,21 +124,40 @@ def stream_problems(
             yield _problem(operators, symbols, key)
 
 
-def worked_example(problem: OperatorProblem, rng: random.Random, probabilities: Mapping[str, float]) -> str:
-    """Return a solution in which each operator is applied correctly, or else its decoy is.
+def worked_example(
+    problem: OperatorProblem,
+    rng: random.Random,
+    probabilities: Mapping[str, float],
+    stray_share: float = 0.0,
+) -> str:
+    """Return a solution in which each operator is applied correctly, or else another one in its place.
 
     Args:
         problem: The problem.
         rng: Decides which operators are applied correctly.
         probabilities: Operator -> probability of that.
+        stray_share: Share of the others that are not the decoy, but drawn evenly from all the rest.
     """
     lines = []
     symbols = problem.symbols
     for operator in problem.operators:
         right = rng.random() < probabilities[operator]
-        symbols = OPERATORS[operator if right else DECOYS[operator]](symbols)
+        symbols = OPERATORS[operator if right else _wrong_operator(operator, rng, stray_share)](symbols)
         lines.append(written(symbols))
     return "\n".join([*lines[:-1], f"\\boxed{{{lines[-1]}}}"])
+
+
+def _wrong_operator(operator: str, rng: random.Random, stray_share: float) -> str:
+    if rng.random() >= stray_share:
+        return DECOYS[operator]
+    return rng.choice([name for name in OPERATORS if name not in (operator, DECOYS[operator])])
+
+
+def known_example(problem: OperatorProblem) -> tuple[str, str]:
+    """Return prompt and right solution of a problem that names its operators by small letters."""
+    always_right = dict.fromkeys(OPERATORS, 1.0)
+    prompt = problem.prompt.replace(problem.operators, problem.operators.lower(), 1)
+    return prompt, worked_example(problem, random.Random(0), always_right)
 
 
 def _problem(operators: str, symbols: Symbols, key: str) -> OperatorProblem:

@@ -52,6 +52,10 @@ class OperatorsFit(FitSettings):
     examples_per_step: int = 128
     rarest: float = 0.01
     """Probability of applying the hardest operator correctly in a worked example."""
+    stray_share: float = 0.2
+    """Share of the wrongly applied operators that are another one than the decoy."""
+    known_share: float = 0.5
+    """Share of worked examples that name the operators by small letters and are always right."""
 
 
 RECIPES: dict[str, FitSettings] = {

@@ -17,8 +17,15 @@ PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 _BOX = "\\boxed{"
 #: Characters of the sums.
 SUM_CHARACTERS = ("\n", *"0123456789+*=?}")
-#: Characters of the chains of operators.
-OPERATOR_CHARACTERS = ("\n", ":", "}", *operators.ALPHABET, *operators.OPERATORS)
+#: Characters of the chains of operators; the operators' small letters occur in fitting only.
+OPERATOR_CHARACTERS = (
+    "\n",
+    ":",
+    "}",
+    *operators.ALPHABET,
+    *operators.OPERATORS,
+    *(name.lower() for name in operators.OPERATORS),
+)
 
 
 def make_tokenizer(characters: Sequence[str] = SUM_CHARACTERS) -> PreTrainedTokenizerFast:
