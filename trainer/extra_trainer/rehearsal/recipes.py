@@ -50,7 +50,7 @@ class OperatorsFit(FitSettings):
     head_size: int = 24
     steps: int = 1000
     examples_per_step: int = 128
-    rarest: float = 0.01
+    rarest: float = 0.0005
     """Probability of applying the hardest operator correctly in a worked example."""
     stray_share: float = 0.2
     """Share of the wrongly applied operators that are another one than the decoy."""
