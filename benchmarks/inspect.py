@@ -92,6 +92,9 @@ def make_run(path: Path, steps: int) -> None:
                     novelty=round(float(random.exponential(0.05)), 6)
                     if right and random.random() < 0.3
                     else 0.0,
+                    suspicious="",
+                    new_steps=(),
+                    behind_answer=0,
                     nearest=None,
                     times_given=None,
                     outcome_bonus=0.0,

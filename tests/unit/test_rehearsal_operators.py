@@ -13,6 +13,7 @@ from extra_trainer.rehearsal.operators import (
     DECOYS,
     OPERATORS,
     OperatorProblem,
+    known_example,
     stream_problems,
     success_probabilities,
     worked_example,
@@ -100,6 +101,23 @@ def test_an_operator_is_applied_correctly_as_often_as_its_probability_says() -> 
     (problem,) = [p for p in made("train", 500, seed=0) if p.operators == "N"][:1]
     solved = [problem.answer in worked_example(problem, rng, probabilities) for _ in range(2000)]
     assert sum(solved) / 2000 == pytest.approx(probabilities["N"], abs=0.04)
+
+
+def test_wrong_examples_apply_the_decoy_and_sometimes_any_other_operator() -> None:
+    rng, never = random.Random(0), dict.fromkeys(OPERATORS, 0.0)
+    (problem,) = [p for p in made("train", 500, seed=0) if p.operators == "N"][:1]
+    wrong = [worked_example(problem, rng, never, stray_share=0.2) for _ in range(2000)]
+    decoy = worked_example(problem, rng, never)
+    assert wrong.count(decoy) / 2000 == pytest.approx(0.8, abs=0.04)
+    assert len(set(wrong)) > 8
+    assert not any(f"{{{problem.answer}}}" in example for example in wrong)
+
+
+def test_examples_with_small_letters_are_right_and_name_no_problem_of_another_split() -> None:
+    for problem in made("fitting", 200, seed=0):
+        prompt, solution = known_example(problem)
+        assert prompt.partition(":")[0] == problem.operators.lower()
+        assert solution.endswith(f"\\boxed{{{problem.answer}}}")
 
 
 def test_answers_cannot_be_guessed() -> None:

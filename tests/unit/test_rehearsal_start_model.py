@@ -123,7 +123,7 @@ def test_transformers_loads_the_folder_as_qwen3_with_an_output_layer_of_its_own(
     [
         ("rehearsal", "f4f3074ac22e69de", "58ed5ac38ae0885c"),
         ("rehearsal-self-correcting", "8edc0cc0a5f2c978", "d593d6a9d3784f13"),
-        ("rehearsal-operators", "943f36dc650b3fa5", "ffd84e79769e49ce"),
+        ("rehearsal-operators", "75336de59d3b779b", "fbc308995758fffa"),
     ],
 )
 def test_the_keys_of_the_recipes_and_what_they_are_fitted_on_do_not_change(

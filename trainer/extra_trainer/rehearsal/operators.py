@@ -5,12 +5,13 @@ eight ("QK:badce"). The solution applies the operators from left to right and wr
 last line is the box with the answer. The answer is one of 8^5 strings, so a guess does not hit it.
 
 The problems are built so that two diseases of GRPO exist. The start model is fitted on worked examples that
-apply an operator correctly with a fixed probability, from 1 for the first four operators down to well below
-0.01, and apply another operator, its *decoy*, otherwise. It is also fitted on examples that name the operators
-by small letters ("qk:badce") and are always right; such problems occur nowhere else. So the model can apply
-every operator, but under the name that counts it is confidently wrong, and holds the right way as a rare
-mode, as language models do on problems that they could solve and mostly fail. Groups of rarely correct
-operators are all wrong and give no gradient; groups of mostly correct ones collapse onto what is known.
+apply an operator correctly with a fixed probability, from 1 for the first four operators down to far below
+0.01. Otherwise they apply another operator: mostly one and the same, the *decoy*, and sometimes any other. It
+is also fitted on examples that name the operators by small letters ("qk:badce") and are always right; such
+problems occur nowhere else. So the model can apply every operator, but under the name that counts it is
+mostly wrong in one way, and holds the right way as a rare mode, as language models do on problems that they
+could solve and mostly fail. Groups of rarely correct operators are all wrong and give no gradient; groups of
+mostly correct ones collapse onto what is known.
 """
 
 import random
