@@ -204,6 +204,9 @@ class Experiment:
 
 
 def _with_defaults(content: dict[str, Any]) -> dict[str, Any]:
+    # Releases without the choice measured novelty so.
+    novelty = {"metric": "embedding", "window": "reference", **content.get("novelty", {})}
+    content = {**content, "novelty": novelty}
     try:
         return configs.Config.model_validate(content).model_dump(mode="json")
     except ValidationError:
