@@ -14,13 +14,22 @@ import pytest
 
 from extra_client import (
     InvalidArgumentError,
+    Metric,
     NamespaceClient,
     NamespaceSettings,
     NoveltyClient,
     UnavailableError,
     embedded,
 )
-from extra_client.integrations import Outage, novelty_bonus, prompt_id
+from extra_client.integrations import Outage, novelty_bonus, problem_statement, prompt_id
+from support.derivations import (
+    ANSWER,
+    CHAT,
+    PROBLEM,
+    SOLUTIONS,
+    SWAP,
+    assert_scored_with_the_problem,
+)
 from support.faulty_services import free_port
 from support.outcome_model import OutcomeModel
 
@@ -65,6 +74,46 @@ def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once
         with pytest.raises(InvalidArgumentError, match="texts"):
             novelty_bonus(["a"], ["y" * 1_000_001], [True], client=client)
         assert novelty_bonus(["a"], [""], [True], client=client).tolist() == [0]
+
+
+def test_a_metric_gets_of_the_prompt_what_it_reads() -> None:
+    for metric in Metric:
+        sent = {} if metric != Metric.DERIVATION else {"problem": PROBLEM, "reference_answer": ANSWER}
+        assert problem_statement(metric, CHAT, ANSWER) == sent
+    turned = np.array(CHAT, dtype=object)
+    for reference, shown in [
+        (18, "18"),
+        (np.array(["18", "36/2"], dtype=object), "18 | 36/2"),
+        (None, ""),
+        (float("nan"), ""),
+        ([], ""),
+        (["18", None], ""),
+    ]:
+        stated = problem_statement("derivation", turned, reference)
+        assert stated == {"problem": PROBLEM, "reference_answer": shown}
+    assert problem_statement("derivation", [{"role": "system", "content": "add"}])["problem"] == "add"
+    assert problem_statement("derivation", None) == {"problem": "", "reference_answer": ""}
+
+
+def test_derivations_are_scored_with_problem_and_reference_answer(target: str) -> None:
+    correct = [True, True, True, False]
+
+    def scored(namespace: str, **stated: list[str]) -> list[float]:
+        with NoveltyClient(target, namespace, NamespaceSettings(min_history=1)) as client:
+            for texts in ([SWAP] * 4, SOLUTIONS):
+                bonus = novelty_bonus(
+                    ["p"] * 4, texts, correct, client=client, alpha=1.0, metric="derivation", **stated
+                )
+        return bonus.tolist()
+
+    problems, references = [PROBLEM] * 4, [ANSWER] * 4
+    assert_scored_with_the_problem(scored("stated", problems=problems, reference_answers=references))
+    # Without one of them its numbers count as steps.
+    assert scored("no-reference", problems=problems)[2] > 0.3
+    assert scored("no-problem", reference_answers=references)[2] > 0.3
+    for name in ("problems", "reference_answers"):
+        with pytest.raises(ValueError, match=f"4 texts, 1 {name}: must be as many of each"):
+            scored("lengths", **{name: [PROBLEM]})
 
 
 def test_wrong_rollouts_of_all_wrong_groups_differ_by_how_often_their_answer_was_given(target: str) -> None:

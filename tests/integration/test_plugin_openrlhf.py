@@ -21,6 +21,7 @@ from extra_client.errors import FailedPreconditionError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor, reward_function
 from extra_trainer.openrlhf import replacements
+from support.derivations import ANSWER, PROBLEM, SOLUTIONS, SWAP, assert_scored_with_the_problem
 from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
@@ -82,7 +83,14 @@ def scoring(target: str, namespace: str, **options: Any) -> NoveltyScoring:
     return NoveltyScoring(target=target, namespace=namespace, alpha=0.5, settings=settings, **options)
 
 
-async def rollouts(executor: Any, tokenizer: Any, texts: list[str], count: int | None = None) -> list[Any]:
+async def rollouts(
+    executor: Any,
+    tokenizer: Any,
+    texts: list[str],
+    count: int | None = None,
+    prompt: str = "2 + 2 = ",
+    label: str = "4",
+) -> list[Any]:
     """One prompt's responses, by the method of OpenRLHF's rollout actor."""
     from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
@@ -90,7 +98,7 @@ async def rollouts(executor: Any, tokenizer: Any, texts: list[str], count: int |
     actor.llm = SimpleNamespace(collective_rpc=Engine(tokenizer, [])._called)
     actor_class = RolloutRayActor.__ray_metadata__.modified_class
     return await actor_class.generate_responses(
-        actor, "2 + 2 = ", "4", parameters(), 64, tokenizer, num_samples=count or len(texts)
+        actor, prompt, label, parameters(), 64, tokenizer, num_samples=count or len(texts)
     )
 
 
@@ -203,6 +211,23 @@ def test_outcome_novelty_is_added_to_the_wrong_rollouts_of_all_wrong_groups(
     with NamespaceClient(server, estimator) as client:
         (prompt,) = client.list_prompts()
     assert (prompt.prompt_id, prompt.answers) == (prompt_id("2 + 2 = "), len(model.counts["p"]))
+
+
+def test_derivations_are_scored_with_the_prompt_and_its_label(tokenizer: Any, server: str) -> None:
+    async def steps() -> list[list[Any]]:
+        executor = agent_executor(right, scoring(server, "derivation", metric="derivation"))()
+        return [
+            await rollouts(executor, tokenizer, texts, prompt=PROBLEM, label=ANSWER)
+            for texts in ([SWAP] * 4, SOLUTIONS)
+        ]
+
+    first, second = ([each["extra_logs"]["novelty"] for each in outputs] for outputs in asyncio.run(steps()))
+    assert first == [0] * 4
+    assert_scored_with_the_problem(second)
+
+    reward = reward_function(right, scoring(server, "derivation-reward", metric="derivation"), group_size=1)
+    outputs = [reward([PROBLEM + text], [PROBLEM], [ANSWER]) for text in (SWAP, *SOLUTIONS)]
+    assert_scored_with_the_problem([output["extra_logs"]["novelty"] for output in outputs[1:]])
 
 
 def test_final_answers_come_from_the_verification_service(

@@ -16,6 +16,7 @@ import pytest
 
 from extra_client import NamespaceClient, UnavailableError
 from extra_client.integrations import prompt_id
+from support.derivations import ANSWER, CHAT, SOLUTIONS, SWAP, assert_scored_with_the_problem
 from support.faulty_services import free_port
 from support.novelty_server import Server
 from support.outcome_model import OutcomeModel
@@ -96,22 +97,24 @@ class Run:
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.workers = [RewardLoopWorker(self.config) for _ in range(2)]
 
-    async def reward(self, texts: list[str], uid: str, split: str = "train", answer: Any = "4") -> list[Any]:
+    async def reward(
+        self, texts: list[str], uid: str, split: str = "train", answer: Any = "4", prompt: Any = PROMPT
+    ) -> list[Any]:
         """Reward a group as verl does: each rollout goes to any worker."""
         calls = [
-            self.workers[place % 2].compute_score(self._data(text, uid, place, split, answer))
+            self.workers[place % 2].compute_score(self._data(text, uid, place, split, answer, prompt))
             for place, text in enumerate(texts)
         ]
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    def _data(self, text: str, uid: str, place: int, split: str, answer: Any) -> DataProto:
+    def _data(self, text: str, uid: str, place: int, split: str, answer: Any, raw: Any) -> DataProto:
         """As AgentLoopWorker._compute_score makes it."""
         prompt = torch.tensor(self.tokenizer("2 + 2 = ")["input_ids"])
         response = torch.tensor(self.tokenizer(text)["input_ids"])
         tensors = {"prompts": prompt[None], "responses": response[None]}
         tensors["attention_mask"] = torch.ones(1, len(prompt) + len(response), dtype=torch.int64)
         columns = {
-            "raw_prompt": PROMPT,
+            "raw_prompt": raw,
             "data_source": "sums",
             "reward_model": {"ground_truth": answer},
             "extra_info": {"split": split, "index": 17},
@@ -203,6 +206,25 @@ def test_outcome_novelty_is_added_to_the_wrong_rollouts_of_all_wrong_groups(
         (prompt,) = client.list_prompts()
     # The first correct rollout of the prompt is remembered as a solution, beside the wrong answers.
     assert (prompt.solutions, prompt.answers) == (1, len(expected.counts["p"])) == (1, 3)
+
+
+def test_derivations_are_scored_with_the_prompt_and_the_ground_truth(
+    server: str, tmp_path: Path, model: Path
+) -> None:
+    run = Run(file(tmp_path, server, "derivation", alpha=0.5, metric="derivation"), model)
+
+    async def steps() -> list[list[Any]]:
+        return [
+            await run.reward(texts, f"group-{number}", answer=ANSWER, prompt=CHAT)
+            for number, texts in enumerate([[SWAP] * 4, SOLUTIONS])
+        ]
+
+    first, second = (
+        [result["reward_extra_info"]["novelty"] for result in results]
+        for results in asyncio.get_event_loop().run_until_complete(steps())
+    )
+    assert first == [0] * 4
+    assert_scored_with_the_problem(second)
 
 
 def test_beta_that_could_not_be_kept_apart_is_refused(server: str, tmp_path: Path, model: Path) -> None:

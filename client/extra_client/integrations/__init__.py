@@ -5,10 +5,11 @@ prompt by its content, so that it is the same in every epoch, worker and run; `n
 in any order of the batch. There are two bonuses. alpha x novelty is for correct rollouts. beta x outcome
 novelty is for the wrong rollouts of groups without a correct one, from which GRPO learns nothing:
 beta (b_i - mean b), b_i = 1/sqrt(times that the final answer was given to the prompt) (arXiv 2509.06941). A
-weight of 0 makes no call and changes nothing. `Outage` says what happens while a service is unavailable: the
-step fails (the default), or goes on without the service's contribution, which is logged once and counted in
-the metrics of every step. A request that is wrong fails in either case. Frameworks are imported late or not
-at all.
+weight of 0 makes no call and changes nothing. `problem_statement` is what the metric `derivation` reads of a
+prompt: its text and the reference answer, whose numbers are no steps of a solution. `Outage` says what
+happens while a service is unavailable: the step fails (the default), or goes on without the service's
+contribution, which is logged once and counted in the metrics of every step. A request that is wrong fails in
+either case. Frameworks are imported late or not at all.
 """
 
 import hashlib
@@ -40,8 +41,18 @@ from extra_client import (
     aio,
 )
 from extra_rl.groups import GroupOutcome
+from extra_rl.references import InvalidReference, answer_of, reference_texts, shown_answer
 
-__all__ = ["NoveltyScoring", "OnFailure", "Outage", "groups_of", "novelty_bonus", "prompt_id", "write_key"]
+__all__ = [
+    "NoveltyScoring",
+    "OnFailure",
+    "Outage",
+    "groups_of",
+    "novelty_bonus",
+    "problem_statement",
+    "prompt_id",
+    "write_key",
+]
 
 #: Errors of a service that cannot answer now; all others mean that the request is wrong.
 UNAVAILABLE = (CancelledError, DeadlineExceededError, InternalError, OverloadedError, UnavailableError)
@@ -157,6 +168,31 @@ def prompt_id(prompt: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def problem_statement(metric: Metric | str, prompt: Any, reference: Any = None) -> dict[str, Any]:
+    """Return what a metric reads of a prompt, as arguments of `Group` and `collect_sample`.
+
+    Args:
+        metric: How novelty is measured.
+        prompt: A text, or messages, of which the last one of the user is the problem.
+        reference: The reference answer, or several, as a data set holds them; None: unknown.
+
+    Returns:
+        For Metric.DERIVATION `problem` and `reference_answer`, the latter "" if it is missing or unreadable;
+        nothing for other metrics.
+    """
+    if Metric(metric) is not Metric.DERIVATION:
+        return {}
+    return {"problem": _problem_text(prompt), "reference_answer": _reference_text(reference)}
+
+
+def content_text(message: Mapping[str, Any]) -> str:
+    """Return the text of a chat message, whose content is a text or parts of several kinds."""
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part.get("text") or "" for part in content)
+
+
 def groups_of(prompt_ids: Sequence[str]) -> list[list[int]]:
     """Return the positions of each prompt's rollouts, in order of the prompts' first appearance."""
     positions: dict[str, list[int]] = {}
@@ -180,6 +216,8 @@ def novelty_bonus(
     alpha: float = 0.1,
     beta: float = 0.0,
     token_ids: Sequence[ArrayLike] | None = None,
+    problems: Sequence[Any] | None = None,
+    reference_answers: Sequence[Any] | None = None,
     metric: Metric | str = Metric.EMBEDDING,
     scale: Scale | str = Scale.RAW,
     idempotency_key: str | None = None,
@@ -199,6 +237,9 @@ def novelty_bonus(
         alpha: Weight of the novelty of correct rollouts; 0: they are neither scored nor remembered.
         beta: Weight of the outcome novelty of wrong rollouts; 0: no answers are scored or counted.
         token_ids: Integers [length] for each response, for Metric.NGRAM_COUNT.
+        problems: The prompt of each rollout, a text or messages, for Metric.DERIVATION: its numbers are no
+            steps of a solution. Other metrics do not send it.
+        reference_answers: The reference answer of each rollout, likewise; None for a missing one.
         metric: How the novelty of correct rollouts is measured.
         scale: What these novelties are divided by.
         idempotency_key: As in NoveltyClient.score_groups.
@@ -211,7 +252,11 @@ def novelty_bonus(
 
     Raises:
         ExtraError: A call, or a single group of it, failed: a failure is never a 0.
+        ValueError: The sequences have different lengths, or beta has no answers.
     """
+    for name, given in (("problems", problems), ("reference_answers", reference_answers)):
+        if given is not None and len(given) != len(texts):
+            raise ValueError(f"{len(texts)} texts, {len(given)} {name}: must be as many of each")
     if not len(prompt_ids) == len(texts) == len(correct) == len(texts if answers is None else answers):
         lengths = f"{len(prompt_ids)} prompt_ids, {len(texts)} texts, {len(correct)} correct"
         more = "" if answers is None else f", {len(answers)} answers"
@@ -219,7 +264,11 @@ def novelty_bonus(
     places = groups_of(prompt_ids)
     bonus = np.zeros(len(texts), np.float32)
     if alpha:
-        groups = as_groups(places, prompt_ids, texts, correct, token_ids)
+        nothing = [None] * len(texts)
+        references = nothing if reference_answers is None else reference_answers
+        stated = zip(nothing if problems is None else problems, references, strict=True)
+        statements = [problem_statement(metric, problem, answer) for problem, answer in stated]
+        groups = as_groups(places, prompt_ids, texts, correct, token_ids, statements)
         scores = client.score_groups(
             groups, metric=metric, scale=scale, idempotency_key=idempotency_key, deadline=deadline
         )
@@ -305,15 +354,17 @@ def as_groups(
     prompt_ids: Sequence[str],
     texts: Sequence[str],
     correct: Sequence[bool | None] | NDArray[np.bool_],
-    token_ids: Sequence[ArrayLike] | None = None,
+    token_ids: Sequence[ArrayLike] | None,
+    statements: Sequence[Mapping[str, Any]],
 ) -> list[Group]:
-    """Return the groups whose rollouts are at `places`."""
+    """Return the groups whose rollouts are at `places`; `statements` has a `problem_statement` for each."""
     return [
         Group(
             prompt_id=prompt_ids[group[0]],
             texts=[texts[place] for place in group],
             correct=[correct[place] for place in group],
             token_ids=None if token_ids is None else [token_ids[place] for place in group],
+            **statements[group[0]],
         )
         for group in places
     ]
@@ -345,6 +396,23 @@ def scored_parts(verdict: Verdict) -> dict[str, float]:
     """Return score and components of a verdict, those of a custom verifier by their names."""
     parts = {} if verdict.score is None else {"score": verdict.score}
     return parts if verdict.rule == Method.CODE else parts | dict(verdict.components)
+
+
+def _problem_text(prompt: Any) -> str:
+    """Return the text of a prompt: of messages the last one of the user, or the last one of all."""
+    if prompt is None or isinstance(prompt, str):
+        return prompt or ""
+    messages = list(prompt)
+    asked = [message for message in messages if message.get("role") == "user"] or messages
+    return content_text(asked[-1]) if asked else ""
+
+
+def _reference_text(reference: Any) -> str:
+    """Return a reference answer as one text; "" if there is none, or none that can be read."""
+    try:
+        return shown_answer(answer_of(reference_texts(reference)))
+    except InvalidReference:
+        return ""
 
 
 def _plain(value: Any) -> Any:

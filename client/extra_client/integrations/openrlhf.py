@@ -45,6 +45,7 @@ from extra_client.integrations import (
     all_wrong,
     answer_groups,
     centered,
+    problem_statement,
     prompt_id,
 )
 from extra_rl.references import is_missing
@@ -203,7 +204,10 @@ def agent_executor(
                     await self._entropies.send_if_hard(name, group, call["hf_tokenizer"])
                 if novelty.alpha:
                     correct = bool(decision.correct)
-                    bonus, missing = await self._bonus(group, index, name, correct, response, recorder)
+                    stated = problem_statement(novelty.metric, call["prompt"], call["label"])
+                    bonus, missing = await self._bonus(
+                        group, index, name, correct, response, recorder, stated
+                    )
             shaped = reward + novelty.alpha * bonus
             if novelty.beta:
                 outcome, outcome_reward, none = await self._outcome(group, index, name, trained)
@@ -248,7 +252,14 @@ def agent_executor(
             return novelties
 
         async def _bonus(
-            self, group: _Group, index: int, name: str, correct: bool, text: str, recorder: "_Recorder"
+            self,
+            group: _Group,
+            index: int,
+            name: str,
+            correct: bool,
+            text: str,
+            recorder: "_Recorder",
+            stated: dict[str, Any],
         ) -> tuple[float, bool]:
             try:
                 score = await self._novelty.collect_sample(
@@ -259,6 +270,7 @@ def agent_executor(
                     correct,
                     text=text,
                     token_ids=recorder.token_ids,
+                    **stated,
                     **novelty.collect_arguments(),
                 )
             except ExtraError as failure:
@@ -319,6 +331,7 @@ def reward_function(
                     index,
                     correct,
                     text=response,
+                    **problem_statement(novelty.metric, prompt, label),
                     **novelty.collect_arguments(),
                 )
             except ExtraError as failure:

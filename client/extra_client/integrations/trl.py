@@ -25,9 +25,11 @@ from extra_client.integrations import (
     Outage,
     as_groups,
     component_means,
+    content_text,
     groups_of,
     in_order,
     outcome_novelty,
+    problem_statement,
     prompt_id,
     write_key,
 )
@@ -47,6 +49,8 @@ class _Rollout(NamedTuple):
     correct: bool | None
     token_ids: list[int]
     answer: str | None
+    #: As `problem_statement` returns it.
+    statement: dict[str, Any]
 
 
 class _Bonus(NamedTuple):
@@ -123,7 +127,9 @@ def verification_reward(
     return verification_reward
 
 
-def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> RewardFunction:
+def novelty_reward(
+    scoring: NoveltyScoring, *, correct: Callable[..., Any], reference: str = "answer"
+) -> RewardFunction:
     """Make a reward function: alpha x novelty of a correct completion, 0 of others; before normalization.
 
     The completions of one prompt in a call are a group: give each process whole groups. While the service is
@@ -134,6 +140,7 @@ def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> R
         scoring: Where and how novelty is scored.
         correct: A reward function, asynchronous or not, for example `verification_reward(...)`. A completion
             is correct where it returns more than 0.
+        reference: Column of the reference answers, if the data set has it, for the metric derivation.
 
     Raises:
         ValueError: beta is not 0: TRL would normalize the outcome novelty of an all-wrong group to size 1,
@@ -171,11 +178,17 @@ def novelty_reward(scoring: NoveltyScoring, *, correct: Callable[..., Any]) -> R
         names = [prompt_id(prompt) for prompt in prompts]
         texts = [completion_text(each) for each in completions]
         places = groups_of(names)
-        key = _key(scoring, None if trainer_state is None else trainer_state.global_step, names, texts, right)
+        references = columns.get(reference, [None] * len(texts))
+        statements = [
+            problem_statement(scoring.metric, prompt, answer)
+            for prompt, answer in zip(prompts, references, strict=True)
+        ]
+        step = None if trainer_state is None else trainer_state.global_step
+        key = _key(scoring, step, names, texts, right, statements)
         try:
             scores = await asyncio.to_thread(
                 client.score_groups,
-                as_groups(places, names, texts, right, completion_ids),
+                as_groups(places, names, texts, right, completion_ids, statements),
                 metric=scoring.metric,
                 scale=scoring.scale,
                 idempotency_key=key,
@@ -202,9 +215,10 @@ class NoveltyAdvantage:
     alpha x novelty is for correct completions: those to which the reward function `correct_by` (a name; the
     first one by default) gives more than 0. beta x outcome novelty is for the wrong completions of groups
     without a correct one; None from `correct_by` is neither. It needs the final answers, which a reward
-    function logs as the column `answers` with TRL's `log_extra`; `verification_reward` does. Evaluation is
-    neither scored nor remembered. A group that is spread over several processes is scored by one of them.
-    With alpha and beta 0 nothing is called.
+    function logs as the column `answers` with TRL's `log_extra`; `verification_reward` does. The metric
+    derivation reads the prompt and, if the data set has it, the column `reference` of the reference answers.
+    Evaluation is neither scored nor remembered. A group that is spread over several processes is scored by
+    one of them. With alpha and beta 0 nothing is called.
 
     Logged metrics: novelty/missing (0 or 1), novelty/mean over correct completions, outcome/groups, the share
     of groups that outcome novelty acts on, and outcome/bonus, the mean size of its bonus there.
@@ -216,6 +230,7 @@ class NoveltyAdvantage:
         novelty: NoveltyScoring,
         correct_by: str | None = None,
         answers: str = FINAL_ANSWERS,
+        reference: str = "answer",
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
@@ -226,6 +241,7 @@ class NoveltyAdvantage:
         self._scoring = novelty
         self._correct_by = 0 if correct_by is None else trainer.reward_func_names.index(correct_by)
         self._answers = answers
+        self._reference = reference
         self._client = novelty.client()
         self._outage = novelty.outage()
         self._rollouts: list[_Rollout] = []
@@ -241,12 +257,13 @@ class NoveltyAdvantage:
         decisive = rewards[first : first + len(prompts), self._correct_by].tolist()
         correct = [None if isnan(reward) else reward > 0 for reward in decisive]
         answers = self._final_answers(len(prompts))
-        self._rollouts = [
-            _Rollout(prompt_id(prompt), completion_text(completion), right, ids, answer)
-            for prompt, completion, right, ids, answer in zip(
-                prompts, completions, correct, completion_ids, answers, strict=True
-            )
+        statements = [
+            problem_statement(self._scoring.metric, prompt, row.get(self._reference))
+            for prompt, row in zip(prompts, inputs, strict=True)
         ]
+        names, texts = map(prompt_id, prompts), map(completion_text, completions)
+        parts = zip(names, texts, correct, completion_ids, answers, statements, strict=True)
+        self._rollouts = [_Rollout(*each) for each in parts]
         return rewards
 
     def _final_answers(self, count: int) -> list[str | None]:
@@ -307,13 +324,13 @@ class NoveltyAdvantage:
         """Return the bonuses by place, and the reason if there are none."""
         if not mine:
             return {}, None
-        names, texts, correct, ids, answers = map(list, zip(*rollouts, strict=True))
+        names, texts, correct, ids, answers, statements = map(list, zip(*rollouts, strict=True))
         key = _key(self._scoring, step, [rollouts[place] for group in mine for place in group])
         novelty, outcome, acted = np.zeros(len(rollouts)), np.zeros(len(rollouts)), set[int]()
         try:
             if self._scoring.alpha:
                 scores = self._client.score_groups(
-                    as_groups(mine, names, texts, correct, ids),
+                    as_groups(mine, names, texts, correct, ids, statements),
                     metric=self._scoring.metric,
                     scale=self._scoring.scale,
                     idempotency_key=key,
@@ -352,12 +369,7 @@ def completion_text(completion: Any) -> str:
     """Return the text of a completion: a text as it is, of messages the contents in a row."""
     if isinstance(completion, str):
         return completion
-    contents = (message.get("content") or "" for message in completion)
-    return "\n".join(each if isinstance(each, str) else _text_of_parts(each) for each in contents)
-
-
-def _text_of_parts(parts: Sequence[Any]) -> str:
-    return "".join(part.get("text") or "" for part in parts)
+    return "\n".join(map(content_text, completion))
 
 
 def _key(scoring: NoveltyScoring, step: int | None, *content: Any) -> str | None:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from extra_client import ExtraError, FailedPreconditionError, Method, UnavailableError, VerifyOptions, aio
-from extra_client.integrations import NoveltyScoring, OnFailure, prompt_id, scored_parts
+from extra_client.integrations import NoveltyScoring, OnFailure, problem_statement, prompt_id, scored_parts
 
 #: Name of the advantage estimator: algorithm.adv_estimator=extra_grpo.
 ESTIMATOR = "extra_grpo"
@@ -167,6 +167,7 @@ def reward_manager(novelty: NoveltyScoring, *, answers: str = "pred") -> type:
             responses = item.batch["responses"]
             length = int(item.batch["attention_mask"][-responses.shape[-1] :].sum())
             tokens = responses[:length]
+            ground_truth = columns["reward_model"]["ground_truth"]
             score = await self._client.collect_sample(
                 prompt_id(columns["raw_prompt"]),
                 str(columns["uid"]),
@@ -175,6 +176,7 @@ def reward_manager(novelty: NoveltyScoring, *, answers: str = "pred") -> type:
                 correct,
                 text=self.tokenizer.decode(tokens, skip_special_tokens=True),
                 token_ids=tokens.numpy(),
+                **problem_statement(novelty.metric, columns["raw_prompt"], ground_truth),
                 **novelty.collect_arguments(),
             )
             return {"novelty": score.novelty}
