@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from extra_client.integrations.openrlhf import _Sample, _with_text
+from extra_client.integrations.openrlhf import _Decision, _Sample, _with_text
 from extra_rl.tokens import REPLACEMENT, TokenTexts, align
 from extra_trainer.rehearsal.tokenizer import make_tokenizer
 
@@ -137,7 +137,7 @@ def test_pieces_that_do_not_fit_end_where_the_next_one_begins() -> None:
 def test_the_openrlhf_plug_in_sends_whole_characters_and_no_special_tokens() -> None:
     text = "因此 2 + 2 = 4 😀\nចម្លើយ 4"
     ids = [*BYTE_LEVEL.tokenizer(text)["input_ids"], BYTE_LEVEL.tokenizer.eos_token_id]
-    rollout = _with_text(_Sample(ids, correct=False, entropies=[0.5] * len(ids)), BYTE_LEVEL)
+    rollout = _with_text(_Sample(ids, _Decision(False, None), entropies=[0.5] * len(ids)), BYTE_LEVEL)
     assert rollout.text == text
     newline = next(place for place, token in enumerate(ids) if token in BYTE_LEVEL.newline_ids)
     assert text[: list(rollout.token_ends)[newline]] == "因此 2 + 2 = 4 😀\n"
