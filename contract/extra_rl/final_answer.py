@@ -13,13 +13,22 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\
 LONGEST_TEXT = 100_000
 
 
-def characters_behind_answer(text: str) -> int:
-    """Return the number of characters behind the final answer, later boxes left out; 0 without a box."""
-    text = text[-LONGEST_TEXT:]
+def split_at_final_box(text: str) -> tuple[str, str, str] | None:
+    """Return what is before the final answer, its content, and what is behind it, later boxes left out.
+
+    None if there is no box.
+    """
     if "\\boxed" not in text and "\\fbox" not in text:
-        return 0
+        return None
     boxes = list(_BOX.finditer(text))
     if not boxes:
-        return 0
-    first = next(box for box in boxes if box[1].strip() == boxes[-1][1].strip())
-    return len(_BOX.sub("", text[first.end() :]).strip())
+        return None
+    content = boxes[-1][1]
+    first = next(box for box in boxes if box[1].strip() == content.strip())
+    return text[: first.start()], content, _BOX.sub("", text[first.end() :])
+
+
+def characters_behind_answer(text: str) -> int:
+    """Return the number of characters behind the final answer, later boxes left out; 0 without a box."""
+    parts = split_at_final_box(text[-LONGEST_TEXT:])
+    return len(parts[2].strip()) if parts else 0

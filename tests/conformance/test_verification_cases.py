@@ -9,7 +9,7 @@ import pytest
 
 from extra_client import VerificationClient, VerifyOptions
 from extra_rl.vocabulary import BoxChoice
-from support.verification_server import verification_server
+from support.verification_server import patient_client
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 FILES = ("verification_cases.jsonl", "verification_families.jsonl")
@@ -20,12 +20,7 @@ SECONDS = 60.0
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationClient]:
-    """A server that is patient enough for a busy machine."""
-    folder = tmp_path_factory.mktemp("server")
-    with (
-        verification_server(folder, timeout_seconds=SECONDS) as server,
-        VerificationClient(server.address) as client,
-    ):
+    with patient_client(tmp_path_factory.mktemp("server"), SECONDS) as client:
         yield client
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from extra_client import VerificationClient
 from extra_services.verification.symbols import word_list
-from support.verification_server import verification_server
+from support.verification_server import patient_client
 
 SECONDS = 60.0
 
@@ -94,12 +94,7 @@ TOKENS = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationClient]:
-    """A server that is patient enough for a busy machine."""
-    folder = tmp_path_factory.mktemp("server")
-    with (
-        verification_server(folder, timeout_seconds=SECONDS) as server,
-        VerificationClient(server.address) as client,
-    ):
+    with patient_client(tmp_path_factory.mktemp("server"), SECONDS) as client:
         yield client
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import psutil
 
+from extra_client import VerificationClient
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from support.processes import PATIENCE, SERVICES_PYTHON, wait_for
@@ -61,6 +62,16 @@ def verification_server(
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+@contextmanager
+def patient_client(folder: Path, seconds: float) -> Iterator[VerificationClient]:
+    """Yield a client of a server that gives each item so many seconds, enough on a busy machine."""
+    with (
+        verification_server(folder, timeout_seconds=seconds) as server,
+        VerificationClient(server.address) as client,
+    ):
+        yield client
 
 
 def own_verifiers(folder: Path, code: str) -> dict[str, str]:

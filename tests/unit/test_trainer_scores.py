@@ -1,17 +1,17 @@
 """Scores and components of verdicts reach the metrics of a step and its records."""
 
 import json
-from typing import Any
 
 import numpy as np
 
-from extra_client import FinishReason, Rollout, Timings, Verdict, VerdictStatus
+from extra_client import Verdict, VerdictStatus
 from extra_trainer.exploration.advantage import StepAdvantages
 from extra_trainer.exploration.recording import rollout_records
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.exploration.step_metrics import step_metrics
 from extra_trainer.rollouts.collector import Group, RolloutRequest
 from extra_trainer.runs.schema import RolloutRecord
+from support.rollouts import made_rollout
 
 
 def _verdict(score: float | None, rule: str = "custom:style", **components: float) -> Verdict:
@@ -19,33 +19,10 @@ def _verdict(score: float | None, rule: str = "custom:style", **components: floa
     return Verdict(status, None, "", "", "", rule, "", 0.0, 0.0, False, score, components)
 
 
-def _rollout(sample: int) -> Rollout:
-    numbers = np.full(3, 0.5, dtype=np.float32)
-    fields: dict[str, Any] = {
-        "timings": Timings(0.0, 0.0, 0.0),
-        "raw_entropies": numbers[:0],
-        "segments": (),
-        "policy_changes": (),
-    }
-    return Rollout(
-        prompt_index=0,
-        sample_index=sample,
-        token_ids=np.arange(3, dtype=np.int32),
-        logprobs=-numbers,
-        entropies=numbers,
-        text="x",
-        finish_reason=FinishReason.STOP,
-        policy_version=0,
-        prompt_tokens=1,
-        cached_prompt_tokens=0,
-        **fields,
-    )
-
-
 def _step(*verdicts: Verdict) -> tuple[list[Group], list[GroupNovelty]]:
     zeros = np.zeros(len(verdicts))
     request = RolloutRequest("p", "id", (1,), ("1", "2"))
-    group = Group(request, [_rollout(sample) for sample in range(len(verdicts))], list(verdicts))
+    group = Group(request, [made_rollout(sample) for sample in range(len(verdicts))], list(verdicts))
     return [group], [GroupNovelty(zeros, zeros, 0.0)]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from extra_client import FinishReason, Rollout, Timings, UnparseableSide, Verdict, VerdictStatus
+from extra_client import UnparseableSide, Verdict, VerdictStatus
 from extra_trainer.config import NoveltyConfig, OutcomeConfig
 from extra_trainer.exploration.advantage import (
     StepAdvantages,
@@ -26,6 +26,7 @@ from extra_trainer.exploration.advantage import (
 )
 from extra_trainer.exploration.results import GroupNovelty, OutcomeNovelty
 from extra_trainer.rollouts.collector import Group, RolloutRequest
+from support.rollouts import made_rollout
 
 GROUPS, SAMPLES = 7, 4
 SEED = 3
@@ -80,26 +81,6 @@ def _verdict(status: VerdictStatus) -> Verdict:
     return Verdict(**{**fields, "status": status, "unparseable_side": side})
 
 
-def _rollout(sample: int) -> Rollout:
-    numbers = np.full(3, 0.5, dtype=np.float32)
-    return Rollout(
-        prompt_index=0,
-        sample_index=sample,
-        token_ids=np.arange(3, dtype=np.int32),
-        logprobs=-numbers,
-        entropies=numbers,
-        text="x",
-        finish_reason=FinishReason.STOP,
-        policy_version=0,
-        prompt_tokens=1,
-        cached_prompt_tokens=0,
-        timings=Timings(0.0, 0.0, 0.0),
-        raw_entropies=numbers[:0],
-        segments=(),
-        policy_changes=(),
-    )
-
-
 def _step(seed: int, undecided: bool) -> tuple[list[Group], list[GroupNovelty]]:
     """Groups of every kind: mixed, all right, all wrong, undecided in part and as a whole."""
     draw = np.random.default_rng(seed)
@@ -112,7 +93,7 @@ def _step(seed: int, undecided: bool) -> tuple[list[Group], list[GroupNovelty]]:
     groups, novelty = [], []
     for number, row in enumerate(drawn):
         request = RolloutRequest(f"p{number}", f"id{number}", (1,), "1")
-        rollouts = [_rollout(sample) for sample in range(SAMPLES)]
+        rollouts = [made_rollout(sample) for sample in range(SAMPLES)]
         groups.append(Group(request, rollouts, [_verdict(status) for status in row]))
         # The service returns novelty as float32 and the variance as float64.
         scaled = draw.random(SAMPLES, dtype=np.float32).astype(np.float64) * groups[-1].decided

@@ -25,6 +25,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.final_answer import split_at_final_box
+
 Vectors = NDArray[np.float32]
 #: Bitmaps of the families, uint64 [..., FAMILIES, WORDS].
 Sketches = NDArray[np.uint64]
@@ -53,6 +55,9 @@ INTERCEPT = -6.54
 LEAST_RUN, LEAST_FUNCTION_WORDS = 12, 0.15
 #: Numbers in a row without anything between them, from this length on, are no derivation.
 LONG_LIST = 16
+#: Reasons against a text that other metrics on texts have too.
+BLANK = "the text is blank"
+UNKNOWN_SCRIPT = "the script is unknown to the embedding model"
 #: Longest part of a text that is read, in characters.
 LONGEST_TEXT = 100_000
 
@@ -219,13 +224,12 @@ def _places(family: int, feature: str) -> Iterable[int]:
     return (hashed % BITS,) if single else (hashed % BITS, (hashed >> 16) % BITS)
 
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _MARKED = re.compile(r"^[\s>*#_]*(?:####|final answer|answer)[*_ ]*:?", re.IGNORECASE | re.MULTILINE)
 
 
 def _last_box_numbers(text: str) -> set[str]:
-    boxes = _BOX.findall(text)
-    return _features(_normal(boxes[-1]))[0] if boxes else set()
+    parts = split_at_final_box(text)
+    return _features(_normal(parts[1]))[0] if parts else set()
 
 
 def _split_at_answer(text: str) -> tuple[str, str]:
@@ -234,10 +238,8 @@ def _split_at_answer(text: str) -> tuple[str, str]:
     The final answer is the first of the boxes with the content of the last one. Without a box, it is the last
     line marked as the answer; without one, the whole text is before.
     """
-    boxes = list(_BOX.finditer(text))
-    if boxes:
-        first = next(box for box in boxes if box[1].strip() == boxes[-1][1].strip())
-        return text[: first.start()], _BOX.sub("", text[first.end() :])
+    if parts := split_at_final_box(text):
+        return parts[0], parts[2]
     marks = list(_MARKED.finditer(text))
     if marks:
         return text[: marks[-1].start()], text[marks[-1].end() :].partition("\n")[2]
@@ -530,10 +532,10 @@ def _suspicion(before: str, behind: str, gibberish: int, repeated: int, listed: 
     length = len(before.strip())
     behind = behind.strip()
     if not (before + behind).strip():
-        return "the text is blank"
+        return BLANK
     unreadable = 0 if before.isascii() else len(_UNREADABLE.findall(before))
     if (length >= 20 and not _READABLE.search(before)) or unreadable > 0.5 * length:
-        return "the script is unknown to the embedding model"
+        return UNKNOWN_SCRIPT
     if len(behind) > 200 + length / 2:
         return f"{len(behind)} characters behind the final answer, {length} before it"
     for share, reason in ((gibberish, "words without grammar"), (listed, "a long list of numbers")):

@@ -27,6 +27,7 @@ STEP_CHARACTERS = 60
 #: Novelty from which two solutions take different ways (scale share): a probability of 1/2.
 LEAST_DIFFERENT = (0.5 - THRESHOLD) / (1 - THRESHOLD)
 
+#: Sketches as they are stored, uint8 [..., SKETCH_BYTES].
 Stored = NDArray[np.uint8]
 
 

@@ -12,7 +12,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from extra_rl.vocabulary import Metric, NearestKind, Scale
 from extra_services.errors import InvalidInput
@@ -22,7 +21,7 @@ from extra_services.memory.memory import Change, Computed, IdempotencyKey, Memor
 from extra_services.memory.records import AnswerCounts, Namespace, NewSolutions, PromptWrite, Write
 from extra_services.novelty import answers as stored_answers
 from extra_services.novelty import metrics, outcome_scoring
-from extra_services.novelty.derivation_scoring import DerivationScorer
+from extra_services.novelty.derivation_scoring import DerivationScorer, Stored
 from extra_services.novelty.metrics import Counts
 from extra_services.novelty.preparing import CheckedGroup, PreparedGroups, check_rollout, prepare
 from extra_services.novelty.request import (
@@ -36,9 +35,6 @@ from extra_services.novelty.request import (
     Vectors,
 )
 from extra_services.novelty.ring_scoring import Neighbours, RingScorer
-
-#: Stored sketches, uint8 [m, SKETCH_BYTES].
-Sketches = NDArray[np.uint8]
 
 #: A group whose largest novelty is not above this is not scaled to 1.
 LEAST_GROUP_MAX = 1e-8
@@ -194,7 +190,7 @@ class Attempt:
         return self._options.remembers and len(self._prepared.vectors) > 0
 
     def _score_round(
-        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Sketches | None
+        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Stored | None
     ) -> None:
         prompts = [checked.group.prompt_id for checked in groups]
         counts = np.array([len(checked.rows) for checked in groups], dtype=np.int64)
@@ -233,7 +229,7 @@ class Attempt:
         groups: list[CheckedGroup],
         counts: Counts,
         vectors: Vectors,
-        sketches: Sketches | None,
+        sketches: Stored | None,
     ) -> "RoundScores":
         prompts, options = [checked.group.prompt_id for checked in groups], self._options
         if sketches is None:
@@ -294,7 +290,7 @@ class Attempt:
         return spread
 
     def _remember(
-        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Sketches | None
+        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Stored | None
     ) -> None:
         start = 0
         for checked in groups:

@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 
 from extra_rl.vocabulary import Metric
 from extra_services.memory import instruments
-from extra_services.novelty.derivation import LEAST_STEPS, Derivation, derivation, statement
+from extra_services.novelty.derivation import (
+    BLANK,
+    LEAST_STEPS,
+    UNKNOWN_SCRIPT,
+    Derivation,
+    derivation,
+    statement,
+)
 from extra_services.novelty.request import RolloutGroup
 
-BLANK = "the text is blank"
-UNKNOWN_SCRIPT = "the script is unknown to the embedding model"
 #: A part of a reason -> its label in the metrics: reasons may hold numbers, and labels must be few.
 LABELS = {
     "blank": "blank",

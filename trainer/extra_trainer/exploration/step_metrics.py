@@ -6,13 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_client import Verdict
+from extra_client.integrations import component_means
 from extra_rl.final_answer import characters_behind_answer
 from extra_trainer.exploration.advantage import StepAdvantages
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.rollouts.collector import Group
-
-#: The rules of custom verifiers begin so; their names follow.
-CUSTOM_RULE = "custom:"
 
 
 def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> dict[str, float]:
@@ -64,18 +62,9 @@ def advantage_metrics(advantages: StepAdvantages) -> dict[str, float]:
 
 
 def _scores(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Return the mean score, and of custom verifiers the mean of each component, over the verdicts with it.
-
-    The components of method `code` are tests of one problem each: their means over problems mean nothing.
-    """
-    values: dict[str, list[float]] = {}
-    for verdict in verdicts:
-        if verdict.score is not None:
-            values.setdefault("score", []).append(verdict.score)
-            if verdict.rule.startswith(CUSTOM_RULE):
-                for name, value in verdict.components.items():
-                    values.setdefault(f"score/{name}", []).append(value)
-    return {name: float(np.mean(found)) for name, found in values.items()}
+    """Return the mean `score`, and those of named components as `score/NAME`."""
+    means = component_means(verdicts)
+    return {name if name == "score" else f"score/{name}": mean for name, mean in means.items()}
 
 
 def _suspicious(group: GroupNovelty) -> NDArray[np.bool_]:
