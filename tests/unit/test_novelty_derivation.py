@@ -8,22 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_services.novelty import derivation as d
+from support.latex_derivations import ANSWER, EQUATIONS, PROBLEM, SWAP, SWAP_AGAIN
 
-PROBLEM = "A yard holds goats and ducks. Someone counts 37 heads and 110 legs. How many goats are there?"
-STATED = d.statement(PROBLEM, "18")
-SWAP = (
-    "If all 37 animals were ducks, there would be $37 \\cdot 2 = 74$ legs. That is $110 - 74 = 36$ legs"
-    " too few. Each goat adds two legs, so there are $36/2 = 18$ goats."
-    " $\\boxed{18}$"
-)
-SWAP_AGAIN = (
-    "Imagine ducks only: 37 × 2 = 74 legs. We are short of 36 = 110 − 74 legs. Every trade brings two legs,"
-    " and so 36 ÷ 2 trades are needed: \\(\\boxed{18}\\)."
-)
-EQUATIONS = (
-    "Let $g$ goats and $d$ ducks. Then $g + d = 37$ and $4g + 2d = 110$. Halving gives $2g + d = 55$, and"
-    " subtracting the first equation from it, $g = 55 - 37$. $\\boxed{18}$"
-)
+STATED = d.statement(PROBLEM, ANSWER)
 
 
 def _novelty(text: str, known: list[str], similarity: float = 0.8) -> float:
