@@ -95,7 +95,7 @@ def test_the_plan_says_how_many_responses_can_exceed_the_window_of_the_novelty(
     folder: Path, tmp_path: Path
 ) -> None:
     def reads(where: Path = tmp_path / "none", **overrides: object) -> str:
-        config = configs.load(folder / "config.yaml", overrides)
+        config = configs.load(folder / "config.yaml", {"novelty.metric": "embedding", **overrides})
         return dict(plan.make(config, RunFolder(where)).figures).get("novelty reads", "")
 
     long = {"rollout.response_max_tokens": 1000}

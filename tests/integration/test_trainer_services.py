@@ -189,7 +189,7 @@ def test_a_guided_prompt_continues_its_prefix_and_keeps_its_own_answer(
     tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient, novelty: str
 ) -> None:
     explorer = Explorer(
-        NoveltyConfig(min_history=0),
+        NoveltyConfig(metric="embedding", min_history=0),
         PrefixConfig(warmup_steps=0, regen_batch_size=2, min_segment_tokens=2),
         NoveltyClient(novelty, "guided"),
         PrefixClient(novelty, "guided"),
@@ -232,7 +232,9 @@ def _group(
 def test_novelty_is_scaled_by_the_service_and_known_raw_too(
     tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
-    explorer = _explorer(tokens, novelty, "scaled", NoveltyConfig(scale="group_max"), min_history=0)
+    explorer = _explorer(
+        tokens, novelty, "scaled", NoveltyConfig(metric="embedding", scale="group_max"), min_history=0
+    )
     group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12", "5"])
     (found,) = explorer.score([group], step=1, place=0)
     assert found.scaled.max() == 1
@@ -248,7 +250,9 @@ def test_solutions_embedded_ahead_of_their_group_are_neither_scored_nor_remember
     group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12", "5"])
     found = []
     for ahead in (True, False):
-        explorer = _explorer(tokens, novelty, f"ahead-{ahead}", NoveltyConfig(), min_history=0)
+        explorer = _explorer(
+            tokens, novelty, f"ahead-{ahead}", NoveltyConfig(metric="embedding"), min_history=0
+        )
         step = StepNovelty(explorer, 1)
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True) if ahead else ():
             step.prepare(group.request, rollout, verdict)
@@ -334,7 +338,7 @@ def test_guided_groups_count_in_their_prompt_s_novelty_unless_told_otherwise(
 ) -> None:
     group = _group(tokens, verification, ["1+2=3\n3+9=12\n12", "9+2=11\n11+1=12\n12"], guided=True)
     for counted in (True, False):
-        config = NoveltyConfig(guided_groups=counted)
+        config = NoveltyConfig(metric="embedding", guided_groups=counted)
         explorer = _explorer(tokens, novelty, f"guided-{counted}", config, min_history=0)
         assert explorer.score([group], step=1, place=0)[0].raw.any() == counted
 
@@ -342,7 +346,9 @@ def test_guided_groups_count_in_their_prompt_s_novelty_unless_told_otherwise(
 def test_an_undecided_rollout_is_neither_scored_nor_remembered(
     tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
-    explorer = _explorer(tokens, novelty, "undecided", NoveltyConfig(memory_policy="all"), min_history=0)
+    explorer = _explorer(
+        tokens, novelty, "undecided", NoveltyConfig(metric="embedding", memory_policy="all"), min_history=0
+    )
     group = _group(tokens, verification, ["12", "3+9=12\n12", "3"])
     group.verdicts[1] = replace(group.verdicts[1], status=VerdictStatus.TIMEOUT)
     assert explorer.score([group], step=1, place=0)[0].raw[1] == 0
@@ -354,7 +360,9 @@ def test_sources_say_whether_guided_groups_feed_prefixes(
     tokens: TokenTexts, verification: VerificationClient, novelty: str, sources: str, fed: int
 ) -> None:
     config = PrefixConfig(warmup_steps=0, min_segment_tokens=2, sources=sources)
-    explorer = _explorer(tokens, novelty, f"sources-{sources}", NoveltyConfig(), prefix=config)
+    explorer = _explorer(
+        tokens, novelty, f"sources-{sources}", NoveltyConfig(metric="embedding"), prefix=config
+    )
     text = "1+2=3\n3+9=11\n11"
     group = _group(tokens, verification, [text, text], guided=True)
     ids = tokens.tokenizer("1+2=3\n")["input_ids"]
@@ -387,7 +395,7 @@ def _check_choices(choices: list[PrefixChoice], groups: list[Group]) -> None:
 def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
     tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
-    explorer = _explorer(tokens, novelty, "nearest", NoveltyConfig(), min_history=0)
+    explorer = _explorer(tokens, novelty, "nearest", NoveltyConfig(metric="embedding"), min_history=0)
     group = _group(tokens, verification, ["12", "3+9=12\n12", "12", "no"])
     group.verdicts[1] = replace(group.verdicts[1], status=VerdictStatus.TIMEOUT)
     (scores,) = explorer.score([group], step=1, place=0)
@@ -523,7 +531,7 @@ def test_during_warmup_nothing_is_queued(
     tokens: TokenTexts, generation: GenerationClient, verification: VerificationClient, novelty: str
 ) -> None:
     explorer = Explorer(
-        NoveltyConfig(),
+        NoveltyConfig(metric="embedding"),
         PrefixConfig(warmup_steps=3, min_segment_tokens=2),
         NoveltyClient(novelty, "warm"),
         PrefixClient(novelty, "warm"),

@@ -41,7 +41,7 @@ def tiny_config(folder: Path, model: Path) -> Path:
             "micro_batch_samples": 8,
             "learning_rate": 1e-3,
         },
-        "novelty": {"min_history": 0, "scale": "running_mean"},
+        "novelty": {"metric": "embedding", "min_history": 0, "scale": "running_mean"},
         "outcome": {"enabled": True},
         "prefix": {"warmup_steps": 1, "regen_batch_size": 1, "min_segment_tokens": 2},
         "evaluation": {"samples_per_prompt": 4, "k": [1, 4]},
