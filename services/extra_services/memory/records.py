@@ -253,6 +253,11 @@ class Write:
     positive: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
+def stored_sketch(sketches: NDArray[np.uint8] | None, row: int) -> bytes | None:
+    """Return the sketch of a row as it is stored and exported: None for an empty one."""
+    return sketches[row].tobytes() if sketches is not None and sketches[row].any() else None
+
+
 def joined_sketches(sketches: Sequence[bytes | None]) -> NDArray[np.uint8] | None:
     """Return stored sketches as StoredSolutions holds them; one of another length counts as none."""
     if not any(sketches):

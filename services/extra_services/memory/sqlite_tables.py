@@ -13,7 +13,6 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from extra_services.errors import AlreadyExists, NotFound
 from extra_services.memory.records import (
@@ -33,6 +32,7 @@ from extra_services.memory.records import (
     StoredSolutions,
     Write,
     joined_sketches,
+    stored_sketch,
 )
 from extra_services.memory.store import ANSWER_SECONDS, HIDDEN
 
@@ -394,11 +394,6 @@ def _ring(rows: list[_Solution], namespace: Namespace) -> StoredSolutions:
     )
 
 
-def _sketch(sketches: NDArray[np.uint8] | None, row: int) -> bytes | None:
-    """Sketch of a row as it is stored: None for an empty one."""
-    return sketches[row].tobytes() if sketches is not None and sketches[row].any() else None
-
-
 def _remember_answer(connection: sqlite3.Connection, namespace: Namespace, given: IdempotentAnswer) -> None:
     try:
         connection.execute(
@@ -528,7 +523,7 @@ def _solution_rows(namespace: Namespace, row: _Row, new: NewSolutions) -> list[t
             added + i,
             vectors[i].data,
             new.excerpts[i],
-            _sketch(new.sketches, i),
+            stored_sketch(new.sketches, i),
         )
         for i in range(max(0, len(vectors) - capacity), len(vectors))
     ]
@@ -606,7 +601,7 @@ def _insert_record(
                     sequence,
                     rows[i].data,
                     ring.excerpts[i],
-                    _sketch(ring.sketches, i),
+                    stored_sketch(ring.sketches, i),
                 )
                 for i, sequence in enumerate(ring.sequences.tolist())
             ],

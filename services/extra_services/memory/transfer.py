@@ -33,6 +33,7 @@ from extra_services.memory.records import (
     StoredPrefix,
     StoredSolutions,
     joined_sketches,
+    stored_sketch,
 )
 from extra_services.memory.store import import_name
 
@@ -202,7 +203,7 @@ def _rows(record: PromptRecord) -> Iterator[Row]:
                 "prompt_id": prompt,
                 "sequence": sequence,
                 "vector": vectors[i],
-                "sketch": None if sketches is None or not sketches[i].any() else sketches[i].tobytes(),
+                "sketch": stored_sketch(sketches, i),
                 "text": text,
             }
     for prefix in record.prefixes:

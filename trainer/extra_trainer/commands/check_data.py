@@ -19,7 +19,7 @@ from extra_trainer.commands.measurement import WIDTH, validated
 from extra_trainer.commands.run_command import run_command
 from extra_trainer.config import Config, PromptConfig
 from extra_trainer.data import problems
-from extra_trainer.data.checking import DataReport, check_data
+from extra_trainer.data.checking import DataReport, check_data, line_of
 from extra_trainer.data.files import RowFault
 from extra_trainer.data.made import is_made
 
@@ -114,7 +114,7 @@ def show(report: DataReport, console: Console) -> None:
         table = Table("fault", "rows", "must be mended", "first")
         for fault in RowFault:
             if finding := report.findings.get(fault):
-                first = finding.examples[0][0].rpartition(", ")[2]
+                first = line_of(finding.examples[0][0])
                 must = "no" if fault is RowFault.REPEATED else "yes"
                 table.add_row(str(fault), f"{finding.rows:,}", must, first)
         console.print(table)

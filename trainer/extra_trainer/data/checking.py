@@ -236,7 +236,7 @@ def _conflicts(
         others = [answer for answer in answers[1:] if (prompt, answer) not in equal]
         if others:
             seen = prompts[prompt]
-            shown = ", ".join(f"{_shown(each)} ({_line(seen.answers[each])})" for each in others[:EXAMPLES])
+            shown = ", ".join(f"{_shown(each)} ({line_of(seen.answers[each])})" for each in others[:EXAMPLES])
             report.add(RowFault.CONFLICT, seen.place, f"{_shown(answers[0])} here, {shown}", seen.rows)
 
 
@@ -244,7 +244,8 @@ def _shown(answer: Answer) -> str:
     return repr(shown_answer(answer)[:_SHOWN])
 
 
-def _line(place: str) -> str:
+def line_of(place: str) -> str:
+    """Return the part of a place that names the line or row."""
     return place.rpartition(", ")[2]
 
 
