@@ -95,7 +95,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy scripts/*.py tests/support/notebooks.py
+	$(BIN)/mypy scripts tests
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	BUF=$(abspath $(BIN))/buf scripts/buf_breaking.sh

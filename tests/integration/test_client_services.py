@@ -542,8 +542,10 @@ async def test_texts_embedded_ahead_are_not_embedded_again(novelty: str) -> None
     with NoveltyClient(novelty, "ahead", SETTINGS) as client:
         found = client.embed(texts, return_vectors=True)
         assert (found.embedded, found.cached) == (2, 1)
-        assert [error and error.field for error in found.errors] == [None, None, "", None]
-        assert isinstance(found.errors[2], InvalidArgumentError)
+        blank = found.errors[2]
+        assert found.errors == (None, None, blank, None)
+        assert isinstance(blank, InvalidArgumentError)
+        assert blank.field == ""
         assert found.vectors.shape[0] == 4
         assert np.linalg.norm(found.vectors, axis=1).tolist() == pytest.approx([1, 1, 0, 1], abs=1e-5)
         np.testing.assert_array_equal(found.vectors[0], found.vectors[3])

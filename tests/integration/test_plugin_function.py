@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,13 +99,13 @@ def test_a_metric_gets_of_the_prompt_what_it_reads() -> None:
 def test_derivations_are_scored_with_problem_and_reference_answer(target: str) -> None:
     correct = [True, True, True, False]
 
-    def scored(namespace: str, **stated: list[str]) -> list[float]:
+    def scored(namespace: str, **stated: Any) -> list[float]:
         with NoveltyClient(target, namespace, NamespaceSettings(min_history=1)) as client:
             for texts in ([SWAP] * 4, SOLUTIONS):
                 bonus = novelty_bonus(
                     ["p"] * 4, texts, correct, client=client, alpha=1.0, metric="derivation", **stated
                 )
-        return bonus.tolist()
+        return [float(each) for each in bonus]
 
     problems, references = [PROBLEM] * 4, [ANSWER] * 4
     assert_scored_with_the_problem(scored("stated", problems=problems, reference_answers=references))
@@ -122,7 +123,8 @@ def test_wrong_rollouts_of_all_wrong_groups_differ_by_how_often_their_answer_was
         for step in range(6):
             prompts = random.permutation(["a"] * 6 + ["b"] * 6 + ["c"] * 6).tolist()
             answers = random.choice(["1", "2", "3", ""], 18).tolist()
-            correct = random.choice([False, None, True], 18, p=[0.75, 0.1, 0.15]).tolist()
+            drawn = random.choice(3, 18, p=[0.75, 0.1, 0.15])
+            correct = [(False, None, True)[each] for each in drawn]
             expected = np.zeros(18)
             for prompt in "abc":
                 places = [place for place, each in enumerate(prompts) if each == prompt]

@@ -97,9 +97,10 @@ async def rollouts(
     actor = SimpleNamespace(executor=executor, generate=Engine(tokenizer, texts).generate)
     actor.llm = SimpleNamespace(collective_rpc=Engine(tokenizer, [])._called)
     actor_class = RolloutRayActor.__ray_metadata__.modified_class
-    return await actor_class.generate_responses(
+    outputs: list[Any] = await actor_class.generate_responses(
         actor, prompt, label, parameters(), 64, tokenizer, num_samples=count or len(texts)
     )
+    return outputs
 
 
 def written(folder: Path, text: str) -> str:
@@ -270,11 +271,12 @@ def test_a_sample_that_fails_keeps_no_other_waiting(tokenizer: Any, server: str)
 
 def test_beta_that_openrlhf_would_change_is_refused(server: str) -> None:
     novelty = NoveltyScoring(target=server, namespace="refused", beta=0.3)
-    for match, options in (
-        ("give answers", {}),
-        ("not 'reinforce_baseline'", {"answers": last_word, "estimator": "reinforce_baseline"}),
-        ("undecided_reward=0", {"answers": last_word, "undecided_reward": -1.0}),
-    ):
+    refused: dict[str, dict[str, Any]] = {
+        "give answers": {},
+        "not 'reinforce_baseline'": {"answers": last_word, "estimator": "reinforce_baseline"},
+        "undecided_reward=0": {"answers": last_word, "undecided_reward": -1.0},
+    }
+    for match, options in refused.items():
         with pytest.raises(ValueError, match=match):
             agent_executor(right, novelty, **options)
     with pytest.raises(ValueError, match="beta is for agent_executor"):
@@ -380,7 +382,7 @@ def test_a_rollout_whose_server_is_killed_fails_or_goes_on_as_it_was_told(
             await rollouts(executor, tokenizer, ANSWERS)
         server.stop(signal.SIGKILL)
         outputs = [rollouts(executor, tokenizer, ANSWERS) for executor in executors]
-        return await asyncio.gather(*outputs, return_exceptions=True)
+        return list(await asyncio.gather(*outputs, return_exceptions=True))
 
     with caplog.at_level(logging.WARNING, "extra_client"), Server(tmp_path, "--embedder=none") as server:
         failed, went_on = asyncio.run(run(server))

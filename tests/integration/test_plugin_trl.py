@@ -31,7 +31,7 @@ HOPELESS = PROMPTS[:2]
 EAGER = NamespaceSettings(min_history=1)
 
 
-class Trainer(NoveltyAdvantage, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+class Trainer(NoveltyAdvantage, trl.GRPOTrainer):  # type: ignore[misc]
     """As a user writes it."""
 
 
@@ -77,7 +77,7 @@ class Judge:
         return [None if right is None else float(right) for right in correct]
 
 
-class KillsTheServer(TrainerCallback):
+class KillsTheServer(TrainerCallback):  # type: ignore[misc]
     """Kills it when the second step is over."""
 
     def __init__(self, server: Server) -> None:
@@ -275,7 +275,7 @@ def test_verification_rewards_what_is_correct_and_leaves_out_what_is_undecided(
 
         completions = [r"\boxed{2}", [{"role": "assistant", "content": r"\boxed{3}"}], r"\boxed{2}"]
         assert asyncio.run(verify(completions=completions, answer=["2", "2", "@@@"])) == [1.0, 0.0, None]
-        missing = [None, float("nan"), "None", "nan", []]
+        missing: list[Any] = [None, float("nan"), "None", "nan", []]
         paid = verify(completions=[rf"\\boxed{{{each}}}" for each in missing], answer=missing)
         assert asyncio.run(paid) == [None] * len(missing)
         lenient = verification_reward(server.address, on_failure="continue")
