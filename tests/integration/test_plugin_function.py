@@ -1,8 +1,10 @@
 """Functions for trainers without a plug-in, prompt_id and novelty_bonus; and a client in another language."""
 
+import base64
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,8 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from google.protobuf import json_format
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from extra_client import (
     InvalidArgumentError,
@@ -33,7 +40,10 @@ from support.derivations import (
 )
 from support.faulty_services import free_port
 from support.outcome_model import OutcomeModel
+from support.pages import blocks
+from support.verification_server import verification_server
 
+PAGE = "plugins/any-language.md"
 ROOT = Path(__file__).resolve().parents[2]
 USUAL, OTHER, WRONG = "Pair the terms from both ends.", "By induction on n.", "Guess."
 
@@ -195,6 +205,63 @@ def test_an_absence_is_told_once_until_it_is_over_and_never_excuses_a_wrong_requ
         outage.tolerate(InvalidArgumentError("wrong"))
     with pytest.raises(ValueError, match="ignore"):
         Outage("novelty", "ignore", "the bonus")
+
+
+def test_the_program_of_the_page_adds_the_bonus_to_advantages(target: str) -> None:
+    (program,) = blocks(PAGE, "python", {"localhost:50052": target})
+    names: dict[str, Any] = {
+        "prompts": ["a question"] * 4,
+        "texts": [USUAL, USUAL, OTHER, WRONG],
+        "correct": [True, True, True, False],
+        "answers": ["1", "1", "1", "2"],
+        "advantages": np.array([0.5, 0.5, 0.5, -1.5], np.float32),
+    }
+    for _ in range(2):
+        exec(program, names)
+    assert np.shape(names["bonus"]) == (4,)
+    assert names["advantages"][3] == -1.5
+
+
+def grpcurl(*arguments: str) -> Any:
+    """Do what grpcurl does with the arguments of the page: it learns the API from the server."""
+    plaintext, *data, address, what = arguments
+    assert plaintext == "-plaintext"
+    with grpc.insecure_channel(address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        if what == "list":
+            return list(database.get_services())
+        flag, content = data
+        assert flag == "-d"
+        service, _, method = what.rpartition("/")
+        found = DescriptorPool(database).FindMethodByName(f"{service}.{method}")
+        request, response = GetMessageClass(found.input_type), GetMessageClass(found.output_type)
+        call = channel.unary_unary(f"/{what}", request.SerializeToString, response.FromString)
+        return json_format.MessageToDict(call(json_format.Parse(content, request()), timeout=60))
+
+
+def test_the_calls_by_hand_of_the_page_are_answered(target: str, tmp_path: Path) -> None:
+    with verification_server(tmp_path, workers=1) as verification:
+        addresses = {"localhost:50052": target, "localhost:50053": verification.address}
+        calls: list[list[str]] = []
+        for word in shlex.split(" ".join(blocks(PAGE, "sh", addresses)).replace("\\\n", " ")):
+            if word == "grpcurl":
+                calls.append([])
+            else:
+                calls[-1].append(word)
+        listed, described, created, scored, verified, outcome = calls
+        assert "extra_rl.v1.NoveltyService" in grpcurl(*listed)
+        assert described[1:3] == [target, "describe"]
+        with grpc.insecure_channel(target) as channel:
+            pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+            assert pool.FindMethodByName(described[3]).name == "ScoreGroups"
+        grpcurl(*created)
+        (group,) = grpcurl(*scored)["groups"]
+        assert len(base64.b64decode(group["novelty"])) == 8
+        (verdict,) = grpcurl(*verified)["verdicts"]
+        assert verdict["status"] == "VERDICT_STATUS_CORRECT"
+        (group,) = grpcurl(*outcome)["groups"]
+        bonus = np.frombuffer(base64.b64decode(group["novelty"]), "<f4")
+        assert bonus.tolist() == pytest.approx([2**-0.5, 2**-0.5, 1, 1])
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")

@@ -26,6 +26,7 @@ from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
 from support.outcome_model import OutcomeModel
+from support.pages import blocks
 from support.verification_server import verification_server
 
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
@@ -392,3 +393,18 @@ def test_a_rollout_whose_server_is_killed_fails_or_goes_on_as_it_was_told(
     assert [record.message.split(" until")[0] for record in caplog.records] == [
         "training goes on without the novelty bonus"
     ]
+
+
+def test_the_program_of_the_page_rewards_and_remembers_a_group(
+    tokenizer: Any, server: str, tmp_path: Path
+) -> None:
+    with verification_server(tmp_path, workers=1) as verification:
+        addresses = {"localhost:50052": server, "localhost:50053": verification.address}
+        (program,) = blocks("plugins/openrlhf.md", "python", addresses)
+        names: dict[str, Any] = {}
+        exec(program, names)
+        outputs = asyncio.run(rollouts(names["AgentExecutor"](), tokenizer, ANSWERS))
+    assert [output["scores"] for output in outputs] == [1.0, 1.0, 1.0, 0.0]
+    with NamespaceClient(server, "my-run") as client:
+        (prompt,) = client.list_prompts()
+    assert prompt.solutions_added == 3
