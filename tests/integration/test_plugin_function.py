@@ -264,7 +264,7 @@ def test_the_calls_by_hand_of_the_page_are_answered(target: str, tmp_path: Path)
         assert bonus.tolist() == pytest.approx([2**-0.5, 2**-0.5, 1, 1])
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed: apt-get install npm")
 def test_a_client_in_javascript_generated_from_the_protos_scores_a_group(target: str, tmp_path: Path) -> None:
     example = tmp_path / "examples" / "javascript"
     made = shutil.ignore_patterns("node_modules", "gen")

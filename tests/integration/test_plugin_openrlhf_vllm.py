@@ -16,7 +16,8 @@ from extra_client.integrations import prompt_id
 from support.generation_models import make_model, why_vllm_cannot_run
 from support.novelty_server import Server
 
-WHY_NOT = why_vllm_cannot_run() or ("" if find_spec("openrlhf") else "OpenRLHF is not installed")
+TOGETHER = all(find_spec(name) for name in ("vllm", "openrlhf"))
+WHY_NOT = why_vllm_cannot_run() if TOGETHER else "vLLM is not beside OpenRLHF: see docs/plugins/openrlhf.md"
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 AGENT = """
