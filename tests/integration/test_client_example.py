@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.pages import blocks
 
-PAGE = "plugin-example.md"
+PAGE = "docs/plugin-example.md"
 
 
 def test_the_plug_in_example_prints_what_its_page_says(tmp_path: Path) -> None:

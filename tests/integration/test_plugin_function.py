@@ -43,7 +43,7 @@ from support.outcome_model import OutcomeModel
 from support.pages import blocks
 from support.verification_server import verification_server
 
-PAGE = "plugins/any-language.md"
+PAGE = "docs/plugins/any-language.md"
 ROOT = Path(__file__).resolve().parents[2]
 USUAL, OTHER, WRONG = "Pair the terms from both ends.", "By induction on n.", "Guess."
 

@@ -400,7 +400,7 @@ def test_the_program_of_the_page_rewards_and_remembers_a_group(
 ) -> None:
     with verification_server(tmp_path, workers=1) as verification:
         addresses = {"localhost:50052": server, "localhost:50053": verification.address}
-        (program,) = blocks("plugins/openrlhf.md", "python", addresses)
+        (program,) = blocks("docs/plugins/openrlhf.md", "python", addresses)
         names: dict[str, Any] = {}
         exec(program, names)
         outputs = asyncio.run(rollouts(names["AgentExecutor"](), tokenizer, ANSWERS))

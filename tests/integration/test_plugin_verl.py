@@ -370,7 +370,7 @@ def test_the_program_of_the_page_rewards_and_remembers_a_group(
     path = tmp_path / "extra_verl.py"
     with verification_server(tmp_path, workers=1) as verification:
         addresses = {"localhost:50052": server, "localhost:50053": verification.address}
-        (program,) = blocks("plugins/verl.md", "python", addresses)
+        (program,) = blocks("docs/plugins/verl.md", "python", addresses)
         path.write_text(program)
         run = Run(path, model)
         results = asyncio.get_event_loop().run_until_complete(run.reward(ANSWERS, "group-1"))
