@@ -54,7 +54,11 @@ class Server:
         return self
 
     def __enter__(self) -> "Server":
-        return self.ready()
+        try:
+            return self.ready()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         """End the process, whatever has happened."""
