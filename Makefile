@@ -92,7 +92,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/mypy scripts/*.py tests/support/notebooks.py
+	$(BIN)/mypy scripts tests
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	BUF=$(abspath $(BIN))/buf scripts/buf_breaking.sh
@@ -131,11 +131,12 @@ test-containers-all: $(VENV)/installed $(VENV_DEPLOY)/installed
 	PATH=$(abspath $(VENV_DEPLOY)/bin):$$PATH $(BIN)/python tests/deploy/images.py --all
 	PATH=$(abspath $(VENV_DEPLOY)/bin):$$PATH $(BIN)/python -m pytest tests/deploy/test_compose.py $(ARGS)
 
-# The code that is generated: stubs from the protos, the blocking clients from the asyncio ones.
+# What is generated: stubs from the protos, the blocking clients from the asyncio ones, the page of the settings.
 protos: $(VENV)/installed
 	$(BIN)/buf format --write
 	$(BIN)/python scripts/make_stubs.py
 	$(BIN)/python scripts/make_client.py
+	$(BIN)/python scripts/make_settings.py
 
 $(VENV)/installed: pyproject.toml requirements/overrides.txt requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)

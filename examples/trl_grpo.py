@@ -2,11 +2,12 @@
 
     make example-trl
 
-With a model hub at hand it trains Qwen2.5-0.5B-Instruct on GSM8K. Without one, or with HF_HUB_OFFLINE=1, it
-trains the start model of this repository on made sums. The two services run as child processes here; for
-servers of your own, give their host:port.
+With a model hub at hand it trains Qwen2.5-0.5B-Instruct on GSM8K; `--model` and `--data` take other names of
+the hub, or folders. Without a hub, or with HF_HUB_OFFLINE=1, it trains the start model of this repository on
+made sums. The two services run as child processes here; for servers of your own, give their host:port.
 """
 
+import argparse
 import random
 import tempfile
 from pathlib import Path
@@ -21,7 +22,6 @@ from extra_client import NamespaceSettings, embedded
 from extra_client.integrations import NoveltyScoring
 from extra_client.integrations.trl import NoveltyAdvantage, verification_reward
 
-MODEL, DATA = "Qwen/Qwen2.5-0.5B-Instruct", "openai/gsm8k"
 MADE_MODEL = Path(__file__).parents[1] / "trainer/start-models/start-model-f4f3074ac22e69de"
 ON_GPU = torch.cuda.is_available()
 
@@ -30,16 +30,18 @@ class Trainer(NoveltyAdvantage, GRPOTrainer):
     """GRPO plus alpha x novelty of correct completions."""
 
 
-def has_hub() -> bool:
-    """Return whether the model hub answers."""
+def is_at_hand(model: str) -> bool:
+    """Return whether `model` is a folder, or the model hub answers."""
+    if Path(model).is_dir():
+        return True
     try:
-        HfApi().model_info(MODEL, timeout=5)
+        HfApi().model_info(model, timeout=5)
     except (OSError, httpx.HTTPError):
         return False
     return True
 
 
-def gsm8k() -> Dataset:
+def gsm8k(name: str) -> Dataset:
     """Return 64 problems of GSM8K with the columns prompt (a conversation) and answer."""
     ask = "\nThink step by step. Put the final number in \\boxed{}."
 
@@ -47,7 +49,7 @@ def gsm8k() -> Dataset:
         prompt = [{"role": "user", "content": example["question"] + ask}]
         return {"prompt": prompt, "answer": example["answer"].rpartition("#### ")[2]}
 
-    problems = load_dataset(DATA, "main", split="train[:64]")
+    problems = load_dataset(name, "main", split="train[:64]")
     return problems.map(row, remove_columns=["question"])
 
 
@@ -62,9 +64,13 @@ def sums() -> Dataset:
 
 def main() -> None:
     """Train twelve steps and print the metrics of the plug-in."""
-    hub = has_hub()
-    model, data = (MODEL, gsm8k()) if hub else (str(MADE_MODEL), sums())
-    print(f"training {model} on {DATA if hub else 'made sums'}")
+    parser = argparse.ArgumentParser(description="TRL's GRPOTrainer with the novelty bonus.")
+    parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B-Instruct", help="an instruction-tuned model")
+    parser.add_argument("--data", default="openai/gsm8k", help="problems in the form of GSM8K")
+    wanted = parser.parse_args()
+    at_hand = is_at_hand(wanted.model)
+    model, data = (wanted.model, gsm8k(wanted.data)) if at_hand else (str(MADE_MODEL), sums())
+    print(f"training {model} on {wanted.data if at_hand else 'made sums'}")
     with (
         tempfile.TemporaryDirectory() as folder,
         embedded.start("novelty") as novelty,
@@ -78,10 +84,10 @@ def main() -> None:
                 use_cpu=not ON_GPU,
                 bf16=ON_GPU,
                 max_steps=12,
-                learning_rate=1e-6 if hub else 1e-4,
+                learning_rate=1e-6 if at_hand else 1e-4,
                 per_device_train_batch_size=16,
                 num_generations=8,
-                max_completion_length=256 if hub else 64,
+                max_completion_length=256 if at_hand else 64,
                 logging_steps=1,
                 save_strategy="no",
                 report_to="none",

@@ -12,6 +12,8 @@ need promtool prometheus                   # dashboards and alerts
 need kubectl kubernetes-client             # manifests
 need ip iproute2                           # network faults
 need faketime faketime                     # clocks that jump
+need npm npm                               # the client in JavaScript, schemas of operators
+need c++ g++                               # torch.compile
 
 if [ ${#missing[@]} = 0 ]; then exit 0; fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

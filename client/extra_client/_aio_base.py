@@ -6,7 +6,7 @@ uses it; "embedded" starts the service then, in a thread.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, BinaryIO, Self, TypeVar
 
 import grpc
@@ -119,7 +119,7 @@ class Client:
         make: Callable[[Any], Call[Result]],
         check: Callable[[bool], None],
         deadline: float | None,
-    ) -> AsyncIterator[Result]:
+    ) -> AsyncGenerator[Result]:
         """Send `messages` by the call that `make` makes of them, from a task, with the first iteration.
 
         Yields the parsed responses; `check` then gets whether all messages were read.

@@ -7,7 +7,7 @@ to use from several threads.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO, Self, TypeVar
 
 import grpc
@@ -109,7 +109,7 @@ class Client:
         make: Callable[[Any], Call[Result]],
         check: Callable[[bool], None],
         deadline: float | None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result]:
         """Send `messages` by the call that `make` makes of them, from a thread, starting now.
 
         Yields the parsed responses; `check` then gets whether all messages were read.
@@ -168,7 +168,7 @@ def _events(attempt: _transport.Attempt, method: Any, responses: Any) -> Iterato
 
 def _responses(
     source: "_Source", responses: Iterator[Result], check: Callable[[bool], None]
-) -> Iterator[Result]:
+) -> Generator[Result]:
     try:
         yield from responses
     except errors.ExtraError as error:

@@ -6,7 +6,7 @@ This module is also the source of the blocking clients: scripts/make_client.py l
 and takes `_sync_base` in the place of `_aio_base`. Everything that really differs is in these two.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, Unpack, overload
 
@@ -131,7 +131,7 @@ class GenerationClient(_aio_base.Client):
         stream_tokens: Literal[False] = False,
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> AsyncIterator[Rollout | PromptError]: ...
+    ) -> AsyncGenerator[Rollout | PromptError]: ...
 
     @overload
     def generate_stream(
@@ -146,7 +146,7 @@ class GenerationClient(_aio_base.Client):
         stream_tokens: bool,
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> AsyncIterator[Event]: ...
+    ) -> AsyncGenerator[Event]: ...
 
     def generate_stream(
         self,
@@ -160,7 +160,7 @@ class GenerationClient(_aio_base.Client):
         stream_tokens: bool = False,
         deadline: float | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         """As `generate`, but yield each rollout as it finishes, and a PromptError for each refused prompt.
 
         Generation starts with the call (asyncio: with the first iteration). Closing the iterator, or dropping
@@ -241,7 +241,7 @@ class GenerationClient(_aio_base.Client):
         _generation.check_vocabulary(await self.get_info(deadline=deadline), vocabulary)
 
 
-async def _checked(gathered: _generation.Gathered, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+async def _checked(gathered: _generation.Gathered, events: AsyncIterator[Event]) -> AsyncGenerator[Event]:
     async for event in events:
         gathered.add(event)
         yield event
@@ -291,7 +291,7 @@ class VerificationClient(_aio_base.Client):
         options: VerifyOptions | None = None,
         timeout_seconds: float | None = None,
         deadline: float | None = None,
-    ) -> AsyncIterator[tuple[Id, Verdict]]:
+    ) -> AsyncGenerator[tuple[Id, Verdict]]:
         """Verify items as they come, and yield each verdict as it is decided.
 
         `items` is read in a thread (asyncio: a task) of its own. It may wait, for example for generation;

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extra_trainer.exploration.advantage import advantages
+from extra_trainer.exploration.advantage import Placement, advantages
 
 
 def test_advantages_equal_the_reference(golden_folder: Path) -> None:
@@ -16,7 +16,9 @@ def test_advantages_equal_the_reference(golden_folder: Path) -> None:
         shape = (-1, case["group_size"])
         rewards = np.array(case["rewards"]).reshape(shape)
         bonus = case["alpha"] * np.array(case["novelty"]).reshape(shape)
-        placement = "after_normalization" if case["novelty_after_normalization"] else "before_normalization"
+        placement: Placement = (
+            "after_normalization" if case["novelty_after_normalization"] else "before_normalization"
+        )
         found = advantages(
             rewards,
             bonus,

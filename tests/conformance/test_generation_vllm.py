@@ -120,7 +120,7 @@ def test_seed_streaming_stops_and_bad_prompts_are_as_with_the_other_engine(serve
 
 
 @pytest.mark.parametrize("in_flight", [pb.IN_FLIGHT_WAIT, pb.IN_FLIGHT_ABORT, pb.IN_FLIGHT_KEEP])
-def test_weights_change_under_samples_in_flight(server: Served, in_flight: pb.InFlight) -> None:
+def test_weights_change_under_samples_in_flight(server: Served, in_flight: pb.InFlight.ValueType) -> None:
     version = server.stub.GetInfo(pb.GenerationServiceGetInfoRequest()).policy_version
     old = server.root / f"step{version}" if version else server.model
     new = changed(server.model, server.root / f"step{version + 1}", seed=version)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ def build(wanted: dict[str, tuple[str, str]]) -> None:
                 *options,
             ]
             command += [f"--build-arg=BASE={BASE}", f"--target={target}", f"--tag={image}", f"--file={file}"]
-            _timed(target, lambda command=command: _run(*command, "."))  # type: ignore[misc]
+            _timed(target, partial(_run, *command, "."))
 
 
 def _make_base() -> None:

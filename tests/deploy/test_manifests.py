@@ -76,11 +76,11 @@ def test_what_operators_read_is_as_their_schemas_say(
     rendered: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     if not shutil.which("npm"):
-        pytest.skip("no npm")
+        pytest.skip("npm is not installed: apt-get install npm")
     install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *CRD_PACKAGES]
     subprocess.run(install, cwd=tmp_path, check=True)
     documents = [
-        [OPERATORS[document["kind"]], document]
+        (OPERATORS[document["kind"]], document)
         for overlay in rendered.values()
         for document in overlay
         if OPERATORS.get(document["kind"])

@@ -18,6 +18,7 @@ import yaml
 from extra_trainer import config as configs
 from extra_trainer.launch import plan
 from extra_trainer.rehearsal.problems import problems
+from extra_trainer.rehearsal.splits import Split
 from extra_trainer.runs.folder import RunFolder
 from support.processes import MARK, marked_processes, wait_for
 
@@ -53,7 +54,8 @@ def address() -> Iterator[str]:
 def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of four prompts with two generation replicas; one policy worker."""
     folder = tmp_path_factory.mktemp("run")
-    for split, count in (("train", 8), ("evaluation", 2)):
+    sizes: dict[Split, int] = {"train": 8, "evaluation": 2}
+    for split, count in sizes.items():
         rows = ({"id": p.id, "problem": p.prompt, "answer": p.answer} for p in problems(split, count, seed=0))
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     content = {

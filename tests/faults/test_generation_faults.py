@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from extra_client import CancelledError, GenerationClient, UnavailableError
+from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.v1 import generation_pb2_grpc
 from support.generation_models import make_model
 from support.generation_server import Served, prompt, request, rollouts, served
@@ -54,10 +55,10 @@ def test_a_client_that_is_gone_leaves_no_work_behind(server: Served) -> None:
 
 def test_the_server_ends_with_its_parent_even_while_it_generates(server: Served) -> None:
     with GenerationClient(server.address) as client:
-        long = {"n": 100, "max_tokens": 8000, "min_tokens": 8000}
-        begun = client.generate_stream([[2]], stream_tokens=True, **long)
+        begun = client.generate_stream([[2]], 100, 8000, min_tokens=8000, stream_tokens=True)
         next(begun)  # it generates now
-        starting = client.generate_stream([[2]], **long)
+        starting = client.generate_stream([[2]], 100, 8000, min_tokens=8000)
+        assert server.process.stdin
         server.process.stdin.close()
         for call in (begun, starting):
             with pytest.raises((UnavailableError, CancelledError)):
@@ -65,20 +66,22 @@ def test_the_server_ends_with_its_parent_even_while_it_generates(server: Served)
     assert server.process.wait() == 0
 
 
-class Silent(generation_pb2_grpc.GenerationServiceServicer):
-    """Answer no call until it is cancelled."""
-
-    def Generate(self, request: object, context: grpc.ServicerContext) -> Iterator[object]:
-        ended = threading.Event()
-        context.add_callback(ended.set)
-        ended.wait()
-        return iter(())
+def silent(request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateResponse]:
+    """Answer a call with nothing, once it is cancelled."""
+    ended = threading.Event()
+    context.add_callback(ended.set)
+    ended.wait()
+    return iter(())
 
 
 def start_as_the_server_stops(address: str, seconds: float) -> None:
     """A call that starts about when its server stops, `seconds` later: it ends, as it must."""
     server = grpc.server(ThreadPoolExecutor(2))
-    generation_pb2_grpc.add_GenerationServiceServicer_to_server(Silent(), server)
+    method = grpc.unary_stream_rpc_method_handler(
+        silent, pb.GenerateRequest.FromString, pb.GenerateResponse.SerializeToString
+    )
+    name = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, {"Generate": method})])
     server.add_insecure_port(address)
     server.start()
     with GenerationClient(address) as client:

@@ -173,6 +173,7 @@ def _replicas(primary: RedisProcess) -> int:
 
 def _knows(sentinel: RedisProcess, replicas: int, sentinels: int) -> bool:
     primary = sentinel.client().sentinel_master("memory")
+    assert isinstance(primary, dict)
     return bool(primary["num-slaves"] == replicas and primary["num-other-sentinels"] == sentinels - 1)
 
 

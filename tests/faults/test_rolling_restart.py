@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -117,7 +118,7 @@ def test_training_goes_through_a_rolling_restart_of_every_service_as_if_there_we
     quiet, restarted = tmp_path / "quiet", tmp_path / "restarted"
     with no_process_survives() as mark:
         assert "pass@1" in output_of(start(mark, _config(tmp_path / "a", tiny_model, {}), quiet))
-    settings = {
+    settings: dict[str, dict[str, Any]] = {
         "generation": {"model": tiny_model, "weights_root": tmp_path, "threads": 1},
         "novelty": {"data_folder": tmp_path / "memory", "threads": 1},
         "verification": {"workers": 1},

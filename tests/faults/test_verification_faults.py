@@ -56,7 +56,7 @@ def test_an_item_that_kills_its_workers_is_an_error_not_a_wrong(server: Verifica
             if worker.pid not in killed and _busy(worker):
                 worker.kill()
                 killed.add(worker.pid)
-        return call.done()
+        return bool(call.done())
 
     wait_until(kill_busy_worker)
     verdict = call.result().verdicts[0]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from extra_client import Metric, NamespaceClient, NamespaceSettings, NoveltyClient, embedded
+from extra_client import MemoryPolicy, Metric, NamespaceClient, NamespaceSettings, NoveltyClient, embedded
 from extra_client.integrations import NoveltyScoring, novelty_bonus
 from extra_client.integrations.trl import completion_text, novelty_reward
 
@@ -32,9 +32,9 @@ def novelty() -> Iterator[str]:
 
 @pytest.mark.parametrize("on_failure", ["fail", "continue"])
 @pytest.mark.parametrize("metric", [Metric.EMBEDDING, Metric.DERIVATION])
-@pytest.mark.parametrize("policy", ["correct", "all"])
+@pytest.mark.parametrize("policy", MemoryPolicy)
 def test_a_bad_completion_gets_no_bonus_and_the_others_get_theirs(
-    novelty: str, metric: Metric, policy: str, on_failure: str
+    novelty: str, metric: Metric, policy: MemoryPolicy, on_failure: str
 ) -> None:
     name = f"trl-{metric}-{policy}-{on_failure}"
     settings = NamespaceSettings(min_history=0, memory_policy=policy)
@@ -43,9 +43,7 @@ def test_a_bad_completion_gets_no_bonus_and_the_others_get_theirs(
     )
     logged: dict[str, float] = {}
     reward = novelty_reward(scoring, correct=lambda **_: [1.0] * len(COMPLETIONS))
-    bonus = asyncio.run(
-        reward([PROBLEM] * len(COMPLETIONS), COMPLETIONS, log_metric=logged.__setitem__)  # type: ignore[arg-type]
-    )
+    bonus = asyncio.run(reward([PROBLEM] * len(COMPLETIONS), COMPLETIONS, log_metric=logged.__setitem__))
     assert [each is not None and each > 0 for each in bonus] == [False, True, False, False, True, False]
     assert None not in bonus
     assert logged["novelty/missing"] == 0

@@ -1,19 +1,16 @@
 """The example in docs/plugin-example.md runs as it stands and prints what the page says."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "plugin-example.md"
+from support.pages import blocks
 
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+PAGE = "docs/plugin-example.md"
 
 
 def test_the_plug_in_example_prints_what_its_page_says(tmp_path: Path) -> None:
-    program = "\n".join(blocks("python"))
+    program = "\n".join(blocks(PAGE, "python"))
     ran = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -23,11 +20,11 @@ def test_the_plug_in_example_prints_what_its_page_says(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    (expected,) = blocks("text")
+    (expected,) = blocks(PAGE, "text")
     assert ran.stdout == expected
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_plug_in_is_ten_lines() -> None:
-    lines = [line for line in blocks("python")[0].splitlines() if line.strip()]
+    lines = [line for line in blocks(PAGE, "python")[0].splitlines() if line.strip()]
     assert len(lines) <= 10

@@ -48,6 +48,7 @@ from extra_client import (
     aio,
     embedded,
 )
+from support.pages import blocks
 
 TEXTS = [
     "Add the two numbers and halve.",
@@ -406,8 +407,7 @@ async def test_a_namespace_can_be_copied_listed_and_deleted(novelty: str) -> Non
         assert (await client.describe()).solutions == 2
 
 
-def hard_prompt() -> HardPrompt:
-    text = "abc\ndef\nghi"
+def hard_prompt(text: str = "abc\ndef\nghi") -> HardPrompt:
     tokens = [2 if character == "\n" else 1 for character in text]
     rollout = EntropyRollout(
         token_ids=tokens, entropies=[0.1] * len(text), text=text, token_ends=range(1, len(text) + 1)
@@ -542,8 +542,10 @@ async def test_texts_embedded_ahead_are_not_embedded_again(novelty: str) -> None
     with NoveltyClient(novelty, "ahead", SETTINGS) as client:
         found = client.embed(texts, return_vectors=True)
         assert (found.embedded, found.cached) == (2, 1)
-        assert [error and error.field for error in found.errors] == [None, None, "", None]
-        assert isinstance(found.errors[2], InvalidArgumentError)
+        blank = found.errors[2]
+        assert found.errors == (None, None, blank, None)
+        assert isinstance(blank, InvalidArgumentError)
+        assert blank.field == ""
         assert found.vectors.shape[0] == 4
         assert np.linalg.norm(found.vectors, axis=1).tolist() == pytest.approx([1, 1, 0, 1], abs=1e-5)
         np.testing.assert_array_equal(found.vectors[0], found.vectors[3])
@@ -655,14 +657,37 @@ async def test_outcomes_steer_the_selection_which_can_be_explained_listed_and_fo
 # All three together
 
 
-def test_the_example_of_the_readme_runs(generation: str, novelty: str, verification: str) -> None:
-    page = (Path(__file__).resolve().parents[2] / "client" / "README.md").read_text(encoding="utf-8")
-    program = page.split("```python\n")[1].split("```")[0]
-    for default, target in (("50051", generation), ("50052", novelty), ("50053", verification)):
-        program = program.replace(f"localhost:{default}", target)
+def test_the_programs_of_the_pages_run(generation: str, novelty: str, verification: str) -> None:
     names: dict[str, Any] = {}
-    exec(program, names)
+
+    def run(page: str) -> None:
+        # A server of its own takes long to start; docs/plugin-example.md runs with one.
+        addresses = {"embedded": novelty, "localhost:50052": novelty}
+        addresses |= {"localhost:50051": generation, "localhost:50053": verification}
+        (program,) = blocks(page, "python", addresses)
+        exec(program, names)
+
+    run("client/README.md")
     assert len(names["group"]) == len(names["verdicts"]) == len(names["scores"]) == 8
+    run("README.md")
+    for _ in range(4):
+        values = names["advantages"]("p", TEXTS, [1, 1, 0, 0])
+    assert values.shape == (4,)
+    assert min(values[:2]) > 0 > max(values[2:])
+    run("services/extra_services/generation/README.md")
+    assert len(names["groups"][0]) == 8
+    names |= {"responses": TEXTS, "correct": [True, True, False, False]}
+    run("services/extra_services/novelty/README.md")
+    assert names["scores"].shape == (4,)
+    names["rollouts"] = hard_prompt("a step that is longer than the least segment of a prefix\n" * 4).rollouts
+    names["newline_ids"] = [2]
+    run("services/extra_services/prefix/README.md")
+    assert names["chosen"].error is None
+    with GenerationClient(generation) as client, VerificationClient(verification) as verifier:
+        names |= {"generation": client, "verification": verifier, "prompts": ["1 + 1 = "]}
+        names |= {"responses": ["so 2"], "answers": ["2"]}
+        run("docs/observability.md")
+    assert names["verdicts"][0].correct
 
 
 def serve_all(*flags: str) -> subprocess.Popen[str]:

@@ -5,16 +5,31 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from extra_client import FailedPreconditionError, GenerationClient, Rollout, UnavailableError, embedded
+from extra_client import (
+    FailedPreconditionError,
+    GenerationClient,
+    PromptError,
+    Rollout,
+    UnavailableError,
+    embedded,
+)
 from extra_trainer.rollouts.generation_pool import GenerationPool
 
-OPTIONS = {"n": 3, "max_tokens": 24, "seed": 5, "temperature": 1.0, "top_p": 1.0, "min_policy_version": 0}
+OPTIONS: dict[str, Any] = {
+    "n": 3,
+    "max_tokens": 24,
+    "seed": 5,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "min_policy_version": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +88,10 @@ def _tokens(events: Iterator[object]) -> dict[tuple[int, int], list[int]]:
     return found
 
 
+def _versions(events: list[Rollout | PromptError]) -> set[int]:
+    return {event.policy_version for event in events if isinstance(event, Rollout)}
+
+
 def test_two_replicas_draw_the_tokens_of_one(
     targets: list[str], prompts: list[list[int]], prefixes: list[list[int]]
 ) -> None:
@@ -94,7 +113,7 @@ def test_weights_reach_all_replicas_from_a_folder_and_as_a_stream(
             assert pool.deliver(root, "policy", version).policy_version == version
             options = {**OPTIONS, "min_policy_version": version}
             events = list(pool.generate_stream(prompts, prefixes=prefixes, **options))
-            assert {event.policy_version for event in events} == {version}
+            assert _versions(events) == {version}
             found.append(_tokens(iter(events)))
             pool.deliver(root, "start", version + 1)
     assert found[0] != found[1]
@@ -120,7 +139,7 @@ def test_a_replica_with_older_weights_than_asked_for_serves_nothing(
         first.deliver(root, "policy", new)
         options = {**OPTIONS, "min_policy_version": new}
         events = list(pool.generate_stream(prompts, prefixes=prefixes, **options))
-        assert {event.policy_version for event in events} == {new}
+        assert _versions(events) == {new}
         assert list(pool.lost) == targets[1:]
         assert f"policy version {new - 1} is served" in pool.lost[targets[1]]
         with pytest.raises(FailedPreconditionError, match=f"version {new} is served, older than {new + 1}"):
@@ -139,7 +158,7 @@ def test_the_groups_of_a_replica_that_dies_go_to_the_others_and_it_serves_again_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     host = f"unix:{tmp_path / 'socket'}"
-    settings = {"model": tiny_model, "threads": 1, "host": host, "weights_root": root}
+    settings: dict[str, Any] = {"model": tiny_model, "threads": 1, "host": host, "weights_root": root}
     with ExitStack() as stack:
         mortal = stack.enter_context(embedded.start("generation", **settings))
         pool = stack.enter_context(GenerationPool([mortal.target, targets[0]]))

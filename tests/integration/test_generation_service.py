@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -132,8 +133,8 @@ def test_info_tells_the_limits_and_a_vocabulary_hash_a_client_can_compute(shared
         ({"prompts": 0}, "prompts"),
     ],
 )
-def test_a_bad_parameter_is_refused_by_name(shared: Served, change: dict[str, object], field: str) -> None:
-    prompts = [prompt("1")] * int(change.pop("prompts", 1))
+def test_a_bad_parameter_is_refused_by_name(shared: Served, change: dict[str, Any], field: str) -> None:
+    prompts = [prompt("1")] * change.pop("prompts", 1)
     with pytest.raises(grpc.RpcError) as refused:
         list(shared.stub.Generate(request(prompts, **change)))
     status = rpc_status.from_call(refused.value)

@@ -43,14 +43,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def update(
-    server: Served, path: str, version: int, in_flight: pb.InFlight = pb.IN_FLIGHT_WAIT
+    server: Served, path: str, version: int, in_flight: pb.InFlight.ValueType = pb.IN_FLIGHT_WAIT
 ) -> pb.UpdateWeightsResponse:
     wanted = pb.UpdateWeightsRequest(path=path, policy_version=version, in_flight=in_flight)
-    return server.stub.UpdateWeights(wanted)
+    answer: pb.UpdateWeightsResponse = server.stub.UpdateWeights(wanted)
+    return answer
 
 
 def served_version(server: Served) -> int:
-    return server.stub.GetInfo(pb.GenerationServiceGetInfoRequest()).policy_version
+    return int(server.stub.GetInfo(pb.GenerationServiceGetInfoRequest()).policy_version)
 
 
 def test_new_weights_are_served_under_their_version(server: Served) -> None:
@@ -187,7 +188,9 @@ def test_a_wrong_stream_of_tensors_is_refused_and_changes_nothing(server: Served
     assert all_tokens(rollouts(server, request([prompt("1+2=")]))) == all_tokens(before)
 
 
-def update_in_the_middle(server: Served, in_flight: pb.InFlight) -> tuple[list[pb.Rollout], int, Path, Path]:
+def update_in_the_middle(
+    server: Served, in_flight: pb.InFlight.ValueType
+) -> tuple[list[pb.Rollout], int, Path, Path]:
     """Update the weights while 8 long samples run; return rollouts, new version, old and new model."""
     old = make(server.root / f"step{(version := next(VERSIONS))}", seed=version)
     update(server, old.name, version)

@@ -128,7 +128,7 @@ def test_a_cluster_of_another_job_does_not_capture_a_local_run(
     assert any("RAY_ADDRESS=10.0.0.1:6379 is ignored" in warning for warning in made.warnings)
 
     started: list[dict[str, str]] = []
-    monkeypatch.setattr(launcher.subprocess, "Popen", lambda *_, env, **__: started.append(env))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env))
     with pytest.raises(AttributeError), launcher._driver(tmp_path / "run.json", tmp_path / "log"):
         pass  # There is no process to end.
     assert "RAY_ADDRESS" not in started[0]

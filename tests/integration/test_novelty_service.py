@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -232,9 +233,10 @@ def test_namespaces_keep_their_settings_and_refuse_others(server: Server) -> Non
 
 def test_a_snapshot_restores_memory_and_keys_as_they_were(server: Server) -> None:
     def score(key: str, seed: int) -> n.ScoreGroupsResponse:
-        return server.novelty.ScoreGroups(
+        answer: n.ScoreGroupsResponse = server.novelty.ScoreGroups(
             n.ScoreGroupsRequest(namespace="run", groups=[_embedded_group("q", seed)], idempotency_key=key)
         )
+        return answer
 
     server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="run"))
     score("step-1", 1)
@@ -258,7 +260,8 @@ def test_a_snapshot_restores_memory_and_keys_as_they_were(server: Server) -> Non
 def test_scoring_only_remembers_nothing_and_remembering_only_scores_nothing(server: Server) -> None:
     def score(mode: n.ScoreMode.ValueType, seed: int) -> n.GroupScores:
         request = n.ScoreGroupsRequest(namespace="modes", groups=[_embedded_group("q", seed)], mode=mode)
-        return server.novelty.ScoreGroups(request).groups[0]
+        scores: n.GroupScores = server.novelty.ScoreGroups(request).groups[0]
+        return scores
 
     server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="modes"))
     remembered = score(n.SCORE_MODE_REMEMBER_ONLY, 1)
@@ -338,9 +341,10 @@ def test_shortest_and_random_prefixes_are_chosen_as_asked(server: Server) -> Non
     )
 
     def select(policy: p.SelectionPolicy.ValueType, seed: int = 0) -> p.SelectedPrefix:
-        return server.prefix.SelectPrefixes(
+        selected: p.SelectedPrefix = server.prefix.SelectPrefixes(
             p.SelectPrefixesRequest(namespace="policies", prompt_ids=["q"], policy=policy, seed=seed)
         ).prefixes[0]
+        return selected
 
     assert select(p.SELECTION_POLICY_SHORTEST).text == lines[0] + "\n"
     drawn = [select(p.SELECTION_POLICY_RANDOM, seed).prefix_id for seed in range(20)]
@@ -399,7 +403,8 @@ def test_scaled_novelties_are_the_raw_ones_divided_as_asked(server: Server) -> N
         request = n.ScoreGroupsRequest(
             namespace="scales", groups=[_embedded_group("q", seed)], scale=scale, mode=mode
         )
-        return server.novelty.ScoreGroups(request).groups[0]
+        scores: n.GroupScores = server.novelty.ScoreGroups(request).groups[0]
+        return scores
 
     settings = ns.NamespaceSettings(min_history=0)
     server.namespaces.CreateNamespace(ns.CreateNamespaceRequest(namespace="scales", settings=settings))
@@ -421,7 +426,8 @@ def test_scaled_novelties_are_the_raw_ones_divided_as_asked(server: Server) -> N
 def test_other_metrics_score_by_tokens_by_likelihood_and_by_group(server: Server) -> None:
     def score(metric: n.Metric.ValueType) -> n.GroupScores:
         request = n.ScoreGroupsRequest(namespace="metrics", groups=[group], metric=metric)
-        return server.novelty.ScoreGroups(request).groups[0]
+        scores: n.GroupScores = server.novelty.ScoreGroups(request).groups[0]
+        return scores
 
     tokens = [np.array(ids, dtype="<i4").tobytes() for ids in ([1, 2, 3], [1, 2, 3], [4, 5, 6], [7, 8])]
     vectors = np.array([[1, 0], [1, 0.01], [0, 1], [0, -1]], dtype="<f4")
@@ -517,7 +523,7 @@ def test_a_sample_that_cannot_be_scored_is_refused_at_once_and_the_group_goes_on
 
     def sample(index: int, embedding: np.ndarray | None, prompt: str = "q") -> n.CollectSampleRequest:
         data = b"" if embedding is None else embedding.tobytes()
-        fields = {"group_size": 2, "wait_seconds": 60.0, "group_id": "sound"}
+        fields: dict[str, Any] = {"group_size": 2, "wait_seconds": 60.0, "group_id": "sound"}
         return n.CollectSampleRequest(
             namespace="samples", prompt_id=prompt, index=index, embedding=data, correct=True, **fields
         )
@@ -662,7 +668,8 @@ def test_prefixes_are_ranked_listed_and_forgotten(server: Server) -> None:
         request = p.SelectPrefixesRequest(
             namespace="ranked", prompt_ids=["q"], policy=p.SELECTION_POLICY_OUTCOME_AWARE, explain=True
         )
-        return server.prefix.SelectPrefixes(request).prefixes[0]
+        selected: p.SelectedPrefix = server.prefix.SelectPrefixes(request).prefixes[0]
+        return selected
 
     def fail(prefix_id: str) -> None:
         outcome = p.Outcome(prompt_id="q", prefix_id=prefix_id, rollouts=16, successes=0)

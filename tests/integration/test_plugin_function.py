@@ -1,16 +1,24 @@
 """Functions for trainers without a plug-in, prompt_id and novelty_bonus; and a client in another language."""
 
+import base64
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from google.protobuf import json_format
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from extra_client import (
     InvalidArgumentError,
@@ -32,7 +40,10 @@ from support.derivations import (
 )
 from support.faulty_services import free_port
 from support.outcome_model import OutcomeModel
+from support.pages import blocks
+from support.verification_server import verification_server
 
+PAGE = "docs/plugins/any-language.md"
 ROOT = Path(__file__).resolve().parents[2]
 USUAL, OTHER, WRONG = "Pair the terms from both ends.", "By induction on n.", "Guess."
 
@@ -98,13 +109,13 @@ def test_a_metric_gets_of_the_prompt_what_it_reads() -> None:
 def test_derivations_are_scored_with_problem_and_reference_answer(target: str) -> None:
     correct = [True, True, True, False]
 
-    def scored(namespace: str, **stated: list[str]) -> list[float]:
+    def scored(namespace: str, **stated: Any) -> list[float]:
         with NoveltyClient(target, namespace, NamespaceSettings(min_history=1)) as client:
             for texts in ([SWAP] * 4, SOLUTIONS):
                 bonus = novelty_bonus(
                     ["p"] * 4, texts, correct, client=client, alpha=1.0, metric="derivation", **stated
                 )
-        return bonus.tolist()
+        return [float(each) for each in bonus]
 
     problems, references = [PROBLEM] * 4, [ANSWER] * 4
     assert_scored_with_the_problem(scored("stated", problems=problems, reference_answers=references))
@@ -122,7 +133,8 @@ def test_wrong_rollouts_of_all_wrong_groups_differ_by_how_often_their_answer_was
         for step in range(6):
             prompts = random.permutation(["a"] * 6 + ["b"] * 6 + ["c"] * 6).tolist()
             answers = random.choice(["1", "2", "3", ""], 18).tolist()
-            correct = random.choice([False, None, True], 18, p=[0.75, 0.1, 0.15]).tolist()
+            drawn = random.choice(3, 18, p=[0.75, 0.1, 0.15])
+            correct = [(False, None, True)[each] for each in drawn]
             expected = np.zeros(18)
             for prompt in "abc":
                 places = [place for place, each in enumerate(prompts) if each == prompt]
@@ -195,7 +207,68 @@ def test_an_absence_is_told_once_until_it_is_over_and_never_excuses_a_wrong_requ
         Outage("novelty", "ignore", "the bonus")
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_the_program_of_the_page_adds_the_bonus_to_advantages(target: str) -> None:
+    (program,) = blocks(PAGE, "python", {"localhost:50052": target})
+    names: dict[str, Any] = {
+        "prompts": ["a question"] * 4,
+        "texts": [USUAL, USUAL, OTHER, WRONG],
+        "correct": [True, True, True, False],
+        "answers": ["1", "1", "1", "2"],
+        "advantages": np.array([0.5, 0.5, 0.5, -1.5], np.float32),
+    }
+    for _ in range(2):
+        exec(program, names)
+    assert np.shape(names["bonus"]) == (4,)
+    assert names["advantages"][3] == -1.5
+
+
+def method_of(channel: grpc.Channel, name: str) -> Any:
+    """Return the descriptor of a method, as the server's reflection gives it."""
+    service, _, method = name.replace("/", ".").rpartition(".")
+    pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+    return pool.FindServiceByName(service).methods_by_name[method]
+
+
+def grpcurl(*arguments: str) -> Any:
+    """Do what grpcurl does with the arguments of the page: it learns the API from the server."""
+    plaintext, *data, address, what = arguments
+    assert plaintext == "-plaintext"
+    with grpc.insecure_channel(address) as channel:
+        if what == "list":
+            return list(ProtoReflectionDescriptorDatabase(channel).get_services())
+        flag, content = data
+        assert flag == "-d"
+        found = method_of(channel, what)
+        request, response = GetMessageClass(found.input_type), GetMessageClass(found.output_type)
+        call = channel.unary_unary(f"/{what}", request.SerializeToString, response.FromString)
+        return json_format.MessageToDict(call(json_format.Parse(content, request()), timeout=60))
+
+
+def test_the_calls_by_hand_of_the_page_are_answered(target: str, tmp_path: Path) -> None:
+    with verification_server(tmp_path, workers=1) as verification:
+        replaced = {"localhost:50052": target, "localhost:50053": verification.address, "my-run": "by-hand"}
+        calls: list[list[str]] = []
+        for word in shlex.split(" ".join(blocks(PAGE, "sh", replaced)).replace("\\\n", " ")):
+            if word == "grpcurl":
+                calls.append([])
+            else:
+                calls[-1].append(word)
+        listed, described, created, scored, verified, outcome = calls
+        assert "extra_rl.v1.NoveltyService" in grpcurl(*listed)
+        assert described[1:3] == [target, "describe"]
+        with grpc.insecure_channel(target) as channel:
+            assert method_of(channel, described[3]).input_type.name == "ScoreGroupsRequest"
+        grpcurl(*created)
+        (group,) = grpcurl(*scored)["groups"]
+        assert len(base64.b64decode(group["novelty"])) == 8
+        (verdict,) = grpcurl(*verified)["verdicts"]
+        assert verdict["status"] == "VERDICT_STATUS_CORRECT"
+        (group,) = grpcurl(*outcome)["groups"]
+        bonus = np.frombuffer(base64.b64decode(group["novelty"]), "<f4")
+        assert bonus.tolist() == pytest.approx([2**-0.5, 2**-0.5, 1, 2**-0.5])
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed: apt-get install npm")
 def test_a_client_in_javascript_generated_from_the_protos_scores_a_group(target: str, tmp_path: Path) -> None:
     example = tmp_path / "examples" / "javascript"
     made = shutil.ignore_patterns("node_modules", "gen")

@@ -26,6 +26,7 @@ from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
 from support.outcome_model import OutcomeModel
+from support.pages import blocks
 from support.verification_server import verification_server
 
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
@@ -97,9 +98,10 @@ async def rollouts(
     actor = SimpleNamespace(executor=executor, generate=Engine(tokenizer, texts).generate)
     actor.llm = SimpleNamespace(collective_rpc=Engine(tokenizer, [])._called)
     actor_class = RolloutRayActor.__ray_metadata__.modified_class
-    return await actor_class.generate_responses(
+    outputs: list[Any] = await actor_class.generate_responses(
         actor, prompt, label, parameters(), 64, tokenizer, num_samples=count or len(texts)
     )
+    return outputs
 
 
 def written(folder: Path, text: str) -> str:
@@ -270,11 +272,12 @@ def test_a_sample_that_fails_keeps_no_other_waiting(tokenizer: Any, server: str)
 
 def test_beta_that_openrlhf_would_change_is_refused(server: str) -> None:
     novelty = NoveltyScoring(target=server, namespace="refused", beta=0.3)
-    for match, options in (
-        ("give answers", {}),
-        ("not 'reinforce_baseline'", {"answers": last_word, "estimator": "reinforce_baseline"}),
-        ("undecided_reward=0", {"answers": last_word, "undecided_reward": -1.0}),
-    ):
+    refused: dict[str, dict[str, Any]] = {
+        "give answers": {},
+        "not 'reinforce_baseline'": {"answers": last_word, "estimator": "reinforce_baseline"},
+        "undecided_reward=0": {"answers": last_word, "undecided_reward": -1.0},
+    }
+    for match, options in refused.items():
         with pytest.raises(ValueError, match=match):
             agent_executor(right, novelty, **options)
     with pytest.raises(ValueError, match="beta is for agent_executor"):
@@ -380,7 +383,7 @@ def test_a_rollout_whose_server_is_killed_fails_or_goes_on_as_it_was_told(
             await rollouts(executor, tokenizer, ANSWERS)
         server.stop(signal.SIGKILL)
         outputs = [rollouts(executor, tokenizer, ANSWERS) for executor in executors]
-        return await asyncio.gather(*outputs, return_exceptions=True)
+        return list(await asyncio.gather(*outputs, return_exceptions=True))
 
     with caplog.at_level(logging.WARNING, "extra_client"), Server(tmp_path, "--embedder=none") as server:
         failed, went_on = asyncio.run(run(server))
@@ -390,3 +393,18 @@ def test_a_rollout_whose_server_is_killed_fails_or_goes_on_as_it_was_told(
     assert [record.message.split(" until")[0] for record in caplog.records] == [
         "training goes on without the novelty bonus"
     ]
+
+
+def test_the_program_of_the_page_rewards_and_remembers_a_group(
+    tokenizer: Any, server: str, tmp_path: Path
+) -> None:
+    with verification_server(tmp_path, workers=1) as verification:
+        addresses = {"localhost:50052": server, "localhost:50053": verification.address}
+        (program,) = blocks("docs/plugins/openrlhf.md", "python", addresses)
+        names: dict[str, Any] = {}
+        exec(program, names)
+        outputs = asyncio.run(rollouts(names["AgentExecutor"](), tokenizer, ANSWERS))
+    assert [output["scores"] for output in outputs] == [1.0, 1.0, 1.0, 0.0]
+    with NamespaceClient(server, "my-run") as client:
+        (prompt,) = client.list_prompts()
+    assert prompt.solutions_added == 3

@@ -16,7 +16,8 @@ from extra_client.integrations import prompt_id
 from support.generation_models import make_model, why_vllm_cannot_run
 from support.novelty_server import Server
 
-WHY_NOT = why_vllm_cannot_run() or ("" if find_spec("openrlhf") else "OpenRLHF is not installed")
+TOGETHER = all(find_spec(name) for name in ("vllm", "openrlhf"))
+WHY_NOT = why_vllm_cannot_run() if TOGETHER else "vLLM is not beside OpenRLHF: see docs/plugins/openrlhf.md"
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
 AGENT = """
@@ -66,14 +67,15 @@ def test_the_rollout_actor_rewards_groups_and_collects_the_entropies_of_hard_one
             def group(prompt: str, label: str) -> list[Any]:
                 parameters = SamplingParams(temperature=1.0, max_tokens=24, min_tokens=1)
                 arguments = (prompt, label, parameters, 128, tokenizer)
-                return ray.get(actor.generate_responses.remote(*arguments, num_samples=4), timeout=400)
+                outputs = actor.generate_responses.remote(*arguments, num_samples=4)
+                return list(ray.get(outputs, timeout=400))
 
             first, second = group("1 + 1 = ", "0"), group("1 + 1 = ", "0")
             hard = group("2 + 2 = ", "7")
             with NamespaceClient(f"unix:{tmp_path / 'socket'}", "run") as client:
                 solutions = {each.prompt_id: each.solutions_added for each in client.list_prompts()}
-            with PrefixClient(f"unix:{tmp_path / 'socket'}", "prefixes") as client:
-                (stored,) = client.list_prefixes([prompt_id("2 + 2 = ")])
+            with PrefixClient(f"unix:{tmp_path / 'socket'}", "prefixes") as prefixes:
+                (stored,) = prefixes.list_prefixes([prompt_id("2 + 2 = ")])
     finally:
         ray.shutdown()
     outputs = [*first, *second]

@@ -24,14 +24,16 @@ from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
 from support.outcome_model import OutcomeModel
+from support.pages import blocks
 from support.verification_server import own_verifiers, verification_server
 
 PROMPTS = ["1 + 1 = ", "2 + 2 = ", "3 + 3 = "]
+ROWS = [{"prompt": prompt, "answer": "2"} for prompt in PROMPTS]
 HOPELESS = PROMPTS[:2]
 EAGER = NamespaceSettings(min_history=1)
 
 
-class Trainer(NoveltyAdvantage, trl.GRPOTrainer):  # type: ignore[misc, name-defined]
+class Trainer(NoveltyAdvantage, trl.GRPOTrainer):  # type: ignore[misc]
     """As a user writes it."""
 
 
@@ -77,7 +79,7 @@ class Judge:
         return [None if right is None else float(right) for right in correct]
 
 
-class KillsTheServer(TrainerCallback):
+class KillsTheServer(TrainerCallback):  # type: ignore[misc]
     """Kills it when the second step is over."""
 
     def __init__(self, server: Server) -> None:
@@ -105,29 +107,32 @@ def quick_server(folder: Path) -> Server:
     return Server(folder, "--embedder=none")
 
 
+def config(folder: Path, reward_weights: list[float] | None = None) -> Any:
+    return trl.GRPOConfig(
+        output_dir=str(folder / "out"),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+        max_steps=3,
+        learning_rate=1e-2,
+        per_device_train_batch_size=8,
+        num_generations=4,
+        max_completion_length=8,
+        reward_weights=reward_weights,
+        seed=1,
+    )
+
+
 @pytest.fixture
 def train(model: Path, tmp_path: Path) -> Callable[..., Any]:
     """Trains three steps of two prompts x 4 and gives the trainer back."""
 
     def run(base: Any = trl.GRPOTrainer, rewards: Any = has_an_even_digit, **options: Any) -> Any:
-        weights = options.pop("reward_weights", None)
-        rows = options.pop("rows", [{"prompt": prompt, "answer": "2"} for prompt in PROMPTS])
-        arguments = trl.GRPOConfig(
-            output_dir=str(tmp_path / "out"),
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            logging_steps=1,
-            max_steps=3,
-            learning_rate=1e-2,
-            per_device_train_batch_size=8,
-            num_generations=4,
-            max_completion_length=8,
-            reward_weights=weights,
-            seed=1,
-        )
+        arguments = config(tmp_path, options.pop("reward_weights", None))
+        rows = options.pop("rows", ROWS)
         trainer = base(str(model), rewards, args=arguments, train_dataset=Dataset.from_list(rows), **options)
         trainer.train()
         return trainer
@@ -275,7 +280,7 @@ def test_verification_rewards_what_is_correct_and_leaves_out_what_is_undecided(
 
         completions = [r"\boxed{2}", [{"role": "assistant", "content": r"\boxed{3}"}], r"\boxed{2}"]
         assert asyncio.run(verify(completions=completions, answer=["2", "2", "@@@"])) == [1.0, 0.0, None]
-        missing = [None, float("nan"), "None", "nan", []]
+        missing: list[Any] = [None, float("nan"), "None", "nan", []]
         paid = verify(completions=[rf"\\boxed{{{each}}}" for each in missing], answer=missing)
         assert asyncio.run(paid) == [None] * len(missing)
         lenient = verification_reward(server.address, on_failure="continue")
@@ -375,3 +380,18 @@ def test_a_group_on_two_ranks_is_scored_whole_and_once(model: Path, novelty: str
         # Given four times, not twice by each process or eight times by both; and once more.
         scores = client.score(wrong, correct=[False], answers=["7"], metric="outcome", mode="score_only")
     assert scores.tolist() == pytest.approx([5**-0.5])
+
+
+def test_the_programs_of_the_page_train(model: Path, novelty: str, tmp_path: Path) -> None:
+    own = own_verifiers(tmp_path, "def my_verifier(response, answer):\n    return answer in response\n")
+    with verification_server(tmp_path, own, workers=1) as server:
+        addresses = {"localhost:50052": novelty, "localhost:50053": server.address}
+        after, before, custom = blocks("docs/plugins/trl.md", "python", addresses)
+        names: dict[str, Any] = {"model": str(model), "data": Dataset.from_list(ROWS)}
+        for program, metric in ((after, "outcome/groups"), (before, "rewards/novelty_reward/mean")):
+            names["args"] = config(tmp_path)
+            exec(program, names)
+            names["trainer"].train()
+            assert len(logged(names["trainer"], metric)) == 3
+        exec(custom, names)
+        assert asyncio.run(names["verify"](completions=["1 or 2", "3"], answer=["2", "2"])) == [1.0, 0.0]

@@ -5,7 +5,11 @@ verl requires other releases than the trainer: `make test-plugins` makes an envi
 
 import asyncio
 import logging
+import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +24,8 @@ from support.derivations import ANSWER, CHAT, SOLUTIONS, SWAP, assert_scored_wit
 from support.faulty_services import free_port
 from support.novelty_server import Server
 from support.outcome_model import OutcomeModel
+from support.pages import blocks
+from support.processes import SERVICES_PYTHON
 from support.verification_server import own_verifiers, verification_server
 
 if find_spec("verl") is None:
@@ -356,3 +362,38 @@ def test_a_run_whose_server_is_killed_fails_the_step_or_goes_on_as_it_was_told(
     assert [record.message.split(" until")[0] for record in caplog.records] == [
         "training goes on without the novelty bonus"
     ] * 2
+
+
+def test_the_program_of_the_page_rewards_and_remembers_a_group(
+    server: str, tmp_path: Path, model: Path
+) -> None:
+    path = tmp_path / "extra_verl.py"
+    with verification_server(tmp_path, workers=1) as verification:
+        addresses = {"localhost:50052": server, "localhost:50053": verification.address}
+        (program,) = blocks("docs/plugins/verl.md", "python", addresses)
+        path.write_text(program)
+        run = Run(path, model)
+        results = asyncio.get_event_loop().run_until_complete(run.reward(ANSWERS, "group-1"))
+    assert [result["reward_score"] for result in results] == [1.0, 1.0, 1.0, 0.0]
+    with NamespaceClient(server, "my-run") as client:
+        (prompt,) = client.list_prompts()
+    assert prompt.solutions_added == 3
+
+
+def test_the_example_pays_for_a_new_solution_and_for_a_new_wrong_answer() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(Path(__file__).resolve().parents[2] / "examples" / "verl" / "run.py")],
+        env={**os.environ, "EXTRA_RL_SERVICES_PYTHON": SERVICES_PYTHON},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-5000:]
+    known, new, wrong = (
+        [float(value) for value in line.split(", ")]
+        for line in re.findall(r"advantages \[(.*)\]", ran.stdout)
+    )
+    assert known == [0.0] * 8
+    assert new[6] > max(new[:6]) > 0 > new[7]
+    assert [advantage > 0 for advantage in wrong] == [False] * 7 + [True]

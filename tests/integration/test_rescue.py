@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from extra_client import VerificationClient, embedded
+from extra_client import SelectionPolicy, VerificationClient, embedded
 from extra_rl.config_file import ConfigError
 from extra_trainer.config import PrefixConfig
 from extra_trainer.data.problems import Problem
@@ -64,8 +64,8 @@ def test_every_policy_tries_the_same_hard_prompts(in_one: StudyJournal) -> None:
         assert 0 < made.hard <= made.problems == len(HARD)
         tried = {p: {r.problem for r in made.retries if r.policy == p} for p in POLICIES}
         # Every hard prompt again from its start; from a prefix where its rollouts leave one.
-        assert len(tried["none"]) == made.hard
-        assert all(found <= tried["none"] for found in tried.values())
+        assert len(tried[SelectionPolicy.NONE]) == made.hard
+        assert all(found <= tried[SelectionPolicy.NONE] for found in tried.values())
         assert {r.number for r in made.retries} == {number}
         assert {r.prefix_tokens for r in made.retries if r.policy == "none"} == {0}
         assert all(r.prefix_tokens > 0 for r in made.retries if r.policy in ("shortest", "random"))

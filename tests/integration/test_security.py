@@ -126,12 +126,12 @@ def suite(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Ite
     (folder / "weights").mkdir()
     make_model(folder / "weights" / "next", seed=1)
     minted = {who: tokens.mint() for who in SCOPES_OF}
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"name": who, "sha256": digest, "scopes": SCOPES_OF[who]} for who, (_, digest) in minted.items()
     ]
     entries[-1]["requests_per_second"] = 0.01
     certificate = authority.issue("server")
-    common = {
+    common: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": 0,
         "tls_certificate": certificate.certificate,
@@ -263,7 +263,7 @@ def test_a_token_opens_the_rpcs_of_its_scope_and_no_others(suite: Suite, who: st
                 end = _code(channel, path, request.SerializeToString(), _bearer(suite.secrets[who]))
             except grpc.RpcError as error:
                 end = error.code()
-        level = {"all": 2, "elsewhere": -1}.get(who, SCOPES.index(who) if who in SCOPES else -1)  # type: ignore[arg-type]
+        level = {"all": 2, "elsewhere": -1}.get(who, SCOPES.index(who) if who in SCOPES else -1)
         allowed = all(SCOPES.index(need.scope) <= level for need in REQUIRED_SCOPES[path])
         assert (end is not CODE.PERMISSION_DENIED) == allowed, (path, end)
         assert end is not CODE.UNAUTHENTICATED

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -94,20 +95,20 @@ def test_a_config_with_nothing_wrong_is_resolved_into_processes_steps_and_memory
 def test_the_plan_says_how_many_responses_can_exceed_the_window_of_the_novelty(
     folder: Path, tmp_path: Path
 ) -> None:
-    def reads(where: Path = tmp_path / "none", **overrides: object) -> str:
+    def reads(overrides: dict[str, Any], where: Path = tmp_path / "none") -> str:
         config = configs.load(folder / "config.yaml", {"novelty.metric": "embedding", **overrides})
         return dict(plan.make(config, RunFolder(where)).figures).get("novelty reads", "")
 
     long = {"rollout.response_max_tokens": 1000}
-    assert reads() == "responses as a whole: 24 tokens fit its window"
-    assert reads(**long).startswith("about 254 of up to 1,000 tokens: all 32 responses of a step can exceed")
-    assert reads(**long, **{"novelty.window": "whole"}) == "responses as a whole, in up to 4 pieces"
-    assert reads(**long, **{"novelty.metric": "derivation"}) == "responses as a whole, in up to 4 pieces"
-    assert reads(**long, **{"novelty.metric": "ngram_count"}) == reads(**{"novelty.enabled": False}) == ""
-    assert "not known here" in reads(**{"services.novelty.settings": {"embedder": "model"}})
+    assert reads({}) == "responses as a whole: 24 tokens fit its window"
+    assert reads(long).startswith("about 254 of up to 1,000 tokens: all 32 responses of a step can exceed")
+    assert reads({**long, "novelty.window": "whole"}) == "responses as a whole, in up to 4 pieces"
+    assert reads({**long, "novelty.metric": "derivation"}) == "responses as a whole, in up to 4 pieces"
+    assert reads({**long, "novelty.metric": "ngram_count"}) == reads({"novelty.enabled": False}) == ""
+    assert "not known here" in reads({"services.novelty.settings": {"embedder": "model"}})
     run = RunFolder(tmp_path)
     run.write_rollouts(3, [rollout_record(tokens=tokens) for tokens in (100, 300, 254, 255)])
-    assert "and 2 of the 4 of step 3 do;" in reads(run.path, **long)
+    assert "and 2 of the 4 of step 3 do;" in reads(long, run.path)
 
 
 def test_all_problems_are_listed_at_once_and_the_exit_code_is_1(folder: Path, tmp_path: Path) -> None:

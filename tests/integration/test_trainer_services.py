@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -401,12 +402,8 @@ def test_the_nearest_neighbours_of_a_group_are_told_by_their_places_in_it(
     (scores,) = explorer.score([group], step=1, place=0)
     records = rollout_records([group], [scores], StepAdvantages.zeros([group]))
     nearest = [record.nearest for record in records]
-    assert nearest == [
-        NearestRecord(pytest.approx(1, abs=1e-5), 2),
-        None,
-        NearestRecord(pytest.approx(1, abs=1e-5), 0),
-        None,
-    ]
+    one: Any = pytest.approx(1, abs=1e-5)
+    assert nearest == [NearestRecord(one, 2), None, NearestRecord(one, 0), None]
     (scores,) = explorer.score([_group(tokens, verification, ["12"])], step=2, place=0)
     single = [_group(tokens, verification, ["12"])]
     (record,) = rollout_records(single, [scores], StepAdvantages.zeros(single))

@@ -75,7 +75,8 @@ def _verify(
         method=method,  # type: ignore[arg-type]
         options=pb.VerifyOptions(**options),  # type: ignore[arg-type]
     )
-    return server.stub.Verify(pb.VerifyRequest(items=[item]), timeout=60).verdicts[0]
+    verdict: pb.Verdict = server.stub.Verify(pb.VerifyRequest(items=[item]), timeout=60).verdicts[0]
+    return verdict
 
 
 @pytest.mark.parametrize(

@@ -243,4 +243,4 @@ def _bad_field(error: grpc.RpcError) -> str:
     status = rpc_status.from_call(error)
     request = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(request)
-    return request.field_violations[0].field
+    return str(request.field_violations[0].field)

@@ -1,5 +1,7 @@
 """A problem and solutions of it, in the letters of the tiny models, for tests of the metric derivation."""
 
+from collections.abc import Sequence
+
 PROBLEM = "a yard holds goats and ducks. someone counts 37 heads and 110 legs. how many goats are there. "
 ANSWER = "18"
 CHAT = [
@@ -28,9 +30,11 @@ STEPLESS = "we know 37 heads, 110 legs and the 18 that follows from them, as is 
 SOLUTIONS = [SWAP_AGAIN, EQUATIONS, STEPLESS, "no idea"]
 
 
-def assert_scored_with_the_problem(novelty: list[float]) -> None:
+def assert_scored_with_the_problem(novelty: Sequence[float | None]) -> None:
     """Assert that SOLUTIONS got novelties that need their way and the numbers of problem and answer."""
     repeated, other, stepless, wrong = novelty
+    assert repeated is not None
+    assert other is not None
     assert other > 0.3
     assert repeated < other / 3
     assert stepless == wrong == 0

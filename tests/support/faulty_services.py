@@ -112,7 +112,7 @@ class FaultyService:
 
     def children(self) -> list[psutil.Process]:
         """Return all descendants of the server process."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return list(psutil.Process(self.process.pid).children(recursive=True))
 
     def close(self) -> None:
         """End the process, whatever state it is in."""
@@ -269,7 +269,7 @@ class NoveltyCalls(Calls):
             idempotency_key=f"score-{number}",
             deadline=deadline,
         )
-        return scores.tolist()
+        return [float(score) for score in scores]
 
     def _add(self, number: int, deadline: float | None) -> tuple[int, ...]:
         # Only twenty different texts, because the model is not under test.

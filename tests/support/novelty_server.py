@@ -10,7 +10,7 @@ import grpc
 
 from extra_rl.v1 import namespace_pb2 as ns
 from extra_rl.v1 import namespace_pb2_grpc, novelty_pb2_grpc, prefix_pb2_grpc
-from support.processes import SERVICES_PYTHON
+from support.processes import PATIENCE, SERVICES_PYTHON
 
 
 class Server:
@@ -40,10 +40,12 @@ class Server:
         self.prefix = prefix_pb2_grpc.PrefixServiceStub(self.channel)
 
     def ready(self) -> "Server":
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while True:
             try:
-                self.namespaces.ListNamespaces(ns.ListNamespacesRequest(), wait_for_ready=True, timeout=60)
+                self.namespaces.ListNamespaces(
+                    ns.ListNamespacesRequest(), wait_for_ready=True, timeout=PATIENCE
+                )
                 break
             except grpc.RpcError as error:
                 # gRPC shares connections: this call may have used the one to the server that was just killed.
@@ -52,7 +54,11 @@ class Server:
         return self
 
     def __enter__(self) -> "Server":
-        return self.ready()
+        try:
+            return self.ready()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         """End the process, whatever has happened."""

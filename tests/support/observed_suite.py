@@ -121,7 +121,7 @@ class Suite:
 
     def metrics_address(self, name: str) -> str:
         """Return HOST:PORT of the metrics of service `name`."""
-        return next(line["metrics"] for line in self.log(name) if line["event"] == "serving")
+        return next(str(line["metrics"]) for line in self.log(name) if line["event"] == "serving")
 
     def metrics(self, name: str) -> str:
         """Return the metrics page of service `name`."""
@@ -169,7 +169,7 @@ def observed_suite(folder: Path, collector: Collector) -> Iterator[Suite]:
     model = make_model(folder / "model")
     (folder / "weights").mkdir()
     shutil.copytree(model, folder / "weights" / "model")
-    common = {"metrics_port": 0, "log_level": "debug"}
+    common: dict[str, Any] = {"metrics_port": 0, "log_level": "debug"}
     settings: dict[str, dict[str, Any]] = {
         "generation": {"model": model, "weights_root": folder / "weights", "threads": 1},
         "novelty": {"threads": 1},

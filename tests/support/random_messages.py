@@ -124,6 +124,7 @@ class Messages:
             case FieldDescriptor.CPPTYPE_BOOL:
                 return self.random.random() < 0.5
             case FieldDescriptor.CPPTYPE_ENUM:
+                assert field.enum_type
                 known = [value.number for value in field.enum_type.values]
                 return self.random.choice(known if usual else EDGES[:7])
             case FieldDescriptor.CPPTYPE_FLOAT | FieldDescriptor.CPPTYPE_DOUBLE:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from extra_trainer.rehearsal.problems import problems
+from extra_trainer.rehearsal.splits import Split
 from support.processes import MARK, PATIENCE
 
 
@@ -19,7 +20,8 @@ def tiny_config(folder: Path, model: Path) -> Path:
 
     The tiny model solves nothing, so the "answers" are single digits, which it sometimes writes last.
     """
-    for split, count in (("train", 12), ("evaluation", 4)):
+    sizes: dict[Split, int] = {"train": 12, "evaluation": 4}
+    for split, count in sizes.items():
         rows = (
             {"id": problem.id, "problem": problem.prompt, "answer": str(place % 9 + 1)}
             for place, problem in enumerate(problems(split, count, seed=0))

@@ -72,3 +72,5 @@ def test_help_loads_neither_grpc_nor_numpy(client_alone: dict[str, str]) -> None
 def test_version_has_one_place(client_alone: dict[str, str]) -> None:
     assert extra_rl(client_alone, "--version").stdout.strip() == __version__
     assert importlib.metadata.version("extra-rl") == __version__
+    # A format of its own, which cannot read it from there.
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -54,9 +54,11 @@ def test_only_tokens_that_the_filters_leave_are_drawn(sampling: SamplingParamete
     p = np.exp(logits / (sampling.temperature or 1.0))
     p /= p.sum()
     order = np.argsort(-p, kind="stable")
-    keep = order[: sampling.top_k or 50]
+    likely = order[: sampling.top_k or 50]
     keep = [
-        token for i, token in enumerate(order) if token in keep and p[order[:i]].sum() < sampling.top_p + 1e-6
+        token
+        for i, token in enumerate(order)
+        if token in likely and p[order[:i]].sum() < sampling.top_p + 1e-6
     ]
     keep = [token for token in keep if p[token] >= sampling.min_p * p.max() * (1 - 1e-5)]
     keep = keep[:1] if sampling.temperature == 0 else keep

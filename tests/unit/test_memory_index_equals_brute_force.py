@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extra_rl.vocabulary import ScoreMode, VectorStorage
+from extra_rl.vocabulary import MemoryPolicy, ScoreMode, VectorStorage
 from extra_services.memory import index, transfer
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
@@ -137,7 +137,7 @@ def _replay(
         made = NamespaceSettings(
             capacity,
             min_history,
-            "all" if everything else "correct",
+            MemoryPolicy.ALL if everything else MemoryPolicy.CORRECT,
             storage=VectorStorage.FLOAT16 if half else VectorStorage.FLOAT32,
         )
         replicas.now.create_namespace("n", made)

@@ -12,7 +12,8 @@ sizes = st.lists(st.integers(0, 6), min_size=1, max_size=5)
 
 def _unit(vectors: object) -> np.ndarray:
     array = np.asarray(vectors, dtype=np.float32)
-    return array / np.linalg.norm(array, axis=1, keepdims=True)
+    unit: np.ndarray = array / np.linalg.norm(array, axis=1, keepdims=True)
+    return unit
 
 
 def _random(counts: list[int], seed: int) -> list[np.ndarray]:

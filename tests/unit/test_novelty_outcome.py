@@ -377,7 +377,7 @@ def test_random_histories_equal_a_brute_force_model(
                 # Idempotency keys are not exported.
                 last = None
         # The tables have the counts as of the last visit, `times` those that the next one will see.
-        expected = {
+        expected: dict[str, Any] = {
             f"p{prompt}": [(a, pytest.approx(model.times(prompt, a) / decay)) for a in model.kept(prompt)]
             for prompt in range(2)
         }

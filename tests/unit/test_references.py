@@ -11,7 +11,19 @@ from extra_client import _verification
 from extra_rl.references import InvalidReference, answer_of, is_missing, reference_texts, shown_answer
 from extra_rl.v1 import verification_pb2 as pb
 
-MISSING = [None, float("nan"), np.float64("nan"), Decimal("nan"), "None", "nan", "", " ", [], (), "[]"]
+MISSING: list[Any] = [
+    None,
+    float("nan"),
+    np.float64("nan"),
+    Decimal("nan"),
+    "None",
+    "nan",
+    "",
+    " ",
+    [],
+    (),
+    "[]",
+]
 
 
 @pytest.mark.parametrize("value", [*MISSING, r"\boxed{None}", "$nan$", np.array([])])

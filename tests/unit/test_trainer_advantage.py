@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from extra_trainer.exploration.advantage import advantages, normalise
+from extra_trainer.exploration.advantage import Placement, advantages, normalise
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8)
 REWARDS = SHAPES.flatmap(lambda shape: hnp.arrays(float, shape, elements=st.sampled_from([0.0, 1.0])))
-BOTH = ["after_normalization", "before_normalization"]
+BOTH: list[Placement] = ["after_normalization", "before_normalization"]
 
 
 def _all(values: np.ndarray) -> np.ndarray:
@@ -19,7 +19,7 @@ def _all(values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("placement", BOTH)
 @given(rewards=REWARDS)
-def test_without_a_bonus_advantages_are_grpo_s(placement: str, rewards: np.ndarray) -> None:
+def test_without_a_bonus_advantages_are_grpo_s(placement: Placement, rewards: np.ndarray) -> None:
     found = advantages(rewards, np.zeros_like(rewards), _all(rewards), placement=placement)
     if rewards.shape[1] > 1:
         std = rewards.std(axis=1, ddof=1, keepdims=True)
@@ -42,7 +42,7 @@ def test_after_normalization_only_correct_rollouts_gain_and_by_their_own_bonus(
 @pytest.mark.parametrize("placement", BOTH)
 @given(rewards=REWARDS, data=st.data())
 def test_an_undecided_rollout_has_no_advantage_and_changes_nobody_else_s(
-    placement: str, rewards: np.ndarray, data: st.DataObject
+    placement: Placement, rewards: np.ndarray, data: st.DataObject
 ) -> None:
     counted = data.draw(hnp.arrays(bool, rewards.shape))
     bonus = data.draw(hnp.arrays(float, rewards.shape, elements=st.floats(0, 2)))

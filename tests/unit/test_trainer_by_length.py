@@ -70,7 +70,7 @@ def test_micro_batches_that_do_not_divide_an_update_are_refused() -> None:
         UpdatesByLength([1] * 12, [True] * 12, 4, 6)
 
 
-class Buffer(Dataset[Any]):
+class Buffer(Dataset[Any]):  # type: ignore[misc]
     """A replay buffer of made samples: a table of token logits stands for the model."""
 
     def __init__(self, lengths: list[int], advantages: list[float]) -> None:

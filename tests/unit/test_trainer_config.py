@@ -61,7 +61,7 @@ def test_the_configs_that_ship_are_valid(path: Path) -> None:
 
 def test_the_paper_s_config_reaches_openrlhf_as_the_paper_states_it(tmp_path: Path) -> None:
     config = configs.load(CONFIGS / "qwen3-1.7b.yaml")
-    flags = openrlhf_flags(Run(config, RunFolder(tmp_path), "g", "n", "v", "launch"))
+    flags = openrlhf_flags(Run(config, RunFolder(tmp_path), ("g",), "n", "v", "launch"))
     given = dict(pairwise(flags))
     expected = {
         "--rollout.batch_size": "512",
@@ -83,7 +83,7 @@ def test_the_paper_s_config_reaches_openrlhf_as_the_paper_states_it(tmp_path: Pa
 
 def test_flags_of_the_openrlhf_section_win(tmp_path: Path) -> None:
     config = _load(tmp_path, "openrlhf: {ds.zero_stage: 3, actor.gradient_checkpointing_enable: true}\n")
-    flags = openrlhf_flags(Run(config, RunFolder(tmp_path), "g", "n", "v", "launch"))
+    flags = openrlhf_flags(Run(config, RunFolder(tmp_path), ("g",), "n", "v", "launch"))
     assert flags[flags.index("--ds.zero_stage") + 1] == "3"
     assert flags.count("--ds.zero_stage") == 1
     assert "--actor.gradient_checkpointing_enable" in flags

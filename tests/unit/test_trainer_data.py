@@ -1,9 +1,10 @@
 """Problems are read from every kind of file, and errors name the file and line."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow
@@ -31,12 +32,12 @@ READ = [Problem("a", "1+1=?", "2"), Problem("b", "2+2=?", "4"), Problem("c", "3-
 PROMPTS = PromptConfig()
 
 
-def _json_lines(path: Path, lines: list[object]) -> Path:
+def _json_lines(path: Path, lines: Sequence[object]) -> Path:
     path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
     return path
 
 
-def _parquet(path: Path, rows: list[dict[str, object]]) -> Path:
+def _parquet(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path
 
@@ -116,7 +117,7 @@ def test_a_row_that_is_wrong_is_named_with_its_file_and_line(tmp_path: Path) -> 
 
 
 def test_a_row_of_a_parquet_file_and_of_a_dataset_is_named_too(tmp_path: Path) -> None:
-    rows = [*ROWS[:2], {"id": "c", "problem": "x", "answer": None}]
+    rows: list[dict[str, Any]] = [*ROWS[:2], {"id": "c", "problem": "x", "answer": None}]
     with pytest.raises(ConfigError, match=r"p\.parquet, row 3: 'answer' is missing: None"):
         read_problems(str(_parquet(tmp_path / "p.parquet", rows)), PROMPTS, None)
     datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "set")

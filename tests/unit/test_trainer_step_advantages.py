@@ -43,14 +43,14 @@ def batch_advantages(
     samples: list[dict[str, float]] = []
     for group, scores in zip(groups, novelty, strict=True):
         for sample in range(SAMPLES):
-            decided, correct = bool(group.decided[sample]), bool(group.correct[sample])
+            known, correct = bool(group.decided[sample]), bool(group.correct[sample])
             rate = group.correct.sum() / group.decided.sum() if group.decided.any() else float("nan")
             samples.append(
                 {
-                    "reward": float(correct) if decided else float(np.nan_to_num(rate)),
+                    "reward": float(correct) if known else float(np.nan_to_num(rate)),
                     "novelty": float(scores.scaled[sample]),
                     "reward_variance": scores.reward_variance,
-                    "decided": float(decided),
+                    "decided": float(known),
                 }
             )
     order = np.concatenate(micro_batches)
@@ -60,7 +60,8 @@ def batch_advantages(
         values = torch.cat([part.double() for part in parts]).numpy()
         placed = np.empty_like(values)
         placed[order] = values
-        return placed.reshape(-1, SAMPLES)
+        grouped: np.ndarray = placed.reshape(-1, SAMPLES)
+        return grouped
 
     rewards, decided = in_groups("reward"), in_groups("decided") > 0
     bonus = settings.alpha * in_groups("novelty")

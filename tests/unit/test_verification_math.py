@@ -10,7 +10,7 @@ from extra_services.verification.verdict import VerificationItem
 def _outcome(response: str, answer: str) -> str:
     verdict = judge(VerificationItem(response, answer))
     sides = {UnparseableSide.RESPONSE: " response", UnparseableSide.ANSWER: " answer"}
-    return verdict.status.value + sides.get(verdict.side, "")
+    return verdict.status.value + (sides[verdict.side] if verdict.side else "")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ and `_generate_and_score_completions`, which is why the releases of TRL are boun
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from extra_client.integrations import (
 
 #: TRL calls it with lists prompts, completions, completion_ids, the data set's columns, and its hooks
 #: log_metric and log_extra.
-RewardFunction = Callable[..., Awaitable[list[float | None]]]
+RewardFunction = Callable[..., Coroutine[Any, Any, list[float | None]]]
 
 #: Column of TRL's table of completions, with their final answers.
 FINAL_ANSWERS = "final_answer"

@@ -15,7 +15,7 @@ imported when these are made. They need verl's v1 trainer (`trainer.use_v1`, its
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ def verification_score(
     options: VerifyOptions | None = None,
     undecided_score: float | None = None,
     deadline: float = 120.0,
-) -> Callable[..., Awaitable[dict[str, float | str]]]:
+) -> Callable[..., Coroutine[Any, Any, dict[str, float | str]]]:
     """Make a reward function for reward.custom_reward_function: 1 for a correct response, 0 for a wrong one.
 
     Logged: score; undecided; pred, the final answer as it was compared ("" if there is none), of which verl

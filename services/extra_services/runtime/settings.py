@@ -51,7 +51,7 @@ class ServerSettings(BaseSettings):
         description="Port that Prometheus reads /metrics from; 0 takes a free one, off has none.",
     )
     metrics_host: str = Field("127.0.0.1", description="Address the metrics are served on.")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     tls_certificate: Path | None = Field(
         None, description="PEM file of the server's certificate and its chain; may be replaced at any time."
     )

@@ -38,7 +38,8 @@ class VerificationSettings(ServerSettings):
     slow_workers: int = Field(
         default_factory=lambda: 2 * (os.cpu_count() or 1),
         ge=0,
-        description="More processes, at low priority, for items that run long and would block the workers.",
+        description="More processes, at low priority, for items that run long and would block the workers; by"
+        " default two per core.",
     )
     timeout_seconds: float = Field(
         5.0, gt=0, description="Longest execution of one item; then its worker is killed."

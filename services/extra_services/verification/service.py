@@ -1,7 +1,7 @@
 """The verification servicer: it translates between the API and the domain and never blocks the event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from concurrent.futures import Future
 from enum import StrEnum
 from importlib.metadata import version
@@ -71,7 +71,7 @@ class VerificationServicer(verification_pb2_grpc.VerificationServiceServicer):
 
     async def VerifyStream(
         self, requests: AsyncIterator[pb.VerifyStreamRequest], context: Any
-    ) -> AsyncIterator[pb.VerifyStreamResponse]:
+    ) -> AsyncGenerator[pb.VerifyStreamResponse]:
         """Answer each item as soon as it is decided.
 
         Reading stops while the workers' queue is full or too many answers have not been fetched.

@@ -23,6 +23,7 @@ from extra_trainer.rollouts.collector import Group
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Placement = Literal["after_normalization", "before_normalization"]
 
 EPSILON = 1e-6
 
@@ -119,7 +120,7 @@ def advantages(
     bonus: Floats,
     decided: Bools,
     *,
-    placement: Literal["after_normalization", "before_normalization"],
+    placement: Placement,
     divide_by_std: bool = True,
 ) -> Floats:
     """Return the advantages [groups, n].

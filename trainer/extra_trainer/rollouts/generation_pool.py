@@ -17,7 +17,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -189,7 +189,7 @@ class GenerationPool:
         top_p: float,
         min_policy_version: int,
         max_tokens_per_prompt: Sequence[int | None] | None = None,
-    ) -> Iterator[Rollout | PromptError]:
+    ) -> Generator[Rollout | PromptError]:
         """Generate as GenerationClient.generate_stream does, with the same tokens as a single replica.
 
         Raises:
@@ -227,7 +227,7 @@ class GenerationPool:
         first = next(self._calls) % max(1, len(serving))
         return self._distribute(_Distribution(each, options, serving[first:] + serving[:first], self._lose))
 
-    def _distribute(self, distribution: "_Distribution") -> Iterator[Rollout | PromptError]:
+    def _distribute(self, distribution: "_Distribution") -> Generator[Rollout | PromptError]:
         with self._call_ended:
             self._calls_in_progress += 1
         context = contextvars.copy_context()

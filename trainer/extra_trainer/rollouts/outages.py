@@ -7,7 +7,7 @@ repeat. A service that the run started itself is not waited for: nobody would st
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 from extra_client import CancelledError, ExtraError, UnavailableError
@@ -26,7 +26,7 @@ def retried_stream(
     open_stream: Callable[[], Iterator[Result]],
     recover: Callable[[ExtraError], None],
     losses: tuple[type[ExtraError], ...] = STOPPED,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield the results of a stream, and open it again after an error of the service.
 
     Args:
