@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 #: What decoders write where bytes are no whole character.
 REPLACEMENT = "\ufffd"
+#: Least temperature of sampling, besides 0 (greedy). Float32 logits divided by less are mostly rounding, and
+#: vLLM allows no less.
+LEAST_TEMPERATURE = 0.01
 #: Characters that `align` searches for the next token that fits.
 SEARCH_WINDOW = 64
 
