@@ -185,14 +185,14 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> StepCollection:
         """Take the prompts of `step` and start to collect their rollouts in the background."""
         prompts, labels, exhausted = take_prompts(dataloader_iter, num_prompts)
-        novelty = StepNovelty(self._explorer, step)
         # The rest of a pass, if it does not fill a batch, is left out: it would leave gradients behind for
         # the next update. The next pass is shuffled differently and leaves out other prompts.
         if len(prompts) < num_prompts:
-            return StepCollection(0, True, None, novelty)
+            return StepCollection(0, True, None, StepNovelty(self._explorer, step, []))
         requests = self._explorer.plan(
             [self._request(prompt, label) for prompt, label in zip(prompts, labels, strict=True)]
         )
+        novelty = StepNovelty(self._explorer, step, requests)
         sampling, version = self._sampling(self._config.seed * 1_000_003 + step), self._policy.version
         on_group = None if self._config.rollout.overlap_update else novelty.add
         collected = self._submit(
