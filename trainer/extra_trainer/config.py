@@ -126,11 +126,35 @@ class RolloutConfig(Section):
     response_max_tokens: int = Field(4096, gt=0)
     temperature: float = Field(1.0, ge=LEAST_TEMPERATURE)
     top_p: float = Field(1.0, gt=0, le=1)
+    overlong: Literal["verdict", "mask", "punish"] = Field(
+        "verdict",
+        description="Responses that are cut off at response_max_tokens: verdict: as verified, so wrong unless"
+        " the answer was there already; mask: they count for nothing (overlong filtering); punish: the reward"
+        " falls by up to 1 over the last overlong_buffer_tokens (soft overlong punishment of DAPO).",
+    )
+    overlong_buffer_tokens: int | None = Field(
+        None, gt=0, description="With overlong: punish; absent: a fifth of response_max_tokens, as in DAPO."
+    )
     overlap_update: bool = Field(
         False,
         description="Generate the next step's rollouts while the policy is updated: one step off-policy, "
         "corrected by OpenRLHF's truncated importance sampling.",
     )
+
+    @property
+    def overlong_buffer(self) -> int:
+        """Tokens before the limit over which the reward falls."""
+        return self.overlong_buffer_tokens or -(-self.response_max_tokens // 5)
+
+    @model_validator(mode="after")
+    def _buffer_is_within_the_response(self) -> "RolloutConfig":
+        if self.overlong_buffer_tokens is not None and self.overlong != "punish":
+            raise ValueError("overlong_buffer_tokens is for overlong: punish")
+        if self.overlong_buffer > self.response_max_tokens:
+            raise ValueError(
+                f"overlong_buffer_tokens must be at most response_max_tokens ({self.response_max_tokens})"
+            )
+        return self
 
     def steps_per_pass(self, problems: int) -> int:
         """Return the steps of one pass over so many problems; a last, incomplete batch is left out."""

@@ -240,6 +240,10 @@ class Explorer:
         return self._enqueue([pair for pair in zip(hard, selected, strict=True) if pair[1].error is None])
 
     def _may_feed(self, group: Group) -> bool:
+        # If none ended by itself, the limit was too low: nothing is known of how hard the prompt is.
+        return not group.cut_off[group.decided].all() and self._is_source(group)
+
+    def _is_source(self, group: Group) -> bool:
         return group.outcome.hard and (self.prefix_config.sources == "all" or not group.request.guided)
 
     def _report(self, guided: Sequence[Group], step: int) -> None:

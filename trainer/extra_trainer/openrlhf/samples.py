@@ -226,6 +226,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             divide_by_std=self._config.optimization.divide_by_std,
             seed=self._config.seed,
             step=step,
+            rollout=self._config.rollout,
         )
         self.metrics = {
             **step_metrics(groups, novelty),
@@ -297,6 +298,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             temperature=rollout.temperature,
             top_p=rollout.top_p,
             seed=seed,
+            mask_cut_off=rollout.overlong == "mask",
         )
 
     def _check_undecided(self, groups: list[Group]) -> None:
@@ -313,7 +315,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         self, group: Group, sample: int, info: dict[str, float], generate_kwargs: dict[str, Any]
     ) -> Experience:
         """Return one rollout as an Experience with the entries `info`, the same keys for every sample."""
-        request, rollout, correct = group.request, group.rollouts[sample], group.verdicts[sample].correct
+        request, rollout, correct = group.request, group.rollouts[sample], group.results[sample]
         context = [*request.prompt_tokens, *request.prefix_tokens]
         tokens = [*context, *rollout.token_ids.tolist()]
         # An undecided rollout has no reward, and its advantage is 0. The group's pass rate stands in for the
