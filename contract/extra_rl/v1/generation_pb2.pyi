@@ -165,7 +165,9 @@ class Prompt(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_INDEX_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Text, encoded by the server's tokenizer without adding special tokens."""
+    """Text, encoded by the server's tokenizer. Of special tokens only the one at the beginning of every text
+    (BOS) is added, if the tokenizer has one and the text does not begin with it.
+    """
     prefix_token_ids: _builtins.bytes
     """int32 [length]: token ids of a partial response; generation continues after its last token.
     Empty: start from the prompt.
@@ -449,7 +451,9 @@ class Rollout(_message.Message):
     from, at the sampling temperature (before top-p and top-k; at temperature 0, that of temperature 1).
     """
     text: _builtins.str
-    """Prefix and continuation decoded together, without special tokens."""
+    """Prefix and continuation decoded together, without special tokens, and without the part of a character
+    with which they may end.
+    """
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     policy_version: _builtins.int

@@ -190,7 +190,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             kept_masses=b"" if cut is None else arrays.to_bytes(cut.kept_masses),
             truncated_logprobs=b"" if cut is None else arrays.to_bytes(cut.logprobs),
             truncated_entropies=b"" if cut is None else arrays.to_bytes(cut.entropies),
-            text=self._text(rollout, prompt),
+            text=self._tokenizer.response(
+                prompt.prefix.tolist(), rollout.token_ids.tolist(), rollout.stop_string
+            ),
             finish_reason=finish_reason,
             policy_version=rollout.policy_version,
             policy_changes=[
@@ -205,11 +207,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 decode_seconds=rollout.decode_seconds,
             ),
         )
-
-    def _text(self, rollout: Rollout, prompt: Prompt) -> str:
-        """Decode prefix and continuation together, up to the stop string that ended the sample."""
-        text = self._tokenizer.decode([*prompt.prefix.tolist(), *rollout.token_ids.tolist()])
-        return text if rollout.stop_string is None else text[: text.rfind(rollout.stop_string)]
 
 
 def _check_numbers(event: Rollout | SampledToken) -> None:

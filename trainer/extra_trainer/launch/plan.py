@@ -29,6 +29,7 @@ from extra_client import (
     vocab_hash,
 )
 from extra_rl.config_file import ConfigError
+from extra_rl.tokens import encode_prompts, leading_bos
 from extra_rl.vocabulary import Metric, TextWindow
 from extra_trainer.config import Config, ServiceConfig
 from extra_trainer.data import made
@@ -230,7 +231,9 @@ def _read(
 
 
 def _prompt_lengths(config: Config, problems: list[data.Problem], tokenizer: Any, plan: Plan) -> None:
-    encoded = tokenizer([problem.prompt for problem in problems], add_special_tokens=False)["input_ids"]
+    templated = config.data.apply_chat_template
+    encoded = encode_prompts(tokenizer, [problem.prompt for problem in problems], templated=templated)
+    _leading_token(encoded, tokenizer, templated, plan)
     lengths = [len(ids) for ids in encoded]
     most = config.rollout.prompt_max_tokens
     plan.figures.append(
@@ -242,6 +245,21 @@ def _prompt_lengths(config: Config, problems: list[data.Problem], tokenizer: Any
             f"data.train: {len(long)} prompts have more than rollout.prompt_max_tokens ({most}) tokens, "
             f"the longest {max(lengths)}; the first has the id {long[0]}"
         )
+
+
+def _leading_token(encoded: list[list[int]], tokenizer: Any, templated: bool, plan: Plan) -> None:
+    """Say whether the prompts begin with one BOS token, as the model expects."""
+    bos, name = tokenizer.bos_token_id, repr(tokenizer.bos_token)
+    if any(bos is not None and ids[:2] == [bos, bos] for ids in encoded):
+        where = "data.template: the chat template writes one already" if templated else "data.template"
+        plan.problems.append(f"prompts begin with two BOS tokens ({name}): remove one from {where}")
+    elif templated and leading_bos(tokenizer) and not all(ids[:1] == [bos] for ids in encoded):
+        plan.warnings.append(
+            f"the chat template writes no BOS token, which the tokenizer puts before plain text ({name}):"
+            " prompts have none"
+        )
+    elif leading_bos(tokenizer):
+        plan.figures.append(("prompts begin with", f"one BOS token, {name}"))
 
 
 def _steps(config: Config, problems: int | None, plan: Plan) -> None:

@@ -23,6 +23,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from extra_client import FinishReason, request_scope
+from extra_rl.tokens import encode_prompts
 from extra_trainer.config import Config
 from extra_trainer.data.problems import answer_of_label, prompt_identity
 from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
@@ -263,7 +264,8 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         ]
 
     def _request(self, prompt: str, label: str) -> RolloutRequest:
-        tokens = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        templated = self._config.data.apply_chat_template
+        (tokens,) = encode_prompts(self.tokenizer, [prompt], templated=templated)
         most = self._config.rollout.prompt_max_tokens
         if len(tokens) > most:
             raise RolloutError(
