@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from extra_rl.config_file import ConfigError
 from extra_trainer.runs import schema
 from extra_trainer.runs.schema import PrefixChoiceRecord, RecordError, RolloutRecord, StepMetrics
 
@@ -42,6 +43,11 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def mark_checkpoint(checkpoints: Path, tag: str) -> None:
+    """Name the folder `tag` in `checkpoints` as the newest checkpoint, where DeepSpeed looks for the name."""
+    write_whole(checkpoints / "latest", tag)
 
 
 def read_line(kind: type[Record], line: str | bytes, path: Path) -> Record:
@@ -68,14 +74,19 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def data(self) -> Path:
+        """Folder of the problems that the run reads."""
+        return self.path / "data"
+
+    @property
     def train_data(self) -> Path:
         """The training problems."""
-        return self.path / "data" / "train.jsonl"
+        return self.data / "train.jsonl"
 
     @property
     def evaluation_data(self) -> Path:
         """Folder with one file for each evaluation set."""
-        return self.path / "data" / "evaluation"
+        return self.data / "evaluation"
 
     @property
     def weights(self) -> Path:
@@ -139,9 +150,23 @@ class RunFolder:
             yield int(path.stem.removeprefix("step-")), path
 
     def last_checkpoint(self) -> int:
-        """Return the step of the newest checkpoint, 0 if there is none."""
+        """Return the step of the newest checkpoint, 0 if there is none.
+
+        Raises:
+            ConfigError: The file that names it does not.
+        """
         latest = self.checkpoints / "_actor" / "latest"
-        return int(latest.read_text().removeprefix("global_step")) if latest.is_file() else 0
+        if not latest.is_file():
+            return 0
+        step = latest.read_text().removeprefix("global_step")
+        others = sorted(
+            int(tag.name.removeprefix("global_step")) for tag in latest.parent.glob("global_step*")
+        )
+        if step.isdecimal() and int(step) in others:
+            return int(step)
+        # A run that was killed while it wrote the newest one may have left it incomplete.
+        older = f"write global_step{others[-2]} into it" if len(others) > 1 else "delete it to begin again"
+        raise ConfigError(f"{latest} names no checkpoint: {older}, and resume the run")
 
     def identity(self) -> str:
         """Return a name that no other run has; the first call creates it."""
