@@ -1,4 +1,4 @@
-"""Log lines cannot be forged: whatever callers and models write, an event is one line, and no cursor moves."""
+"""Log lines cannot be forged: whatever callers and models write, an event is one line; no cursor moves."""
 
 import json
 import re
