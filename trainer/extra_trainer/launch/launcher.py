@@ -74,9 +74,10 @@ class Launcher:
             TrainingFailed: If OpenRLHF stops early.
         """
         started = time.monotonic()
-        self._open_folder(resume)
-        model = self._prepare()
         with ExitStack() as stack:
+            stack.enter_context(self.folder.held())
+            self._open_folder(resume)
+            model = self._prepare()
             self.console.print("Starting the generation, novelty and verification services")
             addresses = services.start(self.config, self.folder, model, stack)
             services.wait_for(addresses)

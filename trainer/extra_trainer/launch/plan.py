@@ -107,6 +107,7 @@ def make(config: Config, folder: RunFolder) -> Plan:
     arguments = _openrlhf(config, folder, plan)
     _workers(config, arguments, plan)
     _services(config, tokenizer, plan)
+    _shared(config, folder, plan)
     if shape is not None:
         _lengths(config, shape, plan)
         _memory(config, shape, arguments, plan)
@@ -423,6 +424,24 @@ def _services(config: Config, tokenizer: Any | None, plan: Plan) -> None:
 
 def _started_where(config: Config) -> str:
     return "Ray actor" if config.ray.address else "child process here"
+
+
+def _shared(config: Config, folder: RunFolder, plan: Plan) -> None:
+    """Say what the run shares with other runs that are given the same addresses."""
+    given, shared = config.services, []
+    if given.generation.targets:
+        shared.append(f"generation at {', '.join(given.generation.targets)}: for one run at a time")
+    novelty = given.novelty.target
+    if novelty or given.novelty.settings.get("redis_url"):
+        # Not the URL of Redis, which may hold a password.
+        where = f"at {novelty}" if novelty else "in Redis (redis_url)"
+        name = folder.existing_identity() or f"{folder.path.name}-ID, named when the run starts"
+        shared.append(f"novelty {where}, its memories under a name of their own ({name})")
+    if given.verification.target:
+        shared.append(f"verification at {given.verification.target}: no state")
+    if config.ray.address:
+        shared.append(f"Ray at {config.ray.address}: its CPUs and GPUs")
+    plan.figures.append(("shared with other runs", "; ".join(shared) or "nothing"))
 
 
 def _check_generation(config: Config, target: str, tokenizer: Any | None, plan: Plan) -> None:

@@ -15,11 +15,15 @@ evaluation-before.json, evaluation-after.json, and with .jsonl the samples they 
 logs/                   of the services and of OpenRLHF
 report.html, report.md
 identity                name of the run's memories on servers that it shares with other runs
+lock                    held while the run goes on: one launcher at a time
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 import uuid
@@ -148,6 +152,28 @@ class RunFolder:
         """Yield each step whose file exists, in order, with the file's path."""
         for path in sorted((self.path / folder).glob("step-*.jsonl")):
             yield int(path.stem.removeprefix("step-")), path
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for this process, and create it; the lock ends with the process in any case.
+
+        Raises:
+            ConfigError: Another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise ConfigError(
+                    f"the run in {self.path} is going on ({file.read().strip() or 'in another process'}):"
+                    " stop it first, or choose another folder with --run"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
 
     def last_checkpoint(self) -> int:
         """Return the step of the newest checkpoint, 0 if there is none.
