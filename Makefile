@@ -76,13 +76,14 @@ faults: $(VENV)/installed
 check-install: $(VENV)/installed
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/check_install.py $(ARGS)
 
-# Builds and checks the sdist and the wheel: docs/releasing.md.
+# Builds and checks the sdist and the wheel, and writes the bills of materials: docs/releasing.md.
 dist: $(VENV)/installed
 	rm -rf dist
 	$(BIN)/uv build --quiet --out-dir dist .
 	$(BIN)/uvx twine check --strict dist/*
 	$(BIN)/python scripts/check_dist.py
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python scripts/check_install.py --wheel dist/*.whl $(ARGS)
+	$(BIN)/python scripts/make_sbom.py
 
 # Ten minutes of mixed traffic over all services: docs/scale.md.
 soak: $(VENV)/installed

@@ -188,7 +188,7 @@ def paper_size(prompts: int, rate: float, figures: dict[str, Any], ratios: dict[
         explorer = Explorer(
             NoveltyConfig(), PrefixConfig(warmup_steps=0), novelty, prefixes, TokenTexts(tokenizer), "bench"
         )
-        step = StepNovelty(explorer, 1)
+        step = StepNovelty(explorer, 1, requests)
         started = time.monotonic()
         collector = RolloutCollector(simulated, verification)  # type: ignore[arg-type]
         sampling = Sampling(ROLLOUTS, TOKENS)

@@ -1,7 +1,7 @@
 """GenerationService without the connection: requests and responses as numpy arrays and dataclasses."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, TypedDict, cast
 
@@ -51,6 +51,10 @@ class PolicyChange:
     policy_version: int
 
 
+def _no_floats() -> NDArray[np.float32]:
+    return np.zeros(0, np.float32)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
     """One sampled continuation of `prompts[prompt_index]`, the `sample_index`-th of n."""
@@ -78,6 +82,12 @@ class Rollout:
     segments: tuple[SegmentEntropy, ...]
     #: Where the weights changed in the middle of it, under InFlight.KEEP.
     policy_changes: tuple[PolicyChange, ...]
+    #: float32 [length] each, empty unless asked for: the mass on the tokens that top-k, top-p, min-p and
+    #: min_tokens leave; log-probability and entropy, in nats, of the distribution on these tokens, which is
+    #: the one that was drawn from.
+    kept_masses: NDArray[np.float32] = field(default_factory=_no_floats)
+    truncated_logprobs: NDArray[np.float32] = field(default_factory=_no_floats)
+    truncated_entropies: NDArray[np.float32] = field(default_factory=_no_floats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +174,8 @@ class GenerateOptions(TypedDict, total=False):
     raw_entropies: bool
     #: Also return Rollout.segments.
     segment_entropies: bool
+    #: Also return Rollout.kept_masses, truncated_logprobs and truncated_entropies; not with the engine vllm.
+    truncated: bool
     #: One a prompt. The draws depend on it in the place of the prompt's index, so that a request split over
     #: several servers draws the same tokens as one request with that seed.
     seed_indices: Sequence[int] | None
@@ -188,6 +200,7 @@ def generate(
     min_policy_version: int | None = None,
     raw_entropies: bool = False,
     segment_entropies: bool = False,
+    truncated: bool = False,
     seed_indices: Sequence[int] | None = None,
     max_tokens_per_prompt: Sequence[int | None] | None = None,
     stream_tokens: bool = False,
@@ -228,6 +241,7 @@ def generate(
         stream_tokens=stream_tokens,
         raw_entropies=raw_entropies,
         segment_entropies=segment_entropies,
+        truncated=truncated,
     )
     return Call(GENERATION, "Generate", request, _event, deadline=3600)
 
@@ -377,6 +391,9 @@ def _event(response: pb.GenerateResponse) -> Event:
         policy_changes=tuple(
             PolicyChange(change.token_index, change.policy_version) for change in rollout.policy_changes
         ),
+        kept_masses=_wire.floats(rollout.kept_masses),
+        truncated_logprobs=_wire.floats(rollout.truncated_logprobs),
+        truncated_entropies=_wire.floats(rollout.truncated_entropies),
     )
 
 

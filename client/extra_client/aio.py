@@ -97,10 +97,10 @@ class GenerationClient(_aio_base.Client):
             max_tokens: Most new tokens of a rollout.
             prefixes: For each prompt the token ids of a partial response that generation continues, or None.
             seed: The same seed, prompts and weights give the same tokens. None: the server draws one.
-            temperature: Of sampling; 0 is greedy.
+            temperature: Of sampling, at least 0.01; 0 is greedy.
             deadline: Seconds the call may take; None: the client's.
             **options: The fields of GenerateOptions: top_p, top_k, min_p, min_tokens, stop_token_ids,
-                stop_strings, min_policy_version, raw_entropies, segment_entropies, seed_indices,
+                stop_strings, min_policy_version, raw_entropies, segment_entropies, truncated, seed_indices,
                 max_tokens_per_prompt.
 
         Returns:

@@ -16,8 +16,33 @@ from numpy.typing import ArrayLike, NDArray
 
 #: What decoders write where bytes are no whole character.
 REPLACEMENT = "\ufffd"
+#: Least temperature of sampling, besides 0 (greedy). Float32 logits divided by less are mostly rounding, and
+#: vLLM allows no less.
+LEAST_TEMPERATURE = 0.01
 #: Characters that `align` searches for the next token that fits.
 SEARCH_WINDOW = 64
+
+
+def leading_bos(tokenizer: Any) -> list[int]:
+    """Return the id of the token that `tokenizer` puts before every text, if it has one; else nothing."""
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos] else []
+
+
+def encode_prompts(tokenizer: Any, texts: Sequence[str], *, templated: bool) -> list[list[int]]:
+    """Encode prompts with exactly the one leading token (BOS) that a model expects.
+
+    A text that begins with it gets no second one. A chat template decides itself whether to write it, so
+    nothing is added to its text.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        texts: The prompts.
+        templated: Whether they come from the tokenizer's chat template.
+    """
+    bos = [] if templated else leading_bos(tokenizer)
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [list(ids) if list(ids[: len(bos)]) == bos else [*bos, *ids] for ids in encoded]
 
 
 class TokenTexts:

@@ -510,6 +510,8 @@ class PromptPage:
         if nearest is None:
             return None, "nothing to compare with"
         similarity = f"similarity {nearest.similarity:.4f}"
+        if nearest.solution is None and nearest.sample is None:
+            return None, f"a rollout of another group of this prompt, {similarity}"
         if nearest.solution is None:
             group = self._index.group(solution.step, solution.rollout.group)
             sibling = next((rollout for rollout in group if rollout.sample == nearest.sample), None)

@@ -156,3 +156,31 @@ def test_a_run_folder_is_not_overwritten_and_an_unknown_setting_is_named(
     unknown = start(mark, config, tmp_path / "new", "--set", "novelty.alhpa=1")
     assert "did you mean 'alpha'" in output_of(unknown)
     assert unknown.returncode == 1
+
+
+@pytest.mark.timeout(900)
+def test_two_runs_at_once_of_one_config_share_nothing_but_what_they_are_told_to(
+    mark: str, config: Path, tmp_path: Path
+) -> None:
+    """The same name and seed, in two folders, with one novelty server; and a second launcher of the first."""
+    with embedded.start("novelty", data_folder=tmp_path / "memory", threads=1) as novelty:
+        flags = ("--set", f"services.novelty.target={novelty.target}")
+        folders = [tmp_path / "first", tmp_path / "second"]
+        runs = [start(mark, config, folder, *flags) for folder in folders]
+        wait_for(
+            lambda: len(metrics_of(folders[0])) >= 1 or runs[0].poll() is not None,
+            "the first step never came",
+        )
+        third = start(mark, config, folders[0], "--resume", *flags)
+        assert "is going on" in " ".join(output_of(third).split())
+        assert third.returncode == 1
+        outputs = [output_of(run) for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], outputs
+    names = [(folder / "identity").read_text() for folder in folders]
+    assert len(set(names)) == 2
+    # The same seed: each run is what it would be alone.
+    for one, other in zip(*(metrics_of(folder) for folder in folders), strict=True):
+        assert without_durations(one) == pytest.approx(without_durations(other), rel=1e-4, abs=1e-6)
+    for step in range(1, 7):
+        texts = [[row["text"] for row in rollouts_of(folder, step)] for folder in folders]
+        assert texts[0] == texts[1]

@@ -120,6 +120,25 @@ def test_weights_reach_all_replicas_from_a_folder_and_as_a_stream(
     assert found[:2] == found[2:]
 
 
+def test_refused_weights_are_named_with_what_to_do_and_the_old_ones_serve_on(
+    targets: list[str], root: Path, prompts: list[list[int]], prefixes: list[list[int]]
+) -> None:
+    with GenerationPool(targets) as pool:
+        before = _tokens(pool.generate_stream(prompts, prefixes=prefixes, **OPTIONS))
+        version = pool.policy_version()
+        (root / "compiled").mkdir()
+        (root / "compiled" / "config.json").write_text((root / "start" / "config.json").read_text())
+        tensors = load_file(root / "start" / "model.safetensors")
+        tensors = {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+        save_file(tensors, root / "compiled" / "model.safetensors", {"format": "pt"})
+        with pytest.raises(FailedPreconditionError) as refused:
+            pool.deliver(root, "compiled", version + 1)
+        for said in (f"version {version + 1}", str(root / "compiled"), "_orig_mod.", "unwrap", "--resume"):
+            assert said in str(refused.value)
+        assert pool.policy_version() == version
+        assert _tokens(pool.generate_stream(prompts, prefixes=prefixes, **OPTIONS)) == before
+
+
 def test_a_stream_that_is_dropped_stops_and_leaves_the_pool_whole(
     targets: list[str], prompts: list[list[int]], prefixes: list[list[int]]
 ) -> None:

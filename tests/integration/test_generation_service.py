@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -108,6 +109,46 @@ def test_tokens_follow_the_distribution_and_its_filters(shared: Served) -> None:
     assert {tokens(r)[0] for r in nucleus.values()} == kept
 
 
+def test_the_truncated_distribution_comes_beside_the_whole_one(shared: Served) -> None:
+    wanted = request([prompt("1+2=")], n=4, seed=5, temperature=0.7, top_k=5)
+    assert not rollouts(shared, wanted)[0, 0].kept_masses
+    wanted.truncated = True
+    context = encode(shared, "1+2=")
+    for drawn in rollouts(shared, wanted).values():
+        found = tokens(drawn)
+        logprobs, entropies = plain(shared.model, context, found, 0.7)
+        np.testing.assert_allclose(floats(drawn.logprobs), logprobs, atol=1e-4)
+        np.testing.assert_allclose(floats(drawn.entropies), entropies, atol=1e-4)
+        with torch.no_grad():
+            logits = AutoModelForCausalLM.from_pretrained(shared.model)(
+                torch.tensor([context + found])
+            ).logits
+        best = torch.softmax(logits[0, len(context) - 1 : -1] / 0.7, -1).topk(5).values.double().numpy()
+        masses = best.sum(-1)
+        left = best / masses[:, None]
+        np.testing.assert_allclose(floats(drawn.kept_masses), masses, atol=1e-4)
+        np.testing.assert_allclose(floats(drawn.truncated_logprobs), logprobs - np.log(masses), atol=1e-4)
+        np.testing.assert_allclose(
+            floats(drawn.truncated_entropies), -(left * np.log(left)).sum(-1), atol=1e-4
+        )
+
+
+def test_a_model_that_gives_nan_is_an_error_and_no_rollout(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", tie_word_embeddings=False)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():  # one broken token, as after an overflow
+        model.model.embed_tokens.weight[2] = torch.nan
+    model.save_pretrained(folder)
+    with served(tmp_path, folder) as server:
+        for stream in (False, True):
+            wanted = request([prompt("1+2=0")], max_tokens=3)
+            wanted.prompts[0].token_ids.ids = ids([3, 2])
+            wanted.stream_tokens = stream
+            with pytest.raises(grpc.RpcError, match="NaN") as refused:
+                list(server.stub.Generate(wanted))
+            assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
 def test_info_tells_the_limits_and_a_vocabulary_hash_a_client_can_compute(shared: Served) -> None:
     info = shared.stub.GetInfo(pb.GenerationServiceGetInfoRequest())
     vocab = AutoTokenizer.from_pretrained(shared.model).get_vocab()
@@ -123,6 +164,7 @@ def test_info_tells_the_limits_and_a_vocabulary_hash_a_client_can_compute(shared
         ({"n": 0}, "n"),
         ({"temperature": math.nan}, "sampling.temperature"),
         ({"temperature": -1.0}, "sampling.temperature"),
+        ({"temperature": 1e-38}, "sampling.temperature"),
         ({"max_tokens": 0}, "sampling.max_tokens"),
         ({"top_p": 0.0}, "sampling.top_p"),
         ({"min_p": 1.0}, "sampling.min_p"),

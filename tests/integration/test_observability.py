@@ -14,7 +14,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client.parser import text_string_to_metric_families
 
-from extra_client import Group, request_scope
+from extra_client import ExtraError, Group, NamespaceClient, NoveltyClient, request_scope
 from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, Sampling
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from support.observed_suite import (
@@ -257,3 +257,32 @@ def test_grpc_codes_of_failed_calls_are_counted(suite: Suite) -> None:
         with pytest.raises(grpc.RpcError):
             stub.ListPrompts(namespace_pb2.ListPromptsRequest(namespace="nowhere"))
     assert _value(suite.metrics("novelty"), f'extra_rl_rpcs_total{{code="NOT_FOUND",{of}}}') == before + 1
+
+
+def test_no_name_that_a_caller_chooses_becomes_a_label(suite: Suite) -> None:
+    def series() -> set[tuple[str, str, tuple[tuple[str, str], ...]]]:
+        return {
+            (server, sample.name, tuple(sorted(sample.labels.items())))
+            for server in SERVERS
+            for family in text_string_to_metric_families(suite.metrics(server))
+            for sample in family.samples
+        }
+
+    target = suite.services["novelty"].target
+
+    def call(name: str) -> None:
+        """Make calls whose namespace, prompt, idempotency key, texts, request id and method are `name`."""
+        with request_scope(name), NoveltyClient(target, f"run-{name}") as client:
+            client.score_groups([Group(prompt_id=name, texts=[name], correct=[True])], idempotency_key=name)
+        with NamespaceClient(target, f"none-{name}") as absent, pytest.raises(ExtraError):
+            absent.describe()
+        suite.verification.verify([name], [name])
+        with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary(f"/extra_rl.v1.NoveltyService/M{name}")(b"")
+
+    suite.make_calls()
+    call("first")
+    before = series()
+    for number in range(40):
+        call(f"name{number}")
+    assert series() == before

@@ -783,3 +783,24 @@ def test_a_wrong_token_is_an_unauthenticated_error_that_names_no_token(suite: Su
         client.verify(["1"], ["1"])
     assert unknown not in str(refused.value)
     assert os.environ.get(credentials.TOKEN) is None
+
+
+def test_tokens_change_without_a_restart(tmp_path: Path) -> None:
+    file, whole = tmp_path / "tokens.yaml", tmp_path / "whole.yaml"
+    secrets = [tokens.mint() for _ in range(2)]
+
+    def known(index: int) -> None:
+        entry = {"name": f"caller-{index}", "sha256": secrets[index][1], "scopes": {"*": "read"}}
+        whole.write_text(json.dumps({"tokens": [entry]}))
+        whole.replace(file)
+
+    known(0)
+    with embedded.start("verification", workers=1, slow_workers=0, tokens_file=file) as service:
+        clients = [
+            VerificationClient(service.target, credentials=Credentials(token=secret)) for secret, _ in secrets
+        ]
+        for index in (0, 1, 0):
+            known(index)
+            assert clients[index].verify(["1"], ["1"])[0].correct
+            with pytest.raises(UnauthenticatedError):
+                clients[1 - index].verify(["1"], ["1"])

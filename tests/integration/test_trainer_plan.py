@@ -92,6 +92,18 @@ def test_a_config_with_nothing_wrong_is_resolved_into_processes_steps_and_memory
     assert any("no GPU is here" in line for line in made.assumed)
 
 
+def test_the_plan_says_what_a_run_shares_with_others(folder: Path, generation: str) -> None:
+    def shared(**overrides: object) -> str:
+        return dict(_plan(folder, **overrides).figures)["shared with other runs"]
+
+    assert shared() == "nothing"
+    assert shared(**{"services.generation.target": generation}) == (
+        f"generation at {generation}: for one run at a time"
+    )
+    redis = shared(**{"services.novelty.settings": {"redis_url": "redis://:password@localhost:6379/0"}})
+    assert redis.startswith("novelty in Redis (redis_url), its memories under a name of their own")
+
+
 def test_the_plan_says_how_many_responses_can_exceed_the_window_of_the_novelty(
     folder: Path, tmp_path: Path
 ) -> None:

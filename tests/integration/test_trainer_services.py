@@ -254,7 +254,7 @@ def test_solutions_embedded_ahead_of_their_group_are_neither_scored_nor_remember
         explorer = _explorer(
             tokens, novelty, f"ahead-{ahead}", NoveltyConfig(metric="embedding"), min_history=0
         )
-        step = StepNovelty(explorer, 1)
+        step = StepNovelty(explorer, 1, [group.request])
         for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True) if ahead else ():
             step.prepare(group.request, rollout, verdict)
         step.add(0, group)
@@ -269,13 +269,51 @@ SUMS = "1+2=3\n3+9=12\n12+1=13\n12"
 OTHERS = "9+2=11\n11+1=12\n12*1=12\n12"
 
 
+@pytest.mark.parametrize("metric", [Metric.EMBEDDING, Metric.DERIVATION])
+def test_rows_of_one_prompt_share_a_memory_and_their_order_decides_no_bonus(
+    tokens: TokenTexts, verification: VerificationClient, novelty: str, metric: Metric
+) -> None:
+    """The same problem in four rows, twenty places apart, among other problems."""
+    texts = [[SUMS, "5", OTHERS], [SUMS, SUMS, "5"], ["5", "5", "5"], [OTHERS, SUMS, "12*1=12\n12"]]
+    same = [_group(tokens, verification, each, guided=index == 3) for index, each in enumerate(texts)]
+    filler = _group(tokens, verification, ["12"])
+    found, counts = [], []
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 0, 3, 1]):
+        name = f"rows-{metric}-{order[0]}"
+        config = NoveltyConfig(metric=metric)
+        outcome = OutcomeConfig(enabled=True, groups="all")
+        explorer = _explorer(tokens, novelty, name, config, min_history=0, outcome=outcome)
+        batch = []
+        for index in order:
+            batch.append(same[index])
+            for other in range(20):
+                request = replace(filler.request, prompt_id=f"{index}-{other}")
+                batch.append(replace(filler, request=request))
+        step = StepNovelty(explorer, 1, [group.request for group in batch])
+        for place, group in enumerate(batch[:50]):
+            step.add(place, group)
+        scores = step.finish(batch)
+        places = [next(i for i, group in enumerate(batch) if group is each) for each in same]
+        found.append([scores[place].raw.tolist() for place in places])
+        counts.append([scores[place].outcome.times.tolist() for place in places])
+        for group, score in zip(batch, scores, strict=True):
+            assert len(score.nearest) in (0, len(group.rollouts))
+            assert all(each is None or each.sibling != row for row, each in enumerate(score.nearest))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-6)
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0][2] == [5, 5, 5]  # "5" in all four rows
+    assert found[0][0][0] == found[0][1][0] == 0  # SUMS was written several times
+    assert found[0][3][2] > 0 or metric is Metric.DERIVATION  # and this once
+
+
 def test_derivations_are_scored_with_their_problem_and_embedded_ahead_once(
     tokens: TokenTexts, verification: VerificationClient, novelty: str
 ) -> None:
     config = NoveltyConfig(metric=Metric.DERIVATION)
     explorer = _explorer(tokens, novelty, "derivations", config, min_history=0)
     group = _group(tokens, verification, [SUMS, OTHERS, SUMS, "12", "5"])
-    step = StepNovelty(explorer, 1)
+    step = StepNovelty(explorer, 1, [group.request])
     for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
         step.prepare(group.request, rollout, verdict)
     step.add(0, group)
@@ -376,7 +414,10 @@ def test_sources_say_whether_guided_groups_feed_prefixes(
 
 def _check_choices(choices: list[PrefixChoice], groups: list[Group]) -> None:
     """The records say which rollout was split where, and which of all candidates was chosen."""
-    assert [choice.place for choice in choices] == list(range(len(groups)))
+    # All are hard; but one whose rollouts were all cut off feeds nothing.
+    ended = [place for place, group in enumerate(groups) if not group.cut_off.all()]
+    assert [choice.place for choice in choices] == ended
+    assert len(ended) < len(groups)
     for choice, record in zip(choices, prefix_choice_records(choices), strict=True):
         group = groups[choice.place]
         entropies = [rollout.entropies.mean(dtype=np.float64) for rollout in group.rollouts]

@@ -3,15 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from extra_rl import vllm_entropy
+from extra_rl.tokens import LEAST_TEMPERATURE
 from extra_services.errors import InvalidInput
 from extra_services.generation.engines.transformers.prefix_cache import BLOCK, PrefixCache
 from extra_services.generation.engines.transformers.rows import ComputedSequence
 from extra_services.generation.engines.transformers.sampling import RowParameters, draw, noise_keys
-from extra_services.generation.requests import SamplingParameters
+from extra_services.generation.requests import (
+    EngineLimits,
+    GenerationRequest,
+    SamplingParameters,
+    check_request,
+)
 from extra_services.generation.segments import segments
 from extra_services.generation.tensor_stream import TensorStream
 
@@ -80,6 +86,78 @@ def test_draws_are_distributed_as_the_model_says_and_samples_are_independent() -
     pairs = np.bincount(tokens[::2] * 5 + tokens[1::2], minlength=25)
     joint = np.outer(expected, expected).ravel() * count / 2
     assert ((pairs - joint) ** 2 / joint)[joint > 5].sum() < 50
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    # Not st.floats: torch turns subnormal numbers off.
+    temperature=st.floats(-45, 38).map(lambda exponent: float(np.float32(10.0**exponent))) | st.just(0.0),
+    scale=st.sampled_from([1e-3, 1.0, 30.0, 1e4]),
+    seed=st.integers(0, 2**32),
+)
+def test_every_temperature_is_refused_or_gives_numbers(temperature: float, scale: float, seed: int) -> None:
+    sampling = SamplingParameters(1, temperature=temperature, top_p=0.9)
+    if 0 < temperature < float(np.float32(LEAST_TEMPERATURE)):
+        with pytest.raises(InvalidInput, match=r"at least 0\.01"):
+            check_request(GenerationRequest([], 1, sampling), 1, EngineLimits(50, 10, 10, 10))
+        return
+    check_request(GenerationRequest([], 1, sampling), 1, EngineLimits(50, 10, 10, 10))
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(0, scale, (1, 50)).astype(np.float32))
+    rows = RowParameters.of([sampling], True, 50, CPU, truncated=True)
+    drawn = draw(logits, rows, torch.from_numpy(noise_keys(seed, 0, 0, 1)))
+    assert drawn.truncated is not None
+    for numbers in (drawn.logprobs, drawn.entropies, drawn.raw_entropies, drawn.truncated):
+        assert torch.isfinite(numbers).all()
+
+
+def test_the_least_temperature_is_allowed_as_float32() -> None:
+    for least in (LEAST_TEMPERATURE, float(np.float32(LEAST_TEMPERATURE))):
+        sampling = SamplingParameters(1, temperature=least)
+        check_request(GenerationRequest([], 1, sampling), 1, EngineLimits(50, 10, 10, 10))
+
+
+@settings(deadline=None, max_examples=100)
+@given(sampling=samplings, seed=st.integers(0, 2**32), banned=st.booleans())
+def test_truncated_numbers_are_those_of_the_distribution_that_is_drawn_from(
+    sampling: SamplingParameters, seed: int, banned: bool
+) -> None:
+    logits = np.random.default_rng(seed).normal(0, 3, 50)
+    rows = RowParameters.of([sampling], False, 50, CPU, truncated=True)
+    keys = torch.from_numpy(noise_keys(seed, 0, 0, 1))
+    drawn = draw(
+        torch.from_numpy(logits.astype(np.float32))[None], rows, keys, ([0], [7]) if banned else None
+    )
+    # In float64, by the definitions: which tokens are left, their mass, and their distribution.
+    p = np.exp(logits / (sampling.temperature or 1.0))
+    p /= p.sum()
+    q = np.where(np.arange(50) == 7, 0.0, p) if banned else p
+    order = np.argsort(-q, kind="stable")
+    before = np.cumsum(q[order]) - q[order]
+    assume(np.abs(before - sampling.top_p).min() > 1e-5)
+    assume(np.abs(q - sampling.min_p * q.max())[q < q.max()].min() > 1e-6 or not sampling.min_p)
+    left = (before < sampling.top_p) & (np.arange(50) < (sampling.top_k or 50))
+    left = order[left & (q[order] >= sampling.min_p * q.max()) & (q[order] > 0)]
+    distribution = q[left] / q[left].sum()
+    token = int(drawn.tokens[0])
+    assert drawn.truncated is not None
+    mass, logprob, entropy = drawn.truncated[0].tolist()
+    assert mass == pytest.approx(q[left].sum(), abs=1e-5)
+    assert logprob == pytest.approx(np.log(q[token] / q[left].sum()), abs=1e-4)
+    assert entropy == pytest.approx(-(distribution * np.log(distribution)).sum(), abs=1e-4)
+    assert drawn.logprobs[0].item() == pytest.approx(np.log(p[token]), abs=1e-4)
+
+
+def test_a_draw_that_rounding_could_change_is_tied_at_every_temperature() -> None:
+    rng = np.random.default_rng(0)
+    keys = torch.from_numpy(rng.integers(-(2**31), 2**31, (50_000, 2)).astype(np.int32))
+    for temperature in (0.01, 0.1, 1.0):
+        # Candidates that are close at this temperature.
+        logits = torch.from_numpy(rng.normal(0, temperature, (len(keys), 8)).astype(np.float32))
+        rounded = logits + torch.from_numpy(rng.uniform(-1e-5, 1e-5, logits.shape).astype(np.float32))
+        rows = parameters([SamplingParameters(1, temperature=temperature)] * len(logits), 8)
+        drawn, other = draw(logits, rows, keys), draw(rounded, rows, keys)
+        assert drawn.tied[drawn.tokens != other.tokens].all()
+        assert drawn.tied.float().mean() < 0.05
 
 
 def test_entropies_are_exact_where_probabilities_vanish() -> None:

@@ -34,6 +34,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_name(tmp_path: Path) -
         ("evaluation: {samples_per_prompt: 4, k: [8]}\n", "between 1 and samples_per_prompt"),
         ("prefix: {policy: longest}\n", "prefix.policy"),
         ("outcome: {groups: some}\n", "outcome.groups"),
+        ("rollout: {temperature: 1.0e-38}\n", "rollout.temperature"),
+        ("evaluation: {temperature: 1.0e-3}\n", r"0 \(greedy\) or at least 0\.01"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_and_named(tmp_path: Path, text: str, named: str) -> None:

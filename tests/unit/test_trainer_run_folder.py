@@ -1,11 +1,14 @@
 """A run's folder is usable whenever the run was killed, and its records are read or refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from extra_rl.config_file import ConfigError
 from extra_rl.vocabulary import UnparseableSide, VerdictStatus
 from extra_trainer.runs.folder import RunFolder
 from extra_trainer.runs.schema import (
@@ -146,3 +149,31 @@ def test_arrays_survive_being_text() -> None:
     assert unpack_array(pack_array(ids), "<i4").tolist() == ids.tolist()
     entropies = np.array([0.0, 0.5, 11.9], dtype=np.float16)
     assert unpack_array(pack_array(entropies), "<f2").tolist() == entropies.tolist()
+
+
+def test_a_run_s_folder_belongs_to_one_process_until_that_ends(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from extra_trainer.runs.folder import RunFolder\n"
+            "with RunFolder(Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()",
+            str(folder.path),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    said = rf"is going on \(process {holder.pid} on .*choose another"
+    with pytest.raises(ConfigError, match=said), folder.held():
+        pass
+    with RunFolder(tmp_path / "other").held():
+        pass
+    holder.kill()
+    holder.wait()
+    for _ in range(2):
+        with folder.held():
+            pass

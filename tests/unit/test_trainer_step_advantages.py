@@ -9,13 +9,12 @@ import subprocess
 import sys
 import textwrap
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from extra_client import UnparseableSide, Verdict, VerdictStatus
+from extra_client import VerdictStatus
 from extra_trainer.config import NoveltyConfig, OutcomeConfig
 from extra_trainer.exploration.advantage import (
     StepAdvantages,
@@ -26,7 +25,7 @@ from extra_trainer.exploration.advantage import (
 )
 from extra_trainer.exploration.results import GroupNovelty, OutcomeNovelty
 from extra_trainer.rollouts.collector import Group, RolloutRequest
-from support.rollouts import made_rollout
+from support.rollouts import made_rollout, made_verdict
 
 GROUPS, SAMPLES = 7, 4
 SEED = 3
@@ -76,12 +75,6 @@ def batch_advantages(
     return values.astype(np.float32), paid.astype(np.float32)
 
 
-def _verdict(status: VerdictStatus) -> Verdict:
-    side = UnparseableSide.RESPONSE if status is VerdictStatus.UNPARSEABLE else None
-    fields: dict[str, Any] = dict.fromkeys(Verdict.__dataclass_fields__, "")
-    return Verdict(**{**fields, "status": status, "unparseable_side": side})
-
-
 def _step(seed: int, undecided: bool) -> tuple[list[Group], list[GroupNovelty]]:
     """Groups of every kind: mixed, all right, all wrong, undecided in part and as a whole."""
     draw = np.random.default_rng(seed)
@@ -95,7 +88,7 @@ def _step(seed: int, undecided: bool) -> tuple[list[Group], list[GroupNovelty]]:
     for number, row in enumerate(drawn):
         request = RolloutRequest(f"p{number}", f"id{number}", (1,), "1")
         rollouts = [made_rollout(sample) for sample in range(SAMPLES)]
-        groups.append(Group(request, rollouts, [_verdict(status) for status in row]))
+        groups.append(Group(request, rollouts, [made_verdict(status) for status in row]))
         # The service returns novelty as float32 and the variance as float64.
         scaled = draw.random(SAMPLES, dtype=np.float32).astype(np.float64) * groups[-1].decided
         novelty.append(GroupNovelty(scaled, scaled, float(draw.random())))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from extra_client import VerifyOptions, credentials
 from extra_rl.config_file import ConfigError, explain, read_yaml
+from extra_rl.tokens import LEAST_TEMPERATURE
 from extra_rl.vocabulary import MemoryPolicy, Method, Metric, References, Scale, SelectionPolicy, TextWindow
 from extra_trainer.rehearsal.recipes import RECIPES
 
@@ -123,13 +124,37 @@ class RolloutConfig(Section):
     samples_per_prompt: int = Field(8, gt=1, description="Rollouts of a group, n.")
     prompt_max_tokens: int = Field(2048, gt=0)
     response_max_tokens: int = Field(4096, gt=0)
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=LEAST_TEMPERATURE)
     top_p: float = Field(1.0, gt=0, le=1)
+    overlong: Literal["verdict", "mask", "punish"] = Field(
+        "verdict",
+        description="Responses that are cut off at response_max_tokens: verdict: as verified, so wrong unless"
+        " the answer was there already; mask: they count for nothing (overlong filtering); punish: the reward"
+        " falls by up to 1 over the last overlong_buffer_tokens (soft overlong punishment of DAPO).",
+    )
+    overlong_buffer_tokens: int | None = Field(
+        None, gt=0, description="With overlong: punish; absent: a fifth of response_max_tokens, as in DAPO."
+    )
     overlap_update: bool = Field(
         False,
         description="Generate the next step's rollouts while the policy is updated: one step off-policy, "
         "corrected by OpenRLHF's truncated importance sampling.",
     )
+
+    @property
+    def overlong_buffer(self) -> int:
+        """Tokens before the limit over which the reward falls."""
+        return self.overlong_buffer_tokens or -(-self.response_max_tokens // 5)
+
+    @model_validator(mode="after")
+    def _buffer_is_within_the_response(self) -> "RolloutConfig":
+        if self.overlong_buffer_tokens is not None and self.overlong != "punish":
+            raise ValueError("overlong_buffer_tokens is for overlong: punish")
+        if self.overlong_buffer > self.response_max_tokens:
+            raise ValueError(
+                f"overlong_buffer_tokens must be at most response_max_tokens ({self.response_max_tokens})"
+            )
+        return self
 
     def steps_per_pass(self, problems: int) -> int:
         """Return the steps of one pass over so many problems; a last, incomplete batch is left out."""
@@ -252,7 +277,7 @@ class EvaluationConfig(Section):
     problems: int | None = Field(None, gt=0, description="Use this many of each set; absent: all.")
     samples_per_prompt: int = Field(16, gt=0)
     k: tuple[int, ...] = Field((1, 16), min_length=1)
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, description=f"At least {LEAST_TEMPERATURE}, or 0: greedy.")
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int | None = Field(
         None, gt=0, description="Most tokens of a response; absent: rollout.response_max_tokens."
@@ -261,6 +286,12 @@ class EvaluationConfig(Section):
     problems_at_once: int = Field(
         32, gt=0, description="Problems that are sampled at the same time; it changes no result."
     )
+
+    @model_validator(mode="after")
+    def _temperature_is_allowed(self) -> "EvaluationConfig":
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE}")
+        return self
 
     @model_validator(mode="after")
     def _k_is_within_samples(self) -> "EvaluationConfig":

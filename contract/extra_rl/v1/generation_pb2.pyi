@@ -165,7 +165,9 @@ class Prompt(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_INDEX_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """Text, encoded by the server's tokenizer without adding special tokens."""
+    """Text, encoded by the server's tokenizer. Of special tokens only the one at the beginning of every text
+    (BOS) is added, if the tokenizer has one and the text does not begin with it.
+    """
     prefix_token_ids: _builtins.bytes
     """int32 [length]: token ids of a partial response; generation continues after its last token.
     Empty: start from the prompt.
@@ -230,7 +232,7 @@ class SamplingParams(_message.Message):
     MIN_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_STRINGS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """Softmax temperature; 0 is greedy decoding. Absent: 1."""
+    """Softmax temperature, at least 0.01; 0 is greedy decoding. Absent: 1."""
     top_p: _builtins.float
     """Nucleus sampling: smallest set of tokens with at least this mass, in (0, 1]. Absent: 1 (off)."""
     top_k: _builtins.int
@@ -294,6 +296,7 @@ class GenerateRequest(_message.Message):
     STREAM_TOKENS_FIELD_NUMBER: _builtins.int
     RAW_ENTROPIES_FIELD_NUMBER: _builtins.int
     SEGMENT_ENTROPIES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     n: _builtins.int
     """Samples per prompt, at least 1."""
     seed: _builtins.int
@@ -310,6 +313,10 @@ class GenerateRequest(_message.Message):
     """Also compute Rollout.raw_entropies."""
     segment_entropies: _builtins.bool
     """Also compute Rollout.segments."""
+    truncated: _builtins.bool
+    """Also compute Rollout.kept_masses, truncated_logprobs and truncated_entropies. INVALID_ARGUMENT from the
+    engine vllm, which does not compute them.
+    """
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prompt]:
         """Prompts; the response names them by their index here. At most GenerationServiceGetInfoResponse.max_prompts."""
@@ -329,10 +336,11 @@ class GenerateRequest(_message.Message):
         stream_tokens: _builtins.bool = ...,
         raw_entropies: _builtins.bool = ...,
         segment_entropies: _builtins.bool = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "n", b"n", "prompts", b"prompts", "raw_entropies", b"raw_entropies", "sampling", b"sampling", "seed", b"seed", "segment_entropies", b"segment_entropies", "stream_tokens", b"stream_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "n", b"n", "prompts", b"prompts", "raw_entropies", b"raw_entropies", "sampling", b"sampling", "seed", b"seed", "segment_entropies", b"segment_entropies", "stream_tokens", b"stream_tokens", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_policy_version: _TypeAlias = _typing.Literal["min_policy_version"]  # noqa: Y015
     _WhichOneofArgType__min_policy_version: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version"]  # noqa: Y015
@@ -425,6 +433,9 @@ class Rollout(_message.Message):
     RAW_ENTROPIES_FIELD_NUMBER: _builtins.int
     SEGMENTS_FIELD_NUMBER: _builtins.int
     POLICY_CHANGES_FIELD_NUMBER: _builtins.int
+    KEPT_MASSES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_LOGPROBS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_ENTROPIES_FIELD_NUMBER: _builtins.int
     prompt_index: _builtins.int
     """Index of its prompt in the request."""
     sample_index: _builtins.int
@@ -440,7 +451,9 @@ class Rollout(_message.Message):
     from, at the sampling temperature (before top-p and top-k; at temperature 0, that of temperature 1).
     """
     text: _builtins.str
-    """Prefix and continuation decoded together, without special tokens."""
+    """Prefix and continuation decoded together, without special tokens, and without the part of a character
+    with which they may end.
+    """
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     policy_version: _builtins.int
@@ -451,6 +464,16 @@ class Rollout(_message.Message):
     """How many of those were served from a cache instead of being computed again."""
     raw_entropies: _builtins.bytes
     """float32 [length]: as entropies, but at temperature 1. Empty unless asked for."""
+    kept_masses: _builtins.bytes
+    """float32 [length]: for each token, the mass of the distribution of `logprobs` on the tokens that could be
+    drawn: those that top-k, top-p, min-p and min_tokens leave. Empty unless asked for.
+    """
+    truncated_logprobs: _builtins.bytes
+    """float32 [length]: as logprobs, under the distribution that was drawn from: cut to those tokens, and
+    divided by their mass. Empty unless asked for.
+    """
+    truncated_entropies: _builtins.bytes
+    """float32 [length]: as entropies, of that distribution. Empty unless asked for."""
     @_builtins.property
     def timings(self) -> Global___GenerationTimings:
         """Where the time went."""
@@ -480,10 +503,13 @@ class Rollout(_message.Message):
         raw_entropies: _builtins.bytes = ...,
         segments: _abc.Iterable[Global___SegmentEntropy] | None = ...,
         policy_changes: _abc.Iterable[Global___PolicyChange] | None = ...,
+        kept_masses: _builtins.bytes = ...,
+        truncated_logprobs: _builtins.bytes = ...,
+        truncated_entropies: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "entropies", b"entropies", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "policy_changes", b"policy_changes", "policy_version", b"policy_version", "prompt_index", b"prompt_index", "prompt_tokens", b"prompt_tokens", "raw_entropies", b"raw_entropies", "sample_index", b"sample_index", "segments", b"segments", "text", b"text", "timings", b"timings", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "entropies", b"entropies", "finish_reason", b"finish_reason", "kept_masses", b"kept_masses", "logprobs", b"logprobs", "policy_changes", b"policy_changes", "policy_version", b"policy_version", "prompt_index", b"prompt_index", "prompt_tokens", b"prompt_tokens", "raw_entropies", b"raw_entropies", "sample_index", b"sample_index", "segments", b"segments", "text", b"text", "timings", b"timings", "token_ids", b"token_ids", "truncated_entropies", b"truncated_entropies", "truncated_logprobs", b"truncated_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from extra_rl.tokens import LEAST_TEMPERATURE
 from extra_services.errors import FailedPrecondition, InvalidInput, Overloaded, ServiceError
 from extra_services.generation.rollouts import GenerationEvent, PromptError
 
@@ -21,7 +22,7 @@ class SamplingParameters:
     """Parameters of the draws; the defaults leave the model's distribution unchanged."""
 
     max_tokens: int
-    #: 0 is greedy decoding.
+    #: At least `LEAST_TEMPERATURE`, or 0: greedy decoding.
     temperature: float = 1.0
     top_p: float = 1.0
     #: 0: off.
@@ -68,6 +69,8 @@ class GenerationRequest:
     stream_tokens: bool = False
     #: Whether entropies at temperature 1 are computed too.
     raw_entropies: bool = False
+    #: Whether the numbers of `rollouts.Truncated` are computed too.
+    truncated: bool = False
 
     def seed_index(self, prompt_index: int) -> int:
         """Return the prompt's part of the seed of its draws."""
@@ -174,8 +177,10 @@ def check_min_version(served: int, least: int | None) -> None:
 
 
 def _check_sampling(sampling: SamplingParameters, limits: EngineLimits) -> None:
-    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
-        text = f"{sampling.temperature} is no temperature; use 0 (greedy) or a positive number"
+    # The wire has float32, which may be a little less than what the caller wrote.
+    least = float(np.float32(LEAST_TEMPERATURE))
+    if sampling.temperature != 0 and not least <= sampling.temperature < math.inf:
+        text = f"{sampling.temperature} is no temperature; use 0 (greedy), or at least {LEAST_TEMPERATURE}"
         raise InvalidInput("sampling.temperature", text)
     if not 0 < sampling.top_p <= 1:
         raise InvalidInput("sampling.top_p", f"{sampling.top_p} is not in (0, 1]; use 1 to turn it off")

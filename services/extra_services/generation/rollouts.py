@@ -10,6 +10,20 @@ from extra_services.errors import ServiceError
 
 
 @dataclass(frozen=True)
+class Truncated:
+    """The distribution that each token was drawn from: filters and min_tokens leave only some tokens.
+
+    Its arrays are float32 [length], or empty.
+    """
+
+    #: Mass of the whole distribution on the tokens that are left.
+    kept_masses: NDArray[np.float32]
+    #: In nats, of the distribution on these tokens.
+    logprobs: NDArray[np.float32]
+    entropies: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One finished sample; its arrays are [length]. Seconds are those of the proto's GenerationTimings."""
 
@@ -31,6 +45,8 @@ class Rollout:
     policy_changes: tuple[tuple[int, int], ...] = ()
     #: The stop string that ended it, if one did.
     stop_string: str | None = None
+    #: None unless requested.
+    truncated: Truncated | None = None
 
 
 @dataclass(frozen=True)

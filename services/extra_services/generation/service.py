@@ -14,7 +14,7 @@ from extra_rl import wire
 from extra_rl.v1 import common_pb2, generation_pb2_grpc
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.vocabulary import InFlight
-from extra_services.errors import InvalidInput, ServiceError
+from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError
 from extra_services.generation import instruments, weights
 from extra_services.generation.engines.protocol import Engine, WeightUpdate
 from extra_services.generation.requests import (
@@ -66,6 +66,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             min_policy_version=request.min_policy_version if request.HasField("min_policy_version") else None,
             stream_tokens=request.stream_tokens,
             raw_entropies=request.raw_entropies,
+            truncated=request.truncated,
         )
         # Before the prompts are read: too many of them are refused without tokenizing them.
         check_request(wanted, len(request.prompts), self._engine.limits)
@@ -165,6 +166,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         if isinstance(event, PromptError):
             error = pb.PromptError(prompt_index=event.prompt_index, error=item_error(event.error))
             return pb.GenerateResponse(prompt_error=error)
+        _check_numbers(event)
         if isinstance(event, SampledToken):
             return pb.GenerateResponse(token=pb.SampledToken(**asdict(event)))
         prompt = prompts[event.prompt_index]
@@ -177,6 +179,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _rollout(self, rollout: Rollout, prompt: Prompt) -> pb.Rollout:
         finish_reason: Any = wire.number(rollout.finish_reason)  # a plain int to mypy
+        cut = rollout.truncated
         return pb.Rollout(
             prompt_index=rollout.prompt_index,
             sample_index=rollout.sample_index,
@@ -184,7 +187,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             logprobs=arrays.to_bytes(rollout.logprobs),
             entropies=arrays.to_bytes(rollout.entropies),
             raw_entropies=arrays.to_bytes(rollout.raw_entropies),
-            text=self._text(rollout, prompt),
+            kept_masses=b"" if cut is None else arrays.to_bytes(cut.kept_masses),
+            truncated_logprobs=b"" if cut is None else arrays.to_bytes(cut.logprobs),
+            truncated_entropies=b"" if cut is None else arrays.to_bytes(cut.entropies),
+            text=self._tokenizer.response(
+                prompt.prefix.tolist(), rollout.token_ids.tolist(), rollout.stop_string
+            ),
             finish_reason=finish_reason,
             policy_version=rollout.policy_version,
             policy_changes=[
@@ -200,10 +208,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             ),
         )
 
-    def _text(self, rollout: Rollout, prompt: Prompt) -> str:
-        """Decode prefix and continuation together, up to the stop string that ended the sample."""
-        text = self._tokenizer.decode([*prompt.prefix.tolist(), *rollout.token_ids.tolist()])
-        return text if rollout.stop_string is None else text[: text.rfind(rollout.stop_string)]
+
+def _check_numbers(event: Rollout | SampledToken) -> None:
+    """Raise FailedPrecondition if the model gave NaN: such tokens are drawn from nothing."""
+    if isinstance(event, SampledToken):
+        finite = np.isfinite([event.logprob, event.entropy])
+    else:
+        finite = np.isfinite([event.logprobs, event.entropies])
+    if not finite.all():
+        text = (
+            f"the model gives no finite probabilities after prompts[{event.prompt_index}]: its weights hold"
+            " NaN, or overflow in their number format (try dtype float32)"
+        )
+        raise FailedPrecondition(text)
 
 
 def _in_flight(value: pb.InFlight.ValueType) -> InFlight:

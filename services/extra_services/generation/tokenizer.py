@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from extra_rl.tokens import TokenTexts, vocab_hash
+from extra_rl.tokens import REPLACEMENT, TokenTexts, encode_prompts, vocab_hash
 from extra_services.errors import InvalidInput
 
 
@@ -21,8 +21,8 @@ class Tokenizer:
         self.eos_token_id: int | None = self._tokenizer.eos_token_id
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """Encode text as int32 [length], without adding special tokens."""
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False), np.int32)
+        """Encode text as int32 [length], after a BOS token if the model expects one and the text has none."""
+        return np.array(encode_prompts(self._tokenizer, [text], templated=False)[0], np.int32)
 
     def encode_chat(self, messages: list[tuple[str, str]]) -> NDArray[np.int32]:
         """Encode (role, content) messages by the chat template, up to the start of the assistant's answer.
@@ -48,6 +48,25 @@ class Tokenizer:
     def newline_ids(self) -> NDArray[np.int32]:
         """int32: the ids of the tokens whose text has a newline."""
         return np.array(TokenTexts(self._tokenizer).newline_ids, np.int32)
+
+    def response(self, prefix: list[int], tokens: list[int], stop_string: str | None) -> str:
+        """Return the text of a response.
+
+        Args:
+            prefix: Token ids from which it was resumed; decoded together with the others.
+            tokens: The sampled ones.
+            stop_string: What ended it, if a stop string did: the text ends before it.
+
+        Returns:
+            The text, without the part of a character with which the tokens end.
+        """
+        text = self.decode([*prefix, *tokens])
+        if stop_string is None:
+            return text.rstrip(REPLACEMENT)
+        # The last token completed it, perhaps twice ("\n\n").
+        before = self.decode([*prefix, *tokens[:-1]]).rstrip(REPLACEMENT)
+        end = text.find(stop_string, max(0, len(before) - len(stop_string) + 1))
+        return text if end < 0 else text[:end]
 
     def decode(self, ids: list[int]) -> str:
         """Decode token ids, without special tokens and without clean-up of spaces."""

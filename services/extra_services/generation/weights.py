@@ -116,12 +116,15 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
             # Not mapped: a later change of a mapped file would change the served weights.
             disable_mmap=True,
             output_loading_info=True,
+            # Reported below, by name; otherwise the error names no tensor.
+            ignore_mismatched_sizes=True,
         )
     except Exception as error:  # transformers and safetensors raise many kinds for a bad folder
         raise FailedPrecondition(f"{folder.name} cannot be loaded: {error}") from error
     problems = [f"{what.replace('_', ' ')}: {_some(report[what])}" for what in _REPORTED if report[what]]
     if problems:
         raise FailedPrecondition(f"{folder.name} does not hold this model; " + "; ".join(problems))
+    _check_tied(folder, model)
     loaded: torch.nn.Module = model.eval().requires_grad_(False).to(device)
     return loaded
 
@@ -130,16 +133,82 @@ _REPORTED = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 def _some(names: Any) -> str:
-    listed = sorted(str(name) for name in names)
+    listed = sorted(name if isinstance(name, str) else _mismatch(*name) for name in names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
-def check_same_model(folder: Path, served: Any) -> None:
-    """Compare config.json in `folder` with the config `served`.
+def _mismatch(name: str, delivered: Any, expected: Any) -> str:
+    return f"{name} ({list(delivered)} instead of {list(expected)})"
+
+
+def _check_tied(folder: Path, model: Any) -> None:
+    """Refuse a head that differs from its tied embedding; transformers would untie them without an error."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not model.config.get_text_config().tie_word_embeddings or head is None:
+        return
+    if head.weight is not embedding.weight:
+        names = {id(each): name for name, each in model.named_parameters()}
+        raise FailedPrecondition(
+            f"{folder.name} holds {names[id(head.weight)]}, which differs from "
+            f"{names[id(embedding.weight)]} although config.json ties them (tie_word_embeddings); save only"
+            " the embedding, or start the service with an untied model"
+        )
+
+
+#: Modules that a training loop wraps around a model, whose names must not be saved.
+WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "module": "DistributedDataParallel or DeepSpeed",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "base_model": "PEFT",
+}
+#: As safetensors names them; integers would be parts of a quantized model.
+FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+def check_tensors(folder: Path) -> None:
+    """Look through the headers of the safetensors files in `folder` for what loading would not name.
 
     Raises:
-        FailedPrecondition: It describes another model.
+        FailedPrecondition: A file ends early or is damaged, a tensor is in two files or no float, or names
+            are those of a wrapped model.
     """
+    files: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                formats = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        except Exception as error:  # safetensors has no class of errors that is public
+            text = f"{folder.name}/{path.name} ends early or is damaged; deliver it once the save has ended"
+            raise FailedPrecondition(f"{text}: {error}") from error
+        for name, dtype in formats.items():
+            wrapper = next((part for part in name.split(".") if part in WRAPPERS), None)
+            if wrapper is not None:
+                raise FailedPrecondition(
+                    f"{folder.name}/{path.name} holds {name}: {wrapper!r} is the wrapper of "
+                    f"{WRAPPERS[wrapper]}; unwrap the model, and save it again"
+                )
+            if name in files:
+                where = f"{files[name]} and {path.name}"
+                raise FailedPrecondition(
+                    f"{name} is in two files of {folder.name}, {where}; delete the older"
+                )
+            if dtype not in FLOATS:
+                raise FailedPrecondition(
+                    f"{folder.name}/{path.name}: {name} is {dtype}, not one of {', '.join(sorted(FLOATS))}; "
+                    "save the model without quantization"
+                )
+            files[name] = path.name
+
+
+def check_same_model(folder: Path, served: Any) -> None:
+    """Compare config.json in `folder` with the config `served`, and look through its tensors' headers.
+
+    Raises:
+        FailedPrecondition: It describes another model, or `check_tensors` found a fault.
+    """
+    check_tensors(folder)
     try:
         delivered = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:

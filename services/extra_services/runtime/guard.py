@@ -25,7 +25,7 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls that `tokens` (if there are any) do not allow, and malformed messages."""
+    """Refuses calls that `tokens` (if they are required) do not allow, and malformed messages."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -41,7 +41,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         api = details.method.startswith(API)
         token: Token | None = None
         try:
-            if self._tokens:
+            if self._tokens.required:
                 token = self._identify(details)
         except ServiceError as error:
             return remade(handler, _Refused(error) if api else _RefusedOutside(error), None)

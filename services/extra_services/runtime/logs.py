@@ -1,5 +1,8 @@
 """Structured logs on standard error: JSON lines, or readable lines on a terminal.
 
+Texts of callers and models are in the values. On a terminal their line ends and escape sequences are shown as
+such, so that no text makes a line of its own or moves the cursor; JSON escapes them anyway.
+
 A line that cannot be written, for example on a full disk, is dropped: logging must not fail a request.
 """
 
@@ -13,22 +16,39 @@ import structlog
 
 def configure(level: str) -> None:
     """Configure structlog for lines of at least `level` ("debug", "info", "warning", "error")."""
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    )
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=processors(terminal=sys.stderr.isatty()),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         # One write per line: workers write to the same file.
         logger_factory=structlog.WriteLoggerFactory(_StandardError()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
+
+
+def processors(*, terminal: bool) -> list[structlog.typing.Processor]:
+    """Return what makes a line of an event, for a terminal or as JSON."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        *([_shown, structlog.dev.ConsoleRenderer()] if terminal else [structlog.processors.JSONRenderer()]),
+    ]
+
+
+def _shown(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what is not printable in all texts; a stack trace keeps its lines, indented."""
+    shown = {key: escaped(value) if isinstance(value, str) else value for key, value in event.items()}
+    if isinstance(trace := event.get("exception"), str):
+        shown["exception"] = "\n".join(f"  {escaped(line)}" for line in trace.split("\n"))
+    return shown
+
+
+def escaped(text: str) -> str:
+    """Return `text` with line ends, escape sequences and other unprintable characters as in Python's repr."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class _StandardError:

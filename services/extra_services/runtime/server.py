@@ -108,7 +108,7 @@ async def _follow(spec: ServerSpec, checks: Any) -> None:
 
 def _server(settings: ServerSettings) -> grpc.aio.Server:
     return grpc.aio.server(
-        interceptors=[CallInterceptor(), Guard(Tokens(settings.tokens))],
+        interceptors=[CallInterceptor(), Guard(Tokens(settings.tokens, settings.tokens_file))],
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),

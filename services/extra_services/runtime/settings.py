@@ -64,6 +64,10 @@ class ServerSettings(BaseSettings):
         description="Tokens that callers must send, each {name, sha256, scopes, requests_per_second}; none:"
         " everybody who can connect may do everything.",
     )
+    tokens_file: Path | None = Field(
+        None,
+        description="YAML file with such a list, `tokens: [...]`, instead; may be replaced at any time.",
+    )
     allow_plaintext_network: bool = Field(
         False,
         description="Serve other machines without TLS: anybody on the way can read and change all data.",
@@ -78,8 +82,10 @@ class ServerSettings(BaseSettings):
         if self.tls_certificate is not None and self.host.startswith("unix:"):
             raise ValueError("a unix: socket has no TLS: leave out tls_certificate, or give a host")
         check_distinct(self.tokens)
+        if self.tokens and self.tokens_file is not None:
+            raise ValueError("give tokens or tokens_file, not both")
         if self.tls_certificate is None and not self.allow_plaintext_network and not stays_here(self.host):
-            tokens = ", and so would the tokens" if self.tokens else ""
+            tokens = ", and so would the tokens" if self.tokens or self.tokens_file else ""
             raise ValueError(
                 f"host {self.host}: without TLS all that other machines send and get could be read and"
                 f" changed on the way{tokens}. Set tls_certificate and tls_key; or listen on 127.0.0.1; or,"

@@ -4,6 +4,9 @@ The config holds the SHA-256 of each token, so that reading it does not allow to
 tokens are made here from 256 random bits, which no dictionary holds; slow hashes are for passwords. A token
 is compared with all known ones, each in constant time, so that the time reveals nothing. The rights of a
 token are scopes by patterns of namespaces; a scope includes the lesser ones.
+
+Tokens may be in a file that is replaced while the server runs. It is looked at before each call: a token that
+is not in it any more is unknown from then on. A file that cannot be used is logged once, and the tokens stay.
 """
 
 import hashlib
@@ -12,12 +15,17 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from extra_rl.config_file import ConfigError, explain, read_yaml
 from extra_services.errors import PermissionDenied, Unauthenticated
 from extra_services.runtime.limits import RateLimit
+
+log = structlog.get_logger()
 
 Scope = Literal["read", "write", "admin"]
 #: From the least to the greatest, which includes all.
@@ -50,6 +58,7 @@ class Token:
     """A token in use: its settings and its rate limit."""
 
     def __init__(self, settings: TokenSettings) -> None:
+        self.settings = settings
         self.name = settings.name
         self.digest = bytes.fromhex(settings.sha256)
         self._scopes = settings.scopes
@@ -67,14 +76,42 @@ class Token:
             raise PermissionDenied(f"token {self.name!r} has no scope {scope!r} for namespace {namespace!r}")
 
 
+class TokensFile(BaseModel):
+    """The content of a file of tokens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: list[TokenSettings]
+
+    @model_validator(mode="after")
+    def _differ(self) -> "TokensFile":
+        check_distinct(self.tokens)
+        return self
+
+
 class Tokens:
-    """All tokens of a server."""
+    """All tokens of a server.
 
-    def __init__(self, settings: Iterable[TokenSettings]) -> None:
+    Args:
+        settings: The tokens.
+        file: YAML file of further ones, read again when it changes.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+
+    def __init__(self, settings: Sequence[TokenSettings], file: Path | None = None) -> None:
         self._tokens = [Token(each) for each in settings]
+        self._file = file
+        self._seen: object = None
+        if file is not None:
+            self._seen = _stamp(file)
+            self._take(_read(file))
 
-    def __bool__(self) -> bool:
-        return bool(self._tokens)
+    @property
+    def required(self) -> bool:
+        """Whether callers must send one; an empty file leaves none that would do."""
+        return bool(self._tokens) or self._file is not None
 
     def identify(self, metadata: Iterable[tuple[str, str | bytes]]) -> Token:
         """Return the token in the call's metadata.
@@ -82,6 +119,7 @@ class Tokens:
         Raises:
             Unauthenticated: There is none, or it is unknown.
         """
+        self._reload()
         values = [value for key, value in metadata if key == "authorization"]
         if not values:
             raise Unauthenticated("this server wants a token: send metadata `authorization: Bearer TOKEN`")
@@ -93,6 +131,25 @@ class Tokens:
             raise Unauthenticated("the token is not one of those this server knows")
         return found
 
+    def _reload(self) -> None:
+        if self._file is None or (stamp := _stamp(self._file)) == self._seen:
+            return
+        self._seen = stamp
+        try:
+            self._take(_read(self._file))
+        except ConfigError as error:
+            log.error("the file of tokens cannot be used, the old tokens stay", error=str(error))
+            return
+        log.info("new tokens", names=[token.name for token in self._tokens])
+
+    def _take(self, settings: Iterable[TokenSettings]) -> None:
+        """Use these tokens; one that stays as it is keeps its rate limit's count."""
+        known = self._tokens
+        self._tokens = [
+            next((token for token in known if token.settings == each), None) or Token(each)
+            for each in settings
+        ]
+
     def _find(self, digest: bytes) -> Token | None:
         found = None
         for token in self._tokens:
@@ -100,6 +157,22 @@ class Tokens:
             if hmac.compare_digest(token.digest, digest):
                 found = token
         return found
+
+
+def _read(file: Path) -> list[TokenSettings]:
+    try:
+        return TokensFile.model_validate(read_yaml(file)).tokens
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {explain(error, TokensFile)}") from error
+
+
+def _stamp(file: Path) -> object:
+    """Return what changes whenever the file does; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def check_distinct(tokens: Sequence[TokenSettings]) -> None:

@@ -72,6 +72,7 @@ def _study(options: RescueOptions, console: Console) -> list[PolicyResult]:
             prefix,
             method=prompts.verification_method,
             options=prompts.verify_options,
+            templated=prompts.apply_chat_template,
             progress=shown.advance,
         )
         weights = weights_identity(options.model)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from extra_client import Verdict, VerificationClient
 from extra_rl.references import Answer, shown_answer
+from extra_rl.tokens import encode_prompts
 from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
 from extra_trainer.config import PromptConfig
 from extra_trainer.data.files import RowError, RowFault, read_rows
@@ -126,7 +127,7 @@ def check_data(
         if seen.rows > 1:
             report.add(RowFault.REPEATED, seen.place, f"its prompt is in {seen.rows:,} rows", seen.rows - 1)
     if tokenizer is not None and window is not None:
-        _lengths(report, prompts, tokenizer, window, progress)
+        _lengths(report, prompts, tokenizer, config.apply_chat_template, window, progress)
     else:
         report.skipped.append("the length of prompts: no model is given")
     if verification is None:
@@ -171,11 +172,16 @@ def _enter(problem: Problem, place: str, prompts: dict[str, _Seen], answers: dic
 
 
 def _lengths(
-    report: DataReport, prompts: dict[str, _Seen], tokenizer: Any, window: int, progress: Progress
+    report: DataReport,
+    prompts: dict[str, _Seen],
+    tokenizer: Any,
+    templated: bool,
+    window: int,
+    progress: Progress,
 ) -> None:
     done = 0
     for some in _parts(prompts):
-        encoded = tokenizer(some, add_special_tokens=False)["input_ids"]
+        encoded = encode_prompts(tokenizer, some, templated=templated)
         for prompt, tokens in zip(some, encoded, strict=True):
             if len(tokens) > window:
                 seen = prompts[prompt]

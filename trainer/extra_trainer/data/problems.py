@@ -22,6 +22,8 @@ from extra_trainer.runs.folder import write_whole
 
 #: The benchmarks of the paper; in a folder they are found by these names.
 BENCHMARKS = ("aime24", "aime25", "amc23", "math500", "minerva_math", "olympiadbench")
+#: Digests of a run's problem files and of their sources.
+DIGESTS = "digests.json"
 #: A valid name of an evaluation set, which becomes a file name.
 SET_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -139,6 +141,49 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(_row(problem), ensure_ascii=False) for problem in problems)
     write_whole(path, "".join(f"{line}\n" for line in lines))
+
+
+def record_copies(folder: Path, sources: Iterable[str]) -> None:
+    """Record the digests of a run's problem files in `folder`, and of those `sources` that are files."""
+    files = {str(path.relative_to(folder)): _digest(path) for path in folder.rglob("*.jsonl")}
+    origins = {source: _digest(Path(source)) for source in sources if Path(source).is_file()}
+    write_whole(folder / DIGESTS, json.dumps({"files": files, "sources": origins}, indent=1))
+
+
+def check_copies(folder: Path, sources: Iterable[str]) -> list[str]:
+    """Compare a run's problem files with what `record_copies` recorded.
+
+    Args:
+        folder: That of the files.
+        sources: Files that they come from.
+
+    Returns:
+        The sources that have changed since.
+
+    Raises:
+        ConfigError: A file of the run is not as the run wrote it.
+    """
+    if not (folder / DIGESTS).is_file():
+        return []
+    recorded = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+    for name, digest in recorded["files"].items():
+        path = folder / name
+        if not path.is_file() or _digest(path) != digest:
+            raise ConfigError(
+                f"{path} is not as the run wrote it: a resumed run would take other problems, or in another"
+                " order; put the file back, or start a new run"
+            )
+    known: dict[str, str] = recorded["sources"]
+    return [
+        source
+        for source in sources
+        if source in known and Path(source).is_file() and _digest(Path(source)) != known[source]
+    ]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_problems(path: Path) -> list[Problem]:

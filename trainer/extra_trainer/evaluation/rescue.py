@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from extra_client import NamespaceClient, NoveltyClient, PrefixClient, VerificationClient, VerifyOptions
 from extra_rl.config_file import ConfigError
-from extra_rl.tokens import TokenTexts
+from extra_rl.tokens import TokenTexts, encode_prompts
 from extra_rl.vocabulary import Method, SelectionPolicy
 from extra_trainer.config import NoveltyConfig, PrefixConfig
 from extra_trainer.data.problems import Problem, prompt_identity
@@ -113,6 +113,8 @@ class RescueStudy:
     method: Method = Method.MATH
     #: Conventions of that comparison.
     options: VerifyOptions = field(default_factory=VerifyOptions)
+    #: Whether the problems' prompts come from the tokenizer's chat template.
+    templated: bool = False
     #: Called with the number of new samples.
     progress: Callable[[int], None] = field(default=lambda samples: None)
 
@@ -188,8 +190,8 @@ class RescueStudy:
         return groups
 
     def _request(self, problem: Problem) -> RolloutRequest:
-        tokens = tuple(self.tokenizer(problem.prompt, add_special_tokens=False)["input_ids"])
-        return RolloutRequest(problem.prompt, prompt_identity(problem.prompt), tokens, problem.answer)
+        (tokens,) = encode_prompts(self.tokenizer, [problem.prompt], templated=self.templated)
+        return RolloutRequest(problem.prompt, prompt_identity(problem.prompt), tuple(tokens), problem.answer)
 
     def _explorer(self, policy: SelectionPolicy, passes: int, problems: int, tokens: TokenTexts) -> Explorer:
         """With its memories as they were after so many passes; a pass that was stopped may have left more."""

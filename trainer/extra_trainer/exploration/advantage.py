@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from extra_trainer.config import NoveltyConfig, OutcomeConfig
+from extra_trainer.config import NoveltyConfig, OutcomeConfig, RolloutConfig
 from extra_trainer.exploration.results import GroupNovelty, OutcomeNovelty
 from extra_trainer.rollouts.collector import Group
 
@@ -54,6 +54,7 @@ def step_advantages(
     divide_by_std: bool,
     seed: int,
     step: int,
+    rollout: RolloutConfig | None = None,
 ) -> StepAdvantages:
     """Return the advantages of all rollouts of a step.
 
@@ -65,6 +66,7 @@ def step_advantages(
         divide_by_std: Whether to divide a group's advantages by its standard deviation.
         seed: The run's seed, which the shuffled controls depend on.
         step: The training step, likewise.
+        rollout: How responses near the limit on their length are punished; None: they are not.
     """
     correct = np.stack([group.correct for group in groups])
     decided = np.stack([group.decided for group in groups])
@@ -82,11 +84,30 @@ def step_advantages(
         decided,
         placement=settings.placement,
         divide_by_std=divide_by_std,
+        punishment=None if rollout is None else overlong_punishment(groups, rollout),
     )
     outcome_bonus = outcome_bonuses(
         [group.outcome for group in novelty], correct.shape[1], outcome, seed=seed, step=step
     )
     return StepAdvantages(values + outcome_bonus, bonus, outcome_bonus)
+
+
+def overlong_punishment(groups: Sequence[Group], settings: RolloutConfig) -> Floats | None:
+    """Return what the length of each response adds to its reward, [groups, n] in [-1, 0]; None: nothing.
+
+    Soft overlong punishment (DAPO, arXiv 2503.14476): 0 up to the buffer before the limit, then linear down
+    to -1 at the limit. The tokens of a prefix belong to the response.
+    """
+    if settings.overlong != "punish":
+        return None
+    lengths = np.array(
+        [
+            [len(group.request.prefix_tokens) + len(rollout.token_ids) for rollout in group.rollouts]
+            for group in groups
+        ]
+    )
+    left = (settings.response_max_tokens - lengths) / settings.overlong_buffer
+    return np.clip(left - 1.0, -1.0, 0.0)
 
 
 def outcome_bonuses(
@@ -122,6 +143,7 @@ def advantages(
     *,
     placement: Placement,
     divide_by_std: bool = True,
+    punishment: Floats | None = None,
 ) -> Floats:
     """Return the advantages [groups, n].
 
@@ -131,8 +153,11 @@ def advantages(
         decided: [groups, n], whether the rollout has a verdict.
         placement: Whether the bonus is added after the normalisation or before it.
         divide_by_std: Whether to divide by the standard deviation of the group.
+        punishment: [groups, n], added to the rewards; None: nothing.
     """
     added = np.where(decided & (rewards > 0), bonus, 0.0)
+    if punishment is not None:
+        rewards = rewards + punishment
     if placement == "before_normalization":
         return normalise(rewards + added, decided, divide_by_std)
     return normalise(rewards, decided, divide_by_std) + added

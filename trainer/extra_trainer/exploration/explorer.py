@@ -8,9 +8,10 @@ selects the prefix that a later step continues from. Guided groups keep their pr
 memories.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,10 +87,12 @@ class Explorer:
     def score(self, groups: Sequence[Group], step: int, place: int) -> list[GroupNovelty]:
         """Score the novelty of groups, and remember their solutions and wrong answers as configured.
 
+        Several groups of one prompt are scored as one group, so that their order does not matter.
+
         Args:
-            groups: Consecutive groups of the batch.
+            groups: Groups of the batch.
             step: The training step.
-            place: Place of the first group in the batch.
+            place: Place of the first group in the batch, which names the call.
 
         Returns:
             The novelty of each group, in order.
@@ -112,17 +115,16 @@ class Explorer:
         if not scored:
             return novelty
         settings = self.novelty_config
+        prompts = _by_prompt(groups, scored)
         answers = self.novelty.score_groups(
-            [_novelty_group(groups[index], settings.metric) for index in scored],
+            [_together([_novelty_group(groups[i], settings.metric) for i in each]) for each in prompts],
             metric=settings.metric,
             scale=settings.scale,
             track_reward_variance=settings.placement == "before_normalization",
             idempotency_key=f"{self.launch_id}/novelty/{step}/{place}",
             explain=settings.metric in TEXT_METRICS,
         )
-        for index, scores in zip(scored, answers, strict=True):
-            if scores.error is not None:
-                raise scores.error
+        for index, scores in _apart(groups, prompts, answers):
             decided = groups[index].decided
             scaled = np.zeros(len(decided))
             scaled[decided] = scores.novelty
@@ -146,17 +148,16 @@ class Explorer:
         acted = [index for index, group in enumerate(groups) if self._acts_on(group)]
         if not acted:
             return outcomes
+        prompts = _by_prompt(groups, acted)
         answers = self.novelty.score_groups(
-            [_answer_group(groups[index]) for index in acted],
+            [_together([_answer_group(groups[i]) for i in each]) for each in prompts],
             metric=Metric.OUTCOME,
             outcome_scope=OutcomeScope.ALL if settings.groups == "all" else OutcomeScope.WRONG,
             ignore_history=not settings.history,
             idempotency_key=f"{self.launch_id}/outcome/{step}/{place}",
             explain=True,
         )
-        for index, scores in zip(acted, answers, strict=True):
-            if scores.error is not None:
-                raise scores.error
+        for index, scores in _apart(groups, prompts, answers):
             outcomes[index] = self._outcome_novelty(groups[index], scores)
         return outcomes
 
@@ -239,6 +240,10 @@ class Explorer:
         return self._enqueue([pair for pair in zip(hard, selected, strict=True) if pair[1].error is None])
 
     def _may_feed(self, group: Group) -> bool:
+        # If none ended by itself, the limit was too low: nothing is known of how hard the prompt is.
+        return not group.cut_off[group.decided].all() and self._is_source(group)
+
+    def _is_source(self, group: Group) -> bool:
         return group.outcome.hard and (self.prefix_config.sources == "all" or not group.request.guided)
 
     def _report(self, guided: Sequence[Group], step: int) -> None:
@@ -374,6 +379,60 @@ def _answer_group(group: Group) -> NoveltyGroup:
         prompt_id=group.request.prompt_id,
         answers=[group.verdicts[sample].final_answer for sample in decided],
         correct=group.correct[decided].tolist(),
+    )
+
+
+def _by_prompt(groups: Sequence[Group], chosen: Sequence[int]) -> list[list[int]]:
+    """Return the indices in `chosen` of the groups of each prompt."""
+    prompts: dict[str, list[int]] = {}
+    for index in chosen:
+        prompts.setdefault(groups[index].request.prompt_id, []).append(index)
+    return list(prompts.values())
+
+
+def _together(parts: Sequence[NoveltyGroup]) -> NoveltyGroup:
+    """Return the groups of one prompt as one group."""
+    names = ("correct", "texts", "token_ids", "sequence_logprobs", "answers")
+    joined: dict[str, Any] = {
+        name: list(itertools.chain.from_iterable(getattr(part, name) for part in parts))
+        for name in names
+        if getattr(parts[0], name) is not None
+    }
+    return replace(parts[0], **joined)
+
+
+def _apart(
+    groups: Sequence[Group], prompts: Sequence[Sequence[int]], answers: Sequence[GroupScores]
+) -> Iterator[tuple[int, GroupScores]]:
+    """Yield the index of each group with its part of the scores of `_together`.
+
+    Raises:
+        ExtraError: A group was refused.
+    """
+    for indices, scores in zip(prompts, answers, strict=True):
+        if scores.error is not None:
+            raise scores.error
+        start = 0
+        for index in indices:
+            end = start + int(groups[index].decided.sum())
+            yield index, _part(scores, start, end) if len(indices) > 1 else scores
+            start = end
+
+
+def _part(scores: GroupScores, start: int, end: int) -> GroupScores:
+    """Return the scores of the rollouts `start` .. `end` - 1; a sibling in another group has no index."""
+    siblings: dict[int | None, int] = {sibling: sibling - start for sibling in range(start, end)}
+    return replace(
+        scores,
+        novelty=scores.novelty[start:end],
+        raw_novelty=scores.raw_novelty[start:end],
+        nearest=tuple(
+            None if each is None else replace(each, sibling=siblings.get(each.sibling))
+            for each in scores.nearest[start:end]
+        ),
+        answer_counts=scores.answer_counts[start:end],
+        suspicious=scores.suspicious[start:end],
+        new_steps=scores.new_steps[start:end],
     )
 
 

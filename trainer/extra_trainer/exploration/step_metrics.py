@@ -22,7 +22,7 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
     """
     outcomes = [group.outcome for group in groups]
     decided = sum(outcome.decided for outcome in outcomes)
-    rollouts = sum(outcome.rollouts for outcome in outcomes)
+    undecided = sum(verdict.correct is None for group in groups for verdict in group.verdicts)
     raw = np.stack([group.raw for group in novelty])
     correct = np.stack([group.correct for group in groups])
     guided = [group for group in groups if group.request.guided]
@@ -46,7 +46,8 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
         "guided_groups": float(len(guided)),
         "guided_rescued": float(sum(group.outcome.correct > 0 for group in guided)),
         "entropy": float(entropies.mean()),
-        "undecided": float(rollouts - decided),
+        "undecided": float(undecided),
+        "cut_off": float(np.mean([group.cut_off for group in groups])),
         "response_tokens": float(np.mean([len(r.token_ids) for g in groups for r in g.rollouts])),
         **_scores([verdict for group in groups for verdict in group.verdicts]),
     }

@@ -2,13 +2,18 @@
 
 Groups are scored GROUPS_PER_CALL at a time and always in the order of the batch, so that a run is
 reproducible in whatever order the rollouts arrive: the novelty of a group depends on what was remembered
-before it. Most of the novelty service's time goes into embedding. Solutions are therefore sent to it as
-soon as they are found, and it keeps their embeddings until their groups are scored.
+before it. All groups of one prompt (a problem may be in several rows of the data, and be guided) are scored
+together, as one group, when the last of them is there: else the order of rows would decide which of two
+equal solutions is new.
+
+Most of the novelty service's time goes into embedding. Solutions are therefore sent to it as soon as they are
+found, and it keeps their embeddings until their groups are scored.
 """
 
 import contextvars
 import queue
 import threading
+from collections import Counter
 from collections.abc import Sequence
 
 from extra_client import ExtraError, Rollout, Verdict
@@ -21,13 +26,25 @@ GROUPS_PER_CALL = 16
 
 
 class StepNovelty:
-    """Scores the groups of one step; `prepare` and `add` are callbacks of RolloutCollector.collect."""
+    """Scores the groups of one step; `prepare` and `add` are callbacks of RolloutCollector.collect.
 
-    def __init__(self, explorer: Explorer, step: int) -> None:
+    Args:
+        explorer: The exploration of the run.
+        step: The training step.
+        requests: Those of the step, in order.
+    """
+
+    def __init__(self, explorer: Explorer, step: int, requests: Sequence[RolloutRequest]) -> None:
         self._explorer = explorer
         self._step = step
-        self._scored: list[GroupNovelty] = []
-        self._unscored: list[Group] = []
+        #: Groups of each prompt that are still to come.
+        self._to_come = Counter(request.prompt_id for request in requests)
+        #: By prompt, the groups that are there, with their places, as long as some are to come.
+        self._incomplete: dict[str, list[tuple[int, Group]]] = {}
+        self._unscored: list[tuple[int, Group]] = []
+        #: By place in the batch.
+        self._scored: dict[int, GroupNovelty] = {}
+        self._added = 0
         #: Solutions to embed; None ends the thread.
         self._solutions: queue.SimpleQueue[TextToEmbed | None] = queue.SimpleQueue()
         self._embedding = False
@@ -44,20 +61,29 @@ class StepNovelty:
 
     def add(self, place: int, group: Group) -> None:
         """Take the group at the next place of the batch, and score once GROUPS_PER_CALL are unscored."""
-        self._unscored.append(group)
-        if len(self._unscored) == GROUPS_PER_CALL:
-            self._score(self._unscored)
-            self._unscored = []
+        prompt = group.request.prompt_id
+        self._added += 1
+        self._to_come[prompt] -= 1
+        self._incomplete.setdefault(prompt, []).append((place, group))
+        if not self._to_come[prompt]:
+            self._unscored += self._incomplete.pop(prompt)
+        if len(self._unscored) >= GROUPS_PER_CALL:
+            self._score()
 
     def finish(self, groups: Sequence[Group]) -> list[GroupNovelty]:
         """Return the novelty of all groups of the batch; those not scored yet are scored now."""
         self._solutions.put(None)
-        while rest := groups[len(self._scored) :]:
-            self._score(rest[:GROUPS_PER_CALL])
-        return self._scored
+        for place in range(self._added, len(groups)):
+            self.add(place, groups[place])
+        if self._unscored:
+            self._score()
+        return [self._scored[place] for place in range(len(groups))]
 
-    def _score(self, groups: Sequence[Group]) -> None:
-        self._scored += self._explorer.score(groups, self._step, len(self._scored))
+    def _score(self) -> None:
+        places, groups = zip(*self._unscored, strict=True)
+        self._unscored = []
+        scores = self._explorer.score(groups, self._step, places[0])
+        self._scored.update(zip(places, scores, strict=True))
 
     def _embed_ahead(self) -> None:
         """Have the service embed new texts; it keeps their vectors."""

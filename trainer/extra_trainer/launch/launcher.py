@@ -74,9 +74,10 @@ class Launcher:
             TrainingFailed: If OpenRLHF stops early.
         """
         started = time.monotonic()
-        self._open_folder(resume)
-        model = self._prepare()
         with ExitStack() as stack:
+            stack.enter_context(self.folder.held())
+            self._open_folder(resume)
+            model = self._prepare()
             self.console.print("Starting the generation, novelty and verification services")
             addresses = services.start(self.config, self.folder, model, stack)
             services.wait_for(addresses)
@@ -124,13 +125,22 @@ class Launcher:
             self.folder.start_model.symlink_to(model.resolve())
         tokenizer = AutoTokenizer.from_pretrained(model)
         # The training problems are written last: if they are there, all are.
-        if not self.folder.train_data.is_file():
+        sets = data.evaluation_sets(self.config.data.evaluation)
+        sources = [self.config.data.train, *sets.values()]
+        if self.folder.train_data.is_file():
+            for source in data.check_copies(self.folder.data, sources):
+                self.console.print(
+                    f"Warning: {source} has changed since the run began. The run goes on with its own copy.",
+                    soft_wrap=True,
+                )
+        else:
             most = self.config.evaluation.problems
-            for name, source in data.evaluation_sets(self.config.data.evaluation).items():
+            for name, source in sets.items():
                 path = self.folder.evaluation_data / f"{name}.jsonl"
                 data.write_problems(path, self._problems(source, "evaluation", most, tokenizer))
             source, most = self.config.data.train, self.config.data.train_problems
             data.write_problems(self.folder.train_data, self._problems(source, "train", most, tokenizer))
+            data.record_copies(self.folder.data, sources)
         return model
 
     def _start_model(self) -> Path:

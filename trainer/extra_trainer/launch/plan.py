@@ -29,6 +29,7 @@ from extra_client import (
     vocab_hash,
 )
 from extra_rl.config_file import ConfigError
+from extra_rl.tokens import encode_prompts, leading_bos
 from extra_rl.vocabulary import Metric, TextWindow
 from extra_trainer.config import Config, ServiceConfig
 from extra_trainer.data import made
@@ -106,6 +107,7 @@ def make(config: Config, folder: RunFolder) -> Plan:
     arguments = _openrlhf(config, folder, plan)
     _workers(config, arguments, plan)
     _services(config, tokenizer, plan)
+    _shared(config, folder, plan)
     if shape is not None:
         _lengths(config, shape, plan)
         _memory(config, shape, arguments, plan)
@@ -230,7 +232,9 @@ def _read(
 
 
 def _prompt_lengths(config: Config, problems: list[data.Problem], tokenizer: Any, plan: Plan) -> None:
-    encoded = tokenizer([problem.prompt for problem in problems], add_special_tokens=False)["input_ids"]
+    templated = config.data.apply_chat_template
+    encoded = encode_prompts(tokenizer, [problem.prompt for problem in problems], templated=templated)
+    _leading_token(encoded, tokenizer, templated, plan)
     lengths = [len(ids) for ids in encoded]
     most = config.rollout.prompt_max_tokens
     plan.figures.append(
@@ -242,6 +246,21 @@ def _prompt_lengths(config: Config, problems: list[data.Problem], tokenizer: Any
             f"data.train: {len(long)} prompts have more than rollout.prompt_max_tokens ({most}) tokens, "
             f"the longest {max(lengths)}; the first has the id {long[0]}"
         )
+
+
+def _leading_token(encoded: list[list[int]], tokenizer: Any, templated: bool, plan: Plan) -> None:
+    """Say whether the prompts begin with one BOS token, as the model expects."""
+    bos, name = tokenizer.bos_token_id, repr(tokenizer.bos_token)
+    if any(bos is not None and ids[:2] == [bos, bos] for ids in encoded):
+        where = "data.template: the chat template writes one already" if templated else "data.template"
+        plan.problems.append(f"prompts begin with two BOS tokens ({name}): remove one from {where}")
+    elif templated and leading_bos(tokenizer) and not all(ids[:1] == [bos] for ids in encoded):
+        plan.warnings.append(
+            f"the chat template writes no BOS token, which the tokenizer puts before plain text ({name}):"
+            " prompts have none"
+        )
+    elif leading_bos(tokenizer):
+        plan.figures.append(("prompts begin with", f"one BOS token, {name}"))
 
 
 def _steps(config: Config, problems: int | None, plan: Plan) -> None:
@@ -405,6 +424,24 @@ def _services(config: Config, tokenizer: Any | None, plan: Plan) -> None:
 
 def _started_where(config: Config) -> str:
     return "Ray actor" if config.ray.address else "child process here"
+
+
+def _shared(config: Config, folder: RunFolder, plan: Plan) -> None:
+    """Say what the run shares with other runs that are given the same addresses."""
+    given, shared = config.services, []
+    if given.generation.targets:
+        shared.append(f"generation at {', '.join(given.generation.targets)}: for one run at a time")
+    novelty = given.novelty.target
+    if novelty or given.novelty.settings.get("redis_url"):
+        # Not the URL of Redis, which may hold a password.
+        where = f"at {novelty}" if novelty else "in Redis (redis_url)"
+        name = folder.existing_identity() or f"{folder.path.name}-ID, named when the run starts"
+        shared.append(f"novelty {where}, its memories under a name of their own ({name})")
+    if given.verification.target:
+        shared.append(f"verification at {given.verification.target}: no state")
+    if config.ray.address:
+        shared.append(f"Ray at {config.ray.address}: its CPUs and GPUs")
+    plan.figures.append(("shared with other runs", "; ".join(shared) or "nothing"))
 
 
 def _check_generation(config: Config, target: str, tokenizer: Any | None, plan: Plan) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from extra_rl.config_file import ConfigError
 from extra_trainer.openrlhf.run import Run
 
-_PENALTY = "length penalties would change the rewards after the advantages are computed"
+_PENALTY = "length penalties would change the rewards after the advantages (use rollout.overlong: punish)"
 #: Flags that contradict how this trainer samples or rewards -> why.
 REFUSED = {
     "algo.dynamic_filtering_enable": "dynamic filtering drops the all-wrong groups that prefixes come from",

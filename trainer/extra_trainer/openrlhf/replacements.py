@@ -539,9 +539,25 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         "openrlhf.utils.deepspeed:DeepspeedStrategy",
-        names=("get_ds_train_config", "use_dynamic_batch", "accumulated_gradient", "micro_train_batch_size"),
-        why="AccumulatingStrategy extends the configuration; the sizes are those of an optimizer step.",
-        without="Dynamic batches do not add up (strategy.py).",
+        names=(
+            "get_ds_train_config",
+            "use_dynamic_batch",
+            "accumulated_gradient",
+            "micro_train_batch_size",
+            "save_ckpt",
+            "save_latest=save_latest",
+            "is_rank_0",
+        ),
+        why="AccumulatingStrategy extends the configuration and names checkpoints itself; the sizes are "
+        "those of an optimizer step.",
+        without="Dynamic batches do not add up, and a kill can leave no checkpoint (strategy.py).",
         since="openrlhf 0.11.2",
+    ),
+    Row(
+        "deepspeed.runtime.engine:DeepSpeedEngine.save_checkpoint",
+        names=("save_latest and", "dist.barrier()"),
+        why="Without save_latest it names no checkpoint; it returns when all workers have written theirs.",
+        without="The newest checkpoint is named before it is whole (strategy.py).",
+        since="deepspeed 0.19.6",
     ),
 )

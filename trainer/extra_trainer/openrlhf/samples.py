@@ -23,6 +23,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from extra_client import FinishReason, request_scope
+from extra_rl.tokens import encode_prompts
 from extra_trainer.config import Config
 from extra_trainer.data.problems import answer_of_label, prompt_identity
 from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
@@ -185,14 +186,14 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
     def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> StepCollection:
         """Take the prompts of `step` and start to collect their rollouts in the background."""
         prompts, labels, exhausted = take_prompts(dataloader_iter, num_prompts)
-        novelty = StepNovelty(self._explorer, step)
         # The rest of a pass, if it does not fill a batch, is left out: it would leave gradients behind for
         # the next update. The next pass is shuffled differently and leaves out other prompts.
         if len(prompts) < num_prompts:
-            return StepCollection(0, True, None, novelty)
+            return StepCollection(0, True, None, StepNovelty(self._explorer, step, []))
         requests = self._explorer.plan(
             [self._request(prompt, label) for prompt, label in zip(prompts, labels, strict=True)]
         )
+        novelty = StepNovelty(self._explorer, step, requests)
         sampling, version = self._sampling(self._config.seed * 1_000_003 + step), self._policy.version
         on_group = None if self._config.rollout.overlap_update else novelty.add
         collected = self._submit(
@@ -226,6 +227,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             divide_by_std=self._config.optimization.divide_by_std,
             seed=self._config.seed,
             step=step,
+            rollout=self._config.rollout,
         )
         self.metrics = {
             **step_metrics(groups, novelty),
@@ -262,7 +264,8 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         ]
 
     def _request(self, prompt: str, label: str) -> RolloutRequest:
-        tokens = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        templated = self._config.data.apply_chat_template
+        (tokens,) = encode_prompts(self.tokenizer, [prompt], templated=templated)
         most = self._config.rollout.prompt_max_tokens
         if len(tokens) > most:
             raise RolloutError(
@@ -297,6 +300,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             temperature=rollout.temperature,
             top_p=rollout.top_p,
             seed=seed,
+            mask_cut_off=rollout.overlong == "mask",
         )
 
     def _check_undecided(self, groups: list[Group]) -> None:
@@ -313,7 +317,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         self, group: Group, sample: int, info: dict[str, float], generate_kwargs: dict[str, Any]
     ) -> Experience:
         """Return one rollout as an Experience with the entries `info`, the same keys for every sample."""
-        request, rollout, correct = group.request, group.rollouts[sample], group.verdicts[sample].correct
+        request, rollout, correct = group.request, group.rollouts[sample], group.results[sample]
         context = [*request.prompt_tokens, *request.prefix_tokens]
         tokens = [*context, *rollout.token_ids.tolist()]
         # An undecided rollout has no reward, and its advantage is 0. The group's pass rate stands in for the

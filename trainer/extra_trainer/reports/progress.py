@@ -27,6 +27,8 @@ from rich.table import Table
 
 from extra_trainer.runs.schema import StepMetrics
 
+#: Share of rollouts cut off at the limit on their length from which on that is said.
+MUCH_CUT_OFF = 0.5
 #: Steps in the table.
 LAST_STEPS = 8
 #: Steps that the time left and the seconds of phases are averaged over.
@@ -96,6 +98,7 @@ class TrainingProgress:
         self._rollouts_per_step = rollouts_per_step
         self._last_shown = -1
         self._last_line = float("-inf")
+        self._warned = False
         self._bar = Progress(
             TextColumn("Training"),
             BarColumn(),
@@ -121,6 +124,7 @@ class TrainingProgress:
         if done == self._last_shown:
             return
         self._last_shown = done
+        self._warn(metrics)
         left = f"ETA {time_left(metrics, self._steps)}" if metrics else "starting Ray and OpenRLHF"
         if self._console.is_terminal:
             self._bar.update(self._task, completed=done, left=left)
@@ -136,6 +140,20 @@ class TrainingProgress:
             self._console.print(
                 f"Training: {done}/{self._steps}{figures} {left}", highlight=False, soft_wrap=True
             )
+
+    def _warn(self, metrics: Sequence[StepMetrics]) -> None:
+        """Say once that many responses are cut off."""
+        first = next((step for step in metrics if step.value("cut_off") >= MUCH_CUT_OFF), None)
+        if first is None or self._warned:
+            return
+        self._warned = True
+        self._console.print(
+            f"Warning: {first.value('cut_off'):.0%} of the rollouts of step {first.step} were cut off at"
+            " rollout.response_max_tokens. rollout.overlong says how they count. Raise the limit, or check"
+            " that the model ends its answers (chat template, end-of-sequence token).",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def step_table(metrics: Sequence[StepMetrics], rollouts_per_step: int) -> Table:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from extra_client import (
     ExtraError,
+    FinishReason,
     GenerationClient,
     Prompt,
     PromptError,
@@ -81,21 +82,36 @@ class Group:
     request: RolloutRequest
     rollouts: list[Rollout]
     verdicts: list[Verdict]
+    #: Whether responses that were cut off count for nothing, as if they had no verdict.
+    mask_cut_off: bool = False
+
+    @property
+    def cut_off(self) -> NDArray[np.bool_]:
+        """[n]: whether the response ended at the limit on its length, and not by itself."""
+        return np.array([rollout.finish_reason is FinishReason.LENGTH for rollout in self.rollouts])
+
+    @property
+    def results(self) -> list[bool | None]:
+        """[n]: whether the response counts as correct; None: it counts for nothing."""
+        return [
+            None if self.mask_cut_off and cut_off else verdict.correct
+            for verdict, cut_off in zip(self.verdicts, self.cut_off, strict=True)
+        ]
 
     @property
     def outcome(self) -> GroupOutcome:
         """Counts of decided and correct rollouts, and what follows from them: all right, hard, ..."""
-        return GroupOutcome.of(verdict.correct for verdict in self.verdicts)
+        return GroupOutcome.of(self.results)
 
     @property
     def decided(self) -> NDArray[np.bool_]:
-        """[n]: whether the verdict says anything about the response."""
-        return np.array([verdict.correct is not None for verdict in self.verdicts])
+        """[n]: whether the response counts as correct or wrong."""
+        return np.array([result is not None for result in self.results])
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """[n]: whether the response was found correct."""
-        return np.array([verdict.correct is True for verdict in self.verdicts])
+        """[n]: whether the response counts as correct."""
+        return np.array([result is True for result in self.results])
 
 
 @dataclass
@@ -119,6 +135,8 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    #: Whether responses that are cut off at `max_tokens` count for nothing.
+    mask_cut_off: bool = False
 
 
 class Increments:
@@ -182,7 +200,7 @@ class RolloutCollector:
             self.options,
             self.patience,
             requests,
-            sampling.n,
+            sampling,
             handover.put,
             on_verdict or (lambda *_: None),
         )
@@ -281,7 +299,7 @@ class _Verification(_Worker):
         options: VerifyOptions,
         patience: float,
         requests: list[RolloutRequest],
-        n: int,
+        sampling: Sampling,
         on_group: Callable[[int, Group], None],
         on_verdict: Callable[[RolloutRequest, Rollout, Verdict], None],
     ) -> None:
@@ -291,7 +309,8 @@ class _Verification(_Worker):
         self._options = options
         self._patience = patience
         self._requests = requests
-        self._n = n
+        self._n = sampling.n
+        self._mask_cut_off = sampling.mask_cut_off
         self._on_group = on_group
         self._on_verdict = on_verdict
         self._lock = threading.Lock()
@@ -349,7 +368,8 @@ class _Verification(_Worker):
     def _complete(self, place: int, verdicts: dict[int, Verdict]) -> None:
         samples = range(self._n)
         rollouts = [self._rollouts.pop(place * self._n + sample) for sample in samples]
-        group = Group(self._requests[place], rollouts, [verdicts[sample] for sample in samples])
+        found = [verdicts[sample] for sample in samples]
+        group = Group(self._requests[place], rollouts, found, self._mask_cut_off)
         self.groups[place] = group
         self._on_group(place, group)
 

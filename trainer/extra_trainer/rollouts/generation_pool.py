@@ -29,6 +29,7 @@ from extra_client import (
     FailedPreconditionError,
     GenerationClient,
     GenerationInfo,
+    InvalidArgumentError,
     Prompt,
     PromptError,
     Rollout,
@@ -150,7 +151,16 @@ class GenerationPool:
         with self._call_ended:
             # Held while the weights change, so that no call begins.
             self._call_ended.wait_for(lambda: not self._calls_in_progress)
-            updates = self._each(update)
+            try:
+                updates = self._each(update)
+            except (FailedPreconditionError, InvalidArgumentError) as error:
+                error.message = (
+                    f"the weights of version {policy_version}, in {root / name}, were refused, and older ones"
+                    f" serve on: {error.message}. When the cause is mended, continue from the last checkpoint"
+                    " with --resume."
+                )
+                error.args = (error.message,)
+                raise
         for target in updates:
             if self.lost.pop(target, None):
                 logger.warning("the generation service at %s serves again", target)

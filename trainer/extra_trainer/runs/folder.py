@@ -15,11 +15,15 @@ evaluation-before.json, evaluation-after.json, and with .jsonl the samples they 
 logs/                   of the services and of OpenRLHF
 report.html, report.md
 identity                name of the run's memories on servers that it shares with other runs
+lock                    held while the run goes on: one launcher at a time
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 import uuid
@@ -28,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from extra_rl.config_file import ConfigError
 from extra_trainer.runs import schema
 from extra_trainer.runs.schema import PrefixChoiceRecord, RecordError, RolloutRecord, StepMetrics
 
@@ -42,6 +47,11 @@ def write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.unfinished")
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
+
+
+def mark_checkpoint(checkpoints: Path, tag: str) -> None:
+    """Name the folder `tag` in `checkpoints` as the newest checkpoint, where DeepSpeed looks for the name."""
+    write_whole(checkpoints / "latest", tag)
 
 
 def read_line(kind: type[Record], line: str | bytes, path: Path) -> Record:
@@ -68,14 +78,19 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def data(self) -> Path:
+        """Folder of the problems that the run reads."""
+        return self.path / "data"
+
+    @property
     def train_data(self) -> Path:
         """The training problems."""
-        return self.path / "data" / "train.jsonl"
+        return self.data / "train.jsonl"
 
     @property
     def evaluation_data(self) -> Path:
         """Folder with one file for each evaluation set."""
-        return self.path / "data" / "evaluation"
+        return self.data / "evaluation"
 
     @property
     def weights(self) -> Path:
@@ -138,10 +153,46 @@ class RunFolder:
         for path in sorted((self.path / folder).glob("step-*.jsonl")):
             yield int(path.stem.removeprefix("step-")), path
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for this process, and create it; the lock ends with the process in any case.
+
+        Raises:
+            ConfigError: Another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise ConfigError(
+                    f"the run in {self.path} is going on ({file.read().strip() or 'in another process'}):"
+                    " stop it first, or choose another folder with --run"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
     def last_checkpoint(self) -> int:
-        """Return the step of the newest checkpoint, 0 if there is none."""
+        """Return the step of the newest checkpoint, 0 if there is none.
+
+        Raises:
+            ConfigError: The file that names it does not.
+        """
         latest = self.checkpoints / "_actor" / "latest"
-        return int(latest.read_text().removeprefix("global_step")) if latest.is_file() else 0
+        if not latest.is_file():
+            return 0
+        step = latest.read_text().removeprefix("global_step")
+        others = sorted(
+            int(tag.name.removeprefix("global_step")) for tag in latest.parent.glob("global_step*")
+        )
+        if step.isdecimal() and int(step) in others:
+            return int(step)
+        # A run that was killed while it wrote the newest one may have left it incomplete.
+        older = f"write global_step{others[-2]} into it" if len(others) > 1 else "delete it to begin again"
+        raise ConfigError(f"{latest} names no checkpoint: {older}, and resume the run")
 
     def identity(self) -> str:
         """Return a name that no other run has; the first call creates it."""

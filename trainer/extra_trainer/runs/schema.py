@@ -43,7 +43,8 @@ class RecordError(ConfigError):
 class NearestRecord:
     """The nearest neighbour of a rollout: a sample of its group, or a stored solution of its prompt.
 
-    Exactly one of `sample` and `solution` is set; `solution` counts the solutions ever stored of the prompt.
+    `solution` counts the solutions ever stored of the prompt. If neither is set, it is a rollout of another
+    group of the prompt in the same step.
     """
 
     similarity: float

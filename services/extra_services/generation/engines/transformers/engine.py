@@ -391,6 +391,10 @@ class TransformersEngine:
             self._break_ties(drawn, samples)
         columns = (drawn.tokens, drawn.logprobs, drawn.entropies, drawn.raw_entropies)
         by_ticket: dict[Ticket, list[GenerationEvent]] = {}
+        if drawn.truncated is not None:
+            for sample, numbers in zip(samples, drawn.truncated.tolist(), strict=True):
+                if sample.ticket.request.truncated:
+                    sample.truncated.append(numbers)
         for sample, *values in zip(samples, *(column.tolist() for column in columns), strict=True):
             sample.add(*values, self._decode)
             if sample.ticket.request.stream_tokens:
@@ -410,12 +414,15 @@ class TransformersEngine:
             alone = draw(logits[:, 0], self._row_parameters([sample]), key, _banned([sample]))
             drawn.tokens[row], drawn.logprobs[row] = alone.tokens[0], alone.logprobs[0]
             drawn.entropies[row], drawn.raw_entropies[row] = alone.entropies[0], alone.raw_entropies[0]
+            if drawn.truncated is not None and alone.truncated is not None:
+                drawn.truncated[row] = alone.truncated[0]
 
     def _row_parameters(self, samples: list[Sample]) -> RowParameters:
         requests = [sample.ticket.request for sample in samples]
         raw = any(request.raw_entropies for request in requests)
+        truncated = any(request.truncated for request in requests)
         rows = [request.sampling for request in requests]
-        return RowParameters.of(rows, raw, self.limits.vocab_size, self._device)
+        return RowParameters.of(rows, raw, self.limits.vocab_size, self._device, truncated)
 
     def _retire(self) -> None:
         """Remove the samples that ended from the batch, and deliver them by request."""

@@ -12,7 +12,7 @@ from extra_rl.vocabulary import FinishReason
 from extra_services.generation import stop_strings
 from extra_services.generation.engines.transformers.rows import ComputedSequence
 from extra_services.generation.requests import GenerationRequest
-from extra_services.generation.rollouts import GenerationEvent, Rollout, SampledToken
+from extra_services.generation.rollouts import GenerationEvent, Rollout, SampledToken, Truncated
 from extra_services.runtime import logs
 
 #: Called in the engine's thread with events; an exception ends the request.
@@ -72,6 +72,8 @@ class Sample:
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     raw_entropies: list[float] = field(default_factory=list)
+    #: Three numbers of each token, see `Drawn.truncated`; empty unless requested.
+    truncated: list[list[float]] = field(default_factory=list)
     policy_changes: list[tuple[int, int]] = field(default_factory=list)
     stop_string: str | None = None
     #: None until it ends.
@@ -127,6 +129,9 @@ class Sample:
         """Return the ended sample; `now` is the time of its end by the monotonic clock."""
         assert self.ended is not None
         raw = self.raw_entropies if self.ticket.request.raw_entropies else []
+        truncated = None
+        if self.ticket.request.truncated:
+            truncated = Truncated(*np.array(self.truncated, np.float32).reshape(-1, 3).T.copy())
         return Rollout(
             prompt_index=self.prompt_index,
             sample_index=self.sample_index,
@@ -143,4 +148,5 @@ class Sample:
             raw_entropies=np.array(raw, np.float32),
             policy_changes=tuple(self.policy_changes),
             stop_string=self.stop_string,
+            truncated=truncated,
         )

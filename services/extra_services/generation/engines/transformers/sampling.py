@@ -9,7 +9,8 @@ matrix products round differently at different batch sizes. Where the two best c
 that sample alone. The alternative, a uniform number in the cumulative distribution, is more sensitive: there
 rounding moves every boundary, and with more tokens more draws lie near one.
 
-Log-probabilities and entropies come from the float32 log-softmax that is sampled from, before filters.
+Log-probabilities and entropies come from the float32 log-softmax that is sampled from, before filters; those
+after filters are computed on request.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 
 from extra_services.generation.requests import SamplingParameters
 
-#: In nats: above the rounding noise of float32 logits (about 1e-5); about one draw in 1e4 is closer.
+#: In nats at temperature 1: above the rounding noise of float32 logits (about 1e-5), which a lower
+#: temperature multiplies; about one draw in 1e4 is closer.
 TIE = 1e-4
 
 
@@ -49,10 +51,17 @@ class RowParameters:
     raw: bool
     #: Whether any row is filtered; otherwise the cost of filters is saved.
     filtered: bool
+    #: Whether any row needs the numbers of the distribution that filters leave.
+    truncated: bool = False
 
     @classmethod
     def of(
-        cls, rows: list[SamplingParameters], raw: bool, vocab_size: int, device: torch.device
+        cls,
+        rows: list[SamplingParameters],
+        raw: bool,
+        vocab_size: int,
+        device: torch.device,
+        truncated: bool = False,
     ) -> "RowParameters":
         """Convert the parameters of `rows`, in order."""
         greedy = [row.temperature == 0 for row in rows]
@@ -65,6 +74,7 @@ class RowParameters:
             scaled=any(row.temperature not in (0, 1) for row in rows),
             raw=raw,
             filtered=any(row.top_k or row.top_p < 1 or row.min_p for row in rows),
+            truncated=truncated,
         )
 
 
@@ -81,6 +91,8 @@ class Drawn:
     raw_entropies: torch.Tensor
     #: Whether the best two candidates lie within `TIE`.
     tied: torch.Tensor
+    #: [rows, 3] if a row needs it: see `rollouts.Truncated`, in its order.
+    truncated: torch.Tensor | None = None
 
 
 def draw(
@@ -109,11 +121,24 @@ def draw(
         scores[banned] = -torch.inf
     if rows.filtered:
         scores = _filtered(scores, rows)
-    scores = torch.addcmul(scores, _gumbel(keys, logits.shape[-1]), rows.noise[:, None])
-    best, chosen = scores.topk(2)
+    noisy = torch.addcmul(scores, _gumbel(keys, logits.shape[-1]), rows.noise[:, None])
+    best, chosen = noisy.topk(2)
     drawn = chosen[:, :1]
-    tied = best[:, 0] - best[:, 1] < TIE
-    return Drawn(drawn[:, 0], logprobs.gather(-1, drawn)[:, 0], entropies, raw, tied)
+    # Rounding moves scores by as much as a temperature below 1 multiplies the logits.
+    tied = best[:, 0] - best[:, 1] < (TIE / rows.temperature.clamp_max(1) if rows.scaled else TIE)
+    truncated = _truncated(scores, drawn) if rows.truncated else None
+    return Drawn(drawn[:, 0], logprobs.gather(-1, drawn)[:, 0], entropies, raw, tied, truncated)
+
+
+def _truncated(scores: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Return float32 [rows, 3]: kept mass, log-probability of the token `drawn` [rows, 1], entropy.
+
+    `scores` [rows, vocabulary] are log-probabilities, with -inf for the tokens that could not be drawn.
+    """
+    # At most 0: rounding gives slightly more where nothing is cut off.
+    mass = scores.logsumexp(-1, keepdim=True).clamp_max_(0)
+    left = scores - mass
+    return torch.cat([mass.exp(), left.gather(-1, drawn), _entropies(left)[:, None]], dim=-1)
 
 
 def _entropies(logprobs: torch.Tensor) -> torch.Tensor:

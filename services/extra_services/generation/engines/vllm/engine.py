@@ -53,8 +53,6 @@ from extra_services.runtime import logs
 
 log = structlog.get_logger()
 
-#: vLLM replaces lower temperatures by this one.
-LEAST_TEMPERATURE = 0.01
 #: Seconds between looks at whether the engine's process lives.
 WATCH_SECONDS = 0.2
 RESTARTING = "the engine's process ended and is being started again; try later"
@@ -184,9 +182,10 @@ class VllmEngine:
 
     def _take(self, request: GenerationRequest) -> tuple[list[Sample], list[GenerationEvent]]:
         check_request(request, len(request.prompts), self.limits)
-        if 0 < request.sampling.temperature < LEAST_TEMPERATURE:
-            text = f"vLLM has no temperature between 0 and {LEAST_TEMPERATURE}; use 0 (greedy)"
-            raise InvalidInput("sampling.temperature", text)
+        if request.truncated:
+            # The two numbers that leave vLLM with each token are the entropies, see `vllm_entropy`.
+            text = "vLLM gives no numbers of the truncated distribution; use the engine transformers"
+            raise InvalidInput("truncated", text)
         check_min_version(self.policy_version, request.min_policy_version)
         if not self._ready:
             raise Unavailable(RESTARTING)
