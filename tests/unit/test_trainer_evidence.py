@@ -110,6 +110,7 @@ def test_results_of_other_settings_are_not_added_to(tmp_path: Path) -> None:
         ("easy", "easy"),
         ("self-correcting", "self-correcting"),
         ("self-correcting-tuning", "self-correcting/tuning"),
+        ("operators-tuning", "operators/tuning"),
     ],
 )
 def test_the_committed_evidence_is_whole_and_made_with_the_settings_of_its_file(
@@ -122,6 +123,17 @@ def test_the_committed_evidence_is_whole_and_made_with_the_settings_of_its_file(
     made = {(result.arm, result.seed): result for result in evidence.read(output / "runs")}
     assert asked.keys() == made.keys()
     assert all(run.made(made[key]) for key, run in asked.items())
+
+
+def test_evidence_that_is_still_collected_has_pairs_with_the_settings_of_its_file(tmp_path: Path) -> None:
+    path, output = ROOT / "trainer/experiments/operators.yaml", ROOT / "docs/evidence/operators"
+    this = Experiment(path, output, tmp_path, tmp_path, Console(quiet=True))
+    asked = {(run.arm, run.seed): run for run in this.planned()}
+    made = {(result.arm, result.seed): result for result in evidence.read(output / "runs")}
+    assert made.keys() <= asked.keys()
+    assert all(asked[key].made(result) for key, result in made.items())
+    # Differences are paired by seed: what has no partner says nothing.
+    assert {seed for arm, seed in made if arm == "extra-plus"} == {seed for arm, seed in made if arm == "grpo"}
 
 
 def test_results_from_another_start_model_are_not_added_to(tmp_path: Path) -> None:

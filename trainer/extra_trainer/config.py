@@ -460,11 +460,11 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
         "prefix": {"enabled": False},
         "outcome": {"enabled": True},
     },
-    # What was found best of all parts.
+    # What was found best of all parts (docs/evidence): outcome novelty with more weight, and in mixed groups too.
     "extra-plus": {
         "novelty": {"enabled": False},
         "prefix": {"enabled": False},
-        "outcome": {"enabled": True},
+        "outcome": {"enabled": True, "groups": "with_wrong", "beta": 1.0},
     },
 }
 

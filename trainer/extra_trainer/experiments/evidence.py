@@ -211,6 +211,16 @@ def table(summary: dict[str, Any], baselines: Iterable[str]) -> list[list[str]]:
     return [head, *rows]
 
 
+def start(summary: dict[str, Any]) -> dict[str, float]:
+    """Return pass@k of the start model, as fractions: all results began with the same one.
+
+    Args:
+        summary: What `summarize` returned.
+    """
+    before: dict[str, float] = next(iter(summary["arms"].values()))["before"]
+    return before
+
+
 def bonus_table(summary: dict[str, Any]) -> list[list[str]]:
     """Return the bonus summary of each arm that has a bonus, its head first; empty if none has."""
     arms = {arm: figures["paid"] for arm, figures in summary["arms"].items() if figures["paid"]}

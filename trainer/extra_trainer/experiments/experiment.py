@@ -29,6 +29,9 @@ from extra_trainer.experiments.evidence import Result
 from extra_trainer.reports.arms import what_is_trained
 from extra_trainer.runs.folder import RunFolder, write_whole
 
+#: Rows of the table, its head included, up to which arms are columns in the terminal: more do not fit.
+_ARMS_AS_COLUMNS = 4
+
 
 class ExperimentConfig(Section):
     """The YAML file of an experiment."""
@@ -147,11 +150,20 @@ class Experiment:
             self._console.print(f"no results in {self._results} yet")
             return
         summary = evidence.write(self._results, self._output, self._config.baselines, self._command)
-        head, *rows = evidence.table(summary, self._config.baselines)
-        table = Table(title="pass@k in percent; differences in points, paired by seed", title_justify="left")
-        for column in head:
-            table.add_column(column, justify="left" if column == "arm" else "right")
-        for row in rows:
+        rows = evidence.table(summary, self._config.baselines)
+        if len(rows) <= _ARMS_AS_COLUMNS:
+            rows = [list(column) for column in zip(*rows, strict=True)]
+        head, *body = rows
+        start = ", ".join(f"{name} {100 * value:.1f}" for name, value in evidence.start(summary).items())
+        table = Table(
+            title="pass@k in percent; differences in points, paired by seed",
+            caption=f"Before training: {start}. Page with curves: {self._output / 'report.html'}",
+            title_justify="left",
+            caption_justify="left",
+        )
+        for place, column in enumerate(head):
+            table.add_column(column, justify="right" if place else "left")
+        for row in body:
             table.add_row(*row)
         self._console.print(table)
 
