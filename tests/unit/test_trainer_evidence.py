@@ -133,7 +133,8 @@ def test_evidence_that_is_still_collected_has_pairs_with_the_settings_of_its_fil
     assert made.keys() <= asked.keys()
     assert all(asked[key].made(result) for key, result in made.items())
     # Differences are paired by seed: what has no partner says nothing.
-    assert {seed for arm, seed in made if arm == "extra-plus"} == {seed for arm, seed in made if arm == "grpo"}
+    seeds = {arm: {seed for other, seed in made if other == arm} for arm, _ in made}
+    assert seeds["extra-plus"] == seeds["grpo"] == seeds["grpo-entropy"]
 
 
 def test_results_from_another_start_model_are_not_added_to(tmp_path: Path) -> None:

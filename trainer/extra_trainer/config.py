@@ -460,7 +460,7 @@ PRESETS: dict[str, dict[str, dict[str, object]]] = {
         "prefix": {"enabled": False},
         "outcome": {"enabled": True},
     },
-    # What was found best of all parts (docs/evidence): outcome novelty with more weight, and in mixed groups too.
+    # What was found best of all parts (docs/evidence): outcome novelty with weight 1, in mixed groups too.
     "extra-plus": {
         "novelty": {"enabled": False},
         "prefix": {"enabled": False},
