@@ -1,7 +1,8 @@
 """Make docs/images/inspect.png: the page of a prompt in the inspector, for README.md.
 
-`python scripts/make_picture.py RUN PROMPT_ID` on a recorded run (trainer/configs/rehearsal.yaml). Choose a prompt
-with a hard group that guided groups continued, and with a few different solutions. Needs Debian's `chromium`.
+`python scripts/make_picture.py RUN PROMPT_ID` on a recorded run, such as one of configs/rehearsal.yaml.
+Choose a prompt with a hard group that guided groups continued, and with a few different solutions. Needs
+Debian's `chromium`.
 """
 
 import sys
