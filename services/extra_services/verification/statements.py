@@ -78,7 +78,8 @@ _SENTENCE_END = re.compile(
 _EXCLAMATION = re.compile(r"!(?!\s*[.)=+*/^-]).*\Z", re.DOTALL)
 _REMARK = re.compile(r",\s+(?!and\b|or\b)[a-z]{2,}(?:\s+[a-z]+)*.*\Z", re.DOTALL)
 _NOT_BUT = re.compile(
-    r"\A\s*(?:neither\b.{0,80}\bbut|not\s.{1,80}?,?\s+but(?:\s+rather)?)\s+", re.IGNORECASE | re.DOTALL
+    r"\A\s*(?:neither\b.{0,80}\bbut|not\s.{1,80}?(?:,?\s+but(?:\s+rather)?|[;,.]\s+(?:rather|instead)?,?\s*it(?:\s+is|['’]s)))\s+",
+    re.IGNORECASE | re.DOTALL,
 )
 _WHICH_IS = re.compile(
     r"\A[^.]*?,\s*(?:which|that)\s+(?:is|equals|gives|makes|simplifies\s+to|comes\s+to)\s+(?=[-\d$\\])",

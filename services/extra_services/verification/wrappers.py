@@ -64,7 +64,7 @@ _SYNONYMS = (
     (re.compile(r"\\leqslant|\\leqq"), r"\\le"),
     (re.compile(r"\\geqslant|\\geqq"), r"\\ge"),
     (re.compile(r"\\(?:varnothing|void)(?![a-zA-Z])"), r"\\emptyset"),
-    (re.compile(r"\\varepsilon(?![a-zA-Z])"), r"\\epsilon"),
+    (re.compile(r"\\var(epsilon|theta|phi|rho|kappa)(?![a-zA-Z])"), r"\\\1"),
     (re.compile(r"\\q?quad(?=x_)"), r"\\quad "),
     (re.compile(r"\\langle(?![a-zA-Z])([^<>=|]*,[^<>=|]*)\\rangle(?![a-zA-Z])"), r"(\1)"),
 )  # fmt: skip
