@@ -11,7 +11,7 @@ _IN_PARENTHESES = re.compile(r"\s*\((\d|[ivx]{1,4})\)\s*[,;]?(?:\s*(?:and|和)\s
 #: "\pmod 5", "\pmod{5}", "(\bmod 5)", "(\text{mod } 5)", "(mod 5)", "mod{5}".
 _MODULUS = re.compile(
     r"\(?\s*(?:\\(?:text|mathrm|operatorname)\s*\{\s*)?\\?(?:p?mod|bmod|modulo|pod)(?![a-zA-Z])\s*\}?"
-    r"\s*\{?\s*(\\?\w+)\s*\}?\s*\)?\s*\Z"
+    r"(?:\s|\\[ ,;:])*\{?\s*(\\?\w+)\s*\}?\s*\)?\s*\Z"
 )
 _CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
 _CONDITION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")

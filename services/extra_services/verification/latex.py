@@ -98,7 +98,7 @@ _WITHOUT_POINTS = re.compile(
 #: An interval in the notation of ISO 31-11 ("]0, 1]"): a bracket that points outwards is a parenthesis.
 _OUTWARD = re.compile(r"([\[\](])([^\[\](){}=]*,[^\[\](){}=]*)([\[\])])")
 #: "[-2; 5)", with decimal commas in "[1,5; 2)".
-_SEMICOLON = re.compile(r"([\[\](])([^\[\](){};]*);([^\[\](){};]*)([\[\])])")
+_SEMICOLON = re.compile(r"([\[\](])([^\[\]();]*);([^\[\]();]*)([\[\])])")
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")
 _NAME_ALONE = re.compile(r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z\d]+\))\Z")
 _LABEL = re.compile(r"([a-zA-Z][a-zA-Z' ]{2,40}?)\s*(?:=|:)\s*(?=[\d\\$-])")

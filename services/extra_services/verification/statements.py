@@ -85,6 +85,10 @@ _WHICH_IS = re.compile(
     r"\A[^.]*?,\s*(?:which|that)\s+(?:is|equals|gives|makes|simplifies\s+to|comes\s+to)\s+(?=[-\d$\\])",
     re.IGNORECASE,
 )
+#: "15% of the class" states a share.
+_SHARE_OF = re.compile(
+    r"(\d\s?\\?%\$?|\d\s+percent)\s+of\s+(?:the|all|its|his|her|their|these|those)\b[^\d$]*\Z"
+)
 _WHICH = re.compile(r",?\s+which\b.*\Z", re.DOTALL)
 #: To the end of the sentence.
 _REASON = re.compile(r",?\s+(?:because|since)\s(?:[^.]|\.(?=\d))*")
@@ -149,7 +153,7 @@ def last_value(response: str) -> str | None:
 
 
 def _answer_of_line(line: str, sentence: bool = False) -> str:
-    line = line.strip()[:_LONGEST_ANSWER]
+    line = _SHARE_OF.sub(r"\1", line.strip()[:_LONGEST_ANSWER])
     line = _NOT_BUT.sub("", line)
     if line.count("**") % 2:  # the answer is in bold, which begins before the marker ends
         line = line.partition("**")[0]

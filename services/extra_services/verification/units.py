@@ -312,7 +312,7 @@ def _product(words: str) -> Unit | None:
 
 def _thing(words: str, index: int) -> Unit | None:
     """Return the things counted in "words per minute" (index 0) or "dollars per person" (index 1)."""
-    noun = counted_noun(words if index == 0 else f"{words}s")
+    noun = counted_noun(words if index == 0 else f"{words}{'es' if words.endswith('s') else 's'}")
     return _counted(noun) if noun else None
 
 
