@@ -9,7 +9,7 @@ one.
 import re
 
 from extra_services.verification.normalization import unwrapped, without_text_commands
-from extra_services.verification.symbols import plain_punctuation
+from extra_services.verification.symbols import any_of, plain_punctuation
 from extra_services.verification.wrappers import unwrap_commands
 
 _LABELLED = re.compile(
@@ -39,20 +39,15 @@ _BETWEEN_WORDS = """
 _CHINESE_BETWEEN = "是 為 为 應 应 該 该 选 選 項 项"
 _FEW_SPACES = r"\s{0,20}"
 
-
-def _any_of(words: str) -> str:
-    return "|".join(words.split())
-
-
 _CUE = rf"""
-    \b (?:{_any_of(_NOUNS)}) \b {_FEW_SPACES} (?: is | are | : | = | would\s+be | must\s+be | should\s+be )
-    | \b (?:{_any_of(_VERBS)}) \b
-    | (?<!不) (?:{_any_of(_CHINESE_CUES)})
+    \b (?:{any_of(_NOUNS)}) \b {_FEW_SPACES} (?: is | are | : | = | would\s+be | must\s+be | should\s+be )
+    | \b (?:{any_of(_VERBS)}) \b
+    | (?<!不) (?:{any_of(_CHINESE_CUES)})
 """
 _BETWEEN = rf"""(?:
     [\s:=*_"'$] | \\boxed\s*\{{ | \\text(?:bf)?\s*\{{ | \{{
-    | \b (?:{_any_of(_BETWEEN_WORDS)}) \b
-    | [{_any_of(_CHINESE_BETWEEN).replace("|", "")}]
+    | \b (?:{any_of(_BETWEEN_WORDS)}) \b
+    | [{any_of(_CHINESE_BETWEEN).replace("|", "")}]
 )*?"""
 _STATED = re.compile(rf"(?i: (?:{_CUE}) {_BETWEEN} ) {_LETTERS}", re.VERBOSE)
 _IS_CORRECT = re.compile(
@@ -78,7 +73,7 @@ _DENYING = r"""
 _CHINESE_DENYING = "不是 不选 不選 不能选 排除 并非"
 _DENIED_BEFORE = re.compile(
     rf"""
-    (?: (?: n't | \b (?:{_any_of(_DENYING)}) ) \s+ | (?:{_any_of(_CHINESE_DENYING)}) \s* )
+    (?: (?: n't | \b (?:{any_of(_DENYING)}) ) \s+ | (?:{any_of(_CHINESE_DENYING)}) \s* )
     (?: (?:options?|choices?|be|the|answer|is|选项|選項) \s* )*
     (?: {_ONE} \s* {_JOINT} \s* )*
     ["'(*]* \Z
@@ -90,8 +85,8 @@ _CHINESE_WRONG = "错 錯 不对 不對 不正确 不正確 不成立 不符合 
 _DENIED_BEHIND = re.compile(
     rf"""
     [)"'*]* ,? \s*+
-    (?: (?: (?:is|are|was|but\s+it|which|it) \s*+ )? (?:{_any_of(_WRONG)})
-      | (?:选项|項|项)? \s*+ (?:{_any_of(_CHINESE_WRONG)}) )
+    (?: (?: (?:is|are|was|but\s+it|which|it) \s*+ )? (?:{any_of(_WRONG)})
+      | (?:选项|項|项)? \s*+ (?:{any_of(_CHINESE_WRONG)}) )
     """,
     re.VERBOSE,
 )
