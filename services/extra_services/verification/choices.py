@@ -48,7 +48,7 @@ _BETWEEN = rf"""(?:
     [\s:=*_"'$] | \\boxed\s*\{{ | \\text(?:bf)?\s*\{{ | \{{
     | \b (?:{any_of(_BETWEEN_WORDS)}) \b
     | [{any_of(_CHINESE_BETWEEN).replace("|", "")}]
-)*?"""
+){{0,40}}?"""
 _STATED = re.compile(rf"(?i: (?:{_CUE}) {_BETWEEN} ) {_LETTERS}", re.VERBOSE)
 _IS_CORRECT = re.compile(
     rf"""

@@ -172,6 +172,7 @@ def plain_latex(text: str) -> str:
     text = _DELIMITERS.sub(" ", _STYLE.sub("", text.replace("\\$", "\0"))).replace("\0", "\\$")
     text = _HEXADECIMAL.sub(r"\1", without_thousands(text))
     text = _SIZES.sub("", _SPACES.sub(" ", text)).replace(r"\!", "").replace(r"\,", " ")
+    text = _one_space(text)
     text = _TEXT.sub(
         lambda match: match.group() if any(map(str.isalpha, match[1])) else match[1], without_ordinals(text)
     )
@@ -235,9 +236,15 @@ def _minutes_as_degrees(text: str) -> str:
     )
 
 
+def _one_space(text: str) -> str:
+    """Return `text` without runs of spaces, which other expressions would share out in every way."""
+    return re.sub(r"\s{2,}", " ", text)
+
+
 def _without_cjk(text: str) -> str:
     """Return `text` without Chinese words that announce or count; the others stay and make it unreadable."""
     text = _CJK_ROUND.sub(" ", _AND.sub(", ", text)).replace("负", "-").replace("負", "-")
+    text = _one_space(text)
     return _CJK_MEASURE.sub(r"\1 ", text)
 
 

@@ -152,8 +152,9 @@ _NAME = (
 )
 _POWER = r"(?:\s*\^\s*\{?\s*(-?\s*\d)\s*\}?)?"
 _FACTOR = rf"{_NAME}{_POWER}"
-_JOIN = r"\s*(?:/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])|\*|·|\bper\b|⟦\s*per\s*⟧|(?<=⟧)|(?=⟦)|\s)\s*"
-_TAIL = re.compile(rf"(?P<gap>\s*)(?P<unit>/?\s*{_FACTOR}(?:{_JOIN}{_FACTOR})*)\s*\.?\s*\Z")
+# Atomic: spaces between two units must not be shared out in every way.
+_JOIN = r"(?>\s*(?:/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])|\*|·|\bper\b|⟦\s*per\s*⟧)\s*|\s+|(?<=⟧)|(?=⟦))"
+_TAIL = re.compile(rf"(?P<gap>\s*)(?P<unit>/?\s*{_FACTOR}(?:{_JOIN}{_FACTOR}){{0,8}})\s*\.?\s*\Z")
 _FACTORS = re.compile(rf"(?P<join>/|\bper\b)?\s*\(?(?P<name>{_NAME}){_POWER}\)?")
 _DOT = re.compile(r"\\(?:cdot|times)(?![a-zA-Z])")
 _FRACTION_IN_TEXT = re.compile(r"⟦([^⟧/]+)/\s*([^⟧/ ]+)\s*⟧\Z")
