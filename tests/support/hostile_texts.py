@@ -15,13 +15,16 @@ from extra_services.verification.verdict import VerificationItem
 #: Characters of a response, and of an answer that a worker rewrites.
 RESPONSE, ANSWER = 20_000, 1_500
 PIECES = (
-    "a", "a ", "A ", "(A), ", "A or ", "1", "1,", "1 ", "1. ", "1/", "-", "$", "$1$ ", "{", "}", "(", "[", "not ", "is ",
-    "it is ", "answer is ", "the answer is not ", "答案", "选", "选项", "不选A", "\n", "A. x\n", "**", "* ", "_", "5 out of ",
-    "and ", "and one ", "twenty ", "minus ", "half of ", "x_1=", "x=", "^{", "[1;", "(1,", "&", "~", "°", "m ", "km/",
-    "cm per ", "1 hour ", "<think>", "</think>", "<answer>", "####", "because ", "none of ", "between 1 and ", "1 less than ",
-    "0.(3)", "1{,}", "1:", "<< ", "!", "...", "or, ", "option ", "k", "I ", "eliminating A, ", "A、", "%", " of the ", "∈",
-    r"\text{", r"\text{a} ", r"\text{ m}", r"\boxed{", r"\boxed{1} ", r"\boxed{1},", r"\boxed{1} and ", r"\begin{cases}", r"\\",
-    r"\frac", r"\frac{1}", r"\quad", r"\ ", r"\pm ", r"\overline", r"\mathbb{Z}", r"\mathbf{", r"^\circ ", r"x\in ",
+    "a", "a ", "A ", "(A), ", "A or ", "1", "1,", "1 ", "1. ", "1/", "-", "$", "$1$ ", "{", "}",
+    "(", "[", "not ", "is ", "it is ", "answer is ", "the answer is not ", "答案", "选", "选项",
+    "不选A", "\n", "A. x\n", "**", "* ", "_", "5 out of ", "and ", "and one ", "twenty ",
+    "minus ", "half of ", "x_1=", "x=", "^{", "[1;", "(1,", "&", "~", "°", "m ", "km/", "cm per ",
+    "1 hour ", "<think>", "</think>", "<answer>", "####", "because ", "none of ", "between 1 and ",
+    "1 less than ", "0.(3)", "1{,}", "1:", "<< ", "!", "...", "or, ", "option ", "k", "I ",
+    "eliminating A, ", "A、", "%", " of the ", "∈", r"\text{", r"\text{a} ", r"\text{ m}",
+    r"\boxed{", r"\boxed{1} ", r"\boxed{1},", r"\boxed{1} and ", r"\begin{cases}", r"\\", r"\frac",
+    r"\frac{1}", r"\quad", r"\ ", r"\pm ", r"\overline", r"\mathbb{Z}", r"\mathbf{", r"^\circ ",
+    r"x\in ",
 )  # fmt: skip
 FRAMES = (("", ""), ("The answer is ", "!"), ("The answer is 7", " x."), (r"\boxed{", "}"), ("7 ", "}7"))
 
