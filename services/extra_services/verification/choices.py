@@ -9,7 +9,7 @@ one.
 import re
 
 from extra_services.verification.normalization import unwrapped, without_text_commands
-from extra_services.verification.symbols import plain_punctuation
+from extra_services.verification.symbols import any_of, plain_punctuation
 from extra_services.verification.wrappers import unwrap_commands
 
 _LABELLED = re.compile(
@@ -17,33 +17,78 @@ _LABELLED = re.compile(
 )
 _SEVERAL = re.compile(r"\(?([A-J])\)?(?:(?:[\s,;/&和或与]|and|or)*\(?[A-J]\)?)+\Z")
 _JOINED = re.compile(r"\A[A-H]{2,8}\Z")
-_ONE = r"(?:\([A-Ja-j]\)|[A-HJ](?![a-zA-Z'])|I(?=[.)]|\s*\Z)|[b-hj](?=[.),;:]|\s*\Z))"
-_LETTERS = (
-    rf"(?P<letters>{_ONE}(?:\s*(?:,|/|&|\bor\b|\band\b|或|和|,\s*or|,\s*and)\s*{_ONE})*"
-    rf"|[A-H]{{2,6}}(?![a-zA-Z]))"
-)
-_BETWEEN = (
-    r"(?:[\s:=*_\"'$]|\\boxed\s*\{|\\text(?:bf)?\s*\{|\{|\b(?:is|are|be|the|option|choice|letter"
-    r"|answer|probably|clearly|therefore|thus|then|I|think|believe|say|it|it's|that|would|should|must|most|likely|definitely|indeed)\b|[是为為应應该該选選项項])*?"
-)
-_CUE = (
-    r"\b(?:answer|choice|option)s?\b\s*(?:is|are|:|=|would\s+be|must\s+be|should\s+be)"
-    r"|\b(?:choose|pick|select|chose|picked|selected|go\s+with|going\s+with)\b"
-    r"|答案|应选|應選|应该选|應該選|故选|所以选|因此选|选择|選擇|选|選"
-)
-_STATED = re.compile(rf"(?i:(?:{_CUE}){_BETWEEN}){_LETTERS}")
+
+#: Letters in a sentence: in parentheses, or capital and no part of a word. "I" and small letters need an end.
+_ONE = r"""(?:
+    \([A-Ja-j]\)
+    | [A-HJ] (?![a-zA-Z'])
+    | I (?=[.)]|\s*\Z)
+    | [b-hj] (?=[.),;:]|\s*\Z)
+)"""
+_JOINT = r"(?: , \s* (?:or|and)\b | , | / | & | \bor\b | \band\b | 或 | 和 | 、 )"
+_LETTERS = rf"(?P<letters> {_ONE} (?: \s* {_JOINT} \s* {_ONE} )* | [A-H]{{2,6}} (?![a-zA-Z]) )"
+
+#: Words that announce a choice, and those that may stand between them and its letter.
+_NOUNS = "answers? options? choices?"
+_VERBS = r"choose pick select chose picked selected go\s+with going\s+with leaves? leaving"
+_CHINESE_CUES = "答案 应选 應選 应该选 應該選 故选 所以选 因此选 选择 選擇 选 選"
+_BETWEEN_WORDS = """
+    is are be the option choice letter answer probably clearly therefore thus then I think believe say it it's
+    that would should must most likely definitely indeed only just us with
+"""
+_CHINESE_BETWEEN = "是 為 为 應 应 該 该 选 選 項 项"
+_FEW_SPACES = r"\s{0,20}"
+
+_CUE = rf"""
+    \b (?:{any_of(_NOUNS)}) \b {_FEW_SPACES} (?: is | are | : | = | would\s+be | must\s+be | should\s+be )
+    | \b (?:{any_of(_VERBS)}) \b
+    | (?<!不) (?:{any_of(_CHINESE_CUES)})
+"""
+_BETWEEN = rf"""(?:
+    [\s:=*_"'$] | \\boxed\s*\{{ | \\text(?:bf)?\s*\{{ | \{{
+    | \b (?:{any_of(_BETWEEN_WORDS)}) \b
+    | [{any_of(_CHINESE_BETWEEN).replace("|", "")}]
+){{0,40}}?"""
+_STATED = re.compile(rf"(?i: (?:{_CUE}) {_BETWEEN} ) {_LETTERS}", re.VERBOSE)
 _IS_CORRECT = re.compile(
-    rf"\b(?:[oO]ption|[cC]hoice|[sS]tatement)?\s*{_LETTERS}\s*(?:is|are)\s+(?:the\s+)?(?:correct|right|best|true|answer)"
+    rf"""
+    \b (?:[oO]ption|[cC]hoice|[sS]tatement)? {_FEW_SPACES} {_LETTERS} {_FEW_SPACES}
+    (?: (?:is|are) \s+ (?:the\s+)? (?:correct|right|best|true|answer)
+      | (?:remains?|is\s+left)\b | 正确 | 正確 )
+    """,
+    re.VERBOSE,
 )
-_LONE = re.compile(r"(?<![\w\\])(?:\(([A-J])\)|\*\*\(?([A-J])\)?\*\*|([A-HJ])(?=[.,:)]|\s*\Z))")
-_LETTER_JOINED = re.compile(r"(?<![\w\\])\(?([A-J])\)?\s*(?:,|/|&|\bor\b|\band\b|或|和)\s*\(?(?=[A-J](?!\w))")
+#: Without a cue: a letter in parentheses, in bold, or at the end of a clause.
+_LONE = re.compile(
+    r"(?<![\w\\]) (?: \(([A-J])\) | \*\*\(?([A-J])\)?\*\* | ([A-HJ]) (?=[.,:)]|\s*\Z) )", re.VERBOSE
+)
+_LETTER_JOINED = re.compile(rf"(?<![\w\\]) \(? ([A-J]) \)? \s* {_JOINT} \s* \(? (?=[A-J](?!\w))", re.VERBOSE)
+#: A line of the list of options ("A. 3", "(B) 4"); several of these are the question again.
+_OPTION = re.compile(r"^[ \t>*-]{0,8}\(?([A-J])[.):](?:\*\*)?[ \t]+\S", re.MULTILINE)
+
+_DENYING = r"""
+    not except neither nor considered eliminat(?:e|es|ed|ing) reject(?:s|ed|ing)? rul(?:e|es|ed|ing)\s+out
+    exclud(?:e|es|ed|ing)
+"""
+_CHINESE_DENYING = "不是 不选 不選 不能选 排除 并非"
 _DENIED_BEFORE = re.compile(
-    r"(?:\bnot|n't|\bexcept|\beliminate[ds]?|\breject(?:ed|s)?|\brule[ds]?\s+out|\bexclude[ds]?|\bneither|\bnor|不是|不选|排除|considered)\s+"
-    r"(?:(?:option|choice|be|the|answer|is)\s+)*[\"'(*]*\Z",
-    re.IGNORECASE,
+    rf"""
+    (?: (?: n't | \b (?:{any_of(_DENYING)}) ) \s+ | (?:{any_of(_CHINESE_DENYING)}) \s* )
+    (?: (?:options?|choices?|be|the|answer|is|选项|選項) \s* )*
+    (?: {_ONE} \s* {_JOINT} \s* )*
+    ["'(*]* \Z
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
+_WRONG = r"wrong incorrect false not\b out\b fails?\b impossible eliminated a\s+(?:common\s+)?distractor"
+_CHINESE_WRONG = "错 錯 不对 不對 不正确 不正確 不成立 不符合 都不"
 _DENIED_BEHIND = re.compile(
-    r"[)\"'*]*,?\s*+(?:(?:is|are|was|but\s+it|which|it)\s*+)?(?:wrong|incorrect|false|not\b|out\b|fails?\b|impossible|eliminated|a\s+(?:common\s+)?distractor|错|不对)"
+    rf"""
+    [)"'*]* ,? \s*+
+    (?: (?: (?:is|are|was|but\s+it|which|it) \s*+ )? (?:{any_of(_WRONG)})
+      | (?:选项|項|项)? \s*+ (?:{any_of(_CHINESE_WRONG)}) )
+    """,
+    re.VERBOSE,
 )
 _ARTICLE = re.compile(r"A\s+(?!because|since|as\b|for\b|and\b|or\b|with|which|by\b|is\b|\()[a-z]")
 _TAIL = 3000
@@ -71,7 +116,7 @@ def content(text: str) -> str | None:
 
 def stated(response: str) -> frozenset[str] | None:
     """Return the choice that a response states last, or None."""
-    tail = plain_punctuation(response[-_TAIL:])
+    tail = _without_options(plain_punctuation(response[-_TAIL:]))
     found: dict[int, frozenset[str]] = {}
     for pattern in (_STATED, _IS_CORRECT):
         for match in pattern.finditer(tail):
@@ -88,6 +133,14 @@ def stated(response: str) -> frozenset[str] | None:
     start = max(tail.rfind(end, 0, lone[-1].start()) for end in (". ", "\n", "? ", "! "))
     letters = [next(filter(None, match.groups())) for match in lone if match.start() > start]
     return frozenset(letters + _LETTER_JOINED.findall(tail, start + 1))
+
+
+def _without_options(text: str) -> str:
+    """Return `text` without the options of the question, one a line, if it repeats them."""
+    lines = list(_OPTION.finditer(text))
+    if len({line[1] for line in lines}) < 2:
+        return text
+    return _OPTION.sub(lambda line: " " * len(line.group()), text)
 
 
 def _denied(text: str, start: int, end: int) -> bool:

@@ -114,6 +114,8 @@ def _with_arguments_of(gold: Any, prediction: Any) -> Any:
     if not (isinstance(gold, sympy.Eq) and isinstance(prediction, sympy.Eq)):
         return prediction
     renamed = _bound_variables(gold.lhs, prediction.lhs) or _constant_of(gold.rhs, prediction.rhs)
+    taken = set(renamed.values()) & prediction.free_symbols - renamed.keys()
+    renamed |= {name: sympy.Dummy(name.name, real=True) for name in taken}  # "g(t) = 3x" is not "g(x) = 3x"
     return (
         sympy.Eq(*(side.xreplace(renamed) for side in prediction.args), evaluate=False)
         if renamed

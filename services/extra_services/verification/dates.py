@@ -35,6 +35,8 @@ def clock(text: str) -> tuple[int, bool] | None:
     """Return the seconds since midnight and whether the half of the day is known, or None."""
     plain = _plain(text)
     lower = plain.lower()
+    if lower in ("12:00 noon", "12:00 midnight"):
+        lower = lower.removeprefix("12:00 ")
     if lower in ("noon", "midnight", "12 noon", "12 midnight"):
         return (_HALF_DAY if "noon" in lower else 0), True
     if match := _CHINESE_CLOCK.match(plain):

@@ -25,6 +25,7 @@ _EXACT = sympy.Float("1e-25", 30)
 _RELATIVE = sympy.Float("1e-13", 30)
 _DECIMALS = 6
 _OWN_DIGITS = sympy.Float("1e-3", 30)
+_MATRIX = sympy.MatrixBase | sympy.MatrixExpr
 _INFINITE = (sympy.nan, sympy.zoo)
 
 #: Values for the variables, in order of their names; the last two points suit expressions meant for integers.
@@ -48,7 +49,7 @@ def equal(left: Any, right: Any) -> bool:
     Raises:
         MemoryError, RecursionError: The comparison is undecided.
     """
-    if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
+    if isinstance(left, _MATRIX) or isinstance(right, _MATRIX):
         return _matrices_equal(left, right)
     return _scalars_equal(left, right)
 
@@ -68,10 +69,18 @@ def constant_ratio(left: Any, right: Any) -> Any | None:
 
 
 def _matrices_equal(left: Any, right: Any) -> bool:
-    left, right = (side.doit() if isinstance(side, sympy.MatrixExpr) else side for side in (left, right))
+    left, right = (_explicit(side) for side in (left, right))
     if not (isinstance(left, sympy.MatrixBase) and isinstance(right, sympy.MatrixBase)):
         return False
     return left.shape == right.shape and all(map(equal, left.flat(), right.flat()))
+
+
+def _explicit(matrix: Any) -> Any:
+    """Return a product or sum of matrices as one matrix where its shape is known."""
+    if not isinstance(matrix, sympy.MatrixExpr):
+        return matrix
+    known = all(sympy.sympify(side).is_Integer for side in matrix.shape)
+    return matrix.doit().as_explicit() if known else matrix.doit()
 
 
 def _scalars_equal(left: Any, right: Any) -> bool:

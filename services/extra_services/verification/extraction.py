@@ -40,18 +40,31 @@ _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNO
 _THINK, _THINK_END = "<think>", "</think>"
 #: What may stand between two boxes of one sentence or display.
 _SAME_SENTENCE = re.compile(
-    r"(?:\s|[,;$]|\\[,;:! ]|\\\[|\\\]|\\\(|\\\)|\\\\(?=\s)|\\q?quad(?![a-zA-Z])|\\text\s*\{[^{}]{0,60}\}"
-    r"|[a-zA-Z]+(?:_\{?\w{1,3}\}?|\(\w\))?\s*=|\b[a-z()]{1,12}\b){0,14}\Z"
+    r"""(?:
+        \s | [,;$和或与及、，]
+        | \\[,;:!\ ] | \\[\[\]()] | \\\\(?=\s) | \\q?quad(?![a-zA-Z])  # spaces, delimiters, ends of rows
+        | \\text\s*\{[^{}]{0,60}\}
+        | [a-zA-Z]+ (?:_\{?\w{1,3}\}?|\(\w\))? \s* =                # the name of the next value
+        | \b[a-z()]{1,12}\b
+    ){0,14}\Z""",
+    re.VERBOSE,
 )
 #: Words between two boxes need a joint among them.
 _JOINT = re.compile(r"[,;&]|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad")
 _ALTERNATIVE = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|或")
 _DENIED_BEFORE = re.compile(
-    r"(?:\bnot|n['’]t|\bcannot)(?:\s+(?:be|equal(?:\s+to)?))?[\s$]*(?:\\[(\[])?\s*\Z", re.IGNORECASE
+    r"""
+    (?: \bnot | n['’]t | \bcannot ) (?: \s+ (?:be|equal(?:\s+to)?) )?
+    [\s$]* (?:\\[(\[])? \s* \Z
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 _DENIED_BEHIND = re.compile(
-    r"[\s$]*+(?:\\[)\]]\s*+)?(?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+(?:wrong|incorrect|false|impossible)\b)",
-    re.IGNORECASE,
+    r"""
+    [\s$]*+ (?:\\[)\]]\s*+)?
+    (?:is|was) (?: \s+not\b(?!\s+only) | n['’]t\b | \s+(?:wrong|incorrect|false|impossible)\b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 #: Longest text between two boxes of one sentence, in characters.

@@ -11,12 +11,22 @@ _IN_PARENTHESES = re.compile(r"\s*\((\d|[ivx]{1,4})\)\s*[,;]?(?:\s*(?:and|和)\s
 #: "\pmod 5", "\pmod{5}", "(\bmod 5)", "(\text{mod } 5)", "(mod 5)", "mod{5}".
 _MODULUS = re.compile(
     r"\(?\s*(?:\\(?:text|mathrm|operatorname)\s*\{\s*)?\\?(?:p?mod|bmod|modulo|pod)(?![a-zA-Z])\s*\}?"
-    r"\s*\{?\s*(\\?\w+)\s*\}?\s*\)?\s*\Z"
+    r"(?:\s|\\[ ,;:])*\{?\s*(\\?\w+)\s*\}?\s*\)?\s*\Z"
 )
 _CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
 _CONDITION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")
 _BY = re.compile(r"\bby\b")
 _SIDE = re.compile(r"\\times(?![a-zA-Z])|×|\b(?:by|x)\b")
+_CASES = re.compile(
+    r"\A(?:[^={}]{1,30}=)?\s*(?:\\left\s*\\\{)?\s*\\begin\{(?:d?cases|array)\}(?:\s*\{[lcr]*\})?(.*)"
+    r"\\end\{(?:d?cases|array)\}\s*(?:\\right\s*\.)?\s*\Z",
+    re.DOTALL,
+)
+#: Words before a condition, which say nothing; "otherwise" stands for no condition.
+_CONDITION_WORDS = re.compile(
+    r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*(?:if|for|when|where|as|otherwise|else|elsewhere|若|当|其他)?\s*[,:]?\s*\}"
+    r"|\b(?:if|for|when|where|otherwise|else|elsewhere)\b|\\q?quad(?![a-zA-Z])|\\[,;: ]"
+)
 _TEXT_BY = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*by\s*\}")
 
 
@@ -71,6 +81,22 @@ def sides(text: str) -> tuple[list[str], bool] | None:
     flat = _TEXT_BY.sub(" by ", text)
     parts = [part.strip() for part in _SIDE.split(flat)]
     return (parts, bool(_BY.search(flat))) if len(parts) >= 2 and all(parts) else None
+
+
+def pieces(text: str) -> list[tuple[str, str]] | None:
+    r"""Return (value, condition) of each row of a definition by cases, or None.
+
+    The condition of "0 & \text{otherwise}" is empty.
+    """
+    match = _CASES.search(text)
+    if not match:
+        return None
+    rows = [row.split("&") for row in re.split(r"\\\\(?:\s*\[[\d.]+\w+\])?", match[1]) if row.strip(" ,;.")]
+    if len(rows) < 2 or any(len(row) != 2 for row in rows):
+        return None
+    return [
+        (value.strip(" ,;"), _CONDITION_WORDS.sub(" ", condition).strip(" ,;.")) for value, condition in rows
+    ]
 
 
 def point(text: str) -> tuple[str, str] | None:

@@ -48,13 +48,19 @@ def standard_functions(text: str) -> str:
     """Return `text` with functions in latex2sympy's notation."""
     for pattern in _CHOICES:
         text = pattern.sub(_choices, text)
-    text = _NAMED.sub(lambda name: _OTHER_NAMES[name[1]], text)
+    text = _NAMED.sub(_command, text)
     text = _COMMAND.sub(lambda name: _OTHER_NAMES[name[1]], text)
     text = _BARE.sub(lambda name: _OTHER_NAMES[name[1]], text)
     text = _OF_SET.sub(r"\\\1(\2)", text)
     if (remainder := _REMAINDER.fullmatch(text)) and int(remainder[2]):
         return str(int(remainder[1]) % int(remainder[2]))
     return _DOUBLE_FACTORIAL.sub(lambda factorial: str(math.prod(range(int(factorial[1]), 0, -2))), text)
+
+
+def _command(match: "re.Match[str]") -> str:
+    """Return the command of a function; "140 \\text{ min}" are minutes."""
+    minutes = match[1] == "min" and match.string[: match.start()].rstrip(" ~")[-1:].isdigit()
+    return match.group() if minutes else _OTHER_NAMES[match[1]]
 
 
 def _choices(match: "re.Match[str]") -> str:

@@ -65,7 +65,10 @@ def judge_question(asked: Question) -> Verdict:
 def _read_and_compare(asked: Question) -> Verdict:
     blank = replace(quick.described(asked), rule=RULE)
     response = asked.found or ""
-    if gold_words := words(asked.answer):
+    gold_words = words(asked.answer)
+    if gold_words is None and words(response):
+        gold_words = _IN_WORDS.get(normalized(asked.answer))
+    if gold_words:
         shown = replace(blank, rule="words", normalized_answer=gold_words)
         return _decided(shown, _means(response, gold_words))
     if (equal := _by_form(asked)) is not None:
@@ -116,12 +119,12 @@ def _fraction(value: Any) -> Fraction | None:
 
 
 def _means(response: str, gold_words: str) -> bool:
-    response_words = words(response)
+    response_words = words(response) or _IN_WORDS.get(normalized(response))
     if gold_words in _OPPOSITES and response_words is None:
         said = re.findall(r"[a-z']+", response.casefold())
         hedged = _OPPOSITES[gold_words] in said or not _HEDGES.isdisjoint(said)
         return bool(said) and said[0] == gold_words and not hedged
-    return (response_words or _IN_WORDS.get(normalized(response))) == gold_words
+    return response_words == gold_words
 
 
 def _by_form(asked: Question) -> bool | None:
@@ -140,6 +143,8 @@ def _by_form(asked: Question) -> bool | None:
     gold, found = without_delimiters(asked.answer), without_delimiters(response)
     if (value := forms.twice(gold)) and _member_equal(*value, asked):
         return _member_equal(found, value[0], asked)
+    if (equal := _pieces_equal(gold, found, asked)) is not None:
+        return equal
     if (equal := _sides_equal(gold, found, asked)) is not None:
         return equal
     if (equal := _congruent(gold, found, asked)) is not None:
@@ -147,6 +152,32 @@ def _by_form(asked: Question) -> bool | None:
     if (equal := _families_equal(gold, found, asked)) is not None:
         return equal
     return _lists_equal(gold, found, asked)
+
+
+def _pieces_equal(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare two definitions by cases, piece by piece: the same values under the same conditions."""
+    golds, left = forms.pieces(gold), forms.pieces(found)
+    if golds is None or left is None:
+        return False if golds and r"\begin" not in found else None
+    if len(golds) != len(left):
+        return False
+    for value, condition in golds:
+        piece = next(
+            (
+                piece
+                for piece in left
+                if _member_equal(piece[0], value, asked) and _same_condition(piece[1], condition, asked)
+            ),
+            None,
+        )
+        if piece is None:
+            return False
+        left.remove(piece)
+    return True
+
+
+def _same_condition(found: str, gold: str, asked: Question) -> bool:
+    return found == gold or (bool(found and gold) and _member_equal(found, gold, asked))
 
 
 def _sides_equal(gold: str, found: str, asked: Question) -> bool | None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from extra_services.verification.functions import standard_functions
 from extra_services.verification.listing import members
 from extra_services.verification.normalization import (
-    JOINED_THOUSANDS,
     braced_fractions,
     set_of_numbers,
     unwrapped,
+    without_thousands,
 )
 from extra_services.verification.spoken import in_figures, without_ordinals
 from extra_services.verification.symbols import plain_punctuation, symbols_as_commands
@@ -52,6 +52,7 @@ _FUNCTIONS = "sqrt|exp|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|ta
 _NAMES = f"{_FUNCTIONS}|pi|theta|alpha|beta|gamma|delta|lambda|mu|omega|phi|sigma|rho|tau|infty"
 _BARE_NAME = re.compile(rf"(?<![\\a-zA-Z])(?:np\.|math\.|sympy\.)?({_NAMES})(?![a-zA-Z])")
 _INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])")
+_HEXADECIMAL = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*([0-9A-F]+)\s*\}(?=\s*_\s*\{?\s*\(?16)")
 _DELIMITERS = re.compile(r"(?<!\\)\$\$?|\\[()\[\]](?![a-zA-Z])")
 _STYLE = re.compile(
     r"\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\{[^{}]*\}"
@@ -96,6 +97,9 @@ _WITHOUT_POINTS = re.compile(
 )
 #: An interval in the notation of ISO 31-11 ("]0, 1]"): a bracket that points outwards is a parenthesis.
 _OUTWARD = re.compile(r"([\[\](])([^\[\](){}=]*,[^\[\](){}=]*)([\[\])])")
+#: "[-2; 5)", with decimal commas in "[1,5; 2)".
+_SEMICOLON = re.compile(r"([\[\](])([^\[\]();]*);([^\[\]();]*)([\[\])])")
+_COMMA_IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")
 _NAME_ALONE = re.compile(r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z\d]+\))\Z")
 _LABEL = re.compile(r"([a-zA-Z][a-zA-Z' ]{2,40}?)\s*(?:=|:)\s*(?=[\d\\$-])")
 _DEGREES_AND_MINUTES = re.compile(
@@ -166,8 +170,9 @@ def plain_latex(text: str) -> str:
     text = _DECIMAL_WITH_DOTS.sub("", text) if _DECIMAL.match(text) else text
     text = text.replace("\\%", "%")
     text = _DELIMITERS.sub(" ", _STYLE.sub("", text.replace("\\$", "\0"))).replace("\0", "\\$")
-    text = JOINED_THOUSANDS.sub("", text)
+    text = _HEXADECIMAL.sub(r"\1", without_thousands(text))
     text = _SIZES.sub("", _SPACES.sub(" ", text)).replace(r"\!", "").replace(r"\,", " ")
+    text = _one_space(text)
     text = _TEXT.sub(
         lambda match: match.group() if any(map(str.isalpha, match[1])) else match[1], without_ordinals(text)
     )
@@ -176,7 +181,13 @@ def plain_latex(text: str) -> str:
     if _CJK.search(text):
         text = _without_cjk(text)
     text = _AND.sub(", ", in_figures(without_either(_TEXT.sub(r" \1 ", text)))) if _is_listing(text) else text
+    text = _SEMICOLON.sub(_with_comma, text)
     return unwrapped(re.sub(r"\s+", " ", _OUTWARD.sub(_with_parentheses, text)))
+
+
+def _with_comma(match: "re.Match[str]") -> str:
+    left, right = (_COMMA_IN_NUMBER.sub(".", end) for end in match.groups()[1:3])
+    return match.group() if "," in left + right else f"{match[1]}{left},{right}{match[4]}"
 
 
 def _with_parentheses(match: "re.Match[str]") -> str:
@@ -225,9 +236,15 @@ def _minutes_as_degrees(text: str) -> str:
     )
 
 
+def _one_space(text: str) -> str:
+    """Return `text` without runs of spaces, which other expressions would share out in every way."""
+    return re.sub(r"\s{2,}", " ", text)
+
+
 def _without_cjk(text: str) -> str:
     """Return `text` without Chinese words that announce or count; the others stay and make it unreadable."""
     text = _CJK_ROUND.sub(" ", _AND.sub(", ", text)).replace("负", "-").replace("負", "-")
+    text = _one_space(text)
     return _CJK_MEASURE.sub(r"\1 ", text)
 
 

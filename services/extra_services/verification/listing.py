@@ -28,7 +28,7 @@ _DECIMAL_COMMA = re.compile(r"([\s$]*[+-]?)(\d+),(\d+)([^,;\d]*)\Z")
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _NAMED = re.compile(r"\s*([^\s\d+-][^+-]{0,39}?)\s*=\s*([^=]+)\Z")
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
-_THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\s*\Z")
+_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\s*\Z")
 
 
 def members(text: str) -> list[str]:

@@ -23,8 +23,10 @@ _SHORT_FRACTION = re.compile(rf"\\frac(?![a-zA-Z])\s*{_ONE}\s*{_ONE}")
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])")
 #: Unspaced: "100, 200" are two numbers.
-JOINED_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!\s*|\\,|\\!\s*,?|,?\\;)\s*(?=\d{3}(?!\d))")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?\Z")
+#: "0{,}125" has a decimal comma.
+_JOINED_THOUSANDS = re.compile(r"(?<=\d)(?<!\b0)(?:\{,\}|,\s*\\!\s*|\\,|\\!\s*,?|,?\\;)\s*(?=\d{3}(?!\d))")
+_DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\Z")
 #: Read from the end, so that the time is linear: "\;", punctuation, spaces, a backslash whose space is gone.
 _REVERSED_END = re.compile(r"(?:[,;:! ]\\(?!\\)|[.,;:\s]|\\(?!\\))++")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"))
@@ -35,6 +37,11 @@ _SCIENTIFIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{1,3}\Z")
 _RATIO = re.compile(r"([+-]?\d+)/(\d+)\Z|([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}\Z")
 #: Longer numbers go to the workers: exact arithmetic on them takes more than microseconds.
 _MAX_DIGITS = 1000
+
+
+def without_thousands(text: str) -> str:
+    r"""Return `text` without marks for the thousands in LaTeX; any other `{,}` in a number is its point."""
+    return _DECIMAL_COMMA.sub(".", _JOINED_THOUSANDS.sub("", text))
 
 
 def braced_fractions(text: str) -> str:
@@ -79,13 +86,15 @@ def _inside(text: str) -> str | None:
 def normalized(text: str) -> str:
     """Return the normal form of one answer; it may be empty."""
     text = unwrapped(symbols_as_commands(plain_punctuation(text)))
+    if "{,}" in text:
+        text = without_thousands(text)
     if "\\" in text:
         text = unwrap_commands(text)
-        text = JOINED_THOUSANDS.sub("", text).removeprefix(r"\$")
+        text = without_thousands(text).removeprefix(r"\$")
         text = _SPACING.sub(" ", _SIZING.sub("", text))
         text = braced_fractions(text)
         text = unwrapped(_TEXT.sub(r"\1", text).replace(r"^{\circ}", r"^\circ"))
-    if "," in text and _THOUSANDS.match(text := text.replace("{,}", ",")):
+    if "," in text and _THOUSANDS.match(text):
         text = text.replace(",", "")
     return _SPACE.sub("", " ".join(text.split()))
 
@@ -147,7 +156,7 @@ def words(text: str) -> str | None:
         return None
     marked = "\\text" in text or "\\mbox" in text
     longest = max(map(len, re.split(r"[ '\-]", plain)))
-    if longest < (2 if marked or not plain.isascii() else 4) and plain not in ("yes", "no"):
+    if longest < (2 if marked or not plain.isascii() else 4) and plain not in ("yes", "no", "dne"):
         return None
     if is_number_in_words(plain) or _SET_OF.sub("", plain) in _NUMBER_SETS:
         return None

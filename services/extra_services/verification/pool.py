@@ -38,7 +38,8 @@ _TICK = 0.05
 #: Seconds between looks at whether an idle worker is alive.
 _IDLE_CHECK = 1.0
 #: A task that runs longer than this many seconds leaves its lane to others. Once it has also used that much
-#: processor time (on a busy machine every task takes long), it continues at a lower priority.
+#: processor time (on a busy machine every task takes long), it continues at a lower priority. If other
+#: programs leave it little at that priority, it has the usual one again in the second half of its time.
 _SLOW_SECONDS = 0.25
 _NICER = 10
 _NICENESS = os.getpriority(os.PRIO_PROCESS, 0)
@@ -255,10 +256,10 @@ class _Worker:
         Raises:
             _WorkerDied: The task is undecided.
         """
-        deadline = time.monotonic() + task.timeout
-        slow_at = time.monotonic() + _SLOW_SECONDS
-        greedy_at = self._processor_seconds() + _SLOW_SECONDS
-        aside = nice = False
+        started, used = time.monotonic(), self._processor_seconds()
+        deadline = started + task.timeout
+        slow_at, greedy_at = started + _SLOW_SECONDS, used + _SLOW_SECONDS
+        aside = nice = starved = False
         try:
             self._connection.send((task.function, task.argument, task.timeout, task.request_id))
         except OSError as error:
@@ -272,8 +273,12 @@ class _Worker:
                 log.info("an item was stopped at its time limit", request_id=task.request_id)
                 return TaskTimedOut()
             aside = aside or (time.monotonic() >= slow_at and queue.move_aside(task))
-            if aside and not nice and self._processor_seconds() >= greedy_at:
+            if aside and not nice and not starved and self._processor_seconds() >= greedy_at:
                 nice = self._set_niceness(_NICENESS + _NICER)
+            elapsed = time.monotonic() - started
+            if nice and elapsed > task.timeout / 2 and self._processor_seconds() - used < elapsed / 2:
+                starved = self._set_niceness(_NICENESS)
+                nice = not starved
         returned, value, timings = self._receive()
         if nice and not self._set_niceness(_NICENESS):
             self.kill("priority")

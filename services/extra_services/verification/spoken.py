@@ -67,6 +67,7 @@ _SPOKEN = tuple(
         (rf"{_VALUE}\s+squared\b", r"(\1)^{2}"),
         (rf"{_VALUE}\s+cubed\b", r"(\1)^{3}"),
         (rf"{_VALUE}\s+(?:to\s+the\s+power\s+(?:of\s+)?|raised\s+to\s+(?:the\s+)?){_VALUE}", r"(\1)^{\2}"),
+        (rf"{_VALUE}\s+out\s+of\s+(?:every\s+)?{_VALUE}", r"\\frac{\1}{\2}"),
         (rf"{_VALUE}\s+choose\s+{_VALUE}", r"\\binom{\1}{\2}"),
         (rf"{_VALUE}\s+(?:over|divided\s+by)\s+{_VALUE}", r"\\frac{\1}{\2}"),
         (rf"{_VALUE}\s+(?:times|multiplied\s+by)\s+{_VALUE}", r"\1 \\cdot \2"),
@@ -93,7 +94,7 @@ def in_figures(text: str) -> str:
     text = _CJK_SCALED.sub(lambda found: _scaled(found[1], _CJK_SCALES[found[2]]), text)
     if not _LETTERS.search(text):
         return text
-    text = _RUN.sub(lambda run: _figures(run.group()), text)
+    text = _RUN.sub(lambda run: _each_in_figures(run.group()), text)
     text = _SCALED.sub(lambda found: _scaled(found[1], _SCALES[found[2].lower()]), text)
     text = _AND_PART.sub(r"\1\2", _PART_OF.sub(_fraction, text))
     for pattern, latex in _SPOKEN:
@@ -105,6 +106,13 @@ def is_number_in_words(text: str) -> bool:
     """Return whether `text` is a number word, or several that spell one number."""
     figures = in_figures(text.strip())
     return figures != text.strip() and not _LETTERS.search(re.sub(r"\\[a-z]+", "", figures))
+
+
+def _each_in_figures(run: str) -> str:
+    """Return a run of number words in figures; "one and three" (fifths) is two numbers."""
+    figures = _figures(run)
+    first, joint, second = re.split(r"(\s+and\s+)", run, maxsplit=1) if " and " in run else (run, "", "")
+    return _figures(first) + joint + _each_in_figures(second) if joint and figures == run else figures
 
 
 def _figures(run: str) -> str:

@@ -8,81 +8,146 @@ or deny it ("at least 7", "half of 7", "7 or more", "7 is wrong"): they make it 
 
 import re
 
+from extra_services.verification.symbols import any_of
+
 _MARKS = ("####", "answer", "result", "答案")
 _A_LINE = re.compile(r"[\s>*#_-]*a[*_]*\s*:", re.IGNORECASE)
-_EMPHASIS = r"[*_`\s]*"
 _PHRASE = re.compile(
-    r".*(?:####|\b(?:answers?|result)\s+(?:is|are|equals|would\s+be|=)(?:\s+therefore)?\b|\banswer[*_]*\s*(?=:)"
-    rf"|答案(?:是|为|為|:|应为|應為))\s*:?{_EMPHASIS}",
-    re.IGNORECASE,
+    r"""
+    .* (?:
+        \#{4}
+        | \b (?:answers?|result) \s+ (?:is|are|equals|would\s+be|=) (?:\s+therefore)? \b
+        | \b answer [*_]* \s* (?=:)
+        | 答案 (?:是|为|為|:|应为|應為)
+    )
+    \s* :? [*_`\s]*
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 _HEADING = re.compile(r"[\s>*#_-]*final\s+answer[*_]*\s*:?\s*\Z", re.IGNORECASE)
 _FORMULA = r"(?:\$\$?[^$\n]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\])"
 _FORMULA_PATTERN = re.compile(_FORMULA, re.DOTALL)
 _FORMULAS_FIRST = re.compile(rf"{_FORMULA}(?:\s*(?:,|;|and|or|,\s*and|,\s*or)\s*{_FORMULA})*\s*(?:\\?%)?")
 _NUMBER = re.compile(
-    r"(?<![\w.\\:])[+-]?(?:\d{1,2}:\d{2}(?:\s*[ap]\.?m\b\.?)?|\d{1,3}(?:,\d{3})+(?!\d)|\d+,\d{1,2}(?![\d,])|\d+\s+\d+/\d+|\d+)"
-    r"(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?",
-    re.IGNORECASE,
+    r"""
+    (?<![\w.\\:]) [+-]?
+    (?: \d{1,2}:\d{2} (?:\s*[ap]\.?m\b\.?)?  # a time
+      | \d{1,3} (?:,\d{3})+ (?!\d)           # marks for the thousands
+      | \d+,\d{1,2} (?![\d,])                # a decimal comma
+      | \d+\s+\d+/\d+                        # a mixed number
+      | \d+ )
+    (?:\.\d+)? (?:/\d+)? (?:\s?\\?%)?
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
+
+_DENYING = any_of(
+    r"""
+    not \w+n['’]t cannot never no neither nor none without except excluding besides unless maybe perhaps
+    possibly beyond exceeds? exceeding least most under above below than up
+    """
+)
+_TURNING = any_of(
+    r"""
+    minus negative half third quarter twice thrice double triple roots? square cube reciprocal opposite
+    inverse factorial log multiples? divisors? plus times over mod modulo choose divided\s+by
+    multiplied\s+by percent
+    """
+)
+_SMALL = any_of("an? the of to be equal for exactly about any number value power root")
 _VALUE_BEFORE = r"(?:[-+]?\d[\d.,/]*|\$[^$\n]{1,40}\$)\s*%?"
-_DENYING = (
-    r"not|\w+n['’]t|cannot|never|no|neither|nor|none|without|except|excluding|besides|unless|maybe|perhaps|possibly"
-    r"|beyond|exceeds?|exceeding|least|most|under|above|below|than|up"
-)
-_TURNING = (
-    r"minus|negative|half|third|quarter|twice|thrice|double|triple|roots?|square|cube|reciprocal|opposite|inverse"
-    r"|factorial|log|multiples?|divisors?|plus|times|over|mod|modulo|choose|divided\s+by|multiplied\s+by|percent"
-)
-_SMALL_WORDS = r"(?:\s+(?:an?|the|of|to|be|equal|for|exactly|about|any|number|value|power|root))*"
 #: Text before a value that changes it, with the number that belongs to it ("3 less than", "5 or", "x >").
 _CHANGED_BEFORE = re.compile(
-    rf"(?:(?:{_VALUE_BEFORE}\s+(?:[a-z]+\s+){{0,2}})?\b(?:{_DENYING}|{_TURNING})\b{_SMALL_WORDS}"
-    rf"|{_VALUE_BEFORE}(?:\s+[a-z]+)?(?:\s+out)?\s+of|{_VALUE_BEFORE}(?:\s+[a-z]+)?\s*,?\s*\bor"
-    r"|\b(?:none|neither|nobody|nothing)\b[^.,;:\d]{0,40}\b(?:is|are|equals)"
-    rf"|\bbetween\s+{_VALUE_BEFORE}(?:\s+[a-z]+)?\s+and|[\w)}}\]]*\s*(?:[<>≤≥≠]|!=)=?"
-    r"|\d[\d\s.,+*/^()×÷·-]*[-+*/^×÷·])[\s{}$(]*\Z",
-    re.IGNORECASE,
+    rf"""
+    (?: (?: {_VALUE_BEFORE} \s+ (?:[a-z]+\s+){{0,2}} )?
+        \b (?:{_DENYING}|{_TURNING}) \b (?: \s+ (?:{_SMALL}) )*
+      | {_VALUE_BEFORE} (?:\s+[a-z]+)? (?:\s+out)? \s+ of
+      | {_VALUE_BEFORE} (?:\s+[a-z]+)? \s* ,? \s* \b or
+      | \b (?:none|neither|nobody|nothing) \b [^.,;:\d]{{0,40}} \b (?:is|are|equals)
+      | \b between \s+ {_VALUE_BEFORE} (?:\s+[a-z]+)? \s+ and
+      | [\w)}}\]]* \s* (?:[<>≤≥≠]|!=) =?
+      | \d [\d\s.,+*/^()×÷·-]* [-+*/^×÷·]
+    )
+    [\s{{}}$(]* \Z
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 _BUT = re.compile(
-    r"(?:\bnot|n['’]t|\bcannot)\b.{1,80}\bbut(?:\s+rather)?(?:\s+(?:is|it\s+is))?\s*\Z",
-    re.IGNORECASE | re.DOTALL,
+    r"(?: \bnot | n['’]t | \bcannot ) \b .{1,80} \b but (?:\s+rather)? (?: \s+ (?:is|it\s+is) )? \s* \Z",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
+
+_COMPARATIVES = any_of("more less fewer greater higher lower above below larger smaller")
+_MULTIPLYING = any_of(
+    """
+    factorial squared cubed halved doubled tripled hundred thousand million billion trillion dozen percent
+    """
+)
+_OPERATORS = any_of("plus minus times choose mod modulo over")
+_REJECTED = any_of(r"n['’]t not wrong incorrect false impossible invalid excluded rejected ruled\s+out")
+_REJECTING = any_of(r"fails doesn['’]t does\s+not cannot can['’]t isn['’]t")
 #: Text behind a value that changes or denies it.
 _CHANGED_BEHIND = re.compile(
-    r"\s*+(?:or\s+(?:more|less|fewer|greater|higher|lower|above|below|larger|smaller)|(?:more|less|fewer)\s+than\b.{0,40}"
-    r"|(?:factorial|squared|cubed|halved|doubled|tripled|hundred|thousand|million|billion|trillion|dozen|percent)s?"
-    r"|(?:hundred|thousand|million|ten)ths|(?:plus|minus|times|choose|mod|modulo|over)\s+\S+|divided\s+by\s+\S+"
-    r"|(?:(?:is|are|was|would\s+be)\s*+)?(?:n['’]t|not|wrong|incorrect|false|impossible|invalid|excluded|rejected|ruled\s+out)"
-    r"|(?:fails|doesn['’]t|does\s+not|cannot|can['’]t|isn['’]t)\b)(?![a-z])",
-    re.IGNORECASE,
+    rf"""
+    \s*+ (?:
+        or \s+ (?:{_COMPARATIVES})
+      | (?:more|less|fewer) \s+ than \b .{{0,40}}
+      | (?:{_MULTIPLYING}) s?
+      | (?:hundred|thousand|million|ten) ths
+      | (?:{_OPERATORS}) \s+ \S+
+      | divided \s+ by \s+ \S+
+      | (?: (?:is|are|was|would\s+be) \s*+ )? (?:{_REJECTED})
+      | (?:{_REJECTING}) \b
+    ) (?![a-z])
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 #: Longest text before a value that is examined for words that change it.
 _CONTEXT = 120
-_DENIED = re.compile(
-    r"\b(?:not|\w+n['’]t|cannot|never|no|none|neither|nor|without|except|maybe|perhaps|possibly)\b",
-    re.IGNORECASE,
-)
-_ASSERTED = re.compile(
-    r"\b(?:is|are|was|were|be|equals|gives|get|gets|have|has)\s+[$\\(]*\Z|(?:\S+\s+){4}\Z", re.IGNORECASE
-)
+_NEGATIONS = any_of(r"not \w+n['’]t cannot never no none neither nor without except maybe perhaps possibly")
+_DENIED = re.compile(rf"\b(?:{_NEGATIONS})\b", re.IGNORECASE)
+_STATING = any_of("is are was were be equals gives get gets have has")
+_ASSERTED = re.compile(rf"\b(?:{_STATING})\s+[$\\(]*\Z|(?:\S+\s+){{4}}\Z", re.IGNORECASE)
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
-#: What may stand behind an answer in its sentence: the next sentence, a reason, a remark, a special token.
+_REASONS = any_of(
+    r"""
+    because since instead\s+of rather\s+than which\s+is\s+why so\s+that as\s+(?:required|desired) i\.e\.
+    """
+)
+#: What may stand behind an answer in its sentence.
 _SENTENCE_END = re.compile(
-    r"\.(?:\s+\D.*)?\Z|[。?;].*\Z|\s*<\|.*\Z|,\s+not\b.*\Z|\s*[✅✓✔☑🎉].*\Z"
-    r"|,?\s+(?:because|since|instead\s+of|rather\s+than|which\s+is\s+why|so\s+that|as\s+(?:required|desired)|i\.e\.).*\Z"
-    r"|\s+\([^()]*[a-z]{4}[^()]*\)\.?\Z",
-    re.DOTALL,
+    rf"""
+    \. (?:\s+\D.*)? \Z | [。?;] .* \Z                  # the next sentence
+    | ,? \s+ (?:{_REASONS}) .* \Z | , \s+ not \b .* \Z  # a reason, or another answer that is denied
+    | \s+ \( [^()]* [a-z]{{4}} [^()]* \) \.? \Z         # a remark
+    | \s* <\| .* \Z | \s* [✅✓✔☑🎉] .* \Z               # a special token, or a mark
+    """,
+    re.DOTALL | re.VERBOSE,
 )
 #: "The answer is 42!" is glad and no factorial; "Answer: 5!" is one.
 _EXCLAMATION = re.compile(r"!(?!\s*[.)=+*/^-]).*\Z", re.DOTALL)
 _REMARK = re.compile(r",\s+(?!and\b|or\b)[a-z]{2,}(?:\s+[a-z]+)*.*\Z", re.DOTALL)
 _NOT_BUT = re.compile(
-    r"\A\s*(?:neither\b.{0,80}\bbut|not\s.{1,80}?,?\s+but(?:\s+rather)?)\s+", re.IGNORECASE | re.DOTALL
+    r"""
+    \A \s* (?:
+        neither \b .{0,80} \b but
+      | not \s .{1,80}?
+        (?: ,? \s+ but (?:\s+rather)? | [;,.] \s+ (?:rather|instead)? ,? \s* it (?:\s+is|['’]s) )
+    ) \s+
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
+_RESULTING = any_of(r"is equals gives makes simplifies\s+to comes\s+to")
 _WHICH_IS = re.compile(
-    r"\A[^.]*?,\s*(?:which|that)\s+(?:is|equals|gives|makes|simplifies\s+to|comes\s+to)\s+(?=[-\d$\\])",
-    re.IGNORECASE,
+    rf"\A [^.]*? , \s* (?:which|that) \s+ (?:{_RESULTING}) \s+ (?=[-\d$\\])", re.IGNORECASE | re.VERBOSE
+)
+#: "15% of the class" states a share.
+_SHARE_OF = re.compile(
+    r"""
+    ( \d\s?\\?%\$? | \d\s+percent ) \s+ of
+    \s+ (?:the|all|its|his|her|their|these|those) \b [^\d$]* \Z
+    """,
+    re.VERBOSE,
 )
 _WHICH = re.compile(r",?\s+which\b.*\Z", re.DOTALL)
 #: To the end of the sentence.
@@ -94,8 +159,13 @@ _LONGEST_ANSWER = 1000
 #: Four letters that are no command and no name of a function.
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sinh|cosh|tanh|arc|beta|theta|alpha|gamma)[a-zA-Z]{4}")
 _VALUE = re.compile(
-    rf"(?:{_FORMULA}|[-+]?[\d.,]*\d(?:\s*/\s*\d+|\s+\d+/\d+)?\s*(?:\\?%)?(?:\s+[a-z]{{1,12}}){{0,2}}|\(?[A-J]\)?)[\s.]*\Z",
-    re.DOTALL,
+    rf"""
+    (?: {_FORMULA}
+      | [-+]? [\d.,]* \d (?: \s*/\s*\d+ | \s+\d+/\d+ )? \s* (?:\\?%)? (?: \s+ [a-z]{{1,12}} ){{0,2}}
+      | \(?[A-J]\)?
+    ) [\s.]* \Z
+    """,
+    re.DOTALL | re.VERBOSE,
 )
 _TOKEN = re.compile(r"\S+")
 _BRACE = re.compile(r"\\[{}]")
@@ -148,7 +218,7 @@ def last_value(response: str) -> str | None:
 
 
 def _answer_of_line(line: str, sentence: bool = False) -> str:
-    line = line.strip()[:_LONGEST_ANSWER]
+    line = _SHARE_OF.sub(r"\1", line.strip()[:_LONGEST_ANSWER])
     line = _NOT_BUT.sub("", line)
     if line.count("**") % 2:  # the answer is in bold, which begins before the marker ends
         line = line.partition("**")[0]

@@ -95,6 +95,11 @@ _PLAIN = _Table(_SIGNS, _ascii_shape)
 _MATHEMATICS = _Table(_COMMANDS, _command)
 
 
+def any_of(words: str) -> str:
+    """Return the regular expression for one of `words`, which are expressions without spaces."""
+    return "|".join(words.split())
+
+
 def word_list(text: str) -> list[str]:
     """Return the words of a table that is written as a text."""
     return text.split()

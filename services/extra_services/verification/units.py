@@ -77,10 +77,6 @@ _TABLE = {
     "calendar": {"month": "1", "year": "12", "yr": "12", "decade": "120", "century": "1200",
     "centuries": "1200",
                  "年": "12", "个月": "1"},
-    "volume": {"ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "cc": "1/1000", "cl": "1/100",
-    "l": "1", "L": "1",
-               "liter": "1", "litre": "1", "升": "1", "毫升": "1/1000"},
-    "us volume": {"gal": "128", "gallon": "128", "quart": "32", "pint": "16", "cup": "8", "fl oz": "1"},
     "data": {"bit": "1", "byte": "8", "kB": "8000", "KB": "8000", "MB": "8000000", "GB": "8000000000"},
     "dollar": {"cent": "1/100", "dollar": "1", "usd": "1", "USD": "1", "$": "1", "美元": "1"},
     "euro": {"euro": "1", "€": "1", "EUR": "1", "欧元": "1"},
@@ -135,22 +131,33 @@ _UNITS |= {
     "acre": _times("4046.8564224", _METRE**2),
     "hectare": _times("10000", _METRE**2), "ha": _times("10000", _METRE**2), "m": _METRE,
     "min": _UNITS["minute"],
-    "litre": _UNITS["l"],
 }  # fmt: skip
+#: In litres; a gallon of the United States is 231 cubic inches.
+_VOLUMES = {
+    "ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "millilitre": "1/1000", "cc": "1/1000",
+    "cl": "1/100", "cL": "1/100", "dl": "1/10", "dL": "1/10", "l": "1", "L": "1", "\\ell": "1",
+    "liter": "1", "litre": "1", "升": "1", "毫升": "1/1000",
+    "gal": "3.785411784", "gallon": "3.785411784", "quart": "0.946352946", "qt": "0.946352946",
+    "pint": "0.473176473", "cup": "0.2365882365", "fl oz": "0.0295735295625",
+}  # fmt: skip
+_UNITS |= {name: _times(size, _times("1/1000", _METRE**3)) for name, size in _VOLUMES.items()}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 
 # Possessive: a long run of spaces must not be tried in every way.
 _TEXT = re.compile(
-    r"\\(?:text|mbox|mathrm|textrm|rm|operatorname|mathit|textbf|mathbf)\s*\{[\s~]*+((?:[^{}\s]|\s++(?!\}))*+)\s*+\}"
+    r"\\(?:text|mbox|mathrm|textrm|rm|operatorname|mathit|textbf|mathbf)\s*\{[\s~]*+((?:\^\{-?\d\}|[^{}\s]|\s++(?!\}))*+)\s*+\}"
 )
 _NAME = (
     r"(?:\^\s*\{?\\circ\s*\}?\s*)?(?:⟦[^⟧]*⟧|\\mu\s?m|[kMGmn]?\s?\\Omega|\\mu|[a-zA-ZÅ]+|[\u4e00-\u9fff]+)"
 )
 _POWER = r"(?:\s*\^\s*\{?\s*(-?\s*\d)\s*\}?)?"
 _FACTOR = rf"{_NAME}{_POWER}"
-_JOIN = r"\s*(?:/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])|\*|·|\bper\b|⟦\s*per\s*⟧|(?<=⟧)|(?=⟦)|\s)\s*"
-_TAIL = re.compile(rf"(?P<gap>\s*)(?P<unit>/?\s*{_FACTOR}(?:{_JOIN}{_FACTOR})*)\s*\.?\s*\Z")
+# Atomic: spaces between two units must not be shared out in every way.
+_JOIN = r"(?>\s*(?:/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z])|\*|·|\bper\b|⟦\s*per\s*⟧)\s*|\s+|(?<=⟧)|(?=⟦))"
+_TAIL = re.compile(rf"(?P<gap>\s*)(?P<unit>/?\s*{_FACTOR}(?:{_JOIN}{_FACTOR}){{0,8}})\s*\.?\s*\Z")
 _FACTORS = re.compile(rf"(?P<join>/|\bper\b)?\s*\(?(?P<name>{_NAME}){_POWER}\)?")
+_DOT = re.compile(r"\\(?:cdot|times)(?![a-zA-Z])")
+_FRACTION_IN_TEXT = re.compile(r"⟦([^⟧/]+)/\s*([^⟧/ ]+)\s*⟧\Z")
 _TIMES = re.compile(r"\s*(?:\\cdot|\\times|·|\*|\\,|\\ )\s*")
 _PLAIN_NUMBER = re.compile(
     r"\(?[+-]?\s*(?:[\d.,]*\d(?:\s*/\s*\d+)?(?:\s+\d+/\d+)?|[\d\s]*\\[dt]?frac\s*(?:\{-?[\d.]+\}|\d)\s*(?:\{\d+\}|\d)"
@@ -191,12 +198,13 @@ def split_unit(latex: str) -> tuple[str, Unit | None]:
     return latex, None
 
 
+_SPACE = re.compile(r"\\[,;: ]|~")
 _QUANTITY = re.compile(r"\s*,?\s*(?:and\s+)?(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\.?")
 
 
 def mixed_quantity(text: str) -> tuple[Fraction, Unit] | None:
     """Return "1 hour 30 minutes" as a number of the first unit, or None; the units must become smaller."""
-    flat = _TEXT.sub(r" \1 ", text).strip()
+    flat = _SPACE.sub(" ", _TEXT.sub(r" \1 ", text)).strip()
     total, first, last, position = Fraction(0), None, None, 0
     while match := _QUANTITY.match(flat, position):
         unit = _one(match[2])
@@ -242,6 +250,7 @@ def _length(latex: str, marked_length: int) -> int:
 def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
     if plain and not glued and (" per " in text) and re.fullmatch(r"[a-zA-Z ⟦⟧]+", text):
         return _inside(" ".join(re.sub("[⟦⟧]", " ", text).split()))
+    text = _DOT.sub("*", text)
     total = Unit(())
     sign = 1
     position = 0
@@ -262,6 +271,11 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
         if unit is None or (glued and "⟦" not in name and len(bare) == 1 and match.start() == 0):
             return None
         power = int(match[3].replace(" ", "")) if match[3] else 1
+        if power != 1 and (fraction := _FRACTION_IN_TEXT.match(name)):
+            # The power behind "\\text{kg/m}" is that of the metre.
+            below = _inside(fraction[2])
+            total = total * below ** (sign * (1 - power)) if below else total
+            power = 1
         total = total * unit ** (sign * power)
     if text[position:].strip(" .") or not total.dimension:
         return None
@@ -299,7 +313,7 @@ def _product(words: str) -> Unit | None:
 
 def _thing(words: str, index: int) -> Unit | None:
     """Return the things counted in "words per minute" (index 0) or "dollars per person" (index 1)."""
-    noun = counted_noun(words if index == 0 else f"{words}s")
+    noun = counted_noun(words if index == 0 else f"{words}{'es' if words.endswith('s') else 's'}")
     return _counted(noun) if noun else None
 
 

@@ -23,9 +23,11 @@ _KEEP_LAST = {
         1,
     ),
 }  # fmt: skip
+#: Fonts, which go where they hold a formula and no name.
+_FONTS = ("mathbf", "boldsymbol", "bm", "mathit", "textbf")
 #: Commands that are dropped with their argument.
 _DROP = ("tag", "tag*", "label", "hspace", "hspace*", "vspace", "phantom", "hphantom", "vphantom", "mspace")
-_WRAPPER = re.compile(rf"\\({'|'.join(map(re.escape, [*_KEEP_LAST, *_DROP]))})\s*(?=\{{)")
+_WRAPPER = re.compile(rf"\\({'|'.join(map(re.escape, [*_KEEP_LAST, *_DROP, *_FONTS]))})\s*(?=\{{)")
 #: The remark below "\underbrace{7}_{\text{sum}}".
 _REMARK = re.compile(r"\\(?:under|over)brace(?![a-zA-Z])")
 _SWITCHES = re.compile(
@@ -64,7 +66,7 @@ _SYNONYMS = (
     (re.compile(r"\\leqslant|\\leqq"), r"\\le"),
     (re.compile(r"\\geqslant|\\geqq"), r"\\ge"),
     (re.compile(r"\\(?:varnothing|void)(?![a-zA-Z])"), r"\\emptyset"),
-    (re.compile(r"\\varepsilon(?![a-zA-Z])"), r"\\epsilon"),
+    (re.compile(r"\\var(epsilon|theta|phi|rho|kappa)(?![a-zA-Z])"), r"\\\1"),
     (re.compile(r"\\q?quad(?=x_)"), r"\\quad "),
     (re.compile(r"\\langle(?![a-zA-Z])([^<>=|]*,[^<>=|]*)\\rangle(?![a-zA-Z])"), r"(\1)"),
 )  # fmt: skip
@@ -98,10 +100,10 @@ def _without_wrappers(text: str) -> str:
     deleted: list[tuple[int, int]] = []
     for match in matches:
         drop = match[1] in _DROP
-        begin, arguments = match.end(), 1 if drop else _KEEP_LAST[match[1]]
+        begin, arguments = match.end(), 1 if drop else _KEEP_LAST.get(match[1], 1)
         for _ in range(arguments - 1):
             begin = _skip_spaces(text, closing.get(begin, -1) + 1)
-        if begin not in closing:
+        if begin not in closing or (match[1] in _FONTS and "{" not in text[begin + 1 : closing[begin]]):
             continue
         if drop:
             deleted.append((match.start(), closing[begin] + 1))

@@ -1,0 +1,61 @@
+"""Read long texts of one repeated piece with everything that takes answers apart by regular expressions.
+
+`python -m support.hostile_texts SECONDS` ends by the signal SIGXCPU where an expression backtracks, and has
+printed the text that it was reading.
+"""
+
+import resource
+import sys
+from collections.abc import Iterator
+
+from extra_rl.vocabulary import Method
+from extra_services.verification import choices, extraction, forms, latex, listing, quick, statements, units
+from extra_services.verification.verdict import VerificationItem
+
+#: Characters of a response, and of an answer that a worker rewrites.
+RESPONSE, ANSWER = 20_000, 1_500
+PIECES = (
+    "a", "a ", "A ", "(A), ", "A or ", "1", "1,", "1 ", "1. ", "1/", "-", "$", "$1$ ", "{", "}",
+    "(", "[", "not ", "is ", "it is ", "answer is ", "the answer is not ", "答案", "选", "选项",
+    "不选A", "\n", "A. x\n", "**", "* ", "_", "5 out of ", "and ", "and one ", "twenty ",
+    "minus ", "half of ", "x_1=", "x=", "^{", "[1;", "(1,", "&", "~", "°", "m ", "km/", "cm per ",
+    "1 hour ", "<think>", "</think>", "<answer>", "####", "because ", "none of ", "between 1 and ",
+    "1 less than ", "0.(3)", "1{,}", "1:", "<< ", "!", "...", "or, ", "option ", "k", "I ",
+    "eliminating A, ", "A、", "%", " of the ", "∈", r"\text{", r"\text{a} ", r"\text{ m}",
+    r"\boxed{", r"\boxed{1} ", r"\boxed{1},", r"\boxed{1} and ", r"\begin{cases}", r"\\", r"\frac",
+    r"\frac{1}", r"\quad", r"\ ", r"\pm ", r"\overline", r"\mathbb{Z}", r"\mathbf{", r"^\circ ",
+    r"x\in ",
+)  # fmt: skip
+FRAMES = (("", ""), ("The answer is ", "!"), ("The answer is 7", " x."), (r"\boxed{", "}"), ("7 ", "}7"))
+
+
+def texts(length: int) -> Iterator[str]:
+    """Yield each piece repeated to `length` characters, in each frame."""
+    for piece in PIECES:
+        for before, behind in FRAMES:
+            yield before + piece * (length // len(piece)) + behind
+
+
+def read_all() -> None:
+    """Read all texts, as responses and as answers."""
+    for text in texts(RESPONSE):
+        print(repr(text[:40]), flush=True)
+        for method in (Method.MATH, Method.CHOICE, Method.AUTO):
+            quick.decide(quick.question(VerificationItem(text, "A", method)))
+        extraction.final_answer(text, several=True)
+        choices.stated(text)
+        statements.last_value(text)
+    for text in texts(ANSWER):
+        print(repr(text[:40]), flush=True)
+        latex.written(text)
+        units.split_unit(text)
+        listing.members(text)
+        for form in (forms.statements, forms.ratio, forms.congruence, forms.sides, forms.pieces, forms.point):
+            form(text)
+
+
+if __name__ == "__main__":
+    seconds = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    read_all()
+    print("all read")
