@@ -1,7 +1,7 @@
 """Read long texts of one repeated piece with everything that takes answers apart by regular expressions.
 
-`python -m support.backtracking_texts SECONDS` ends by the signal SIGXCPU where an expression backtracks, and has
-printed the text that it was reading.
+`python -m support.backtracking_texts SECONDS` ends by the signal SIGXCPU where an expression backtracks,
+and has printed the text that it was reading.
 """
 
 import resource
