@@ -115,8 +115,10 @@ def _server(settings: ServerSettings) -> grpc.aio.Server:
             ("grpc.max_send_message_length", settings.max_message_bytes),
             # A second server on the same port is a mistake to report, not a way to share load.
             ("grpc.so_reuseport", 0),
-            # Clients ping once a minute while a long call is silent; gRPC's default takes that for abuse.
-            ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+            # Clients ping while a long call is silent, or to keep an idle connection: ours once a minute,
+            # others every 10 s. gRPC's defaults (5 minutes, 2 hours without a call) take that for abuse.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
 
