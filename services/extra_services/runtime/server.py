@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class ServerSpec:
     close: Callable[[], Awaitable[None]]
     #: Whether the services can serve, now and whenever that changes; None: always.
     readiness: Callable[[], AsyncIterator[bool]] | None = None
+    #: Paths of the HTTP port besides the RPCs -> what answers a POST there (runtime.http.Handler).
+    http_posts: dict[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict)
 
 
 def run(settings: ServerSettings, build: Callable[[], Awaitable[ServerSpec]]) -> None:
@@ -68,19 +70,28 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[ServerSp
         add(server)
     try:
         address = _listen(server, settings)
+        gateway = _gateway(server, settings, spec)
     except SystemExit:
         # The domain's threads and processes would keep this process alive.
         await spec.close()
         raise
     await server.start()
+    if gateway:
+        await gateway.start()
     for name in ("", *spec.services):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     following = asyncio.create_task(_follow(spec, checks)) if spec.readiness else None
     if settings.address_file:
         _write_atomically(settings.address_file, address)
+    if settings.http_address_file and gateway:
+        _write_atomically(settings.http_address_file, gateway.address)
     metrics.SERVING.set(1)
     log.info(
-        "serving", address=address, services=list(spec.services), metrics=page.address if page else "off"
+        "serving",
+        address=address,
+        services=list(spec.services),
+        http=gateway.address if gateway else "off",
+        metrics=page.address if page else "off",
     )
     await stopping.wait()
     metrics.SERVING.set(0)
@@ -89,7 +100,8 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[ServerSp
         following.cancel()
     for name in spec.services:
         await checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-    await server.stop(settings.drain_seconds)
+    # Together: what HTTP's calls still wait for are calls of gRPC.
+    await asyncio.gather(server.stop(settings.drain_seconds), *([gateway.stop()] if gateway else []))
     await spec.close()
     if page:
         await asyncio.to_thread(page.close)
@@ -121,6 +133,17 @@ def _server(settings: ServerSettings) -> grpc.aio.Server:
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
+
+
+def _gateway(server: grpc.aio.Server, settings: ServerSettings, spec: ServerSpec) -> Any:
+    """Return the HTTP port, None if it is off; its packages are imported only for it."""
+    if settings.http_port == "off":
+        return None
+    try:
+        from extra_services.runtime.http import Gateway
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"http_port is set: pip install 'extra-rl[http]' ({error})") from error
+    return Gateway(settings, server, spec.services, spec.http_posts)
 
 
 def _add_standard_services(server: grpc.aio.Server, names: list[str]) -> Any:
