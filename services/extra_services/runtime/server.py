@@ -44,7 +44,7 @@ class ServerSpec:
     close: Callable[[], Awaitable[None]]
     #: Whether the services can serve, now and whenever that changes; None: always.
     readiness: Callable[[], AsyncIterator[bool]] | None = None
-    #: Paths of the HTTP port besides the RPCs -> what answers a POST there (runtime.http.Handler).
+    #: Paths of the HTTP port besides the RPCs -> what answers a POST there (gateway.http.Handler).
     http_posts: dict[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict)
 
 
@@ -140,7 +140,7 @@ def _gateway(server: grpc.aio.Server, settings: ServerSettings, spec: ServerSpec
     if settings.http_port == "off":
         return None
     try:
-        from extra_services.runtime.http import Gateway
+        from extra_services.gateway.http import Gateway
     except ModuleNotFoundError as error:
         raise SystemExit(f"http_port is set: pip install 'extra-rl[http]' ({error})") from error
     return Gateway(settings, server, spec.services, spec.http_posts)

@@ -36,9 +36,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from extra_services.errors import InvalidInput, ServiceError
+from extra_services.gateway.openapi import openapi
 from extra_services.runtime.errors import status_of
 from extra_services.runtime.interceptor import REQUEST_ID
-from extra_services.runtime.openapi import openapi
 from extra_services.runtime.settings import ServerSettings
 from extra_services.runtime.tls import Certificates
 from extra_services.runtime.tokens import Tokens
