@@ -33,7 +33,7 @@ from protobuf.wkt import Any as AnyDetail
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from extra_services.errors import InvalidInput, ServiceError
 from extra_services.gateway.openapi import openapi
@@ -110,7 +110,7 @@ class Gateway:
         async def description(_request: Request) -> Response:
             return JSONResponse(described)
 
-        routes = [Route("/openapi.json", description)]
+        routes: list[BaseRoute] = [Route("/openapi.json", description)]
         routes += [
             Route(path, self._post(handler), methods=["POST"]) for path, handler in self._posts.items()
         ]
@@ -199,7 +199,7 @@ class _Authenticated:
         await self._app(scope, receive, send)
 
 
-class _Config(Config):
+class _Config(Config):  # type: ignore[misc]
     """Hypercorn's settings; the TLS certificate follows its files, as that of gRPC does."""
 
     def __init__(self, settings: ServerSettings, listening: socket.socket) -> None:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class ServerSpec:
     #: Whether the services can serve, now and whenever that changes; None: always.
     readiness: Callable[[], AsyncIterator[bool]] | None = None
     #: Paths of the HTTP port besides the RPCs -> what answers a POST there (gateway.http.Handler).
-    http_posts: dict[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict)
+    http_posts: Mapping[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict)
 
 
 def run(settings: ServerSettings, build: Callable[[], Awaitable[ServerSpec]]) -> None:

@@ -58,7 +58,7 @@ class Certificates:
             connection.context = context
 
         first = context
-        first.sni_callback = follow  # type: ignore[assignment]
+        first.sni_callback = follow
         return first
 
     def _new_context(self, protocols: Sequence[str]) -> ssl.SSLContext:
