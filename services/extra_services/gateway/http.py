@@ -7,6 +7,7 @@ and drain are those of gRPC, and none of it is written twice. The price is one m
 
 import asyncio
 import json
+import logging
 import shutil
 import socket
 import ssl
@@ -153,11 +154,8 @@ class Gateway:
                 failed = _connect_error(error)
                 return _failed(failed.code, failed.message, headers)
             except Exception as error:
-                log.error(
-                    "call failed", method=request.url.path, request_id=headers[REQUEST_ID], exc_info=error
-                )
-                text = f"internal error; the server's log has it under request id {headers[REQUEST_ID]}"
-                return _failed(Code.INTERNAL, text, headers)
+                failed = _bug(error, request.url.path, headers)
+                return _failed(failed.code, failed.message, headers)
 
         return answer
 
@@ -207,7 +205,8 @@ class _Config(Config):  # type: ignore[misc]
         self.bind = [f"fd://{listening.detach()}"]
         self.graceful_timeout = settings.drain_seconds
         self.accesslog = None
-        self.errorlog = None
+        # Its errors alone: they go to standard error by Python's own default.
+        self.errorlog = logging.getLogger("hypercorn.error")
         self.include_server_header = False
         # Connect's calls, not connections, are limited: by gRPC.
         self.h2_max_concurrent_streams = min(settings.max_concurrent_rpcs, 2**16)
@@ -230,6 +229,8 @@ def _forward(path: str, call: Callable[..., Awaitable[Any]]) -> Callable[[Any, A
             return await call(path, request, headers, timeout)
         except grpc.aio.AioRpcError as error:
             raise _connect_error(error) from error
+        except Exception as error:
+            raise _bug(error, path, headers) from error
 
     return forward
 
@@ -249,6 +250,15 @@ def _connect_error(error: grpc.aio.AioRpcError) -> ConnectError:
                 ErrorDetail(AnyDetail(type_url=each.type_url, value=each.value)) for each in status.details
             ]
     return ConnectError(_CODES[error.code().value[0]], error.details() or "", details)
+
+
+def _bug(error: Exception, path: str, headers: Mapping[str, str]) -> ConnectError:
+    """Log an exception that nobody foresaw, as gRPC's interceptor does, and return what the caller gets."""
+    request_id = headers[REQUEST_ID]
+    log.error("call failed", method=path, request_id=request_id, exc_info=error)
+    return ConnectError(
+        Code.INTERNAL, f"internal error; the server's log has it under request id {request_id}"
+    )
 
 
 def _failed(code: Code, message: str, headers: Mapping[str, str]) -> Response:
