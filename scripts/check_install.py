@@ -30,6 +30,7 @@ LIGHT = {
     "server": "extra_services.runtime",
     "server,tracing": "extra_services.runtime",
     "verification": "extra_services.verification",
+    "http": "extra_services.gateway",
     "server,redis": "extra_services.memory.redis_store",
     "onnx": "onnxruntime.capi.onnxruntime_pybind11_state",
     "inspect": "extra_inspector",

@@ -74,9 +74,9 @@ LOCKS = {
         ),
     ),
     "client": Lock(),
-    "verification": Lock(("verification", "tracing"), on="client"),
+    "verification": Lock(("verification", "http", "tracing"), on="client"),
     "generation-cpu": Lock(("generation", "tracing"), on="client"),
-    "novelty": Lock(("novelty", "onnx", "redis", "tracing"), on="generation-cpu"),
+    "novelty": Lock(("novelty", "onnx", "redis", "http", "tracing"), on="generation-cpu"),
     "trainer": Lock(("generation", "tracing", "trainer", "eval"), on="generation-cpu"),
     # vLLM pins torch's CUDA build, and other releases that the tests' constraints exclude.
     "generation-cuda": Lock(("generation", "vllm", "tracing"), constraints=None, overrides=None),

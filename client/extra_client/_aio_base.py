@@ -7,7 +7,7 @@ uses it; "embedded" starts the service then, in a thread.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -104,8 +104,12 @@ class Client:
             try:
                 return call.parse(await attempt.send(method))
             except grpc.RpcError as failure:
+                if parts := attempt.parts(failure):
+                    break
                 pause = attempt.pause(failure)
             await asyncio.sleep(pause)
+        results: Any = [each for part in parts for each in await self._run(part, attempt.left)]
+        return cast(Result, results)
 
     async def _stream(self, call: Call[Result], deadline: float | None) -> AsyncIterator[Result]:
         """Send `call` with the first iteration; yield its parsed responses."""

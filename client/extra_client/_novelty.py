@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from extra_client import _server_info, _wire, errors
 from extra_client._server_info import ServerInfo
-from extra_client._transport import NOVELTY, Call, new_key
+from extra_client._transport import NOVELTY, Batch, Call, new_key
 from extra_client.errors import ExtraError, InternalError
 from extra_rl.v1 import novelty_pb2 as pb
 from extra_rl.vocabulary import Metric, NearestKind, OutcomeScope, Scale, ScoreMode
@@ -71,10 +71,11 @@ class Group:
 
     #: Identity of the prompt, stable across steps and epochs.
     prompt_id: str
-    texts: Sequence[str] | None = None
-    #: Reals [n, dimension]; need not be normalised, none may be zero.
+    #: None in it is a rollout without a text: as an empty one it scores 0 and is not stored.
+    texts: Sequence[str | None] | None = None
+    #: Reals [n, dimension], also as a torch tensor; need not be normalised, none may be zero.
     embeddings: ArrayLike | None = None
-    #: Whether each is correct; None (undecided) counts as not correct.
+    #: Whether each is correct, True, False or None: undecided, which counts as not correct.
     correct: Sequence[bool | None] | NDArray[np.bool_]
     #: n lists of the response's token ids, for Metric.NGRAM_COUNT.
     token_ids: Sequence[ArrayLike] | None = None
@@ -205,7 +206,8 @@ class NoveltyInfo:
 class SampleOptions(TypedDict, total=False):
     """Further arguments of collect_sample: the text or your own embedding, and how to measure."""
 
-    text: str
+    #: None: the rollout has none, as an empty one.
+    text: str | None
     #: Reals [dimension].
     embedding: ArrayLike
     #: The response's token ids, for Metric.NGRAM_COUNT.
@@ -254,14 +256,18 @@ def score_groups(
         outcome_scope=_wire.number(OutcomeScope, outcome_scope, "outcome_scope"),
         ignore_history=ignore_history,
     )
+    return _score_groups(request)
 
+
+def _score_groups(request: pb.ScoreGroupsRequest) -> Call[list[GroupScores]]:
     def parse(response: pb.ScoreGroupsResponse) -> list[GroupScores]:
-        if len(response.groups) != len(groups):
-            raise InternalError(f"the server sent {len(response.groups)} scores for {len(groups)} groups")
+        got, wanted = len(response.groups), len(request.groups)
+        if got != wanted:
+            raise InternalError(f"the server sent {got} scores for {wanted} groups")
         timings = _timings(response.timings)
         return [_scores(scores, response.replayed, timings) for scores in response.groups]
 
-    return Call(NOVELTY, "ScoreGroups", request, parse, deadline=600)
+    return Call(NOVELTY, "ScoreGroups", request, parse, deadline=600, batch=Batch("groups", _score_groups))
 
 
 def collect_sample(
@@ -272,7 +278,7 @@ def collect_sample(
     index: int,
     correct: bool | None,
     *,
-    text: str = "",
+    text: str | None = "",
     embedding: ArrayLike | None = None,
     token_ids: ArrayLike = (),
     sequence_logprob: float | None = None,
@@ -292,9 +298,9 @@ def collect_sample(
         group_id=group_id,
         group_size=group_size,
         index=index,
-        text=text,
+        text=text or "",
         embedding=b"" if embedding is None else _wire.float_bytes(embedding),
-        correct=bool(correct),
+        correct=bool(_wire.decision(correct, "correct")),
         token_ids=_wire.int_bytes(token_ids, "token_ids"),
         sequence_logprob=sequence_logprob,
         answer=answer or "",
@@ -422,11 +428,12 @@ def _answer_count(count: pb.AnswerCount) -> AnswerCount | None:
 
 
 def _group(group: Group, field: str) -> pb.Group:
+    correct = _wire.decisions(group.correct, f"{field}.correct")
     return pb.Group(
         prompt_id=group.prompt_id,
-        texts=group.texts,
+        texts=[text or "" for text in group.texts or ()],
         embeddings=b"" if group.embeddings is None else _wire.float_bytes(group.embeddings),
-        correct=[bool(correct) for correct in group.correct],
+        correct=[bool(each) for each in correct],
         token_ids=[
             _wire.int_bytes(ids, f"{field}.token_ids[{index}]")
             for index, ids in enumerate(group.token_ids or ())
@@ -437,7 +444,7 @@ def _group(group: Group, field: str) -> pb.Group:
         answers=[answer or "" for answer in group.answers or ()],
         problem=group.problem,
         reference_answer=group.reference_answer,
-        undecided=[correct is None for correct in group.correct] if None in list(group.correct) else None,
+        undecided=[each is None for each in correct] if None in correct else None,
     )
 
 

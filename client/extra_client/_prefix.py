@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from extra_client import _server_info, _wire, errors
 from extra_client._server_info import ServerInfo
-from extra_client._transport import PREFIX, Call, new_key
+from extra_client._transport import PREFIX, Batch, Call, new_key
 from extra_client.errors import ExtraError, InternalError
 from extra_rl.v1 import prefix_pb2 as pb
 from extra_rl.vocabulary import SelectionPolicy
@@ -151,9 +151,12 @@ def add_rollouts(
         min_segment_tokens=min_segment_tokens,
         idempotency_key=idempotency_key or new_key(),
     )
+    return _add_rollouts(request)
 
+
+def _add_rollouts(request: pb.AddRolloutsRequest) -> Call[list[AddedPrefixes]]:
     def parse(response: pb.AddRolloutsResponse) -> list[AddedPrefixes]:
-        _check(len(response.prompts), len(prompts))
+        _check(len(response.prompts), len(request.prompts))
         return [
             AddedPrefixes(
                 added.rollout_index, tuple(added.lengths), errors.from_item(added.error), response.replayed
@@ -161,7 +164,7 @@ def add_rollouts(
             for added in response.prompts
         ]
 
-    return Call(PREFIX, "AddRollouts", request, parse, deadline=600)
+    return Call(PREFIX, "AddRollouts", request, parse, deadline=600, batch=Batch("prompts", _add_rollouts))
 
 
 def select(

@@ -471,7 +471,7 @@ class NoveltyClient(_ClientInNamespace):
         self,
         prompt_id: str,
         *,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[str | None] | None = None,
         embeddings: ArrayLike | None = None,
         correct: Sequence[bool | None] | NDArray[np.bool_],
         token_ids: Sequence[ArrayLike] | None = None,
@@ -493,10 +493,10 @@ class NoveltyClient(_ClientInNamespace):
 
         Args:
             prompt_id: Identity of the prompt.
-            texts: The responses.
-            embeddings: Reals [n, dimension], in the place of texts.
-            correct: Whether each is correct. The others score 0, or for Metric.OUTCOME they alone score. None
-                (undecided) counts as not correct; Metric.OUTCOME leaves it out.
+            texts: The responses; None is one without a text, which scores 0.
+            embeddings: Reals [n, dimension], in the place of texts; a torch tensor on any device too.
+            correct: Whether each is correct: bools, no rewards. The others score 0, or for Metric.OUTCOME
+                they alone score. None (undecided) counts as not correct; Metric.OUTCOME leaves it out.
             token_ids: Integers [length] for each response, for Metric.NGRAM_COUNT.
             sequence_logprobs: Reals [n], in nats, for Metric.POLICY_SURPRISE.
             answers: n final answers, as Verdict.final_answer has them, None or empty for a missing

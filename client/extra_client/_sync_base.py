@@ -8,7 +8,7 @@ to use from several threads.
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -95,8 +95,12 @@ class Client:
             try:
                 return call.parse(attempt.send(method))
             except grpc.RpcError as failure:
+                if parts := attempt.parts(failure):
+                    break
                 pause = attempt.pause(failure)
             time.sleep(pause)
+        results: Any = [each for part in parts for each in self._run(part, attempt.left)]
+        return cast(Result, results)
 
     def _stream(self, call: Call[Result], deadline: float | None) -> Iterator[Result]:
         """Send `call` now; yield its parsed responses."""

@@ -41,6 +41,8 @@ _scope: ContextVar[str] = ContextVar("extra_client_request_scope", default="")
 #: Seconds before a call is sent again, doubled each time up to the longest.
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
+#: What gRPC says of a request above the server's limit, with the limit.
+_OVER_LIMIT = re.compile(r"Received message larger than max \(\d+ vs\. (\d+)\)")
 #: Seconds for which a call is sent again in all, unless its client has another patience.
 PATIENCE = 3.5
 
@@ -121,6 +123,18 @@ class Call(Generic[Result]):
     parse: Callable[[Any], Result]
     #: Seconds the call may take unless the client or the caller says otherwise.
     deadline: float
+    #: How a request above the server's message limit is sent in parts, if its result is a list.
+    batch: "Batch[Result] | None" = None
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Result]):
+    """A call whose request has a list of items that may travel in several requests."""
+
+    #: The request's field with the items.
+    field: str
+    #: Makes the call of a request with some of them.
+    call: Callable[[Any], Call[Result]]
 
 
 @dataclass
@@ -146,11 +160,10 @@ class Attempt:
     def send(self, method: Any) -> Any:
         """Send it by the stub's `method`, with what is left of its deadline."""
         self.sent += 1
-        left = max(0.0, self.until - time.monotonic())
         metadata = [(REQUEST_ID, self.request_id), *_trace()]
         if self.token:
             metadata.append(("authorization", f"Bearer {self.token}"))
-        return method(self.call.request, timeout=left, metadata=metadata)
+        return method(self.call.request, timeout=self.left, metadata=metadata)
 
     def pause(self, failure: Any) -> float:
         """Return the seconds to wait before it is sent again, after it ended with `failure`.
@@ -167,6 +180,22 @@ class Attempt:
         if not self._is_sent_again(failure) or now + seconds >= last:
             raise self.error(failure) from None
         return seconds
+
+    def parts(self, failure: Any) -> "list[Call[Any]]":
+        """Return the calls that send this one's items in parts, if `failure` says that it is too large.
+
+        None are returned if it has no items to share out, or one alone is too large.
+        """
+        limit = _OVER_LIMIT.search(failure.details() or "")
+        if limit is None or self.call.batch is None:
+            return []
+        batch = self.call.batch
+        return [batch.call(part) for part in split(self.call.request, batch.field, int(limit[1]))]
+
+    @property
+    def left(self) -> float:
+        """Seconds until its deadline."""
+        return max(0.0, self.until - time.monotonic())
 
     def _is_sent_again(self, failure: Any) -> bool:
         unavailable = failure.code() is grpc.StatusCode.UNAVAILABLE
@@ -217,6 +246,38 @@ class Attempt:
             changed = status_pb2.Status(code=code.INVALID_ARGUMENT.value[0])
             return changed, f"{where}: the message is too large ({details}): {advice}"
         return status, f"{where}: {details}"
+
+
+def split(request: Any, field: str, limit: int) -> list[Any]:
+    """Return requests of at most `limit` bytes that hold the items in `field` of `request`, in order.
+
+    Each has the other fields, and of an idempotency key one of its own, named by the items it holds: the same
+    request split again has the same keys. The list is empty if an item is too large by itself.
+    """
+    items = getattr(request, field)
+    shared = type(request)()
+    shared.CopyFrom(request)
+    shared.ClearField(field)
+    # Room for the end of the key, and for tag and length of each item.
+    room, key = limit - shared.ByteSize() - 64, getattr(request, "idempotency_key", "")
+    sizes = [item.ByteSize() + 12 for item in items]
+    if not sizes or max(sizes) > room:
+        return []
+    starts, used = [0], 0
+    for place, size in enumerate(sizes):
+        if used + size > room:
+            starts.append(place)
+            used = 0
+        used += size
+    parts = []
+    for start, stop in zip(starts, [*starts[1:], len(items)], strict=True):
+        part = type(request)()
+        part.CopyFrom(shared)
+        getattr(part, field).extend(items[start:stop])
+        if key:
+            part.idempotency_key = f"{key}/{start}-{stop}"
+        parts.append(part)
+    return parts
 
 
 def attempt(

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from extra_client import _server_info, _wire
 from extra_client._server_info import ServerInfo
-from extra_client._transport import VERIFICATION, Call
+from extra_client._transport import VERIFICATION, Batch, Call
 from extra_client.errors import InternalError, InvalidArgumentError
 from extra_rl.groups import is_decided
 from extra_rl.references import MAX_ITEM_CHARACTERS, InvalidReference, invalid_text, reference_texts
@@ -118,14 +118,17 @@ def verify(
         _item(response, answer, shared, f"[{index}]")
         for index, (response, answer) in enumerate(zip(responses, answers, strict=True))
     ]
-    request = pb.VerifyRequest(items=items, timeout_seconds=timeout_seconds)
+    return _verify(pb.VerifyRequest(items=items, timeout_seconds=timeout_seconds))
 
+
+def _verify(request: pb.VerifyRequest) -> Call[list[Verdict]]:
     def parse(response: pb.VerifyResponse) -> list[Verdict]:
-        if len(response.verdicts) != len(items):
-            raise InternalError(f"the server sent {len(response.verdicts)} verdicts for {len(items)} items")
+        got, wanted = len(response.verdicts), len(request.items)
+        if got != wanted:
+            raise InternalError(f"the server sent {got} verdicts for {wanted} items")
         return [_verdict(verdict) for verdict in response.verdicts]
 
-    return Call(VERIFICATION, "Verify", request, parse, deadline=600)
+    return Call(VERIFICATION, "Verify", request, parse, deadline=600, batch=Batch("items", _verify))
 
 
 class Stream(Generic[Id]):

@@ -1,15 +1,26 @@
 """Numbers and enums on the wire: `extra_rl.wire`, raising the client's errors in place of ValueError."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
 from extra_client.errors import InternalError, InvalidArgumentError
-from extra_rl import wire
+from extra_rl import groups, wire
 from extra_rl.wire import float_bytes, floats, ints
 
-__all__ = ["float_bytes", "floats", "int_bytes", "ints", "member", "number", "optional_member"]
+__all__ = [
+    "decision",
+    "decisions",
+    "float_bytes",
+    "floats",
+    "int_bytes",
+    "ints",
+    "member",
+    "number",
+    "optional_member",
+]
 
 Member = TypeVar("Member", bound=StrEnum)
 
@@ -24,6 +35,23 @@ def int_bytes(values: ArrayLike, field: str) -> bytes:
         return wire.int_bytes(values)
     except ValueError as error:
         raise InvalidArgumentError(f"{field}: {error}", field=field) from error
+
+
+def decision(value: Any, field: str) -> bool | None:
+    """Return whether a rollout is correct; None: undecided.
+
+    Raises:
+        InvalidArgumentError: `value`, the request's `field`, is no bool of Python, numpy or torch, nor None.
+    """
+    try:
+        return groups.decision(value, field)
+    except ValueError as error:
+        raise InvalidArgumentError(str(error), field=field) from error
+
+
+def decisions(values: Iterable[Any], field: str) -> list[bool | None]:
+    """As `decision`, for each of `values`; the error names its index."""
+    return [decision(value, f"{field}[{index}]") for index, value in enumerate(values)]
 
 
 # Any: the stubs have a type of their own for the numbers of each enum.

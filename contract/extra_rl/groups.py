@@ -8,6 +8,9 @@ alone, and none of these if it has none.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from extra_rl.vocabulary import UnparseableSide, VerdictStatus
 
@@ -18,6 +21,29 @@ UNDECIDED = (VerdictStatus.TIMEOUT, VerdictStatus.ERROR)
 def is_decided(status: VerdictStatus, unparseable_side: UnparseableSide | None) -> bool:
     """Return whether a verdict says anything about the response."""
     return status not in UNDECIDED and unparseable_side is not UnparseableSide.ANSWER
+
+
+def decision(value: Any, name: str) -> bool | None:
+    """Return a caller's word about a rollout: True, False, or None for undecided.
+
+    A reward is no such word: -1.0, NaN and "False" are all true to Python.
+
+    Args:
+        value: A bool of Python, numpy or torch, or None.
+        name: What the error calls it, such as "correct[2]".
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    # A bool of numpy, or a tensor of one bool: both have a dtype, whose name ends so.
+    if str(getattr(value, "dtype", "")).removeprefix("torch.") == "bool" and np.size(value.tolist()) == 1:
+        return bool(value)
+    raise ValueError(
+        f"{name} is {value!r} ({type(value).__name__}), but must be True, False or None (undecided): of a "
+        "reward send whether it means correct, such as reward > 0"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Both sides use this module; each wraps its `ValueError`s in an error of its own 
 import re
 from enum import StrEnum
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.descriptor import EnumDescriptor
@@ -39,8 +39,8 @@ def ints(data: bytes) -> NDArray[np.int32]:
 
 
 def float_bytes(values: ArrayLike) -> bytes:
-    """Encode reals of any shape, row-major, as float32."""
-    return np.ascontiguousarray(values, "<f4").tobytes()
+    """Encode reals of any shape, row-major, as float32; torch tensors of any device and dtype too."""
+    return np.ascontiguousarray(on_cpu(values), "<f4").tobytes()
 
 
 def int_bytes(values: ArrayLike) -> bytes:
@@ -49,7 +49,7 @@ def int_bytes(values: ArrayLike) -> bytes:
     Raises:
         ValueError: The values are no flat list of integers, or outside the range of int32.
     """
-    array = np.asarray(values)
+    array = np.asarray(on_cpu(values))
     if array.size == 0:
         return b""
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -57,6 +57,25 @@ def int_bytes(values: ArrayLike) -> bytes:
     if array.min() < -(2**31) or array.max() >= 2**31:
         raise ValueError("has numbers outside the range of int32")
     return array.astype("<i4").tobytes()
+
+
+def on_cpu(values: Any) -> Any:
+    """Return `values` with each torch tensor, also one in a list, as an array; torch is not imported.
+
+    numpy itself takes only tensors that are on the CPU, without a gradient and of a dtype it has.
+    """
+    if isinstance(values, list | tuple):
+        # Numbers are left alone: a batch has millions of them.
+        nested = values and (_is_tensor(values[0]) or isinstance(values[0], list | tuple))
+        return [on_cpu(each) for each in values] if nested else values
+    if not _is_tensor(values):
+        return values
+    tensor = values.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "detach") and hasattr(value, "is_floating_point")
 
 
 def number(member: StrEnum) -> int:

@@ -1,6 +1,7 @@
 """Functions for trainers without a plug-in, prompt_id and novelty_bonus; and a client in another language."""
 
 import base64
+import io
 import json
 import logging
 import os
@@ -15,10 +16,12 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import torch
 from google.protobuf import json_format
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from PIL import Image
 
 from extra_client import (
     InvalidArgumentError,
@@ -65,6 +68,28 @@ def test_a_prompt_is_known_by_its_content_alone() -> None:
     assert prompt_id("1 + 1 = ") == "54eb229447b5409cd2ec18e2376a2f9b"
 
 
+def test_images_in_a_prompt_are_known_by_their_pixels_in_every_process() -> None:
+    def chat(*parts: object) -> list[dict[str, object]]:
+        return [{"role": "user", "content": [{"type": "image", "image": part} for part in parts]}]
+
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    image = Image.fromarray(pixels)
+    stored = io.BytesIO()
+    image.save(stored, "PNG")
+    # Decoded again, as another process does: another object of another class.
+    decoded = Image.open(io.BytesIO(stored.getvalue()))
+    assert prompt_id(chat(decoded)) == prompt_id(chat(image)) == "69e45821f98f8a0aff95ba5e92fbd501"
+    tensor = torch.tensor(pixels)
+    assert prompt_id(chat(tensor)) == prompt_id(chat(pixels)) == prompt_id(chat(pixels.tolist()))
+    red, blue = (Image.new("P", (2, 2)) for _ in range(2))
+    red.putpalette([255, 0, 0])
+    blue.putpalette([0, 0, 255])
+    others = [image.resize((2, 8)), image.rotate(180), image.convert("L"), red, blue, pixels]
+    assert len({prompt_id(chat(each)) for each in [image, *others]}) == len(others) + 1
+    with pytest.raises(InvalidArgumentError, match=r"object of builtins\.object, which does not show its"):
+        prompt_id(chat(object()))
+
+
 def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once(target: str) -> None:
     with NoveltyClient(target, "function", NamespaceSettings(min_history=1)) as client:
         for _ in range(2):
@@ -84,7 +109,7 @@ def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once
             novelty_bonus(["a", "a"], [USUAL, OTHER], [True, True], ["12"], client=client)
         with pytest.raises(InvalidArgumentError, match="texts"):
             novelty_bonus(["a"], ["y" * 1_000_001], [True], client=client)
-        assert novelty_bonus(["a"], [""], [True], client=client).tolist() == [0]
+        assert novelty_bonus(["a", "a"], ["", None], [True, True], client=client).tolist() == [0, 0]
 
 
 def test_a_metric_gets_of_the_prompt_what_it_reads() -> None:

@@ -104,7 +104,7 @@ class Run:
         self.workers = [RewardLoopWorker(self.config) for _ in range(2)]
 
     async def reward(
-        self, texts: list[str], uid: str, split: str = "train", answer: Any = "4", prompt: Any = PROMPT
+        self, texts: list[str], uid: str, split: str | None = "train", answer: Any = "4", prompt: Any = PROMPT
     ) -> list[Any]:
         """Reward a group as verl does: each rollout goes to any worker."""
         calls = [
@@ -113,7 +113,7 @@ class Run:
         ]
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    def _data(self, text: str, uid: str, place: int, split: str, answer: Any, raw: Any) -> DataProto:
+    def _data(self, text: str, uid: str, place: int, split: str | None, answer: Any, raw: Any) -> DataProto:
         """As AgentLoopWorker._compute_score makes it."""
         prompt = torch.tensor(self.tokenizer("2 + 2 = ")["input_ids"])
         response = torch.tensor(self.tokenizer(text)["input_ids"])
@@ -272,15 +272,20 @@ def test_with_weights_of_0_rewards_and_advantages_are_bit_identical_and_nothing_
 
 
 def test_before_normalization_the_bonus_is_part_of_the_reward_and_evaluation_is_left_alone(
-    server: str, tmp_path: Path, model: Path
+    server: str, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(file(tmp_path, server, "before", alpha=0.5), model, "algorithm.adv_estimator=grpo")
 
     async def steps() -> list[list[Any]]:
         evaluated = await run.reward(ANSWERS[:1], "group-0", split="test")
-        return [evaluated, await run.reward(ANSWERS, "group-1"), await run.reward(["but 4"] * 4, "group-2")]
+        first = await run.reward(ANSWERS, "group-1")
+        # Parquet gives None to the rows without a split.
+        return [evaluated, first, await run.reward(["but 4"] * 4, "group-2", split=None)]
 
-    evaluated, _, second = asyncio.get_event_loop().run_until_complete(steps())
+    with caplog.at_level(logging.WARNING, "extra_client"):
+        evaluated, _, second = asyncio.get_event_loop().run_until_complete(steps())
+    (told,) = (record.message for record in caplog.records)
+    assert "'test' are evaluation: no novelty bonus" in told
     assert evaluated[0]["reward_extra_info"]["novelty_missing"] == 0.0
     for result in second:
         novelty = result["reward_extra_info"]["novelty"]

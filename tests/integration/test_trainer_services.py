@@ -277,7 +277,8 @@ def test_rows_of_one_prompt_share_a_memory_and_their_order_decides_no_bonus(
     texts = [[SUMS, "5", OTHERS], [SUMS, SUMS, "5"], ["5", "5", "5"], [OTHERS, SUMS, "12*1=12\n12"]]
     same = [_group(tokens, verification, each, guided=index == 3) for index, each in enumerate(texts)]
     filler = _group(tokens, verification, ["12"])
-    found, counts = [], []
+    found: list[Any] = []
+    counts: list[Any] = []
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 0, 3, 1]):
         name = f"rows-{metric}-{order[0]}"
         config = NoveltyConfig(metric=metric)
@@ -295,7 +296,8 @@ def test_rows_of_one_prompt_share_a_memory_and_their_order_decides_no_bonus(
         scores = step.finish(batch)
         places = [next(i for i, group in enumerate(batch) if group is each) for each in same]
         found.append([scores[place].raw.tolist() for place in places])
-        counts.append([scores[place].outcome.times.tolist() for place in places])
+        outcomes = [scores[place].outcome for place in places]
+        counts.append([outcome.times.tolist() for outcome in outcomes if outcome is not None])
         for group, score in zip(batch, scores, strict=True):
             assert len(score.nearest) in (0, len(group.rollouts))
             assert all(each is None or each.sibling != row for row, each in enumerate(score.nearest))

@@ -11,7 +11,7 @@ def made_verdict(status: VerdictStatus) -> Verdict:
     """Return a verdict with this status and nothing else."""
     side = UnparseableSide.RESPONSE if status is VerdictStatus.UNPARSEABLE else None
     fields: dict[str, Any] = dict.fromkeys(Verdict.__dataclass_fields__, "")
-    known = {"status": status, "unparseable_side": side, "score": None, "components": {}}
+    known: dict[str, Any] = {"status": status, "unparseable_side": side, "score": None, "components": {}}
     return Verdict(**{**fields, **known})
 
 

@@ -287,3 +287,19 @@ def test_settings_of_an_embedded_service_become_flags() -> None:
         "--no-slow",
         "--scales=[1, 2]",
     ]
+
+
+def test_a_request_is_split_into_parts_with_keys_of_their_own() -> None:
+    rollouts = [EntropyRollout(token_ids=[1], entropies=[0.1], text="z" * 500, token_ends=[500])]
+    prompts = [HardPrompt(f"p{place}", rollouts) for place in range(10)]
+    whole = _prefix.add_rollouts("n", prompts, [13], 4, "key").request
+    parts = _transport.split(whole, "prompts", 2_000)
+    assert [part.idempotency_key for part in parts] == ["key/0-3", "key/3-6", "key/6-9", "key/9-10"]
+    assert all(part.ByteSize() <= 2_000 for part in parts)
+    assert [prompt for part in parts for prompt in part.prompts] == list(whole.prompts)
+    assert {(part.namespace, part.min_segment_tokens, *part.newline_token_ids) for part in parts} == {
+        ("n", 4, 13)
+    }
+    # One item too large for any message, or none at all: there is nothing to split.
+    assert _transport.split(whole, "prompts", 500) == []
+    assert _transport.split(_prefix.add_rollouts("n", [], [], None, "key").request, "prompts", 500) == []

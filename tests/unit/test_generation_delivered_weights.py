@@ -140,7 +140,7 @@ def shards(folder: Path) -> Path:
     """Split the model in `folder` into two files with an index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    index = {}
+    index: dict[str, str] = {}
     for number, names in enumerate((sorted(tensors)[::2], sorted(tensors)[1::2]), start=1):
         file = f"model-0000{number}-of-00002.safetensors"
         save_file({name: tensors[name] for name in names}, folder / file, {"format": "pt"})

@@ -79,7 +79,8 @@ def test_the_soft_punishment_falls_from_the_buffer_to_the_limit() -> None:
     expected = [[0.0, 0.0, -1 / 40, -0.5, -39 / 40, -1.0]]
     for prefix in (0, 1):
         found = overlong_punishment([group([WRONG] * 6, lengths, prefix=prefix)], settings)
-        np.testing.assert_allclose(found, expected)
+        assert found is not None
+        np.testing.assert_allclose(found, np.array(expected))
     assert overlong_punishment([group([WRONG] * 6, lengths)], RolloutConfig()) is None
     # It moves the reward before the normalisation: among equal rewards the shorter one is better.
     values = advantages([group([WRONG, WRONG], [10, LIMIT])], overlong="punish")

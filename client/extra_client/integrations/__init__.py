@@ -15,6 +15,7 @@ either case. Frameworks are imported late or not at all.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,6 +30,7 @@ from extra_client import (
     ExtraError,
     Group,
     InternalError,
+    InvalidArgumentError,
     Method,
     Metric,
     NamespaceSettings,
@@ -38,10 +40,12 @@ from extra_client import (
     Scale,
     UnavailableError,
     Verdict,
+    _wire,
     aio,
 )
 from extra_rl.groups import GroupOutcome
 from extra_rl.references import InvalidReference, answer_of, reference_texts, shown_answer
+from extra_rl.wire import on_cpu
 
 __all__ = [
     "NoveltyScoring",
@@ -154,13 +158,16 @@ def prompt_id(prompt: Any) -> str:
     """Return the identity of a prompt: a hash of its content.
 
     The same content has the same identity in every epoch, process and run. The order of keys and the kind of
-    sequence do not matter.
+    sequence do not matter. Images of Pillow are known by their size and pixels.
 
     Args:
-        prompt: A text, or messages as mappings, in any sequence (numpy arrays too).
+        prompt: A text, or messages as mappings, in any sequence (numpy arrays and torch tensors too).
 
     Returns:
         32 hexadecimal digits.
+
+    Raises:
+        InvalidArgumentError: It holds an object without content to identify it by.
     """
     text = (
         prompt if isinstance(prompt, str) else json.dumps(_plain(prompt), sort_keys=True, ensure_ascii=False)
@@ -208,7 +215,7 @@ def write_key(*parts: Any) -> str:
 
 def novelty_bonus(
     prompt_ids: Sequence[str],
-    texts: Sequence[str],
+    texts: Sequence[str | None],
     correct: Sequence[bool | None] | NDArray[np.bool_],
     answers: Sequence[str | None] | None = None,
     *,
@@ -230,8 +237,8 @@ def novelty_bonus(
 
     Args:
         prompt_ids: The prompt of each rollout.
-        texts: The responses.
-        correct: Whether each is correct; None: undecided.
+        texts: The responses; None, as an empty one, has no novelty.
+        correct: Whether each is correct; None: undecided. A reward is refused: give reward > 0.
         answers: The final answer of each, as Verdict.final_answer has it, None for a missing one; for beta.
         client: Of the novelty service.
         alpha: Weight of the novelty of correct rollouts; 0: they are neither scored nor remembered.
@@ -252,7 +259,8 @@ def novelty_bonus(
 
     Raises:
         ExtraError: A call, or a single group of it, failed: a failure is never a 0.
-        ValueError: The sequences have different lengths, or beta has no answers.
+        ValueError: The sequences have different lengths, beta has no answers, or an entry of correct is no
+            decision.
     """
     for name, given in (("problems", problems), ("reference_answers", reference_answers)):
         if given is not None and len(given) != len(texts):
@@ -261,6 +269,7 @@ def novelty_bonus(
         lengths = f"{len(prompt_ids)} prompt_ids, {len(texts)} texts, {len(correct)} correct"
         more = "" if answers is None else f", {len(answers)} answers"
         raise ValueError(f"{lengths}{more}: must be as many of each")
+    correct = _wire.decisions(correct, "correct")
     places = groups_of(prompt_ids)
     bonus = np.zeros(len(texts), np.float32)
     if alpha:
@@ -322,7 +331,7 @@ def all_wrong(
     places: Iterable[Sequence[int]], correct: Sequence[bool | None] | NDArray[np.bool_]
 ) -> list[list[int]]:
     """Return the positions of the wrong rollouts of groups without a correct one, by group."""
-    known = [None if each is None else bool(each) for each in correct]
+    known = _wire.decisions(correct, "correct")
     groups = [group for group in places if GroupOutcome.of(known[place] for place in group).all_wrong]
     return [[place for place in group if known[place] is not None] for group in groups]
 
@@ -352,7 +361,7 @@ def centered(wrong: Sequence[Sequence[int]], scores: Iterable[Any], count: int) 
 def as_groups(
     places: Iterable[Sequence[int]],
     prompt_ids: Sequence[str],
-    texts: Sequence[str],
+    texts: Sequence[str | None],
     correct: Sequence[bool | None] | NDArray[np.bool_],
     token_ids: Sequence[ArrayLike] | None,
     statements: Sequence[Mapping[str, Any]],
@@ -423,6 +432,28 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
+    value = on_cpu(value)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value.tolist()
     if isinstance(value, Iterable):
         return [_plain(each) for each in value]
-    return repr(value)
+    if hasattr(value, "tobytes") and hasattr(value, "mode") and hasattr(value, "convert"):
+        return _image(value)
+    text = repr(value)
+    if re.search(" at 0x[0-9a-fA-F]+>", text):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise InvalidArgumentError(
+            f"a prompt holds an object of {kind}, which does not show its content, so the same prompt would "
+            "be another one in each process: give texts, numbers, Pillow images or arrays"
+        )
+    return text
+
+
+def _image(image: Any) -> dict[str, Any]:
+    """Return an image of Pillow by its pixels; those of a palette as colours."""
+    image = image.convert("RGBA") if image.mode == "P" else image
+    return {
+        "image": image.mode,
+        "size": list(image.size),
+        "pixels": hashlib.sha256(image.tobytes()).hexdigest(),
+    }

@@ -36,6 +36,7 @@ from extra_client import (
     Metric,
     SampleScore,
     VerificationClient,
+    _wire,
     aio,
 )
 from extra_client.integrations import (
@@ -465,7 +466,7 @@ def _deciding(
         decided = function(response, label)
         if inspect.isawaitable(decided):
             decided = await decided
-        return _Decision(None if decided is None else bool(decided), answer)
+        return _Decision(_wire.decision(decided, "what verify returned"), answer)
 
     return by_function
 
@@ -501,7 +502,9 @@ def _rewards_for(advantages: NDArray[np.float64], estimator: str) -> NDArray[np.
 
 def _decided(verify: str | Callable[[str, str], bool | None]) -> Callable[[str, str], bool | None]:
     if not isinstance(verify, str):
-        return lambda response, label: None if is_missing(label) else verify(response, label)
+        return lambda response, label: (
+            None if is_missing(label) else _wire.decision(verify(response, label), "what verify returned")
+        )
     client = VerificationClient(verify)
     return lambda response, label: client.verify([response], [label])[0].correct
 

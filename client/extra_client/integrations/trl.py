@@ -1,7 +1,9 @@
 """Novelty and verification for TRL's GRPOTrainer: as reward functions, or as a bonus on the advantage.
 
 `verification_reward` and `novelty_reward` make asynchronous reward functions of TRL's signature. TRL runs
-them concurrently; the bonus is weighted by GRPOConfig.reward_weights and passes TRL's normalization.
+them concurrently; the bonus is weighted by GRPOConfig.reward_weights and passes TRL's normalization. Both can
+be pickled into another process, which connects when it first calls them. `trl_async` is for the trainer that
+does so.
 `NoveltyAdvantage` is a mixin before a trainer class instead, and adds alpha x novelty and beta x outcome
 novelty to the advantages that TRL has computed, as in the papers. It reads the final answers from the column
 that a reward function has logged with `log_extra`. Generation stays TRL's own. Nothing of TRL is imported:
@@ -12,13 +14,15 @@ and `_generate_and_score_completions`, which is why the releases of TRL are boun
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import isnan
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from extra_client import ExtraError, Method, Verdict, VerificationClient, VerifyOptions
+from extra_client import ExtraError, Method, NoveltyClient, Verdict, VerificationClient, VerifyOptions
 from extra_client.integrations import (
     NoveltyScoring,
     OnFailure,
@@ -40,6 +44,13 @@ RewardFunction = Callable[..., Coroutine[Any, Any, list[float | None]]]
 
 #: Column of TRL's table of completions, with their final answers.
 FINAL_ANSWERS = "final_answer"
+
+
+Client = TypeVar("Client")
+
+
+def _ignore(_name: str, _value: Any) -> None:
+    """Do nothing: for callers without metrics."""
 
 
 class _Rollout(NamedTuple):
@@ -88,34 +99,68 @@ def verification_reward(
         timeout_seconds: Most seconds of execution of each completion; None: the server's limit.
         deadline: Seconds a call may take.
     """
-    # Blocking clients in threads: every trainer has an event loop of its own, and an asyncio client belongs
-    # to one loop.
-    client = VerificationClient(target, deadline=deadline)
+    make = partial(VerificationClient, target, deadline=deadline)
     outage = Outage("verification", on_failure, "the verification's reward")
+    return _Verification(_Lazy(make), outage, answer, method, options, timeout_seconds).verification_reward
+
+
+class _Lazy(Generic[Client]):
+    """A client that is made when it is first used, in each process that unpickles this.
+
+    A blocking one, used in threads: every trainer has an event loop of its own, and an asyncio client belongs
+    to one loop.
+    """
+
+    def __init__(self, make: Callable[[], Client]) -> None:
+        self._make = make
+        self._client: Client | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_make": self._make, "_client": None}
+
+    def get(self) -> Client:
+        """Return the client of this process."""
+        if self._client is None:
+            self._client = self._make()
+        return self._client
+
+
+@dataclass
+class _Verification:
+    """The arguments of `verification_reward`; a method of it is the reward, which can be pickled so."""
+
+    client: _Lazy[VerificationClient]
+    outage: Outage
+    answer: str
+    method: Method | str
+    options: VerifyOptions | None
+    timeout_seconds: float | None
 
     async def verification_reward(
+        self,
         completions: Sequence[Any],
         log_metric: Callable[[str, float], None] = _ignore,
         log_extra: Callable[[str, list[Any]], None] = _ignore,
         **columns: Any,
     ) -> list[float | None]:
-        if answer not in columns:
-            raise ValueError(f"the data set has no column {answer!r}: name that of the answers, answer=...")
+        if self.answer not in columns:
+            name = self.answer
+            raise ValueError(f"the data set has no column {name!r}: name that of the answers, answer=...")
         texts = [completion_text(each) for each in completions]
         verdicts: list[Verdict] = []
         try:
             verdicts = await asyncio.to_thread(
-                client.verify,
+                self.client.get().verify,
                 texts,
-                columns[answer],
-                method=method,
-                options=options,
-                timeout_seconds=timeout_seconds,
+                columns[self.answer],
+                method=self.method,
+                options=self.options,
+                timeout_seconds=self.timeout_seconds,
             )
         except ExtraError as failure:
-            outage.tolerate(failure)
+            self.outage.tolerate(failure)
         else:
-            outage.ended()
+            self.outage.ended()
         unknown = [None] * (len(texts) - len(verdicts))
         rewards = [None if each.correct is None else float(each.correct) for each in verdicts] + unknown
         log_metric("verification/undecided", rewards.count(None) / max(1, len(rewards)))
@@ -123,8 +168,6 @@ def verification_reward(
             log_metric(f"verification/{name}", mean)
         log_extra(FINAL_ANSWERS, [each.final_answer for each in verdicts] + unknown)
         return rewards
-
-    return verification_reward
 
 
 def novelty_reward(
@@ -150,10 +193,22 @@ def novelty_reward(
         raise ValueError(
             "beta is for NoveltyAdvantage: a reward function is normalized, outcome novelty is not"
         )
-    client = scoring.client()
-    outage = scoring.outage()
+    reward = _Novelty(_Lazy(scoring.client), scoring.outage(), scoring, correct, reference)
+    return reward.novelty_reward
+
+
+@dataclass
+class _Novelty:
+    """The arguments of `novelty_reward`; a method of it is the reward, which can be pickled so."""
+
+    client: _Lazy[NoveltyClient]
+    outage: Outage
+    scoring: NoveltyScoring
+    correct: Callable[..., Any]
+    reference: str
 
     async def novelty_reward(
+        self,
         prompts: Sequence[Any],
         completions: Sequence[Any],
         completion_ids: Sequence[ArrayLike] | None = None,
@@ -162,10 +217,11 @@ def novelty_reward(
         log_extra: Callable[[str, list[Any]], None] = _ignore,  # `correct` logs its own
         **columns: Any,
     ) -> list[float | None]:
+        scoring = self.scoring
         if not scoring.active:
             return [0.0] * len(completions)
         rewards = await _called(
-            correct,
+            self.correct,
             prompts=prompts,
             completions=completions,
             completion_ids=completion_ids,
@@ -178,7 +234,7 @@ def novelty_reward(
         names = [prompt_id(prompt) for prompt in prompts]
         texts = [completion_text(each) for each in completions]
         places = groups_of(names)
-        references = columns.get(reference, [None] * len(texts))
+        references = columns.get(self.reference, [None] * len(texts))
         statements = [
             problem_statement(scoring.metric, prompt, answer)
             for prompt, answer in zip(prompts, references, strict=True)
@@ -187,7 +243,7 @@ def novelty_reward(
         key = _key(scoring, step, names, texts, right, statements)
         try:
             scores = await asyncio.to_thread(
-                client.score_groups,
+                self.client.get().score_groups,
                 as_groups(places, names, texts, right, completion_ids, statements),
                 metric=scoring.metric,
                 scale=scoring.scale,
@@ -195,15 +251,13 @@ def novelty_reward(
             )
             novelty = in_order(places, scores, len(texts))
         except ExtraError as failure:
-            outage.tolerate(failure)
+            self.outage.tolerate(failure)
             log_metric("novelty/missing", 1.0)
             return [None] * len(texts)
-        outage.ended()
+        self.outage.ended()
         log_metric("novelty/missing", 0.0)
         log_metric("novelty/mean", _mean(novelty, right))
         return [scoring.alpha * float(each) for each in novelty]
-
-    return novelty_reward
 
 
 class NoveltyAdvantage:
@@ -384,8 +438,6 @@ def _mean(novelty: NDArray[np.float32], right: Sequence[bool]) -> float:
 async def _called(function: Callable[..., Any], **arguments: Any) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(**arguments)
-    return await asyncio.to_thread(function, **arguments)
-
-
-def _ignore(_name: str, _value: Any) -> None:
-    """Do nothing: for callers without metrics."""
+    # An object whose __call__ is a coroutine function looks like a function that is not one.
+    result = await asyncio.to_thread(function, **arguments)
+    return await result if inspect.isawaitable(result) else result

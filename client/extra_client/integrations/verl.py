@@ -14,6 +14,7 @@ imported when these are made. They need verl's v1 trainer (`trainer.use_v1`, its
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
@@ -24,6 +25,10 @@ from extra_client.integrations import NoveltyScoring, OnFailure, problem_stateme
 
 #: Name of the advantage estimator: algorithm.adv_estimator=extra_grpo.
 ESTIMATOR = "extra_grpo"
+#: extra_info["split"] of the rows that are trained on.
+TRAIN = "train"
+
+_log = logging.getLogger("extra_client")
 
 
 def verification_score(
@@ -85,7 +90,8 @@ def reward_manager(novelty: NoveltyScoring, *, answers: str = "pred") -> type:
     A rollout is correct where the reward function returns more than 0; with `extra_grpo` correct ones must
     have 1, and with beta wrong ones 0. beta x outcome novelty is for the wrong rollouts of groups without a
     correct one; a rollout that the reward function calls `undecided` is neither. Rows whose extra_info has a
-    split other than "train" are evaluation: they get no bonus and are not remembered. While the service is
+    split other than "train" are evaluation: they get no bonus and are not remembered, and the log says so
+    once for each split. Rows without one are trained on. While the service is
     unavailable and on_failure is "continue", rollouts go without the bonus. With "fail", `extra_grpo` fails
     the step; with another estimator the group fails, which verl logs and then pads or refills
     (trainer.v1.sync_refill_failed_groups). With alpha and beta 0 nothing is called, and rewards and
@@ -120,6 +126,8 @@ def reward_manager(novelty: NoveltyScoring, *, answers: str = "pred") -> type:
                 raise ValueError(f"{ESTIMATOR} cannot carry bonuses below 0, which scale share gives")
             self._outage = novelty.outage()
             self._client = novelty.aio_client()
+            #: Splits of which the log says that they get no bonus.
+            self._told: set[str] = set()
 
         async def run_single(self, data: Any) -> dict[str, Any]:
             result: dict[str, Any] = await super().run_single(data)
@@ -128,7 +136,7 @@ def reward_manager(novelty: NoveltyScoring, *, answers: str = "pred") -> type:
             item, info = data[-1:][0], result["reward_extra_info"]
             reward = float(result["reward_score"])
             scored, missing = {"novelty": 0.0}, 0.0
-            if (item.non_tensor_batch.get("extra_info") or {}).get("split", "train") == "train":
+            if self._is_train(item.non_tensor_batch.get("extra_info")):
                 try:
                     scored = await self._score(item, reward, info)
                 except ExtraError as failure:
@@ -146,6 +154,16 @@ def reward_manager(novelty: NoveltyScoring, *, answers: str = "pred") -> type:
                 return result | {"reward_score": reward + bonus}
             outcome = novelty.beta * scored.get("outcome_novelty", 0.0)
             return result | {"reward_score": packed(reward, bonus, outcome, binary=bool(novelty.beta))}
+
+        def _is_train(self, extra_info: Mapping[str, Any] | None) -> bool:
+            split = split_of(extra_info)
+            if split != TRAIN and split not in self._told:
+                self._told.add(split)
+                _log.warning(
+                    "rows with extra_info['split'] = %r are evaluation: no novelty bonus, not remembered",
+                    split,
+                )
+            return split == TRAIN
 
         async def _score(self, item: Any, reward: float, info: Mapping[str, Any]) -> dict[str, float]:
             """Return what the novelty service says of a rollout, each without its weight."""
@@ -204,6 +222,15 @@ def reward_manager(novelty: NoveltyScoring, *, answers: str = "pred") -> type:
             return {"outcome_novelty": score.novelty - score.mean_novelty if acted else 0.0}
 
     return NoveltyRewardManager
+
+
+def split_of(extra_info: Mapping[str, Any] | None) -> str:
+    """Return the split that a row's extra_info names, "train" if it names none.
+
+    Parquet gives the rows without one, of several data sets in a file, None or NaN in its place.
+    """
+    split = (extra_info or {}).get("split")
+    return TRAIN if split is None or split == "" or split != split else str(split)
 
 
 def packed(reward: float, bonus: float, outcome: float = 0.0, *, binary: bool = False) -> float:

@@ -21,6 +21,10 @@ from extra_services.errors import (
     Unavailable,
 )
 
+#: Bytes of an error's text. It travels twice in base64 and once with up to three characters a byte, all in
+#: 8 KiB of metadata, above which clients report that limit in the place of the error.
+MAX_TEXT = 1000
+
 CODES: dict[type[ServiceError], int] = {
     InvalidInput: code_pb2.INVALID_ARGUMENT,
     NotFound: code_pb2.NOT_FOUND,
@@ -34,10 +38,12 @@ CODES: dict[type[ServiceError], int] = {
 
 
 def status_of(error: ServiceError) -> status_pb2.Status:
-    """Return the google.rpc.Status that reports `error` to the caller."""
-    status = status_pb2.Status(code=CODES[type(error)], message=_text(error))
+    """Return the google.rpc.Status that reports `error` to the caller, in metadata of a size that arrives."""
+    status = status_pb2.Status(code=CODES[type(error)], message=cut(_text(error)))
     if isinstance(error, InvalidInput):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=cut(error.field, 300), description=cut(error.message)
+        )
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, Overloaded):
         delay = Duration()
@@ -50,6 +56,17 @@ def item_error(error: ServiceError) -> common_pb2.Error:
     """Return `error` as the Error of one item of a batch."""
     field = error.field if isinstance(error, InvalidInput) else ""
     return common_pb2.Error(code=CODES[type(error)], message=error.message, field=field)
+
+
+def cut(text: str, limit: int = MAX_TEXT) -> str:
+    """Return `text`, without its middle if it has more than `limit` bytes: its end says what to do."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit:
+        return data.decode()
+    end = limit // 3
+    start = limit - end
+    first, last = data[:start].decode("utf-8", "ignore"), data[-end:].decode("utf-8", "ignore")
+    return f"{first} [... {len(data) - limit:,} bytes left out ...] {last}"
 
 
 def _text(error: ServiceError) -> str:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from extra_services.errors import InvalidInput, ServiceError
 from extra_services.runtime.access import REQUIRED_SCOPES, RequiredScope
-from extra_services.runtime.errors import CODES
+from extra_services.runtime.errors import CODES, cut
 from extra_services.runtime.handlers import behaviour_of, remade
 from extra_services.runtime.tokens import Token, Tokens
 
@@ -85,7 +85,7 @@ class _RefusedOutside:
         self._error = error
 
     async def unary(self, request: Any, context: Any) -> Any:
-        await context.abort(_BY_NUMBER[CODES[type(self._error)]], self._error.message)
+        await context.abort(_BY_NUMBER[CODES[type(self._error)]], cut(self._error.message))
 
     async def stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self.unary(request, context)

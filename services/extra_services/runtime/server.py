@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class ServerSpec:
     close: Callable[[], Awaitable[None]]
     #: Whether the services can serve, now and whenever that changes; None: always.
     readiness: Callable[[], AsyncIterator[bool]] | None = None
+    #: Paths of the HTTP port besides the RPCs -> what answers a POST there (gateway.http.Handler).
+    http_posts: Mapping[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict)
 
 
 def run(settings: ServerSettings, build: Callable[[], Awaitable[ServerSpec]]) -> None:
@@ -68,19 +70,28 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[ServerSp
         add(server)
     try:
         address = _listen(server, settings)
+        gateway = _gateway(server, settings, spec)
     except SystemExit:
         # The domain's threads and processes would keep this process alive.
         await spec.close()
         raise
     await server.start()
+    if gateway:
+        await gateway.start()
     for name in ("", *spec.services):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     following = asyncio.create_task(_follow(spec, checks)) if spec.readiness else None
     if settings.address_file:
         _write_atomically(settings.address_file, address)
+    if settings.http_address_file and gateway:
+        _write_atomically(settings.http_address_file, gateway.address)
     metrics.SERVING.set(1)
     log.info(
-        "serving", address=address, services=list(spec.services), metrics=page.address if page else "off"
+        "serving",
+        address=address,
+        services=list(spec.services),
+        http=gateway.address if gateway else "off",
+        metrics=page.address if page else "off",
     )
     await stopping.wait()
     metrics.SERVING.set(0)
@@ -89,7 +100,8 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[ServerSp
         following.cancel()
     for name in spec.services:
         await checks.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-    await server.stop(settings.drain_seconds)
+    # Together: what HTTP's calls still wait for are calls of gRPC.
+    await asyncio.gather(server.stop(settings.drain_seconds), *([gateway.stop()] if gateway else []))
     await spec.close()
     if page:
         await asyncio.to_thread(page.close)
@@ -115,10 +127,23 @@ def _server(settings: ServerSettings) -> grpc.aio.Server:
             ("grpc.max_send_message_length", settings.max_message_bytes),
             # A second server on the same port is a mistake to report, not a way to share load.
             ("grpc.so_reuseport", 0),
-            # Clients ping once a minute while a long call is silent; gRPC's default takes that for abuse.
-            ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+            # Clients ping while a long call is silent, or to keep an idle connection: ours once a minute,
+            # others every 10 s. gRPC's defaults (5 minutes, 2 hours without a call) take that for abuse.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
+
+
+def _gateway(server: grpc.aio.Server, settings: ServerSettings, spec: ServerSpec) -> Any:
+    """Return the HTTP port, None if it is off; its packages are imported only for it."""
+    if settings.http_port == "off":
+        return None
+    try:
+        from extra_services.gateway.http import Gateway
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"http_port is set: pip install 'extra-rl[http]' ({error})") from error
+    return Gateway(settings, server, spec.services, spec.http_posts)
 
 
 def _add_standard_services(server: grpc.aio.Server, names: list[str]) -> Any:

@@ -23,6 +23,7 @@ from extra_rl.hosts import is_loopback
 from extra_services.runtime.tokens import TokenSettings, check_distinct
 
 MetricsPort = Annotated[int, Field(ge=0, le=65535)] | Literal["off"]
+HttpPort = Annotated[int, Field(ge=0, le=65535)] | Literal["off"]
 
 
 class ServerSettings(BaseSettings):
@@ -45,6 +46,13 @@ class ServerSettings(BaseSettings):
     max_message_bytes: int = Field(64 * 2**20, gt=0, description="Largest message accepted or sent.")
     max_concurrent_rpcs: int = Field(
         4096, gt=0, description="Calls served at once; more get RESOURCE_EXHAUSTED."
+    )
+    http_port: HttpPort = Field(
+        "off",
+        description="Port of the unary RPCs over HTTP, as JSON or binary; 0 takes a free one, off has none.",
+    )
+    http_address_file: Path | None = Field(
+        None, description="File the server writes the address of its HTTP port into, once it serves."
     )
     metrics_port: MetricsPort = Field(
         "off",
@@ -81,6 +89,8 @@ class ServerSettings(BaseSettings):
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         if self.tls_certificate is not None and self.host.startswith("unix:"):
             raise ValueError("a unix: socket has no TLS: leave out tls_certificate, or give a host")
+        if self.http_port != "off" and self.host.startswith("unix:"):
+            raise ValueError("http_port needs a host: a unix: socket serves gRPC alone")
         check_distinct(self.tokens)
         if self.tokens and self.tokens_file is not None:
             raise ValueError("give tokens or tokens_file, not both")

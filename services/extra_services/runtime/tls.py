@@ -42,6 +42,35 @@ class Certificates:
             self._configuration(self._seen), self._renewed, self._client_ca is not None
         )
 
+    def ssl_context(self, protocols: Sequence[str]) -> ssl.SSLContext:
+        """Return a context for Python's own servers that follows the files.
+
+        Args:
+            protocols: To offer by ALPN, the preferred one first.
+        """
+        context = self._new_context(protocols)
+
+        # Called at the start of every connection, also without a name.
+        def follow(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            nonlocal context
+            if self._renewed() is not None:
+                context = self._new_context(protocols)
+            connection.context = context
+
+        first = context
+        first.sni_callback = follow
+        return first
+
+    def _new_context(self, protocols: Sequence[str]) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._certificate, self._key, password="")
+        context.set_alpn_protocols(list(protocols))
+        if self._client_ca:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """Configuration for new connections; None if nothing has changed. Called by threads of gRPC."""
         with self._lock:

@@ -15,6 +15,7 @@ from extra_services.runtime.settings import MetricsPort, ServerSettings, load
 from extra_services.verification.code import CodeExecution, probe
 from extra_services.verification.fair_queue import CallQueue
 from extra_services.verification.pool import TaskFinished, WorkerPool
+from extra_services.verification.rewards import POSTS
 from extra_services.verification.service import VerificationServicer
 from extra_services.verification.verifier import Verifier
 
@@ -93,6 +94,7 @@ def main(arguments: list[str]) -> None:
                 )
             },
             close,
+            http_posts=POSTS,
         )
 
     run(settings, build)

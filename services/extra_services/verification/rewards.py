@@ -1,0 +1,160 @@
+"""The reward contracts of trainers over HTTP, as routes over Verify: OpenRLHF's, slime's and NeMo-Gym's.
+
+A reward is 1 for a correct response and 0 for a wrong one. Everything else is a failure with a status of 400
+or more, which all three take for one: a missing label, a request of another form, an undecided verdict unless
+the URL says what it is worth (`?undecided=0`), an overloaded server. Further parameters of the URL: `method`
+and `verifier`, as in Verify.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from extra_rl import wire
+from extra_rl.groups import is_decided
+from extra_rl.references import InvalidReference, reference_texts
+from extra_rl.v1 import verification_pb2 as pb
+from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
+from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError
+
+VERIFY = "/extra_rl.v1.VerificationService/Verify"
+
+
+class _Reward(NamedTuple):
+    value: float
+    undecided: bool
+    #: The final answer as it was compared; "" if there is none.
+    answer: str
+
+
+async def openrlhf(body: Any, query: Mapping[str, str], call: Any, headers: Mapping[str, str]) -> Any:
+    """Answer OpenRLHF's --reward.remote_url: query, prompts and labels, a list each.
+
+    Of one query, which is what OpenRLHF sends, rewards and scores are numbers, of several they are lists.
+    """
+    queries, prompts, labels = (_list(body, name) for name in ("query", "prompts", "labels"))
+    if not len(queries) == len(prompts) == len(labels):
+        lengths = f"{len(queries)} query, {len(prompts)} prompts, {len(labels)} labels"
+        raise InvalidInput("request", f"{lengths}: must be as many of each")
+    responses = [
+        _text(text, f"query[{index}]").removeprefix(_text(prompt, f"prompts[{index}]"))
+        for index, (text, prompt) in enumerate(zip(queries, prompts, strict=True))
+    ]
+    names = [f"labels[{index}]" for index in range(len(labels))]
+    found = await _rewards(responses, labels, names, query, call, headers)
+    values: Any = [each.value for each in found]
+    undecided: Any = [float(each.undecided) for each in found]
+    if len(found) == 1:
+        (values,), (undecided,) = values, undecided
+    return {"rewards": values, "scores": values, "extra_logs": {"undecided": undecided}}
+
+
+async def slime(body: Any, query: Mapping[str, str], call: Any, headers: Mapping[str, str]) -> Any:
+    """Answer slime's --rm-url: prompt, response and label of a sample, whose reward is the whole answer."""
+    response = _text(_value(body, "response"), "response")
+    (found,) = await _rewards([response], [_value(body, "label")], ["label"], query, call, headers)
+    return found.value
+
+
+async def nemo_gym(body: Any, query: Mapping[str, str], call: Any, headers: Mapping[str, str]) -> Any:
+    """Answer NeMo-Gym's /verify: a response of OpenAI's Responses API, and expected_answer.
+
+    The answer is the request with reward and extracted_answer, as a resources server of Gym returns it.
+    """
+    expected = _value(body, "expected_answer")
+    text = _output_text(_value(body, "response"))
+    (found,) = await _rewards([text], [expected], ["expected_answer"], query, call, headers)
+    return body | {"reward": found.value, "extracted_answer": found.answer or None}
+
+
+#: Paths of the HTTP port.
+POSTS = {"/rewards/openrlhf": openrlhf, "/rewards/slime": slime, "/verify": nemo_gym}
+
+
+async def _rewards(
+    responses: Sequence[str],
+    labels: Sequence[Any],
+    names: Sequence[str],
+    query: Mapping[str, str],
+    call: Any,
+    headers: Mapping[str, str],
+) -> list[_Reward]:
+    shared = _shared(query)
+    undecided = _undecided(query)
+    items = []
+    for response, label, name in zip(responses, labels, names, strict=True):
+        try:
+            first, *others = reference_texts(label)
+        except InvalidReference as error:
+            raise InvalidInput(name, str(error)) from error
+        # A lone surrogate cannot be sent, and is no answer.
+        sendable = response.encode("utf-8", "replace").decode()
+        item = pb.VerifyItem(response=sendable, answer=first, other_answers=others)
+        item.MergeFrom(shared)
+        items.append(item)
+    answer = await call(VERIFY, pb.VerifyRequest(items=items), headers)
+    return [_reward(verdict, undecided, name) for verdict, name in zip(answer.verdicts, names, strict=True)]
+
+
+def _reward(verdict: pb.Verdict, undecided: float | None, name: str) -> _Reward:
+    status = wire.member(VerdictStatus, verdict.status)
+    assert status is not None
+    answer = verdict.normalized_response or verdict.extracted
+    if is_decided(status, wire.member(UnparseableSide, verdict.unparseable_side)):
+        return _Reward(float(status is VerdictStatus.CORRECT), False, answer)
+    if undecided is None:
+        raise FailedPrecondition(
+            f"the response to {name} could not be verified ({verdict.detail or status}): correct the data, "
+            "or say in the URL what such a response is worth, for example ?undecided=0"
+        )
+    return _Reward(undecided, True, answer)
+
+
+def _shared(query: Mapping[str, str]) -> pb.VerifyItem:
+    unknown = sorted(set(query) - {"method", "verifier", "undecided"})
+    if unknown:
+        raise InvalidInput(unknown[0], "is no parameter: there are method, verifier and undecided")
+    try:
+        method: Any = wire.number(Method(query.get("method", Method.MATH)))
+    except ValueError as error:
+        raise InvalidInput("method", f"{query['method']!r} is none of {', '.join(Method)}") from error
+    return pb.VerifyItem(method=method, options=pb.VerifyOptions(verifier=query.get("verifier", "")))
+
+
+def _undecided(query: Mapping[str, str]) -> float | None:
+    if "undecided" not in query:
+        return None
+    try:
+        return float(query["undecided"])
+    except ValueError as error:
+        raise InvalidInput("undecided", f"must be a number, not {query['undecided']!r}") from error
+
+
+def _value(body: Any, name: str) -> Any:
+    if not isinstance(body, dict) or name not in body:
+        raise InvalidInput(name, "is missing: the request must be a JSON object that has it")
+    return body[name]
+
+
+def _list(body: Any, name: str) -> list[Any]:
+    value = _value(body, name)
+    if not isinstance(value, list):
+        raise InvalidInput(name, f"must be a list, not {type(value).__name__}")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(name, f"must be a text, not {type(value).__name__}")
+    return value
+
+
+def _output_text(response: Any) -> str:
+    """Return the text of a response of the Responses API: of its messages, in a row."""
+    try:
+        messages = [each for each in response["output"] if each["type"] == "message"]
+        parts = [part for message in messages for part in message["content"] if part["type"] == "output_text"]
+        return "".join(_text(part["text"], "response.output") for part in parts)
+    except ServiceError:
+        raise
+    except (KeyError, TypeError) as error:
+        raise InvalidInput("response", f"is no response of the Responses API: {error!r}") from error
