@@ -183,14 +183,20 @@ class Attempt:
             whole = len(groups) == len(self._prepared.groups)
             rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in positions])
             vectors, sketches = self._prepared.vectors, self._prepared.sketches
+            problems = None if self._prepared.problems is None else self._prepared.problems[positions]
             if not whole:
                 vectors = vectors[rows]
                 sketches = None if sketches is None else sketches[rows]
-            self._score_round(index, groups, vectors, sketches)
+            self._score_round(index, groups, vectors, sketches, problems)
         return self._options.remembers and len(self._prepared.vectors) > 0
 
     def _score_round(
-        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Stored | None
+        self,
+        index: RingIndex,
+        groups: list[CheckedGroup],
+        vectors: Vectors,
+        sketches: Stored | None,
+        problems: Vectors | None,
     ) -> None:
         prompts = [checked.group.prompt_id for checked in groups]
         counts = np.array([len(checked.rows) for checked in groups], dtype=np.int64)
@@ -198,7 +204,7 @@ class Attempt:
         scored = RoundScores(np.zeros(len(vectors), dtype=np.float32))
         if self._options.scores and len(vectors):
             with instruments.STAGES("search"):
-                scored = self._scored(index, groups, counts, vectors, sketches)
+                scored = self._scored(index, groups, counts, vectors, sketches, problems)
         nearest: list[Nearest | None] = []
         if self._options.explain and scored.found is not None:
             nearest = self._explain(groups, scored.found)
@@ -230,12 +236,13 @@ class Attempt:
         counts: Counts,
         vectors: Vectors,
         sketches: Stored | None,
+        problems: Vectors | None,
     ) -> "RoundScores":
         prompts, options = [checked.group.prompt_id for checked in groups], self._options
         if sketches is None:
             rings = RingScorer(index, self._settings)
             return RoundScores(*rings.score(prompts, counts, vectors, options.metric, options.explain))
-        scorer = DerivationScorer(index, self._settings, prompts, counts, vectors, sketches)
+        scorer = DerivationScorer(index, self._settings, prompts, counts, vectors, sketches, problems)
         novelty, found = scorer.novelty()
         scored = RoundScores(novelty, found)
         if options.explain:
