@@ -36,7 +36,6 @@ from extra_services.novelty import metrics
 from extra_services.novelty.derivation import (
     NO_STATEMENT,
     Derivation,
-    Relation,
     derivation,
     derivation_novelty,
     sketch,
@@ -173,14 +172,14 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
         embedded = vectors.of(texts, TextWindow.WHOLE)
         similarity = np.einsum("ij,ij->i", embedded[: len(new)], embedded[len(new) :])[:, None]
         stated = vectors.of([problem["problem"] for problem, _, _ in pairs], TextWindow.WHOLE)
-        to_problem = np.einsum("ij,ij->i", embedded, np.concatenate([stated, stated]))
+        to_problem = np.einsum("ij,ij->i", embedded[: len(new)], stated)
         present = np.array([[not one.empty] for one in known])
         found, _ = derivation_novelty(
             similarity,
             np.stack([sketch(one) for one in new]),
             np.stack([[sketch(one)] for one in known]),
             present,
-            Relation(to_problem[: len(new)], to_problem[len(new) :, None]) if with_problem else None,
+            to_problem if with_problem else None,
         )
         return np.where([one.empty for one in new], 0.0, found)
 

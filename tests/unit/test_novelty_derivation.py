@@ -156,6 +156,34 @@ def test_a_known_solution_with_additions_is_the_known_one() -> None:
     assert _novelty(EQUATIONS, [SWAP], similarity=0.3) > 0.5
 
 
+def test_a_text_that_has_little_to_do_with_the_problem_is_paid_in_part() -> None:
+    new, known = (d.sketch(d.derivation(text, STATED)) for text in (EQUATIONS, SWAP))
+
+    def novelty(to_problem: float, similarity: float = 0.5) -> float:
+        found, _ = d.derivation_novelty(
+            np.array([[similarity]], dtype=np.float32),
+            new[None],
+            known[None, None],
+            np.ones((1, 1), dtype=bool),
+            np.array([to_problem], dtype=np.float32),
+        )
+        return float(found[0])
+
+    assert novelty(d.UNRELATED) == 0
+    middle = novelty((d.UNRELATED + d.RELATED) / 2)
+    assert middle == pytest.approx(novelty(1) / 2, abs=1e-5)
+    assert novelty(d.RELATED + 0.01) == novelty(1) > 0.5
+    # A new way may look unlike all known ones, if it is about the problem. Without one, that is all there is.
+    assert novelty(1, similarity=0.1) > 0.5
+    assert novelty(np.nan, similarity=0.1) == 0
+    nothing = np.zeros((1, 0), dtype=np.float32)
+    alone, place = d.derivation_novelty(
+        nothing, new[None], known[None, None][:, :0], nothing.astype(bool), np.array([0.375], np.float32)
+    )
+    assert alone[0] == pytest.approx(0.5, abs=1e-3)
+    assert place[0] == -1
+
+
 def test_equations_whose_result_nothing_uses_add_no_step() -> None:
     plain = d.derivation(SWAP_AGAIN, STATED)
     body, box = SWAP_AGAIN.split("\\(\\boxed")

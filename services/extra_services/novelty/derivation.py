@@ -4,16 +4,15 @@ A solution is reduced to two sets: its numbers, and its relations ("6*7", "2=v",
 v). The numbers of the problem and of the answer are left out, and so is what does not belong to the
 solution: text from the final answer on, repeated sentences, sentences that restate the problem, runs of
 words without grammar, long lists of numbers, code, tables, and equations between plain numbers whose result
-nothing uses, if there are more than a few: "Note that 3 + 4 = 7." adds no step. Each set is kept as a
-bitmap: 512 bytes a solution. The bitmaps of a whole batch are compared with numpy at once.
+nothing uses: "Note that 3 + 4 = 7." adds no step. Each set is kept as a bitmap: 512 bytes a solution. The
+bitmaps of a whole batch are compared with numpy at once.
 
 Two solutions are compared by the Dice distance of both sets and by the cosine distance of embeddings of the
-remaining text. Where the problem is known, what both embeddings have in common with that of the problem is
-left out first: two ways to solve a problem are about the same things. A logistic regression turns these
-numbers into the probability that the two solutions take different ways. It counts as 0 if the new solution
-has almost all steps of the known one, so that it only adds to it. Novelty is the smallest such probability
-over the known solutions, without its lower part, and less for a text that has little to do with the problem.
-The weights were fitted on the problems marked `choose` (docs/novelty-quality.md has the data and the figures).
+remaining text. A logistic regression turns these numbers into the probability that the two solutions take
+different ways. It counts as 0 if the new solution has almost all steps of the known one, so that it only
+adds to it. Novelty is the smallest such probability over the known solutions, without its lower part, and
+less for a text that has little to do with the problem. The weights were fitted on the problems marked
+`choose` (docs/novelty-quality.md has the data and the figures).
 
 This module knows neither gRPC nor the store. An embedding of `Derivation.text` comes from the caller.
 """
@@ -45,20 +44,16 @@ LEAST_STEPS = 3
 LEAST_SHARE = 0.05
 #: A solution with this share of the bits of a known one takes the same way, whatever it adds.
 CONTAINED = 0.9
-#: So many equations whose result nothing uses count: many a solution only says in words what it is used for.
-FEW_UNUSED = 3
 #: A text whose embedding is less similar to the problem than UNRELATED is about something else: no novelty,
 #: not stored. From RELATED on its novelty is paid in full, between them in part.
-UNRELATED, RELATED = 0.3, 0.5
+UNRELATED, RELATED = 0.3, 0.45
 #: The same where the problem is not known: a text less similar than this to every known solution.
 LEAST_SIMILARITY = 0.3
 #: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
-THRESHOLD = 0.1
+THRESHOLD = 0.15
 #: Weights of the cosine distance, and of the Dice distances of numbers and relations; and the intercept.
-WEIGHTS = np.array([6.08, 4.1, 3.2], dtype=np.float32)
-INTERCEPT = -8.3
-#: A cosine distance in which the problem is not left out is smaller by about this factor.
-WITH_PROBLEM = 1.4
+WEIGHTS = np.array([4.96, 4.12, 3.28], dtype=np.float32)
+INTERCEPT = -6.81
 
 #: Words in a row without mathematics, of which fewer than this share are function words, are no English.
 LEAST_RUN, LEAST_FUNCTION_WORDS = 12, 0.15
@@ -98,21 +93,6 @@ class ProblemStatement:
     words: frozenset[str]
     #: Numbers of the answer, which are among `numbers` too.
     answer: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Cosine similarities of solutions to the text of their problem; NaN where the problem is not known."""
-
-    #: Of the new solutions, float32 [n].
-    new: Vectors
-    #: Of the known solutions of each one's prompt, float32 [n, m].
-    known: Vectors
-
-    @staticmethod
-    def unknown(count: int, known: int) -> "Relation":
-        """Return the relation of `count` solutions to no problem, beside `known` others each."""
-        return Relation(np.full(count, np.nan, np.float32), np.full((count, known), np.nan, np.float32))
 
 
 def statement(problem: str, answer: str = "") -> ProblemStatement:
@@ -166,33 +146,19 @@ def sketch(found: Derivation) -> Sketches:
     return np.packbits(bits, axis=1, bitorder="little").view("<u8")
 
 
-def text_distance(similarity: Vectors, relation: Relation) -> Vectors:
-    """Return how far texts are apart, beside what they have in common with their problem; float32 [n, m].
+def different_way(similarity: Vectors, new: Sketches, known: Sketches) -> Vectors:
+    """Return the probability that two solutions take different ways, float32 of the shape of `similarity`.
 
     Args:
-        similarity: Cosine similarity of new and known solutions, float32 [n, m].
-        relation: Of both to the problem.
-    """
-    new, known = relation.new[:, None], relation.known
-    length = np.sqrt(np.maximum((1 - new**2) * (1 - known**2), np.float32(1e-6)))
-    apart = 1 - (similarity - new * known) / length
-    distance: Vectors = np.where(np.isnan(apart), WITH_PROBLEM * (1 - similarity), apart)
-    return np.clip(distance, 0, 2)
-
-
-def different_way(distance: Vectors, new: Sketches, known: Sketches) -> Vectors:
-    """Return the probability that two solutions take different ways, float32 of the shape of `distance`.
-
-    Args:
-        distance: Of the texts of both, from `text_distance`.
-        new: Sketches of the new solutions, whose leading dimensions broadcast with `distance`.
+        similarity: Cosine similarity of the embeddings of both texts.
+        new: Sketches of the new solutions, whose leading dimensions broadcast with `similarity`.
         known: Sketches of the known solutions, likewise.
     """
     common = np.bitwise_count(new & known).sum(axis=-1, dtype=np.float32)
     sizes = _sizes(new), _sizes(known)
     both = sizes[0] + sizes[1]
     dice = np.where(both > 0, 1 - 2 * common / np.maximum(both, 1), np.float32(1))
-    features = np.concatenate([distance[..., None], dice], axis=-1)
+    features = np.concatenate([(1 - similarity)[..., None], dice], axis=-1)
     chance: Vectors = 1 / (1 + np.exp(-(features @ WEIGHTS + np.float32(INTERCEPT))))
     return chance
 
@@ -202,28 +168,28 @@ def derivation_novelty(
     new: Sketches,
     known: Sketches,
     present: NDArray[np.bool_],
-    relation: Relation | None = None,
+    to_problem: Vectors | None = None,
 ) -> tuple[Vectors, NDArray[np.int64]]:
     """Return novelties in [0, 1], float32 [n], and the place of each nearest known solution, int64 [n].
 
     A solution with nothing to compare with has novelty 1 and place -1. Novelty is 0 if the solution is far
-    shorter than all known ones, or if its text has hardly anything in common with the problem (with any known
-    solution, where the problem is not known).
+    shorter than all known ones. It is less, down to 0, for a text that has little in common with the problem;
+    where the problem is not known, 0 for one that has hardly anything in common with any known solution.
 
     Args:
         similarity: Cosine similarity to each known solution, float32 [n, m].
         new: Sketches of the solutions, uint64 [n, FAMILIES, WORDS].
         known: Sketches of the known solutions of each one's prompt, uint64 [n, m, FAMILIES, WORDS].
         present: Whether there is a known solution in each place, bool [n, m].
-        relation: Of the solutions to the problem; None: no problem is known.
+        to_problem: Cosine similarity to the problem, float32 [n], NaN where it is not known; None: nowhere.
     """
-    relation = relation or Relation.unknown(*similarity.shape)
-    part = np.clip((relation.new - UNRELATED) / (RELATED - UNRELATED), 0, 1)
-    part = np.where(np.isnan(part), np.float32(1), part)
+    if to_problem is None:
+        to_problem = np.full(len(new), np.nan, dtype=np.float32)
+    unknown = np.isnan(to_problem)
+    related = np.where(unknown, 1, np.clip((to_problem - UNRELATED) / (RELATED - UNRELATED), 0, 1))
     if not similarity.shape[1]:
-        return part.astype(np.float32), np.full(len(new), -1, dtype=np.int64)
-    chance = different_way(text_distance(similarity, relation), new[:, None], known)
-    chance = np.where(_contained(known, new[:, None]), 0, chance)
+        return related.astype(np.float32), np.full(len(new), -1, dtype=np.int64)
+    chance = np.where(_contained(known, new[:, None]), 0, different_way(similarity, new[:, None], known))
     chance = np.where(present, chance, np.float32(np.inf))
     nearest = chance.argmin(axis=1)
     least = chance.min(axis=1)
@@ -232,9 +198,9 @@ def derivation_novelty(
     shortest = np.where(present, _sizes(known).sum(axis=-1), np.float32(np.inf)).min(axis=1)
     alone = ~present.any(axis=1)
     nearest_text = np.where(present, similarity, np.float32(-np.inf)).max(axis=1)
-    unlike = np.isnan(relation.new) & (nearest_text < LEAST_SIMILARITY)
-    novelty = np.where(~alone & ((size < LEAST_SHARE * shortest) | unlike), 0, novelty)
-    return (part * np.where(alone, 1, novelty)).astype(np.float32), np.where(alone, -1, nearest)
+    unfit = (size < LEAST_SHARE * shortest) | (unknown & (nearest_text < LEAST_SIMILARITY))
+    novelty = np.where(alone, 1, np.where(unfit, 0, novelty))
+    return (related * novelty).astype(np.float32), np.where(alone, -1, nearest)
 
 
 def new_steps(found: Derivation, known: Sketches, limit: int = 5) -> list[str]:
@@ -543,11 +509,11 @@ def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
 
 
 def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> list[_Chain]:
-    """Return the chains without the equations between plain numbers whose result nothing uses, if many.
+    """Return the chains without the equations between plain numbers whose result nothing uses.
 
     A result is used if another chain that counts starts from it or states it, or if it is the answer. It may
     not be given in the problem: an equation that leads back there is a check, or adds a step without a use.
-    Without a known answer, the last chain's results are the answer. Up to FEW_UNUSED such equations stay.
+    Without a known answer, the last chain's results are the answer.
     """
     answer = stated.answer | boxed or (chains[-1].results if chains else set())
     given = stated.numbers - answer
@@ -561,7 +527,7 @@ def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> li
             or any(one in answer or (one in uses and one not in given) for one in chain.results)
         ]
         if len(left) == len(kept):
-            return kept if len(chains) - len(kept) > FEW_UNUSED else chains
+            return kept
         kept = left
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from extra_services.memory.index import RingIndex
 from extra_services.memory.records import SKETCH_BYTES, NamespaceSettings
 from extra_services.novelty import derivation
-from extra_services.novelty.derivation import FAMILIES, THRESHOLD, WORDS, Derivation, Relation, Sketches
+from extra_services.novelty.derivation import FAMILIES, THRESHOLD, WORDS, Derivation, Sketches
 from extra_services.novelty.metrics import LEAST_DISTANCE, Counts, Vectors
 from extra_services.novelty.ring_scoring import Neighbours
 from extra_services.novelty.share import share_scores, ways
@@ -41,8 +41,8 @@ class DerivationScorer:
     """Scores the groups of prompts that are checked out of `index`.
 
     Groups lie one after the other: the first `counts[0]` of the vectors, float32 [m, dimension], and of the
-    sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once. The vectors of
-    the problems are float32 [len(prompts), dimension], NaN for those that are not known; None if none is.
+    sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once. `to_problem`
+    are the similarities of the vectors to their problem, float32 [m], NaN where it is not known.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class DerivationScorer:
         counts: Counts,
         vectors: Vectors,
         sketches: Stored,
-        problems: Vectors | None = None,
+        to_problem: Vectors,
     ) -> None:
         self._index = index
         self._settings = settings
@@ -61,9 +61,7 @@ class DerivationScorer:
         self._counts = counts
         self._vectors = vectors
         self._sketches = _opened(sketches)
-        if problems is None:
-            problems = np.full((len(prompts), vectors.shape[1]), np.nan, dtype=np.float32)
-        self._problems = problems
+        self._to_problem = to_problem
         self._history = index.sizes(prompts)
 
     def novelty(self) -> tuple[Vectors, Neighbours]:
@@ -98,13 +96,8 @@ class DerivationScorer:
         """
         scores = np.zeros(len(self._vectors), dtype=np.float32)
         ends = np.cumsum(self._counts)
-        for prompt, problem, size, start, end in zip(
-            self._prompts,
-            self._problems,
-            self._history.tolist(),
-            (ends - self._counts).tolist(),
-            ends.tolist(),
-            strict=True,
+        for prompt, size, start, end in zip(
+            self._prompts, self._history.tolist(), (ends - self._counts).tolist(), ends.tolist(), strict=True
         ):
             rows = np.flatnonzero(self._sketches[start:end].any(axis=(1, 2))) + start
             if size < self._settings.min_history or not len(rows):
@@ -115,7 +108,7 @@ class DerivationScorer:
                 _different(
                     np.concatenate([vectors, self._vectors[rows]]),
                     np.concatenate([sketches, self._sketches[rows]]),
-                    problem,
+                    stated=not np.isnan(self._to_problem[rows]).any(),
                 ),
                 LEAST_DIFFERENT,
             )
@@ -158,7 +151,7 @@ class DerivationScorer:
         known = self._known(groups, rows, kept)
         stepped = known.sketches.any(axis=(2, 3))
         novelty, place = derivation.derivation_novelty(
-            known.similarity, new, known.sketches, known.present & stepped, known.relation
+            known.similarity, new, known.sketches, known.present & stepped, self._to_problem[rows]
         )
         distance = np.where(known.present & ~stepped, 1 - known.similarity, np.float32(np.inf))
         if distance.shape[1]:
@@ -189,45 +182,19 @@ class DerivationScorer:
         itself = starts[:, None] + positions == np.arange(len(vectors))[:, None]
         present = (positions < counts[owners][:, None]) & ~itself
         products = np.matmul(vectors[siblings], vectors[:, :, None])[..., 0]
-        problems = self._problems[groups]
-        to_problem = np.einsum("ij,ij->i", vectors, problems[owners])
-        remembered_to_problem = self._remembered_to_problem(prompts, problems, kept)[
-            owners[:, None], sequence % self._settings.memory_capacity
-        ]
         return _Known(
             np.where(np.isneginf(joined := np.concatenate([similarity, products], axis=1)), 0, joined),
             np.concatenate([remembered, self._sketches[rows][siblings]], axis=1),
             np.concatenate([sequence >= 0, present], axis=1),
             sequence,
-            Relation(to_problem, np.concatenate([remembered_to_problem, to_problem[siblings]], axis=1)),
         )
-
-    def _remembered_to_problem(self, prompts: list[str], problems: Vectors, kept: int) -> Vectors:
-        """Return the similarity of each ring's solutions to the problem, float32 [len(prompts), capacity].
-
-        That of the solution with sequence number s is at place s % capacity; NaN where nothing is known.
-        """
-        found = np.full((len(prompts), self._settings.memory_capacity), np.nan, dtype=np.float32)
-        if not kept:
-            return found
-        ones = np.ones(len(prompts), dtype=np.int64)
-        similarity, sequence = self._index.nearest(prompts, ones, np.nan_to_num(problems), kept)
-        rows, places = (sequence >= 0).nonzero()
-        found[rows, sequence[rows, places] % self._settings.memory_capacity] = similarity[rows, places]
-        found[np.isnan(problems).any(axis=1)] = np.nan
-        return found
 
 
 class _Known:
     """What each of n rows is compared with: the ring first, then the places of its group."""
 
     def __init__(
-        self,
-        similarity: Vectors,
-        sketches: Sketches,
-        present: NDArray[np.bool_],
-        sequence: Counts,
-        relation: Relation,
+        self, similarity: Vectors, sketches: Sketches, present: NDArray[np.bool_], sequence: Counts
     ) -> None:
         #: float32 [n, k]; 0 where there is nothing.
         self.similarity = similarity.astype(np.float32, copy=False)
@@ -237,7 +204,6 @@ class _Known:
         self.present = present
         #: Of the ring, int64 [n, kept], -1 for none.
         self.sequence = sequence
-        self.relation = relation
 
 
 def _short(step: str) -> str:
@@ -250,16 +216,16 @@ def _opened(stored: Stored) -> Sketches:
     return opened
 
 
-def _different(vectors: Vectors, sketches: Sketches, problem: Vectors) -> Vectors:
+def _different(vectors: Vectors, sketches: Sketches, stated: bool) -> Vectors:
     """Return the novelty of each solution beside each single other one, float32 [m, m].
 
     Args:
         vectors: Of the solutions, float32 [m, dimension].
         sketches: Of the solutions, uint64 [m, FAMILIES, WORDS].
-        problem: Vector of their problem, float32 [dimension]; NaN if it is not known.
+        stated: Whether their problem is known. They are about it then: others were left out.
     """
     count = len(vectors)
-    similarity, to_problem = vectors @ vectors.T, vectors @ problem
+    similarity = vectors @ vectors.T
     different = np.zeros((count, count), dtype=np.float32)
     size = max(1, CHUNK_BYTES // (count * SKETCH_BYTES))
     for start in range(0, count, size):
@@ -267,11 +233,8 @@ def _different(vectors: Vectors, sketches: Sketches, problem: Vectors) -> Vector
         pairs = similarity[rows].reshape(-1, 1)
         new = np.repeat(sketches[rows], count, axis=0)
         known = np.tile(sketches, (len(pairs) // count, 1, 1))[:, None]
-        relation = Relation(
-            np.repeat(to_problem[rows], count), np.tile(to_problem, len(pairs) // count)[:, None]
-        )
-        novelty, _ = derivation.derivation_novelty(
-            pairs, new, known, np.ones(pairs.shape, dtype=np.bool_), relation
-        )
+        related = np.full(len(pairs), 1 if stated else np.nan, dtype=np.float32)
+        present = np.ones(pairs.shape, dtype=np.bool_)
+        novelty, _ = derivation.derivation_novelty(pairs, new, known, present, related)
         different[rows] = novelty.reshape(-1, count)
     return different

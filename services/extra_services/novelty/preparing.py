@@ -80,8 +80,8 @@ class PreparedGroups:
     space: EmbeddingSpace
     #: Metric derivation: uint8 [m, SKETCH_BYTES].
     sketches: NDArray[np.uint8] | None = None
-    #: Metric derivation: vectors of the problems, float32 [len(groups), dimension]; NaN for those not given.
-    problems: Vectors | None = None
+    #: Metric derivation: cosine similarity to the problem, float32 [m]; NaN where none was given.
+    to_problem: Vectors | None = None
 
     def prompts(self) -> list[str]:
         """Return the prompts of the groups, each once."""
@@ -277,34 +277,35 @@ def _with_derivations(
         groups = [_judged(checked, Metric.DERIVATION, memory) for checked in groups]
     # All of what belongs to the solution, whatever the namespace's window: the metric was fitted so.
     prepared = _with_vectors(memory, namespace, groups, answers, TextWindow.WHOLE)
-    problems = _problem_vectors(memory, prepared)
-    prepared = _related(prepared, problems)
+    prepared = _related(prepared, _to_problem(memory, prepared))
     found = [each for checked in prepared.groups for each in checked.derivations]
-    return replace(prepared, sketches=sketches_of(found), problems=problems)
+    return replace(prepared, sketches=sketches_of(found))
 
 
-def _problem_vectors(memory: Memory, prepared: PreparedGroups) -> Vectors:
+def _to_problem(memory: Memory, prepared: PreparedGroups) -> Vectors:
+    """Return the similarity of each rollout that counts to its problem, float32 [m]; NaN without one."""
+    counts = [len(checked.rows) for checked in prepared.groups]
     problems = [checked.group.problem for checked in prepared.groups]
     vectors = np.full((len(problems), prepared.vectors.shape[1]), np.nan, dtype=np.float32)
-    given = [place for place, problem in enumerate(problems) if problem.strip()]
-    if given and len(prepared.vectors):
+    given = [place for place, problem in enumerate(problems) if problem.strip() and counts[place]]
+    if given:
         vectors[given] = memory.embedder.embed([problems[place] for place in given], TextWindow.WHOLE)
-    return vectors
+    similarity: Vectors = np.einsum("ij,ij->i", prepared.vectors, np.repeat(vectors, counts, axis=0))
+    return similarity
 
 
-def _related(prepared: PreparedGroups, problems: Vectors) -> PreparedGroups:
+def _related(prepared: PreparedGroups, to_problem: Vectors) -> PreparedGroups:
     """Leave out the rollouts that have hardly any relation to their problem."""
-    counts = [len(checked.rows) for checked in prepared.groups]
-    to_problem = np.einsum("ij,ij->i", prepared.vectors, np.repeat(problems, counts, axis=0))
-    unrelated = to_problem < UNRELATED
-    if not unrelated.any():
+    kept = ~(to_problem < UNRELATED)
+    prepared = replace(prepared, vectors=prepared.vectors[kept], to_problem=to_problem[kept])
+    if kept.all():
         return prepared
-    ends = np.cumsum(counts)
+    ends = np.cumsum([len(checked.rows) for checked in prepared.groups]).tolist()
     groups = []
-    for checked, start, end in zip(prepared.groups, ends - counts, ends, strict=True):
+    for checked, start, end in zip(prepared.groups, [0, *ends], ends, strict=False):
         judged = JudgedGroup(checked.rows, checked.suspicious, checked.derivations)
         groups.append(_with_judgement(checked, without_unrelated(judged, to_problem[start:end])))
-    return replace(prepared, groups=groups, vectors=prepared.vectors[~unrelated])
+    return replace(prepared, groups=groups)
 
 
 def _with_vectors(
