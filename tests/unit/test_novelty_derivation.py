@@ -80,6 +80,21 @@ def test_what_does_not_belong_to_the_solution_counts_for_nothing() -> None:
         assert (found.numbers, found.relations) == (plain.numbers, plain.relations)
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "Compute $98 \\cdot 102 + 5 \\cdot 7$.",
+        "Real numbers satisfy a + b = 3 and a^2 + b^2 = 8. Find a^4 + b^4.",
+        PROBLEM,
+    ],
+)
+def test_a_problem_said_again_is_no_derivation(problem: str) -> None:
+    stated = d.statement(problem, ANSWER)
+    assert d.derivation(f"{problem} $\\boxed{{18}}$", stated).empty
+    solved = d.derivation(f"{problem} We have $98 - 41 = 57$, and $57 - 39 = 18$. $\\boxed{{18}}$", stated)
+    assert {"98-41", "41", "57"} <= solved.relations | solved.numbers
+
+
 def test_a_flag_gives_its_reason() -> None:
     assert d.derivation(SWAP).suspicious == ""
     assert "blank" in d.derivation("").suspicious

@@ -93,13 +93,16 @@ class ProblemStatement:
     words: frozenset[str]
     #: Numbers of the answer, which are among `numbers` too.
     answer: frozenset[str] = frozenset()
+    relations: frozenset[str] = frozenset()
 
 
 def statement(problem: str, answer: str = "") -> ProblemStatement:
-    """Return the numbers and words of a problem, and the numbers of its answer."""
-    numbers, _ = _features(_normal(f"{problem} ; {answer}"))
+    """Return the numbers, relations and words of a problem, and the numbers of its answer."""
+    numbers, relations = _features(_normal(f"{problem} ; {answer}"))
     answered, _ = _features(_normal(answer))
-    return ProblemStatement(frozenset(numbers), frozenset(_words(problem)), frozenset(answered))
+    return ProblemStatement(
+        frozenset(numbers), frozenset(_words(problem)), frozenset(answered), frozenset(relations)
+    )
 
 
 NO_STATEMENT = ProblemStatement(frozenset(), frozenset())
@@ -302,18 +305,28 @@ def _own_sentences(text: str, stated: ProblemStatement) -> tuple[list[str], int]
     seen: set[str] = set()
     repeated = 0
     for sentence in _SENTENCE.split(text.replace(_BREAK, " ")):
+        key = " ".join(sentence.lower().split())
         if len(sentence) >= _LEAST_SENTENCE:
-            key = " ".join(sentence.lower().split())
             if key in seen:
                 repeated += len(sentence)
                 continue
             seen.add(key)
-            if stated.words and "=" not in sentence:
-                words = _WORD.findall(key)
-                if len(words) > 5 and sum(word in stated.words for word in words) >= _RESTATED * len(words):
-                    continue
+        words = _WORD.findall(key)
+        if stated.words and words and _restates(sentence, words, stated):
+            continue
         kept.append(sentence.rstrip("\\"))
     return kept, repeated
+
+
+def _restates(sentence: str, words: list[str], stated: ProblemStatement) -> bool:
+    """Return whether a sentence says what the problem says, with hardly any other words, and no more."""
+    known = sum(word in stated.words for word in words)
+    if len(words) > 5 and "=" not in sentence:
+        return known >= _RESTATED * len(words)
+    if known < _RESTATED * len(words) or (len(words) <= 5 and known < len(words)):
+        return False
+    numbers, relations = _features(_normal(sentence))
+    return numbers <= stated.numbers and relations <= stated.relations
 
 
 _NUMBER_WORDS = {
