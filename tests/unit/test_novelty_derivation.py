@@ -150,7 +150,7 @@ def test_any_text_is_read(text: str) -> None:
 def test_the_probability_is_the_same_in_either_order(steps: list[int], similarity: float) -> None:
     texts = [" ".join(f"{step + 10} * {other} = {step * 37}." for step in steps) for other in (3, 4)]
     sketches = np.stack([d.sketch(d.derivation(text)) for text in texts])
-    value = np.float32([similarity])
+    value = np.array([similarity], dtype=np.float32)
     one = d.different_way(value, sketches[:1], sketches[1:])
     two = d.different_way(value, sketches[1:], sketches[:1])
     assert one == two
