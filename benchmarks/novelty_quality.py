@@ -34,6 +34,7 @@ from extra_rl.vocabulary import TextWindow
 from extra_services.memory.embedding import Embedder
 from extra_services.novelty import metrics
 from extra_services.novelty.derivation import (
+    NO_STATEMENT,
     Derivation,
     derivation,
     derivation_novelty,
@@ -138,6 +139,7 @@ def scorers(embedders: dict[str, Vectors]) -> dict[str, Novelty]:
             made[f"embedding {window} {kind}"] = _embedding(vectors, window)
             made[f"cluster_size {window} {kind}"] = _cluster_size(vectors, window)
         made[f"derivation {kind}"] = _derivation(vectors)
+        made[f"derivation, problem not given, {kind}"] = _derivation(vectors, with_problem=False)
     return {"ngram_count": _ngram_count} | made
 
 
@@ -162,28 +164,34 @@ def _cluster_size(vectors: Vectors, window: TextWindow) -> Novelty:
     return novelty
 
 
-def _derivation(vectors: Vectors) -> Novelty:
+def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
     def novelty(pairs: list[tuple[Problem, str, str]]) -> Values:
-        new = _derivations((problem, text) for problem, text, _ in pairs)
-        known = _derivations((problem, text) for problem, _, text in pairs)
+        new = _derivations(((problem, text) for problem, text, _ in pairs), with_problem)
+        known = _derivations(((problem, text) for problem, _, text in pairs), with_problem)
         texts = [one.text or " " for one in new + known]
         embedded = vectors.of(texts, TextWindow.WHOLE)
         similarity = np.einsum("ij,ij->i", embedded[: len(new)], embedded[len(new) :])[:, None]
+        stated = vectors.of([problem["problem"] for problem, _, _ in pairs], TextWindow.WHOLE)
+        to_problem = np.einsum("ij,ij->i", embedded[: len(new)], stated)
         present = np.array([[not one.empty] for one in known])
         found, _ = derivation_novelty(
             similarity,
             np.stack([sketch(one) for one in new]),
             np.stack([[sketch(one)] for one in known]),
             present,
+            to_problem if with_problem else None,
         )
         return np.where([one.empty for one in new], 0.0, found)
 
     return novelty
 
 
-def _derivations(solutions: Iterable[tuple[Problem, str]]) -> list[Derivation]:
+def _derivations(solutions: Iterable[tuple[Problem, str]], with_problem: bool = True) -> list[Derivation]:
     return [
-        derivation(text, statement(problem["problem"], str(problem["answer"]))) for problem, text in solutions
+        derivation(
+            text, statement(problem["problem"], str(problem["answer"])) if with_problem else NO_STATEMENT
+        )
+        for problem, text in solutions
     ]
 
 
@@ -288,6 +296,8 @@ def farmed(problem: Problem, other: Problem) -> dict[str, str]:
         "100 random words with function words and the box": _prose(100, chance),
         "12 true equations and the box": _facts(chance),
         "12 true equations with the problem's numbers and the box": _own_facts(problem, chance),
+        "3 true equations and the box": _few(_facts(chance)),
+        "3 true equations with the problem's numbers and the box": _few(_own_facts(problem, chance)),
         "the problem and the box": problem["problem"],
         "another problem's solution and the box": _parts(other["texts"]["A1"])[0],
         "Khmer text and the box": KHMER,
@@ -337,6 +347,7 @@ def _changed(text: str, problem: Problem, other: Problem) -> dict[str, str]:
         "60 numbers": f"{body} {' '.join(map(str, numbers))}. {answer}",
         "a table of numbers": f"{body}\n{table}\n{answer}",
         "a code block": f"{body}\n```python\n{code}\n```\n{answer}",
+        "3 true equations": f"{body} {_few(facts)} {answer}",
         "12 true equations": f"{body} {facts} {answer}",
         "12 true equations, spread": f"{spread} {answer}",
         "12 true equations in one sentence": f"{body} {_joined(facts)} {answer}",
@@ -371,6 +382,10 @@ def _pairs(chance: random.Random) -> list[tuple[int, int]]:
 
 def _facts(chance: random.Random) -> str:
     return "  ".join(f"Note that ${a} + {b} = {a + b}$." for a, b in _pairs(chance))
+
+
+def _few(facts: str) -> str:
+    return "  ".join(facts.split("  ")[:3])
 
 
 def _joined(facts: str) -> str:

@@ -120,8 +120,8 @@ class GroupScores:
     #: not scored or has no answer.
     answer_counts: tuple[AnswerCount | None, ...]
     #: Per rollout why it is suspicious, "" for one that is not; empty if none is. A suspicious rollout (a
-    #: blank text, one in an unknown script, for Metric.DERIVATION one with hardly any derivation) has
-    #: novelty 0, is compared with nothing and is not stored.
+    #: blank text, one in an unknown script, for Metric.DERIVATION one with hardly any derivation or relation
+    #: to the problem) has novelty 0, is compared with nothing and is not stored.
     suspicious: tuple[str, ...]
     #: With `explain`, Metric.DERIVATION: the first few steps of each rollout that no remembered solution has,
     #: relations such as "55-37" and "37=v" (v: any variable) before numbers; none where the novelty is 0.

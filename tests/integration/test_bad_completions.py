@@ -53,5 +53,7 @@ def test_a_bad_completion_gets_no_bonus_and_the_others_get_theirs(
 def test_the_helper_for_other_trainers_goes_on_too(novelty: str) -> None:
     texts = [completion_text(each) for each in COMPLETIONS]
     with NoveltyClient(novelty, "helper", NamespaceSettings(min_history=0)) as client:
-        bonus = novelty_bonus(["q"] * len(texts), texts, [True] * len(texts), client=client)
+        bonus = novelty_bonus(
+            ["q"] * len(texts), texts, [True] * len(texts), client=client, metric="embedding"
+        )
     assert (bonus > 0).tolist() == [False, True, False, False, True, False]

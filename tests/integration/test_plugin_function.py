@@ -94,11 +94,16 @@ def test_rollouts_in_any_order_are_scored_by_prompt_and_a_repetition_counts_once
     with NoveltyClient(target, "function", NamespaceSettings(min_history=1)) as client:
         for _ in range(2):
             first = novelty_bonus(
-                ["a", "a"], [USUAL, WRONG], [True, None], client=client, idempotency_key="1"
+                ["a", "a"],
+                [USUAL, WRONG],
+                [True, None],
+                client=client,
+                metric="embedding",
+                idempotency_key="1",
             )
             assert first.tolist() == [0, 0]
         texts, correct = [USUAL, USUAL, OTHER, WRONG, OTHER], [True, True, True, False, True]
-        bonus = novelty_bonus(["a", "b", "a", "a", "b"], texts, correct, client=client)
+        bonus = novelty_bonus(["a", "b", "a", "a", "b"], texts, correct, client=client, metric="embedding")
         assert bonus.dtype == np.float32
         assert [value > 0 for value in bonus] == [False, False, True, False, False]
         prompts = NamespaceClient(target, "function").list_prompts()
@@ -137,9 +142,7 @@ def test_derivations_are_scored_with_problem_and_reference_answer(target: str) -
     def scored(namespace: str, **stated: Any) -> list[float]:
         with NoveltyClient(target, namespace, NamespaceSettings(min_history=1)) as client:
             for texts in ([SWAP] * 4, SOLUTIONS):
-                bonus = novelty_bonus(
-                    ["p"] * 4, texts, correct, client=client, alpha=1.0, metric="derivation", **stated
-                )
+                bonus = novelty_bonus(["p"] * 4, texts, correct, client=client, alpha=1.0, **stated)
         return [float(each) for each in bonus]
 
     problems, references = [PROBLEM] * 4, [ANSWER] * 4
@@ -195,6 +198,7 @@ def test_both_bonuses_come_together_under_one_key(target: str) -> None:
                 client=client,
                 alpha=2.0,
                 beta=0.3,
+                metric="embedding",
                 idempotency_key="step",
             )
             assert (bonus[:2] > 0).all()

@@ -81,6 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def scoring(target: str, namespace: str, **options: Any) -> NoveltyScoring:
     settings = NamespaceSettings(min_history=1)
+    options = {"metric": "embedding"} | options
     return NoveltyScoring(target=target, namespace=namespace, alpha=0.5, settings=settings, **options)
 
 
@@ -124,7 +125,9 @@ def right(response, label):
     return response.endswith(label)
 
 settings = NamespaceSettings(min_history=1)
-novelty = NoveltyScoring(target="{server}", namespace="agent", settings=settings, alpha=0.5)
+novelty = NoveltyScoring(
+    target="{server}", namespace="agent", settings=settings, alpha=0.5, metric="embedding"
+)
 AgentExecutor = agent_executor(right, novelty)
 """,
     )
@@ -317,7 +320,8 @@ from extra_client import NamespaceSettings
 from extra_client.integrations import NoveltyScoring
 from extra_client.integrations.openrlhf import reward_function
 
-novelty = NoveltyScoring(target="{server}", namespace="file", settings=NamespaceSettings(min_history=1))
+settings = NamespaceSettings(min_history=1)
+novelty = NoveltyScoring(target="{server}", namespace="file", settings=settings, metric="embedding")
 reward_func = reward_function(lambda response, label: label in response, novelty, group_size=8)
 """,
     )

@@ -28,7 +28,9 @@ from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor
 target = "{target}"
 AgentExecutor = agent_executor(
     lambda response, label: len(response) % 2 == int(label),
-    NoveltyScoring(target=target, namespace="run", settings=NamespaceSettings(min_history=1)),
+    NoveltyScoring(
+        target=target, namespace="run", metric="embedding", settings=NamespaceSettings(min_history=1)
+    ),
     prefixes=PrefixCollecting(target=target, namespace="prefixes"),
 )
 """

@@ -157,13 +157,13 @@ def test_the_bonus_moves_the_policy_and_with_alpha_0_the_policy_is_bit_identical
     assert weights(train(Trainer, novelty=silent)) == plain
     none = novelty_reward(silent, correct=has_an_even_digit)
     assert weights(train(rewards=[has_an_even_digit, none], reward_weights=[1.0, 1.0])) == plain
-    scoring = NoveltyScoring(target=novelty, namespace="after", alpha=1.0, settings=EAGER)
+    scoring = NoveltyScoring(target=novelty, namespace="after", alpha=1.0, metric="embedding", settings=EAGER)
     trainer = train(Trainer, novelty=scoring)
     assert weights(trainer) != plain
     assert logged(trainer, "novelty/missing") == [0, 0, 0]
     assert max(logged(trainer, "novelty/mean")) > 0
     # As a reward function: weight 0 is TRL's own alpha.
-    scoring = NoveltyScoring(target=novelty, namespace="before", alpha=1.0, settings=EAGER)
+    scoring = replace(scoring, namespace="before")
     rewards = [has_an_even_digit, novelty_reward(scoring, correct=has_an_even_digit)]
     trainer = train(rewards=rewards, reward_weights=[1.0, 0.0])
     assert weights(trainer) == plain
@@ -353,7 +353,7 @@ data = Dataset.from_list([{"prompt": p} for p in ["1 + 1 = ", "2 + 2 = ", "3 + 3
 def right_then_wrong(completions, trainer_state, log_extra, **_):
     log_extra("final_answer", ["7"] * len(completions))
     return [float(trainer_state.global_step == 0)] * len(completions)
-scoring = NoveltyScoring(target=target, namespace="ranks", beta=0.3)
+scoring = NoveltyScoring(target=target, namespace="ranks", beta=0.3, metric="embedding")
 Trainer(model, right_then_wrong, args=arguments, train_dataset=data, novelty=scoring).train()
 """
 

@@ -63,8 +63,9 @@ def answered(data_source, solution_str, ground_truth, extra_info=None):
 
 verified = verification_score("{verification}")
 graded = verification_score("{verification}", method="custom", options=VerifyOptions(verifier="graded"))
+options = {{"metric": "embedding"}} | {options}
 novelty = NoveltyScoring(
-    target="{target}", namespace="{namespace}", settings=NamespaceSettings(min_history=1), **{options}
+    target="{target}", namespace="{namespace}", settings=NamespaceSettings(min_history=1), **options
 )
 NoveltyRewardManager = reward_manager(novelty)
 """

@@ -80,6 +80,21 @@ def test_what_does_not_belong_to_the_solution_counts_for_nothing() -> None:
         assert (found.numbers, found.relations) == (plain.numbers, plain.relations)
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "Compute $98 \\cdot 102 + 5 \\cdot 7$.",
+        "Real numbers satisfy a + b = 3 and a^2 + b^2 = 8. Find a^4 + b^4.",
+        PROBLEM,
+    ],
+)
+def test_a_problem_said_again_is_no_derivation(problem: str) -> None:
+    stated = d.statement(problem, ANSWER)
+    assert d.derivation(f"{problem} $\\boxed{{18}}$", stated).empty
+    solved = d.derivation(f"{problem} We have $98 - 41 = 57$, and $57 - 39 = 18$. $\\boxed{{18}}$", stated)
+    assert {"98-41", "41", "57"} <= solved.relations | solved.numbers
+
+
 def test_a_flag_gives_its_reason() -> None:
     assert d.derivation(SWAP).suspicious == ""
     assert "blank" in d.derivation("").suspicious
@@ -135,7 +150,7 @@ def test_any_text_is_read(text: str) -> None:
 def test_the_probability_is_the_same_in_either_order(steps: list[int], similarity: float) -> None:
     texts = [" ".join(f"{step + 10} * {other} = {step * 37}." for step in steps) for other in (3, 4)]
     sketches = np.stack([d.sketch(d.derivation(text)) for text in texts])
-    value = np.array([similarity], np.float32)
+    value = np.array([similarity], dtype=np.float32)
     one = d.different_way(value, sketches[:1], sketches[1:])
     two = d.different_way(value, sketches[1:], sketches[:1])
     assert one == two
@@ -154,6 +169,34 @@ def test_a_known_solution_with_additions_is_the_known_one() -> None:
     body, box = SWAP.split("$\\boxed")
     assert _novelty(f"{body} {added} $\\boxed{box}", [SWAP], similarity=0.3) == 0
     assert _novelty(EQUATIONS, [SWAP], similarity=0.3) > 0.5
+
+
+def test_a_text_that_has_little_to_do_with_the_problem_is_paid_in_part() -> None:
+    new, known = (d.sketch(d.derivation(text, STATED)) for text in (EQUATIONS, SWAP))
+
+    def novelty(to_problem: float, similarity: float = 0.5) -> float:
+        found, _ = d.derivation_novelty(
+            np.array([[similarity]], dtype=np.float32),
+            new[None],
+            known[None, None],
+            np.ones((1, 1), dtype=bool),
+            np.array([to_problem], dtype=np.float32),
+        )
+        return float(found[0])
+
+    assert novelty(d.UNRELATED) == 0
+    middle = novelty((d.UNRELATED + d.RELATED) / 2)
+    assert middle == pytest.approx(novelty(1) / 2, abs=1e-5)
+    assert novelty(d.RELATED + 0.01) == novelty(1) > 0.5
+    # A new way may look unlike all known ones, if it is about the problem. Without one, that is all there is.
+    assert novelty(1, similarity=0.1) > 0.5
+    assert novelty(np.nan, similarity=0.1) == 0
+    nothing = np.zeros((1, 0), dtype=np.float32)
+    alone, place = d.derivation_novelty(
+        nothing, new[None], known[None, None][:, :0], nothing.astype(bool), np.array([0.375], np.float32)
+    )
+    assert alone[0] == pytest.approx(0.5, abs=1e-3)
+    assert place[0] == -1
 
 
 def test_equations_whose_result_nothing_uses_add_no_step() -> None:

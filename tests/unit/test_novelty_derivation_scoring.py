@@ -100,7 +100,10 @@ def test_another_way_is_paid_and_a_paraphrase_is_not_after_a_restart_too(opened:
 
 def test_a_step_of_a_thousand_digits_is_named_by_its_beginning(opened: Opened) -> None:
     digits = "7" * 1000
-    (steps,) = opened.score([f"{digits} + 5 = x and 4 * x = 32 and x * 9 = 54."]).new_steps
+    group = RolloutGroup("q", np.array([True]), texts=[f"{digits} + 5 = x and 4 * x = 32 and x * 9 = 54."])
+    ((scores,), _) = NoveltyScorer(opened.memory).score("run", [group], DERIVATION)
+    assert isinstance(scores, GroupScores)
+    (steps,) = scores.new_steps
     assert any(step.endswith("...") for step in steps)
     assert all(len(step) <= 60 for step in steps)
 
@@ -114,7 +117,10 @@ def test_siblings_are_compared_like_remembered_solutions(opened: Opened) -> None
 
 
 def test_a_ring_turns_over_and_its_sketches_with_it(opened: Opened) -> None:
-    ways = [f"{k} + 7 = x, {k} * 3 = y and {k} - 2 = z hold." for k in (1000, 2000, 3000)]
+    ways = [
+        f"Count the heads and legs of the goats and ducks: {k} + 7 = x, {k} * 3 = y and {k} - 2 = z hold."
+        for k in (1000, 2000, 3000)
+    ]
     for text in (SWAP, *ways, EQUATIONS):
         opened.score([text])
     assert opened.score([SWAP], only()).novelty[0] > 0
@@ -163,6 +169,22 @@ def test_hardly_any_derivation_is_neither_paid_nor_stored(opened: Opened) -> Non
     assert "hardly any derivation" in scores.suspicious[0]
     assert "behind the final answer" in scores.suspicious[1]
     assert (scores.suspicious[2], scores.memory_after) == ("", 1)
+
+
+def test_hardly_any_relation_to_the_problem_is_neither_paid_nor_stored(opened: Opened) -> None:
+    integral = "The antiderivative of $3x^2 - 3$ is $x^3 - 3x$, and from 0 to 3 that is $27 - 9 = 18$."
+    scores = opened.score([integral, SWAP, SWAP + " and so on" * 60, integral])
+    assert scores.novelty.tolist() == [0, 1, 0, 0]
+    assert ["hardly any relation to the problem" in reason for reason in scores.suspicious] == [
+        *(True, False, False, True)
+    ]
+    assert "behind the final answer" in scores.suspicious[2]
+    assert scores.memory_after == 1
+    # Without the problem this cannot be seen.
+    group = RolloutGroup("unstated", np.array([True]), texts=[integral], reference_answer=ANSWER)
+    ((unstated,), _) = NoveltyScorer(opened.memory).score("run", [group], DERIVATION)
+    assert isinstance(unstated, GroupScores)
+    assert unstated.novelty.tolist() == [1]
 
 
 def test_solutions_without_sketches_are_compared_by_the_embedding_alone(opened: Opened) -> None:

@@ -38,7 +38,7 @@ def test_the_answer_is_right_and_every_text_ends_in_it(problem: dict[str, Any]) 
 
 def test_the_set_is_split_and_its_texts_are_different() -> None:
     assert {problem["split"] for problem in PROBLEMS} == {"choose", "report"}
-    assert len({problem["id"] for problem in PROBLEMS}) == len(PROBLEMS) >= 60
+    assert len({problem["id"] for problem in PROBLEMS}) == len(PROBLEMS) >= 120
     texts = [text for problem in PROBLEMS for text in problem["texts"].values()]
     assert len(set(texts)) == len(texts) == 4 * len(PROBLEMS)
     for topic in {problem["topic"] for problem in PROBLEMS}:

@@ -113,7 +113,8 @@ class NoveltyScoring:
     alpha: float = 0.1
     #: Weight of the outcome novelty of wrong rollouts; 0: their final answers are neither scored nor counted.
     beta: float = 0.0
-    metric: Metric | str = Metric.EMBEDDING
+    #: `derivation` is for mathematics; for other texts take `embedding`.
+    metric: Metric | str = Metric.DERIVATION
     scale: Scale | str = Scale.RAW
     on_failure: OnFailure | str = OnFailure.FAIL
     #: Of the namespace if it does not exist yet; None: the server's defaults, or the existing settings.
@@ -225,7 +226,7 @@ def novelty_bonus(
     token_ids: Sequence[ArrayLike] | None = None,
     problems: Sequence[Any] | None = None,
     reference_answers: Sequence[Any] | None = None,
-    metric: Metric | str = Metric.EMBEDDING,
+    metric: Metric | str = Metric.DERIVATION,
     scale: Scale | str = Scale.RAW,
     idempotency_key: str | None = None,
     deadline: float | None = None,
@@ -247,7 +248,8 @@ def novelty_bonus(
         problems: The prompt of each rollout, a text or messages, for Metric.DERIVATION: its numbers are no
             steps of a solution. Other metrics do not send it.
         reference_answers: The reference answer of each rollout, likewise; None for a missing one.
-        metric: How the novelty of correct rollouts is measured.
+        metric: How the novelty of correct rollouts is measured. Metric.DERIVATION is for mathematics; give it
+            `problems` and `reference_answers`. For other texts take Metric.EMBEDDING.
         scale: What these novelties are divided by.
         idempotency_key: As in NoveltyClient.score_groups.
         deadline: Seconds a call may take; None: the client's.

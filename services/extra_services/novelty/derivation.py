@@ -10,8 +10,9 @@ bitmaps of a whole batch are compared with numpy at once.
 Two solutions are compared by the Dice distance of both sets and by the cosine distance of embeddings of the
 remaining text. A logistic regression turns these numbers into the probability that the two solutions take
 different ways. It counts as 0 if the new solution has almost all steps of the known one, so that it only
-adds to it. Novelty is the smallest such probability over the known solutions, without its lower part. The
-weights were fitted on the problems marked `choose` (docs/novelty-quality.md has the data and the figures).
+adds to it. Novelty is the smallest such probability over the known solutions, without its lower part, and
+less for a text that has little to do with the problem. The weights were fitted on the problems marked
+`choose` (docs/novelty-quality.md has the data and the figures).
 
 This module knows neither gRPC nor the store. An embedding of `Derivation.text` comes from the caller.
 """
@@ -43,13 +44,16 @@ LEAST_STEPS = 3
 LEAST_SHARE = 0.05
 #: A solution with this share of the bits of a known one takes the same way, whatever it adds.
 CONTAINED = 0.9
-#: A text whose embedding is less similar than this to every known solution is about something else.
+#: A text whose embedding is less similar to the problem than UNRELATED is about something else: no novelty,
+#: not stored. From RELATED on its novelty is paid in full, between them in part.
+UNRELATED, RELATED = 0.3, 0.45
+#: The same where the problem is not known: a text less similar than this to every known solution.
 LEAST_SIMILARITY = 0.3
 #: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
-THRESHOLD = 0.1
+THRESHOLD = 0.15
 #: Weights of the cosine distance, and of the Dice distances of numbers and relations; and the intercept.
-WEIGHTS = np.array([4.9, 4.48, 2.62], dtype=np.float32)
-INTERCEPT = -6.54
+WEIGHTS = np.array([4.96, 4.12, 3.28], dtype=np.float32)
+INTERCEPT = -6.81
 
 #: Words in a row without mathematics, of which fewer than this share are function words, are no English.
 LEAST_RUN, LEAST_FUNCTION_WORDS = 12, 0.15
@@ -89,13 +93,16 @@ class ProblemStatement:
     words: frozenset[str]
     #: Numbers of the answer, which are among `numbers` too.
     answer: frozenset[str] = frozenset()
+    relations: frozenset[str] = frozenset()
 
 
 def statement(problem: str, answer: str = "") -> ProblemStatement:
-    """Return the numbers and words of a problem, and the numbers of its answer."""
-    numbers, _ = _features(_normal(f"{problem} ; {answer}"))
+    """Return the numbers, relations and words of a problem, and the numbers of its answer."""
+    numbers, relations = _features(_normal(f"{problem} ; {answer}"))
     answered, _ = _features(_normal(answer))
-    return ProblemStatement(frozenset(numbers), frozenset(_words(problem)), frozenset(answered))
+    return ProblemStatement(
+        frozenset(numbers), frozenset(_words(problem)), frozenset(answered), frozenset(relations)
+    )
 
 
 NO_STATEMENT = ProblemStatement(frozenset(), frozenset())
@@ -160,21 +167,31 @@ def different_way(similarity: Vectors, new: Sketches, known: Sketches) -> Vector
 
 
 def derivation_novelty(
-    similarity: Vectors, new: Sketches, known: Sketches, present: NDArray[np.bool_]
+    similarity: Vectors,
+    new: Sketches,
+    known: Sketches,
+    present: NDArray[np.bool_],
+    to_problem: Vectors | None = None,
 ) -> tuple[Vectors, NDArray[np.int64]]:
     """Return novelties in [0, 1], float32 [n], and the place of each nearest known solution, int64 [n].
 
     A solution with nothing to compare with has novelty 1 and place -1. Novelty is 0 if the solution is far
-    shorter than all known ones, or if its text has hardly anything in common with any of them.
+    shorter than all known ones. It is less, down to 0, for a text that has little in common with the problem;
+    where the problem is not known, 0 for one that has hardly anything in common with any known solution.
 
     Args:
         similarity: Cosine similarity to each known solution, float32 [n, m].
         new: Sketches of the solutions, uint64 [n, FAMILIES, WORDS].
         known: Sketches of the known solutions of each one's prompt, uint64 [n, m, FAMILIES, WORDS].
         present: Whether there is a known solution in each place, bool [n, m].
+        to_problem: Cosine similarity to the problem, float32 [n], NaN where it is not known; None: nowhere.
     """
+    if to_problem is None:
+        to_problem = np.full(len(new), np.nan, dtype=np.float32)
+    unknown = np.isnan(to_problem)
+    related = np.where(unknown, 1, np.clip((to_problem - UNRELATED) / (RELATED - UNRELATED), 0, 1))
     if not similarity.shape[1]:
-        return np.ones(len(new), dtype=np.float32), np.full(len(new), -1, dtype=np.int64)
+        return related.astype(np.float32), np.full(len(new), -1, dtype=np.int64)
     chance = np.where(_contained(known, new[:, None]), 0, different_way(similarity, new[:, None], known))
     chance = np.where(present, chance, np.float32(np.inf))
     nearest = chance.argmin(axis=1)
@@ -184,9 +201,9 @@ def derivation_novelty(
     shortest = np.where(present, _sizes(known).sum(axis=-1), np.float32(np.inf)).min(axis=1)
     alone = ~present.any(axis=1)
     nearest_text = np.where(present, similarity, np.float32(-np.inf)).max(axis=1)
-    unfit = (size < LEAST_SHARE * shortest) | (nearest_text < LEAST_SIMILARITY)
-    novelty = np.where(~alone & unfit, 0, novelty)
-    return np.where(alone, 1, novelty).astype(np.float32), np.where(alone, -1, nearest)
+    unfit = (size < LEAST_SHARE * shortest) | (unknown & (nearest_text < LEAST_SIMILARITY))
+    novelty = np.where(alone, 1, np.where(unfit, 0, novelty))
+    return (related * novelty).astype(np.float32), np.where(alone, -1, nearest)
 
 
 def new_steps(found: Derivation, known: Sketches, limit: int = 5) -> list[str]:
@@ -288,18 +305,28 @@ def _own_sentences(text: str, stated: ProblemStatement) -> tuple[list[str], int]
     seen: set[str] = set()
     repeated = 0
     for sentence in _SENTENCE.split(text.replace(_BREAK, " ")):
+        key = " ".join(sentence.lower().split())
         if len(sentence) >= _LEAST_SENTENCE:
-            key = " ".join(sentence.lower().split())
             if key in seen:
                 repeated += len(sentence)
                 continue
             seen.add(key)
-            if stated.words and "=" not in sentence:
-                words = _WORD.findall(key)
-                if len(words) > 5 and sum(word in stated.words for word in words) >= _RESTATED * len(words):
-                    continue
+        words = _WORD.findall(key)
+        if stated.words and words and _restates(sentence, words, stated):
+            continue
         kept.append(sentence.rstrip("\\"))
     return kept, repeated
+
+
+def _restates(sentence: str, words: list[str], stated: ProblemStatement) -> bool:
+    """Return whether a sentence says what the problem says, with hardly any other words, and no more."""
+    known = sum(word in stated.words for word in words)
+    if len(words) > 5 and "=" not in sentence:
+        return known >= _RESTATED * len(words)
+    if known < _RESTATED * len(words) or (len(words) <= 5 and known < len(words)):
+        return False
+    numbers, relations = _features(_normal(sentence))
+    return numbers <= stated.numbers and relations <= stated.relations
 
 
 _NUMBER_WORDS = {

@@ -41,7 +41,8 @@ class DerivationScorer:
     """Scores the groups of prompts that are checked out of `index`.
 
     Groups lie one after the other: the first `counts[0]` of the vectors, float32 [m, dimension], and of the
-    sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once.
+    sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once. `to_problem`
+    are the similarities of the vectors to their problem, float32 [m], NaN where it is not known.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class DerivationScorer:
         counts: Counts,
         vectors: Vectors,
         sketches: Stored,
+        to_problem: Vectors,
     ) -> None:
         self._index = index
         self._settings = settings
@@ -59,6 +61,7 @@ class DerivationScorer:
         self._counts = counts
         self._vectors = vectors
         self._sketches = _opened(sketches)
+        self._to_problem = to_problem
         self._history = index.sizes(prompts)
 
     def novelty(self) -> tuple[Vectors, Neighbours]:
@@ -105,6 +108,7 @@ class DerivationScorer:
                 _different(
                     np.concatenate([vectors, self._vectors[rows]]),
                     np.concatenate([sketches, self._sketches[rows]]),
+                    stated=not np.isnan(self._to_problem[rows]).any(),
                 ),
                 LEAST_DIFFERENT,
             )
@@ -147,7 +151,7 @@ class DerivationScorer:
         known = self._known(groups, rows, kept)
         stepped = known.sketches.any(axis=(2, 3))
         novelty, place = derivation.derivation_novelty(
-            known.similarity, new, known.sketches, known.present & stepped
+            known.similarity, new, known.sketches, known.present & stepped, self._to_problem[rows]
         )
         distance = np.where(known.present & ~stepped, 1 - known.similarity, np.float32(np.inf))
         if distance.shape[1]:
@@ -212,8 +216,14 @@ def _opened(stored: Stored) -> Sketches:
     return opened
 
 
-def _different(vectors: Vectors, sketches: Sketches) -> Vectors:
-    """Return the novelty of each solution beside each single other one, float32 [m, m]."""
+def _different(vectors: Vectors, sketches: Sketches, stated: bool) -> Vectors:
+    """Return the novelty of each solution beside each single other one, float32 [m, m].
+
+    Args:
+        vectors: Of the solutions, float32 [m, dimension].
+        sketches: Of the solutions, uint64 [m, FAMILIES, WORDS].
+        stated: Whether their problem is known. They are about it then: others were left out.
+    """
     count = len(vectors)
     similarity = vectors @ vectors.T
     different = np.zeros((count, count), dtype=np.float32)
@@ -223,6 +233,8 @@ def _different(vectors: Vectors, sketches: Sketches) -> Vectors:
         pairs = similarity[rows].reshape(-1, 1)
         new = np.repeat(sketches[rows], count, axis=0)
         known = np.tile(sketches, (len(pairs) // count, 1, 1))[:, None]
-        novelty, _ = derivation.derivation_novelty(pairs, new, known, np.ones(pairs.shape, dtype=np.bool_))
+        related = np.full(len(pairs), 1 if stated else np.nan, dtype=np.float32)
+        present = np.ones(pairs.shape, dtype=np.bool_)
+        novelty, _ = derivation.derivation_novelty(pairs, new, known, present, related)
         different[rows] = novelty.reshape(-1, count)
     return different

@@ -16,7 +16,7 @@ from extra_services.errors import InvalidInput
 from extra_services.memory import instruments
 from extra_services.memory.memory import SENT_BY_CALLER, Memory, check_prompt_id, check_space
 from extra_services.memory.records import EmbeddingSpace, Namespace
-from extra_services.novelty.derivation import Derivation
+from extra_services.novelty.derivation import UNRELATED, Derivation
 from extra_services.novelty.derivation_scoring import sketches_of
 from extra_services.novelty.metrics import unit_vectors
 from extra_services.novelty.request import (
@@ -26,7 +26,7 @@ from extra_services.novelty.request import (
     RolloutGroup,
     Vectors,
 )
-from extra_services.novelty.suspicion import judge
+from extra_services.novelty.suspicion import JudgedGroup, judge, without_unrelated
 
 #: Field of a group -> field of a rollout that is sent alone.
 FIELDS_OF_ONE = {
@@ -80,6 +80,8 @@ class PreparedGroups:
     space: EmbeddingSpace
     #: Metric derivation: uint8 [m, SKETCH_BYTES].
     sketches: NDArray[np.uint8] | None = None
+    #: Metric derivation: cosine similarity to the problem, float32 [m]; NaN where none was given.
+    to_problem: Vectors | None = None
 
     def prompts(self) -> list[str]:
         """Return the prompts of the groups, each once."""
@@ -169,6 +171,10 @@ def check_text(text: str, field: str, limits: NoveltyLimits) -> None:
 
 def _judged(checked: CheckedGroup, metric: Metric, memory: Memory) -> CheckedGroup:
     found = judge(checked.group, checked.rows, metric, lambda texts: memory.embedder.unreadable(texts))
+    return _with_judgement(checked, found)
+
+
+def _with_judgement(checked: CheckedGroup, found: JudgedGroup) -> CheckedGroup:
     return replace(checked, rows=found.rows, suspicious=found.suspicious, derivations=found.derivations)
 
 
@@ -271,8 +277,35 @@ def _with_derivations(
         groups = [_judged(checked, Metric.DERIVATION, memory) for checked in groups]
     # All of what belongs to the solution, whatever the namespace's window: the metric was fitted so.
     prepared = _with_vectors(memory, namespace, groups, answers, TextWindow.WHOLE)
+    prepared = _related(prepared, _to_problem(memory, prepared))
     found = [each for checked in prepared.groups for each in checked.derivations]
     return replace(prepared, sketches=sketches_of(found))
+
+
+def _to_problem(memory: Memory, prepared: PreparedGroups) -> Vectors:
+    """Return the similarity of each rollout that counts to its problem, float32 [m]; NaN without one."""
+    counts = [len(checked.rows) for checked in prepared.groups]
+    problems = [checked.group.problem for checked in prepared.groups]
+    vectors = np.full((len(problems), prepared.vectors.shape[1]), np.nan, dtype=np.float32)
+    given = [place for place, problem in enumerate(problems) if problem.strip() and counts[place]]
+    if given:
+        vectors[given] = memory.embedder.embed([problems[place] for place in given], TextWindow.WHOLE)
+    similarity: Vectors = np.einsum("ij,ij->i", prepared.vectors, np.repeat(vectors, counts, axis=0))
+    return similarity
+
+
+def _related(prepared: PreparedGroups, to_problem: Vectors) -> PreparedGroups:
+    """Leave out the rollouts that have hardly any relation to their problem."""
+    kept = ~(to_problem < UNRELATED)
+    prepared = replace(prepared, vectors=prepared.vectors[kept], to_problem=to_problem[kept])
+    if kept.all():
+        return prepared
+    ends = np.cumsum([len(checked.rows) for checked in prepared.groups]).tolist()
+    groups = []
+    for checked, start, end in zip(prepared.groups, [0, *ends], ends, strict=False):
+        judged = JudgedGroup(checked.rows, checked.suspicious, checked.derivations)
+        groups.append(_with_judgement(checked, without_unrelated(judged, to_problem[start:end])))
+    return replace(prepared, groups=groups)
 
 
 def _with_vectors(

@@ -7,7 +7,7 @@ it, so one bad completion never fails a group.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from extra_services.novelty.derivation import (
     BLANK,
     LEAST_STEPS,
     UNKNOWN_SCRIPT,
+    UNRELATED,
     Derivation,
     derivation,
     statement,
@@ -30,6 +31,7 @@ LABELS = {
     "blank": "blank",
     "script": "unknown_script",
     "hardly any derivation": "hardly_any_derivation",
+    "hardly any relation": "hardly_any_relation",
     "behind the final answer": "behind_the_answer",
     "grammar": "no_grammar",
     "list of numbers": "list_of_numbers",
@@ -83,14 +85,40 @@ def judge(
     unknown = unreadable([texts[i] for i in doubtful]) if doubtful else []
     for i in (i for i, none in zip(doubtful, unknown, strict=True) if none):
         reasons[i] = UNKNOWN_SCRIPT
-    for reason in filter(None, reasons):
-        label = next((LABELS[part] for part in LABELS if part in reason), "other")
-        instruments.SUSPICIOUS.labels(label).inc()
+    count_suspicious(filter(None, reasons))
     return JudgedGroup(
         rows[[not reason for reason in reasons]] if any(reasons) else rows,
         {row: reason for row, reason in zip(rows.tolist(), reasons, strict=True) if reason},
         [each for each, reason in zip(found, reasons, strict=False) if not reason],
     )
+
+
+def without_unrelated(judged: JudgedGroup, to_problem: NDArray[np.float32]) -> JudgedGroup:
+    """Leave out the rollouts whose text has hardly any relation to the problem.
+
+    Args:
+        judged: A judged group.
+        to_problem: Cosine similarity of each of `rows` to the problem, float32 [m]; NaN if it is not known.
+    """
+    unrelated = to_problem < UNRELATED
+    if not unrelated.any():
+        return judged
+    reasons = {
+        int(row): f"hardly any relation to the problem: similarity {value:.2f}, {UNRELATED} is needed"
+        for row, value in zip(judged.rows[unrelated], to_problem[unrelated], strict=True)
+    }
+    count_suspicious(reasons.values())
+    kept = np.flatnonzero(~unrelated).tolist()
+    return JudgedGroup(
+        judged.rows[kept], judged.suspicious | reasons, [judged.derivations[place] for place in kept]
+    )
+
+
+def count_suspicious(reasons: Iterable[str]) -> None:
+    """Count rollouts that are left out, by the kind of the reason."""
+    for reason in reasons:
+        label = next((LABELS[part] for part in LABELS if part in reason), "other")
+        instruments.SUSPICIOUS.labels(label).inc()
 
 
 def reason_against(found: Derivation) -> str:
