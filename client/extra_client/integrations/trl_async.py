@@ -59,7 +59,7 @@ def add_novelty(
     }
 
 
-class NoveltyRolloutLoop(_AsyncRolloutLoop):
+class NoveltyRolloutLoop(_AsyncRolloutLoop):  # type: ignore[misc]
     """TRL's loop of generation and rewards, with both bonuses; it lives in the worker's process."""
 
     def __init__(self, *, novelty: Mapping[str, Any], **options: Any) -> None:
