@@ -153,7 +153,7 @@ def test_tokens_scopes_and_tls_hold_and_the_certificate_follows_its_files(tmp_pa
             with httpx.Client(verify=_context(authority.file, certificate), timeout=60) as http:
                 return http.post(f"https://localhost:{port}{path}", headers=headers, **more)
 
-        body = {"json": {"items": [ITEM]}}
+        body: dict[str, Any] = {"json": {"items": [ITEM]}}
         assert post(known, **body).status_code == 200
         for token in (None, unknown):
             refused = post(token, content=b"x" * 10**6)
@@ -265,14 +265,15 @@ def test_nemo_gyms_request_comes_back_with_the_reward(url: str) -> None:
 def test_a_failure_is_a_status_and_never_a_0(url: str) -> None:
     sample = {"prompt": "", "response": "2", "label": "2"}
     custom = {"method": "custom", "verifier": "raises"}
-    for changed, parameters, told in [
+    cases: list[tuple[dict[str, Any], dict[str, str], str]] = [
         ({"label": None}, {}, "label: is missing"),
         ({"label": "None"}, {}, "label: is missing"),
         ({"response": None}, {}, "response: must be a text, not NoneType"),
         ({}, custom, "could not be verified"),
         ({}, {"method": "maths"}, "method: 'maths' is none of"),
         ({}, {"undecide": "0"}, "undecide: is no parameter"),
-    ]:
+    ]
+    for changed, parameters, told in cases:
         refused = reward(url, "/rewards/slime", sample | changed, **parameters)
         assert refused.status_code == 400
         assert told in refused.json()["message"]

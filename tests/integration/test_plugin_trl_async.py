@@ -145,7 +145,7 @@ def worker(
 
 def groups(worker: AsyncRolloutWorker, number: int) -> list[list[Any]]:
     """Return the samples of the first groups that the worker makes."""
-    samples = defaultdict(list)
+    samples: dict[Any, list[Any]] = defaultdict(list)
     worker.start()
     try:
         while len(samples) <= number:
