@@ -89,7 +89,7 @@ class Gateway:
         self._stopping = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
         self._channel: grpc.aio.Channel | None = None
-        self._tokens = Tokens(settings.tokens)
+        self._tokens = Tokens(settings.tokens, settings.tokens_file)
         self._posts = posts
         self._services = list(services)
         self._limit = settings.max_message_bytes
@@ -186,7 +186,7 @@ class _Authenticated:
         self._tokens = tokens
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and self._tokens:
+        if scope["type"] == "http" and self._tokens.required:
             headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
             try:
                 self._tokens.identify(headers)
