@@ -332,3 +332,28 @@ def test_grpc_still_answers_beside_it(tmp_path: Path) -> None:
         assert metrics.status_code == 200
         server.process.terminate()
         assert server.process.wait(60) == 0
+
+
+def test_tokens_of_a_file_change_without_a_restart(tmp_path: Path) -> None:
+    file, whole = tmp_path / "tokens.yaml", tmp_path / "whole.yaml"
+    minted = [tokens.mint() for _ in range(2)]
+
+    def known(index: int) -> None:
+        entry = {"name": f"caller-{index}", "sha256": minted[index][1], "scopes": {"*": "read"}}
+        whole.write_text(json.dumps({"tokens": [entry]}))
+        whole.replace(file)
+
+    known(0)
+    with served(tmp_path, tokens_file=file) as address:
+        for index in (0, 1, 0):
+            known(index)
+            answers = [
+                httpx.post(
+                    f"http://{address}{VERIFY}",
+                    json={"items": [ITEM]},
+                    headers={"authorization": f"Bearer {secret}"},
+                    timeout=60,
+                ).status_code
+                for secret, _ in minted
+            ]
+            assert answers == [[200, 401], [401, 200]][index]
