@@ -93,4 +93,4 @@ def _plain(text: str) -> str:
     text = (
         _TEXT.sub(r" \1 ", text).replace("$", " ").replace("\\,", " ").replace("\\ ", " ").replace("~", " ")
     )
-    return re.sub(r"\s*:\s*", ":", " ".join(text.split())).strip(" .")
+    return re.sub(r"\s*(?::|\{:\})\s*", ":", " ".join(text.split())).strip(" .")

@@ -24,6 +24,8 @@ class Extracted:
     text: str
     #: "tag", "box", "hash", "phrase", or "last" if there was no marker.
     marker: str
+    #: Beginning of the text behind the last box, where a unit may stand.
+    behind: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,32 @@ _DENIED_BEHIND = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
+#: What begins and ends a member of a formula, inside or at the ends of the formula.
+_MEMBER_ENDS = re.compile(
+    r"""
+    \$\$? | \\\\ (?:\[[^\]]{0,9}\])? | \\[()\[\]] | [\n=,;:&<>≈→⇒]
+    | \\(?:q?quad|text|mbox|[a-zA-Z]*arrow|to|implies|iff|therefore|[lg]eq?|ne|neq|[lg]t|approx|equiv|sim|in
+        |begin|end|color|tag|displaystyle) (?![a-zA-Z])
+    """,
+    re.VERBOSE,
+)
+_FORMULA_MARK = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
+#: Text beside a box that makes the box a part of a larger expression.
+_PART_BEFORE = re.compile(
+    r"""
+    (?: [-+*/^_·×÷−\d] | \\(?:cdot|times|div|pm|mp|sqrt|pi)
+      | \\(?:[dt]?frac\s*(?:\{[^{}]*\}\s*)?|sqrt\s*(?:\[[^\]]*\]\s*)?)\{ ) \s* \Z
+    """,
+    re.VERBOSE,
+)
+_PART_BEHIND = re.compile(
+    r"\s*+ (?: [-+*/·×÷−\d] | \^(?!\s*\{?\s*\\circ) | \\(?:cdot|times|div|pi|sqrt|[dt]?frac)(?![a-zA-Z]) )",
+    re.VERBOSE,
+)
+#: Longest member on either side of a box, and longest paragraph before it, in characters.
+_MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
+#: Longest text behind a box that is read as a unit, in characters.
+_UNIT_LENGTH = 60
 #: Longest text between two boxes of one sentence, in characters.
 _LONGEST_GAP = 100
 
@@ -99,7 +127,10 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
         found = _answer(inner, which, several) if _boxes(inner) else None
         return found or (Extracted(inner, "tag") if not _BLANK.match(inner) else None)
     if boxed:
-        return _correction(response, boxed[-1]) or Extracted(_chosen(response, boxed, which, several), "box")
+        if correction := _correction(response, boxed[-1]):
+            return correction
+        behind = response[boxed[-1].end : boxed[-1].end + _UNIT_LENGTH]
+        return Extracted(_chosen(response, boxed, which, several), "box", behind)
     if "\\boxed" in response:
         # A box that is never closed belongs to a response that was cut off: its number may be incomplete.
         if bare := [box for box in _BARE_BOX.findall(response) if not _BLANK.match(box)]:
@@ -223,11 +254,38 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
     while first and _together(gap := response[found[first - 1].end : found[first].start]):
         alternatives = alternatives or bool(_ALTERNATIVE.search(gap))
         first -= 1
-    if first == len(found) - 1 or not (several or alternatives):
+    if first == len(found) - 1:
+        return _with_member(response, found[-1]) or contents[-1]
+    if not (several or alternatives):
         return contents[-1]
     return (" or " if alternatives and not several else ", ").join(
         dict.fromkeys(_with_name(response, box) for box in found[first:])
     )
+
+
+def _with_member(text: str, box: _Box) -> str | None:
+    r"""Return "2 \\cdot 6" for "2 \\cdot \\boxed{6}" within a formula, or None if the box stands alone."""
+    before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
+    behind = text[box.end : box.end + _MEMBER_LENGTH]
+    if not (_PART_BEFORE.search(before) or _PART_BEHIND.match(behind)) or not _in_formula(text, box.start):
+        return None
+    starts = [end.end() for end in _MEMBER_ENDS.finditer(before)]
+    end = _MEMBER_ENDS.search(behind)
+    if not starts or not end:
+        return None
+    head, tail = before[starts[-1] :], behind[: end.start()].rstrip(" .")
+    if not (_PART_BEFORE.search(head) or _PART_BEHIND.match(tail)):
+        return None
+    return unboxed(f"{head}{text[box.start : box.end]}{tail}").strip()
+
+
+def _in_formula(text: str, position: int) -> bool:
+    """Return whether a delimiter of a formula is open at `position`."""
+    begin = max(text.rfind("\n\n", 0, position), position - _PARAGRAPH_LENGTH, 0)
+    opened = False
+    for mark in _FORMULA_MARK.finditer(text, begin, position):
+        opened = not opened if "$" in mark.group() else mark.group()[-1] in "(["
+    return opened
 
 
 def _together(gap: str) -> bool:

@@ -45,6 +45,8 @@ class Written:
     with_letter: str = ""
     #: The digits as written of a number in a base other than ten ("52" of "52_8").
     digits: str = ""
+    #: "or" joins conditions ("x < 4 or x > 1"), so that they are a union.
+    alternatives: bool = False
 
 
 #: Names that plain text writes without a backslash.
@@ -81,6 +83,13 @@ _TRIGONOMETRY = re.compile(r"(?<![a-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]")
 _AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*(?:[和或与及]|\\&)\s*")
+_OR = re.compile(r"(?<![a-zA-Z\\])or(?![a-zA-Z])|或")
+#: The signs of logic between conditions; between statements they are no list.
+_JUNCTIONS = (
+    (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])|∨"), " or "),
+    (re.compile(r"\\(?:land|wedge)(?![a-zA-Z])|∧"), " and "),
+)
+_ORDER = re.compile(r"[<>≤≥]|\\(?:leq?|geq?|[lg]t|leqslant|geqslant)(?![a-zA-Z])")
 _TIMES_BEFORE_PAREN = re.compile(r"(?<=[\d}])\s*(?=\((?!\s*\)))|(?<=\))\s*(?=\(|\d)")
 _BUILDER = re.compile(
     r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\{?\w\}?\s*)?(?:\\mid|\\vert|\||:)\s*(.+)\\\}\Z"
@@ -129,8 +138,13 @@ def written(text: str) -> Written:
         return Written(rf"\frac{{{mixed[0].numerator}}}{{{mixed[0].denominator}}}", unit=mixed[1])
     if numbers := set_of_numbers(text):
         return Written(numbers)
+    alternatives = False
+    if _ORDER.search(text):
+        for sign, word in _JUNCTIONS:
+            text = sign.sub(word, text)
+        alternatives = bool(_OR.search(text))
     latex = _each_excluded(_with_one_value(spoken_latex(text)))
-    marks = Written("")
+    marks = Written("", alternatives=alternatives)
     latex, currency = split_currency(latex)
     latex = re.sub(r"\\\$|[¥€£₹$]", "", latex)
     percent = _PERCENT.sub("", latex)

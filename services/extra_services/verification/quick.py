@@ -24,7 +24,8 @@ from extra_services.verification.normalization import (
     unwrapped,
     words,
 )
-from extra_services.verification.units import split_unit
+from extra_services.verification.symbols import word_set
+from extra_services.verification.units import Unit, split_currency, split_unit, unit_named
 from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
 
 #: Longest text, in characters, examined on the event loop.
@@ -40,6 +41,19 @@ _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _DEGREES = re.compile(r"\^\\circ\Z")
 _FEW_LETTERS = re.compile(r"[A-J][A-J\s,;.$]*\Z")
 _LETTER_IN_PARENTHESES = re.compile(r"\([A-H]\)\Z")
+
+#: A word behind a box, within its formula or behind it.
+_UNIT_BEHIND = re.compile(
+    r"""
+    [\s~]*+ (?:\\[,;\ ]\s*+)?
+    (?: \\(?:text|mathrm)\{\s*+([a-zA-Z/\ ]{1,24})\}
+      | \$?\$? (?:\\[)\]])? \s*+ ([a-zA-Z]{1,15}(?:/[a-z]{1,6})?) (?![a-zA-Z]) )
+    """,
+    re.VERBOSE,
+)
+_NUMBER = re.compile(r"[-+]?[\d.,]*\d\Z")
+#: Words that are rather no unit behind a box.
+_NO_UNITS = word_set("in a as at and s h m l")
 
 
 @dataclass(frozen=True)
@@ -66,10 +80,27 @@ def question(item: VerificationItem) -> Question:
         if letters is None and item.method is Method.AUTO and found and (behind := content(answer)):
             return Question(found.text, behind, Method.MATH, item.options)
     text = found.text if found else None
+    if text and found and found.behind and method is Method.MATH:
+        text = _with_unit_behind(text, found.behind, answer)
     if method in (Method.MATH, Method.NUMERIC) and text and ("," in text) != ("," in answer):
         # A reference such as "1,2" is rather a list.
         text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
     return Question(text, answer, method, item.options)
+
+
+def _with_unit_behind(text: str, behind: str, answer: str) -> str:
+    """Return a boxed number with the unit that stands behind the box, if the reference has a unit too."""
+    if not (match := _UNIT_BEHIND.match(behind)) or not _NUMBER.match(text):
+        return text
+    name = " ".join((match[1] or match[2]).split())
+    marked = rf"{text}\text{{ {name}}}"
+    known = name.lower() not in _NO_UNITS and (split_unit(marked)[1] if "/" in name else unit_named(name))
+    return marked if known and _unit_of(answer) else text
+
+
+def _unit_of(answer: str) -> Unit | None:
+    plain = unwrapped(answer)
+    return split_unit(plain)[1] or split_currency(plain)[1]
 
 
 def method_for(answer: str) -> Method:

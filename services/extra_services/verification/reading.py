@@ -57,7 +57,7 @@ def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
     """Read a reference answer and the final answer of a response together."""
     gold, prediction = written(answer), written(response)
     real = not any(should_treat_as_complex(side.latex) or _has_i(side.latex) for side in (gold, prediction))
-    gold_value, value = _parse(gold.latex, real), _parse(prediction.latex, real)
+    gold_value, value = (_parse(side.latex, real, side.alternatives) for side in (gold, prediction))
     readable = gold_value is not None and value is not None
     pairs = _senses(gold, prediction, gold_value, value, options) if readable else ()
     if gold.with_letter or prediction.with_letter:
@@ -144,15 +144,22 @@ def _scaled(value: Any, factor: Any) -> Any:
     return value * factor if isinstance(value, sympy.Expr) else value
 
 
-def _parse(latex: str, real: bool) -> Any | None:
-    """Return the expression, or None if latex2sympy cannot read all of `latex`."""
+def _parse(latex: str, real: bool, alternatives: bool = False) -> Any | None:
+    """Return the expression, or None if latex2sympy cannot read all of `latex`.
+
+    Args:
+        latex: The answer.
+        real: All variables are real.
+        alternatives: Conditions that it lists are joined by "or".
+    """
     normal = normalize_latex(latex, _NORMALIZATION).strip()
     for candidate in dict.fromkeys((normal, get_last_eq(normal))):
         if not candidate:
             continue
         try:
             value = _latex2sympy(candidate, real)
-            return _tidy(_real_roots(value) if real else _with_imaginary_unit(value, candidate))
+            value = _real_roots(value) if real else _with_imaginary_unit(value, candidate)
+            return _tidy(value, alternatives)
         except MemoryError:
             raise
         except Exception:  # latex2sympy raises errors of any type for input that it does not expect
@@ -217,7 +224,7 @@ def _real_roots(value: Any) -> Any:
     return value.xreplace(roots) if roots else value
 
 
-def _tidy(value: Any) -> Any:
+def _tidy(value: Any, alternatives: bool) -> Any:
     """Return sets and tuples without the variable they are assigned to, and "5 = x" as "x = 5"."""
     if isinstance(value, sympy.Eq):
         collections = sympy.Set | sympy.Tuple
@@ -232,7 +239,7 @@ def _tidy(value: Any) -> Any:
         if len(names) == 1 and len(value.args) > 1:
             return FiniteSet(*[element.rhs for element in value.args])
     if isinstance(value, sympy.FiniteSet) and _conditions(value):
-        return _as_one_set(value)
+        return _as_one_set(value, alternatives)
     return value
 
 
@@ -242,11 +249,11 @@ def _conditions(value: Any) -> bool:
     return relations and not all(isinstance(element, sympy.Eq) for element in value.args)
 
 
-def _as_one_set(inequalities: Any) -> Any:
+def _as_one_set(inequalities: Any, alternatives: bool) -> Any:
     """Return inequalities of one variable as a set.
 
     It is their union ("x < 2 or x > 3"), or their intersection where the union would be all reals ("x > 2, x
-    < 3").
+    < 3") and "or" does not ask for it.
     """
     if len(inequalities.free_symbols) != 1:
         return inequalities
@@ -257,7 +264,7 @@ def _as_one_set(inequalities: Any) -> Any:
     if any(isinstance(inequality, sympy.Ne) for inequality in inequalities.args):
         return sympy.Intersection(*sets)
     union = sympy.Union(*sets)
-    return sympy.Intersection(*sets) if union == sympy.S.Reals else union
+    return sympy.Intersection(*sets) if union == sympy.S.Reals and not alternatives else union
 
 
 def _set_of(condition: Any) -> Any:

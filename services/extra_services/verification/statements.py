@@ -55,6 +55,12 @@ _TURNING = any_of(
     """
 )
 _SMALL = any_of("an? the of to be equal for exactly about any number value power root")
+#: "The answer has 12 digits" says something about the answer, and does not state it.
+_DESCRIBING = any_of(
+    """
+    has have ends? starts? begins? contains? consists? includes? differs? depends? divides lies involves uses
+    """
+)
 _VALUE_BEFORE = r"(?:[-+]?\d[\d.,/]*|\$[^$\n]{1,40}\$)\s*%?"
 #: Text before a value that changes it, with the number that belongs to it ("3 less than", "5 or", "x >").
 _CHANGED_BEFORE = re.compile(
@@ -64,6 +70,10 @@ _CHANGED_BEFORE = re.compile(
       | {_VALUE_BEFORE} (?:\s+[a-z]+)? (?:\s+out)? \s+ of
       | {_VALUE_BEFORE} (?:\s+[a-z]+)? \s* ,? \s* \b or
       | \b (?:none|neither|nobody|nothing) \b [^.,;:\d]{{0,40}} \b (?:is|are|equals)
+      | \b (?:answer|result) \s+ (?:{_DESCRIBING}) \b (?! \s+ (?:the\s+|a\s+)? value) [^.;:\n\d$]{{0,40}}
+      | \b of \s+ the \s+ (?:first|last|next)
+      | \b (?:every|all|any) \b [^.,;:\n\d$]{{0,30}} \b but
+      | \b no \s+ (?:solutions?|answers?|values?) \s+ (?:with|for|where|when|if|at)
       | \b between \s+ {_VALUE_BEFORE} (?:\s+[a-z]+)? \s+ and
       | [\w)}}\]]* \s* (?:[<>≤≥≠]|!=) =?
       | \d [\d\s.,+*/^()×÷·-]* [-+*/^×÷·]
