@@ -671,7 +671,7 @@ def test_the_programs_of_the_pages_run(generation: str, novelty: str, verificati
     assert len(names["group"]) == len(names["verdicts"]) == len(names["scores"]) == 8
     run("README.md")
     for _ in range(4):
-        values = names["advantages"]("p", TEXTS, [1, 1, 0, 0])
+        values = names["advantages"]("p", "1 + 1 = ", "2", TEXTS, [1, 1, 0, 0])
     assert values.shape == (4,)
     assert min(values[:2]) > 0 > max(values[2:])
     run("services/extra_services/generation/README.md")

@@ -108,7 +108,10 @@ def test_a_bad_group_is_refused_by_field_and_its_neighbours_are_scored(server: S
 
 
 DERIVED = ["If all 37 were ducks, $37 \\cdot 2 = 74$ legs; $110 - 74 = 36$ and $36/2 = 18$. $\\boxed{18}$"]
-EQUATIONS = "From $g + d = 37$ and $4g + 2d = 110$ we get $2g + d = 55$, so $g = 55 - 37$. $\\boxed{18}$"
+EQUATIONS = (
+    "With $g$ goats and $d$ ducks there are $g + d = 37$ heads and $4g + 2d = 110$ legs, so"
+    " $2g + d = 55$, and the goats are $g = 55 - 37$. $\\boxed{18}$"
+)
 
 
 def derived(*texts: str) -> n.ScoreGroupsRequest:

@@ -65,7 +65,9 @@ def run_rewards(pickled: bytes, answers: Any) -> None:
 
 def test_rewards_are_pickled_into_a_process_of_their_own(verification: str, novelty: str) -> None:
     verify = verification_reward(verification)
-    scoring = NoveltyScoring(target=novelty, namespace="pickled", alpha=0.5, settings=EAGER)
+    scoring = NoveltyScoring(
+        target=novelty, namespace="pickled", alpha=0.5, settings=EAGER, metric="embedding"
+    )
     bonus = novelty_reward(scoring, correct=verify)
     # A reward that has been used here already is pickled without its connection.
     assert asyncio.run(verify(completions=TEXTS, answer=["2"] * GROUP)) == [1, 1, 1, 0]
@@ -159,7 +161,9 @@ def groups(worker: AsyncRolloutWorker, number: int) -> list[list[Any]]:
 def test_the_worker_of_the_asynchronous_trainer_adds_the_bonus_after_normalization(
     worker: AsyncRolloutWorker, novelty: str
 ) -> None:
-    scoring = NoveltyScoring(target=novelty, namespace="async", alpha=1.0, beta=0.3, settings=EAGER)
+    scoring = NoveltyScoring(
+        target=novelty, namespace="async", alpha=1.0, beta=0.3, settings=EAGER, metric="embedding"
+    )
     add_novelty(SimpleNamespace(rollout_worker=worker), scoring)
     first, second = groups(worker, 2)
     plain = [0.5773502, 0.5773502, 0.5773502, -1.7320508]
