@@ -386,7 +386,8 @@ def test_the_programs_of_the_page_train(model: Path, novelty: str, tmp_path: Pat
     own = own_verifiers(tmp_path, "def my_verifier(response, answer):\n    return answer in response\n")
     with verification_server(tmp_path, own, workers=1) as server:
         addresses = {"localhost:50052": novelty, "localhost:50053": server.address}
-        after, before, custom = blocks("docs/plugins/trl.md", "python", addresses)
+        # The third is of the asynchronous trainer, which needs a GPU: test_plugin_trl_async.py.
+        after, before, _, custom = blocks("docs/plugins/trl.md", "python", addresses)
         names: dict[str, Any] = {"model": str(model), "data": Dataset.from_list(ROWS)}
         for program, metric in ((after, "outcome/groups"), (before, "rewards/novelty_reward/mean")):
             names["args"] = config(tmp_path)
