@@ -115,7 +115,7 @@ class Inspector:
                 )
             )
 
-        @ui.page("/prompt/{prompt_id}", title=self.title, language="en-US")
+        @ui.page("/prompt/{prompt_id:path}", title=self.title, language="en-US")
         async def prompt(
             prompt_id: str,
             step: int | None = None,
