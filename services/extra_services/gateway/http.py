@@ -66,6 +66,7 @@ class Gateway:
     def __init__(
         self,
         settings: ServerSettings,
+        tokens: Tokens,
         server: grpc.aio.Server,
         services: Iterable[str],
         posts: Mapping[str, Handler],
@@ -74,6 +75,7 @@ class Gateway:
 
         Args:
             settings: With an `http_port`.
+            tokens: Those of gRPC.
             server: Serves the RPCs.
             services: Full names of its services.
             posts: Further paths and what answers a POST there.
@@ -89,7 +91,7 @@ class Gateway:
         self._stopping = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
         self._channel: grpc.aio.Channel | None = None
-        self._tokens = Tokens(settings.tokens, settings.tokens_file)
+        self._tokens = tokens
         self._posts = posts
         self._services = list(services)
         self._limit = settings.max_message_bytes

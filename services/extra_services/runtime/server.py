@@ -60,17 +60,18 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[ServerSp
     stopping = asyncio.Event()
     _stop_on_signals(stopping, settings.stop_with_stdin)
     tracing.configure(settings.section)
-    # Before the model loads, so that a port that is taken is reported at once.
+    # Before the model loads, so that a port that is taken, or a bad file of tokens, is reported at once.
+    tokens = Tokens(settings.tokens, settings.tokens_file)
     port = settings.metrics_port
     page = None if port == "off" else metrics.serve(settings.metrics_host, port)
     spec = await build()
-    server = _server(settings)
+    server = _server(settings, tokens)
     checks = _add_standard_services(server, list(spec.services))
     for add in spec.services.values():
         add(server)
     try:
         address = _listen(server, settings)
-        gateway = _gateway(server, settings, spec)
+        gateway = _gateway(server, settings, spec, tokens)
     except SystemExit:
         # The domain's threads and processes would keep this process alive.
         await spec.close()
@@ -118,9 +119,9 @@ async def _follow(spec: ServerSpec, checks: Any) -> None:
             await checks.set(name, status.SERVING if ready else status.NOT_SERVING)
 
 
-def _server(settings: ServerSettings) -> grpc.aio.Server:
+def _server(settings: ServerSettings, tokens: Tokens) -> grpc.aio.Server:
     return grpc.aio.server(
-        interceptors=[CallInterceptor(), Guard(Tokens(settings.tokens, settings.tokens_file))],
+        interceptors=[CallInterceptor(), Guard(tokens)],
         maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -135,7 +136,7 @@ def _server(settings: ServerSettings) -> grpc.aio.Server:
     )
 
 
-def _gateway(server: grpc.aio.Server, settings: ServerSettings, spec: ServerSpec) -> Any:
+def _gateway(server: grpc.aio.Server, settings: ServerSettings, spec: ServerSpec, tokens: Tokens) -> Any:
     """Return the HTTP port, None if it is off; its packages are imported only for it."""
     if settings.http_port == "off":
         return None
@@ -143,7 +144,7 @@ def _gateway(server: grpc.aio.Server, settings: ServerSettings, spec: ServerSpec
         from extra_services.gateway.http import Gateway
     except ModuleNotFoundError as error:
         raise SystemExit(f"http_port is set: pip install 'extra-rl[http]' ({error})") from error
-    return Gateway(settings, server, spec.services, spec.http_posts)
+    return Gateway(settings, tokens, server, spec.services, spec.http_posts)
 
 
 def _add_standard_services(server: grpc.aio.Server, names: list[str]) -> Any:
