@@ -20,7 +20,6 @@ from typing import Any
 
 from extra_client import (
     CancelledError,
-    FinishReason,
     GenerationClient,
     GenerationInfo,
     OverloadedError,
@@ -244,7 +243,7 @@ def _result(
         group=problem.group,
         correct=group.outcome.correct,
         undecided=group.outcome.rollouts - group.outcome.decided,
-        cut_off=sum(rollout.finish_reason is FinishReason.LENGTH for rollout in group.rollouts),
+        cut_off=int(group.cut_off.sum()),
         tokens=sum(len(rollout.token_ids) for rollout in group.rollouts),
     )
     return result, [_sample(*pair) for pair in zip(group.rollouts, group.verdicts, strict=True)]

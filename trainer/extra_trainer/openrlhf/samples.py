@@ -256,11 +256,12 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             self._experience(
                 group,
                 sample,
+                correct,
                 {"advantage": float(advantages.advantages[place, sample])},
                 generate_kwargs,
             )
             for place, group in enumerate(groups)
-            for sample in range(len(group.rollouts))
+            for sample, correct in enumerate(group.results)
         ]
 
     def _request(self, prompt: str, label: str) -> RolloutRequest:
@@ -314,10 +315,15 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             )
 
     def _experience(
-        self, group: Group, sample: int, info: dict[str, float], generate_kwargs: dict[str, Any]
+        self,
+        group: Group,
+        sample: int,
+        correct: bool | None,
+        info: dict[str, float],
+        generate_kwargs: dict[str, Any],
     ) -> Experience:
         """Return one rollout as an Experience with the entries `info`, the same keys for every sample."""
-        request, rollout, correct = group.request, group.rollouts[sample], group.results[sample]
+        request, rollout = group.request, group.rollouts[sample]
         context = [*request.prompt_tokens, *request.prefix_tokens]
         tokens = [*context, *rollout.token_ids.tolist()]
         # An undecided rollout has no reward, and its advantage is 0. The group's pass rate stands in for the
