@@ -19,6 +19,7 @@ from extra_rl.v1 import verification_pb2 as pb
 from extra_services.runtime import tokens
 from support.certificates import Authority
 from support.processes import wait_for
+from support.token_files import write_tokens
 from support.verification_server import own_verifiers, verification_server
 
 if find_spec("connectrpc") is None or find_spec("hypercorn") is None:
@@ -335,13 +336,11 @@ def test_grpc_still_answers_beside_it(tmp_path: Path) -> None:
 
 
 def test_tokens_of_a_file_change_without_a_restart(tmp_path: Path) -> None:
-    file, whole = tmp_path / "tokens.yaml", tmp_path / "whole.yaml"
+    file = tmp_path / "tokens.yaml"
     minted = [tokens.mint() for _ in range(2)]
 
     def known(index: int) -> None:
-        entry = {"name": f"caller-{index}", "sha256": minted[index][1], "scopes": {"*": "read"}}
-        whole.write_text(json.dumps({"tokens": [entry]}))
-        whole.replace(file)
+        write_tokens(file, [(f"caller-{index}", minted[index][1])])
 
     known(0)
     with served(tmp_path, tokens_file=file) as address:

@@ -60,6 +60,7 @@ from extra_trainer.config import CredentialsConfig
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from support.certificates import Authority, Issued
 from support.generation_models import make_model
+from support.token_files import write_tokens
 
 CODE = grpc.StatusCode
 METHODS = {
@@ -786,13 +787,11 @@ def test_a_wrong_token_is_an_unauthenticated_error_that_names_no_token(suite: Su
 
 
 def test_tokens_change_without_a_restart(tmp_path: Path) -> None:
-    file, whole = tmp_path / "tokens.yaml", tmp_path / "whole.yaml"
+    file = tmp_path / "tokens.yaml"
     secrets = [tokens.mint() for _ in range(2)]
 
     def known(index: int) -> None:
-        entry = {"name": f"caller-{index}", "sha256": secrets[index][1], "scopes": {"*": "read"}}
-        whole.write_text(json.dumps({"tokens": [entry]}))
-        whole.replace(file)
+        write_tokens(file, [(f"caller-{index}", secrets[index][1])])
 
     known(0)
     with embedded.start("verification", workers=1, slow_workers=0, tokens_file=file) as service:

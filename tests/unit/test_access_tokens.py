@@ -1,24 +1,20 @@
 """Tokens in a file that changes while the server runs."""
 
-import os
 from pathlib import Path
 
 import pytest
-import yaml
 
 from extra_rl.config_file import ConfigError
 from extra_services.errors import Overloaded, Unauthenticated
 from extra_services.runtime.tokens import Token, Tokens, mint
 from extra_services.verification.main import VerificationSettings
+from support.token_files import write_tokens
 
 SECRETS = {name: mint() for name in ("ada", "bob")}
 
 
 def write(file: Path, *names: str, **more: object) -> None:
-    entries = [{"name": name, "sha256": SECRETS[name][1], "scopes": {"*": "read"}, **more} for name in names]
-    whole = file.with_suffix(".new")
-    whole.write_text(yaml.safe_dump({"tokens": entries}))
-    os.replace(whole, file)
+    write_tokens(file, [(name, SECRETS[name][1]) for name in names], **more)
 
 
 def identify(tokens: Tokens, name: str) -> Token | None:
