@@ -4,7 +4,8 @@
 with --group-rm of several. `post_process` makes the function for --custom-reward-post-process-path. There the
 trainer lets a function replace its normalization of the rewards of a whole batch, so this one calls the
 trainer's own and adds both bonuses to what it returns. With GRPO's family of estimators that is the
-advantage. The trainer's normalization is no public function of either. What was tested: docs/plugins/slime.md.
+advantage. The trainer's normalization is no public function of either. What was tested:
+docs/plugins/slime.md.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
