@@ -1,7 +1,7 @@
 """The pytest plug-in for authors of integrations: `pytest --integration module:name`.
 
-It runs the tests in `contract` on that integration. pytest loads this module in every environment that has the
-package, so it imports little.
+It runs the tests in `contract` on that integration. pytest loads this module in every environment that has
+the package, so it imports little.
 """
 
 import importlib

@@ -17,7 +17,7 @@ from extra_client.integrations.nemo_rl import novelty_estimator
 
 
 class GRPOAdvantageEstimator:
-    """As in nemo_rl/algorithms/advantage_estimator.py: rewards minus the mean of the others, by their spread."""
+    """As in nemo_rl/algorithms/advantage_estimator.py: reward minus the mean of the others, by the spread."""
 
     def __init__(self, estimator_config: Any, loss_config: Any) -> None:
         self.normalize_rewards = estimator_config.normalize_rewards

@@ -1,8 +1,8 @@
 """prime-rl's GRPO over episodes of the real package `verifiers`, with our subclass.
 
 prime-rl itself does not install here: it needs Python 3.12, and packages that are not on PyPI. Recorded from
-the sources of PrimeIntellect-ai/prime-rl at 559b44772e471d1538537b8805cc77f3824a5e64: that `score_group` gives
-the sampled tokens of each trace its reward minus the mean of the group's (src/prime_rl/orchestrator/algo).
+the sources of PrimeIntellect-ai/prime-rl at 559b44772e471d1538537b8805cc77f3824a5e64: that `score_group`
+gives the sampled tokens of each trace its reward minus the group's mean (src/prime_rl/orchestrator/algo).
 """
 
 import asyncio
