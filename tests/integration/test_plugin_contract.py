@@ -13,14 +13,20 @@ from support.novelty_server import Server
 #: The integrations, and the package that each needs.
 INTEGRATIONS = {
     "support.trainers.plain_function:PlainFunction": "numpy",
+    "support.trainers.trl_trainer:AfterNormalization": "trl",
+    "support.trainers.trl_trainer:BeforeNormalization": "trl",
+    "support.trainers.trl_trainer:AsynchronousTrainer": "trl",
+    "support.trainers.openrlhf_actor:AgentHook": "openrlhf",
+    "support.trainers.openrlhf_actor:RewardFile": "openrlhf",
+    "support.trainers.verl_workers:AfterNormalization": "verl",
+    "support.trainers.prime_rl_group:PrimeRL": "verifiers",
     "support.trainers.slime_batch:Slime": "torch",
     "support.trainers.slime_batch:Miles": "torch",
     "support.trainers.nemo_rl_batch:NemoRL": "torch",
-    "support.trainers.prime_rl_group:PrimeRL": "verifiers",
 }
 
 
-@pytest.fixture(scope="module", params=INTEGRATIONS, ids=lambda name: name.partition(":")[2])
+@pytest.fixture(scope="module", params=INTEGRATIONS, ids=lambda name: name.removeprefix("support.trainers."))
 def integration_name(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     package = INTEGRATIONS[name]
@@ -34,7 +40,7 @@ def integration(integration_name: str) -> Any:
     return load(integration_name)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def novelty_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("novelty")
     with Server(folder):

@@ -20,7 +20,6 @@ from extra_client.errors import FailedPreconditionError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor, reward_function
 from extra_trainer.openrlhf import replacements
-from support.derivations import ANSWER, PROBLEM, SOLUTIONS, SWAP, assert_scored_with_the_problem
 from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
@@ -170,23 +169,6 @@ def test_outcome_novelty_is_added_to_the_wrong_rollouts_of_all_wrong_groups(
     with NamespaceClient(server, estimator) as client:
         (prompt,) = client.list_prompts()
     assert (prompt.prompt_id, prompt.answers) == (prompt_id("2 + 2 = "), len(model.counts["p"]))
-
-
-def test_derivations_are_scored_with_the_prompt_and_its_label(tokenizer: Any, server: str) -> None:
-    async def steps() -> list[list[Any]]:
-        executor = agent_executor(right, scoring(server, "derivation", metric="derivation"))()
-        return [
-            await rollouts(executor, tokenizer, texts, prompt=PROBLEM, label=ANSWER)
-            for texts in ([SWAP] * 4, SOLUTIONS)
-        ]
-
-    first, second = ([each["extra_logs"]["novelty"] for each in outputs] for outputs in asyncio.run(steps()))
-    assert first == [0] * 4
-    assert_scored_with_the_problem(second)
-
-    reward = reward_function(right, scoring(server, "derivation-reward", metric="derivation"), group_size=1)
-    outputs = [reward([PROBLEM + text], [PROBLEM], [ANSWER]) for text in (SWAP, *SOLUTIONS)]
-    assert_scored_with_the_problem([output["extra_logs"]["novelty"] for output in outputs[1:]])
 
 
 def test_final_answers_come_from_the_verification_service(

@@ -52,6 +52,7 @@ async def rollouts(
     count: int | None = None,
     prompt: str = "2 + 2 = ",
     label: str = "4",
+    images: list[Any] | None = None,
 ) -> list[Any]:
     """One prompt's responses, by the method of OpenRLHF's rollout actor."""
     from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
@@ -60,7 +61,7 @@ async def rollouts(
     actor.llm = SimpleNamespace(collective_rpc=Engine(tokenizer, [])._called)
     actor_class = RolloutRayActor.__ray_metadata__.modified_class
     outputs: list[Any] = await actor_class.generate_responses(
-        actor, prompt, label, parameters(), 64, tokenizer, num_samples=count or len(texts)
+        actor, prompt, label, parameters(), 64, tokenizer, num_samples=count or len(texts), images=images
     )
     return outputs
 
@@ -69,7 +70,6 @@ class AgentHook:
     """The agent hook; its rewards, which the estimator dr_grpo only shifts."""
 
     cannot: ClassVar[Mapping[str, str]] = {
-        "images": "OpenRLHF gives an executor the prompt as a text",
         "resume": "OpenRLHF gives an executor no number of a step or group: groups have random names",
     }
 
@@ -91,7 +91,7 @@ class AgentHook:
         async def sampled() -> list[list[Any]]:
             tokenizer = self._tokenizer
             calls: list[Awaitable[list[Any]]] = [
-                rollouts(made, tokenizer, list(group.texts), prompt=group.prompt, label=group.reference)
+                rollouts(made, tokenizer, list(group.texts), label=group.reference, **asked(group.prompt))
                 for group in groups
             ]
             return list(await asyncio.gather(*calls))
@@ -104,6 +104,7 @@ class RewardFile:
     """The reward file: its rewards."""
 
     cannot: ClassVar[Mapping[str, str]] = AgentHook.cannot | {
+        "images": "a reward function gets no images",
         "beta": "a reward function does not know the group of a sample",
         "twice": "a reward function does not know the group of a sample",
     }
@@ -125,6 +126,15 @@ class RewardFile:
             ]
             rewards = [call.result()["rewards"] for call in calls]
         return [rewards[first : first + size] for first in range(0, len(rewards), size)]
+
+
+def asked(prompt: Any) -> dict[str, Any]:
+    """Return a prompt as OpenRLHF has it: a text, and images beside it."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    parts = prompt[0]["content"]
+    text = "".join(part.get("text", "") for part in parts)
+    return {"prompt": text, "images": [part["image"] for part in parts if part["type"] == "image"]}
 
 
 def verdicts(

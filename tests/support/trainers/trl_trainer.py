@@ -71,7 +71,7 @@ class AfterNormalization:
                 num_generations=size,
                 max_completion_length=512,
             )
-            inputs = [{"prompt": group.prompt, "answer": group.reference} for group, _ in rows]
+            inputs = [{"prompt": group.prompt, "solution": group.reference} for group, _ in rows]
             kind: Any = Plain if scoring is None else WithNovelty
             model, tokenizer = self._model
             trainer = kind(
@@ -80,7 +80,7 @@ class AfterNormalization:
                 args=arguments,
                 train_dataset=Dataset.from_list(inputs),
                 processing_class=tokenizer,
-                **({} if scoring is None else {"novelty": scoring}),
+                **({} if scoring is None else {"novelty": scoring, "reference": "solution"}),
             )
         trainer.completions = [group.texts[row] for group, row in rows]
         trainer.state.global_step = number
@@ -109,11 +109,11 @@ class BeforeNormalization:
         columns: dict[str, Any] = {
             "prompts": [group.prompt for group, _ in rows],
             "completions": [group.texts[row] for group, row in rows],
-            "answer": [group.reference for group, _ in rows],
+            "solution": [group.reference for group, _ in rows],
         }
         rewards = np.array([each or 0.0 for each in correct(**columns)])
         if scoring is not None:
-            reward = novelty_reward(scoring, correct=correct)
+            reward = novelty_reward(scoring, correct=correct, reference="solution")
             state = SimpleNamespace(global_step=number)
             rewards += [each or 0.0 for each in asyncio.run(reward(trainer_state=state, **columns))]
         return [list(each) for each in rewards.reshape(-1, size)]
@@ -163,7 +163,7 @@ class AsynchronousTrainer:
                 "scoring": scoring,
                 "correct_by": None,
                 "answers": FINAL_ANSWERS,
-                "reference": "answer",
+                "reference": "solution",
             }
             loop = NoveltyRolloutLoop(novelty=novelty, **options)
         size = len(rows)
@@ -172,7 +172,7 @@ class AsynchronousTrainer:
         )
         made = AsyncGroup(
             prompts=[[{"role": "user", "content": group.prompt}]] * size,
-            reward_kwargs={"answer": [group.reference] * size},
+            reward_kwargs={"solution": [group.reference] * size},
             completions=[[{"role": "assistant", "content": text}] for text in group.texts],
             completions_ids=[[2, 3]] * size,
             completions_sequences=[[sequence]] * size,
