@@ -81,9 +81,8 @@ def post_process(
     """Make the function for --custom-reward-post-process-path: the trainer's own, plus both bonuses.
 
     A response is correct where its reward is more than 0, unless the metadata of its sample calls it
-    undecided. The samples of one execution (those with one rollout_id) are one rollout. Each sample's
-    metadata gets novelty_bonus, its part of the advantage. With alpha and beta 0 nothing is called, and the
-    rewards are the trainer's own. A batch repeated after a crash counts once.
+    undecided. The samples of one execution (those with one rollout_id) are one rollout. With alpha and beta 0
+    nothing is called, and the rewards are the trainer's own. A batch repeated after a crash counts once.
 
     Args:
         scoring: Where and how novelty is scored.
@@ -113,13 +112,12 @@ def post_process(
             problems=[sample.prompt for sample in first],
             reference_answers=[sample.label for sample in first],
         )
+        if bonus is None:
+            return raw, normalized
         added = np.zeros(len(samples), np.float32)
         for number, places in enumerate(rollouts):
-            added[places] = 0.0 if bonus is None else bonus[number]
-        for sample, value in zip(samples, added.tolist(), strict=True):
-            sample.metadata["novelty_bonus"] = None if bonus is None else value
-        together = zip(normalized, added.tolist(), strict=True)
-        return raw, [value + bonus for value, bonus in together]
+            added[places] = bonus[number]
+        return raw, [value + more for value, more in zip(normalized, added.tolist(), strict=True)]
 
     return post_processed
 

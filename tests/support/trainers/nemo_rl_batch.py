@@ -14,6 +14,7 @@ import torch
 from extra_client.integrations import NoveltyScoring
 from extra_client.integrations.contract import RolloutGroup
 from extra_client.integrations.nemo_rl import novelty_estimator
+from support.trainers import modules
 
 
 class GRPOAdvantageEstimator:
@@ -33,6 +34,12 @@ class GRPOAdvantageEstimator:
             if self.normalize_rewards and spread > 0:
                 advantages[group] /= spread + 1e-6
         return advantages.unsqueeze(-1).expand(mask.shape)
+
+
+def install() -> None:
+    """Let the modules that a launch file of NeMo-RL imports find what is recorded here."""
+    modules("nemo_rl.algorithms.grpo", {"GRPOAdvantageEstimator": GRPOAdvantageEstimator})
+    modules("run_grpo", {"main": lambda: None})
 
 
 class NemoRL:

@@ -15,6 +15,7 @@ import verifiers.v1 as vf
 from extra_client.integrations import NoveltyScoring
 from extra_client.integrations.contract import RolloutGroup
 from extra_client.integrations.prime_rl import ANSWER, novelty_algorithm
+from support.trainers import modules
 
 
 class GRPOAlgorithm:
@@ -31,6 +32,13 @@ class GRPOAlgorithm:
             for node in trace.nodes:
                 if any(node.mask):
                     node.advantages = [trace.reward - mean] * sum(node.mask)
+
+
+def install() -> None:
+    """Let `import prime_rl.orchestrator.algo` and the command's module find what is recorded here."""
+    algo = {"GRPOAlgorithm": GRPOAlgorithm, "ALGORITHM_CLASSES": {"grpo": GRPOAlgorithm}}
+    modules("prime_rl.orchestrator.algo", algo)
+    modules("prime_rl.entrypoints.orchestrator", {"main": lambda: None})
 
 
 class Problem(vf.TaskData):

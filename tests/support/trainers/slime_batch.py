@@ -5,10 +5,9 @@ Both need Megatron and SGLang. Recorded from the sources of THUDM/slime at
 fields of `Sample` that hooks use, and that `_post_process_rewards` normalizes by group, with torch.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ import torch
 from extra_client.integrations import NoveltyScoring
 from extra_client.integrations.contract import RolloutGroup
 from extra_client.integrations.slime import ANSWER, UNDECIDED, post_process
+from support.trainers import modules
 
 
 @dataclass
@@ -68,16 +68,8 @@ def _post_process_rewards(
 
 def install() -> None:
     """Let `import slime.ray.rollout` and miles' module find what is recorded here."""
-    recorded = {
-        "slime.ray.rollout": {"RolloutManager": RolloutManager},
-        "miles.ray.rollout.train_data_conversion": {"_post_process_rewards": _post_process_rewards},
-    }
-    for name, contents in recorded.items():
-        parents = name.split(".")
-        for depth in range(1, len(parents) + 1):
-            part = ".".join(parents[:depth])
-            sys.modules.setdefault(part, ModuleType(part))
-        vars(sys.modules[name]).update(contents)
+    modules("slime.ray.rollout", {"RolloutManager": RolloutManager})
+    modules("miles.ray.rollout.train_data_conversion", {"_post_process_rewards": _post_process_rewards})
     Sample.__module__, MilesSample.__module__ = "slime.utils.types", "miles.utils.types"
 
 
