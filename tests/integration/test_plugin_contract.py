@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from extra_client import FailedPreconditionError, NamespaceClient
 from extra_client.integrations.contract import *  # noqa: F403
@@ -119,9 +120,9 @@ def test_nemo_rls_page_puts_its_estimator_in_the_place_of_the_other(addresses: d
     estimator = names["grpo"].GRPOAdvantageEstimator
     assert issubclass(estimator, nemo_rl_batch.GRPOAdvantageEstimator)
     made = estimator(SimpleNamespace(normalize_rewards=True), None)
+    ones = torch.ones(2, 2)
     with pytest.raises(FailedPreconditionError, match="gives its estimator no messages here"):
-        arguments = dict.fromkeys(("prompt_ids", "mask"), nemo_rl_batch.torch.ones(2, 2))
-        made.compute_advantage(rewards=nemo_rl_batch.torch.ones(2), **arguments)
+        made.compute_advantage(prompt_ids=ones, rewards=ones[0], mask=ones)
 
 
 @pytest.mark.skipif(find_spec("verifiers") is None, reason="verifiers is not installed: `make test-plugins`")
@@ -152,11 +153,10 @@ def test_prime_rls_page_registers_an_algorithm_and_verifies_a_reply(addresses: d
 
 
 FAULTY = """
-    import numpy as np
     from support.trainers.plain_function import PlainFunction
 
-    class Forgets(PlainFunction):
-        # A new name for each prompt object, and a bonus for wrong rollouts too.
+    class Generous(PlainFunction):
+        # A bonus for every rollout, whatever the weights are.
         def step(self, scoring, groups, number):
             found = super().step(scoring, groups, number)
             return found if scoring is None else [[value + 0.1 for value in row] for row in found]
@@ -164,16 +164,21 @@ FAULTY = """
 
 
 @pytest.mark.parametrize(
-    "name", ["mine:Forgets", "mine:nothing", "support.trainers.plain_function:PlainFunction"]
+    ("name", "told"),
+    [
+        ("support.trainers.plain_function:PlainFunction", "2 passed"),
+        ("mine:Generous", "2 failed"),
+        ("mine:nothing", "--integration takes MODULE:NAME"),
+    ],
 )
 def test_the_option_runs_the_contract_on_an_integration_by_name(
-    name: str, novelty_target: str, tmp_path: Path
+    name: str, told: str, novelty_target: str, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(textwrap.dedent(FAULTY))
+    plugin = ["-p", "extra_client.integrations.pytest_plugin", "-p", "no:cacheprovider"]
+    options = [f"--integration={name}", f"--integration-novelty={novelty_target}", "-k", "weights or alpha"]
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "extra_client.integrations.pytest_plugin", "-q"]
-        + ["-p", "no:cacheprovider", f"--integration={name}", f"--integration-novelty={novelty_target}"]
-        + ["-k", "weights or alpha"],
+        [sys.executable, "-m", "pytest", "-q", *plugin, *options],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
@@ -181,9 +186,4 @@ def test_the_option_runs_the_contract_on_an_integration_by_name(
         timeout=280,
         check=False,
     )
-    if name.endswith("PlainFunction"):
-        assert "2 passed" in ran.stdout, ran.stdout
-    elif name == "mine:Forgets":
-        assert "2 failed" in ran.stdout, ran.stdout
-    else:
-        assert "--integration takes MODULE:NAME" in ran.stdout + ran.stderr
+    assert told in ran.stdout + ran.stderr, ran.stdout
