@@ -79,9 +79,10 @@ def test_slimes_page_rewards_samples_and_adds_the_bonus(addresses: dict[str, str
     names: dict[str, Any] = {}
     (program,) = blocks("docs/plugins/slime.md", "python", addresses | {"my-run": "slime"})
     exec(program, names)
-    texts, labels = [r"1 + 1 = \boxed{2}", r"\boxed{3}", r"\boxed{3}", r"\boxed{2}"], ["2", "2", "2", "nan"]
+    texts = [rf"{SWAP} \boxed{{18}}", r"\boxed{3}", r"\boxed{3}", r"\boxed{2}"]  # noqa: F405
+    labels = [ANSWER, ANSWER, ANSWER, "nan"]  # noqa: F405
     samples = [
-        Sample(prompt="1 + 1?", response=text, response_length=1, tokens=[1, 2], label=label)
+        Sample(prompt=PROBLEM, response=text, response_length=1, tokens=[1, 2], label=label)
         for text, label in zip(texts, labels, strict=True)
     ]
     args = SimpleNamespace(n_samples_per_prompt=4, reward_key=None, normalize_advantages=False)
@@ -92,12 +93,12 @@ def test_slimes_page_rewards_samples_and_adds_the_bonus(addresses: dict[str, str
 
     rewards = asyncio.run(rewarded())
     assert rewards == [1.0, 0.0, 0.0, 0.0]
-    assert [sample.metadata["final_answer"] for sample in samples[:3]] == ["2", "3", "3"]
+    assert [sample.metadata["final_answer"] for sample in samples[:3]] == ["18", "3", "3"]
     assert [sample.metadata["undecided"] for sample in samples] == [False, False, False, True]
     for sample, reward in zip(samples, rewards, strict=True):
         sample.reward = reward
     plain = RolloutManager(args, None)._post_process_rewards(samples)
-    # Two of three wrong ones are nothing to add to beside a correct one; and nothing is known yet.
+    # Nothing is known of the prompt yet, and a group with a correct rollout has no outcome novelty.
     assert RolloutManager(args, names["rewards"])._post_process_rewards(samples) == plain
     assert stored(addresses["localhost:50052"], "slime") == [1]
     # The samples of one execution are one rollout.

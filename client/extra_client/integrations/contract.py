@@ -28,7 +28,6 @@ from extra_client import (
     PromptSummary,
 )
 from extra_client.integrations import UNAVAILABLE, NoveltyScoring, novelty_bonus, prompt_id
-from extra_client.integrations.pytest_plugin import load
 
 PROBLEM = "a yard holds goats and ducks. someone counts 37 heads and 110 legs. how many goats are there. "
 ANSWER = "18"
@@ -328,6 +327,8 @@ def prompts(scoring: NoveltyScoring) -> list[PromptSummary]:
 
 def main(name: str, target: str, namespace: str) -> None:
     """Do a step in this process, for the test of prompts in several."""
+    from extra_client.integrations.pytest_plugin import load  # It imports this module for its types.
+
     scoring = NoveltyScoring(
         target=target, namespace=namespace, alpha=ALPHA, settings=NamespaceSettings(min_history=1)
     )
