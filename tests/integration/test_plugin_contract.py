@@ -19,6 +19,7 @@ import torch
 
 from extra_client import FailedPreconditionError, NamespaceClient
 from extra_client.integrations.contract import *  # noqa: F403
+from extra_client.integrations.contract import ANSWER, PROBLEM, SWAP, RolloutGroup
 from extra_client.integrations.pytest_plugin import load
 from support.novelty_server import Server
 from support.pages import blocks
@@ -79,8 +80,8 @@ def test_slimes_page_rewards_samples_and_adds_the_bonus(addresses: dict[str, str
     names: dict[str, Any] = {}
     (program,) = blocks("docs/plugins/slime.md", "python", addresses | {"my-run": "slime"})
     exec(program, names)
-    texts = [rf"{SWAP} \boxed{{18}}", r"\boxed{3}", r"\boxed{3}", r"\boxed{2}"]  # noqa: F405
-    labels = [ANSWER, ANSWER, ANSWER, "nan"]  # noqa: F405
+    texts = [rf"{SWAP} \boxed{{18}}", r"\boxed{3}", r"\boxed{3}", r"\boxed{2}"]
+    labels = [ANSWER, ANSWER, ANSWER, "nan"]
     samples = [
         Sample(prompt=PROBLEM, response=text, response_length=1, tokens=[1, 2], label=label)
         for text, label in zip(texts, labels, strict=True)
@@ -140,7 +141,7 @@ def test_prime_rls_page_registers_an_algorithm_and_verifies_a_reply(addresses: d
     async def verified(*pairs: tuple[str, str]) -> list[Any]:
         found = []
         for text, answer in pairs:
-            group = RolloutGroup([text], [None], [None], reference=answer)  # noqa: F405
+            group = RolloutGroup([text], [None], [None], reference=answer)
             trace = prime_rl_group.episode(group, 0, 0).traces[0]
             task = SimpleNamespace(data=trace.task.data)
             call = names["Problem"].correct(task, trace)
