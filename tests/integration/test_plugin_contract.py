@@ -144,9 +144,9 @@ def test_prime_rls_page_registers_an_algorithm_and_verifies_a_reply(addresses: d
             group = RolloutGroup([text], [None], [None], reference=answer)
             trace = prime_rl_group.episode(group, 0, 0).traces[0]
             task = SimpleNamespace(data=trace.task.data)
-            call = names["Problem"].correct(task, trace)
-            (result,) = await asyncio.gather(call, return_exceptions=True)
-            found.append((result, trace.info["final_answer"]))
+            calls = [names["Problem"].correct(task, trace)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            found.append((*results, trace.info["final_answer"]))
         return found
 
     right, wrong, undecided = asyncio.run(verified((r"\boxed{2}", "2"), (r"\boxed{3}", "2"), ("2", "nan")))

@@ -103,7 +103,8 @@ class AgentHook:
 class RewardFile:
     """The reward file: its rewards."""
 
-    cannot: ClassVar[Mapping[str, str]] = AgentHook.cannot | {
+    cannot: ClassVar[Mapping[str, str]] = {
+        **AgentHook.cannot,
         "images": "a reward function gets no images",
         "beta": "a reward function does not know the group of a sample",
         "twice": "a reward function does not know the group of a sample",

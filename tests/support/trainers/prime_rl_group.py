@@ -41,7 +41,7 @@ def install() -> None:
     modules("prime_rl.entrypoints.orchestrator", {"main": lambda: None})
 
 
-class Problem(vf.TaskData):
+class Problem(vf.TaskData):  # type: ignore[misc]
     """A row of a task set."""
 
     answer: str
