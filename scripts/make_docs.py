@@ -36,8 +36,13 @@ PYTHON = {
         [
             "extra_client.integrations",
             "extra_client.integrations.trl",
+            "extra_client.integrations.trl_async",
             "extra_client.integrations.verl",
             "extra_client.integrations.openrlhf",
+            "extra_client.integrations.prime_rl",
+            "extra_client.integrations.slime",
+            "extra_client.integrations.nemo_rl",
+            "extra_client.integrations.contract",
         ],
     ),
     "contract": ("Contract", ["extra_rl.vocabulary", "extra_rl.groups"]),

@@ -41,7 +41,6 @@ from support.derivations import (
     SWAP,
     assert_scored_with_the_problem,
 )
-from support.faulty_services import free_port
 from support.outcome_model import OutcomeModel
 from support.pages import blocks
 from support.verification_server import verification_server
@@ -207,15 +206,6 @@ def test_both_bonuses_come_together_under_one_key(target: str) -> None:
         assert (solutions.solutions, answers.answers) == (2, 1)
         with pytest.raises(ValueError, match="give answers"):
             novelty_bonus(["a"], [WRONG], [False], client=client, alpha=0, beta=0.3)
-
-
-def test_with_weights_of_0_nothing_is_called() -> None:
-    with NoveltyClient(f"localhost:{free_port()}", "nowhere") as client:
-        bonus = novelty_bonus(["a", "a"], [USUAL, WRONG], [True, False], ["1", "2"], client=client, alpha=0)
-        assert bonus.tolist() == [0, 0]
-        # No group is all wrong.
-        args = (["a", "a"], [USUAL, WRONG], [True, False], ["1", "2"])
-        assert novelty_bonus(*args, client=client, alpha=0, beta=0.3).tolist() == [0, 0]
 
 
 def test_an_absence_is_told_once_until_it_is_over_and_never_excuses_a_wrong_request(

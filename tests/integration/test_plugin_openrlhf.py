@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -21,12 +20,12 @@ from extra_client.errors import FailedPreconditionError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor, reward_function
 from extra_trainer.openrlhf import replacements
-from support.derivations import ANSWER, PROBLEM, SOLUTIONS, SWAP, assert_scored_with_the_problem
 from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
 from support.outcome_model import OutcomeModel
 from support.pages import blocks
+from support.trainers.openrlhf_actor import Engine, parameters, rollouts
 from support.verification_server import verification_server
 
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
@@ -37,34 +36,8 @@ def openrlhf_can_be_imported() -> None:
     replacements.install()
 
 
-class Engine:
-    """Answers the i-th call with the i-th text; with entropies 0.5 if it was asked for them."""
-
-    def __init__(self, tokenizer: Any, texts: list[str]) -> None:
-        self.tokenizer, self.texts = tokenizer, iter(texts)
-        self.llm = SimpleNamespace(collective_rpc=self._called)
-        self.sent: list[Any] = []
-
-    async def _called(self, function: Any) -> None:
-        self.sent.append(function)
-
-    async def generate(self, tokens: list[int], parameters: Any, multi_modal_data: Any = None) -> Any:
-        text = next(self.texts)
-        ids = self.tokenizer(text)["input_ids"] + [self.tokenizer.eos_token_id]
-        steps = None
-        if parameters.logprobs is not None:
-            rank = int(np.array([0.5, 0.5], "<f4").view("<i8")[0])
-            steps = [{token: SimpleNamespace(logprob=-1.0, rank=rank)} for token in ids]
-        output = SimpleNamespace(token_ids=ids, text=text, finish_reason="stop", logprobs=steps)
-        return SimpleNamespace(outputs=[output])
-
-
 def right(response: str, label: str) -> bool | None:
     return None if response == "hm" else response.endswith(label)
-
-
-def parameters() -> Any:
-    return SimpleNamespace(temperature=1.0, max_tokens=16, logprobs=None)
 
 
 @pytest.fixture(scope="module")
@@ -83,26 +56,6 @@ def scoring(target: str, namespace: str, **options: Any) -> NoveltyScoring:
     settings = NamespaceSettings(min_history=1)
     options = {"metric": "embedding"} | options
     return NoveltyScoring(target=target, namespace=namespace, alpha=0.5, settings=settings, **options)
-
-
-async def rollouts(
-    executor: Any,
-    tokenizer: Any,
-    texts: list[str],
-    count: int | None = None,
-    prompt: str = "2 + 2 = ",
-    label: str = "4",
-) -> list[Any]:
-    """One prompt's responses, by the method of OpenRLHF's rollout actor."""
-    from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
-
-    actor = SimpleNamespace(executor=executor, generate=Engine(tokenizer, texts).generate)
-    actor.llm = SimpleNamespace(collective_rpc=Engine(tokenizer, [])._called)
-    actor_class = RolloutRayActor.__ray_metadata__.modified_class
-    outputs: list[Any] = await actor_class.generate_responses(
-        actor, prompt, label, parameters(), 64, tokenizer, num_samples=count or len(texts)
-    )
-    return outputs
 
 
 def written(folder: Path, text: str) -> str:
@@ -216,23 +169,6 @@ def test_outcome_novelty_is_added_to_the_wrong_rollouts_of_all_wrong_groups(
     with NamespaceClient(server, estimator) as client:
         (prompt,) = client.list_prompts()
     assert (prompt.prompt_id, prompt.answers) == (prompt_id("2 + 2 = "), len(model.counts["p"]))
-
-
-def test_derivations_are_scored_with_the_prompt_and_its_label(tokenizer: Any, server: str) -> None:
-    async def steps() -> list[list[Any]]:
-        executor = agent_executor(right, scoring(server, "derivation", metric="derivation"))()
-        return [
-            await rollouts(executor, tokenizer, texts, prompt=PROBLEM, label=ANSWER)
-            for texts in ([SWAP] * 4, SOLUTIONS)
-        ]
-
-    first, second = ([each["extra_logs"]["novelty"] for each in outputs] for outputs in asyncio.run(steps()))
-    assert first == [0] * 4
-    assert_scored_with_the_problem(second)
-
-    reward = reward_function(right, scoring(server, "derivation-reward", metric="derivation"), group_size=1)
-    outputs = [reward([PROBLEM + text], [PROBLEM], [ANSWER]) for text in (SWAP, *SOLUTIONS)]
-    assert_scored_with_the_problem([output["extra_logs"]["novelty"] for output in outputs[1:]])
 
 
 def test_final_answers_come_from_the_verification_service(

@@ -19,7 +19,6 @@ from transformers import TrainerCallback
 from extra_client import NamespaceClient, NamespaceSettings, NoveltyClient, UnavailableError, VerifyOptions
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.trl import NoveltyAdvantage, novelty_reward, verification_reward
-from support.derivations import ANSWER, CHAT, PROBLEM, SOLUTIONS, SWAP, assert_scored_with_the_problem
 from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
@@ -198,39 +197,6 @@ def test_outcome_novelty_is_added_to_the_wrong_rollouts_of_all_wrong_groups(
     assert max(logged(trainer, "outcome/bonus")) > 0
     assert logged(trainer, "novelty/mean") == []
     assert stored == {prompt_id(prompt): len(counts) for prompt, counts in model.counts.items()}
-
-
-class Solves(Observed):
-    """Its completions are given: one way in the first step, then SOLUTIONS, for each prompt."""
-
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
-        texts = SOLUTIONS if self.state.global_step else [SWAP] * 4
-        return super()._calculate_rewards(inputs, prompts, texts * 2, completion_ids)
-
-
-def ends_with_the_answer(completions: list[str], solution: list[Any], **_: Any) -> list[float]:
-    return [float(text.endswith(ANSWER)) for text in completions]
-
-
-def test_derivations_are_scored_with_the_prompt_and_the_column_of_reference_answers(
-    train: Callable[..., Any], novelty: str
-) -> None:
-    scoring = NoveltyScoring(
-        target=novelty, namespace="derivation", alpha=1.0, metric="derivation", settings=EAGER
-    )
-    rows = [{"prompt": PROBLEM, "solution": ANSWER}, {"prompt": f"hello. {PROBLEM}", "solution": ANSWER}]
-    trainer = train(Solves, ends_with_the_answer, rows=rows, novelty=scoring, reference="solution")
-    first, second, _ = trainer.added
-    assert first == [0] * 8
-    for group in (second[:4], second[4:]):
-        assert_scored_with_the_problem(group)
-
-    reward = novelty_reward(
-        replace(scoring, namespace="derivation-reward"), correct=ends_with_the_answer, reference="solution"
-    )
-    for texts in ([SWAP] * 4, SOLUTIONS):
-        scored = asyncio.run(reward([CHAT] * 4, texts, solution=[[ANSWER, "36/2"]] * 4))
-    assert_scored_with_the_problem(scored)
 
 
 def test_beta_without_final_answers_or_as_a_reward_is_refused(

@@ -15,15 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from extra_client import NamespaceClient, UnavailableError
 from extra_client.integrations import prompt_id
-from support.derivations import ANSWER, CHAT, SOLUTIONS, SWAP, assert_scored_with_the_problem
-from support.faulty_services import free_port
 from support.novelty_server import Server
-from support.outcome_model import OutcomeModel
 from support.pages import blocks
 from support.processes import SERVICES_PYTHON
 from support.verification_server import own_verifiers, verification_server
@@ -34,18 +30,10 @@ if find_spec("verl") is None:
     )
 
 import torch
-import verl
-from hydra import compose, initialize_config_dir
-from tensordict import TensorDict
-from transformers import AutoTokenizer
-from verl import DataProto
-from verl.experimental.reward_loop.reward_loop import RewardLoopWorker
-from verl.trainer.ppo.ray_trainer import compute_advantage
-from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 from support.generation_models import make_model
+from support.trainers.verl_workers import PROMPT, Run
 
-PROMPT = [{"role": "user", "content": "2 + 2 = "}]
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
 FILE = """
 from extra_client import NamespaceSettings, VerifyOptions
@@ -83,74 +71,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"unix:{folder / 'socket'}"
 
 
-class Run:
-    """verl's configuration as its command line makes it, two of its reward workers, its advantages."""
-
-    def __init__(self, file: Path, model: Path, *overrides: str) -> None:
-        with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
-            self.config = compose(
-                "ppo_trainer",
-                [
-                    f"actor_rollout_ref.model.path={model}",
-                    "actor_rollout_ref.rollout.n=4",
-                    f"reward.custom_reward_function.path={file}",
-                    "reward.reward_manager.source=importlib",
-                    "reward.reward_manager.name=NoveltyRewardManager",
-                    f"reward.reward_manager.module.path={file}",
-                    "algorithm.adv_estimator=extra_grpo",
-                    *overrides,
-                ],
-            )
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.workers = [RewardLoopWorker(self.config) for _ in range(2)]
-
-    async def reward(
-        self, texts: list[str], uid: str, split: str | None = "train", answer: Any = "4", prompt: Any = PROMPT
-    ) -> list[Any]:
-        """Reward a group as verl does: each rollout goes to any worker."""
-        calls = [
-            self.workers[place % 2].compute_score(self._data(text, uid, place, split, answer, prompt))
-            for place, text in enumerate(texts)
-        ]
-        return await asyncio.gather(*calls, return_exceptions=True)
-
-    def _data(self, text: str, uid: str, place: int, split: str | None, answer: Any, raw: Any) -> DataProto:
-        """As AgentLoopWorker._compute_score makes it."""
-        prompt = torch.tensor(self.tokenizer("2 + 2 = ")["input_ids"])
-        response = torch.tensor(self.tokenizer(text)["input_ids"])
-        tensors = {"prompts": prompt[None], "responses": response[None]}
-        tensors["attention_mask"] = torch.ones(1, len(prompt) + len(response), dtype=torch.int64)
-        columns = {
-            "raw_prompt": raw,
-            "data_source": "sums",
-            "reward_model": {"ground_truth": answer},
-            "extra_info": {"split": split, "index": 17},
-            "uid": uid,
-            "session_id": place,
-        }
-        extra = {name: np.array([value]) for name, value in columns.items()}
-        extra["tool_extra_fields"] = np.array([{}], dtype=object)
-        return DataProto(batch=TensorDict(tensors, batch_size=1), non_tensor_batch=extra)
-
-    def advantages(self, rewards: list[float], estimator: str) -> torch.Tensor:
-        """By the code that verl's trainer v1 calls, and by its older one: [4], the same."""
-        found = []
-        for compute, more in (
-            (compute_advantage, {}),
-            (compute_advantage_for_multi_trajectories, {"batch_keys": [f"u_{i}_0" for i in range(4)]}),
-        ):
-            scores = torch.zeros(4, 3)
-            scores[:, 2] = torch.tensor(rewards)
-            batch = TensorDict(
-                {"token_level_rewards": scores, "response_mask": torch.ones(4, 3)}, batch_size=4
-            )
-            data = DataProto(batch=batch, non_tensor_batch={"uid": np.array(["u"] * 4, dtype=object)})
-            data = compute(data, adv_estimator=estimator, num_repeat=4, config=self.config.algorithm, **more)
-            found.append(data.batch["advantages"])
-        assert torch.equal(*found)
-        return found[0][:, 0]
-
-
 def file(
     folder: Path, target: str, namespace: str, verification: str = "localhost:1", **options: Any
 ) -> Path:
@@ -182,58 +102,6 @@ def test_a_group_over_two_reward_workers_gets_the_bonus_after_normalization(
     assert (prompt.prompt_id, prompt.solutions_added) == (prompt_id(PROMPT), 6)
 
 
-def test_outcome_novelty_is_added_to_the_wrong_rollouts_of_all_wrong_groups(
-    server: str, tmp_path: Path, model: Path
-) -> None:
-    path = file(tmp_path, server, "outcome", alpha=0.5, beta=0.3)
-    run = Run(path, model, "reward.custom_reward_function.name=answered")
-    groups = [
-        ["so 5", "thus 5", "it is 6", "no idea"],
-        ["so 5", "it is 7", "well hm", "or 6"],
-        # With a correct one: nothing is added, and nothing is counted.
-        ["so 4", "so 7", "so 7", "so 7"],
-        ["a 5", "a 7", "a 7", "a 6"],
-    ]
-
-    async def steps() -> list[list[Any]]:
-        return [await run.reward(texts, f"group-{number}") for number, texts in enumerate(groups)]
-
-    expected = OutcomeModel(beta=0.3)
-    for texts, results in zip(groups, asyncio.get_event_loop().run_until_complete(steps()), strict=True):
-        assert not any(isinstance(result, BaseException) for result in results), results
-        words = [text.split()[-1] for text in texts]
-        correct = [None if word == "hm" else word == "4" for word in words]
-        bonus = expected.bonus("p", correct, [None if word == "idea" else word for word in words])
-        plain = run.advantages([float(right is True) for right in correct], "grpo")
-        ours = run.advantages([result["reward_score"] for result in results], "extra_grpo")
-        assert (ours - plain).tolist() == pytest.approx(bonus, abs=1e-6)
-        logged = [0.3 * result["reward_extra_info"]["outcome_novelty"] for result in results]
-        assert logged == pytest.approx(bonus, abs=1e-6)
-    with NamespaceClient(server, "outcome") as client:
-        (prompt,) = client.list_prompts()
-    # The first correct rollout of the prompt is remembered as a solution, beside the wrong answers.
-    assert (prompt.solutions, prompt.answers) == (1, len(expected.counts["p"])) == (1, 3)
-
-
-def test_derivations_are_scored_with_the_prompt_and_the_ground_truth(
-    server: str, tmp_path: Path, model: Path
-) -> None:
-    run = Run(file(tmp_path, server, "derivation", alpha=0.5, metric="derivation"), model)
-
-    async def steps() -> list[list[Any]]:
-        return [
-            await run.reward(texts, f"group-{number}", answer=ANSWER, prompt=CHAT)
-            for number, texts in enumerate([[SWAP] * 4, SOLUTIONS])
-        ]
-
-    first, second = (
-        [result["reward_extra_info"]["novelty"] for result in results]
-        for results in asyncio.get_event_loop().run_until_complete(steps())
-    )
-    assert first == [0] * 4
-    assert_scored_with_the_problem(second)
-
-
 def test_beta_that_could_not_be_kept_apart_is_refused(server: str, tmp_path: Path, model: Path) -> None:
     path = file(tmp_path, server, "apart", alpha=0.0, beta=0.3)
     with pytest.raises(ValueError, match=r"beta needs algorithm\.adv_estimator=extra_grpo"):
@@ -244,32 +112,6 @@ def test_beta_that_could_not_be_kept_apart_is_refused(server: str, tmp_path: Pat
     run = Run(path, model, "reward.custom_reward_function.name=answered")
     results = asyncio.get_event_loop().run_until_complete(run.reward(ANSWERS, "group"))
     assert ["a reward of 0 for a wrong rollout" in str(result) for result in results] == [False] * 3 + [True]
-
-
-def test_with_weights_of_0_rewards_and_advantages_are_bit_identical_and_nothing_is_called(
-    tmp_path: Path, model: Path
-) -> None:
-    server = f"localhost:{free_port()}"
-    silent = Run(file(tmp_path, server, "silent", alpha=0.0, beta=0.0), model)
-    plain = Run(
-        file(tmp_path, server, "plain"),
-        model,
-        "reward.reward_manager.source=register",
-        "reward.reward_manager.name=naive",
-        "algorithm.adv_estimator=grpo",
-    )
-
-    async def rewards(run: Run) -> list[float]:
-        return [result["reward_score"] for result in await run.reward(ANSWERS, "group")]
-
-    loop = asyncio.get_event_loop()
-    theirs, ours = (loop.run_until_complete(rewards(run)) for run in (plain, silent))
-    assert theirs == ours
-    # The estimator is that of the file made last: once more, for this run.
-    silent = Run(file(tmp_path, server, "silent", alpha=0.0, beta=0.0), model)
-    for values in (ours, [2.0, -1.0, 0.5, 0.0]):
-        expected = plain.advantages(values, "grpo").numpy().tobytes()
-        assert silent.advantages(values, "extra_grpo").numpy().tobytes() == expected
 
 
 def test_before_normalization_the_bonus_is_part_of_the_reward_and_evaluation_is_left_alone(

@@ -1,24 +1,25 @@
-"""The services inside trainers that exist already: trl, verl and openrlhf, one module each.
+"""The services inside trainers that exist already, one module each; `contract` has the tests that all pass.
 
 The shared parts are here, and a trainer without a module of its own needs no more: `prompt_id` identifies a
 prompt by its content, so that it is the same in every epoch, worker and run; `novelty_bonus` scores rollouts
-in any order of the batch. There are two bonuses. alpha x novelty is for correct rollouts. beta x outcome
-novelty is for the wrong rollouts of groups without a correct one, from which GRPO learns nothing:
-beta (b_i - mean b), b_i = 1/sqrt(times that the final answer was given to the prompt) (arXiv 2509.06941). A
-weight of 0 makes no call and changes nothing. `problem_statement` is what the metric `derivation` reads of a
-prompt: its text and the reference answer, whose numbers are no steps of a solution. `Outage` says what
-happens while a service is unavailable: the step fails (the default), or goes on without the service's
-contribution, which is logged once and counted in the metrics of every step. A request that is wrong fails in
-either case. Frameworks are imported late or not at all.
+in any order of the batch, and `BonusScorer` does so with the settings of a run. There are two bonuses.
+alpha x novelty is for correct rollouts. beta x outcome novelty is for the wrong rollouts of groups without a
+correct one, from which GRPO learns nothing: beta (b_i - mean b), b_i = 1/sqrt(times that the final answer was
+given to the prompt) (arXiv 2509.06941). A weight of 0 makes no call and changes nothing. `problem_statement`
+is what the metric `derivation` reads of a prompt: its text and the reference answer, whose numbers are no
+steps of a solution. `Outage` says what happens while a service is unavailable: the step fails (the default),
+or goes on without the service's contribution, which is logged once and counted in the metrics of every step.
+A request that is wrong fails in either case. Frameworks are imported late or not at all.
 """
 
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ from extra_rl.references import InvalidReference, answer_of, reference_texts, sh
 from extra_rl.wire import on_cpu
 
 __all__ = [
+    "BonusScorer",
     "NoveltyScoring",
     "OnFailure",
     "Outage",
@@ -155,6 +157,71 @@ class NoveltyScoring:
         return Outage("novelty", self.on_failure, "the novelty bonus")
 
 
+class BonusScorer:
+    """`novelty_bonus` with the settings of a run: its weights, its client, its reaction to an outage."""
+
+    def __init__(self, scoring: NoveltyScoring) -> None:
+        self._scoring = scoring
+        self._outage = scoring.outage()
+
+    @cached_property
+    def _client(self) -> NoveltyClient:
+        # Made where it is used: trainers import the file that names this in several processes.
+        return self._scoring.client()
+
+    def bonus(
+        self,
+        prompt_ids: Sequence[str],
+        texts: Sequence[str | None],
+        correct: Sequence[bool | None],
+        answers: Sequence[str | None] | None = None,
+        *,
+        step: Any = None,
+        **given: Any,
+    ) -> NDArray[np.float32] | None:
+        """Score rollouts.
+
+        Args:
+            prompt_ids: As in `novelty_bonus`, and so are texts, correct and answers.
+            texts: The responses.
+            correct: Whether each is correct.
+            answers: The final answers, for beta.
+            step: What tells this step from others, the same when it is repeated after a crash: then it
+                counts once. None: nothing does.
+            **given: group_ids, token_ids, problems and reference_answers of `novelty_bonus`.
+
+        Returns:
+            float32 [n], or None during a tolerated outage.
+
+        Raises:
+            ExtraError: As `novelty_bonus`, unless the outage is tolerated.
+        """
+        scoring = self._scoring
+        key = None
+        if step is not None:
+            content = (prompt_ids, texts, correct, answers, given.get("group_ids"))
+            key = write_key(str(scoring.metric), str(scoring.scale), step, *content)
+        try:
+            bonus = novelty_bonus(
+                prompt_ids,
+                texts,
+                correct,
+                answers,
+                client=self._client,
+                alpha=scoring.alpha,
+                beta=scoring.beta,
+                metric=scoring.metric,
+                scale=scoring.scale,
+                idempotency_key=key,
+                **given,
+            )
+        except ExtraError as failure:
+            self._outage.tolerate(failure)
+            return None
+        self._outage.ended()
+        return bonus
+
+
 def prompt_id(prompt: Any) -> str:
     """Return the identity of a prompt: a hash of its content.
 
@@ -201,10 +268,10 @@ def content_text(message: Mapping[str, Any]) -> str:
     return "".join(part.get("text") or "" for part in content)
 
 
-def groups_of(prompt_ids: Sequence[str]) -> list[list[int]]:
-    """Return the positions of each prompt's rollouts, in order of the prompts' first appearance."""
-    positions: dict[str, list[int]] = {}
-    for position, name in enumerate(prompt_ids):
+def groups_of(names: Sequence[Hashable]) -> list[list[int]]:
+    """Return the positions of each name's rollouts, in order of the names' first appearance."""
+    positions: dict[Hashable, list[int]] = {}
+    for position, name in enumerate(names):
         positions.setdefault(name, []).append(position)
     return list(positions.values())
 
@@ -223,6 +290,7 @@ def novelty_bonus(
     client: NoveltyClient,
     alpha: float = 0.1,
     beta: float = 0.0,
+    group_ids: Sequence[Hashable] | None = None,
     token_ids: Sequence[ArrayLike] | None = None,
     problems: Sequence[Any] | None = None,
     reference_answers: Sequence[Any] | None = None,
@@ -233,8 +301,8 @@ def novelty_bonus(
 ) -> NDArray[np.float32]:
     """Return the bonus of n rollouts of one or many prompts; remember the solutions and the wrong answers.
 
-    Rollouts with the same prompt id are a group and are compared with each other: give whole groups. Add the
-    bonus to the advantages, after their normalization.
+    Rollouts with the same prompt id, and the same group id if there are any, are a group and are compared
+    with each other: give whole groups. Add the bonus to the advantages, after their normalization.
 
     Args:
         prompt_ids: The prompt of each rollout.
@@ -244,6 +312,7 @@ def novelty_bonus(
         client: Of the novelty service.
         alpha: Weight of the novelty of correct rollouts; 0: they are neither scored nor remembered.
         beta: Weight of the outcome novelty of wrong rollouts; 0: no answers are scored or counted.
+        group_ids: The group of each rollout, where a prompt may have several in a call; None: it has one.
         token_ids: Integers [length] for each response, for Metric.NGRAM_COUNT.
         problems: The prompt of each rollout, a text or messages, for Metric.DERIVATION: its numbers are no
             steps of a solution. Other metrics do not send it.
@@ -264,7 +333,8 @@ def novelty_bonus(
         ValueError: The sequences have different lengths, beta has no answers, or an entry of correct is no
             decision.
     """
-    for name, given in (("problems", problems), ("reference_answers", reference_answers)):
+    stated = (("problems", problems), ("reference_answers", reference_answers), ("group_ids", group_ids))
+    for name, given in stated:
         if given is not None and len(given) != len(texts):
             raise ValueError(f"{len(texts)} texts, {len(given)} {name}: must be as many of each")
     if not len(prompt_ids) == len(texts) == len(correct) == len(texts if answers is None else answers):
@@ -272,13 +342,13 @@ def novelty_bonus(
         more = "" if answers is None else f", {len(answers)} answers"
         raise ValueError(f"{lengths}{more}: must be as many of each")
     correct = _wire.decisions(correct, "correct")
-    places = groups_of(prompt_ids)
+    places = groups_of(prompt_ids if group_ids is None else list(zip(prompt_ids, group_ids, strict=True)))
     bonus = np.zeros(len(texts), np.float32)
     if alpha:
         nothing = [None] * len(texts)
         references = nothing if reference_answers is None else reference_answers
-        stated = zip(nothing if problems is None else problems, references, strict=True)
-        statements = [problem_statement(metric, problem, answer) for problem, answer in stated]
+        asked = zip(nothing if problems is None else problems, references, strict=True)
+        statements = [problem_statement(metric, problem, answer) for problem, answer in asked]
         groups = as_groups(places, prompt_ids, texts, correct, token_ids, statements)
         scores = client.score_groups(
             groups, metric=metric, scale=scale, idempotency_key=idempotency_key, deadline=deadline

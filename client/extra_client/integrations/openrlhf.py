@@ -1,9 +1,9 @@
 """Novelty and verification for OpenRLHF, unmodified, from its own command line.
 
 `agent_executor` makes the class that a file for --train.agent_func_path must define. OpenRLHF calls it for
-the n samples of a prompt one by one, in one turn of the event loop; by that the samples of a group are
-recognized. Each is verified as soon as it is generated and then sent to the novelty server, which scores the
-group once it is complete. Token entropies can come with the samples, for the prefix service.
+the n samples of a prompt one by one, in one turn of one task; by that the samples of a group are recognized.
+Each is verified as soon as it is generated and then sent to the novelty server, which scores the group once
+it is complete. Token entropies can come with the samples, for the prefix service.
 `reward_function` makes the function that a file for --reward.remote_url must define. It gets less
 information, so it counts the samples of a prompt to form groups, and each sample waits for its group in a
 thread.
@@ -170,19 +170,20 @@ def agent_executor(
             self._novelty = novelty.aio_client()
             self._outage = novelty.outage()
             self._entropies = None if prefixes is None else _Entropies(prefixes)
-            self._group = _Group()
+            #: The group that each task of the event loop is making in this turn.
+            self._open: dict[asyncio.Task[Any] | None, _Group] = {}
 
         # Not a coroutine function: OpenRLHF calls this for all samples of a group before the first one runs.
         def execute(self, prompt: str, label: str, *args: Any, **options: Any) -> Awaitable[dict[str, Any]]:
-            if not self._group.size:
-                asyncio.get_running_loop().call_soon(self._close_group)
-            group, index = self._group, self._group.size
+            # The actor has a task for each prompt, and several of them may start in one turn.
+            task = asyncio.current_task()
+            if task not in self._open:
+                self._open[task] = _Group()
+                asyncio.get_running_loop().call_soon(self._open.pop, task)
+            group, index = self._open[task], self._open[task].size
             group.size += 1
             call = inspect.signature(super().execute).bind(prompt, label, *args, **options).arguments
             return self._sample(group, index, call, super().execute)
-
-        def _close_group(self) -> None:
-            self._group = _Group()
 
         async def _sample(
             self, group: _Group, index: int, call: dict[str, Any], generate: Callable[..., Any]
@@ -198,7 +199,8 @@ def agent_executor(
                 group.fail()
                 raise
             bonus, outcome, missing = 0.0, None, False
-            name = prompt_id(call["prompt"])
+            images = call.get("images")
+            name = prompt_id([call["prompt"], images] if images else call["prompt"])
             if trained:
                 group.add(index, _Sample(recorder.token_ids, decision, recorder.entropies))
                 if self._entropies is not None and len(group.samples) == group.size:

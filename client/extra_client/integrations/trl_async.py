@@ -8,7 +8,6 @@ is experimental and may change with any release. Tested: TRL 1.16.0.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from math import isnan
 from typing import Any
 
@@ -16,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from trl.experimental.async_grpo.async_rollout_worker import AsyncRolloutWorker, _AsyncRolloutLoop
 
-from extra_client import ExtraError, NoveltyClient
-from extra_client.integrations import NoveltyScoring, novelty_bonus, prompt_id
+from extra_client.integrations import BonusScorer, NoveltyScoring, prompt_id
 from extra_client.integrations.trl import FINAL_ANSWERS, completion_text
 
 
@@ -71,8 +69,7 @@ class NoveltyRolloutLoop(_AsyncRolloutLoop):  # type: ignore[misc]
         if self._correct_by not in self.reward_func_names:
             names = ", ".join(self.reward_func_names)
             raise ValueError(f"correct_by: {self._correct_by!r} is none of the reward functions {names}")
-        self._client: NoveltyClient = self._scoring.client()
-        self._outage = self._scoring.outage()
+        self._scorer = BonusScorer(self._scoring)
 
     async def _score_group(self, group: Any) -> Any:
         extra: dict[str, Sequence[Any]] = {}
@@ -97,32 +94,22 @@ class NoveltyRolloutLoop(_AsyncRolloutLoop):  # type: ignore[misc]
         self, group: Any, correct: list[bool | None], answers: Sequence[Any] | None
     ) -> NDArray[np.float32]:
         """Return float32 [conversations]; zeros, counted as missing, during a tolerated outage."""
-        scoring, count = self._scoring, len(group.completions)
-        score = partial(
-            novelty_bonus,
+        bonus = await asyncio.to_thread(
+            self._scorer.bonus,
             [prompt_id(prompt) for prompt in group.prompts],
             [completion_text(each) for each in group.completions],
             correct,
             answers,
-            client=self._client,
-            alpha=scoring.alpha,
-            beta=scoring.beta,
             token_ids=group.completions_ids,
             problems=group.prompts,
             reference_answers=group.reward_kwargs.get(self._reference),
-            metric=scoring.metric,
-            scale=scoring.scale,
         )
-        try:
-            bonus = await asyncio.to_thread(score)
-        except ExtraError as failure:
-            self._outage.tolerate(failure)
+        if bonus is None:
             self._push_metrics({"novelty/missing": 1.0})
-            return np.zeros(count, np.float32)
-        self._outage.ended()
+            return np.zeros(len(group.completions), np.float32)
         metrics: dict[str, float | tuple[float, float]] = {"novelty/missing": 0.0}
-        if scoring.alpha:
+        if self._scoring.alpha:
             right = [each is True for each in correct]
-            metrics["novelty/mean"] = float(bonus[right].sum()) / scoring.alpha / max(1, sum(right))
+            metrics["novelty/mean"] = float(bonus[right].sum()) / self._scoring.alpha / max(1, sum(right))
         self._push_metrics(metrics)
         return bonus
