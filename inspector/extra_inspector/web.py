@@ -7,11 +7,11 @@ package. Lists are paged by the index, so a page costs the same for a run of any
 
 import asyncio
 from dataclasses import dataclass, replace
-from html import escape
 from importlib import resources
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlencode
 
+from markupsafe import Markup
 from nicegui import app, ui
 from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
@@ -161,7 +161,7 @@ class ListPage:
         ui.html('<a class="skip" href="#list">Skip to the list</a>', sanitize=False)
         with ui.element("main").classes("page"):
             with ui.element("div").classes("top"):
-                ui.html(f"<h1>{escape(self._index.folder.path.resolve().name)}</h1>", sanitize=False)
+                ui.html(markup.heading(self._index.folder.path.resolve().name), sanitize=False)
                 self._counts = ui.label(counts).classes("soft").props('role="status"')
             with ui.element("div").classes("controls").props('role="search"'):
                 ui.toggle(
@@ -363,14 +363,11 @@ class PromptPage:
                 'aria-label="Back"'
             )
             if row is None or not self._groups:
-                ui.html(
-                    "<h1>No such prompt</h1><p>The run folder has no prompt with this id.</p>",
-                    sanitize=False,
-                )
+                ui.html(markup.no_prompt(), sanitize=False)
                 return
             self._group = _first_shown(self._groups, step, place)
             with ui.element("div").classes("stack"):
-                self._panel("Prompt", self._about(row))
+                self._panel("Prompt", markup.about(row))
                 with ui.element("div").classes("columns"):
                     with ui.element("div").classes("stack"):
                         self._rollouts = self._region()
@@ -394,22 +391,13 @@ class PromptPage:
         region.on("click", self._show_whole, js_handler=CLICKED.format("whole"))
         return region
 
-    def _about(self, row: PromptRow) -> str:
-        return (
-            "<h1>Prompt</h1><div class='prompt' tabindex='0' role='region' aria-label='Text of the prompt'>"
-            f"{escape(row.text.rstrip())}</div>"
-            f"<p>Reference answer <code>{escape(row.answer)}</code>; {row.correct} of"
-            f" {row.rollouts} rollouts correct; hard in {row.hard} of {row.groups} groups;"
-            f" guided groups rescued: {row.rescued}; largest novelty {row.novelty:.4f}</p>"
-        )
-
     async def _show_group(self) -> None:
         group = self._group
         records = await asyncio.to_thread(self._index.group, group.step, group.place)
         choice = await asyncio.to_thread(prefixes.choice, self._index, self._prompt_id, group)
         origin = await asyncio.to_thread(prefixes.origin, self._index, self._prompt_id, group)
-        articles = [
-            markup.rollout(
+        views = [
+            markup.rollout_view(
                 record,
                 self._inspector.vocabulary.tokens(record),
                 choice if choice and choice.sample == record.sample else None,
@@ -418,60 +406,40 @@ class PromptPage:
             )
             for record in records
         ]
-        guided = "guided group" if group.guided else "group"
-        heading = f"Rollouts of step {group.step}: {guided}, {group.correct} of {group.rollouts} correct"
-        self._rollouts.content = (
-            f"<h2>Groups of this prompt</h2>{markup.group_list(self._prompt_id, self._groups, group)}"
-            f"<h2 class='next'>{heading}</h2>{markup.prefix_origin(self._prompt_id, origin, group)}"
-            f"{markup.entropy_scale()}{''.join(articles)}"
-        )
+        self._rollouts.content = markup.groups_panel(self._prompt_id, self._groups, group, origin, views)
         wrong = await asyncio.to_thread(self._index.wrong_answers, self._prompt_id)
-        listed = markup.wrong_answers(wrong) if wrong else "<p>None.</p>"
-        self._answers.content = f"<h2>Wrong answers of this prompt</h2>{listed}"
-        body = await self._prefixes_html(choice)
-        self._prefixes.content = f"<h2>Prefixes in step {group.step}</h2>{body}"
+        self._answers.content = markup.answers_panel(wrong)
+        grown = await asyncio.to_thread(self._grown, choice)
+        stored = await asyncio.to_thread(self._stored)
+        self._prefixes.content = markup.prefixes_panel(self._prompt_id, group, choice, grown, stored)
 
-    async def _prefixes_html(self, choice: prefixes.Choice | None) -> str:
-        if choice is not None:
-            body = await asyncio.to_thread(self._choice_html, choice)
-        elif self._group.hard:
-            body = (
-                "<p>The group was hard, but no split of it is recorded: the warm-up was not over, or the "
-                "run's config does not split such groups.</p>"
-            )
-        else:
-            body = "<p>The group was not hard: nothing was split.</p>"
+    def _grown(self, choice: prefixes.Choice | None) -> list[tuple[GroupSummary, list[RolloutRecord]]]:
+        """Return the first groups that continued from the chosen prefix, with their rollouts."""
+        listed = choice.continuations[:LISTED_CONTINUATIONS] if choice else ()
+        return [(group, self._index.group(group.step, group.place)) for group in listed]
+
+    def _stored(self) -> markup.Stored | None:
+        """Return the prefixes that a live service stores now; None without a service."""
         memories = self._inspector.memories
-        if isinstance(memories, LiveMemories):
-            try:
-                stored = await asyncio.to_thread(memories.prefixes, self._prompt_id)
-                body += f"<h3>Stored now, by {escape(memories.source)}</h3>"
-                body += markup.stored_prefixes(stored) if stored else "<p>None.</p>"
-            except ExtraError as error:
-                body += f"<p>{escape(memories.source)}: {escape(str(error))}</p>"
-        return body
-
-    def _choice_html(self, choice: prefixes.Choice) -> str:
-        listed = choice.continuations[:LISTED_CONTINUATIONS]
-        groups = [(group, self._index.group(group.step, group.place)) for group in listed]
-        return (
-            f"<p>Sample {choice.sample} was the most confident rollout of the group: it was split, and its "
-            "prefixes joined those stored for the prompt. Best first.</p>"
-            f"{markup.candidates(choice)}{markup.continuations(self._prompt_id, choice, groups)}"
-        )
+        if not isinstance(memories, LiveMemories):
+            return None
+        try:
+            return markup.Stored(memories.source, memories.prefixes(self._prompt_id))
+        except ExtraError as error:
+            return markup.Stored(memories.source, problem=str(error))
 
     async def _show_memory(self) -> None:
         known = await asyncio.to_thread(self._index.solutions, self._prompt_id)
         self._solutions = known
-        note = ""
+        problem = ""
         try:
             texts = {number: solution.rollout.text for number, solution in known.items()}
             self._map = await asyncio.to_thread(self._inspector.memories.map, self._prompt_id, texts)
         except (MemoryUnavailable, ExtraError) as error:
-            note = f"<p>{escape(str(error))}</p>"
-        self._draw_memory(note)
+            problem = str(error)
+        self._draw_memory(problem)
 
-    def _draw_memory(self, note: str = "") -> None:
+    def _draw_memory(self, problem: str = "") -> None:
         known, shown = self._solutions, self._map
         numbers = shown.numbers if shown else list(known)[-LISTED_SOLUTIONS:]
         if self._solution is None and numbers:
@@ -479,24 +447,20 @@ class PromptPage:
             self._solution = max(
                 numbers, key=lambda number: known[number].rollout.novelty if number in known else -1
             )
-        parts = ["<h2>Memory of correct solutions</h2>"]
-        if not known:
-            parts.append("<p>No correct solution of this prompt has been found.</p>")
-        parts.append(note)
+        drawn = None
         if shown:
-            listed = [number for number in shown.numbers if number in known]
-            novelties = {number: known[number].rollout.novelty for number in listed}
-            parts.append(markup.solution_map(shown, novelties, self._prompt_id, self._solution))
-            parts.append(
-                f'<p class="soft">From {escape(self._inspector.memories.source)}: {len(shown.numbers)} of the'
-                f" {len(known)} solutions ever found.</p>"
-            )
-        if self._solution in known:
-            parts.append(self._compared(self._solution))
-        rows = [self._solution_row(number, known[number]) for number in numbers if number in known]
-        if rows:
-            parts.append("<h3>Solutions</h3>" + markup.solutions(rows, self._solution))
-        self._memory.content = "".join(parts)
+            novelties = {number: known[number].rollout.novelty for number in shown.numbers if number in known}
+            drawn = markup.solution_map(shown, novelties, self._prompt_id, self._solution)
+        self._memory.content = markup.memory_panel(
+            len(known),
+            problem,
+            drawn,
+            len(shown.numbers) if shown else 0,
+            self._inspector.memories.source,
+            self._compared(self._solution) if self._solution in known else None,
+            [self._solution_row(number, known[number]) for number in numbers if number in known],
+            self._solution,
+        )
 
     def _solution_row(self, number: int, solution: Solution) -> markup.SolutionRow:
         _, nearest = self._nearest(solution)
@@ -519,20 +483,12 @@ class PromptPage:
         earlier = self._solutions.get(nearest.solution)
         return earlier.rollout if earlier else None, f"solution {nearest.solution}, {similarity}"
 
-    def _compared(self, number: int) -> str:
+    def _compared(self, number: int) -> Markup:
         solution = self._solutions[number]
-        other, name = self._nearest(solution)
         record = solution.rollout
-        novelty = f"novelty {record.novelty:.4f} when it came, in step {solution.step}"
-        title = f"<h3>Solution {number}: {novelty}</h3>"
-        if other is None:
-            return f"{title}<p>Nearest: {name}.</p>{markup.plain_text(record.text)}"
-        changed = diff.pieces(other.text, record.text)
-        same = len(changed) == 1 and changed[0].kind == "same"
-        return (
-            f"{title}<p>Nearest when it came: {name}{'; the same text' if same else ''}.</p>"
-            f"{markup.difference(changed, 'the nearest', f'solution {number}')}"
-        )
+        other, name = self._nearest(solution)
+        pieces = None if other is None else diff.pieces(other.text, record.text)
+        return markup.compared(number, solution.step, record, name, pieces)
 
     async def _choose_group(self, event: GenericEventArguments) -> None:
         step, place = (int(part) for part in str(event.args).split("/"))
