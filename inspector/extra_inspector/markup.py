@@ -48,7 +48,7 @@ class SolutionRow:
     number: int
     step: int
     sample: int
-    novelty: float
+    novelty: float | None
     #: Describes the nearest neighbour.
     nearest: str
     excerpt: str
@@ -68,6 +68,18 @@ def number(value: float | None, form: str) -> str:
     return MISSING if value is None else format(value, form)
 
 
+def outcome(counts: PromptRow | GroupSummary) -> str:
+    """Return how many rollouts are correct, and how many have no verdict or are masked."""
+    if not counts.verdicts:
+        return "no verdicts"
+    unknown = counts.rollouts - counts.verdicts
+    notes = [
+        *([f"{unknown} without a verdict"] if unknown else []),
+        *([f"{counts.masked} masked"] if counts.masked else []),
+    ]
+    return ", ".join([f"{counts.correct} of {counts.rollouts} correct", *notes])
+
+
 def on_one_line(text: str) -> str:
     """Return a text on one line, with marks where lines end."""
     return text.strip().replace("\n", " ⏎ ")
@@ -79,7 +91,7 @@ def _parts() -> Any:
     environment = Environment(
         loader=PackageLoader("extra_inspector"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"number": number, "lines": on_one_line}
+    environment.filters |= {"number": number, "lines": on_one_line, "outcome": outcome}
     return environment.get_template("parts.html.j2").module
 
 
@@ -89,8 +101,8 @@ def link(prompt_id: str, **parameters: object) -> str:
     return f"/prompt/{quote(prompt_id, safe='')}" + (f"?{query}" if query else "")
 
 
-def badge(status: str) -> Markup:
-    """Return a label with a verdict's status."""
+def badge(status: str | None) -> Markup:
+    """Return a label with a verdict's status; None: nobody has verified the rollout."""
     return _rendered("badge", status)
 
 

@@ -17,7 +17,7 @@ from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
 from extra_client import ExtraError
 from extra_inspector import diff, markup, prefixes
-from extra_inspector.index import GroupSummary, Index, PromptRow, Query, RolloutRow, Show, Solution
+from extra_inspector.index import MASKED, GroupSummary, Index, PromptRow, Query, RolloutRow, Show, Solution
 from extra_inspector.memories import LiveMemories, SolutionMap, StoredMemories
 from extra_inspector.memory_file import MemoryUnavailable
 from extra_inspector.tokens import Vocabulary
@@ -36,6 +36,7 @@ SHOWN: dict[Show, str] = {
 STATUSES = {
     "": "Any verdict",
     **{status.value: status.capitalize() for status in VerdictStatus},
+    MASKED: "Masked",
 }
 #: Seconds between updates with new steps.
 UPDATE_SECONDS = 5.0
@@ -196,7 +197,8 @@ class ListPage:
             self._table.add_slot(
                 "body-cell-status",
                 '<q-td :props="props">'
-                """<span :class="'badge ' + props.value">{{ props.value }}</span></q-td>""",
+                """<span :class="'badge ' + props.value">{{ props.value }}</span>"""
+                """ <span v-if="props.row.masked" class="badge">masked</span></q-td>""",
             )
             self._table.on("request", self._change_page)
         self._status.set_visibility(self._view == "rollouts")
@@ -299,10 +301,10 @@ def _prompt_cells(row: PromptRow) -> dict[str, Any]:
         "text": _short(row.text),
         "answer": _short(row.answer, 40),
         "groups": row.groups,
-        "pass_rate": f"{row.correct} of {row.rollouts}",
+        "pass_rate": f"{row.correct} of {row.rollouts}" if row.verdicts else markup.MISSING,
         "hard": row.hard,
         "rescued": row.rescued,
-        "novelty": f"{row.novelty:.4f}",
+        "novelty": markup.number(row.novelty, ".4f"),
         "last_step": row.last_step,
     }
 
@@ -314,14 +316,15 @@ def _rollout_cells(row: RolloutRow) -> dict[str, Any]:
         "text": _short(row.prompt_text, 60),
         "step": row.step,
         "sample": row.sample,
-        "status": row.status,
+        "status": row.status or markup.MISSING,
         "extracted": _short(row.extracted, 30),
         "answer": _short(row.answer, 30),
         "rule": row.rule,
-        "novelty": f"{row.novelty:.4f}",
-        "entropy": f"{row.entropy:.3f}",
-        "tokens": row.tokens,
+        "novelty": markup.number(row.novelty, ".4f"),
+        "entropy": markup.number(row.entropy, ".3f"),
+        "tokens": markup.number(row.tokens, "d"),
         "guided": ("rescued" if row.rescued else "guided") if row.guided else "",
+        "masked": row.masked,
     }
 
 
@@ -356,8 +359,7 @@ class PromptPage:
 
     async def build(self, step: int | None, place: int | None) -> None:
         """Lay out the page, with the group of `step` and `place`, or without a step a group of interest."""
-        row = await asyncio.to_thread(self._index.prompt, self._prompt_id)
-        self._groups = await asyncio.to_thread(self._index.groups, self._prompt_id)
+        row, self._groups = await asyncio.to_thread(self._index.prompt_and_groups, self._prompt_id)
         with ui.element("main").classes("page"):
             ui.html('<p><a href="/">All prompts and rollouts</a></p>', sanitize=False, tag="nav").props(
                 'aria-label="Back"'
@@ -444,12 +446,11 @@ class PromptPage:
         numbers = shown.numbers if shown else list(known)[-LISTED_SOLUTIONS:]
         if self._solution is None and numbers:
             # By default the most novel.
-            self._solution = max(
-                numbers, key=lambda number: known[number].rollout.novelty if number in known else -1
-            )
+            self._solution = max(numbers, key=lambda number: self._novelty(number) or -1.0)
         drawn = None
         if shown:
-            novelties = {number: known[number].rollout.novelty for number in shown.numbers if number in known}
+            measured = {number: self._novelty(number) for number in shown.numbers}
+            novelties = {number: novelty for number, novelty in measured.items() if novelty is not None}
             drawn = markup.solution_map(shown, novelties, self._prompt_id, self._solution)
         self._memory.content = markup.memory_panel(
             len(known),
@@ -461,6 +462,11 @@ class PromptPage:
             [self._solution_row(number, known[number]) for number in numbers if number in known],
             self._solution,
         )
+
+    def _novelty(self, number: int) -> float | None:
+        """Return the novelty of a solution when it came, None if that is not in the folder."""
+        solution = self._solutions.get(number)
+        return solution.rollout.novelty if solution else None
 
     def _solution_row(self, number: int, solution: Solution) -> markup.SolutionRow:
         _, nearest = self._nearest(solution)

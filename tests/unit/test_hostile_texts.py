@@ -22,7 +22,7 @@ from support.hostile_texts import HOSTILE, structure
 from support.run_folders import rollout_record, write_run
 
 HARMLESS = "harmless"
-GROUP = GroupSummary(1, 0, True, "prefix", 4, 1, 0, True)
+GROUP = GroupSummary(1, 0, True, "prefix", 4, 1, 0, True, 4, 0)
 
 
 def record(text: str, number: int = 0) -> RolloutRecord:
