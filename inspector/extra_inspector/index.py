@@ -244,9 +244,7 @@ class Index:
         Raises:
             ConfigError: The folder holds no run, or this release cannot read its records.
         """
-        where = (
-            cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "extra-rl" / "inspect"
-        )
+        where = cache_folder(cache)
         name = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:16]
         return cls(folder, where / f"{folder.path.resolve().name}-{name}.sqlite")
 
@@ -603,6 +601,11 @@ class Index:
             f" WHERE {counted} AND prompt IN (SELECT id FROM touched)) numbered"
             " WHERE rollouts.id = numbered.id"
         )
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Return the folder of indexes and imported runs: `given`, or one in the user's cache folder."""
+    return given or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "extra-rl" / "inspect"
 
 
 def _lines(kind: type[Record], path: Path) -> Iterator[tuple[Record, int, int]]:

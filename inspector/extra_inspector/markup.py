@@ -127,6 +127,8 @@ def groups_panel(
     current: GroupSummary,
     origin: Origin | None,
     rollouts: Sequence[Mapping[str, Any]],
+    *,
+    can_score: bool = False,
 ) -> Markup:
     """Return the groups of a prompt as links, and the rollouts of one of them.
 
@@ -136,6 +138,7 @@ def groups_panel(
         current: The group whose rollouts are shown.
         origin: Where its prefix comes from, None if it has none or that is not known.
         rollouts: Its rollouts, as `rollout_view` describes them.
+        can_score: Whether entropies that are missing can be computed.
     """
     source = origin.source if origin else None
     return _rendered(
@@ -148,6 +151,7 @@ def groups_panel(
             and link(prompt_id, step=source.step, place=source.place, sample=source.sample),
             "scale": ["0", *(f"{step:g}" for step in ENTROPY_STEPS)],
             "rollouts": rollouts,
+            "can_score": can_score and any(view["record"].mean_entropy is None for view in rollouts),
         },
     )
 
@@ -209,10 +213,16 @@ def rollout_view(
         "unreadable_answer": record.unparseable_side is UnparseableSide.ANSWER,
         "compared": compared if differ else None,
         "uncertain": _most_uncertain(tokens or ()),
-        "no_vocabulary": tokens is None,
+        "no_tokens": "" if tokens is not None else _no_tokens(record),
         "spans": _spans(shown, split),
         "tokens": len(tokens or ()),
     }
+
+
+def _no_tokens(record: RolloutRecord) -> str:
+    if not len(record.token_ids):
+        return "the log holds no token ids"
+    return "the run folder has no vocabulary.json: tokens cannot be shown"
 
 
 def _spans(tokens: Sequence[Token], split: Choice | None) -> list[dict[str, Any]]:
@@ -232,7 +242,7 @@ def _spans(tokens: Sequence[Token], split: Choice | None) -> list[dict[str, Any]
         spans.append(
             {
                 "kind": _token_kind(token) + (" seg" if ends else ""),
-                "title": "prefix: not sampled here" if token.entropy is None else f"{token.entropy:.3f} nats",
+                "title": _token_title(token),
                 "before": text,
                 "after": rest,
                 "prefix": cut,
@@ -243,7 +253,15 @@ def _spans(tokens: Sequence[Token], split: Choice | None) -> list[dict[str, Any]
     return spans
 
 
+def _token_title(token: Token) -> str:
+    if token.unknown:
+        return "entropy not known"
+    return "prefix: not sampled here" if token.entropy is None else f"{token.entropy:.3f} nats"
+
+
 def _token_kind(token: Token) -> str:
+    if token.unknown:
+        return "unknown"
     return "context" if token.entropy is None else f"e{_step(token.entropy, ENTROPY_STEPS)}"
 
 

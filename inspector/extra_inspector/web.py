@@ -17,12 +17,14 @@ from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
 from extra_client import ExtraError
 from extra_inspector import diff, markup, prefixes
+from extra_inspector.imports.run import ImportedRun
 from extra_inspector.index import MASKED, GroupSummary, Index, PromptRow, Query, RolloutRow, Show, Solution
 from extra_inspector.memories import LiveMemories, SolutionMap, StoredMemories
 from extra_inspector.memory_file import MemoryUnavailable
 from extra_inspector.tokens import Vocabulary
+from extra_rl.config_file import ConfigError
 from extra_rl.vocabulary import VerdictStatus
-from extra_trainer.runs.schema import RecordError, RolloutRecord
+from extra_trainer.runs.schema import RolloutRecord
 
 View = Literal["prompts", "rollouts"]
 SHOWN: dict[Show, str] = {
@@ -38,6 +40,8 @@ STATUSES = {
     **{status.value: status.capitalize() for status in VerdictStatus},
     MASKED: "Masked",
 }
+#: Shown for a prompt that a log does not hold.
+NO_PROMPT = "(not recorded)"
 #: Seconds between updates with new steps.
 UPDATE_SECONDS = 5.0
 #: Most solutions in the table; the latest are listed.
@@ -92,6 +96,8 @@ class Inspector:
     index: Index
     vocabulary: Vocabulary
     memories: StoredMemories | LiveMemories
+    #: Where the run comes from, if another trainer logged it.
+    imported: ImportedRun | None = None
     #: Why the last update of the index failed, "" if it did not.
     problem: str = ""
 
@@ -134,9 +140,11 @@ class Inspector:
         async def update() -> None:
             while True:
                 try:
+                    if self.imported is not None:
+                        await asyncio.to_thread(self.imported.update)
                     await asyncio.to_thread(self.index.update)
                     self.problem = ""
-                except RecordError as error:
+                except (ConfigError, ExtraError) as error:
                     self.problem = str(error)
                 await asyncio.sleep(UPDATE_SECONDS)
 
@@ -298,7 +306,7 @@ def _prompt_cells(row: PromptRow) -> dict[str, Any]:
     return {
         "key": row.prompt_id,
         "href": markup.link(row.prompt_id),
-        "text": _short(row.text),
+        "text": _short(row.text) or NO_PROMPT,
         "answer": _short(row.answer, 40),
         "groups": row.groups,
         "pass_rate": f"{row.correct} of {row.rollouts}" if row.verdicts else markup.MISSING,
@@ -313,7 +321,7 @@ def _rollout_cells(row: RolloutRow) -> dict[str, Any]:
     return {
         "key": row.id,
         "href": markup.link(row.prompt_id, step=row.step, place=row.place, sample=row.sample),
-        "text": _short(row.prompt_text, 60),
+        "text": _short(row.prompt_text, 60) or NO_PROMPT,
         "step": row.step,
         "sample": row.sample,
         "status": row.status or markup.MISSING,
@@ -350,6 +358,7 @@ class PromptPage:
     ) -> None:
         self._inspector = inspector
         self._index = inspector.index
+        self._imported = inspector.imported
         self._prompt_id = prompt_id
         self._sample = sample
         self._solution = solution
@@ -374,12 +383,15 @@ class PromptPage:
                     with ui.element("div").classes("stack"):
                         self._rollouts = self._region()
                     with ui.element("div").classes("stack"):
-                        self._prefixes = self._region()
-                        self._memory = self._region()
+                        # Other trainers have neither prefixes nor a memory.
+                        if self._imported is None:
+                            self._prefixes = self._region()
+                            self._memory = self._region()
                         self._answers = self._region()
         await self._show_group()
-        # The map may need a service's answer: the content of the folder is shown first.
-        ui.timer(0.01, self._show_memory, once=True)
+        if self._imported is None:
+            # The map may need a service's answer: the content of the folder is shown first.
+            ui.timer(0.01, self._show_memory, once=True)
 
     def _panel(self, title: str, body: str) -> None:
         with ui.element("section").classes("panel").props(f'aria-label="{title}"'):
@@ -391,6 +403,7 @@ class PromptPage:
         region.on("click", self._choose_group, js_handler=CLICKED.format("group"))
         region.on("click", self._choose_solution, js_handler=CLICKED.format("solution"))
         region.on("click", self._show_whole, js_handler=CLICKED.format("whole"))
+        region.on("click", self._score, js_handler=CLICKED.format("score"))
         return region
 
     async def _show_group(self) -> None:
@@ -408,9 +421,18 @@ class PromptPage:
             )
             for record in records
         ]
-        self._rollouts.content = markup.groups_panel(self._prompt_id, self._groups, group, origin, views)
+        self._rollouts.content = markup.groups_panel(
+            self._prompt_id,
+            self._groups,
+            group,
+            origin,
+            views,
+            can_score=self._imported is not None and self._imported.scores,
+        )
         wrong = await asyncio.to_thread(self._index.wrong_answers, self._prompt_id)
         self._answers.content = markup.answers_panel(wrong)
+        if self._imported is not None:
+            return
         grown = await asyncio.to_thread(self._grown, choice)
         stored = await asyncio.to_thread(self._stored)
         self._prefixes.content = markup.prefixes_panel(self._prompt_id, group, choice, grown, stored)
@@ -509,4 +531,16 @@ class PromptPage:
 
     async def _show_whole(self, _: GenericEventArguments) -> None:
         self._whole = True
+        await self._show_group()
+
+    async def _score(self, event: GenericEventArguments) -> None:
+        """Compute the entropies of the group that is shown."""
+        step, place = (int(part) for part in str(event.args).split("/"))
+        assert self._imported is not None
+        try:
+            await asyncio.to_thread(self._imported.score, step, place)
+            await asyncio.to_thread(self._index.update)
+        except (ConfigError, ExtraError) as error:
+            ui.notify(str(error), type="negative", multi_line=True)
+            return
         await self._show_group()
