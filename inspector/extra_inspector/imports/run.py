@@ -202,20 +202,21 @@ class ImportedRun:
         """Compute the entropies of a group's tokens, and write them into its records.
 
         Raises:
-            ConfigError: The log has no token ids, and no tokenizer was given.
+            ConfigError: The log has no prompt, or no token ids and no tokenizer was given.
             ExtraError: The generation service failed.
         """
         assert self._services.generation is not None
-        path = self.folder.step_file("rollouts", step)
         records = next(records for made_in, records in self.folder.read_rollouts() if made_in == step)
         prompts = _json(self._prompts)
         for number, record in enumerate(records):
             if record.group != place:
                 continue
             ids = record.token_ids
-            if record.prompt_id not in prompts or not len(ids):
+            if record.prompt_id not in prompts:
+                raise ConfigError("the log does not hold the prompt by itself: its entropies are not known")
+            if not len(ids):
                 raise ConfigError(
-                    f"{path.name}: the log holds no tokens of sample {record.sample}: give --tokenizer, the"
+                    f"the log holds no tokens of sample {record.sample} in step {step}: give --tokenizer, the"
                     " folder of the model's tokenizer"
                 )
             found = entropies(self._services.generation, prompts[record.prompt_id], ids)
