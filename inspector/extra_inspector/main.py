@@ -44,8 +44,10 @@ class ImportOptions:
         """Return the services to ask.
 
         Raises:
-            ConfigError: The tokenizer cannot be loaded.
+            ConfigError: The tokenizer cannot be loaded, or there is no such method.
         """
+        if self.method not in list(Method):
+            raise ConfigError(f"--method {self.method} is none of {', '.join(Method)}")
         return Services(
             VerificationClient(self.verification) if self.verification else None,
             Method(self.method),

@@ -216,11 +216,22 @@ def test_code_in_a_file_of_slime_s_does_not_run(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "ran").exists()
 
 
+def test_half_a_character_becomes_its_replacement(tmp_path: Path) -> None:
+    half = "a\ud83d"
+    line = {"input": half, "output": half, "gts": [half, "b"], "score": 1, "step": 1, "acc": 1, "pred": half}
+    (tmp_path / "1.jsonl").write_text(json.dumps(line) + "\n")
+    ((record,),) = records(imported(tmp_path, tmp_path / "cache")).values()
+    assert {record.prompt, record.text, record.extracted} == {"a\ufffd"}
+    assert record.answer in (("a\ufffd", "b"), "")
+
+
 def test_options_for_logs_are_refused_for_a_run_of_ours(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", steps=1)
     options = ImportOptions(verification="localhost:1")
     with pytest.raises(ConfigError, match="are for logs of other trainers"):
         configure(run, None, None, "127.0.0.1", 0, "", tmp_path, options)
+    with pytest.raises(ConfigError, match="--method guess is none of math, "):
+        configure(LOGS / "trl", None, None, "127.0.0.1", 0, "", tmp_path, ImportOptions(method="guess"))
     with pytest.raises(ConfigError, match="does not exist"):
         configure(tmp_path / "nothing", None, None, "127.0.0.1", 0, "", tmp_path)
 

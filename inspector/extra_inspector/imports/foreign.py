@@ -39,6 +39,11 @@ class ForeignRollout:
     logged: Mapping[str, float] = field(default_factory=dict)
 
 
+def valid_text(text: str) -> str:
+    """Return a text with U+FFFD in the place of lone surrogates, which no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def conversation_text(content: Any) -> str:
     """Return a prompt or a completion, a text or messages, as a person reads it."""
     if isinstance(content, str):

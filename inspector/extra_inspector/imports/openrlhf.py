@@ -40,11 +40,12 @@ def read(path: Path) -> Iterator[ForeignRollout]:
 
 
 def _of_table(path: Path) -> Iterator[tuple[int, str, float]]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("columns") != ["global_step", "text", "reward"]:
-        raise ConfigError(
-            f"{path} is no table of OpenRLHF's samples: its columns are {content.get('columns')}"
-        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("columns") != ["global_step", "text", "reward"]:
+        raise ConfigError(f"{path} is no table of OpenRLHF's samples")
     for step, text, reward in content["data"]:
         yield int(step), text, reward
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from extra_client import GenerationClient, Verdict, VerificationClient
 from extra_client.integrations import prompt_id
 from extra_inspector.imports import openrlhf, slime, trl, verl
-from extra_inspector.imports.foreign import ForeignRollout
+from extra_inspector.imports.foreign import ForeignRollout, valid_text
 from extra_rl.config_file import ConfigError
-from extra_rl.references import is_missing
+from extra_rl.references import Answer, is_missing
 from extra_rl.tokens import TokenTexts
 from extra_rl.vocabulary import Method
 from extra_trainer.runs.folder import RunFolder, write_whole
@@ -150,21 +150,23 @@ class ImportedRun:
         ids = np.array(rollout.token_ids, np.int32)
         if not len(ids) and self._services.tokenizer is not None:
             # Not those that were sampled, but those that stand for the same text.
-            ids = np.array(self._services.tokenizer.encode(rollout.text, add_special_tokens=False), np.int32)
+            ids = np.array(
+                self._services.tokenizer.encode(valid_text(rollout.text), add_special_tokens=False), np.int32
+            )
         return RolloutRecord(
             prompt_id=identity,
-            prompt=rollout.prompt,
-            answer=rollout.answer,
+            prompt=valid_text(rollout.prompt),
+            answer=_valid_answer(rollout.answer),
             guided=False,
             prefix_id="",
             prefix_tokens=0,
             group=place,
             sample=sample,
-            text=rollout.text,
+            text=valid_text(rollout.text),
             finish_reason=rollout.finish_reason,
             status=rollout.status,
             unparseable_side=None,
-            extracted=rollout.extracted,
+            extracted=valid_text(rollout.extracted),
             rule=rollout.rule,
             detail="",
             normalized_response="",
@@ -181,7 +183,7 @@ class ImportedRun:
             mean_entropy=None,
             packed_token_ids=pack_array(ids),
             packed_entropies=pack_array(np.zeros(0, np.float16)),
-            logged=rollout.logged,
+            logged={valid_text(name): value for name, value in rollout.logged.items()},
         )
 
     def _verified(self, records: list[RolloutRecord]) -> list[RolloutRecord]:
@@ -267,6 +269,10 @@ def _with_verdict(record: RolloutRecord, verdict: Verdict) -> RolloutRecord:
         score=verdict.score,
         components=verdict.components,
     )
+
+
+def _valid_answer(answer: Answer) -> Answer:
+    return valid_text(answer) if isinstance(answer, str) else tuple(valid_text(each) for each in answer)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def read(path: Path) -> Iterator[ForeignRollout]:
     Raises:
         ConfigError: A line is none of a dump.
     """
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if line.endswith("\n"):
                 yield _rollout(line, f"{path}, line {number}")
