@@ -81,7 +81,7 @@ def test_no_string_of_python_writes_html_around_values() -> None:
         for path in (root / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
-                    literal = "".join(p.value for p in node.values if isinstance(p, ast.Constant))
+                    literal = "".join(str(p.value) for p in node.values if isinstance(p, ast.Constant))
                     assert not re.search(r"</?[a-zA-Z]", literal), (
                         f"{path}:{node.lineno}: a template writes HTML"
                     )

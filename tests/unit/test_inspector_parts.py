@@ -122,7 +122,8 @@ def test_filters_show_what_they_say(index: Index) -> None:
     totals = {show: index.rollouts(Query(show=show))[1] for show in ("hard", "rescued", "novel", "undecided")}
     assert totals == {"hard": hard * SAMPLES, "rescued": rescued * SAMPLES, "novel": novel, "undecided": 0}
     rows, _ = index.rollouts(Query(show="novel"))
-    assert [row.novelty for row in rows] == sorted((row.novelty for row in rows), reverse=True)
+    novelties = [row.novelty or 0.0 for row in rows]
+    assert novelties == sorted(novelties, reverse=True)
     assert {row.status for row in index.rollouts(Query(status="wrong"))[0]} == {"wrong"}
 
 
