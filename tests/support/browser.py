@@ -23,7 +23,8 @@ FLAGS = [
     "--disable-sync",
 ]
 
-# Other work on the machine slows a page down many times.
+#: Patience with a page: other work on the machine slows it down many times.
+PAGE_MILLISECONDS = 120_000
 expect.set_options(timeout=20_000)
 
 needs_chromium = pytest.mark.skipif(
@@ -37,6 +38,7 @@ def browsing(scheme: str = "light", width: int = 1280, height: int = 900) -> Ite
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})  # type: ignore[arg-type]
+        context.set_default_timeout(PAGE_MILLISECONDS)
         page = context.new_page()
         failures: list[str] = []
         page.on("pageerror", lambda error: failures.append(str(error)))
