@@ -71,6 +71,9 @@ def _inspect(options: Namespace) -> int:
         options.port,
         options.token_sha256,
         options.cache,
+        inspector.ImportOptions(
+            options.format, options.verification, options.method, options.generation, options.tokenizer
+        ),
     )
 
 
@@ -221,7 +224,9 @@ def _parser() -> ArgumentParser:
     )
 
     command = add("inspect", _inspect, "Inspect a run in the browser; changes nothing.")
-    command.add_argument("run", type=Path, help="run folder; the run may still be in progress")
+    command.add_argument(
+        "run", type=Path, help="run folder, or logs of another trainer; the run may still be in progress"
+    )
     command.add_argument("--novelty", help="address of the novelty server, to show its current content")
     command.add_argument("--namespace", help="namespace of the run there; default: as in the run folder")
     command.add_argument("--host", default="127.0.0.1", help="to serve on; any but loopback needs a token")
@@ -232,6 +237,14 @@ def _parser() -> ArgumentParser:
         help="SHA-256, in hex, of the token that readers need; default $EXTRA_RL_INSPECT_TOKEN_SHA256",
     )
     command.add_argument("--cache", type=Path, help="folder of the index; default ~/.cache/extra-rl/inspect")
+    logs = command.add_argument_group("logs of other trainers")
+    logs.add_argument(
+        "--format", choices=("trl", "verl", "openrlhf", "slime"), help="default: by the files that are there"
+    )
+    logs.add_argument("--verification", help="address of the verification server, to get verdicts from")
+    logs.add_argument("--method", default="math", help="its comparison of responses with answers")
+    logs.add_argument("--generation", help="address of the generation server, to get entropies from")
+    logs.add_argument("--tokenizer", type=Path, help="the model's tokenizer folder, if logs lack token ids")
 
     command = add("experiment", _experiment, "Train the arms and seeds that are missing; writes the table.")
     command.add_argument("config", type=Path, help="YAML file, such as trainer/experiments/rehearsal.yaml")

@@ -9,7 +9,8 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,24 +18,25 @@ from typing import Any, Literal
 
 from extra_rl.config_file import ConfigError, read_yaml
 from extra_rl.references import shown_answer
-from extra_rl.vocabulary import MemoryPolicy, Metric, VerdictStatus
+from extra_rl.vocabulary import MemoryPolicy, Metric
 from extra_trainer.runs.folder import Record, RunFolder, StepFolder, read_line
-from extra_trainer.runs.schema import PrefixChoiceRecord, RolloutRecord, group_outcome
+from extra_trainer.runs.schema import PrefixChoiceRecord, RecordError, RolloutRecord, group_outcome
 
 #: Of SCHEMA: an index with another version is made again.
-VERSION = 4
+VERSION = 5
 SCHEMA = """
 CREATE TABLE files (path TEXT PRIMARY KEY, step INTEGER, modified INTEGER, size INTEGER);
 CREATE TABLE prompts (
   id INTEGER PRIMARY KEY, name TEXT UNIQUE, text TEXT, answer TEXT,
   groups INTEGER DEFAULT 0, rollouts INTEGER DEFAULT 0, correct INTEGER DEFAULT 0, hard INTEGER DEFAULT 0,
-  rescued INTEGER DEFAULT 0, novelty REAL DEFAULT 0, undecided INTEGER DEFAULT 0, last_step INTEGER DEFAULT 0
+  rescued INTEGER DEFAULT 0, novelty REAL, undecided INTEGER DEFAULT 0, last_step INTEGER DEFAULT 0,
+  verdicts INTEGER DEFAULT 0, masked INTEGER DEFAULT 0
 );
 CREATE TABLE rollouts (
   id INTEGER PRIMARY KEY AUTOINCREMENT, step INTEGER, place INTEGER, sample INTEGER, prompt INTEGER,
   status TEXT, extracted TEXT, rule TEXT, novelty REAL, entropy REAL, tokens INTEGER,
   guided INTEGER, prefix_id TEXT, hard INTEGER, rescued INTEGER, undecided INTEGER,
-  suspicious INTEGER, solution INTEGER, position INTEGER, length INTEGER
+  suspicious INTEGER, solution INTEGER, position INTEGER, length INTEGER, masked INTEGER
 );
 CREATE INDEX rollouts_of_prompt ON rollouts (prompt, step, place, sample);
 CREATE INDEX rollouts_of_step ON rollouts (step, place, sample);
@@ -52,9 +54,17 @@ CREATE TABLE choices (
 CREATE INDEX choices_of_prompt ON choices (prompt_id, step);
 CREATE VIRTUAL TABLE texts USING fts5(body, content='', tokenize='unicode61 remove_diacritics 0');
 """
+#: SQL expressions: a rollout counts as correct; the counts of rollouts that lists and pages show.
+CORRECT = "(status = 'correct' AND NOT masked)"
+COUNTS = (
+    f"count(*) rollouts, coalesce(sum({CORRECT}), 0) correct, coalesce(sum(undecided), 0) undecided,"
+    " count(status) verdicts, coalesce(sum(masked), 0) masked"
+)
 #: A group's place and step in one number.
 GROUP_KEY = "step * 1000000 + place"
 
+#: What a query asks for in the place of a status: rollouts that were cut off and left out.
+MASKED = "masked"
 Show = Literal["all", "hard", "rescued", "novel", "suspicious", "undecided"]
 #: SQL condition: the rollout `r` matches the search.
 FOUND = "r.id IN (SELECT rowid FROM texts WHERE texts MATCH ?)"
@@ -67,11 +77,16 @@ ROLLOUT_ORDERS = {
     "status": "status",
 }
 #: The columns of a PromptRow.
-PROMPT_COLUMNS = "name, text, answer, groups, hard, rescued, rollouts, correct, undecided, novelty, last_step"
+PROMPT_COLUMNS = (
+    "name, text, answer, groups, hard, rescued, rollouts, correct, undecided, verdicts, masked, novelty,"
+    " last_step"
+)
+#: Seconds after which files that were indexed are committed, and with them the rows of their prompts.
+COMMIT_SECONDS = 0.5
 PROMPT_ORDERS = {
     "prompt": "text",
     "groups": "groups",
-    "pass_rate": "1.0 * correct / rollouts",
+    "pass_rate": "1.0 * correct / nullif(verdicts, 0)",
     "hard": "hard",
     "rescued": "rescued",
     "novelty": "novelty",
@@ -85,7 +100,7 @@ class Query:
 
     search: str = ""
     show: Show = "all"
-    #: Status of listed rollouts; "" for any.
+    #: Status of listed rollouts; "" for any, MASKED for those that are masked.
     status: str = ""
     #: A key of ROLLOUT_ORDERS or PROMPT_ORDERS; "" for the one that suits `show`.
     order: str = ""
@@ -109,8 +124,11 @@ class PromptRow:
     rollouts: int
     correct: int
     undecided: int
-    #: The largest of its rollouts.
-    novelty: float
+    #: Number of its rollouts that anybody has verified, and of those that are masked.
+    verdicts: int
+    masked: int
+    #: The largest of its rollouts, None if none is known.
+    novelty: float | None
     last_step: int
 
 
@@ -126,16 +144,18 @@ class RolloutRow:
     prompt_id: str
     prompt_text: str
     answer: str
-    status: str
+    #: None if nobody has verified it; likewise what follows, if it is not known.
+    status: str | None
     extracted: str
     rule: str
-    novelty: float
+    novelty: float | None
     #: Mean, in nats a token.
-    entropy: float
-    tokens: int
+    entropy: float | None
+    tokens: int | None
     guided: bool
     #: Whether it belongs to a guided group with a correct rollout.
     rescued: bool
+    masked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +171,9 @@ class GroupSummary:
     correct: int
     undecided: int
     hard: bool
+    #: Number of its rollouts that anybody has verified, and of those that are masked.
+    verdicts: int
+    masked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +221,7 @@ class Index:
     folder: RunFolder
     path: Path
     progress: Progress = field(default_factory=Progress)
+    commit_seconds: float = COMMIT_SECONDS
 
     def __post_init__(self) -> None:
         if not self.folder.config.is_file():
@@ -220,9 +244,7 @@ class Index:
         Raises:
             ConfigError: The folder holds no run, or this release cannot read its records.
         """
-        where = (
-            cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "extra-rl" / "inspect"
-        )
+        where = cache_folder(cache)
         name = hashlib.sha256(str(folder.path.resolve()).encode()).hexdigest()[:16]
         return cls(folder, where / f"{folder.path.resolve().name}-{name}.sqlite")
 
@@ -248,19 +270,41 @@ class Index:
                 if _signature(known.get(self._name(path))) != (stat.st_mtime_ns, stat.st_size)
             ]
             self.progress = Progress(0, len(stale))
-            touched: set[int] = set()
             with self._connection() as connection:
-                for name in gone:
-                    touched |= _forget(connection, name, known[name]["step"])
-            try:
-                for path, folder, step, stat in stale:
-                    with self._connection() as connection:
-                        touched |= self._index_file(connection, path, folder, step, stat)
-                    self.progress.done += 1
-            finally:
+                self._summarize(
+                    connection, {p for name in gone for p in _forget(connection, name, known[name]["step"])}
+                )
+            while self.progress.done < len(stale):
                 with self._connection() as connection:
-                    self._summarize(connection, touched)
+                    error = self._index_some(connection, stale[self.progress.done :])
+                if error is not None:
+                    raise error
             return bool(gone or stale)
+
+    def _index_some(
+        self, connection: sqlite3.Connection, files: Sequence[tuple[Path, StepFolder, int, os.stat_result]]
+    ) -> RecordError | None:
+        """Index files for some time, and the rows of their prompts in the same transaction.
+
+        So every reader finds rollouts and prompts that belong together, also while a run is indexed.
+
+        Returns:
+            The error of the first file that cannot be read; nothing of it is indexed.
+        """
+        until = time.monotonic() + self.commit_seconds
+        touched: set[int] = set()
+        failure = None
+        for path, folder, step, stat in files:
+            try:
+                touched |= self._index_file(connection, path, folder, step, stat)
+            except RecordError as error:
+                failure = error
+                break
+            self.progress.done += 1
+            if time.monotonic() >= until:
+                break
+        self._summarize(connection, touched)
+        return failure
 
     def rollouts(self, query: Query) -> tuple[list[RolloutRow], int]:
         """Return a page of the rollouts that a query finds, and their number on all pages."""
@@ -284,7 +328,7 @@ class Index:
             (total,) = connection.execute(f"SELECT count(*) FROM {counted}", values).fetchone()
             rows = connection.execute(
                 "SELECT r.id, r.step, r.place, r.sample, p.name, p.text, p.answer, r.status, r.extracted,"
-                f" r.rule, r.novelty, r.entropy, r.tokens, r.guided, r.rescued FROM ({chosen}) r"
+                f" r.rule, r.novelty, r.entropy, r.tokens, r.guided, r.rescued, r.masked FROM ({chosen}) r"
                 f" JOIN prompts p ON p.id = r.prompt ORDER BY {order}",
                 [*values, query.limit, query.offset],
             ).fetchall()
@@ -317,23 +361,26 @@ class Index:
 
     def prompt(self, prompt_id: str) -> PromptRow | None:
         """Return a prompt's row, None if the prompt is unknown."""
-        with self._connection() as connection:
-            row = connection.execute(
-                f"SELECT {PROMPT_COLUMNS} FROM prompts WHERE name = ?", [prompt_id]
-            ).fetchone()
-        return PromptRow(*row) if row else None
+        return self.prompt_and_groups(prompt_id)[0]
 
     def groups(self, prompt_id: str) -> list[GroupSummary]:
         """Return the groups of a prompt, by step."""
+        return self.prompt_and_groups(prompt_id)[1]
+
+    def prompt_and_groups(self, prompt_id: str) -> tuple[PromptRow | None, list[GroupSummary]]:
+        """Return a prompt's row and its groups, by step, of one moment: their counts agree."""
         with self._connection() as connection:
+            connection.execute("BEGIN")
+            row = connection.execute(
+                f"SELECT {PROMPT_COLUMNS} FROM prompts WHERE name = ?", [prompt_id]
+            ).fetchone()
             rows = connection.execute(
-                "SELECT step, place, max(guided) guided, max(prefix_id) prefix_id, count(*) rollouts,"
-                " sum(status = 'correct') correct, sum(undecided) undecided, max(hard) hard FROM rollouts"
-                " WHERE prompt = (SELECT id FROM prompts WHERE name = ?)"
+                f"SELECT step, place, max(guided) guided, max(prefix_id) prefix_id, {COUNTS}, max(hard) hard"
+                " FROM rollouts WHERE prompt = (SELECT id FROM prompts WHERE name = ?)"
                 " GROUP BY step, place ORDER BY step, place",
                 [prompt_id],
             ).fetchall()
-        return [
+        groups = [
             GroupSummary(
                 row["step"],
                 row["place"],
@@ -343,9 +390,12 @@ class Index:
                 row["correct"],
                 row["undecided"],
                 bool(row["hard"]),
+                row["verdicts"],
+                row["masked"],
             )
             for row in rows
         ]
+        return PromptRow(*row) if row else None, groups
 
     def group(self, step: int, place: int) -> list[RolloutRecord]:
         """Return the records of a group's rollouts, by sample."""
@@ -439,25 +489,33 @@ class Index:
     def _index_file(
         self, connection: sqlite3.Connection, path: Path, folder: StepFolder, step: int, stat: os.stat_result
     ) -> set[int]:
-        """Index a file; return the prompts of its records, before and now."""
-        touched = _forget(connection, self._name(path), step)
+        """Index a file; return the prompts of its records, before and now.
+
+        Raises:
+            RecordError: This release cannot read a record; nothing was written then.
+        """
         if folder == "prefixes":
             rows = [
                 (step, record.group, record.prompt_id, position, length)
                 for record, position, length in _lines(PrefixChoiceRecord, path)
             ]
+            touched = _forget(connection, self._name(path), step)
             connection.executemany("INSERT OR REPLACE INTO choices VALUES (?, ?, ?, ?, ?)", rows)
         else:
-            touched |= self._index_rollouts(connection, path, step)
+            lines = list(_lines(RolloutRecord, path))
+            touched = _forget(connection, self._name(path), step)
+            touched |= self._index_rollouts(connection, lines, step)
         connection.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
             (self._name(path), step, stat.st_mtime_ns, stat.st_size),
         )
         return touched
 
-    def _index_rollouts(self, connection: sqlite3.Connection, path: Path, step: int) -> set[int]:
+    def _index_rollouts(
+        self, connection: sqlite3.Connection, records: Iterable[tuple[RolloutRecord, int, int]], step: int
+    ) -> set[int]:
         groups: dict[int, list[tuple[RolloutRecord, int, int]]] = {}
-        for record, position, length in _lines(RolloutRecord, path):
+        for record, position, length in records:
             groups.setdefault(record.group, []).append((record, position, length))
         prompts: dict[str, int] = {}
         rows, texts = [], []
@@ -494,13 +552,14 @@ class Index:
                         bool(record.suspicious),
                         position,
                         length,
+                        record.masked,
                     )
                 )
                 texts.append((last, f"{record.prompt}\n{record.text}\n{record.extracted}"))
         connection.executemany(
             "INSERT INTO rollouts (id, step, place, sample, prompt, status, extracted, rule, novelty,"
             " entropy, tokens, guided, prefix_id, hard, rescued, undecided, suspicious, position,"
-            f" length) VALUES ({', '.join('?' * 19)})",
+            f" length, masked) VALUES ({', '.join('?' * 20)})",
             rows,
         )
         connection.executemany("INSERT INTO texts (rowid, body) VALUES (?, ?)", texts)
@@ -515,7 +574,7 @@ class Index:
             return
         novelty = self.config.get("novelty", {})
         remembers_all = novelty.get("memory_policy") == MemoryPolicy.ALL
-        counted = "NOT undecided" if remembers_all else f"status = '{VerdictStatus.CORRECT}'"
+        counted = "NOT undecided" if remembers_all else CORRECT
         if not novelty.get("guided_groups", True):
             counted += " AND NOT guided"
         counted += " AND NOT suspicious"
@@ -529,11 +588,11 @@ class Index:
         connection.execute("DELETE FROM touched")
         connection.executemany("INSERT INTO touched VALUES (?)", [(prompt,) for prompt in touched])
         connection.execute(
-            "UPDATE prompts SET (groups, rollouts, correct, hard, rescued, novelty, undecided, last_step) ="
-            f" (SELECT count(DISTINCT {GROUP_KEY}), count(*), coalesce(sum(status = 'correct'), 0),"
+            "UPDATE prompts SET (groups, hard, rescued, novelty, last_step, rollouts, correct, undecided,"
+            f" verdicts, masked) = (SELECT count(DISTINCT {GROUP_KEY}),"
             f" count(DISTINCT CASE WHEN hard THEN {GROUP_KEY} END),"
             f" count(DISTINCT CASE WHEN rescued THEN {GROUP_KEY} END),"
-            " coalesce(max(novelty), 0), coalesce(sum(undecided), 0), coalesce(max(step), 0)"
+            f" max(novelty), coalesce(max(step), 0), {COUNTS}"
             " FROM rollouts WHERE prompt = prompts.id) WHERE id IN (SELECT id FROM touched)"
         )
         connection.execute(
@@ -542,6 +601,11 @@ class Index:
             f" WHERE {counted} AND prompt IN (SELECT id FROM touched)) numbered"
             " WHERE rollouts.id = numbered.id"
         )
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Return the folder of indexes and imported runs: `given`, or one in the user's cache folder."""
+    return given or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "extra-rl" / "inspect"
 
 
 def _lines(kind: type[Record], path: Path) -> Iterator[tuple[Record, int, int]]:
@@ -605,7 +669,9 @@ def _rollout_filter(query: Query) -> tuple[str, list[Any]]:
     shown |= {"suspicious": "r.suspicious", "undecided": "r.undecided"}
     if query.show in shown:
         conditions.append(shown[query.show])
-    if query.status:
+    if query.status == MASKED:
+        conditions.append("r.masked")
+    elif query.status:
         conditions.append("r.status = ?")
         values.append(query.status)
     return ("WHERE " + " AND ".join(conditions) if conditions else ""), values

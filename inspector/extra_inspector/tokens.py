@@ -21,10 +21,12 @@ class Token:
     """One token of a rollout."""
 
     text: str
-    #: In nats; None for tokens of the prefix, which were not sampled in this rollout.
+    #: In nats; None for tokens of the prefix, which were not sampled in this rollout, and if it is not known.
     entropy: float | None
     #: Whether a segment ends after it.
     ends_segment: bool = False
+    #: Whether it was sampled in this rollout, and its entropy is not known.
+    unknown: bool = False
 
 
 @dataclass
@@ -43,17 +45,17 @@ class Vocabulary:
         return found
 
     def tokens(self, record: RolloutRecord) -> list[Token] | None:
-        """Return the tokens of a rollout, those of its prefix first; None without a vocabulary."""
-        if not self.pieces:
-            return None
+        """Return the tokens of a rollout, those of its prefix first; None without ids or a vocabulary."""
         ids = record.token_ids.tolist()
+        if not self.pieces or not ids:
+            return None
         known = record.entropies.astype(float).tolist()
         entropies = [*[None] * (len(ids) - len(known)), *known]
         pieces = [self.pieces[i] if i < len(self.pieces) else "" for i in ids]
         texts = fitted(pieces, record.text)
         ends = segment_ends(pieces, self.min_segment_tokens)
         return [
-            Token(text, entropy, place in ends)
+            Token(text, entropy, place in ends, entropy is None and place > record.prefix_tokens)
             for place, (text, entropy) in enumerate(zip(texts, entropies, strict=True), 1)
         ]
 

@@ -7,22 +7,24 @@ package. Lists are paged by the index, so a page costs the same for a run of any
 
 import asyncio
 from dataclasses import dataclass, replace
-from html import escape
 from importlib import resources
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlencode
 
+from markupsafe import Markup
 from nicegui import app, ui
 from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
 from extra_client import ExtraError
 from extra_inspector import diff, markup, prefixes
-from extra_inspector.index import GroupSummary, Index, PromptRow, Query, RolloutRow, Show, Solution
+from extra_inspector.imports.run import ImportedRun
+from extra_inspector.index import MASKED, GroupSummary, Index, PromptRow, Query, RolloutRow, Show, Solution
 from extra_inspector.memories import LiveMemories, SolutionMap, StoredMemories
 from extra_inspector.memory_file import MemoryUnavailable
 from extra_inspector.tokens import Vocabulary
+from extra_rl.config_file import ConfigError
 from extra_rl.vocabulary import VerdictStatus
-from extra_trainer.runs.schema import RecordError, RolloutRecord
+from extra_trainer.runs.schema import RolloutRecord
 
 View = Literal["prompts", "rollouts"]
 SHOWN: dict[Show, str] = {
@@ -36,7 +38,10 @@ SHOWN: dict[Show, str] = {
 STATUSES = {
     "": "Any verdict",
     **{status.value: status.capitalize() for status in VerdictStatus},
+    MASKED: "Masked",
 }
+#: Shown for a prompt that a log does not hold.
+NO_PROMPT = "(not recorded)"
 #: Seconds between updates with new steps.
 UPDATE_SECONDS = 5.0
 #: Most solutions in the table; the latest are listed.
@@ -91,6 +96,8 @@ class Inspector:
     index: Index
     vocabulary: Vocabulary
     memories: StoredMemories | LiveMemories
+    #: Where the run comes from, if another trainer logged it.
+    imported: ImportedRun | None = None
     #: Why the last update of the index failed, "" if it did not.
     problem: str = ""
 
@@ -133,9 +140,11 @@ class Inspector:
         async def update() -> None:
             while True:
                 try:
+                    if self.imported is not None:
+                        await asyncio.to_thread(self.imported.update)
                     await asyncio.to_thread(self.index.update)
                     self.problem = ""
-                except RecordError as error:
+                except (ConfigError, ExtraError) as error:
                     self.problem = str(error)
                 await asyncio.sleep(UPDATE_SECONDS)
 
@@ -161,7 +170,7 @@ class ListPage:
         ui.html('<a class="skip" href="#list">Skip to the list</a>', sanitize=False)
         with ui.element("main").classes("page"):
             with ui.element("div").classes("top"):
-                ui.html(f"<h1>{escape(self._index.folder.path.resolve().name)}</h1>", sanitize=False)
+                ui.html(markup.heading(self._index.folder.path.resolve().name), sanitize=False)
                 self._counts = ui.label(counts).classes("soft").props('role="status"')
             with ui.element("div").classes("controls").props('role="search"'):
                 ui.toggle(
@@ -196,7 +205,8 @@ class ListPage:
             self._table.add_slot(
                 "body-cell-status",
                 '<q-td :props="props">'
-                """<span :class="'badge ' + props.value">{{ props.value }}</span></q-td>""",
+                """<span :class="'badge ' + props.value">{{ props.value }}</span>"""
+                """ <span v-if="props.row.masked" class="badge">masked</span></q-td>""",
             )
             self._table.on("request", self._change_page)
         self._status.set_visibility(self._view == "rollouts")
@@ -296,13 +306,13 @@ def _prompt_cells(row: PromptRow) -> dict[str, Any]:
     return {
         "key": row.prompt_id,
         "href": markup.link(row.prompt_id),
-        "text": _short(row.text),
+        "text": _short(row.text) or NO_PROMPT,
         "answer": _short(row.answer, 40),
         "groups": row.groups,
-        "pass_rate": f"{row.correct} of {row.rollouts}",
+        "pass_rate": f"{row.correct} of {row.rollouts}" if row.verdicts else markup.MISSING,
         "hard": row.hard,
         "rescued": row.rescued,
-        "novelty": f"{row.novelty:.4f}",
+        "novelty": markup.number(row.novelty, ".4f"),
         "last_step": row.last_step,
     }
 
@@ -311,17 +321,18 @@ def _rollout_cells(row: RolloutRow) -> dict[str, Any]:
     return {
         "key": row.id,
         "href": markup.link(row.prompt_id, step=row.step, place=row.place, sample=row.sample),
-        "text": _short(row.prompt_text, 60),
+        "text": _short(row.prompt_text, 60) or NO_PROMPT,
         "step": row.step,
         "sample": row.sample,
-        "status": row.status,
+        "status": row.status or markup.MISSING,
         "extracted": _short(row.extracted, 30),
         "answer": _short(row.answer, 30),
         "rule": row.rule,
-        "novelty": f"{row.novelty:.4f}",
-        "entropy": f"{row.entropy:.3f}",
-        "tokens": row.tokens,
+        "novelty": markup.number(row.novelty, ".4f"),
+        "entropy": markup.number(row.entropy, ".3f"),
+        "tokens": markup.number(row.tokens, "d"),
         "guided": ("rescued" if row.rescued else "guided") if row.guided else "",
+        "masked": row.masked,
     }
 
 
@@ -347,6 +358,7 @@ class PromptPage:
     ) -> None:
         self._inspector = inspector
         self._index = inspector.index
+        self._imported = inspector.imported
         self._prompt_id = prompt_id
         self._sample = sample
         self._solution = solution
@@ -356,31 +368,30 @@ class PromptPage:
 
     async def build(self, step: int | None, place: int | None) -> None:
         """Lay out the page, with the group of `step` and `place`, or without a step a group of interest."""
-        row = await asyncio.to_thread(self._index.prompt, self._prompt_id)
-        self._groups = await asyncio.to_thread(self._index.groups, self._prompt_id)
+        row, self._groups = await asyncio.to_thread(self._index.prompt_and_groups, self._prompt_id)
         with ui.element("main").classes("page"):
             ui.html('<p><a href="/">All prompts and rollouts</a></p>', sanitize=False, tag="nav").props(
                 'aria-label="Back"'
             )
             if row is None or not self._groups:
-                ui.html(
-                    "<h1>No such prompt</h1><p>The run folder has no prompt with this id.</p>",
-                    sanitize=False,
-                )
+                ui.html(markup.no_prompt(), sanitize=False)
                 return
             self._group = _first_shown(self._groups, step, place)
             with ui.element("div").classes("stack"):
-                self._panel("Prompt", self._about(row))
+                self._panel("Prompt", markup.about(row))
                 with ui.element("div").classes("columns"):
                     with ui.element("div").classes("stack"):
                         self._rollouts = self._region()
                     with ui.element("div").classes("stack"):
-                        self._prefixes = self._region()
-                        self._memory = self._region()
+                        # Other trainers have neither prefixes nor a memory.
+                        if self._imported is None:
+                            self._prefixes = self._region()
+                            self._memory = self._region()
                         self._answers = self._region()
         await self._show_group()
-        # The map may need a service's answer: the content of the folder is shown first.
-        ui.timer(0.01, self._show_memory, once=True)
+        if self._imported is None:
+            # The map may need a service's answer: the content of the folder is shown first.
+            ui.timer(0.01, self._show_memory, once=True)
 
     def _panel(self, title: str, body: str) -> None:
         with ui.element("section").classes("panel").props(f'aria-label="{title}"'):
@@ -392,24 +403,16 @@ class PromptPage:
         region.on("click", self._choose_group, js_handler=CLICKED.format("group"))
         region.on("click", self._choose_solution, js_handler=CLICKED.format("solution"))
         region.on("click", self._show_whole, js_handler=CLICKED.format("whole"))
+        region.on("click", self._score, js_handler=CLICKED.format("score"))
         return region
-
-    def _about(self, row: PromptRow) -> str:
-        return (
-            "<h1>Prompt</h1><div class='prompt' tabindex='0' role='region' aria-label='Text of the prompt'>"
-            f"{escape(row.text.rstrip())}</div>"
-            f"<p>Reference answer <code>{escape(row.answer)}</code>; {row.correct} of"
-            f" {row.rollouts} rollouts correct; hard in {row.hard} of {row.groups} groups;"
-            f" guided groups rescued: {row.rescued}; largest novelty {row.novelty:.4f}</p>"
-        )
 
     async def _show_group(self) -> None:
         group = self._group
         records = await asyncio.to_thread(self._index.group, group.step, group.place)
         choice = await asyncio.to_thread(prefixes.choice, self._index, self._prompt_id, group)
         origin = await asyncio.to_thread(prefixes.origin, self._index, self._prompt_id, group)
-        articles = [
-            markup.rollout(
+        views = [
+            markup.rollout_view(
                 record,
                 self._inspector.vocabulary.tokens(record),
                 choice if choice and choice.sample == record.sample else None,
@@ -418,85 +421,74 @@ class PromptPage:
             )
             for record in records
         ]
-        guided = "guided group" if group.guided else "group"
-        heading = f"Rollouts of step {group.step}: {guided}, {group.correct} of {group.rollouts} correct"
-        self._rollouts.content = (
-            f"<h2>Groups of this prompt</h2>{markup.group_list(self._prompt_id, self._groups, group)}"
-            f"<h2 class='next'>{heading}</h2>{markup.prefix_origin(self._prompt_id, origin, group)}"
-            f"{markup.entropy_scale()}{''.join(articles)}"
+        self._rollouts.content = markup.groups_panel(
+            self._prompt_id,
+            self._groups,
+            group,
+            origin,
+            views,
+            can_score=self._imported is not None and self._imported.scores,
         )
         wrong = await asyncio.to_thread(self._index.wrong_answers, self._prompt_id)
-        listed = markup.wrong_answers(wrong) if wrong else "<p>None.</p>"
-        self._answers.content = f"<h2>Wrong answers of this prompt</h2>{listed}"
-        body = await self._prefixes_html(choice)
-        self._prefixes.content = f"<h2>Prefixes in step {group.step}</h2>{body}"
+        self._answers.content = markup.answers_panel(wrong)
+        if self._imported is not None:
+            return
+        grown = await asyncio.to_thread(self._grown, choice)
+        stored = await asyncio.to_thread(self._stored)
+        self._prefixes.content = markup.prefixes_panel(self._prompt_id, group, choice, grown, stored)
 
-    async def _prefixes_html(self, choice: prefixes.Choice | None) -> str:
-        if choice is not None:
-            body = await asyncio.to_thread(self._choice_html, choice)
-        elif self._group.hard:
-            body = (
-                "<p>The group was hard, but no split of it is recorded: the warm-up was not over, or the "
-                "run's config does not split such groups.</p>"
-            )
-        else:
-            body = "<p>The group was not hard: nothing was split.</p>"
+    def _grown(self, choice: prefixes.Choice | None) -> list[tuple[GroupSummary, list[RolloutRecord]]]:
+        """Return the first groups that continued from the chosen prefix, with their rollouts."""
+        listed = choice.continuations[:LISTED_CONTINUATIONS] if choice else ()
+        return [(group, self._index.group(group.step, group.place)) for group in listed]
+
+    def _stored(self) -> markup.Stored | None:
+        """Return the prefixes that a live service stores now; None without a service."""
         memories = self._inspector.memories
-        if isinstance(memories, LiveMemories):
-            try:
-                stored = await asyncio.to_thread(memories.prefixes, self._prompt_id)
-                body += f"<h3>Stored now, by {escape(memories.source)}</h3>"
-                body += markup.stored_prefixes(stored) if stored else "<p>None.</p>"
-            except ExtraError as error:
-                body += f"<p>{escape(memories.source)}: {escape(str(error))}</p>"
-        return body
-
-    def _choice_html(self, choice: prefixes.Choice) -> str:
-        listed = choice.continuations[:LISTED_CONTINUATIONS]
-        groups = [(group, self._index.group(group.step, group.place)) for group in listed]
-        return (
-            f"<p>Sample {choice.sample} was the most confident rollout of the group: it was split, and its "
-            "prefixes joined those stored for the prompt. Best first.</p>"
-            f"{markup.candidates(choice)}{markup.continuations(self._prompt_id, choice, groups)}"
-        )
+        if not isinstance(memories, LiveMemories):
+            return None
+        try:
+            return markup.Stored(memories.source, memories.prefixes(self._prompt_id))
+        except ExtraError as error:
+            return markup.Stored(memories.source, problem=str(error))
 
     async def _show_memory(self) -> None:
         known = await asyncio.to_thread(self._index.solutions, self._prompt_id)
         self._solutions = known
-        note = ""
+        problem = ""
         try:
             texts = {number: solution.rollout.text for number, solution in known.items()}
             self._map = await asyncio.to_thread(self._inspector.memories.map, self._prompt_id, texts)
         except (MemoryUnavailable, ExtraError) as error:
-            note = f"<p>{escape(str(error))}</p>"
-        self._draw_memory(note)
+            problem = str(error)
+        self._draw_memory(problem)
 
-    def _draw_memory(self, note: str = "") -> None:
+    def _draw_memory(self, problem: str = "") -> None:
         known, shown = self._solutions, self._map
         numbers = shown.numbers if shown else list(known)[-LISTED_SOLUTIONS:]
         if self._solution is None and numbers:
             # By default the most novel.
-            self._solution = max(
-                numbers, key=lambda number: known[number].rollout.novelty if number in known else -1
-            )
-        parts = ["<h2>Memory of correct solutions</h2>"]
-        if not known:
-            parts.append("<p>No correct solution of this prompt has been found.</p>")
-        parts.append(note)
+            self._solution = max(numbers, key=lambda number: self._novelty(number) or -1.0)
+        drawn = None
         if shown:
-            listed = [number for number in shown.numbers if number in known]
-            novelties = {number: known[number].rollout.novelty for number in listed}
-            parts.append(markup.solution_map(shown, novelties, self._prompt_id, self._solution))
-            parts.append(
-                f'<p class="soft">From {escape(self._inspector.memories.source)}: {len(shown.numbers)} of the'
-                f" {len(known)} solutions ever found.</p>"
-            )
-        if self._solution in known:
-            parts.append(self._compared(self._solution))
-        rows = [self._solution_row(number, known[number]) for number in numbers if number in known]
-        if rows:
-            parts.append("<h3>Solutions</h3>" + markup.solutions(rows, self._solution))
-        self._memory.content = "".join(parts)
+            measured = {number: self._novelty(number) for number in shown.numbers}
+            novelties = {number: novelty for number, novelty in measured.items() if novelty is not None}
+            drawn = markup.solution_map(shown, novelties, self._prompt_id, self._solution)
+        self._memory.content = markup.memory_panel(
+            len(known),
+            problem,
+            drawn,
+            len(shown.numbers) if shown else 0,
+            self._inspector.memories.source,
+            self._compared(self._solution) if self._solution in known else None,
+            [self._solution_row(number, known[number]) for number in numbers if number in known],
+            self._solution,
+        )
+
+    def _novelty(self, number: int) -> float | None:
+        """Return the novelty of a solution when it came, None if that is not in the folder."""
+        solution = self._solutions.get(number)
+        return solution.rollout.novelty if solution else None
 
     def _solution_row(self, number: int, solution: Solution) -> markup.SolutionRow:
         _, nearest = self._nearest(solution)
@@ -519,20 +511,12 @@ class PromptPage:
         earlier = self._solutions.get(nearest.solution)
         return earlier.rollout if earlier else None, f"solution {nearest.solution}, {similarity}"
 
-    def _compared(self, number: int) -> str:
+    def _compared(self, number: int) -> Markup:
         solution = self._solutions[number]
-        other, name = self._nearest(solution)
         record = solution.rollout
-        novelty = f"novelty {record.novelty:.4f} when it came, in step {solution.step}"
-        title = f"<h3>Solution {number}: {novelty}</h3>"
-        if other is None:
-            return f"{title}<p>Nearest: {name}.</p>{markup.plain_text(record.text)}"
-        changed = diff.pieces(other.text, record.text)
-        same = len(changed) == 1 and changed[0].kind == "same"
-        return (
-            f"{title}<p>Nearest when it came: {name}{'; the same text' if same else ''}.</p>"
-            f"{markup.difference(changed, 'the nearest', f'solution {number}')}"
-        )
+        other, name = self._nearest(solution)
+        pieces = None if other is None else diff.pieces(other.text, record.text)
+        return markup.compared(number, solution.step, record, name, pieces)
 
     async def _choose_group(self, event: GenericEventArguments) -> None:
         step, place = (int(part) for part in str(event.args).split("/"))
@@ -547,4 +531,16 @@ class PromptPage:
 
     async def _show_whole(self, _: GenericEventArguments) -> None:
         self._whole = True
+        await self._show_group()
+
+    async def _score(self, event: GenericEventArguments) -> None:
+        """Compute the entropies of the group that is shown."""
+        step, place = (int(part) for part in str(event.args).split("/"))
+        assert self._imported is not None
+        try:
+            await asyncio.to_thread(self._imported.score, step, place)
+            await asyncio.to_thread(self._index.update)
+        except (ConfigError, ExtraError) as error:
+            ui.notify(str(error), type="negative", multi_line=True)
+            return
         await self._show_group()

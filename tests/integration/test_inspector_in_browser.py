@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from extra_client.integrations import prompt_id
+from extra_inspector import markup
 from extra_trainer.runs.schema import unpack_array
 from support.browser import accessibility_violations, browsing, keep, needs_chromium
 from support.inspector_server import DEMO, inspecting
+from support.recorded_logs import LOGS
 
 pytestmark = needs_chromium
 
@@ -129,6 +132,26 @@ def test_a_solution_is_compared_with_what_was_nearest_when_it_came(address: str)
         expect(verdict).to_contain_text("correct")
         expect(verdict).to_contain_text(f"decided by {novel['rule']}")
         keep(page, "inspect-solutions")
+
+
+def test_logs_of_another_trainer_show_what_they_hold_and_what_is_missing(tmp_path: Path) -> None:
+    with inspecting(LOGS / "verl", tmp_path) as where, browsing("light", 1400, 1000) as page:
+        page.goto(f"{where}/?view=rollouts")
+        expect(page.locator("#found")).to_have_text("8 rollouts", timeout=20_000)
+        expect(page.locator("tbody tr").filter(has_text="–")).to_have_count(8)
+        expect(page.locator(".badge.correct")).to_have_count(2)
+        assert accessibility_violations(page) == []
+        first = json.loads((LOGS / "verl" / "2.jsonl").read_text().splitlines()[0])
+        page.goto(where + markup.link(prompt_id(first["input"]), step=2))
+        heading = page.get_by_role("heading", name="Rollouts of step 2: group, no verdicts")
+        expect(heading).to_be_visible()
+        expect(page.locator("#sample-1")).to_contain_text("no verdict")
+        expect(page.locator("#sample-1")).to_contain_text("score -1")
+        expect(page.locator("#sample-1")).to_contain_text("mean entropy –")
+        # Other trainers have no prefixes and no memory, so nothing is said of them.
+        expect(page.get_by_text("Memory of correct solutions")).to_have_count(0)
+        keep(page, "inspect-imported")
+        assert accessibility_violations(page) == []
 
 
 def test_a_browser_with_the_token_is_let_in_and_no_other(tmp_path: Path) -> None:

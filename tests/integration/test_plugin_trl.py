@@ -19,11 +19,13 @@ from transformers import TrainerCallback
 from extra_client import NamespaceClient, NamespaceSettings, NoveltyClient, UnavailableError, VerifyOptions
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.trl import NoveltyAdvantage, novelty_reward, verification_reward
+from extra_inspector.imports.run import ImportedRun, Services, format_of
 from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
 from support.outcome_model import OutcomeModel
 from support.pages import blocks
+from support.recorded_logs import log_completions
 from support.verification_server import own_verifiers, verification_server
 
 PROMPTS = ["1 + 1 = ", "2 + 2 = ", "3 + 3 = "]
@@ -362,3 +364,18 @@ def test_the_programs_of_the_page_train(model: Path, novelty: str, tmp_path: Pat
             assert len(logged(names["trainer"], metric)) == 3
         exec(custom, names)
         assert asyncio.run(names["verify"](completions=["1 or 2", "3"], answer=["2", "2"])) == [1.0, 0.0]
+
+
+def test_the_inspector_opens_the_log_of_completions(model: Path, tmp_path: Path) -> None:
+    log_completions(tmp_path / "out", model, 2)
+    run = ImportedRun(tmp_path / "out", format_of(tmp_path / "out", None), tmp_path / "cache", Services())
+    assert run.update()
+    found = dict(run.folder.read_rollouts())
+    assert list(found) == [1, 2]
+    for records in found.values():
+        assert len(records) == 8
+        assert {record.prompt_id for record in records} <= {prompt_id("2 + 2 = "), prompt_id("2 + 3 = ")}
+        for record in records:
+            assert record.logged["short"] == pytest.approx(-len(record.text) / 10)
+            assert ("says_four" in record.logged) == bool(record.text)
+            assert (record.status, record.mean_entropy, record.tokens) == (None, None, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from axe_core_python.sync_playwright import Axe
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 #: Folder of the screenshots; ignored by git.
@@ -23,6 +23,10 @@ FLAGS = [
     "--disable-sync",
 ]
 
+#: Patience with a page: other work on the machine slows it down many times.
+PAGE_MILLISECONDS = 120_000
+expect.set_options(timeout=20_000)
+
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"
 )
@@ -34,6 +38,7 @@ def browsing(scheme: str = "light", width: int = 1280, height: int = 900) -> Ite
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})  # type: ignore[arg-type]
+        context.set_default_timeout(PAGE_MILLISECONDS)
         page = context.new_page()
         failures: list[str] = []
         page.on("pageerror", lambda error: failures.append(str(error)))

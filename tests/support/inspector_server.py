@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from extra_inspector.index import Index
+from extra_trainer.runs.folder import RunFolder
 from support.processes import wait_for
 
 #: A small run recorded by the trainer (its README says how).
@@ -15,7 +17,7 @@ DEMO = Path(__file__).parents[1] / "data" / "demo_run"
 
 @contextlib.contextmanager
 def inspecting(run: Path, cache: Path, *flags: str) -> Iterator[str]:
-    """Yield the page's address; the steps of `run` are indexed by then."""
+    """Yield the page's address; the steps of `run` are indexed by then, if it is a run folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -35,6 +37,10 @@ def inspecting(run: Path, cache: Path, *flags: str) -> Iterator[str]:
     )
     try:
         wait_for(lambda: process.poll() is not None or _listens(port), "the inspector did not start")
+        if (run / "config.yaml").is_file() and process.poll() is None:
+            index = Index.of(RunFolder(run), cache)
+            steps = len(list(index.folder.step_files("rollouts")))
+            wait_for(lambda: index.counts()["steps"] == steps, "the run was not indexed")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

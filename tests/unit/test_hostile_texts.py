@@ -3,6 +3,7 @@
 A real browser opens the pages in tests/integration/test_hostile_in_browser.py.
 """
 
+import ast
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from support.hostile_texts import HOSTILE, structure
 from support.run_folders import rollout_record, write_run
 
 HARMLESS = "harmless"
-GROUP = GroupSummary(1, 0, True, "prefix", 4, 1, 0, True)
+GROUP = GroupSummary(1, 0, True, "prefix", 4, 1, 0, True, 4, 0)
 
 
 def record(text: str, number: int = 0) -> RolloutRecord:
@@ -72,6 +73,18 @@ def test_a_text_is_no_part_of_the_inspector_s_page(part: str) -> None:
         assert found == expected, text
         if part == "text":
             assert shown == text
+
+
+def test_no_string_of_python_writes_html_around_values() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for folder in ("inspector/extra_inspector", "trainer/extra_trainer/reports"):
+        for path in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    literal = "".join(str(p.value) for p in node.values if isinstance(p, ast.Constant))
+                    assert not re.search(r"</?[a-zA-Z]", literal), (
+                        f"{path}:{node.lineno}: a template writes HTML"
+                    )
 
 
 def page(folder: Path, texts: Sequence[str], name: str) -> str:

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,10 @@ from hypothesis.extra import numpy as hnp
 
 from extra_inspector import diff, markup, memories, tokens
 from extra_inspector.access import COOKIE, Guard
-from extra_inspector.index import Index, Query
+from extra_inspector.index import MASKED, Index, Query
 from extra_inspector.main import configure
 from extra_rl.config_file import ConfigError
-from extra_rl.vocabulary import VerdictStatus
+from extra_rl.vocabulary import FinishReason, VerdictStatus
 from extra_trainer.runs.folder import RunFolder
 from extra_trainer.runs.schema import RecordError
 from support.run_folders import PROMPTS, SAMPLES, STEPS, rollout_record, write_run
@@ -52,6 +54,64 @@ def test_everything_is_found_page_by_page(index: Index) -> None:
     ]
 
 
+@pytest.mark.parametrize("commit_seconds", [0.0, 60.0])
+def test_while_a_run_is_indexed_prompts_count_the_rollouts_that_their_pages_list(
+    tmp_path: Path, commit_seconds: float
+) -> None:
+    folder = RunFolder(write_run(tmp_path / "run", steps=5))
+    # The last file is a pipe: indexing waits in it until this test writes.
+    last = folder.step_file("rollouts", 5)
+    content = last.read_text()
+    last.unlink()
+    os.mkfifo(last)
+    index = Index(folder, tmp_path / "index.sqlite", commit_seconds=commit_seconds)
+    reader = Index(folder, index.path)
+    prompts = {json.loads(line)["prompt_id"] for line in content.splitlines()}
+
+    def counts() -> int:
+        agreed = 0
+        for prompt_id in {f"prompt-{number}" for number in range(30)}:
+            row, groups = reader.prompt_and_groups(prompt_id)
+            shown = (row.groups, row.rollouts, row.correct) if row else (0, 0, 0)
+            assert shown == (len(groups), sum(g.rollouts for g in groups), sum(g.correct for g in groups))
+            agreed += shown[1]
+        assert len(reader.prompts(Query(limit=100))[0]) * SAMPLES <= agreed
+        return agreed
+
+    updating = threading.Thread(target=index.update)
+    updating.start()
+    with last.open("w") as pipe:
+        found = counts()
+        assert found == (4 * PROMPTS * SAMPLES if commit_seconds == 0 else 0)
+        pipe.write(content)
+    updating.join()
+    assert counts() == 5 * PROMPTS * SAMPLES
+    assert {row.prompt_id for row in reader.prompts(Query(limit=100))[0]} >= prompts
+
+
+def test_masked_rollouts_are_counted_marked_and_found(tmp_path: Path) -> None:
+    folder = RunFolder(write_run(tmp_path / "run", steps=1))
+    masked = {"finish_reason": FinishReason.LENGTH, "masked": True}
+    records = [
+        rollout_record(prompt_id="p", sample=0),
+        rollout_record(prompt_id="p", sample=1, status=VerdictStatus.WRONG, **masked),
+        rollout_record(prompt_id="p", sample=2, **masked),
+    ]
+    folder.write_rollouts(2, records)
+    index = Index(folder, tmp_path / "index.sqlite")
+    index.update()
+    row, (group,) = index.prompt_and_groups("p")
+    assert row is not None
+    # As in training: they count for nothing, whatever their verdict, and are not stored as solutions.
+    assert (group.correct, group.masked, group.undecided, group.hard) == (1, 2, 2, False)
+    assert [solution.rollout.sample for solution in index.solutions("p").values()] == [0]
+    assert index.rollouts(Query(status=MASKED))[1] == 2
+    assert "1 of 3 rollouts correct, 2 masked" in markup.about(row)
+    assert "step 2</span><span>1/3" in markup.group_list("p", [group], group)
+    assert "masked</span> cut off, counts for nothing" in markup.rollout(records[1], None, None)
+    assert "masked" not in markup.rollout(records[0], None, None)
+
+
 def test_filters_show_what_they_say(index: Index) -> None:
     lines = _lines(index)
     groups = [lines[start : start + SAMPLES] for start in range(0, len(lines), SAMPLES)]
@@ -62,7 +122,8 @@ def test_filters_show_what_they_say(index: Index) -> None:
     totals = {show: index.rollouts(Query(show=show))[1] for show in ("hard", "rescued", "novel", "undecided")}
     assert totals == {"hard": hard * SAMPLES, "rescued": rescued * SAMPLES, "novel": novel, "undecided": 0}
     rows, _ = index.rollouts(Query(show="novel"))
-    assert [row.novelty for row in rows] == sorted((row.novelty for row in rows), reverse=True)
+    novelties = [row.novelty or 0.0 for row in rows]
+    assert novelties == sorted(novelties, reverse=True)
     assert {row.status for row in index.rollouts(Query(status="wrong"))[0]} == {"wrong"}
 
 

@@ -13,12 +13,16 @@ from extra_client import FinishReason, VerdictStatus
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
 from extra_trainer.config import NoveltyConfig, OutcomeConfig, PrefixConfig, RolloutConfig
-from extra_trainer.exploration.advantage import overlong_punishment, step_advantages
+from extra_trainer.exploration.advantage import StepAdvantages, overlong_punishment, step_advantages
 from extra_trainer.exploration.explorer import Explorer
+from extra_trainer.exploration.recording import rollout_records
 from extra_trainer.exploration.results import GroupNovelty
 from extra_trainer.exploration.step_metrics import step_metrics
-from extra_trainer.reports.progress import TrainingProgress
+from extra_trainer.reports import report
+from extra_trainer.reports.progress import TrainingProgress, step_table
 from extra_trainer.rollouts.collector import Group, RolloutRequest
+from extra_trainer.runs.folder import RunFolder
+from extra_trainer.runs.schema import RolloutRecord
 from support import run_folders
 from support.rollouts import made_rollout, made_verdict
 
@@ -71,6 +75,36 @@ def test_by_default_they_count_as_verified_and_masked_for_nothing() -> None:
     statuses = [RIGHT, WRONG, WRONG, RIGHT]
     assert advantages([group(statuses, lengths)]).tolist() == [[0.5, -0.5, -0.5, 0.5]]
     assert advantages([group(statuses, lengths, mask=True)]).tolist() == [[0.5, 0.0, -0.5, 0.0]]
+
+
+def test_masked_rollouts_are_counted_and_marked_in_the_records() -> None:
+    for mask in (False, True):
+        groups = [group([RIGHT, WRONG], [10, LIMIT], mask=mask), group([RIGHT, RIGHT], [LIMIT, 5], mask=mask)]
+        novelty = [GroupNovelty.none(2)] * 2
+        assert step_metrics(groups, novelty).get("masked") == (2.0 if mask else None)
+        records = rollout_records(groups, novelty, StepAdvantages.zeros(groups))
+        assert [record.masked for record in records] == [False, mask, mask, False]
+        read = [RolloutRecord.from_json(record.to_json()) for record in records]
+        assert [record.decided for record in read] == [True, not mask, not mask, True]
+        assert [record.correct for record in read] == [True, False, not mask, True]
+
+
+def test_the_table_of_steps_and_the_report_count_masked_rollouts(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    metrics = [run_folders.step_metrics(step, others={"masked": 3.0 * step}) for step in (1, 2)]
+    console.print(step_table(metrics, 8))
+    console.print(step_table([run_folders.step_metrics(1)], 8))
+    assert isinstance(console.file, io.StringIO)
+    with_mask, without = console.file.getvalue().split("tokens/s")[:2], console.file.getvalue()[-200:]
+    assert "masked" in with_mask[0]
+    assert "masked" not in without
+    folder = RunFolder(run_folders.write_run(tmp_path / "run", steps=0))
+    for each in metrics:
+        folder.append_metrics(each)
+    page = report.write_all([folder.path], None).read_text()
+    assert "Masked rollouts" in page
+    assert "rollouts masked (rollout.overlong)" in page
+    assert "| rollouts masked (rollout.overlong) |  | 9 |" in (folder.path / "report.md").read_text()
 
 
 def test_the_soft_punishment_falls_from_the_buffer_to_the_limit() -> None:

@@ -123,7 +123,7 @@ def reverify(
     examples: int = 3,
     progress: Callable[[int], None] = lambda responses: None,
 ) -> Reverification:
-    """Judge all recorded responses of a run.
+    """Judge all recorded responses of a run that have a verdict.
 
     Args:
         folder: The run's folder; nothing in it changes.
@@ -139,7 +139,11 @@ def reverify(
     """
     outcome = Reverification()
     for step, records in folder.read_rollouts():
-        items = ((index, record.text, record.answer) for index, record in enumerate(records))
+        items = (
+            (index, record.text, record.answer)
+            for index, record in enumerate(records)
+            if record.status is not None
+        )
         for index, verdict in verification.verify_stream(items, method=method, options=options):
             _count(outcome, step, records[index], verdict, examples)
             progress(1)
@@ -147,6 +151,7 @@ def reverify(
 
 
 def _count(outcome: Reverification, step: int, record: RolloutRecord, verdict: Verdict, most: int) -> None:
+    assert record.status is not None
     before = Judgement(record.status, record.unparseable_side, record.rule)
     after = Judgement(verdict.status, verdict.unparseable_side, verdict.rule)
     outcome.responses += 1

@@ -76,6 +76,7 @@ def _rollout(
         packed_entropies=pack_array(rollout.entropies.astype(np.float16)),
         score=verdict.score,
         components=verdict.components,
+        masked=bool(group.masked[sample]),
     )
 
 

@@ -48,9 +48,16 @@ def step_metrics(groups: Sequence[Group], novelty: Sequence[GroupNovelty]) -> di
         "entropy": float(entropies.mean()),
         "undecided": float(undecided),
         "cut_off": float(np.mean([group.cut_off for group in groups])),
+        **_masked(groups),
         "response_tokens": float(np.mean([len(r.token_ids) for g in groups for r in g.rollouts])),
         **_scores([verdict for group in groups for verdict in group.verdicts]),
     }
+
+
+def _masked(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the number of masked rollouts, if the run masks any."""
+    masks = any(group.mask_cut_off for group in groups)
+    return {"masked": float(sum(group.masked.sum() for group in groups))} if masks else {}
 
 
 def advantage_metrics(advantages: StepAdvantages) -> dict[str, float]:

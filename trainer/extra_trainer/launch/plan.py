@@ -324,7 +324,7 @@ def _exceeding(folder: RunFolder) -> str:
     step, path = steps[-1]
     with path.open("rb") as file:
         tokens = [read_line(RolloutRecord, line, path).tokens for line in file if line.endswith(b"\n")]
-    long = sum(count > EMBEDDER_TOKENS for count in tokens)
+    long = sum((count or 0) > EMBEDDER_TOKENS for count in tokens)
     return f", and {long:,} of the {len(tokens):,} of step {step} do"
 
 

@@ -88,7 +88,8 @@ class TrainedRun:
         found = _Solutions()
         for step, records in self.folder.read_rollouts():
             correct = [record for record in records if record.correct]
-            found.novelties[step] = np.array([record.novelty for record in correct], dtype=np.float64)
+            scored = [record.novelty for record in correct if record.novelty is not None]
+            found.novelties[step] = np.array(scored, dtype=np.float64)
             for record in correct:
                 if record.suspicious:
                     reason = NUMBER.sub("", record.suspicious)
@@ -96,7 +97,7 @@ class TrainedRun:
             found.explained += [
                 ExplainedSolution(record.novelty, step, record.group, record.sample, record.new_steps)
                 for record in correct
-                if record.new_steps
+                if record.new_steps and record.novelty is not None
             ]
             found.explained.sort(key=lambda solution: -solution.novelty)
             del found.explained[EXPLAINED:]

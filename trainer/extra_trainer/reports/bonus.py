@@ -17,6 +17,8 @@ REPEAT = 1e-5
 @dataclass(frozen=True)
 class _CorrectRollout:
     record: RolloutRecord
+    novelty: float
+    tokens: int
     group_all_right: bool
     #: Whether no earlier rollout of its prompt had the same text.
     first_seen: bool
@@ -41,17 +43,17 @@ def bonus_summary(steps: Iterable[Sequence[RolloutRecord]]) -> dict[str, float]:
     """
     all_steps = list(steps)
     correct = _correct(all_steps)
-    novelty = sum(rollout.record.novelty for rollout in correct)
+    novelty = sum(rollout.novelty for rollout in correct)
     if novelty <= 0:
         return {}
 
     def share(chosen: Iterable[_CorrectRollout]) -> float:
-        return float(sum(rollout.record.novelty for rollout in chosen) / novelty)
+        return float(sum(rollout.novelty for rollout in chosen) / novelty)
 
-    new = [rollout.record.novelty for rollout in correct if rollout.record.novelty > REPEAT]
+    new = [rollout.novelty for rollout in correct if rollout.novelty > REPEAT]
     tenth = max(1, len(all_steps) // 10)
-    tokens = sum(rollout.record.tokens for rollout in correct)
-    weighted = sum(rollout.record.novelty * rollout.record.tokens for rollout in correct) / novelty
+    tokens = sum(rollout.tokens for rollout in correct)
+    weighted = sum(rollout.novelty * rollout.tokens for rollout in correct) / novelty
     return {
         "correct_new": len(new) / len(correct),
         "new_mean": sum(new) / max(1, len(new)),
@@ -74,7 +76,8 @@ def _correct(steps: Iterable[Sequence[RolloutRecord]]) -> list[_CorrectRollout]:
             for record in group:
                 if record.correct:
                     text = (record.prompt_id, record.text)
-                    found.append(_CorrectRollout(record, all_right, text not in seen))
+                    novelty, tokens = record.novelty or 0.0, record.tokens or 0
+                    found.append(_CorrectRollout(record, novelty, tokens, all_right, text not in seen))
                     seen.add(text)
     return found
 

@@ -30,6 +30,7 @@ CURVES = {
     "suspicious": ("Suspicious rollouts", "share of correct rollouts that get no novelty bonus", ".3f"),
     "behind_answer": ("Text behind the final answer", "characters, mean over correct rollouts", ".1f"),
     "response_tokens": ("Response length", "tokens", ".1f"),
+    "masked": ("Masked rollouts", "cut off and left out, rollouts a step", ".1f"),
     "kl": ("KL from the start model", "nats a token", ".4f"),
 }
 #: Upper ends and names of the bands that novelties are counted in.

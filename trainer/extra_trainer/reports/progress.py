@@ -5,6 +5,7 @@ second are the tokens sampled in a step divided by its seconds; the time left as
 the last steps.
 """
 
+import math
 import statistics
 import threading
 import time
@@ -159,7 +160,13 @@ class TrainingProgress:
 def step_table(metrics: Sequence[StepMetrics], rollouts_per_step: int) -> Table:
     """Return a table with a row for each step."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("step", "reward", "novelty", "entropy", "guided", "rescued", "s/step", "tokens/s"):
+    # Only runs with rollout.overlong: mask have this metric.
+    masks = any(not math.isnan(step.value("masked")) for step in metrics)
+    for head in (
+        *("step", "reward", "novelty", "entropy", "guided", "rescued"),
+        *(("masked",) if masks else ()),
+        *("s/step", "tokens/s"),
+    ):
         table.add_column(head, justify="right")
     for step in metrics:
         table.add_row(
@@ -169,6 +176,7 @@ def step_table(metrics: Sequence[StepMetrics], rollouts_per_step: int) -> Table:
             f"{step.entropy:.3f}",
             f"{step.guided_groups:.0f}",
             f"{step.guided_rescued:.0f}",
+            *((f"{step.value('masked'):.0f}",) if masks else ()),
             f"{step.total_seconds:.1f}",
             f"{_tokens_a_second(step, rollouts_per_step):,.0f}",
         )

@@ -62,6 +62,9 @@ def summary_rows(folder: RunFolder, before: Evaluation, after: Evaluation) -> li
     rescued = sum(step.guided_rescued for step in metrics)
     rows.append(("guided groups, of them rescued", f"{guided:.0f}", f"{rescued:.0f}"))
     rows.append(("rollouts without a verdict", "", f"{sum(step.undecided for step in metrics):.0f}"))
+    masked = np.array([step.value("masked") for step in metrics])
+    if np.isfinite(masked).any():
+        rows.append(("rollouts masked (rollout.overlong)", "", f"{np.nansum(masked):.0f}"))
     rows += [(f"seconds: {phase}", "", f"{total:.1f}") for phase, total in phase_seconds(metrics).items()]
     if before.undecided or after.undecided:
         rows.append(("evaluation samples without a verdict", str(before.undecided), str(after.undecided)))

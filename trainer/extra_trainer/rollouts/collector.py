@@ -91,11 +91,16 @@ class Group:
         return np.array([rollout.finish_reason is FinishReason.LENGTH for rollout in self.rollouts])
 
     @property
+    def masked(self) -> NDArray[np.bool_]:
+        """[n]: whether the response counts for nothing because it was cut off."""
+        return self.cut_off & self.mask_cut_off
+
+    @property
     def results(self) -> list[bool | None]:
         """[n]: whether the response counts as correct; None: it counts for nothing."""
         return [
-            None if self.mask_cut_off and cut_off else verdict.correct
-            for verdict, cut_off in zip(self.verdicts, self.cut_off, strict=True)
+            None if masked else verdict.correct
+            for verdict, masked in zip(self.verdicts, self.masked, strict=True)
         ]
 
     @property

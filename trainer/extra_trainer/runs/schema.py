@@ -11,6 +11,8 @@ know, which a later minor version may add, and refuses another major version. A 
 version 1.0, which lacks `unparseable_side` and `groups_mixed`; there an unparseable verdict is taken to be
 one of an unreadable response. Versions before 1.2 lack `times_given` and `outcome_bonus`, those before 1.3
 `score`, `components`, `suspicious`, `new_steps` and `behind_answer`; from 1.3 on `answer` may be a list.
+Versions before 1.4 lack `masked`: there a rollout that `rollout.overlong: mask` left out counts as verified.
+Runs of other trainers, which `extra-rl inspect` imports, have null where nothing is known, and `logged`.
 """
 
 import base64
@@ -30,7 +32,7 @@ from extra_rl.references import Answer, answer_of
 from extra_rl.vocabulary import FinishReason, UnparseableSide, VerdictStatus
 
 #: Major and minor version of the records that this release writes.
-FORMAT = (1, 3)
+FORMAT = (1, 4)
 #: What the names of a step's phases begin with, in its line of metrics.
 PHASE_PREFIX = "seconds/"
 
@@ -85,8 +87,10 @@ class RolloutRecord:
     sample: int
     #: Text of the prefix and the continuation.
     text: str
-    finish_reason: FinishReason
-    status: VerdictStatus
+    #: None if an imported run does not say it.
+    finish_reason: FinishReason | None
+    #: None if nobody has verified an imported rollout.
+    status: VerdictStatus | None
     #: Set if the status is "unparseable".
     unparseable_side: UnparseableSide | None
     #: The answer that was read from the response.
@@ -97,8 +101,8 @@ class RolloutRecord:
     #: The two answers as they were compared.
     normalized_response: str
     normalized_answer: str
-    #: As measured, before scaling; 0 if the rollout was not scored.
-    novelty: float
+    #: As measured, before scaling; 0 if the rollout was not scored, None in an imported run.
+    novelty: float | None
     #: None if the rollout was not scored or there was nothing to compare with.
     nearest: NearestRecord | None
     #: Why the novelty service found the rollout suspicious; "" if it did not, or did not score it.
@@ -112,17 +116,22 @@ class RolloutRecord:
     times_given: float | None
     #: Part of the advantage that is from outcome novelty.
     outcome_bonus: float
-    policy_version: int
+    #: None if an imported run does not say it; likewise the next two.
+    policy_version: int | None
     #: Length of the continuation.
-    tokens: int
+    tokens: int | None
     #: In nats a token, over the continuation.
-    mean_entropy: float
+    mean_entropy: float | None
     #: `token_ids` and `entropies` as `pack_array` returns them.
     packed_token_ids: str
     packed_entropies: str
     #: From verifiers that give a score in [0, 1], and its parts by name.
     score: float | None = None
     components: Mapping[str, float] = field(default_factory=dict)
+    #: Whether it was cut off and therefore left out (`rollout.overlong: mask`): it counts for nothing.
+    masked: bool = False
+    #: What another trainer logged about an imported rollout, by name: rewards, advantage, ...
+    logged: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
@@ -136,12 +145,14 @@ class RolloutRecord:
 
     @property
     def correct(self) -> bool:
-        """True if the response was found correct."""
-        return self.status is VerdictStatus.CORRECT
+        """True if the response was found correct, and is not masked."""
+        return self.status is VerdictStatus.CORRECT and not self.masked
 
     @property
     def decided(self) -> bool:
-        """True if the verdict says anything about the response (`extra_rl.groups`)."""
+        """True if there is a verdict that says anything about the response, and it is not masked."""
+        if self.masked or self.status is None:
+            return False
         return is_decided(self.status, self.unparseable_side)
 
     def to_json(self) -> dict[str, Any]:
@@ -176,6 +187,8 @@ class RolloutRecord:
             "token_ids": self.packed_token_ids,
             "entropies": self.packed_entropies,
             **({} if self.score is None else {"score": self.score, "components": dict(self.components)}),
+            "masked": self.masked,
+            **({"logged": dict(self.logged)} if self.logged else {}),
         }
 
     @classmethod
@@ -186,7 +199,8 @@ class RolloutRecord:
             RecordError: A key is missing, or the value of an enum is unknown.
         """
         try:
-            status = VerdictStatus(content["status"])
+            status = None if content["status"] is None else VerdictStatus(content["status"])
+            finish_reason = content["finish_reason"]
             normalized_response, normalized_answer = content["compared"]
             nearest = content["nearest"]
             return cls(
@@ -199,7 +213,7 @@ class RolloutRecord:
                 group=content["group"],
                 sample=content["sample"],
                 text=content["text"],
-                finish_reason=FinishReason(content["finish_reason"]),
+                finish_reason=None if finish_reason is None else FinishReason(finish_reason),
                 status=status,
                 unparseable_side=_unparseable_side(status, content.get("unparseable_side")),
                 extracted=content["extracted"],
@@ -221,6 +235,8 @@ class RolloutRecord:
                 packed_entropies=content["entropies"],
                 score=content.get("score"),
                 components=content.get("components", {}),
+                masked=content.get("masked", False),
+                logged=content.get("logged", {}),
             )
         except KeyError as error:
             raise _missing("a rollout", error) from error
@@ -228,7 +244,7 @@ class RolloutRecord:
             raise RecordError(f"a rollout cannot be read: {error}") from error
 
 
-def _unparseable_side(status: VerdictStatus, side: str | None) -> UnparseableSide | None:
+def _unparseable_side(status: VerdictStatus | None, side: str | None) -> UnparseableSide | None:
     if status is not VerdictStatus.UNPARSEABLE:
         return None
     # Version 1.0 stored the status alone; far more responses than reference answers cannot be read.
