@@ -143,6 +143,8 @@ def _by_form(asked: Question) -> bool | None:
     gold, found = without_delimiters(asked.answer), without_delimiters(response)
     if (value := forms.twice(gold)) and _member_equal(*value, asked):
         return _member_equal(found, value[0], asked)
+    if (equal := _figures_equal(gold, found)) is not None:
+        return equal
     if (equal := _pieces_equal(gold, found, asked)) is not None:
         return equal
     if (equal := _sides_equal(gold, found, asked)) is not None:
@@ -152,6 +154,17 @@ def _by_form(asked: Question) -> bool | None:
     if (equal := _families_equal(gold, found, asked)) is not None:
         return equal
     return _lists_equal(gold, found, asked)
+
+
+def _figures_equal(gold: str, found: str) -> bool | None:
+    """Compare the names of two angles, triangles, segments or vectors; None if one side is something else."""
+    mine, theirs = forms.figure(found), forms.figure(gold)
+    if mine is None or theirs is None or mine[0] == theirs[0] == "letters":
+        return None
+    kinds = {mine[0], theirs[0]}
+    if "letters" in kinds and kinds != {"angle", "letters"}:
+        return None
+    return mine[1] == theirs[1] and (len(kinds) == 1 or "letters" in kinds)
 
 
 def _pieces_equal(gold: str, found: str, asked: Question) -> bool | None:

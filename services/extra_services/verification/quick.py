@@ -24,6 +24,7 @@ from extra_services.verification.normalization import (
     unwrapped,
     words,
 )
+from extra_services.verification.notations import alike, standard
 from extra_services.verification.symbols import word_set
 from extra_services.verification.units import Unit, split_currency, split_unit, unit_named
 from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
@@ -82,9 +83,11 @@ def question(item: VerificationItem) -> Question:
     text = found.text if found else None
     if text and found and found.behind and method is Method.MATH:
         text = _with_unit_behind(text, found.behind, answer)
-    if method in (Method.MATH, Method.NUMERIC) and text and ("," in text) != ("," in answer):
-        # A reference such as "1,2" is rather a list.
-        text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
+    if method in (Method.MATH, Method.NUMERIC) and text:
+        text, answer = alike(standard(text), standard(answer))
+        if ("," in text) != ("," in answer):
+            # A reference such as "1,2" is rather a list.
+            text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
     return Question(text, answer, method, item.options)
 
 
