@@ -175,7 +175,7 @@ def _first_and_last(chain: Any) -> Any:
 def _as_set(relation: Any) -> Any:
     """Return the set that a relation describes, or the relation itself where sympy finds none."""
     if isinstance(relation, And):
-        parts = relation._unsorted_args
+        parts = [_without_functions(part) for part in relation._unsorted_args]
         return _attempt(lambda: sympy.Intersection(*[part.as_set() for part in parts]), otherwise=relation)
     return _attempt(lambda: _without_functions(relation).as_set(), otherwise=relation)
 

@@ -30,7 +30,9 @@ _ISO_DATE = re.compile(
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textrm)\s*\{([^{}]*)\}")
 _ORDINAL = re.compile(r"(?<=\d)\s*(?:\^\s*\{?)?\s*(?:st|nd|rd|th)\b\}?")
 _WEEKDAY = re.compile(r"(?:mon|tues|wednes|thurs|fri|satur|sun)day\s*,?\s*", re.IGNORECASE)
-_MONTH_OF_YEAR = re.compile(rf"(?:in\s+)?(?P<month>{_MONTH})\s*,?\s*(?:of\s+)?(?P<year>\d{{4}})\Z", re.IGNORECASE)
+_MONTH_OF_YEAR = re.compile(
+    rf"(?:in\s+)?(?P<month>{_MONTH})\s*,?\s*(?:of\s+)?(?P<year>\d{{4}})\Z", re.IGNORECASE
+)
 _HALF_DAY = 12 * 3600
 
 
@@ -95,7 +97,8 @@ def full_name(text: str) -> str | None:
 
 
 def _short(full: str) -> tuple[str, ...]:
-    return tuple(full[:length] for length in ((3, 4, 5) if full in ("tuesday", "thursday", "september") else (3,)))
+    lengths = (3, 4, 5) if full in ("tuesday", "thursday", "september") else (3,)
+    return tuple(full[:length] for length in lengths)
 
 
 def _number(month: str) -> int:

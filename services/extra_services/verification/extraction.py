@@ -70,8 +70,8 @@ _DENIED_BEFORE = re.compile(
 _IS_NOT = re.compile(
     r"[\s$]*+(?:\\[)\]]\s*+)?(?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+impossible\b)", re.IGNORECASE
 )
-#: Words before a box that make its value another one, or a bound. "At least" and "at most" count if they bound the
-#: answer itself: "they need at least \\boxed{23} people" may be what was asked for.
+#: Words before a box that make its value another one, or a bound. "At least" and "at most" count if they
+#: bound the answer itself: "they need at least \boxed{23} people" may be what was asked for.
 _CHANGED_BEFORE = re.compile(
     r"""
     (?<![a-zA-Z])
@@ -115,7 +115,10 @@ _PART_BEFORE = re.compile(
     re.VERBOSE,
 )
 _PART_BEHIND = re.compile(
-    r"\s*+ (?: [-+*/·×÷−\d] | !(?!=) | \^(?!\s*\{?\s*\\circ) | \\(?:cdot|times|div|pi|sqrt|[dt]?frac)(?![a-zA-Z]) )",
+    r"""
+    \s*+ (?: [-+*/·×÷−\d] | !(?!=) | \^(?!\s*\{?\s*\\circ)
+      | \\(?:cdot|times|div|pi|sqrt|[dt]?frac)(?![a-zA-Z]) )
+    """,
     re.VERBOSE,
 )
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
@@ -309,7 +312,7 @@ def _with_member(text: str, box: _Box) -> str | None:
 
 
 def _with_words(text: str, box: _Box, content: str) -> str:
-    """Return the content of a box with the words beside it that change its value ("less than 12", "60 million")."""
+    """Return the content of a box with the words beside it that change it ("less than 12", "60 million")."""
     before = _CHANGED_BEFORE.search(text, max(0, box.start - _WORDS_LENGTH), box.start)
     behind = _CHANGED_BEHIND_BOX.match(text, box.end)
     return " ".join(part for part in (before and before.group(), content, behind and behind[1]) if part)

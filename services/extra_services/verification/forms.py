@@ -30,13 +30,15 @@ _CONDITION_WORDS = re.compile(
 _CORNERS = r"(?:[A-Z](?:'|_\{?\w\}?)?\s*+){1,4}"
 _FIGURE = re.compile(
     rf"""
-    \s*+ (?: (?: (?P<angle>\\(?:measured)?angle(?![a-zA-Z])|\\text\{{\s*angle\s*\}}) | (?P<triangle>\\triangle(?![a-zA-Z])) )?
-      \s*+ (?P<one>{_CORNERS})
-    | (?: (?P<segment>\\overline) | (?P<vector>\\(?:overrightarrow|vec)) ) \s*+ \{{ \s*+ (?P<two>{_CORNERS}) \}} \s*+ )
+    \s*+ (?:
+      (?: (?P<angle>\\(?:measured)?angle(?![a-zA-Z])) | (?P<triangle>\\triangle(?![a-zA-Z])) )? \s*+
+      (?P<one>{_CORNERS})
+    | (?: (?P<segment>\\overline) | (?P<vector>\\(?:overrightarrow|vec)) ) \s*+
+      \{{ \s*+ (?P<two>{_CORNERS}) \}} \s*+ )
     """,
     re.VERBOSE,
 )
-_KINDS = {"angle": "angle", "triangle": "triangle", "segment": "segment", "vector": "vector"}
+_KINDS = ("angle", "triangle", "segment", "vector")
 _LETTERS = re.compile(r"[A-Z](?:'|_\{?\w\}?)?")
 _TEXT_BY = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*by\s*\}")
 
@@ -113,12 +115,12 @@ def pieces(text: str) -> list[tuple[str, str]] | None:
 def figure(text: str) -> tuple[str, str] | None:
     r"""Return kind and name of "\angle ABC", "\triangle ABC", "\overline{AB}" or "\vec{AB}", or None.
 
-    Two notations of one angle, triangle or segment have the same name. Three capital letters alone are an angle
-    without its sign, of the kind "letters".
+    Two notations of one angle, triangle or segment have the same name. Three capital letters alone are an
+    angle without its sign, of the kind "letters".
     """
     if not (match := _FIGURE.fullmatch(text)):
         return None
-    kind = next((kind for kind, group in _KINDS.items() if match[group]), "letters")
+    kind = next((kind for kind in _KINDS if match[kind]), "letters")
     letters = _LETTERS.findall(match["one"] or match["two"])
     if kind in ("angle", "letters") and len(letters) == 3:
         letters = [min(letters[0], letters[2]), letters[1], max(letters[0], letters[2])]

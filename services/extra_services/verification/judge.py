@@ -24,7 +24,7 @@ from extra_services.verification.listing import (
     tuple_members,
     with_shared_unit,
 )
-from extra_services.verification.normalization import normalized, words
+from extra_services.verification.normalization import normalized, without_text_commands, words
 from extra_services.verification.quick import SHOWN, Question
 from extra_services.verification.reading import Readings, expression, read
 from extra_services.verification.symbols import word_set
@@ -121,7 +121,7 @@ def _fraction(value: Any) -> Fraction | None:
 def _means(response: str, gold_words: str) -> bool:
     response_words = words(response) or _IN_WORDS.get(normalized(response))
     if gold_words in _OPPOSITES and response_words is None:
-        said = re.findall(r"[a-z']+", response.casefold())
+        said = re.findall(r"[a-z']+", without_text_commands(response).casefold())
         hedged = _OPPOSITES[gold_words] in said or not _HEDGES.isdisjoint(said)
         return bool(said) and said[0] == gold_words and not hedged
     return response_words == gold_words

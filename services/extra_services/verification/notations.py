@@ -1,19 +1,20 @@
 r"""Write notations of one thing alike, before two answers are compared.
 
-`standard` rewrites one answer: repeating decimals as fractions, bases in words as `101_{2}`, `\mathbf{Z}` behind
-`\in` as `\mathbb{Z}`, units in a `\frac`, fonts within fonts, lists with digit groups or dots. `alike` rewrites
-both, where the one decides how the other is read: labels ("point P" against P), bold letters for sets, and
-unit vectors against coordinates. An answer without such a notation stays as it is.
+Repeating decimals become fractions, bases in words `101_{2}`, `\mathbf{Z}` behind `\in` `\mathbb{Z}`; units
+in a `\frac`, fonts within fonts, lists with digit groups or dots have one form each. An answer without such a
+notation stays as it is. What depends on the other answer is in `counterparts`.
 """
 
 import re
+from itertools import pairwise
 
 from extra_services.verification.spoken import number_word
-from extra_services.verification.symbols import word_set
 
 #: Longest answer that is rewritten, in characters.
 _MAX_LENGTH = 2000
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
+
+_NO_WORD = re.compile(r"[$~]|\\ ")
 
 _MARKS = {"\u0304": r"\overline", "\u0305": r"\overline", "\u0307": r"\dot"}
 _MARKED_DIGIT = re.compile(r"(\d)([\u0304\u0305\u0307])")
@@ -32,7 +33,9 @@ _INNER_DOT = re.compile(r"(?<=\})\\dot\s*+\{(\d)\}(?=\\dot)")
 _SAME_DIGIT = re.compile(
     r"(?<![\d.])(\d{0,40})\.(\d)\2*+\s*+(?:\\text\s*+\{\s*+)?\(?(?:repeating|recurring)\)?\s*+\}?"
 )
-_DIGITS_GO_ON = re.compile(r"(?<![\d.])(\d{0,40})\.(\d{2,40})\s*+(?:\\[lc]?dots[cb]?(?![a-zA-Z])|\.\.\.|…)\s*+\$?\s*+\Z")
+_DIGITS_GO_ON = re.compile(
+    r"(?<![\d.])(\d{0,40})\.(\d{2,40})\s*+(?:\\[lc]?dots[cb]?(?![a-zA-Z])|\.\.\.|…)\s*+\$?\s*+\Z"
+)
 
 _BASES = {"binary": 2, "octal": 8, "hexadecimal": 16, "hex": 16, "decimal": 10}
 _BASED = re.compile(
@@ -46,27 +49,22 @@ _BASED = re.compile(
     re.VERBOSE,
 )
 
-_SETS = "RQZNC"
-_BOLD = r"\\(?:mathbf|mathrm|bm|boldsymbol|text|textbf|Bbb)"
+#: Letters for sets of numbers, and fonts in which they are written instead of \mathbb.
+SETS = "RQZNC"
+BOLD = r"\\(?:mathbf|mathrm|bm|boldsymbol|text|textbf|Bbb)"
 _SET_BEHIND_IN = re.compile(
-    rf"(\\in(?![a-zA-Z])|∈)\s*+(?:{_BOLD}\s*+(?:\{{\s*+([{_SETS}])\s*+\}}|([{_SETS}]))|([{_SETS}]))(?![a-zA-Z'(_}}])"
+    rf"(\\in(?![a-zA-Z])|∈)\s*+(?:{BOLD}\s*+(?:\{{\s*+([{SETS}])\s*+\}}|([{SETS}]))|([{SETS}]))(?![a-zA-Z'(_}}])"
 )
 _SET_WITHOUT = re.compile(
-    rf"(?:{_BOLD}\s*+(?:\{{\s*+([{_SETS}])\s*+\}}|([{_SETS}]))|(?<![a-zA-Z\\{{])([{_SETS}]))"
+    rf"(?:{BOLD}\s*+(?:\{{\s*+([{SETS}])\s*+\}}|([{SETS}]))|(?<![a-zA-Z\\{{])([{SETS}]))"
     r"(?=\s*+(?:\\setminus|\\backslash|∖))"
 )
-_LONE_SET = re.compile(
-    rf"\$?\s*+(?:[a-z]\s*+(?:\\in(?![a-zA-Z])|∈)\s*+)?(?:{_BOLD}\s*+\{{)?([{_SETS}])\}}?\s*+\$?\.?\Z"
-)
-_MENTIONS_A_SET = re.compile(
-    r"\\(?:mathbb|Bbb|infty|in)(?![a-zA-Z])|[ℝℚℤℕℂ∞]|\b(?:reals?|rationals?|integers?|naturals?|complex)\b"
-)
-_BLACKBOARD = re.compile(rf"\\mathbb\s*+\{{?\s*+([{_SETS}])\s*+\}}?")
+_BLACKBOARD = re.compile(rf"\\mathbb\s*+\{{?\s*+([{SETS}])\s*+\}}?")
 _POSITIVE = re.compile(
     r"""
     \\mathbb\{([RZNQ])\}
-    (?: [\^_] \s*+ (?: \{ \s*+ (\+|-|\*|[<>]\s*+0|\\(?:ge|geq|geqslant|le|leq|leqslant)\s*+0) \s*+ \} | (\+|-|\*) )
-    ) (?! \s*+ [\^_\w] )
+    [\^_] \s*+ (?: \{ \s*+ (\+|-|\*|[<>]\s*+0|\\[gl]e(?:q|qslant)?\s*+0) \s*+ \} | (\+|-|\*) )
+    (?! \s*+ [\^_\w] )
     """,
     re.VERBOSE,
 )
@@ -80,18 +78,28 @@ _SIGNED_WORDS = re.compile(
 )
 _LONE_MEMBER = re.compile(r"\$?\s*+[a-z]\s*+(?:\\in(?![a-zA-Z])|∈)\s*+")
 
-_NESTED = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|mbox|emph|mathrm|mathbf|mathit|boldsymbol|bm)\s*+\{\s*+"
-    r"(\\(?:text|textbf|textit|textrm|textsf|mbox|emph|mathrm|mathbf|mathit|boldsymbol|bm)\s*+\{[^{}]*+\})\s*+\}"
+_FONT = r"\\(?:text(?:bf|it|rm|sf)?|mbox|emph|math(?:rm|bf|it)|boldsymbol|bm)\s*+\{"
+_NESTED = re.compile(rf"{_FONT}\s*+({_FONT}[^{{}}]*+\}})\s*+\}}")
+_UNIT = (
+    r"(?:\\(?:text|mathrm|mbox|rm)\s*+\{[\s~]*+[a-zA-Zµμ]{1,12}\s*+\}(?:\s*+\^\s*+\{?\s*+\d\s*+\}?)?[\s~]*+)"
 )
-_UNIT = r"(?:\\(?:text|mathrm|mbox|rm)\s*+\{[\s~]*+[a-zA-Zµμ]{1,12}\s*+\}(?:\s*+\^\s*+\{?\s*+\d\s*+\}?)?[\s~]*+)"
 _FRACTION_OF_UNITS = re.compile(rf"\\[dt]?frac\s*+\{{\s*+({_UNIT}{{1,3}})\}}\s*+\{{\s*+({_UNIT})\}}")
-_PREFIXED = re.compile(r"(?:\\(?:text|mathrm)\s*+\{[\s~]*+([kMGmn])\s*+\}|(?<=\d)[\s~]++([kMG]))\s*+\\Omega(?![a-zA-Z])")
+_PREFIXED = re.compile(
+    r"(?:\\(?:text|mathrm)\s*+\{[\s~]*+([kMGmn])\s*+\}|(?<=\d)[\s~]++([kMG]))\s*+\\Omega(?![a-zA-Z])"
+)
 _MICRO = re.compile(r"(?:\\mu|[µμ])\s*+\\(?:text|mathrm)\s*+\{\s*+([a-zA-Z]{1,3})\s*+\}")
 _POWER = re.compile(
     r"\^\s*+(\\[dtc]?frac\s*+(?:\{[^{}]*+\}|\d)\s*+(?:\{[^{}]*+\}|\d)|\\sqrt\s*+(?:\[\d\])?\s*+(?:\{[^{}]*+\}|\d))"
 )
-_RESPECTIVELY = re.compile(r",?\s*+(?:\\text\s*+\{\s*+,?\s*+respectively\s*+\.?\}|\brespectively\b)\s*+\.?\s*+\$?\s*+\Z")
+#: Braces that TeX does not show, as MathType writes them ("[ {1,2} )"), and the name of a complement.
+_UNSEEN_BRACES = re.compile(r"((?<!\\)[\[(|,;]|\\\{)\s*+\{([^{}]*+)\}")
+_SIZING = re.compile(r"\\(?:left|right)(?:\s*+\.|(?![a-zA-Z]))")
+_COMPLEMENT = re.compile(
+    r"(?:\\complement(?![a-zA-Z])|∁)\s*+(?:_\s*+(?:\{\s*+\w\s*+\}|\w))?\s*+[A-Z(][^={}]{0,20}+=\s*+"
+)
+_RESPECTIVELY = re.compile(
+    r",?\s*+(?:\\text\s*+\{\s*+,?\s*+respectively\s*+\.?\}|\brespectively\b)\s*+\.?\s*+\$?\s*+\Z"
+)
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
@@ -102,30 +110,16 @@ _LISTED = re.compile(
 #: Longer sequences stay abbreviated.
 _MOST_MEMBERS = 40
 
-_LABELS = "point vertex line segment ray plane side edge corner node"
-_LABELLED = re.compile(
-    rf"(?:the\s)?(?P<label>{'|'.join(_LABELS.split())})\s"
-    r"(?P<name>[A-Z]{1,3}'?(?:_\s?\{?\w\}?)?|\\ell|[a-z]|\([^()]{1,80},[^()]{1,80}\))",
-    re.IGNORECASE,
-)
-_LABEL_WORDS = word_set(_LABELS)
-
-_FONT = r"(?:hat|widehat|vec|overrightarrow|mathbf|boldsymbol|bm|textbf)"
-_INNER = rf"(?:\\(?:mathbf|boldsymbol|bm|mathrm|vec)\s*+\{{\s*+)?\\?(?P<unit>imath|jmath|[ijk])(?![a-zA-Z])\s*+\}}?"
-_UNIT_VECTOR = re.compile(
-    rf"\\{_FONT}(?:\s*+\{{\s*+{_INNER}\s*+\}}|(?:\s*+\\(?=[ij]m)|\s++)(?P<bare>imath|jmath|[ijk])(?![a-zA-Z]))"
-)
-_UNIT_MARK = re.compile("⟨([ijk])⟩")
-_TERM = re.compile(r"\s*+([+-]?)\s*+((?:[^+⟨{}()-]|\{[^{}]*+\}|\([^()]*+\))*+)⟨([ijk])⟩\s*+")
-_THREE = re.compile(r"[^,]*+,[^,]*+,[^,]*+|.*\\\\.*\\\\.*\\end", re.DOTALL)
-
 
 def standard(text: str) -> str:
     """Return an answer with its notations in one form."""
     if text.isalnum() or len(text) > _MAX_LENGTH:
         return text
-    if "\u0304" <= max(text) and any(mark in text for mark in _MARKS):
-        text = _SPLIT_OVERLINE.sub("", _MARKED_DIGIT.sub(lambda found: f"{_MARKS[found[2]]}{{{found[1]}}}", text))
+    if not text.isascii():
+        text = _MARKED_DIGIT.sub(lambda found: f"{_MARKS[found[2]]}{{{found[1]}}}", text)
+        text = _SPLIT_OVERLINE.sub("", text)
+    if "{" in text:
+        text = _without_unseen(text)
     if "." in text:
         text = _fractions(text)
     if "\\" in text:
@@ -135,15 +129,6 @@ def standard(text: str) -> str:
     if "espectively" in text:
         text = _RESPECTIVELY.sub("", text)
     return _signed_set(_based(_sets(text)))
-
-
-def alike(text: str, other: str) -> tuple[str, str]:
-    """Return two answers in one form, where it depends on both."""
-    if text.isalnum() and other.isalnum():
-        return text, other
-    text, other = _without_labels(text, other)
-    text, other = _blackboard(text, other), _blackboard(other, text)
-    return _as_coordinates(text, other)
 
 
 def _fractions(text: str) -> str:
@@ -180,6 +165,16 @@ def _going_on(match: "re.Match[str]") -> str:
     return match.group()
 
 
+def _without_unseen(text: str) -> str:
+    if "\\right." in text and "\\left|" in text:
+        text = _SIZING.sub("", text)
+    for _ in range(3):
+        if (seen := _UNSEEN_BRACES.sub(r"\1\2", text)) == text:
+            break
+        text = seen
+    return text
+
+
 def _commands(text: str) -> str:
     for _ in range(3):
         if (flat := _NESTED.sub(r"\1", text)) == text:
@@ -193,8 +188,9 @@ def _commands(text: str) -> str:
 
 
 def _sets(text: str) -> str:
-    if "\\" not in text and "∈" not in text:
+    if "\\" not in text and "∈" not in text and "∁" not in text:
         return text
+    text = _COMPLEMENT.sub("", text)
     text = _BLACKBOARD.sub(r"\\mathbb{\1}", text)
     text = _SET_BEHIND_IN.sub(lambda found: rf"\in \mathbb{{{found[2] or found[3] or found[4]}}}", text)
     return _SET_WITHOUT.sub(lambda found: rf"\mathbb{{{found[1] or found[2] or found[3]}}}", text)
@@ -205,38 +201,40 @@ def _signed_set(text: str) -> str:
     if "mathbb" in text and (match := _POSITIVE.search(text)):
         alone = not (text[: match.start()] + text[match.end() :]).strip(" $.")
         sign = re.sub(r"\s|\\|q|slant", "", match[2] or match[3])
+        member = _LONE_MEMBER.fullmatch(text, 0, match.start())
         if match[1] == "R" and sign in _RAYS:
             ray = _RAYS[sign]
-            return ray if _LONE_MEMBER.fullmatch(text, 0, match.start()) else text[: match.start()] + ray + text[match.end() :]
-        if match[1] in "ZN" and sign in _INTEGERS and (alone or _LONE_MEMBER.fullmatch(text, 0, match.start())):
+            return ray if member else text[: match.start()] + ray + text[match.end() :]
+        if match[1] in "ZN" and sign in _INTEGERS and (alone or member):
             return rf"\text{{{_INTEGERS[sign]}}}"
     if "itive" in text or "ative" in text:
-        plain = _flat(text).casefold()
+        plain = flat(text).casefold()
         if match := _SIGNED_WORDS.fullmatch(plain):
             sign = {"p": "+", "n": "-"}[match[1][0]] if "non" not in match[1] else "ge0"
             return _RAYS[sign] if "real" in match[2] else rf"\text{{{_INTEGERS[sign]}}}"
     return text
 
 
-def _flat(text: str) -> str:
+def flat(text: str) -> str:
     """Return `text` on one line without text commands and dollar signs."""
-    return " ".join(_WRAPPED.sub(r" \1 ", text).replace("$", " ").replace("\\ ", " ").replace("~", " ").split()).rstrip(". ")
+    return " ".join(_NO_WORD.sub(" ", _WRAPPED.sub(r" \1 ", text)).split()).rstrip(". ")
 
 
 def _based(text: str) -> str:
     """Return a number whose base is in words as "101_{2}"."""
     if "base" not in text and "_" not in text and not any(name in text for name in _BASES):
         return text
-    match = _BASED.fullmatch(_flat(text))
+    match = _BASED.fullmatch(flat(text))
     named = [match[group] for group in ("before", "index", "base", "behind")] if match else []
     names = [name for name in named if name]
     if match is None or len(names) != 1:
         return text
     name = names[0]
     base = int(name) if name.isdigit() else _BASES.get(name) or number_word(name)
-    if base is None or not (base == 16 or match["digits"].isdigit()) or (match["index"] and match["digits"].isalpha()):
+    digits = match["digits"]
+    if base is None or not (base == 16 or digits.isdigit()) or (match["index"] and digits.isalpha()):
         return text
-    return match["digits"] if base == 10 else f"{match['digits']}_{{{base}}}"
+    return digits if base == 10 else f"{digits}_{{{base}}}"
 
 
 def _listed(text: str) -> str:
@@ -254,7 +252,7 @@ def _listed(text: str) -> str:
         return text
     *values, last = map(int, numbers)
     step = values[1] - values[0] if len(values) > 1 else 1
-    even = all(following - value == step for value, following in zip(values, values[1:], strict=False))
+    even = all(following - value == step for value, following in pairwise(values))
     if not even or not step or (last - values[-1]) % step or (last - values[-1]) // step < 1:
         return text
     members = range(values[0], last + (1 if step > 0 else -1), step)
@@ -271,61 +269,3 @@ def _without_commas(text: str) -> str:
     if all(_DECIMAL_COMMA.fullmatch(part) or _PLAIN.fullmatch(part) for part in parts):
         return "; ".join(part.replace(",", ".") for part in parts)
     return text
-
-
-def _without_labels(text: str, other: str) -> tuple[str, str]:
-    """Return "point P" as P, unless both have a label and these differ."""
-    if not any(word in side.casefold() for side in (text, other) for word in _LABEL_WORDS):
-        return text, other
-    mine, theirs = (_LABELLED.fullmatch(_flat(side)) for side in (text, other))
-    if mine and theirs and mine["label"].casefold() != theirs["label"].casefold():
-        return text, other
-    return (mine["name"] if mine else text), (theirs["name"] if theirs else other)
-
-
-def _blackboard(text: str, other: str) -> str:
-    r"""Return "\mathbf{R}" as "\mathbb{R}" if the other side is about sets."""
-    match = _LONE_SET.match(text) if len(text) < 60 else None
-    return rf"\mathbb{{{match[1]}}}" if match and _MENTIONS_A_SET.search(other) else text
-
-
-def _as_coordinates(text: str, other: str) -> tuple[str, str]:
-    r"""Return "3\hat{i} - \hat{j}" as "(3, -1)", with a third coordinate if one of both sides has one."""
-    mine, theirs = _components(text), _components(other)
-    if mine is None and theirs is None:
-        return text, other
-    if mine is None or theirs is None:
-        marked, plain = (mine, other) if mine is not None else (theirs, text)
-        if found := _components(plain, bare=True):
-            mine, theirs = (mine or found), (theirs or found)
-        elif not re.match(r"[\s$]*+(?:\\left\s*+)?(?:[(<]|\\langle|\\begin)", plain):
-            return text, other
-        else:
-            three = "k" in (marked or {}) or bool(_THREE.match(plain))
-            written = _tuple(marked or {}, three)
-            return (written, other) if mine is not None else (text, written)
-    three = "k" in mine or "k" in theirs
-    return _tuple(mine, three), _tuple(theirs, three)
-
-
-def _components(text: str, bare: bool = False) -> dict[str, str] | None:
-    """Return the coefficients of the unit vectors whose sum `text` is, or None."""
-    if not bare and ("\\" not in text or not ("i" in text or "j" in text or "k" in text)):
-        return None
-    marked = _UNIT_VECTOR.sub(lambda found: f"⟨{(found['unit'] or found['bare'])[0]}⟩", text.strip(" $."))
-    if bare:
-        marked = re.sub(r"(?<![\\a-zA-Z])[ijk](?![a-zA-Z])", lambda found: f"⟨{found.group()}⟩", marked)
-    found: dict[str, str] = {}
-    position = 0
-    while match := _TERM.match(marked, position):
-        sign, body, unit = match.groups()
-        body = re.sub(r"\\[,;:! ]|\\(?:cdot|times)(?![a-zA-Z])|\*", " ", body).strip()
-        if unit in found or (position and not sign):
-            return None
-        found[unit] = f"{sign if sign == '-' else ''}{body or '1'}"
-        position = match.end()
-    return found if found and position == len(marked) else None
-
-
-def _tuple(components: dict[str, str], three: bool) -> str:
-    return "(" + ", ".join(components.get(unit, "0") for unit in ("ijk" if three else "ij")) + ")"

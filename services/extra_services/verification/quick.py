@@ -13,6 +13,7 @@ from fractions import Fraction
 from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 from extra_services.verification import arithmetic
 from extra_services.verification.choices import choices, content, stated
+from extra_services.verification.counterparts import alike
 from extra_services.verification.extraction import final_answer, reference_answer
 from extra_services.verification.forms import single_statement, statements
 from extra_services.verification.listing import has_members, with_decimal_point
@@ -24,7 +25,7 @@ from extra_services.verification.normalization import (
     unwrapped,
     words,
 )
-from extra_services.verification.notations import alike, standard
+from extra_services.verification.notations import standard
 from extra_services.verification.symbols import word_set
 from extra_services.verification.units import Unit, split_currency, split_unit, unit_named
 from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
@@ -189,6 +190,8 @@ def _decided(blank: Verdict, equal: bool, rule: str) -> Verdict:
 
 def _choice(asked: Question, blank: Verdict) -> Verdict:
     answer, response = choices(asked.answer), choices(asked.found or "")
+    if response is None and answer == frozenset(asked.found or ""):  # "DBA" is "ABD"
+        response = answer
     if answer is None:
         text = "the reference answer is not the letter of a choice"
         return replace(

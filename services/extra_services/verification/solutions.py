@@ -41,7 +41,7 @@ def unsolved(gold: Any, prediction: Any) -> bool:
 
 
 def solves_inequality(gold: Any, prediction: Any) -> bool:
-    """Return whether the reference is an inequality to be solved ("|x + 2| <= 3") and the prediction its solution."""
+    """Return whether the reference is unsolved ("|x + 2| <= 3") and the prediction solves it."""
     if not isinstance(gold, _ORDER) or _solves(gold) or len(gold.free_symbols) != 1:
         return False
     parts = prediction._unsorted_args if isinstance(prediction, And) else (prediction,)
