@@ -33,6 +33,8 @@ from extra_services.verification.units import split_unit
 from extra_services.verification.verdict import Verdict, VerificationItem
 
 RULE = "math_verify"
+#: Longest answer that is read as mathematics, in characters: some steps take time that grows with its square.
+_LONGEST = 4000
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 #: Words that take back a yes or no.
 _HEDGES = word_set(
@@ -65,6 +67,9 @@ def judge_question(asked: Question) -> Verdict:
 def _read_and_compare(asked: Question) -> Verdict:
     blank = replace(quick.described(asked), rule=RULE)
     response = asked.found or ""
+    for side, text in ((UnparseableSide.ANSWER, asked.answer), (UnparseableSide.RESPONSE, response)):
+        if len(text) > _LONGEST:
+            return _unparseable(blank, side, f"it has {len(text):,} characters, more than {_LONGEST:,}")
     gold_words = words(asked.answer)
     if gold_words is None and words(response):
         gold_words = _IN_WORDS.get(normalized(asked.answer))

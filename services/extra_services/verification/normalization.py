@@ -123,7 +123,7 @@ _SET_OF = re.compile(r"\A(?:the )?(?:set of )?(?:all )?(?:the )?(?=\w+s\Z|\w+ nu
 _QUADRANTS: dict[str, str] = {"i": "first", "ii": "second", "iii": "third", "iv": "fourth"}
 _NTH: dict[str, str] = dict(zip("1234", _QUADRANTS.values(), strict=True))
 #: What an answer in words may be about.
-_SUBJECTS = "it this limit function sequence series sum integral answer value graph solution they"
+_SUBJECTS = "it this limit function sequence series sum integral graph they"
 _SAME_WORDS = tuple(
     (re.compile(pattern), plain)
     for pattern, plain in (
