@@ -35,11 +35,13 @@ PIECES = (
     "eliminating A, ", "A、", "%", " of the ", "∈", r"\text{", r"\text{a} ", r"\text{ m}",
     r"\boxed{", r"\boxed{1} ", r"\boxed{1},", r"\boxed{1} and ", r"\begin{cases}", r"\\", r"\frac",
     r"\frac{1}", r"\quad", r"\ ", r"\pm ", r"\overline", r"\mathbb{Z}", r"\mathbf{", r"^\circ ",
-    r"x\in ", "0.1", "0.(", r"\dot{1}", r"\overline{1}", "1\u0305", "(101)_", "101 in base ", "; 1,", "[ {", "| {",
-    r"\complement_U A", r"\left| ", r"\right. ", r"\hat{i}+", r"\hat{\imath}", "3i+", "{(1)", r"\text{\textbf{",
-    r"\frac{\text{m}", r"\mathrm{m} ", r"\mu\mathrm{", r"\text{k}\Omega", r"^\frac", r"\mathbb{R}^", r"\mathbf{R}\setminus ",
-    r"\angle A", "AB", "A_1", "point P ", "1, 2, ...", r"1,\ldots,", "less than ", "at least ", "not enough ", "might be ",
-    "which is ", "it is wrong ", ", but this is ", "too large ", " million", r"\text{ million", "respectively ", "Sept. ",
+    r"x\in ", "0.1", "0.(", r"\dot{1}", r"\overline{1}", "1\u0305", "(101)_", "101 in base ", "; 1,",
+    "[ {", "| {", r"\complement_U A", r"\left| ", r"\right. ", r"\hat{i}+", r"\hat{\imath}", "3i+",
+    "{(1)", r"\text{\textbf{", r"\frac{\text{m}", r"\mathrm{m} ", r"\mu\mathrm{", r"\text{k}\Omega",
+    r"^\frac", r"\mathbb{R}^", r"\mathbf{R}\setminus ", r"\angle A", "AB", "A_1", "point P ",
+    "1, 2, ...", r"1,\ldots,", "less than ", "at least ", "not enough ", "might be ", "which is ",
+    "it is wrong ", ", but this is ", "too large ", " million", r"\text{ million", "respectively ",
+    "Sept. ",
 )  # fmt: skip
 FRAMES = (("", ""), ("The answer is ", "!"), ("The answer is 7", " x."), (r"\boxed{", "}"), ("7 ", "}7"))
 
