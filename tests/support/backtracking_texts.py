@@ -9,7 +9,18 @@ import sys
 from collections.abc import Iterator
 
 from extra_rl.vocabulary import Method
-from extra_services.verification import choices, extraction, forms, latex, listing, quick, statements, units
+from extra_services.verification import (
+    choices,
+    counterparts,
+    extraction,
+    forms,
+    latex,
+    listing,
+    notations,
+    quick,
+    statements,
+    units,
+)
 from extra_services.verification.verdict import VerificationItem
 
 #: Characters of a response, and of an answer that a worker rewrites.
@@ -24,7 +35,13 @@ PIECES = (
     "eliminating A, ", "A、", "%", " of the ", "∈", r"\text{", r"\text{a} ", r"\text{ m}",
     r"\boxed{", r"\boxed{1} ", r"\boxed{1},", r"\boxed{1} and ", r"\begin{cases}", r"\\", r"\frac",
     r"\frac{1}", r"\quad", r"\ ", r"\pm ", r"\overline", r"\mathbb{Z}", r"\mathbf{", r"^\circ ",
-    r"x\in ",
+    r"x\in ", "0.1", "0.(", r"\dot{1}", r"\overline{1}", "1\u0305", "(101)_", "101 in base ", "; 1,",
+    "[ {", "| {", r"\complement_U A", r"\left| ", r"\right. ", r"\hat{i}+", r"\hat{\imath}", "3i+",
+    "{(1)", r"\text{\textbf{", r"\frac{\text{m}", r"\mathrm{m} ", r"\mu\mathrm{", r"\text{k}\Omega",
+    r"^\frac", r"\mathbb{R}^", r"\mathbf{R}\setminus ", r"\angle A", "AB", "A_1", "point P ",
+    "1, 2, ...", r"1,\ldots,", "less than ", "at least ", "not enough ", "might be ", "which is ",
+    "it is wrong ", ", but this is ", "too large ", " million", r"\text{ million", "respectively ",
+    "Sept. ",
 )  # fmt: skip
 FRAMES = (("", ""), ("The answer is ", "!"), ("The answer is 7", " x."), (r"\boxed{", "}"), ("7 ", "}7"))
 
@@ -47,10 +64,20 @@ def read_all() -> None:
         statements.last_value(text)
     for text in texts(ANSWER):
         print(repr(text[:40]), flush=True)
+        counterparts.alike(notations.standard(text), "(1,2)")
+        counterparts.alike(r"\hat{i}", text)
         latex.written(text)
         units.split_unit(text)
         listing.members(text)
-        for form in (forms.statements, forms.ratio, forms.congruence, forms.sides, forms.pieces, forms.point):
+        for form in (
+            forms.statements,
+            forms.ratio,
+            forms.congruence,
+            forms.sides,
+            forms.pieces,
+            forms.point,
+            forms.figure,
+        ):
             form(text)
 
 

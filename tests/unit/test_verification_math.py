@@ -456,3 +456,59 @@ def test_what_stands_around_an_answer_does_not_change_it(response: str, answer: 
 )
 def test_further_forms_of_all_kinds(response: str, answer: str, outcome: str) -> None:
     assert _outcome(response, answer) == outcome
+
+
+def test_a_very_long_answer_is_not_read_as_mathematics() -> None:
+    long = "+".join(["x"] * 3000)
+    assert _outcome(rf"\boxed{{{long}}}", "3000x") == "unparseable response"
+    assert _outcome(rf"\boxed{{{long}}}", long) == "correct"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "outcome"),
+    [
+        (r"It is less than \boxed{12}.", "12", "unparseable response"),
+        (r"It is half of \boxed{14}.", "7", "correct"),
+        (r"About \boxed{60} million.", "60", "wrong"),
+        (r"About \boxed{60} million.", "60000000", "correct"),
+        (r"So $\boxed{5}!$ orders.", "120", "correct"),
+        (r"So \boxed{5}!", "5", "correct"),
+        (r"\boxed{9}, which is wrong.", "9", "unparseable response"),
+        (r"\boxed{9}, which is odd.", "9", "correct"),
+        (r"\boxed{9}; it is impossible to do better.", "9", "correct"),
+    ],
+)
+def test_words_beside_a_box_change_its_value(response: str, answer: str, outcome: str) -> None:
+    assert _outcome(response, answer) == outcome
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "outcome"),
+    [
+        (r"\boxed{\text{point } P}", r"\text{line } P", "wrong"),
+        (r"\boxed{\mathbf{R}}", r"\mathbb{R}", "correct"),
+        (r"\boxed{\mathbf{R}}", "R", "correct"),
+        (r"\boxed{2\hat{i}-\hat{k}}", "(2,0,-1)", "correct"),
+        (r"\boxed{2i+3j}", r"2\mathbf{i}+3\mathbf{j}", "correct"),
+        (r"\boxed{3+2i}", r"2\mathbf{i}+3\mathbf{j}", "wrong"),
+    ],
+)
+def test_one_side_says_how_the_other_is_read(response: str, answer: str, outcome: str) -> None:
+    assert _outcome(response, answer) == outcome
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "outcome"),
+    [
+        (r"\boxed{0.1(6)}", "1/6", "correct"),
+        (r"\boxed{2.5(4) = 10}", "10", "correct"),
+        (r"\boxed{0.1666...}", "1/6", "correct"),
+        (r"\boxed{2.7182818...}", "e", "correct"),
+        (r"\boxed{0.(16)}", "1/6", "wrong"),
+        (r"\boxed{1,2,\ldots,5}", "1,2,3,4,5", "correct"),
+        (r"\boxed{1,2,\ldots,5}", "5", "wrong"),
+        (r"\boxed{1,2,4,\ldots,16}", "1,2,4,8,16", "unparseable response"),
+    ],
+)
+def test_digits_and_members_that_go_on(response: str, answer: str, outcome: str) -> None:
+    assert _outcome(response, answer) == outcome

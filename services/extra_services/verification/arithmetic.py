@@ -39,9 +39,9 @@ _CONSTANTS = frozenset("Cc")
 #: "C_5^2" and "A_5^2" may be numbers of choices.
 _COUNTING = re.compile(r"[ACP]_\d+\Z")
 _COMMANDS = frozenset(("\\frac", "\\sqrt", "\\cdot", "\\times", "\\div", *_FUNCTIONS))
-#: "1e5", "3^{rd}", and words rather than products: three letters in a row, and "or".
+#: "1e5", "1F_{16}", "3^{rd}", and words rather than products: three letters in a row, and "or".
 _MISLEADING = re.compile(
-    r"\d[eE][+-]?\d|\d\s*\^\s*\{?(?:st|nd|rd|th)|(?<![\\a-zA-Z])(?:[a-zA-Z]{3}|or(?![a-zA-Z]))"
+    r"\d[eE][+-]?\d|[0-9A-F][A-F]_\{?16|\d\s*\^\s*\{?(?:st|nd|rd|th)|(?<![\\a-zA-Z])(?:[a-zA-Z]{3}|or(?![a-zA-Z]))"
 )
 #: "x=5" and "f(x)=x+1", but not "x=2x".
 _ASSIGNMENT = re.compile(r"(([a-zA-Z])(?:\([a-zA-Z]\))?)=((?:\\[a-zA-Z]+|(?!\2)[^=<>])+)\Z")

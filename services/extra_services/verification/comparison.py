@@ -12,6 +12,7 @@ Two equations are equal if one is a constant multiple of the other. They are not
 restates the equation of the problem is not its solution.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from sympy.core.function import AppliedUndef, UndefinedFunction
 from sympy.core.relational import Relational
 
 from extra_services.verification.equality import constant_ratio, equal
-from extra_services.verification.solutions import false_chain, names_a_value, unsolved
+from extra_services.verification.solutions import false_chain, names_a_value, solves_inequality, unsolved
 
 Result = TypeVar("Result")
 
@@ -100,8 +101,8 @@ def _aligned(gold: Any, prediction: Any) -> tuple[Any, Any]:
         prediction = take_last_relation(prediction).rhs
     elif gold_assigns and not prediction_equates:
         gold = take_last_relation(gold).rhs
-    if is_relation(gold) and isinstance(prediction, sympy.Set):
-        gold = _as_set(gold)
+    if is_relation(gold) and (isinstance(prediction, sympy.Set) or solves_inequality(gold, prediction)):
+        gold, prediction = _as_set(gold), _as_set(prediction)
     if is_relation(prediction) and isinstance(gold, sympy.Set):
         prediction = _as_set(prediction)
     return gold, prediction
@@ -113,7 +114,11 @@ def _with_arguments_of(gold: Any, prediction: Any) -> Any:
         return prediction.xreplace(_constant_of(gold, prediction))
     if not (isinstance(gold, sympy.Eq) and isinstance(prediction, sympy.Eq)):
         return prediction
-    renamed = _bound_variables(gold.lhs, prediction.lhs) or _constant_of(gold.rhs, prediction.rhs)
+    renamed = (
+        _bound_variables(gold.lhs, prediction.lhs)
+        or _renamed_index(gold.lhs, prediction.lhs)
+        or _constant_of(gold.rhs, prediction.rhs)
+    )
     taken = set(renamed.values()) & prediction.free_symbols - renamed.keys()
     renamed |= {name: sympy.Dummy(name.name, real=True) for name in taken}  # "g(t) = 3x" is not "g(x) = 3x"
     return (
@@ -137,6 +142,18 @@ def _constant_of(gold: Any, prediction: Any) -> dict[Any, Any]:
     return {}
 
 
+#: "a_{k}", the term of a sequence.
+_TERM = re.compile(r"([a-zA-Z])_\{?([ijkmnr])\}?\Z")
+
+
+def _renamed_index(gold: Any, prediction: Any) -> dict[Any, Any]:
+    """Return {a_k: a_n, k: n} for the terms a_k and a_n of a sequence."""
+    ours, theirs = _TERM.match(str(prediction)), _TERM.match(str(gold))
+    if not ours or not theirs or ours[1] != theirs[1] or ours[2] == theirs[2]:
+        return {}
+    return {prediction: gold, sympy.Symbol(ours[2], real=True): sympy.Symbol(theirs[2], real=True)}
+
+
 def _bound_variables(gold: Any, prediction: Any) -> dict[Any, Any]:
     functions = isinstance(gold, AppliedUndef) and isinstance(prediction, AppliedUndef)
     if (
@@ -157,6 +174,9 @@ def _first_and_last(chain: Any) -> Any:
 
 def _as_set(relation: Any) -> Any:
     """Return the set that a relation describes, or the relation itself where sympy finds none."""
+    if isinstance(relation, And):
+        parts = [_without_functions(part) for part in relation._unsorted_args]
+        return _attempt(lambda: sympy.Intersection(*[part.as_set() for part in parts]), otherwise=relation)
     return _attempt(lambda: _without_functions(relation).as_set(), otherwise=relation)
 
 

@@ -13,7 +13,13 @@ import re
 from dataclasses import dataclass
 
 from extra_rl.vocabulary import BoxChoice
-from extra_services.verification.statements import last_value, marked_line, states_a_value, whole
+from extra_services.verification.statements import (
+    DENIED_BEHIND,
+    last_value,
+    marked_line,
+    states_a_value,
+    whole,
+)
 from extra_services.verification.symbols import plain_punctuation
 
 
@@ -61,12 +67,33 @@ _DENIED_BEFORE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_DENIED_BEHIND = re.compile(
+_IS_NOT = re.compile(
+    r"[\s$]*+(?:\\[)\]]\s*+)?(?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+impossible\b)", re.IGNORECASE
+)
+#: Words before a box that make its value another one, or a bound. "At least" and "at most" count if they
+#: bound the answer itself: "they need at least \boxed{23} people" may be what was asked for.
+_CHANGED_BEFORE = re.compile(
     r"""
-    [\s$]*+ (?:\\[)\]]\s*+)?
-    (?:is|was) (?: \s+not\b(?!\s+only) | n['’]t\b | \s+(?:wrong|incorrect|false|impossible)\b )
+    (?<![a-zA-Z])
+    (?: (?:less|more|greater|fewer|larger|smaller|lower|higher|bigger|other|rather) \s+ than
+      | (?:far|different|distinct) \s+ from | anything \s+ but | nowhere \s+ near
+      | instead \s+ of | except (?:\s+for)? | excluding | neither | exceed(?:s|ing)?
+      | (?:half|twice|thrice|double|triple|minus|negative) (?:\s+of)?
+      | (?:square|cube|(?:square|cube)\s+root|root|reciprocal|opposite|inverse) \s+ of
+      | (?<=answer\sis\s|result\sis\s) (?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less)\s+than|under|over)
+    ) (?= (?:\s+(?:the|an?|about|value|number|of))* [\s$({]* (?:\\[(\[])? \s* \Z )
     """,
     re.IGNORECASE | re.VERBOSE,
+)
+#: Words behind a box that scale its value, or make it a bound.
+_CHANGED_BEHIND_BOX = re.compile(
+    r"""
+    [\s$~]*+ (?:\\[)\],;:!\ ]\s*+)? (?:\\text\s*+\{\s*+)?
+    ( (?:hundred|thousand|million|billion|trillion)s? | dozen | (?:ten|hundred|thousand|million)ths
+      | squared | cubed | factorial | or \s+ (?:more|less|fewer|greater) | at \s+ (?:least|most)
+    ) (?![a-zA-Z])
+    """,
+    re.VERBOSE,
 )
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 #: What begins and ends a member of a formula, inside or at the ends of the formula.
@@ -88,13 +115,18 @@ _PART_BEFORE = re.compile(
     re.VERBOSE,
 )
 _PART_BEHIND = re.compile(
-    r"\s*+ (?: [-+*/·×÷−\d] | \^(?!\s*\{?\s*\\circ) | \\(?:cdot|times|div|pi|sqrt|[dt]?frac)(?![a-zA-Z]) )",
+    r"""
+    \s*+ (?: [-+*/·×÷−\d] | !(?!=) | \^(?!\s*\{?\s*\\circ)
+      | \\(?:cdot|times|div|pi|sqrt|[dt]?frac)(?![a-zA-Z]) )
+    """,
     re.VERBOSE,
 )
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.
 _UNIT_LENGTH = 60
+#: Longest text before a box in which words that change it are sought, in characters.
+_WORDS_LENGTH = 60
 #: Longest text between two boxes of one sentence, in characters.
 _LONGEST_GAP = 100
 
@@ -196,7 +228,7 @@ def _boxes(text: str) -> list[_Box]:
 def _denied(text: str, start: int, end: int) -> bool:
     r"""Return whether the words beside a box take it back ("not \\boxed{7}", "\\boxed{7} is wrong")."""
     before = _DENIED_BEFORE.search(text, max(0, start - 40), start)
-    return bool(before or _DENIED_BEHIND.match(text, end))
+    return bool(before or DENIED_BEHIND.match(text, end) or _IS_NOT.match(text, end))
 
 
 def _box_spans(text: str) -> list[tuple[int, int, int]]:
@@ -255,7 +287,7 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
         alternatives = alternatives or bool(_ALTERNATIVE.search(gap))
         first -= 1
     if first == len(found) - 1:
-        return _with_member(response, found[-1]) or contents[-1]
+        return _with_member(response, found[-1]) or _with_words(response, found[-1], contents[-1])
     if not (several or alternatives):
         return contents[-1]
     return (" or " if alternatives and not several else ", ").join(
@@ -277,6 +309,13 @@ def _with_member(text: str, box: _Box) -> str | None:
     if not (_PART_BEFORE.search(head) or _PART_BEHIND.match(tail)):
         return None
     return unboxed(f"{head}{text[box.start : box.end]}{tail}").strip()
+
+
+def _with_words(text: str, box: _Box, content: str) -> str:
+    """Return the content of a box with the words beside it that change it ("less than 12", "60 million")."""
+    before = _CHANGED_BEFORE.search(text, max(0, box.start - _WORDS_LENGTH), box.start)
+    behind = _CHANGED_BEHIND_BOX.match(text, box.end)
+    return " ".join(part for part in (before and before.group(), content, behind and behind[1]) if part)
 
 
 def _in_formula(text: str, position: int) -> bool:

@@ -27,6 +27,19 @@ _CONDITION_WORDS = re.compile(
     r"\\(?:text|mbox|textrm|mathrm)\s*\{\s*(?:if|for|when|where|as|otherwise|else|elsewhere|若|当|其他)?\s*[,:]?\s*\}"
     r"|\b(?:if|for|when|where|otherwise|else|elsewhere)\b|\\q?quad(?![a-zA-Z])|\\[,;: ]"
 )
+_CORNERS = r"(?:[A-Z](?:'|_\{?\w\}?)?\s*+){1,4}"
+_FIGURE = re.compile(
+    rf"""
+    \s*+ (?:
+      (?: (?P<angle>\\(?:measured)?angle(?![a-zA-Z])) | (?P<triangle>\\triangle(?![a-zA-Z])) )? \s*+
+      (?P<one>{_CORNERS})
+    | (?: (?P<segment>\\overline) | (?P<vector>\\(?:overrightarrow|vec)) ) \s*+
+      \{{ \s*+ (?P<two>{_CORNERS}) \}} \s*+ )
+    """,
+    re.VERBOSE,
+)
+_KINDS = ("angle", "triangle", "segment", "vector")
+_LETTERS = re.compile(r"[A-Z](?:'|_\{?\w\}?)?")
 _TEXT_BY = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*by\s*\}")
 
 
@@ -97,6 +110,23 @@ def pieces(text: str) -> list[tuple[str, str]] | None:
     return [
         (value.strip(" ,;"), _CONDITION_WORDS.sub(" ", condition).strip(" ,;.")) for value, condition in rows
     ]
+
+
+def figure(text: str) -> tuple[str, str] | None:
+    r"""Return kind and name of "\angle ABC", "\triangle ABC", "\overline{AB}" or "\vec{AB}", or None.
+
+    Two notations of one angle, triangle or segment have the same name. Three capital letters alone are an
+    angle without its sign, of the kind "letters".
+    """
+    if not (match := _FIGURE.fullmatch(text)):
+        return None
+    kind = next((kind for kind in _KINDS if match[kind]), "letters")
+    letters = _LETTERS.findall(match["one"] or match["two"])
+    if kind in ("angle", "letters") and len(letters) == 3:
+        letters = [min(letters[0], letters[2]), letters[1], max(letters[0], letters[2])]
+    elif kind in ("triangle", "segment"):
+        letters.sort()
+    return kind, " ".join(letters)
 
 
 def point(text: str) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ from extra_services.verification.listing import (
     tuple_members,
     with_shared_unit,
 )
-from extra_services.verification.normalization import normalized, words
+from extra_services.verification.normalization import normalized, without_text_commands, words
 from extra_services.verification.quick import SHOWN, Question
 from extra_services.verification.reading import Readings, expression, read
 from extra_services.verification.symbols import word_set
@@ -33,6 +33,8 @@ from extra_services.verification.units import split_unit
 from extra_services.verification.verdict import Verdict, VerificationItem
 
 RULE = "math_verify"
+#: Longest answer that is read as mathematics, in characters: some steps take time that grows with its square.
+_LONGEST = 4000
 _OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 #: Words that take back a yes or no.
 _HEDGES = word_set(
@@ -65,6 +67,9 @@ def judge_question(asked: Question) -> Verdict:
 def _read_and_compare(asked: Question) -> Verdict:
     blank = replace(quick.described(asked), rule=RULE)
     response = asked.found or ""
+    for side, text in ((UnparseableSide.ANSWER, asked.answer), (UnparseableSide.RESPONSE, response)):
+        if len(text) > _LONGEST:
+            return _unparseable(blank, side, f"it has {len(text):,} characters, more than {_LONGEST:,}")
     gold_words = words(asked.answer)
     if gold_words is None and words(response):
         gold_words = _IN_WORDS.get(normalized(asked.answer))
@@ -121,7 +126,7 @@ def _fraction(value: Any) -> Fraction | None:
 def _means(response: str, gold_words: str) -> bool:
     response_words = words(response) or _IN_WORDS.get(normalized(response))
     if gold_words in _OPPOSITES and response_words is None:
-        said = re.findall(r"[a-z']+", response.casefold())
+        said = re.findall(r"[a-z']+", without_text_commands(response).casefold())
         hedged = _OPPOSITES[gold_words] in said or not _HEDGES.isdisjoint(said)
         return bool(said) and said[0] == gold_words and not hedged
     return response_words == gold_words
@@ -143,6 +148,8 @@ def _by_form(asked: Question) -> bool | None:
     gold, found = without_delimiters(asked.answer), without_delimiters(response)
     if (value := forms.twice(gold)) and _member_equal(*value, asked):
         return _member_equal(found, value[0], asked)
+    if (equal := _figures_equal(gold, found)) is not None:
+        return equal
     if (equal := _pieces_equal(gold, found, asked)) is not None:
         return equal
     if (equal := _sides_equal(gold, found, asked)) is not None:
@@ -152,6 +159,17 @@ def _by_form(asked: Question) -> bool | None:
     if (equal := _families_equal(gold, found, asked)) is not None:
         return equal
     return _lists_equal(gold, found, asked)
+
+
+def _figures_equal(gold: str, found: str) -> bool | None:
+    """Compare the names of two angles, triangles, segments or vectors; None if one side is something else."""
+    mine, theirs = forms.figure(found), forms.figure(gold)
+    if mine is None or theirs is None or mine[0] == theirs[0] == "letters":
+        return None
+    kinds = {mine[0], theirs[0]}
+    if "letters" in kinds and kinds != {"angle", "letters"}:
+        return None
+    return mine[1] == theirs[1] and (len(kinds) == 1 or "letters" in kinds)
 
 
 def _pieces_equal(gold: str, found: str, asked: Question) -> bool | None:

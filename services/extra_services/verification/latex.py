@@ -71,7 +71,6 @@ _NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![_^.\d])\d+(?:\.\d+)?\s+\.?\d")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\_^{\d.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![a-zA-Z\d.])")
 _TRAILING_POINT = re.compile(r"(?<=\d)\.(?!\d)")
 _LEADING_POINT = re.compile(r"(?<!\d)\.(?=\d)")
-_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\))")
 _MIXED = re.compile(r"(?<![\d./}])(\d+)\s+(\d+)/(\d+)(?![\d/])")
 _BASED = re.compile(
     r"((?:\d|[A-F]\d)[0-9A-F]*|[A-F]+(?=_\{?\(?16))(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\)?\}?\Z"
@@ -278,13 +277,13 @@ def _letters(name: str, written: str) -> str:
 
 def _mathematics(text: str) -> str:
     based = _BASED.match(text)
-    if based and (value := _value_in_base(based[1], int(based[2]))) is not None:
-        return str(value)
+    if based:  # a digit that the base does not have makes it unreadable
+        value = _value_in_base(based[1], int(based[2]))
+        return "" if value is None else str(value)
     builder = _BUILDER.match(text)
     text = builder[2].strip() if builder else text
     if _SPACED_THOUSANDS.match(text):
         text = text.replace(" ", "")
-    text = _REPEATING.sub(_repeating_decimal, text)
     text = _SCIENTIFIC.sub(r"\1\\cdot 10^{\2}", text)
     text = _LEADING_POINT.sub("0.", _TRAILING_POINT.sub("", text))
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
@@ -331,12 +330,6 @@ def _closing(text: str, start: int) -> int:
         if depth == 0:
             return index
     return -1
-
-
-def _repeating_decimal(match: "re.Match[str]") -> str:
-    whole, fixed, repeated = match[1] or "0", match[2], match[3] or match[4]
-    top = int(whole + fixed + repeated) - int(whole + fixed)
-    return rf"\frac{{{top}}}{{{10 ** len(fixed) * (10 ** len(repeated) - 1)}}}"
 
 
 def _value_in_base(digits: str, base: int) -> int | None:

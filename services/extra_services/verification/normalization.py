@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from extra_services.verification import dates
 from extra_services.verification.spoken import is_number_in_words
-from extra_services.verification.symbols import plain_punctuation, symbols_as_commands, word_set
+from extra_services.verification.symbols import any_of, plain_punctuation, symbols_as_commands, word_set
 from extra_services.verification.wrappers import unwrap_commands
 
 _SPACING = re.compile(r"(?<!\\)\\(?:[,;:! ]|(?:quad|qquad|displaystyle|limits)(?![a-zA-Z]))|~")
@@ -121,6 +122,8 @@ _NUMBER_SETS = {
 _SET_OF = re.compile(r"\A(?:the )?(?:set of )?(?:all )?(?:the )?(?=\w+s\Z|\w+ numbers\Z)")
 _QUADRANTS: dict[str, str] = {"i": "first", "ii": "second", "iii": "third", "iv": "fourth"}
 _NTH: dict[str, str] = dict(zip("1234", _QUADRANTS.values(), strict=True))
+#: What an answer in words may be about.
+_SUBJECTS = "it this limit function sequence series sum integral graph they"
 _SAME_WORDS = tuple(
     (re.compile(pattern), plain)
     for pattern, plain in (
@@ -139,6 +142,8 @@ _SAME_WORDS = tuple(
         (r"\b([1-4])(?:st|nd|rd|th) quadrant", lambda match: f"{_NTH[match[1]]} quadrant"),
         (r"条件\Z", ""),
         (r"\b(?:the|an?) ", ""),
+        (rf"\A(?:{any_of(_SUBJECTS)}) (?:is|are) (?=\w)", ""),
+        (rf"\A(?:{any_of(_SUBJECTS)}) (?=(?:does|do|can|is|are) not |diverge|converge)", ""),
         (r"\bthere (?:is|are) ", ""),
     )
 )
@@ -150,7 +155,11 @@ def words(text: str) -> str | None:
     Letters are a word if they are marked as text (`\\text{even}`) or are too many for a product of variables.
     """
     plain = _TEXT.sub(r" \1 ", unwrapped(plain_punctuation(text)))
+    if name := dates.full_name(plain.strip()):
+        return name
     plain = " ".join(unwrapped(plain).strip("()").casefold().split())
+    if dates.clock(plain):  # "noon"
+        return None
     plain = re.sub(r"\b([1-4])(st|nd|rd|th)(?= quadrant)", lambda match: _NTH[match[1]], plain)
     if not _WORDS.match(plain) or any(name in _NO_WORDS for name in plain.split()):
         return None

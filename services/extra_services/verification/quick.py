@@ -13,6 +13,7 @@ from fractions import Fraction
 from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 from extra_services.verification import arithmetic
 from extra_services.verification.choices import choices, content, stated
+from extra_services.verification.counterparts import alike
 from extra_services.verification.extraction import final_answer, reference_answer
 from extra_services.verification.forms import single_statement, statements
 from extra_services.verification.listing import has_members, with_decimal_point
@@ -24,6 +25,7 @@ from extra_services.verification.normalization import (
     unwrapped,
     words,
 )
+from extra_services.verification.notations import standard
 from extra_services.verification.symbols import word_set
 from extra_services.verification.units import Unit, split_currency, split_unit, unit_named
 from extra_services.verification.verdict import ComparisonOptions, Verdict, VerificationItem
@@ -82,9 +84,11 @@ def question(item: VerificationItem) -> Question:
     text = found.text if found else None
     if text and found and found.behind and method is Method.MATH:
         text = _with_unit_behind(text, found.behind, answer)
-    if method in (Method.MATH, Method.NUMERIC) and text and ("," in text) != ("," in answer):
-        # A reference such as "1,2" is rather a list.
-        text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
+    if method in (Method.MATH, Method.NUMERIC) and text:
+        text, answer = alike(standard(text), standard(answer))
+        if ("," in text) != ("," in answer):
+            # A reference such as "1,2" is rather a list.
+            text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
     return Question(text, answer, method, item.options)
 
 
@@ -186,6 +190,8 @@ def _decided(blank: Verdict, equal: bool, rule: str) -> Verdict:
 
 def _choice(asked: Question, blank: Verdict) -> Verdict:
     answer, response = choices(asked.answer), choices(asked.found or "")
+    if response is None and answer == frozenset(asked.found or ""):  # "DBA" is "ABD"
+        response = answer
     if answer is None:
         text = "the reference answer is not the letter of a choice"
         return replace(

@@ -234,6 +234,10 @@ def _tidy(value: Any, alternatives: bool) -> Any:
             return value.rhs
         if value.rhs.is_Symbol and getattr(value.lhs, "is_number", False):
             return sympy.Eq(value.rhs, value.lhs, evaluate=False)
+    if isinstance(value, sympy.Complement):
+        return sympy.Complement(
+            *(sympy.FiniteSet(*part) if isinstance(part, sympy.FiniteSet) else part for part in value.args)
+        )
     if isinstance(value, sympy.FiniteSet) and all(is_assignment_relation(element) for element in value.args):
         names = {element.lhs for element in value.args if isinstance(element, sympy.Eq)}
         if len(names) == 1 and len(value.args) > 1:

@@ -40,6 +40,15 @@ def unsolved(gold: Any, prediction: Any) -> bool:
     return isinstance(gold, sympy.Set) and _to_be_solved(prediction)
 
 
+def solves_inequality(gold: Any, prediction: Any) -> bool:
+    """Return whether the reference is unsolved ("|x + 2| <= 3") and the prediction solves it."""
+    if not isinstance(gold, _ORDER) or _solves(gold) or len(gold.free_symbols) != 1:
+        return False
+    parts = prediction._unsorted_args if isinstance(prediction, And) else (prediction,)
+    solved = all(isinstance(part, _ORDER) and _solves(part) for part in parts)
+    return solved and all(part.free_symbols == gold.free_symbols for part in parts)
+
+
 def names_a_value(equation: Any) -> bool:
     """Return whether an equation says what something is: "x = 5", "f(2) = 5", "a + b = 5", "3 + 4 = 7"."""
     if is_assignment_relation(equation):

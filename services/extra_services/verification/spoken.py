@@ -102,6 +102,11 @@ def in_figures(text: str) -> str:
     return text
 
 
+def number_word(word: str) -> int | None:
+    """Return the value of one word ("seven", "twenty"), or None."""
+    return _SMALL.get(word)
+
+
 def is_number_in_words(text: str) -> bool:
     """Return whether `text` is a number word, or several that spell one number."""
     figures = in_figures(text.strip())

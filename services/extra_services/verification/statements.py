@@ -59,6 +59,7 @@ _SMALL = any_of("an? the of to be equal for exactly about any number value power
 _DESCRIBING = any_of(
     """
     has have ends? starts? begins? contains? consists? includes? differs? depends? divides lies involves uses
+    increases? decreases? grows? changes? drops? rises? falls? exceeds?
     """
 )
 _VALUE_BEFORE = r"(?:[-+]?\d[\d.,/]*|\$[^$\n]{1,40}\$)\s*%?"
@@ -73,6 +74,8 @@ _CHANGED_BEFORE = re.compile(
       | \b (?:answer|result) \s+ (?:{_DESCRIBING}) \b (?! \s+ (?:the\s+|a\s+)? value) [^.;:\n\d$]{{0,40}}
       | \b of \s+ the \s+ (?:first|last|next)
       | \b (?:every|all|any) \b [^.,;:\n\d$]{{0,30}} \b but
+      | \b (?:could|might|may) \s+ (?:also\s+|well\s+)? be
+      | \b (?:not\s+enough|insufficient|impossible\s+to|unable\s+to|cannot|can['’]t) \b [^.,;:\n\d$]{{0,40}}
       | \b no \s+ (?:solutions?|answers?|values?) \s+ (?:with|for|where|when|if|at)
       | \b between \s+ {_VALUE_BEFORE} (?:\s+[a-z]+)? \s+ and
       | [\w)}}\]]* \s* (?:[<>≤≥≠]|!=) =?
@@ -94,13 +97,38 @@ _MULTIPLYING = any_of(
     """
 )
 _OPERATORS = any_of("plus minus times choose mod modulo over")
-_REJECTED = any_of(r"n['’]t not wrong incorrect false impossible invalid excluded rejected ruled\s+out")
+_REJECTED = any_of(
+    r"""
+    n['’]t not wrong incorrect false impossible invalid excluded rejected extraneous ruled\s+out too\s+[a-z]+
+    """
+)
+#: Words behind a value or box that take it back ("which is wrong", "turned out to be a mistake").
+DENIED_BEHIND = re.compile(
+    r"""
+    [\s$]*+ (?:\\[)\]])?+ \s*+ (?:[,;:(—–-]{1,3}+ \s*+)?+
+    (?: (?:which|that|this|it|but|and|however|yet|though|although|one|value|answer|result|guess)
+        ,? \s++ ){0,4}+
+    (?: (?:is|was|are|were|seems|looks|(?:would|must|should|has\s+to|turn(?:s|ed)\s+out\s+to)\s+be) \s++
+        (?:(?:also|clearly|obviously|simply|just|still|actually|of\s+course) \s++)?+ )?+
+    (?: (?:wrong|incorrect|false|invalid|extraneous|rejected|excluded|ruled\s+out) \b
+      | (?:impossible|not\s+possible) \b (?! \s+ (?:to|for|that) )
+      | not \s+ (?:right|correct|true|valid|allowed|acceptable|what|it) \b
+      | not \s+ (?:a|the) \s+ (?:solution|answer|root) \b
+      | too \s+ (?:large|small|big|high|low|great|little|long|short|many|few|much) \b (?! \s+ to )
+      | an? \s+ (?:[a-z]+\s+)?+ (?:mistake|error|trap|distractor|typo) \b
+      | (?:cannot|can['’]t|can\s+not|could\s+not|couldn['’]t) \s+ (?:be|work|hold|happen) \b
+      | (?:does|did) (?:\s+not|n['’]t) \s+ (?:work|hold|satisfy|fit|count|solve|make\s+sense) \b
+      | fails \b | contradicts \b | violates \b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 _REJECTING = any_of(r"fails doesn['’]t does\s+not cannot can['’]t isn['’]t")
 #: Text behind a value that changes or denies it.
 _CHANGED_BEHIND = re.compile(
     rf"""
     \s*+ (?:
-        or \s+ (?:{_COMPARATIVES})
+        \? \s* \Z
+      | or \s+ (?:{_COMPARATIVES})
       | (?:more|less|fewer) \s+ than \b .{{0,40}}
       | (?:{_MULTIPLYING}) s?
       | (?:hundred|thousand|million|ten) ths
@@ -243,9 +271,17 @@ def _answer_of_line(line: str, sentence: bool = False) -> str:
     around = _FORMULA_PATTERN.sub("", line)
     if len(formulas) == 1 and not any(map(str.isdigit, around)):
         return _in_context(line, *formulas[0].span())
-    line = _WHICH.sub("", _SENTENCE_END.sub("", _EXCLAMATION.sub("", line) if sentence else line))
-    line = _REMARK.sub("", line).strip(" *_`")
+    line = _without_remarks(_EXCLAMATION.sub("", line) if sentence else line).strip(" *_`")
     return _asserted(line) or line
+
+
+def _without_remarks(line: str) -> str:
+    """Return a line without what follows the answer in its sentence, unless that takes it back."""
+    for remark in (_SENTENCE_END, _WHICH, _REMARK):
+        found = remark.search(line)
+        if found and not DENIED_BEHIND.match(line, found.start()):
+            line = remark.sub("", line)
+    return line
 
 
 def _asserted(line: str) -> str | None:
@@ -262,7 +298,7 @@ def _in_context(text: str, start: int, end: int) -> str:
     low = max(0, start - _CONTEXT)
     if (before := _CHANGED_BEFORE.search(text, low, start)) and not _BUT.search(text, low, start):
         start = before.start()
-    if behind := _CHANGED_BEHIND.match(text, end):
+    if behind := DENIED_BEHIND.match(text, end) or _CHANGED_BEHIND.match(text, end):
         end = behind.end()
     return text[start:end].strip()
 

@@ -62,13 +62,15 @@ _TABLE = {
         "米": "1", "厘米": "1/100", "毫米": "1/1000", "千米": "1000", "公里": "1000", "分米": "1/10",
     },
     "mass": {
+        "ug": "1/1000000",
         "mg": "1/1000", "milligram": "1/1000", "g": "1", "gram": "1", "kg": "1000", "kilogram": "1000",
         "lb": "453.59237", "lbs": "453.59237", "pound": "453.59237", "oz": "28.349523125",
         "ounce": "28.349523125",
         "ton": "1000000", "tonne": "1000000", "克": "1", "千克": "1000", "公斤": "1000", "吨": "1000000",
     },
     "time": {
-        "ns": "1/1000000000", "ms": "1/1000", "millisecond": "1/1000", "s": "1", "sec": "1",
+        "ns": "1/1000000000", "us": "1/1000000",
+        "ms": "1/1000", "millisecond": "1/1000", "s": "1", "sec": "1",
         "second": "1", "min": "60",
         "mins": "60", "minute": "60", "h": "3600", "hr": "3600", "hour": "3600", "day": "86400",
         "week": "604800",
@@ -106,7 +108,10 @@ def _times(size: str, unit: Unit) -> Unit:
     return Unit((), Fraction(size)) * unit
 
 
-_PREFIXES = {"": "1", "k": "1000", "M": "1000000", "G": "1000000000", "m": "1/1000", "n": "1/1000000000"}
+_PREFIXES = {
+    "": "1", "k": "1000", "M": "1000000", "G": "1000000000", "m": "1/1000", "u": "1/1000000",
+    "n": "1/1000000000",
+}  # fmt: skip
 _DERIVED = {
     "N": _NEWTON, "J": _JOULE, "W": _WATT, "V": _VOLT, "Pa": _NEWTON * _METRE**-2, "Hz": _SECOND**-1,
     "C": _AMPERE * _SECOND, "eV": _times("0.0000000000000000001602176634", _JOULE),
@@ -128,12 +133,14 @@ _UNITS |= {
     "dyn": _times("0.00001", _NEWTON),
     "mph": _UNITS["mi"] * _UNITS["h"] ** -1, "kph": _UNITS["km"] * _UNITS["h"] ** -1,
     "kmh": _UNITS["km"] * _UNITS["h"] ** -1, "bps": _UNITS["bit"] * _SECOND**-1,
+    "rpm": Unit((("noun revolution", 1),)) * _UNITS["min"] ** -1,
     "acre": _times("4046.8564224", _METRE**2),
     "hectare": _times("10000", _METRE**2), "ha": _times("10000", _METRE**2), "m": _METRE,
     "min": _UNITS["minute"],
 }  # fmt: skip
 #: In litres; a gallon of the United States is 231 cubic inches.
 _VOLUMES = {
+    "uL": "1/1000000",
     "ml": "1/1000", "mL": "1/1000", "milliliter": "1/1000", "millilitre": "1/1000", "cc": "1/1000",
     "cl": "1/100", "cL": "1/100", "dl": "1/10", "dL": "1/10", "l": "1", "L": "1", "\\ell": "1",
     "liter": "1", "litre": "1", "升": "1", "毫升": "1/1000",
@@ -248,8 +255,10 @@ def _length(latex: str, marked_length: int) -> int:
 
 
 def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
-    if plain and not glued and (" per " in text) and re.fullmatch(r"[a-zA-Z ⟦⟧]+", text):
-        return _inside(" ".join(re.sub("[⟦⟧]", " ", text).split()))
+    if plain and not glued and (" per " in text or " " in text) and re.fullmatch(r"[a-zA-Z ⟦⟧]+", text):
+        words = " ".join(re.sub("[⟦⟧]", " ", text).split())
+        if " per " in text or _one(words):
+            return _inside(words)
     text = _DOT.sub("*", text)
     total = Unit(())
     sign = 1
