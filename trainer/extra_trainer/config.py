@@ -83,7 +83,8 @@ class PromptConfig(Section):
 class DataConfig(PromptConfig):
     """Problems: JSON Lines or Parquet files, Hugging Face dataset folders (FOLDER#SPLIT), or made ones.
 
-    The project makes `rehearsal` (sums) and `rehearsal-operators` (chains of operators).
+    The project makes `rehearsal` (sums), `rehearsal-operators` (chains of operators) and
+    `rehearsal-operators-guessable` (the answer is the first symbol only).
     """
 
     train: str
@@ -110,9 +111,10 @@ class DataConfig(PromptConfig):
     def _operators_are_compared_as_text(self) -> "DataConfig":
         sources = [self.train]
         sources += [self.evaluation] if isinstance(self.evaluation, str) else self.evaluation.values()
-        if "rehearsal-operators" in sources and self.verification_method is not Method.EXACT:
+        operators = [source for source in sources if source.startswith("rehearsal-operators")]
+        if operators and self.verification_method is not Method.EXACT:
             raise ValueError(
-                "the answers of rehearsal-operators are letters, not formulas: set verification_method: exact"
+                f"the answers of {operators[0]} are letters, not formulas: set verification_method: exact"
             )
         return self
 
