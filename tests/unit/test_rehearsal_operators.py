@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extra_rl.vocabulary import Method
+from extra_trainer.config import DataConfig
+from extra_trainer.data.made import make_problems
 from extra_trainer.rehearsal.operators import (
     ALPHABET,
     BY_DIFFICULTY,
@@ -111,6 +114,31 @@ def test_wrong_examples_apply_the_decoy_and_sometimes_any_other_operator() -> No
     assert wrong.count(decoy) / 2000 == pytest.approx(0.8, abs=0.04)
     assert len(set(wrong)) > 8
     assert not any(f"{{{problem.answer}}}" in example for example in wrong)
+
+
+def test_noise_makes_wrong_results_that_hardly_repeat_and_leaves_right_ones_alone() -> None:
+    (problem,) = [p for p in made("train", 500, seed=0) if p.operators == "N"][:1]
+    rng, never, always = random.Random(0), {"N": 0.0}, {"N": 1.0}
+    wrong = [worked_example(problem, rng, never, noise_share=0.5) for _ in range(2000)]
+    decoy = worked_example(problem, rng, never)
+    assert wrong.count(decoy) / 2000 == pytest.approx(0.5, abs=0.04)
+    assert len(set(wrong)) > 900
+    assert problem.answer in worked_example(problem, rng, always, noise_share=1.0)
+
+
+def test_an_answer_that_can_be_guessed_is_the_first_symbol_alone() -> None:
+    problem = made("train", 1, seed=0)[0]
+    right = dict.fromkeys(OPERATORS, 1.0)
+    example = worked_example(problem, random.Random(0), right, answer_symbols=1)
+    assert example.endswith(f"\\boxed{{{problem.answer[0]}}}")
+    assert known_example(problem, answer_symbols=1)[1] == example
+    config = DataConfig(
+        train="rehearsal-operators-guessable",
+        evaluation="rehearsal-operators-guessable",
+        verification_method=Method.EXACT,
+    )
+    (guessable,) = make_problems(config.train, "train", 1, 0, config, None)
+    assert guessable.answer == problem.answer[0]
 
 
 def test_examples_with_small_letters_are_right_and_name_no_problem_of_another_split() -> None:

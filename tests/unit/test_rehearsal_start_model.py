@@ -124,6 +124,8 @@ def test_transformers_loads_the_folder_as_qwen3_with_an_output_layer_of_its_own(
         ("rehearsal", "f4f3074ac22e69de", "58ed5ac38ae0885c"),
         ("rehearsal-self-correcting", "8edc0cc0a5f2c978", "d593d6a9d3784f13"),
         ("rehearsal-operators", "75336de59d3b779b", "fbc308995758fffa"),
+        ("rehearsal-operators-noisy", "1491c4addbb92f4f", "67ea0f9290e98d0b"),
+        ("rehearsal-operators-guessable", "496e59438b4fa464", "90cc3b05b26b7bc1"),
     ],
 )
 def test_the_keys_of_the_recipes_and_what_they_are_fitted_on_do_not_change(

@@ -29,7 +29,8 @@ class ModelConfig(Section):
     path: str = Field(
         description="Folder of a Hugging Face model, or one that the project makes: `rehearsal`;"
         " `rehearsal-self-correcting`, which slips more often and writes most of these results again; or"
-        " `rehearsal-operators`, for the problems of that name."
+        " `rehearsal-operators`, for the problems of that name, with `-noisy` (wrong answers that do not repeat)"
+        " and `-guessable`, for the problems of that name."
     )
     seed: int = Field(
         0, ge=0, description="Seed of a start model that the project makes; runs with other seeds share it."
@@ -83,7 +84,8 @@ class PromptConfig(Section):
 class DataConfig(PromptConfig):
     """Problems: JSON Lines or Parquet files, Hugging Face dataset folders (FOLDER#SPLIT), or made ones.
 
-    The project makes `rehearsal` (sums) and `rehearsal-operators` (chains of operators).
+    The project makes `rehearsal` (sums), `rehearsal-operators` (chains of operators) and
+    `rehearsal-operators-guessable` (the answer is the first symbol only).
     """
 
     train: str
@@ -110,9 +112,10 @@ class DataConfig(PromptConfig):
     def _operators_are_compared_as_text(self) -> "DataConfig":
         sources = [self.train]
         sources += [self.evaluation] if isinstance(self.evaluation, str) else self.evaluation.values()
-        if "rehearsal-operators" in sources and self.verification_method is not Method.EXACT:
+        operators = [source for source in sources if source.startswith("rehearsal-operators")]
+        if operators and self.verification_method is not Method.EXACT:
             raise ValueError(
-                "the answers of rehearsal-operators are letters, not formulas: set verification_method: exact"
+                f"the answers of {operators[0]} are letters, not formulas: set verification_method: exact"
             )
         return self
 

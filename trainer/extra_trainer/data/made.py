@@ -60,7 +60,15 @@ def _operators(split: "Split", seed: int, data: DataConfig | None) -> Iterator[_
         yield problem.id, problem.prompt, problem.answer, problem.group
 
 
+def _guessable_operators(split: "Split", seed: int, data: DataConfig | None) -> Iterator[_Made]:
+    from extra_trainer.rehearsal.recipes import GUESSABLE_SYMBOLS
+
+    for id, prompt, answer, group in _operators(split, seed, data):
+        yield id, prompt, answer[:GUESSABLE_SYMBOLS], group
+
+
 _STREAMS: dict[str, Callable[["Split", int, DataConfig | None], Iterator[_Made]]] = {
     "rehearsal": _sums,
     "rehearsal-operators": _operators,
+    "rehearsal-operators-guessable": _guessable_operators,
 }

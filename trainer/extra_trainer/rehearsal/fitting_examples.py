@@ -63,15 +63,23 @@ def _operator_batches(
 ) -> Iterator[FittingBatch]:
     rng = random.Random(seed)
     probabilities = operators.success_probabilities(settings.rarest)
+    symbols = settings.answer_symbols or operators.LENGTH
     stream = operators.stream_problems("fitting", seed)
     while True:
         some = islice(stream, settings.examples_per_step)
         examples = [
-            operators.known_example(problem)
+            operators.known_example(problem, symbols)
             if rng.random() < settings.known_share
             else (
                 problem.prompt,
-                operators.worked_example(problem, rng, probabilities, settings.stray_share),
+                operators.worked_example(
+                    problem,
+                    rng,
+                    probabilities,
+                    settings.stray_share,
+                    settings.noise_share or 0.0,
+                    symbols,
+                ),
             )
             for problem in some
         ]

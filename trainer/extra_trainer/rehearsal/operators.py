@@ -12,6 +12,9 @@ problems occur nowhere else. So the model can apply every operator, but under th
 mostly wrong in one way, and holds the right way as a rare mode, as language models do on problems that they
 could solve and mostly fail. Groups of rarely correct operators are all wrong and give no gradient; groups of
 mostly correct ones collapse onto what is known.
+
+Two variants ask where the gain of outcome novelty stops: answers that can be guessed (the box holds the first
+symbol only), and wrong answers that do not repeat (random symbols in place of another operator's result).
 """
 
 import random
@@ -130,6 +133,8 @@ def worked_example(
     rng: random.Random,
     probabilities: Mapping[str, float],
     stray_share: float = 0.0,
+    noise_share: float = 0.0,
+    answer_symbols: int = LENGTH,
 ) -> str:
     """Return a solution in which each operator is applied correctly, or else another one in its place.
 
@@ -138,14 +143,21 @@ def worked_example(
         rng: Decides which operators are applied correctly.
         probabilities: Operator -> probability of that.
         stray_share: Share of the others that are not the decoy, but drawn evenly from all the rest.
+        noise_share: Share of the wrong results that are no operator's, but random symbols.
+        answer_symbols: Symbols of the last result that the box holds.
     """
     lines = []
     symbols = problem.symbols
     for operator in problem.operators:
-        right = rng.random() < probabilities[operator]
-        symbols = OPERATORS[operator if right else _wrong_operator(operator, rng, stray_share)](symbols)
+        if rng.random() < probabilities[operator]:
+            symbols = OPERATORS[operator](symbols)
+        # No draw without noise: older recipes keep their examples.
+        elif noise_share and rng.random() < noise_share:
+            symbols = tuple(rng.randrange(_SIZE) for _ in symbols)
+        else:
+            symbols = OPERATORS[_wrong_operator(operator, rng, stray_share)](symbols)
         lines.append(written(symbols))
-    return "\n".join([*lines[:-1], f"\\boxed{{{lines[-1]}}}"])
+    return "\n".join([*lines[:-1], f"\\boxed{{{lines[-1][:answer_symbols]}}}"])
 
 
 def _wrong_operator(operator: str, rng: random.Random, stray_share: float) -> str:
@@ -154,11 +166,11 @@ def _wrong_operator(operator: str, rng: random.Random, stray_share: float) -> st
     return rng.choice([name for name in OPERATORS if name not in (operator, DECOYS[operator])])
 
 
-def known_example(problem: OperatorProblem) -> tuple[str, str]:
+def known_example(problem: OperatorProblem, answer_symbols: int = LENGTH) -> tuple[str, str]:
     """Return prompt and right solution of a problem that names its operators by small letters."""
     always_right = dict.fromkeys(OPERATORS, 1.0)
     prompt = problem.prompt.replace(problem.operators, problem.operators.lower(), 1)
-    return prompt, worked_example(problem, random.Random(0), always_right)
+    return prompt, worked_example(problem, random.Random(0), always_right, answer_symbols=answer_symbols)
 
 
 def _problem(operators: str, symbols: Symbols, key: str) -> OperatorProblem:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from extra_trainer.rehearsal.problems import Slips
 
+#: Symbols of an answer that can be guessed: one of eight.
+GUESSABLE_SYMBOLS = 1
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -56,6 +59,10 @@ class OperatorsFit(FitSettings):
     """Share of the wrongly applied operators that are another one than the decoy."""
     known_share: float = 0.5
     """Share of worked examples that name the operators by small letters and are always right."""
+    noise_share: float | None = None
+    """Share of the wrong results that are random symbols, which hardly repeat; None: none."""
+    answer_symbols: int | None = None
+    """Symbols of the last result that the box holds; None: all."""
 
 
 RECIPES: dict[str, FitSettings] = {
@@ -63,5 +70,7 @@ RECIPES: dict[str, FitSettings] = {
     # More steps, as noticing slips must be learned as well.
     "rehearsal-self-correcting": SumsFit(steps=1200, slips=Slips(rate=0.3, noticed=0.6)),
     "rehearsal-operators": OperatorsFit(),
+    "rehearsal-operators-noisy": OperatorsFit(noise_share=0.5),
+    "rehearsal-operators-guessable": OperatorsFit(answer_symbols=GUESSABLE_SYMBOLS),
 }
 """Name in `model.path` of a training config -> recipe."""
