@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,9 @@ class Upstream:
         )
         return await rpc(request, timeout=timeout, metadata=tuple(headers.items()))
 
-    async def stream(self, method: str, request: Message, headers: Mapping[str, str]) -> AsyncIterator[Any]:
+    async def stream(
+        self, method: str, request: Message, headers: Mapping[str, str]
+    ) -> AsyncGenerator[Any, None]:
         """Yield the answers of an RPC that streams them; closing the generator ends the call.
 
         Raises:

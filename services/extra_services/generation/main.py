@@ -55,7 +55,7 @@ async def build(settings: GenerationSettings) -> server.ServerSpec:
         from extra_services.generation.openai_api.routes import OpenAiApi
 
         sessions = Sessions(tokenizer, settings.max_sessions, settings.session_idle_seconds)
-        return OpenAiApi(settings.model.resolve().name, tokenizer, engine.limits, sessions)
+        return OpenAiApi(settings.model.absolute().name, tokenizer, engine.limits, sessions)
 
     add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
     return server.ServerSpec(

@@ -1,4 +1,4 @@
-"""The answers of OpenAI's API: from rollouts and single tokens of the service to choices, whole or in chunks."""
+"""The answers of OpenAI's API: rollouts and tokens of the service as choices, whole or in chunks."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -168,7 +168,7 @@ class Answer:
         return self._tokenizer.decode(list(self._prompts[prompt]))
 
     def _sendable(self, growing: _Growing, new: str) -> str:
-        """Return what can be sent of the text of a choice: a stop string, or the beginning of one, is held."""
+        """Return what can be sent of a choice's text: a stop string, or the beginning of one, is held."""
         text = growing.held + new
         found = [text.find(stop) for stop in self._request.stops if stop in text]
         end = min([max(0, len(text) - self._hold), *found])
@@ -205,9 +205,8 @@ class Answer:
         elif whole:
             choice["message"] = {"role": "assistant", "content": text}
         else:
-            choice["delta"] = ({"role": "assistant"} if first else {}) | (
-                {"content": text} if text or first else {}
-            )
+            content = {"content": text} if text or first else {}
+            choice["delta"] = {"role": "assistant"} | content if first else content
         if self._request.wants_logprobs and drawn.ids:
             choice["logprobs"] = self._chat_logprobs(drawn) if self._chat else self._logprobs(drawn)
         if self._request.return_token_ids:

@@ -8,7 +8,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -46,7 +46,14 @@ GET_INFO = "/extra_rl.v1.GenerationService/GetInfo"
 SESSION = "x-extra-session"
 LINES = "application/x-ndjson"
 #: Names of Generate's fields -> of OpenAI's.
-_NAMES = {"stop_strings": "stop", "prompts": "prompt"}
+_NAMES = {
+    "stop_strings": "stop",
+    "prompts": "prompt",
+    "token_ids": "prompt",
+    "token_ids.ids": "prompt",
+    "chat": "messages",
+    "chat.messages": "messages",
+}
 #: Status in HTTP -> OpenAI's type of an error; others are the server's.
 _TYPES = {
     401: "authentication_error",
@@ -160,9 +167,7 @@ class OpenAiApi:
             ids = await asyncio.to_thread(self._tokenizer.encode_chat, body.pairs)
             return await self._answer(request, upstream, headers, body, [ids], None)
         if body.prefix_token_ids:
-            raise InvalidInput(
-                "prefix_token_ids", f"cannot be used with {SESSION}, whose tokens are recorded"
-            )
+            raise InvalidInput("prefix_token_ids", f"cannot be used with {SESSION}: leave out one of them")
         # Before anything is kept for the caller: gRPC's checks of tokens and scopes.
         await upstream.call(GET_INFO, pb.GenerationServiceGetInfoRequest(), headers)
         session = self._sessions.open(upstream.caller(headers), request.headers[SESSION])
@@ -172,8 +177,11 @@ class OpenAiApi:
     async def _body(self, kind: type[Asked], request: Request, upstream: Upstream) -> Asked:
         body = parsed(kind, await read_json(request, upstream.limit))
         if body.model != self._model:
-            raise NotFound(f"the model {body.model!r} is not served here: this is {self._model!r}")
+            raise self._not_served(body.model)
         return body
+
+    def _not_served(self, model: str) -> NotFound:
+        return NotFound(f"the model {model!r} is not served here: use {self._model!r}")
 
     def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[NDArray[np.int32]]:
         """Return prompts as int32 [length] each."""
@@ -212,9 +220,7 @@ class OpenAiApi:
     async def _one_model(self, request: Request, upstream: Upstream, headers: Mapping[str, str]) -> Response:
         found = await self._described_model(upstream, headers)
         if request.path_params["model"] != self._model:
-            raise NotFound(
-                f"the model {request.path_params['model']!r} is not served here: {self._model!r} is"
-            )
+            raise self._not_served(request.path_params["model"])
         return JSONResponse(found)
 
     async def _described_model(self, upstream: Upstream, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -243,9 +249,9 @@ class OpenAiApi:
 
 async def _events(
     upstream: Upstream, wanted: pb.GenerateRequest, headers: Mapping[str, str]
-) -> AsyncIterator[pb.GenerateResponse]:
+) -> AsyncGenerator[pb.GenerateResponse, None]:
     """Yield the rollouts and tokens of a request; the first refused prompt fails it."""
-    async with aclosing(upstream.stream(GENERATE, wanted, headers)) as events:  # type: ignore[type-var]
+    async with aclosing(upstream.stream(GENERATE, wanted, headers)) as events:
         async for event in events:
             if event.HasField("prompt_error"):
                 raise _Refused(event.prompt_error.error)
@@ -260,17 +266,19 @@ async def _collected(events: AsyncIterator[pb.GenerateResponse]) -> list[pb.Roll
 async def _chunks(
     answer: Answer,
     first: pb.GenerateResponse,
-    events: AsyncIterator[pb.GenerateResponse],
+    events: AsyncGenerator[pb.GenerateResponse, None],
     place: Place | None,
     with_usage: bool,
-) -> AsyncIterator[dict[str, Any]]:
-    for chunk in answer.first_chunks():
-        yield chunk
-    async for event in _with_first(first, events):
-        if event.HasField("rollout"):
-            yield answer.last_chunk(event.rollout, None if place is None else place.record(event.rollout))
-        elif (part := answer.token_chunk(event.token)) is not None:
-            yield part
+) -> AsyncGenerator[dict[str, Any], None]:
+    async with aclosing(events):
+        for chunk in answer.first_chunks():
+            yield chunk
+        async for event in _with_first(first, events):
+            if event.HasField("rollout"):
+                session = None if place is None else place.record(event.rollout)
+                yield answer.last_chunk(event.rollout, session)
+            elif (part := answer.token_chunk(event.token)) is not None:
+                yield part
     if with_usage:
         yield answer.usage_chunk()
 
@@ -284,12 +292,13 @@ async def _with_first(
 
 
 async def _sent(
-    chunks: AsyncIterator[dict[str, Any]], path: str, headers: Mapping[str, str]
+    chunks: AsyncGenerator[dict[str, Any], None], path: str, headers: Mapping[str, str]
 ) -> AsyncIterator[str]:
     """Yield chunks as server-sent events; a failure is the last of them, without [DONE]."""
     try:
-        async for chunk in chunks:
-            yield f"data: {json.dumps(chunk)}\n\n"
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield f"data: {json.dumps(chunk)}\n\n"
     except Exception as error:
         yield f"data: {json.dumps(_error(_failure(error, path, headers)))}\n\n"
         return

@@ -193,7 +193,7 @@ class Sessions:
             )
         return (
             f"is an answer that session {session.name!r} did not record: a session begins without answers of"
-            f" the assistant. It may have been dropped, after {self._idle_seconds:g} seconds without a request"
+            f" the assistant. It may have been dropped, after {self._idle_seconds:g} s without a request"
         )
 
     def export(self, owner: str, name: str | None = None) -> Iterator[dict[str, Any]]:
