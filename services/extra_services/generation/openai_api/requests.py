@@ -44,10 +44,6 @@ NEUTRAL_OF_MESSAGES: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Unsupported(InvalidInput):
-    """A parameter that this server does not have."""
-
-
 class _Strict(BaseModel):
     """A JSON object in which every name must be known; null stands for a parameter that is left out."""
 
@@ -184,7 +180,7 @@ class CompletionRequest(_Sampling):
     @model_validator(mode="after")
     def _echo_has_no_logprobs(self) -> Self:
         if self.echo and self.wants_logprobs:
-            raise Unsupported("echo", "with logprobs would need those of the prompt, which are not computed")
+            raise InvalidInput("echo", "with logprobs would need those of the prompt, which are not computed")
         return self
 
 
@@ -250,8 +246,7 @@ def parsed(kind: type[Request], body: Any) -> Request:
     """Return a request from its JSON.
 
     Raises:
-        Unsupported: This server does not have one of its parameters.
-        InvalidInput: A parameter has no value that it can have.
+        InvalidInput: This server does not have one of its parameters, or not with this value.
     """
     try:
         return kind.model_validate(body)
@@ -262,7 +257,7 @@ def parsed(kind: type[Request], body: Any) -> Request:
     place = [str(part) for part in first["loc"] if str(part).isalnum() or "_" in str(part)]
     field = ".".join(part for part in place if part not in ("str", "int")) or "request"
     if first["type"] == "extra_forbidden":
-        raise Unsupported(field, "is no parameter of this server; leave it out")
+        raise InvalidInput(field, "is no parameter of this server; leave it out")
     raise InvalidInput(field, first["msg"])
 
 

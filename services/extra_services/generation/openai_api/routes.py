@@ -33,7 +33,6 @@ from extra_services.generation.openai_api.answers import Answer
 from extra_services.generation.openai_api.requests import (
     ChatRequest,
     CompletionRequest,
-    Unsupported,
     parsed,
 )
 from extra_services.generation.openai_api.sessions import Place, Sessions
@@ -102,7 +101,7 @@ class OpenAiApi:
                 try:
                     response = await handler(request, upstream, headers)
                 except Exception as error:
-                    response = self.failed(_failure(error, request.url.path, headers), _is_unsupported(error))
+                    response = self.failed(_failure(error, request.url.path, headers))
                 response.headers[REQUEST_ID] = headers[REQUEST_ID]
                 return response
 
@@ -145,12 +144,12 @@ class OpenAiApi:
             },
         }
 
-    def failed(self, failure: Failure, unsupported: bool = False) -> Response:
+    def failed(self, failure: Failure) -> Response:
         """Return an error in OpenAI's form."""
         headers = {}
         if failure.retry_seconds is not None:
             headers["retry-after"] = str(math.ceil(failure.retry_seconds))
-        return JSONResponse(_error(failure, unsupported), failure.status, headers)
+        return JSONResponse(_error(failure), failure.status, headers)
 
     async def _completions(
         self, request: Request, upstream: Upstream, headers: Mapping[str, str]
@@ -330,11 +329,7 @@ def _failure(error: Exception, path: str, headers: Mapping[str, str]) -> Failure
     return failure_of(error, path, headers)
 
 
-def _is_unsupported(error: Exception) -> bool:
-    return isinstance(error, Unsupported)
-
-
-def _error(failure: Failure, unsupported: bool = False) -> dict[str, Any]:
+def _error(failure: Failure) -> dict[str, Any]:
     param = failure.field.removeprefix("sampling.")
     name, bracket, rest = param.partition("[")
     param = _NAMES.get(name, name) + bracket + rest
@@ -345,7 +340,7 @@ def _error(failure: Failure, unsupported: bool = False) -> dict[str, Any]:
             "message": f"{param}: {message}" if param else message,
             "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
             "param": param or None,
-            "code": "unsupported_parameter" if unsupported else failure.code.value,
+            "code": failure.code.value,
         }
     }
 
