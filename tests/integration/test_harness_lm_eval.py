@@ -13,10 +13,12 @@ import yaml
 
 from extra_client import embedded
 from support.generation_models import make_smollm2
-from support.processes import PATIENCE
 
 if find_spec("lm_eval") is None:
     pytest.skip("lm-eval is not installed: `make test-harness` installs it", allow_module_level=True)
+
+# To make the model and to start takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1800)
 
 CAPITALS = {
     "France": "Paris",
@@ -76,7 +78,7 @@ def test_lm_eval_scores_answers(url: str, tmp_path: Path, kind: str, route: str,
         [*command, "--tasks", "capitals", "--include_path", tmp_path, "--output_path", tmp_path / "out"],
         cwd=tmp_path,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
-        timeout=PATIENCE,
+        timeout=900,
         check=True,
     )
     (written,) = (tmp_path / "out").rglob("results*.json")
