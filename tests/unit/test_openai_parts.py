@@ -42,7 +42,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
         special_tokens=["</s>"],
         show_progress=False,
     )
-    model.train_from_iterator(["a b\n1=1\n\n", "b\n\n", "éπ因"], trainer)
+    model.train_from_iterator(["a b\n1=1\n\n", "b\n\n", "éπ因", "22 22"], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="</s>")
     fast.chat_template = TEMPLATE
     folder: Path = tmp_path_factory.mktemp("tokenizer")
@@ -92,12 +92,12 @@ def test_a_session_encodes_only_what_lies_between_two_answers(tokenizer: Tokeniz
     first = sessions.place(session, ASK)
     assert tokenizer.decode(first.prompt.tolist()) == "user: 1+1\nassistant: "
     # Tokens that no text encodes to: each byte alone. The end-of-sequence token is the template's.
-    drawn = [tokenizer.encode(letter).item() for letter in "1\n\n=2"]
-    assert drawn != tokenizer.encode("1\n\n=2").tolist()
+    drawn = [tokenizer.encode(letter).item() for letter in "1=22"]
+    assert drawn != tokenizer.encode("1=22").tolist()
     (end,) = tokenizer.encode("</s>").tolist()
-    told = first.record(rollout("1\n\n=2", [*drawn, end]))
+    told = first.record(rollout("1=22", [*drawn, end]))
     assert told == {"id": "s", "turn": 0, "parent": None}
-    messages = [*ASK, ("assistant", "1\n\n=2"), ("user", "why")]
+    messages = [*ASK, ("assistant", "1=22"), ("user", "why")]
     second = sessions.place(session, messages)
     begun = [*first.prompt.tolist(), *drawn, end]
     assert second.prompt.tolist()[: len(begun)] == begun

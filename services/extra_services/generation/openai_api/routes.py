@@ -185,6 +185,9 @@ class OpenAiApi:
     def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[NDArray[np.int32]]:
         """Return prompts as int32 [length] each."""
         several: Sequence[Any] = prompt if isinstance(prompt, list) and not _is_ids(prompt) else [prompt]
+        if len(several) > self._limits.max_prompts:
+            text = f"{len(several)} prompts; send at most {self._limits.max_prompts} in a request"
+            raise InvalidInput("prompt", text)
         return [
             self._tokenizer.encode(each) if isinstance(each, str) else _token_ids(each) for each in several
         ]
@@ -237,8 +240,8 @@ class OpenAiApi:
     async def _export(self, request: Request, upstream: Upstream, headers: Mapping[str, str]) -> Response:
         await upstream.call(GET_INFO, pb.GenerationServiceGetInfoRequest(), headers)
         found = self._sessions.export(upstream.caller(headers), request.path_params.get("session"))
-        lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in found]
-        return Response("".join(lines), media_type=LINES)
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in found)
+        return StreamingResponse(lines, media_type=LINES)
 
     async def _delete(self, request: Request, upstream: Upstream, headers: Mapping[str, str]) -> Response:
         await upstream.call(GET_INFO, pb.GenerationServiceGetInfoRequest(), headers)

@@ -197,7 +197,9 @@ class Sessions:
         )
 
     def export(self, owner: str, name: str | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the turns of a session, or of all of an owner's, as lines of a run folder's rollouts.
+        """Return the turns of a session, or of all of an owner's, as lines of a run folder's rollouts.
+
+        The lines are made as they are asked for, in any thread.
 
         Args:
             owner: Whose they are.
@@ -214,10 +216,13 @@ class Sessions:
             for (whose, which), session in self._sessions.items()
             if whose == owner and name in (None, which)
         ]
+        return self._lines([(session, list(session.turns)) for session in found])
+
+    def _lines(self, found: Sequence[tuple[Session, list[Turn]]]) -> Iterator[dict[str, Any]]:
         # A group is the answers of one session to one first prompt.
         groups: dict[tuple[str, bytes], int] = {}
-        for session in found:
-            for turn in session.turns:
+        for session, turns in found:
+            for turn in turns:
                 first = session.name, turn.path[0].added.tobytes()
                 yield self._line(groups.setdefault(first, len(groups)), session, turn)
 
