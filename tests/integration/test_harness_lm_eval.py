@@ -35,7 +35,7 @@ TASK = {
     "dataset_path": "json",
     "output_type": "generate_until",
     "test_split": "test",
-    "doc_to_text": "Question: What is the capital of {{country}}?\nAnswer:",
+    "doc_to_text": "The capital of {{country}} is",
     "doc_to_target": "{{capital}}",
     "generation_kwargs": {"until": ["\n"], "max_gen_toks": 16, "do_sample": False},
     "filter_list": [
