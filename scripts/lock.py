@@ -75,11 +75,11 @@ LOCKS = {
     ),
     "client": Lock(),
     "verification": Lock(("verification", "http", "tracing"), on="client"),
-    "generation-cpu": Lock(("generation", "tracing"), on="client"),
+    "generation-cpu": Lock(("generation", "http", "tracing"), on="client"),
     "novelty": Lock(("novelty", "onnx", "redis", "http", "tracing"), on="generation-cpu"),
-    "trainer": Lock(("generation", "tracing", "trainer", "eval"), on="generation-cpu"),
+    "trainer": Lock(("generation", "http", "tracing", "trainer", "eval"), on="generation-cpu"),
     # vLLM pins torch's CUDA build, and other releases that the tests' constraints exclude.
-    "generation-cuda": Lock(("generation", "vllm", "tracing"), constraints=None, overrides=None),
+    "generation-cuda": Lock(("generation", "vllm", "http", "tracing"), constraints=None, overrides=None),
 }
 
 

@@ -6,28 +6,23 @@ and drain are those of gRPC, and none of it is written twice. The price is one m
 """
 
 import asyncio
-import json
 import logging
 import shutil
 import socket
 import ssl
 import tempfile
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
-import structlog
 from connectrpc.code import Code
 from connectrpc.compat import google_protobuf_binary_codec, google_protobuf_json_codec
 from connectrpc.errors import ConnectError, ErrorDetail
 from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.server import ConnectASGIApplication, Endpoint
 from google.protobuf import descriptor_pool
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import status_pb2
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from protobuf.wkt import Any as AnyDetail
@@ -36,28 +31,41 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from extra_services.errors import InvalidInput, ServiceError
+from extra_services.errors import ServiceError
 from extra_services.gateway.openapi import openapi
-from extra_services.runtime.errors import status_of
+from extra_services.gateway.upstream import (
+    CODES,
+    Call,
+    Failure,
+    Upstream,
+    failure_of,
+    forwarded,
+    read_json,
+    rich_status,
+)
 from extra_services.runtime.interceptor import REQUEST_ID
 from extra_services.runtime.settings import ServerSettings
 from extra_services.runtime.tls import Certificates
 from extra_services.runtime.tokens import Tokens
 
-log = structlog.get_logger()
-
-#: Headers of a request that travel on as metadata.
-FORWARDED = ("authorization", REQUEST_ID, "traceparent", "tracestate")
-_CODES = {
-    code.value[0]: Code[code.name.replace("CANCELLED", "CANCELED")]
-    for code in grpc.StatusCode
-    if code.value[0]
-}
-
-#: Calls an RPC: its full name ("/package.Service/Rpc"), the request, the headers of the HTTP request.
-Call = Callable[[str, Message, Mapping[str, str]], Awaitable[Any]]
 #: Answers the JSON of a POST, and the parameters of its URL, with JSON; or an error like `Call`.
 Handler = Callable[[Any, Mapping[str, str], Call, Mapping[str, str]], Awaitable[Any]]
+
+
+class Api(Protocol):
+    """Further routes of a service's HTTP port, under a path of their own."""
+
+    #: What their paths begin with.
+    prefix: str
+
+    def routes(self, upstream: Upstream) -> list[BaseRoute]:
+        """Return the routes, which answer with what `upstream` does."""
+
+    def paths(self, schemas: dict[str, Any]) -> dict[str, Any]:
+        """Return their description in OpenAPI; what its references name is added to `schemas`."""
+
+    def failed(self, failure: Failure) -> Response:
+        """Return an error in the form of these routes."""
 
 
 class Gateway:
@@ -70,6 +78,7 @@ class Gateway:
         server: grpc.aio.Server,
         services: Iterable[str],
         posts: Mapping[str, Handler],
+        api: Api | None = None,
     ) -> None:
         """Listen on the HTTP port, and let `server` listen on a private socket.
 
@@ -79,6 +88,7 @@ class Gateway:
             server: Serves the RPCs.
             services: Full names of its services.
             posts: Further paths and what answers a POST there.
+            api: Further routes.
 
         Raises:
             SystemExit: The port is taken.
@@ -93,6 +103,7 @@ class Gateway:
         self._channel: grpc.aio.Channel | None = None
         self._tokens = tokens
         self._posts = posts
+        self._api = api
         self._services = list(services)
         self._limit = settings.max_message_bytes
         self._config = _Config(settings, listening)
@@ -107,18 +118,23 @@ class Gateway:
                 ("grpc.enable_retries", 0),
             ],
         )
+        upstream = Upstream(self._channel, self._tokens, self._limit)
         methods = _methods(self._services)
         described = openapi(methods.values(), self._posts)
+        if self._api is not None:
+            described["paths"] |= self._api.paths(described["components"]["schemas"])
 
         async def description(_request: Request) -> Response:
             return JSONResponse(described)
 
         routes: list[BaseRoute] = [Route("/openapi.json", description)]
         routes += [
-            Route(path, self._post(handler), methods=["POST"]) for path, handler in self._posts.items()
+            Route(path, _post(handler, upstream), methods=["POST"]) for path, handler in self._posts.items()
         ]
-        routes.append(Mount("/", app=_Application(methods, self._call, self._limit)))
-        app = _Authenticated(Starlette(routes=routes), self._tokens)
+        if self._api is not None:
+            routes += self._api.routes(upstream)
+        routes.append(Mount("/", app=_Application(methods, upstream.call, self._limit)))
+        app = _Authenticated(Starlette(routes=routes), self._tokens, self._api)
         self._serving = asyncio.create_task(serve(app, self._config, shutdown_trigger=self._stopping.wait))
 
     async def stop(self) -> None:
@@ -129,37 +145,6 @@ class Gateway:
         if self._channel is not None:
             await self._channel.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    async def _call(
-        self, method: str, request: Message, headers: Mapping[str, str], timeout: float | None = None
-    ) -> Any:
-        assert self._channel is not None
-        output = GetMessageClass(_descriptor(method).output_type)
-        rpc = self._channel.unary_unary(
-            method, request_serializer=_bytes, response_deserializer=output.FromString
-        )
-        return await rpc(request, timeout=timeout, metadata=tuple(headers.items()))
-
-    def _post(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            headers = _forwarded(request.headers)
-            try:
-                body = await _json(request, self._limit)
-                return JSONResponse(
-                    await handler(body, request.query_params, self._call, headers),
-                    headers={REQUEST_ID: headers[REQUEST_ID]},
-                )
-            except ServiceError as error:
-                status = status_of(error)
-                return _failed(_CODES[status.code], status.message, headers)
-            except grpc.aio.AioRpcError as error:
-                failed = _connect_error(error)
-                return _failed(failed.code, failed.message, headers)
-            except Exception as error:
-                failed = _bug(error, request.url.path, headers)
-                return _failed(failed.code, failed.message, headers)
-
-        return answer
 
 
 class _Application(ConnectASGIApplication[None]):
@@ -183,9 +168,10 @@ class _Application(ConnectASGIApplication[None]):
 class _Authenticated:
     """Refuses a request without a known token before its body is read; gRPC's guard does all other checks."""
 
-    def __init__(self, app: Any, tokens: Tokens) -> None:
+    def __init__(self, app: Any, tokens: Tokens, api: Api | None) -> None:
         self._app = app
         self._tokens = tokens
+        self._api = api
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and self._tokens.required:
@@ -193,7 +179,9 @@ class _Authenticated:
             try:
                 self._tokens.identify(headers)
             except ServiceError as error:
-                response = _failed(Code.UNAUTHENTICATED, error.message, {})
+                failure = Failure(Code.UNAUTHENTICATED, error.message)
+                ours = self._api is not None and scope["path"].startswith(self._api.prefix)
+                response = self._api.failed(failure) if self._api and ours else _failed(failure, {})
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -224,7 +212,7 @@ class _Config(Config):  # type: ignore[misc]
 
 def _forward(path: str, call: Callable[..., Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
     async def forward(request: Any, context: Any) -> Any:
-        headers = _forwarded(context.request_headers)
+        headers = forwarded(context.request_headers)
         context.response_headers[REQUEST_ID] = headers[REQUEST_ID]
         timeout = None if context.timeout_ms is None else max(0.0, context.timeout_ms / 1000)
         try:
@@ -232,80 +220,41 @@ def _forward(path: str, call: Callable[..., Awaitable[Any]]) -> Callable[[Any, A
         except grpc.aio.AioRpcError as error:
             raise _connect_error(error) from error
         except Exception as error:
-            raise _bug(error, path, headers) from error
+            failure = failure_of(error, path, headers)
+            raise ConnectError(failure.code, failure.message) from error
 
     return forward
 
 
-def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata of a call, with a request id."""
-    found = {name: headers[name] for name in FORWARDED if name in headers}
-    return {REQUEST_ID: uuid.uuid4().hex} | found
+def _post(handler: Handler, upstream: Upstream) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        headers = forwarded(request.headers)
+        try:
+            body = await read_json(request, upstream.limit)
+            return JSONResponse(
+                await handler(body, request.query_params, upstream.call, headers),
+                headers={REQUEST_ID: headers[REQUEST_ID]},
+            )
+        except Exception as error:
+            return _failed(failure_of(error, request.url.path, headers), headers)
+
+    return answer
 
 
 def _connect_error(error: grpc.aio.AioRpcError) -> ConnectError:
+    status = rich_status(error)
     details: list[ErrorDetail] = []
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            status = status_pb2.Status.FromString(value)
-            details = [
-                ErrorDetail(AnyDetail(type_url=each.type_url, value=each.value)) for each in status.details
-            ]
-    return ConnectError(_CODES[error.code().value[0]], error.details() or "", details)
+    if status is not None:
+        details = [
+            ErrorDetail(AnyDetail(type_url=each.type_url, value=each.value)) for each in status.details
+        ]
+    return ConnectError(CODES[error.code().value[0]], error.details() or "", details)
 
 
-def _bug(error: Exception, path: str, headers: Mapping[str, str]) -> ConnectError:
-    """Log an exception that nobody foresaw, as gRPC's interceptor does, and return what the caller gets."""
-    request_id = headers[REQUEST_ID]
-    log.error("call failed", method=path, request_id=request_id, exc_info=error)
-    return ConnectError(
-        Code.INTERNAL, f"internal error; the server's log has it under request id {request_id}"
-    )
-
-
-def _failed(code: Code, message: str, headers: Mapping[str, str]) -> Response:
+def _failed(failure: Failure, headers: Mapping[str, str]) -> Response:
     """Return a failure in the form of Connect's."""
     told = {REQUEST_ID: headers[REQUEST_ID]} if REQUEST_ID in headers else {}
-    return JSONResponse({"code": code.value, "message": message}, _HTTP_STATUS.get(code, 500), told)
-
-
-#: As Connect's specification has them.
-_HTTP_STATUS = {
-    Code.CANCELED: 499,
-    Code.INVALID_ARGUMENT: 400,
-    Code.DEADLINE_EXCEEDED: 504,
-    Code.NOT_FOUND: 404,
-    Code.ALREADY_EXISTS: 409,
-    Code.PERMISSION_DENIED: 403,
-    Code.RESOURCE_EXHAUSTED: 429,
-    Code.FAILED_PRECONDITION: 400,
-    Code.ABORTED: 409,
-    Code.OUT_OF_RANGE: 400,
-    Code.UNIMPLEMENTED: 501,
-    Code.UNAVAILABLE: 503,
-    Code.UNAUTHENTICATED: 401,
-}
-
-
-def _bytes(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
-async def _json(request: Request, limit: int) -> Any:
-    """Return the JSON of a request's body.
-
-    Raises:
-        InvalidInput: It is larger than `limit` bytes, or no JSON.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise InvalidInput("request", f"is larger than {limit:,} bytes, max_message_bytes of this server")
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise InvalidInput("request", f"is no JSON: {error}") from error
+    return JSONResponse({"code": failure.code.value, "message": failure.message}, failure.status, told)
 
 
 def _methods(services: Iterable[str]) -> dict[str, Any]:
@@ -317,11 +266,6 @@ def _methods(services: Iterable[str]) -> dict[str, Any]:
         for method in pool.FindServiceByName(service).methods
         if not method.client_streaming and not method.server_streaming
     }
-
-
-def _descriptor(path: str) -> Any:
-    _, service, name = path.split("/")
-    return descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
 
 
 def _info(method: Any) -> MethodInfo[Any, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import transformers
@@ -12,6 +13,7 @@ from extra_services.errors import ServiceError
 from extra_services.generation import instruments
 from extra_services.generation.engines.protocol import Engine
 from extra_services.generation.engines.transformers.engine import TransformersEngine, TransformersOptions
+from extra_services.generation.openai_api.sessions import Sessions
 from extra_services.generation.service import GenerationServicer
 from extra_services.generation.settings import GenerationSettings
 from extra_services.generation.tokenizer import Tokenizer
@@ -47,9 +49,20 @@ async def build(settings: GenerationSettings) -> server.ServerSpec:
     servicer = GenerationServicer(
         engine, tokenizer, settings.model, settings.weights_root, server_info(settings)
     )
+
+    def http_api() -> Any:
+        # Imported late: its packages are there only for an HTTP port.
+        from extra_services.generation.openai_api.routes import OpenAiApi
+
+        sessions = Sessions(tokenizer, settings.max_sessions, settings.session_idle_seconds)
+        return OpenAiApi(settings.model.absolute().name, tokenizer, engine.limits, sessions)
+
     add = generation_pb2_grpc.add_GenerationServiceServicer_to_server
     return server.ServerSpec(
-        {NAME: lambda grpc_server: add(servicer, grpc_server)}, engine.close, engine.readiness
+        {NAME: lambda grpc_server: add(servicer, grpc_server)},
+        engine.close,
+        engine.readiness,
+        http_api=http_api,
     )
 
 

@@ -61,3 +61,9 @@ class GenerationSettings(ServerSettings):
         ge=0,
         description="Seed of the seeds of requests that have none; default: from the system.",
     )
+    max_sessions: int = Field(
+        1024, gt=0, description="Conversations recorded at once by the HTTP port; more are refused."
+    )
+    session_idle_seconds: float = Field(
+        3600.0, gt=0, description="Seconds without a request after which a recorded conversation is dropped."
+    )

@@ -1,5 +1,7 @@
 """The tokenizer of the served model: text to token ids and back, and a hash of its vocabulary."""
 
+import uuid
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -33,16 +35,59 @@ class Tokenizer:
         Raises:
             InvalidInput: There are no messages, the model has no chat template, or the template refuses them.
         """
+        text = self._rendered(messages)
+        return np.array(encode_prompts(self._tokenizer, [text], templated=True)[0], np.int32)
+
+    def encode_after(self, messages: list[tuple[str, str]], place: int, last: int) -> NDArray[np.int32]:
+        """Encode what the chat template writes between two answers of the assistant.
+
+        The tokens of the conversation up to the end of an answer are known. With these ones behind them they
+        are the prompt of the next answer, and no text is encoded a second time.
+
+        Args:
+            messages: (role, content) of each.
+            place: Of the answer whose tokens are known; its content may differ from what they decode to.
+            last: The last of these tokens. It is not repeated if the template ends an answer with it.
+
+        Returns:
+            int32 [length].
+
+        Raises:
+            InvalidInput: The template refuses the messages, or leaves the answer out.
+        """
+        mark = uuid.uuid4().hex
+        marked = [*messages[:place], (messages[place][0], mark), *messages[place + 1 :]]
+        _, found, text = self._rendered(marked).rpartition(mark)
+        if not found:
+            raise InvalidInput("messages", f"the model's chat template leaves out messages[{place}]")
+        end = self.token_text(last)
+        if text.lstrip().startswith(end):
+            text = text.lstrip().removeprefix(end)
+        return np.array(encode_prompts(self._tokenizer, [text], templated=True)[0], np.int32)
+
+    def _rendered(self, messages: list[tuple[str, str]]) -> str:
         if not messages:
             raise InvalidInput("chat.messages", "the conversation is empty; send at least one message")
         if self._tokenizer.chat_template is None:
             raise InvalidInput("chat", "this model's tokenizer has no chat template; send text or token ids")
         chat = [{"role": role, "content": content} for role, content in messages]
         try:
-            ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+            text: str = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:  # raised by the model's own template, for example for an unknown role
             raise InvalidInput("chat.messages", f"the model's chat template refuses it: {error}") from error
-        return np.array(ids, np.int32)
+        return text
+
+    def token_text(self, token: int) -> str:
+        """Return the text of one token, also of a special one."""
+        text: str = self._tokenizer.decode(
+            [token], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def token_bytes(self, token: int) -> list[int] | None:
+        """Return the bytes of a token's text, None if it is a part of a character."""
+        text = self.token_text(token)
+        return None if REPLACEMENT in text else list(text.encode())
 
     @cached_property
     def newline_ids(self) -> NDArray[np.int32]:
@@ -72,3 +117,28 @@ class Tokenizer:
         """Decode token ids, without special tokens and without clean-up of spaces."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+class GrowingText:
+    """The text of a sample while its tokens come, without decoding all of them again for each.
+
+    Args:
+        tokenizer: Of the model.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        #: Tokens before this are done; the text of those up to `_read` is in what was returned.
+        self._start = self._read = 0
+
+    def add(self, tokens: Sequence[int]) -> str:
+        """Append tokens; return the text they add, as far as its characters are complete."""
+        self._ids += tokens
+        # With the tokens before, since a token's text may depend on whether it is the first.
+        before = self._tokenizer.decode(self._ids[self._start : self._read])
+        now = self._tokenizer.decode(self._ids[self._start :])
+        if now.endswith(REPLACEMENT):
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        return now[len(before) :]

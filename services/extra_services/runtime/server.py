@@ -46,6 +46,8 @@ class ServerSpec:
     readiness: Callable[[], AsyncIterator[bool]] | None = None
     #: Paths of the HTTP port besides the RPCs -> what answers a POST there (gateway.http.Handler).
     http_posts: Mapping[str, Callable[..., Awaitable[Any]]] = field(default_factory=dict)
+    #: Makes further routes of the HTTP port (a gateway.http.Api), if there is one.
+    http_api: Callable[[], Any] | None = None
 
 
 def run(settings: ServerSettings, build: Callable[[], Awaitable[ServerSpec]]) -> None:
@@ -144,7 +146,8 @@ def _gateway(server: grpc.aio.Server, settings: ServerSettings, spec: ServerSpec
         from extra_services.gateway.http import Gateway
     except ModuleNotFoundError as error:
         raise SystemExit(f"http_port is set: pip install 'extra-rl[http]' ({error})") from error
-    return Gateway(settings, tokens, server, spec.services, spec.http_posts)
+    api = spec.http_api() if spec.http_api else None
+    return Gateway(settings, tokens, server, spec.services, spec.http_posts, api)
 
 
 def _add_standard_services(server: grpc.aio.Server, names: list[str]) -> Any:
