@@ -10,8 +10,8 @@ the slope of a line through these steps (Theil and Sen's, which single high valu
 step. `files` gives the same of open files, `folder` the bytes that each part of the run folder gains with a
 step, and `grown` what grew.
 
-The exit code is 1 if the memory of a process grew by 5 %, or its files by more than 2, over these 300 steps, or
-if training failed.
+The exit code is 1 if, over these 300 steps, the memory of a process grew by 5 % or its files by more than 2,
+or if training failed.
 """
 
 import argparse

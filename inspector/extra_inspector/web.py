@@ -480,7 +480,12 @@ class PromptPage:
                 numbers, key=lambda number: known[number].rollout.novelty if number in known else -1
             )
         parts = ["<h2>Memory of correct solutions</h2>"]
-        if not known:
+        if not self._index.complete():
+            parts.append(
+                "<p>Some steps are not recorded in the run folder: its rollouts cannot be matched with the"
+                " numbers of the solutions.</p>"
+            )
+        elif not known:
             parts.append("<p>No correct solution of this prompt has been found.</p>")
         parts.append(note)
         if shown:
@@ -488,8 +493,8 @@ class PromptPage:
             novelties = {number: known[number].rollout.novelty for number in listed}
             parts.append(markup.solution_map(shown, novelties, self._prompt_id, self._solution))
             parts.append(
-                f'<p class="soft">From {escape(self._inspector.memories.source)}: {len(shown.numbers)} of the'
-                f" {len(known)} solutions ever found.</p>"
+                f'<p class="soft">From {escape(self._inspector.memories.source)}: {len(shown.numbers)}'
+                f"{f' of the {len(known)} solutions ever found' if known else ' solutions'}.</p>"
             )
         if self._solution in known:
             parts.append(self._compared(self._solution))
