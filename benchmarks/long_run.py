@@ -2,7 +2,7 @@
 
     extra-rl bench long_run --json [--steps 500] [--folder FOLDER]
 
-It trains `trainer/configs/rehearsal.yaml` with novelty, outcome novelty, prefixes, checkpoints, and thinned
+It trains `trainer/configs/rehearsal.yaml`, four prompts a step, with novelty, outcome novelty, prefixes, checkpoints, and thinned
 records (SETTINGS). After every step it records, for each process of the run, the resident memory that is not
 shared with others, and the open files; and the size of each part of the run folder. The result is one JSON
 object. `memory` gives by process the MiB after the warm-up (all but the last 300 steps) and at the end, and
@@ -38,10 +38,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MEASURED_STEPS = 300
 #: Seconds between looks at the run's metrics.
 LOOK_SECONDS = 0.5
-PROBLEMS, PROMPTS_PER_STEP = 256, 16
+PROBLEMS, PROMPTS_PER_STEP = 64, 4
 SETTINGS = {
     "data.train_problems": PROBLEMS,
     "rollout.prompts_per_step": PROMPTS_PER_STEP,
+    "optimization.minibatch_prompts": PROMPTS_PER_STEP,
     "outcome.enabled": "true",
     "evaluation.problems": 16,
     "checkpoint.every_steps": 20,
@@ -102,7 +103,7 @@ def main() -> None:
         folder: Path = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         samples, code = _train(folder, arguments.steps)
-        (folder / "samples.json").write_text(json.dumps(vars(samples)))
+        _save(samples, folder)
     if code:
         sys.exit(f"training ended with exit code {code}")
     result = summary(samples)
@@ -131,10 +132,15 @@ def _train(folder: Path, steps: int) -> tuple[Samples, int]:
                     samples.take(step, run, launcher)
                     if step % 20 == 0:
                         _report(samples)
+                        _save(samples, folder)
         finally:
             process.terminate()
             process.wait()
     return samples, process.returncode
+
+
+def _save(samples: Samples, folder: Path) -> None:
+    (folder / "samples.json").write_text(json.dumps(vars(samples)))
 
 
 def _steps(run: Path) -> int:
