@@ -19,9 +19,9 @@ from extra_client.credentials import NOT_SECRET
 from extra_trainer.openrlhf import replacements
 from extra_trainer.openrlhf.flags import openrlhf_flags
 
-#: Environment of workers that compute on the CPU. oneDNN and its wrapper in torch keep 1,024 compiled kernels each,
-#: half a megabyte a kernel, and batches of another length need other kernels; glibc keeps freed tensors of mixed
-#: sizes. Together a worker grew by a gigabyte in 60 steps.
+#: Environment of workers that compute on the CPU. oneDNN and its wrapper in torch keep 1,024 compiled kernels
+#: each, half a megabyte a kernel, and batches of another length need other kernels; glibc keeps freed tensors
+#: of mixed sizes. Together a worker grew by a gigabyte in 60 steps.
 FLAT_MEMORY = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     "LRU_CACHE_CAPACITY": "256",
