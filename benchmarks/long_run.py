@@ -3,12 +3,12 @@
     extra-rl bench long_run --json [--steps 500] [--folder FOLDER]
 
 It trains `trainer/configs/rehearsal.yaml`, four prompts a step, with novelty, outcome novelty, prefixes,
-checkpoints, and thinned records (SETTINGS). After every step it records, for each process of the run, the resident memory that is not
-shared with others, and the open files; and the size of each part of the run folder. The result is one JSON
-object. `memory` gives by process the MiB after the warm-up (all but the last 300 steps) and at the end, and
-the slope of a line through these steps (Theil and Sen's, which single high values do not move) in MiB a
-step. `files` gives the same of open files, `folder` the bytes that each part of the run folder gains with a
-step, and `grown` what grew.
+checkpoints, and thinned records (SETTINGS). After every step it records, for each process of the run, the
+resident memory that is not shared with others, and the open files; and the size of each part of the run
+folder. The result is one JSON object. `memory` gives by process the MiB after the warm-up (all but the last
+300 steps) and at the end, and the slope of a line through these steps (Theil and Sen's, which single high
+values do not move) in MiB a step. `files` gives the same of open files, `folder` the bytes that each part of
+the run folder gains with a step, and `grown` what grew.
 
 The exit code is 1 if, over these 300 steps, the memory of a process grew by 5 % or its files by more than 2,
 or if training failed.
