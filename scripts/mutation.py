@@ -3,9 +3,9 @@
     python scripts/mutation.py [--sample 60] [--seed 0] [MODULE ...]
 
 mutmut changes one operator, constant or call at a time, and runs the tests that reach the changed function.
-It wants packages at the top of a folder, so they are copied to build/mutation first. Of each module's mutants a
-random sample is run (`--sample 0`: all). Printed are, by module, the number of mutants and the share that was
-killed, and a diff of each survivor; the exit code is 1 if fewer than 90 % were killed in any module.
+It wants packages at the top of a folder, so they are copied to build/mutation first. Of each module's mutants
+a random sample is run (`--sample 0`: all). Printed are, by module, the number of mutants and the share that
+was killed, and a diff of each survivor; the exit code is 1 if fewer than 90 % were killed in any module.
 docs/mutation.md has the last figures, and the reasons why survivors may survive.
 """
 
@@ -98,6 +98,8 @@ def _prepare(module: str) -> None:
     for package in PACKAGES:
         shutil.copytree(ROOT / package, WORK / Path(package).name)
     shutil.copytree(ROOT / "tests", WORK / "tests")
+    # The tests import from it: Python must find it when it starts.
+    (WORK / "mutants" / "tests").mkdir(parents=True)
     settings = {
         "source_paths": [module.partition("/")[0]],
         "only_mutate": [module],
