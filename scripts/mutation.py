@@ -83,7 +83,9 @@ def _killed(module: str, options: argparse.Namespace) -> float:
     print(f"{module}: {len(sample)} of {len(names)} mutants", flush=True)
     _mutmut(options.python, "run", "--max-children", "1", *sample)
     codes = _exit_codes(module)
-    alive = [name for name in sample if codes[name] in (SURVIVED, NO_TESTS, None)]
+    if any(codes[name] is None for name in sample):
+        sys.exit(f"{module}: mutmut did not run all mutants: see {WORK / 'mutmut.log'}")
+    alive = [name for name in sample if codes[name] in (SURVIVED, NO_TESTS)]
     for name in alive:
         print(f"{name}: {'no test reaches it' if codes[name] == NO_TESTS else 'survived'}")
         print(_mutmut(options.python, "show", name))

@@ -140,12 +140,14 @@ def test_an_item_that_runs_long_is_moved_aside_and_leaves_its_worker_to_others(t
 def test_random_kills_under_load_lose_nothing_and_change_no_verdict(
     server: VerificationServer, wanted: int
 ) -> None:
-    stop = threading.Event()
+    stop, answered = threading.Event(), threading.Event()
     kills: list[int] = []
 
     def kill_at_random() -> None:
         chance = random.Random(0)
-        while not stop.wait(chance.uniform(0.1, 0.4)):
+        # One for each answered call: on a slow machine more would hit one item until it is given up.
+        while answered.wait() and not stop.wait(chance.uniform(0, 0.3)):
+            answered.clear()
             for worker in chance.sample(workers := server.workers(), min(1, len(workers))):
                 worker.kill()
                 kills.append(worker.pid)
@@ -161,8 +163,10 @@ def test_random_kills_under_load_lose_nothing_and_change_no_verdict(
             expected = [pb.VERDICT_STATUS_CORRECT if n % 3 == 0 else pb.VERDICT_STATUS_WRONG for n in numbers]
             assert [verdict.status for verdict in server.verify(*pairs)] == expected
             verified += len(pairs)
+            answered.set()
     finally:
         stop.set()
+        answered.set()
         killer.join()
     assert len(kills) >= wanted
     assert verified
