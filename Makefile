@@ -27,12 +27,14 @@ VENV_HARNESS := .venv-harness
 
 # The tools that lint, validate, audit and start deploy/: locked, and separate from the tested environments.
 VENV_DEPLOY := .venv-deploy
+# mutmut, on top of .venv.
+VENV_MUTATION := .venv-mutation
 # The tools that build the site of the documentation, locked likewise.
 VENV_DOCS := .venv-docs
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment smollm2 test test-all test-vllm test-plugins test-harness faults soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment smollm2 test test-all test-vllm test-plugins test-harness faults mutation soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
 
 # Continues where it was interrupted. A finished demo shows its table again; `rm -r runs/demo` to start from the beginning.
 demo: $(VENV)/installed
@@ -87,6 +89,10 @@ example-verl: $(VENV_VERL)/installed
 # random. Run them as root, after apt-get install redis-server iproute2 faketime; tests of a missing tool are skipped.
 faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Mutants of the code that decides rewards, and the tests that must notice them: docs/mutation.md.
+mutation: $(VENV_MUTATION)/installed
+	$(BIN)/python scripts/mutation.py --python $(VENV_MUTATION)/bin/python $(ARGS)
 
 # The wheel in empty environments: the client and the light extras on each Python, the heavy extras resolved only.
 check-install: $(VENV)/installed
@@ -201,6 +207,13 @@ $(VENV_HARNESS)/installed: $(VENV)/installed requirements/harness.txt
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_HARNESS)/bin/python --requirement requirements/harness.txt
 	touch $@
 
+$(VENV_MUTATION)/installed: $(VENV)/installed requirements/mutation.txt
+	$(PYTHON) -m venv --without-pip $(VENV_MUTATION)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > $$($(VENV_MUTATION)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_MUTATION)/bin/python --requirement requirements/mutation.txt
+	touch $@
+
 $(VENV_DEPLOY)/installed: requirements/deploy-tools.lock
 	$(PYTHON) -m venv $(VENV_DEPLOY)
 	$(VENV_DEPLOY)/bin/python -m pip install --quiet uv
@@ -216,4 +229,4 @@ $(VENV_DOCS)/installed: requirements/docs.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_SMOLLM2) $(VENV_HARNESS) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_SMOLLM2) $(VENV_HARNESS) $(VENV_MUTATION) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache

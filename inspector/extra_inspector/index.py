@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -255,12 +255,7 @@ class Index:
             RecordError: This release cannot read a record; the files before it are indexed.
         """
         with self._updating:
-            folders: tuple[StepFolder, ...] = ("prefixes", "rollouts")
-            files = {
-                path: (folder, step, path.stat())
-                for folder in folders
-                for step, path in self.folder.step_files(folder)
-            }
+            files = self._step_files()
             with self._connection() as connection:
                 known = {row["path"]: row for row in connection.execute("SELECT * FROM files")}
             gone = [name for name in known if self.folder.path / name not in files]
@@ -270,10 +265,9 @@ class Index:
                 if _signature(known.get(self._name(path))) != (stat.st_mtime_ns, stat.st_size)
             ]
             self.progress = Progress(0, len(stale))
-            with self._connection() as connection:
-                self._summarize(
-                    connection, {p for name in gone for p in _forget(connection, name, known[name]["step"])}
-                )
+            with self._connection() as connection, self._summarized(connection) as touched:
+                for name in gone:
+                    touched |= _forget(connection, name, known[name]["step"])
             while self.progress.done < len(stale):
                 with self._connection() as connection:
                     error = self._index_some(connection, stale[self.progress.done :])
@@ -292,19 +286,33 @@ class Index:
             The error of the first file that cannot be read; nothing of it is indexed.
         """
         until = time.monotonic() + self.commit_seconds
-        touched: set[int] = set()
-        failure = None
-        for path, folder, step, stat in files:
-            try:
-                touched |= self._index_file(connection, path, folder, step, stat)
-            except RecordError as error:
-                failure = error
-                break
-            self.progress.done += 1
-            if time.monotonic() >= until:
-                break
-        self._summarize(connection, touched)
-        return failure
+        with self._summarized(connection) as touched:
+            for path, folder, step, stat in files:
+                try:
+                    # A run that keeps its last records only may have deleted the file meanwhile.
+                    with suppress(FileNotFoundError):
+                        touched |= self._index_file(connection, path, folder, step, stat)
+                except RecordError as error:
+                    return error
+                self.progress.done += 1
+                if time.monotonic() >= until:
+                    break
+        return None
+
+    def complete(self) -> bool:
+        """Return whether every step up to the last one with records has them (`recording` in the config)."""
+        with self._connection() as connection:
+            return _complete(connection)
+
+    def _step_files(self) -> dict[Path, tuple[StepFolder, int, os.stat_result]]:
+        """Return path -> kind, step and state of the files of records that exist."""
+        found = {}
+        folders: tuple[StepFolder, ...] = ("prefixes", "rollouts")
+        for folder in folders:
+            for step, path in self.folder.step_files(folder):
+                with suppress(FileNotFoundError):  # as in `update`
+                    found[path] = (folder, step, path.stat())
+        return found
 
     def rollouts(self, query: Query) -> tuple[list[RolloutRow], int]:
         """Return a page of the rollouts that a query finds, and their number on all pages."""
@@ -407,7 +415,10 @@ class Index:
         return self._records(RolloutRecord, "rollouts", step, rows)
 
     def solutions(self, prompt_id: str) -> dict[int, Solution]:
-        """Return solution number -> solution, of all solutions that were ever stored for a prompt."""
+        """Return solution number -> solution, of all solutions that were ever stored for a prompt.
+
+        Empty if steps are missing in the run folder: the numbers count the solutions of all steps.
+        """
         with self._connection() as connection:
             rows = connection.execute(
                 "SELECT step, position, length, solution FROM rollouts WHERE solution IS NOT NULL AND"
@@ -416,8 +427,8 @@ class Index:
             ).fetchall()
         found: dict[int, Solution] = {}
         for row in rows:
-            (record,) = self._records(RolloutRecord, "rollouts", row["step"], [row])
-            found[row["solution"]] = Solution(row["step"], record)
+            for record in self._records(RolloutRecord, "rollouts", row["step"], [row]):
+                found[row["solution"]] = Solution(row["step"], record)
         return found
 
     def wrong_answers(self, prompt_id: str) -> list[WrongAnswer]:
@@ -444,8 +455,9 @@ class Index:
                 [prompt_id, until],
             ).fetchall()
         return [
-            RecordedChoice(row["step"], *self._records(PrefixChoiceRecord, "prefixes", row["step"], [row]))
+            RecordedChoice(row["step"], record)
             for row in rows
+            for record in self._records(PrefixChoiceRecord, "prefixes", row["step"], [row])
         ]
 
     def counts(self) -> dict[str, int]:
@@ -461,9 +473,10 @@ class Index:
     def _records(
         self, kind: type[Record], folder: StepFolder, step: int, rows: Iterable[sqlite3.Row]
     ) -> list[Record]:
+        """Read the records of these rows; none if the file was deleted after it was indexed."""
         path = self.folder.step_file(folder, step)
-        records = []
-        with path.open("rb") as file:
+        records: list[Record] = []
+        with suppress(FileNotFoundError), path.open("rb") as file:
             for row in rows:
                 file.seek(row["position"])
                 records.append(read_line(kind, file.read(row["length"]), path))
@@ -565,13 +578,39 @@ class Index:
         connection.executemany("INSERT INTO texts (rowid, body) VALUES (?, ?)", texts)
         return set(prompts.values())
 
+    @contextmanager
+    def _summarized(self, connection: sqlite3.Connection) -> Iterator[set[int]]:
+        """Yield a set for the prompts that change, and update their rows and solutions in the end."""
+        was_complete = _complete(connection)
+        touched: set[int] = set()
+        yield touched
+        self._summarize(connection, touched)
+        # Without a gap now, but with one before, no solution has a number yet.
+        self._number_solutions(connection, touched if was_complete else None)
+
     def _summarize(self, connection: sqlite3.Connection, touched: set[int]) -> None:
-        """Update the rows of prompts, and the numbers of their solutions.
+        """Update the rows of prompts."""
+        _set_touched(connection, touched)
+        connection.execute(
+            "UPDATE prompts SET (groups, hard, rescued, novelty, last_step, rollouts, correct, undecided,"
+            f" verdicts, masked) = (SELECT count(DISTINCT {GROUP_KEY}),"
+            f" count(DISTINCT CASE WHEN hard THEN {GROUP_KEY} END),"
+            f" count(DISTINCT CASE WHEN rescued THEN {GROUP_KEY} END),"
+            f" max(novelty), coalesce(max(step), 0), {COUNTS}"
+            " FROM rollouts WHERE prompt = prompts.id) WHERE id IN (SELECT id FROM touched)"
+        )
+
+    def _number_solutions(self, connection: sqlite3.Connection, touched: set[int] | None) -> None:
+        """Update the numbers of the solutions of prompts, of all if `touched` is None.
 
         A rollout gets a solution number if the novelty service stored it, by the run's config.
         """
-        if not touched:
+        if not _complete(connection):
+            connection.execute("UPDATE rollouts SET solution = NULL WHERE solution IS NOT NULL")
             return
+        if touched is None:
+            touched = {prompt for (prompt,) in connection.execute("SELECT id FROM prompts")}
+        _set_touched(connection, touched)
         novelty = self.config.get("novelty", {})
         remembers_all = novelty.get("memory_policy") == MemoryPolicy.ALL
         counted = "NOT undecided" if remembers_all else CORRECT
@@ -584,17 +623,6 @@ class Index:
         )
         if not novelty.get("enabled", True) or not remembers:
             counted = "0"
-        connection.execute("CREATE TEMP TABLE IF NOT EXISTS touched (id INTEGER PRIMARY KEY)")
-        connection.execute("DELETE FROM touched")
-        connection.executemany("INSERT INTO touched VALUES (?)", [(prompt,) for prompt in touched])
-        connection.execute(
-            "UPDATE prompts SET (groups, hard, rescued, novelty, last_step, rollouts, correct, undecided,"
-            f" verdicts, masked) = (SELECT count(DISTINCT {GROUP_KEY}),"
-            f" count(DISTINCT CASE WHEN hard THEN {GROUP_KEY} END),"
-            f" count(DISTINCT CASE WHEN rescued THEN {GROUP_KEY} END),"
-            f" max(novelty), coalesce(max(step), 0), {COUNTS}"
-            " FROM rollouts WHERE prompt = prompts.id) WHERE id IN (SELECT id FROM touched)"
-        )
         connection.execute(
             "UPDATE rollouts SET solution = numbered.number FROM (SELECT id, row_number() OVER"
             " (PARTITION BY prompt ORDER BY step, place, sample) - 1 AS number FROM rollouts"
@@ -606,6 +634,20 @@ class Index:
 def cache_folder(given: Path | None) -> Path:
     """Return the folder of indexes and imported runs: `given`, or one in the user's cache folder."""
     return given or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "extra-rl" / "inspect"
+
+
+def _complete(connection: sqlite3.Connection) -> bool:
+    recorded, last = connection.execute(
+        "SELECT count(*), coalesce(max(step), 0) FROM files WHERE path LIKE 'rollouts%'"
+    ).fetchone()
+    return bool(recorded == last)
+
+
+def _set_touched(connection: sqlite3.Connection, prompts: set[int]) -> None:
+    """Put ids of prompts into the table `touched`."""
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS touched (id INTEGER PRIMARY KEY)")
+    connection.execute("DELETE FROM touched")
+    connection.executemany("INSERT INTO touched VALUES (?)", [(prompt,) for prompt in prompts])
 
 
 def _lines(kind: type[Record], path: Path) -> Iterator[tuple[Record, int, int]]:

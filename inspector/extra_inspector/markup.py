@@ -353,7 +353,7 @@ def stored_prefixes(prefixes: Sequence[PrefixCandidate]) -> Markup:
 
 
 def memory_panel(
-    known: int,
+    known: int | None,
     problem: str,
     shown: Markup | None,
     mapped: int,
@@ -365,7 +365,7 @@ def memory_panel(
     """Return a prompt's memory of correct solutions.
 
     Args:
-        known: Number of the solutions ever found.
+        known: Number of the solutions ever found, None if steps are missing in the run folder.
         problem: Why there is no map, "" if there is one.
         shown: The map, as `solution_map` returns it.
         mapped: Number of the solutions on it.

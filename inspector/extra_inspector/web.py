@@ -475,7 +475,7 @@ class PromptPage:
             novelties = {number: novelty for number, novelty in measured.items() if novelty is not None}
             drawn = markup.solution_map(shown, novelties, self._prompt_id, self._solution)
         self._memory.content = markup.memory_panel(
-            len(known),
+            len(known) if self._index.complete() else None,
             problem,
             drawn,
             len(shown.numbers) if shown else 0,

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extra_client import embedded
+from extra_client import NamespaceClient, embedded
 from extra_trainer.runs.schema import unpack_array
 from support.processes import PATIENCE, marked_processes, no_process_survives, wait_for
+from support.redis_processes import RedisProcess
 from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, without_durations
 
 
@@ -162,22 +163,36 @@ def test_a_run_folder_is_not_overwritten_and_an_unknown_setting_is_named(
 def test_two_runs_at_once_of_one_config_share_nothing_but_what_they_are_told_to(
     mark: str, config: Path, tmp_path: Path
 ) -> None:
-    """The same name and seed, in two folders, with one novelty server; and a second launcher of the first."""
-    with embedded.start("novelty", data_folder=tmp_path / "memory", threads=1) as novelty:
-        flags = ("--set", f"services.novelty.target={novelty.target}")
-        folders = [tmp_path / "first", tmp_path / "second"]
-        runs = [start(mark, config, folder, *flags) for folder in folders]
-        wait_for(
-            lambda: (folders[0] / "config.yaml").is_file() or runs[0].poll() is not None,
-            "the first run never began",
-        )
-        third = start(mark, config, folders[0], "--resume", *flags)
-        assert "is going on" in " ".join(output_of(third).split())
-        assert third.returncode == 1
-        outputs = [output_of(run) for run in runs]
-        assert [run.returncode for run in runs] == [0, 0], outputs
-    names = [(folder / "identity").read_text() for folder in folders]
-    assert len(set(names)) == 2
+    """The same name and seed, in two folders, on one Redis; and a second launcher of the first.
+
+    The first run uses a novelty server that runs already, the second starts one of its own on the same Redis.
+    """
+    redis = RedisProcess(tmp_path / "redis")
+    try:
+        with embedded.start("novelty", redis_url=redis.url(), threads=1) as novelty:
+            folders = [tmp_path / "first", tmp_path / "second"]
+            running, own = (
+                ("--set", f"services.novelty.target={novelty.target}"),
+                ("--set", f"services.novelty.settings={{threads: 1, redis_url: '{redis.url()}'}}"),
+            )
+            runs = [start(mark, config, *each) for each in ((folders[0], *running), (folders[1], *own))]
+            wait_for(
+                lambda: (folders[0] / "config.yaml").is_file() or runs[0].poll() is not None,
+                "the first run never began",
+            )
+            third = start(mark, config, folders[0], "--resume", *running)
+            assert "is going on" in " ".join(output_of(third).split())
+            assert third.returncode == 1
+            outputs = [output_of(run) for run in runs]
+            assert [run.returncode for run in runs] == [0, 0], outputs
+            names = [(folder / "identity").read_text() for folder in folders]
+            assert len(set(names)) == 2
+            memories = [NamespaceClient(novelty.target, name).describe() for name in names]
+    finally:
+        redis.end()
+    assert f"Shared with other runs: novelty at {novelty.target}" in outputs[0]
+    assert "Shared with other runs: novelty in Redis (redis_url)" in outputs[1]
+    assert memories[0].prompts == memories[1].prompts > 0
     # The same seed: each run is what it would be alone.
     for one, other in zip(*(metrics_of(folder) for folder in folders), strict=True):
         assert without_durations(one) == pytest.approx(without_durations(other), rel=1e-4, abs=1e-6)

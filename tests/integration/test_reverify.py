@@ -14,7 +14,7 @@ from extra_client import VerificationClient, VerifyOptions, embedded
 from extra_rl.vocabulary import Method, References, UnparseableSide, VerdictStatus
 from extra_trainer.evaluation.reverification import Change, Judgement, reverify
 from extra_trainer.runs.folder import RunFolder
-from support.run_folders import rollout_record
+from support.run_folders import rollout_record, step_metrics
 
 DEMO = Path(__file__).parents[1] / "data" / "demo_run"
 RIGHT = Judgement(VerdictStatus.CORRECT, None, "integer")
@@ -97,6 +97,13 @@ def test_the_command_prints_a_table_or_json_and_changes_nothing(tmp_path: Path, 
     assert (content["responses"], content["rewards_changed"], len(content["changes"])) == (6, 2, 3)
     assert all(change["examples"] == [] for change in content["changes"])
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    assert "no records" not in shown.stderr
+    for step in (1, 2):
+        run.append_metrics(step_metrics(step))
+    run.keep_records(1)
+    thinned = command(run.path)
+    assert "3 responses" in thinned.stdout
+    assert "1 of 2 steps: the others have no records" in thinned.stderr
     nothing = command(tmp_path / "none")
     assert nothing.returncode == 1
     assert "no run folder with recorded rollouts" in nothing.stderr

@@ -4,7 +4,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.v1 import generation_pb2_grpc
 from support.generation_models import make_model_repeat
+from support.processes import wait_for
 
 #: Prompts of different lengths.
 MIXED = ["1+2=", "what is (3*4)-5", "a", "let x = 17.\nthen 2*x is", "0"]
@@ -64,9 +64,8 @@ def served(
             env={**os.environ, **(environment or {})},
         )
     try:
-        while not address.exists():
-            assert process.poll() is None, f"the server ended while starting:\n{log.read_text()[-5000:]}"
-            time.sleep(0.05)
+        wait_for(lambda: address.exists() or process.poll() is not None, "the server does not start")
+        assert process.poll() is None, f"the server ended while starting:\n{log.read_text()[-5000:]}"
         with grpc.insecure_channel(address.read_text()) as channel:
             stub = generation_pb2_grpc.GenerationServiceStub(channel)
             yield Served(stub, address.read_text(), model, root, process, log)

@@ -23,7 +23,7 @@ from extra_inspector.index import MASKED, Index, Query
 from extra_inspector.main import configure
 from extra_rl.config_file import ConfigError
 from extra_rl.vocabulary import FinishReason, VerdictStatus
-from extra_trainer.runs.folder import RunFolder
+from extra_trainer.runs.folder import STEP_FOLDERS, RunFolder
 from extra_trainer.runs.schema import RecordError
 from support.run_folders import PROMPTS, SAMPLES, STEPS, rollout_record, write_run
 
@@ -177,7 +177,7 @@ def test_suspicious_rollouts_have_no_solution_number_and_can_be_filtered(tmp_pat
         rollout_record(prompt_id="p", sample=sample, suspicious="the text is blank" if sample == 1 else "")
         for sample in range(3)
     ]
-    folder.write_rollouts(99, records)
+    folder.write_rollouts(STEPS + 1, records)
     index = Index(folder, tmp_path / "index.sqlite")
     index.update()
     assert [solution.rollout.sample for solution in index.solutions("p").values()] == [0, 2]
@@ -375,3 +375,33 @@ def test_of_the_trainer_only_the_run_folder_is_imported() -> None:
     assert tops == {"extra_inspector", "extra_client", "extra_rl", "extra_trainer"}
     of_trainer = {name for name in names if name.startswith("extra_trainer.")}
     assert of_trainer == {"extra_trainer.runs", "extra_trainer.runs.folder", "extra_trainer.runs.schema"}
+
+
+def test_solutions_have_no_numbers_where_steps_are_not_recorded(index: Index) -> None:
+    """The numbers count the solutions of all steps, so that others would name other rollouts."""
+    prompt = next(line["prompt_id"] for line in _lines(index) if line["status"] == "correct")
+    whole = index.solutions(prompt)
+    assert whole
+    first = index.folder.step_file("rollouts", 1)
+    content = first.read_text()
+    index.folder.keep_records(STEPS - 1)
+    assert index.update()
+    assert not index.complete()
+    assert not index.solutions(prompt)
+    first.write_text(content)
+    assert index.update()
+    assert index.solutions(prompt) == whole
+
+
+def test_records_that_a_run_deletes_while_they_are_read_are_left_out(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.folder.step_file("rollouts", 3).unlink()
+    assert index.group(3, 0) == []
+    # Deleted between the listing of the folder and the reading.
+    files = {folder: list(index.folder.step_files(folder)) for folder in STEP_FOLDERS}
+    monkeypatch.setattr(RunFolder, "step_files", lambda _, folder: iter(files[folder]))
+    index.folder.keep_records(5)
+    assert index.update()
+    assert index.counts()["rollouts"] == 5 * PROMPTS * SAMPLES
+    assert [step for step, _ in index.folder.read_rollouts()] == list(range(STEPS - 4, STEPS + 1))

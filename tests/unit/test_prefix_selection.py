@@ -5,7 +5,8 @@ import pytest
 
 from extra_rl.vocabulary import SelectionPolicy
 from extra_services.memory.records import Header, StoredPrefix
-from extra_services.prefix.selection import SelectionOptions, rank
+from extra_services.prefix.selection import BEST_PRIOR, SelectionOptions, rank, smoothed_entropies
+from extra_services.prefix.splitting import boundaries
 
 RANDOM = np.random.default_rng(0)
 OUTCOMES = SelectionOptions(SelectionPolicy.OUTCOME_AWARE)
@@ -87,3 +88,27 @@ def test_the_other_policies_rank_by_what_they_are_named_after(policy: str, expec
 def test_a_prompt_without_prefixes_leaves_the_empty_one_to_the_policies_that_know_it() -> None:
     assert rank([], Header(), SelectionOptions(), RANDOM) == []
     assert _lengths([], OUTCOMES) == [0]
+
+
+def test_priors_fall_with_entropy_and_with_length() -> None:
+    stored = _stored((10, 0.1, 0, 0), (20, 0.2, 0, 0))
+    ranking = rank(stored, Header(), SelectionOptions(SelectionPolicy.OUTCOME_AWARE, tau=1e-3), RANDOM)
+    # The share of prefixes with less entropy is 0 and 1/2, the length as a share of the longest 1/2 and 1.
+    expected = {0: 0.75, 10: 1 * 0.75, 20: 0.75 * 0.5}
+    priors = {candidate.length: candidate.prior / BEST_PRIOR for candidate in ranking}
+    assert priors == pytest.approx(expected)
+
+
+def test_a_cold_softmax_leaves_each_prefix_its_own_entropy() -> None:
+    entropies = np.array([0.1, 0.7])
+    assert smoothed_entropies(np.eye(2, dtype=np.float32), entropies, 1e-4) == pytest.approx(entropies)
+
+
+@pytest.mark.parametrize(
+    ("newlines", "expected"),
+    [([], []), ([3], [3]), ([3, 6], [3]), ([3, 6, 9], [3, 6]), ([3, 4, 9], [3])],
+)
+def test_the_last_of_several_boundaries_is_dropped(newlines: list[int], expected: list[int]) -> None:
+    tokens = np.zeros(12, np.int32)
+    tokens[[end - 1 for end in newlines]] = 7
+    assert boundaries(tokens, {7}, 2) == expected

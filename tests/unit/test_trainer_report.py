@@ -76,6 +76,20 @@ def test_novelties_are_counted_where_they_lie(tmp_path: Path) -> None:
     assert float(shares["repeats"].rstrip("%")) == pytest.approx(100 * np.mean(values == 0), abs=0.1)
 
 
+def test_the_report_says_of_how_many_steps_rollouts_are_recorded(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a")
+    (arm,) = arms.group_into_arms(_read(path))
+    whole = figures.novelty_bands(arm)
+    RunFolder(path).keep_records(4)
+    (arm,) = arms.group_into_arms(_read(path))
+    thin = figures.novelty_bands(arm)
+    assert whole is not None
+    assert thin is not None
+    assert "run folder" not in whole.note
+    assert f"Of the 4 of {STEPS} steps" in thin.note
+    assert "Of the 4 of" in report.write_all([path], None).read_text()
+
+
 def test_a_run_that_goes_on_has_a_report_of_what_there_is(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", evaluated=False, steps=3)
     html = report.write_all([run], None).read_text()

@@ -10,6 +10,7 @@ import pytest
 
 from extra_rl.config_file import ConfigError
 from extra_rl.vocabulary import UnparseableSide, VerdictStatus
+from extra_trainer.config import RecordingConfig
 from extra_trainer.runs.folder import RunFolder
 from extra_trainer.runs.schema import (
     CandidateRecord,
@@ -42,6 +43,21 @@ def test_what_came_after_the_last_checkpoint_is_forgotten(tmp_path: Path) -> Non
     ]
     folder.append_metrics(step_metrics(5))
     assert [json.loads(line)["step"] for line in folder.metrics.open()] == [2, 4, 5]
+
+
+def test_the_last_records_are_kept_and_the_missing_steps_counted(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    recording = RecordingConfig(every_steps=3, keep=2)
+    for step in range(1, 12):
+        if recording.records(step):
+            folder.write_rollouts(step, [rollout_record()])
+            folder.write_prefix_choices(step, [])
+            folder.keep_records(2)
+    assert [step for step, _ in folder.read_rollouts()] == [7, 10]
+    assert [step for step, _ in folder.step_files("prefixes")] == [7, 10]
+    assert folder.unrecorded_steps(11) == 9
+    folder.forget_after(8)
+    assert [step for step, _ in folder.read_rollouts()] == [7]
 
 
 def test_the_name_of_a_run_stays_the_same(tmp_path: Path) -> None:

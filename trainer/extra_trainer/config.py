@@ -414,6 +414,19 @@ class CheckpointConfig(Section):
     keep: int = Field(2, ge=2)
 
 
+class RecordingConfig(Section):
+    """The records of rollouts and prefix choices in the run folder; metrics are recorded of every step."""
+
+    every_steps: int = Field(1, gt=0, description="Record step 1 and every so many steps after it.")
+    keep: int | None = Field(
+        None, gt=0, description="Recorded steps whose records are kept, the last ones; absent: all."
+    )
+
+    def records(self, step: int) -> bool:
+        """Return whether a step is recorded."""
+        return (step - 1) % self.every_steps == 0
+
+
 class RayConfig(Section):
     """The Ray cluster, and the distribution of OpenRLHF's actors over it."""
 
@@ -500,6 +513,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     services: ServicesConfig = ServicesConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    recording: RecordingConfig = RecordingConfig()
     ray: RayConfig = RayConfig()
     openrlhf: dict[str, str | int | float | bool | list[float]] = Field(
         default_factory=dict, description="Further flags of OpenRLHF, such as {ds.zero_stage: 3}."

@@ -1,6 +1,7 @@
 """`extra-rl reverify`: what another verification service would say about a run's recorded responses."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,11 @@ def run_reverify(options: ReverifyOptions) -> int:
             print(json.dumps({"run": str(options.run), **outcome.to_json()}, ensure_ascii=False, indent=1))
         else:
             show(outcome, output)
+        steps = len(folder.read_metrics())
+        if missing := folder.unrecorded_steps(steps):
+            console.print(
+                f"{steps - missing} of {steps} steps: the others have no records (`recording` in the config)."
+            )
         return 0
 
     return run_command(work, console, (ConfigError, ExtraError), "Stopped; the run is unchanged.")
@@ -118,7 +124,8 @@ def _responses(folder: RunFolder) -> int:
     """Return the number of recorded responses."""
     count = 0
     for _, path in folder.step_files("rollouts"):
-        with path.open("rb") as file:
+        # A run that goes on may have deleted the file meanwhile.
+        with suppress(FileNotFoundError), path.open("rb") as file:
             count += sum(1 for _ in file)
     if not count:
         raise ConfigError(f"{folder.path} is no run folder with recorded rollouts")

@@ -54,6 +54,9 @@ def train(
         plans.show_problems(plan, console)
         if plan.problems:
             return 1
+        if plan.shared:
+            shared = "; ".join(plan.shared)
+            console.print(f"Shared with other runs: {shared}", markup=False, highlight=False, soft_wrap=True)
         Launcher(config, folder, console, cache).train(resume=resume)
         return 0
 

@@ -105,7 +105,7 @@ class Launcher:
         if there and what_is_trained(read_yaml(self.folder.config)) != what_is_trained(content):
             raise ConfigError(
                 f"the config differs from that of the run in {self.folder.path}: in a resumed run "
-                f"only {' and '.join(WHERE)} may change"
+                f"only {', '.join(WHERE)} may change"
             )
         write_whole(self.folder.config, yaml.safe_dump(content, sort_keys=False))
         self.folder.failure.unlink(missing_ok=True)

@@ -78,6 +78,8 @@ class Plan:
     memory: list[tuple[str, float]] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: What other runs use too if they are given the same addresses.
+    shared: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     #: The model's tokenizer, if it could be loaded.
     tokenizer: Any | None = None
@@ -441,6 +443,7 @@ def _shared(config: Config, folder: RunFolder, plan: Plan) -> None:
         shared.append(f"verification at {given.verification.target}: no state")
     if config.ray.address:
         shared.append(f"Ray at {config.ray.address}: its CPUs and GPUs")
+    plan.shared = shared
     plan.figures.append(("shared with other runs", "; ".join(shared) or "nothing"))
 
 

@@ -161,10 +161,16 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
 
     def _feed(self, finished: FinishedStep) -> int:
         """Record the step, which takes a second for millions of tokens, and feed the prefix memory."""
-        records = rollout_records(finished.groups, finished.novelty, finished.advantages)
-        self._folder.write_rollouts(finished.step, records)
+        recording = self._config.recording
+        recorded = recording.records(finished.step)
+        if recorded:
+            records = rollout_records(finished.groups, finished.novelty, finished.advantages)
+            self._folder.write_rollouts(finished.step, records)
         queued = self._explorer.feed(finished.groups, finished.step)
-        self._folder.write_prefix_choices(finished.step, prefix_choice_records(self._explorer.choices))
+        if recorded:
+            self._folder.write_prefix_choices(finished.step, prefix_choice_records(self._explorer.choices))
+            if recording.keep is not None:
+                self._folder.keep_records(recording.keep)
         return queued
 
     def settle(self) -> None:

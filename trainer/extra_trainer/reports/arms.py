@@ -24,8 +24,8 @@ from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.runs.folder import RunFolder
 from extra_trainer.runs.schema import StepMetrics
 
-#: Sections of a config that say where a run takes place, not what is trained.
-WHERE = ("services", "ray")
+#: Sections of a config that say where a run takes place and what is recorded of it, not what is trained.
+WHERE = ("services", "ray", "recording")
 #: Sections and settings that may differ between the runs of an arm.
 DIFFERING = (*WHERE, "seed", "name")
 #: Shown for a setting that a config does not have.

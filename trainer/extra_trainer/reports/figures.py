@@ -305,9 +305,17 @@ def novelty_bands(arm: Arm) -> Figure | None:
     )
     # Most are repeats: they are left out as the rest to 100 %, and the axis ends above the others.
     figure.layout["yaxis"]["range"] = [0, max(0.02, min(1.0, 1.1 * float((1 - repeats[1]).max())))]
-    return replace(
-        figure, data=figure.data[:-1], note=f"The rest to 100 %: repeats (up to {NOVELTY_BANDS[0]:g})."
-    )
+    note = f"The rest to 100 %: repeats (up to {NOVELTY_BANDS[0]:g}).{_recorded(arm)}"
+    return replace(figure, data=figure.data[:-1], note=note)
+
+
+def _recorded(arm: Arm) -> str:
+    """Return a sentence with the number of recorded steps, or "" if all are recorded."""
+    made = sum(len(run.metrics) for run in arm.runs)
+    missing = sum(run.folder.unrecorded_steps(len(run.metrics)) for run in arm.runs)
+    if not missing:
+        return ""
+    return f" Of the {made - missing} of {made} steps whose rollouts are in the run folder (recording)."
 
 
 def suspicious(arm: Arm) -> Figure | None:
@@ -325,6 +333,7 @@ def suspicious(arm: Arm) -> Figure | None:
     ]
     head = ["reason", "rollouts", "of the correct ones", "first step", "last step"]
     note = "Correct rollouts that the novelty service found suspicious: no bonus, and not stored."
+    note += _recorded(arm)
     return Figure(f"Suspicious rollouts: {arm.name}", "", note, head, rows[:ROWS])
 
 
@@ -346,6 +355,7 @@ def new_steps(arm: Arm) -> Figure | None:
     ]
     head = ["run", "step", "group, sample", "novelty", "new steps"]
     note = "The most novel solutions, with numbers and relations that no remembered solution had."
+    note += _recorded(arm)
     return Figure(f"New steps: {arm.name}", "", note, head, rows)
 
 

@@ -38,6 +38,7 @@ from extra_trainer.runs.schema import PrefixChoiceRecord, RecordError, RolloutRe
 
 #: Folders with one file a step.
 StepFolder = Literal["rollouts", "prefixes"]
+STEP_FOLDERS: tuple[StepFolder, ...] = ("rollouts", "prefixes")
 Record = TypeVar("Record", RolloutRecord, PrefixChoiceRecord, StepMetrics)
 
 
@@ -241,13 +242,22 @@ class RunFolder:
         for tag in self.checkpoints.glob("_actor/global_step*"):
             if int(tag.name.removeprefix("global_step")) > step:
                 shutil.rmtree(tag)
-        folders: tuple[StepFolder, ...] = ("rollouts", "prefixes")
-        for folder in folders:
+        for folder in STEP_FOLDERS:
             for made_in, path in self.step_files(folder):
                 if made_in > step:
                     path.unlink()
         kept = [metrics for metrics in self.read_metrics() if metrics.step <= step]
         write_whole(self.metrics, "".join(json.dumps(metrics.to_json()) + "\n" for metrics in kept))
+
+    def keep_records(self, last: int) -> None:
+        """Delete the records of all but the last recorded steps, whose number is `last`."""
+        for folder in STEP_FOLDERS:
+            for _, path in list(self.step_files(folder))[:-last]:
+                path.unlink()
+
+    def unrecorded_steps(self, last: int) -> int:
+        """Return how many of the steps up to `last` have no records of their rollouts."""
+        return last - sum(1 for step, _ in self.step_files("rollouts") if step <= last)
 
     def write_rollouts(self, step: int, records: Iterable[RolloutRecord]) -> None:
         """Write the rollouts of a step."""
@@ -265,9 +275,11 @@ class RunFolder:
         """
         self.check_format()
         for step, path in self.step_files("rollouts"):
-            # Not splitlines: a text may hold other line separators, which JSON leaves as they are.
-            with path.open(encoding="utf-8") as lines:
-                yield step, [read_line(RolloutRecord, line, path) for line in lines]
+            # A run that goes on may have deleted the file meanwhile (`keep_records`).
+            with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as lines:
+                # Not splitlines: a text may hold other line separators, which JSON leaves as they are.
+                records = [read_line(RolloutRecord, line, path) for line in lines]
+                yield step, records
 
     def write_vocabulary(self, pieces: Sequence[str]) -> None:
         """Write the text of each token, unless the file exists."""
