@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from extra_rl.vocabulary import TextWindow
 from extra_services.memory.embedding import Embedder
@@ -142,7 +143,7 @@ def scorers(embedders: dict[str, Vectors]) -> dict[str, Novelty]:
             made[f"cluster_size {window} {kind}"] = _cluster_size(vectors, window)
         made[f"derivation {kind}"] = _derivation(vectors)
         made[f"derivation, problem not given, {kind}"] = _derivation(vectors, with_problem=False)
-    return {"ngram_count": _ngram_count} | made
+    return {"ngram_count": _ngram_count, "TF-IDF of words": _tfidf} | made
 
 
 def _embedding(vectors: Vectors, window: TextWindow) -> Novelty:
@@ -215,6 +216,13 @@ def _derivations(solutions: Iterable[tuple[Problem, str]], with_problem: bool = 
         )
         for problem, text in solutions
     ]
+
+
+def _tfidf(pairs: list[tuple[Problem, str, str]]) -> Values:
+    """Cosine distance of TF-IDF vectors over all texts given: what a metric of ours has to beat."""
+    texts = [text for pair in pairs for text in pair[1:]]
+    found = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    return 1 - np.asarray(found[::2].multiply(found[1::2]).sum(axis=1)).ravel()
 
 
 def _ngram_count(pairs: list[tuple[Problem, str, str]]) -> Values:

@@ -208,6 +208,7 @@ def test_equations_whose_result_nothing_uses_add_no_step() -> None:
         "Here $37 + 12 = 49$ and $49 - 12 = 37$.",
         "We have $5 + 3 = 8$. We have $5 + 3 = 8$.",
         "First $61 + 2 = 63$. Then $63 + 5 = 68$. Then $68 + 9 = 77$.",
+        "Here $61 + 13 = 74$ and $74 - 13 = 61$.",
         "\n```python\nx0 = 61 * 2\nprint(x0 + 84)\n```\n",
         "\n| 61 | 52 |\n| 71 | 89 |\n",
     ):
@@ -232,6 +233,63 @@ def test_an_equation_counts_if_its_result_is_used_or_is_the_answer() -> None:
     assert d.derivation("$61 + 2 = 63$. \\boxed{63}").numbers >= {"61", "63"}
     assert d.derivation("$61 + 2 = 63$.").numbers >= {"61", "63"}
     assert not d.derivation("$61 + 2 = 63$. \\boxed{18}").numbers
+
+
+def test_equations_that_come_back_to_a_known_number_add_no_step() -> None:
+    plain = d.derivation(SWAP, STATED)
+    body, box = SWAP.split("$\\boxed")
+    for added in (
+        "Here $74 + 9 = 83$ and $83 - 9 = 74$.",
+        "Now $36 + 9 = 45$, then $45 + 14 = 59$, and $59 - 23 = 36$.",
+        "Indeed $148 / 2 = 74$.",
+    ):
+        found = d.derivation(f"{body} {added} $\\boxed{box}", STATED)
+        assert (found.numbers, found.relations) == (plain.numbers, plain.relations), added
+
+
+def test_a_root_a_square_a_half_or_a_double_is_a_use_without_an_equation() -> None:
+    for text in (
+        "$4 \\cdot 16 = 64$. The tangent is $\\boxed{8}$.",
+        "$61 - 45 = 16$. Twice this is $\\boxed{32}$.",
+        "$11 + 15 = 26$ counts each pair twice, so there are 13 pairs, and $x = 13 - 8$. $\\boxed{5}$",
+    ):
+        assert {"4*16", "61-45", "11+15"} & d.derivation(text).relations, text
+
+
+def test_a_text_is_read_in_parts_that_hold_all_of_it() -> None:
+    sentences = [f"In step {k} we find {k} + {k + 1000} = x, which is what we wanted to know." for k in range(40)]
+    found = d.derivation(" ".join(sentences))
+    assert len(found.parts) > 3
+    assert all(len(part.text) >= d.PART_CHARACTERS / 2 for part in found.parts)
+    assert found.text.split("\n") == sentences
+    assert {"7", "1007", "39", "1039"} <= found.numbers
+    assert len(d.derivation(SWAP).parts) == 1
+    assert d.derivation("").parts == ()
+
+
+def test_parts_that_have_nothing_to_do_with_the_problem_count_for_nothing() -> None:
+    sentences = [f"In step {k} we find {k} + {k + 1000} = x, which is what we wanted to know." for k in range(10)]
+    found = d.derivation(" ".join(sentences))
+    first, second = np.eye(2, dtype=np.float32)
+    vectors = np.stack([first, *[second] * (len(found.parts) - 1)])
+    kept, vector = d.related(found, vectors, first)
+    assert kept.parts == found.parts[:1]
+    assert kept.numbers == found.parts[0].numbers
+    np.testing.assert_allclose(vector, first)
+    unknown = np.full(2, np.nan, dtype=np.float32)
+    for problem in (-first - second, unknown):
+        everything, vector = d.related(found, vectors, problem)
+        assert everything is found
+        assert 0 < vector[0] < vector[1]
+
+
+def test_what_texts_have_in_common_with_the_problem_does_not_make_them_similar() -> None:
+    problem, one, other = np.eye(3, dtype=np.float32)
+    new, known = (problem + one) / np.sqrt(2), (problem + other) / np.sqrt(2)
+    near = np.float32(0.5**0.5)
+    assert d.apart_from_problem(new @ known, near, near) == pytest.approx(0, abs=1e-6)
+    assert d.apart_from_problem(np.float32(1), near, near) == 1
+    assert d.apart_from_problem(new @ known, np.float32(np.nan), np.float32(0)) == new @ known
 
 
 def test_a_text_about_something_else_has_no_novelty() -> None:

@@ -49,8 +49,8 @@ CONTAINED = 0.9
 #: A text whose embedding is less similar to the problem than UNRELATED is about something else: no novelty,
 #: not stored. From RELATED on its novelty is paid in full, between them in part.
 UNRELATED, RELATED = 0.3, 0.45
-#: The same for a part of a text: it counts for nothing.
-UNRELATED_PART = 0.3
+#: A part of a text that is less similar than this counts for nothing.
+UNRELATED_PART = 0.2
 #: The same where the problem is not known: a text less similar than this to every known solution.
 LEAST_SIMILARITY = 0.3
 #: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
@@ -59,8 +59,11 @@ THRESHOLD = 0.15
 #: small sets.
 COMMON_BITS, OWN_BITS = 2, 4
 #: Weights of the cosine distance, and of the distances of numbers and relations; and the intercept.
-WEIGHTS = np.array([7.0, 8.15, 5.31], dtype=np.float32)
-INTERCEPT = -11.31
+WEIGHTS = np.array([7.34, 8.16, 5.64], dtype=np.float32)
+INTERCEPT = -11.75
+#: The same where the problem is not known: then all solutions have its numbers and words in common.
+UNSTATED_WEIGHTS = np.array([5.06, 8.55, 5.9], dtype=np.float32)
+UNSTATED_INTERCEPT = -8.83
 
 #: Words in a row without mathematics, of which fewer than this share are function words, are no English.
 LEAST_RUN, LEAST_FUNCTION_WORDS = 12, 0.15
@@ -248,19 +251,24 @@ def sketch(found: Derivation) -> Sketches:
     return np.packbits(bits, axis=1, bitorder="little").view("<u8")
 
 
-def different_way(similarity: Vectors, new: Sketches, known: Sketches) -> Vectors:
+def different_way(
+    similarity: Vectors, new: Sketches, known: Sketches, stated: NDArray[np.bool_] | bool = True
+) -> Vectors:
     """Return the probability that two solutions take different ways, float32 of the shape of `similarity`.
 
     Args:
         similarity: Cosine similarity of the embeddings of both texts, apart from the problem if it is known.
         new: Sketches of the new solutions, whose leading dimensions broadcast with `similarity`.
         known: Sketches of the known solutions, likewise.
+        stated: Whether the problem is known, broadcast likewise.
     """
     common = np.bitwise_count(new & known).sum(axis=-1, dtype=np.float32)
     sizes = _sizes(new), _sizes(known)
     distance = 1 - (common + COMMON_BITS) / (np.sqrt(sizes[0] * sizes[1]) + OWN_BITS)
     features = np.concatenate([(1 - similarity)[..., None], distance], axis=-1)
-    chance: Vectors = 1 / (1 + np.exp(-(features @ WEIGHTS + np.float32(INTERCEPT))))
+    unstated = features @ UNSTATED_WEIGHTS + np.float32(UNSTATED_INTERCEPT)
+    exponents = np.where(stated, features @ WEIGHTS + np.float32(INTERCEPT), unstated)
+    chance: Vectors = 1 / (1 + np.exp(-exponents))
     return chance
 
 
@@ -291,7 +299,8 @@ def derivation_novelty(
     related = np.where(unknown, 1, np.clip((to_problem - UNRELATED) / (RELATED - UNRELATED), 0, 1))
     if not similarity.shape[1]:
         return related.astype(np.float32), np.full(len(new), -1, dtype=np.int64)
-    chance = np.where(_contained(known, new[:, None]), 0, different_way(similarity, new[:, None], known))
+    different = different_way(similarity, new[:, None], known, ~unknown[:, None])
+    chance = np.where(_contained(known, new[:, None]), 0, different)
     chance = np.where(present, chance, np.float32(np.inf))
     nearest = chance.argmin(axis=1)
     least = chance.min(axis=1)
