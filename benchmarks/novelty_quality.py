@@ -172,15 +172,16 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
         stated = vectors.of([problem["problem"] for problem, _, _ in pairs], TextWindow.WHOLE)
         if not with_problem:
             stated = np.full_like(stated, np.nan)
-        new, of_new = _related(
+        new, of_new, to_problem = _related(
             vectors, _derivations(((problem, text) for problem, text, _ in pairs), with_problem), stated
         )
-        known, of_known = _related(
+        known, of_known, _ = _related(
             vectors, _derivations(((problem, text) for problem, _, text in pairs), with_problem), stated
         )
-        to_problem = np.einsum("ij,ij->i", of_new, stated)
         similarity = apart_from_problem(
-            np.einsum("ij,ij->i", of_new, of_known), to_problem, np.einsum("ij,ij->i", of_known, stated)
+            np.einsum("ij,ij->i", of_new, of_known),
+            np.einsum("ij,ij->i", of_new, stated),
+            np.einsum("ij,ij->i", of_known, stated),
         )[:, None]
         present = np.array([[not one.empty] for one in known])
         found, _ = derivation_novelty(
@@ -197,16 +198,20 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
 
 def _related(
     vectors: Vectors, found: list[Derivation], problems: NDArray[np.float32]
-) -> tuple[list[Derivation], NDArray[np.float32]]:
-    """Return the derivations without unrelated parts, and their vectors; a blank text has one of its own."""
+) -> tuple[list[Derivation], NDArray[np.float32], NDArray[np.float32]]:
+    """Return the derivations without unrelated parts, their vectors, and the similarities to the problems.
+
+    A blank text has a vector of its own, and similarity 0.
+    """
     texts = [[part.text for part in one.parts] for one in found]
     embedded = vectors.of([text for some in texts for text in some] + [" "], TextWindow.WHOLE)
     ends = np.cumsum([len(some) for some in texts])
     made = [
-        related(one, embedded[end - len(one.parts) : end], problem) if one.parts else (one, embedded[-1])
+        related(one, embedded[end - len(one.parts) : end], problem) if one.parts else (one, embedded[-1], 0.0)
         for one, end, problem in zip(found, ends.tolist(), problems, strict=True)
     ]
-    return [one for one, _ in made], np.stack([vector for _, vector in made])
+    similarities = np.array([similarity for _, _, similarity in made], dtype=np.float32)
+    return [one for one, _, _ in made], np.stack([vector for _, vector, _ in made]), similarities
 
 
 def _derivations(solutions: Iterable[tuple[Problem, str]], with_problem: bool = True) -> list[Derivation]:

@@ -199,7 +199,7 @@ def _parts(sentences: list[str], idle: set[int], chains: list["_Chain"]) -> tupl
     return tuple(part for part in parts if part.text.strip())
 
 
-def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Derivation, Vectors]:
+def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Derivation, Vectors, float]:
     """Leave out the parts that have little to do with the problem, such as another problem's solution.
 
     If no part has much to do with it, all stay: `derivation_novelty` judges the text as a whole.
@@ -210,17 +210,22 @@ def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Deri
         problem: Unit vector of the problem, float32 [d]; NaN if it is not known.
 
     Returns:
-        The derivation, and the unit vector of its text, float32 [d].
+        The derivation, the unit vector of its text, float32 [d], and the similarity of the text with all its
+        parts to the problem: leaving out parts makes no text more related.
     """
-    kept = ~(vectors @ problem < UNRELATED_PART)
-    if not kept.any():
-        kept[:] = True
     lengths = np.array([len(part.text) for part in found.parts], dtype=np.float32)
-    mean: Vectors = (lengths * kept) @ vectors
-    if not kept.all():
-        parts = tuple(part for part, stays in zip(found.parts, kept.tolist(), strict=True) if stays)
-        found = replace(found, parts=parts)
-    return found, mean / np.linalg.norm(mean)
+    whole = _unit(lengths @ vectors)
+    similarity = float(whole @ problem)
+    kept = ~(vectors @ problem < UNRELATED_PART)
+    if kept.all() or not kept.any():
+        return found, whole, similarity
+    parts = tuple(part for part, stays in zip(found.parts, kept.tolist(), strict=True) if stays)
+    return replace(found, parts=parts), _unit((lengths * kept) @ vectors), similarity
+
+
+def _unit(vector: Vectors) -> Vectors:
+    unit: Vectors = vector / np.linalg.norm(vector)
+    return unit
 
 
 def apart_from_problem(similarity: Vectors, new: Vectors, known: Vectors) -> Vectors:
@@ -234,9 +239,9 @@ def apart_from_problem(similarity: Vectors, new: Vectors, known: Vectors) -> Vec
         known: The same of the known texts.
     """
     rest = np.sqrt(np.maximum((1 - new**2) * (1 - known**2), 1e-6))
-    apart: Vectors = np.clip((similarity - new * known) / rest, -1, 1)
+    without = np.clip((similarity - new * known) / rest, -1, 1)
     # Texts that are equal but for rounding stay so.
-    apart = np.where(np.isnan(apart) | (similarity > 1 - 1e-5), similarity, apart)
+    apart: Vectors = np.where(np.isnan(without) | (similarity > 1 - 1e-5), similarity, without)
     return apart
 
 

@@ -42,7 +42,8 @@ class DerivationScorer:
 
     Groups lie one after the other: the first `counts[0]` of the vectors, float32 [m, dimension], and of the
     sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once. `problems`
-    are the unit vectors of the problems, float32 [len(prompts), dimension], NaN where one is not known.
+    are the unit vectors of the problems, float32 [len(prompts), dimension], NaN where one is not known, and
+    `related` the similarities of the whole texts to them, by which novelty is paid in part, float32 [m].
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class DerivationScorer:
         vectors: Vectors,
         sketches: Stored,
         problems: Vectors,
+        related: Vectors,
     ) -> None:
         self._index = index
         self._settings = settings
@@ -62,6 +64,7 @@ class DerivationScorer:
         self._vectors = vectors
         self._sketches = _opened(sketches)
         self._problems = problems
+        self._related = related
         self._to_problem = np.einsum("ij,ij->i", vectors, np.repeat(problems, counts, axis=0))
         self._history = index.sizes(prompts)
 
@@ -153,7 +156,7 @@ class DerivationScorer:
         known = self._known(groups, rows, kept)
         stepped = known.sketches.any(axis=(2, 3))
         novelty, place = derivation.derivation_novelty(
-            known.apart, new, known.sketches, known.present & stepped, self._to_problem[rows]
+            known.apart, new, known.sketches, known.present & stepped, self._related[rows]
         )
         distance = np.where(known.present & ~stepped, 1 - known.similarity, np.float32(np.inf))
         if distance.shape[1]:
@@ -202,7 +205,7 @@ class DerivationScorer:
         )
 
     def _ring_to_problem(self, groups: slice, kept: int) -> Vectors:
-        """Similarity of the remembered solutions to their problem, by place in the ring, [prompts, capacity]."""
+        """Similarity of remembered solutions to their problem, by place in the ring: [prompts, capacity]."""
         prompts, problems = self._prompts[groups], np.nan_to_num(self._problems[groups])
         found, sequence = self._index.nearest(prompts, np.ones(len(prompts), np.int64), problems, kept)
         placed = np.zeros((len(prompts), self._settings.memory_capacity), dtype=np.float32)

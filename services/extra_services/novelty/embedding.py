@@ -109,8 +109,8 @@ def _embed_derivations(
     for row, each in found.items():
         end = start + len(each.parts)
         problem = of_problem.get(problems[row], unknown)
-        kept, vectors[row] = related(each, embedded.vectors[start:end], problem)
+        kept, vectors[row], similarity = related(each, embedded.vectors[start:end], problem)
         start = end
-        if reason := reason_against_related(kept, vectors[row], problem):
+        if reason := reason_against_related(kept, similarity):
             errors[row] = InvalidInput("", reason)
     return EmbeddedTexts(vectors, errors, embedded.embedded, embedded.cached)

@@ -54,6 +54,8 @@ class CheckedGroup:
     derivations: list[Derivation] = field(default_factory=list)
     #: Metric derivation: unit vector of the problem, float32 [dimension], if it is known.
     problem: Vectors | None = None
+    #: Metric derivation: similarity of the rollouts that count to the problem, float32 [m]; NaN without one.
+    to_problem: Vectors | None = None
 
     def excerpt(self, row: int) -> str:
         """Return the first characters of a rollout's text, if it has one."""
@@ -290,8 +292,8 @@ def _related(prepared: PreparedGroups, memory: Memory) -> PreparedGroups:
     for checked, problem in zip(prepared.groups, problems, strict=True):
         end = start + sum(len(each.parts) for each in checked.derivations)
         judged = JudgedGroup(checked.rows, checked.suspicious, checked.derivations)
-        judged, related = without_unrelated(judged, prepared.vectors[start:end], problem)
-        groups.append(replace(_with_judgement(checked, judged), problem=problem))
+        judged, related, to_problem = without_unrelated(judged, prepared.vectors[start:end], problem)
+        groups.append(replace(_with_judgement(checked, judged), problem=problem, to_problem=to_problem))
         vectors.append(related)
         start = end
     return replace(prepared, groups=groups, vectors=np.concatenate(vectors))

@@ -235,9 +235,11 @@ class Attempt:
         if sketches is None:
             rings = RingScorer(index, self._settings)
             return RoundScores(*rings.score(prompts, counts, vectors, options.metric, options.explain))
-        unknown = np.full(vectors.shape[1], np.nan, dtype=np.float32)
-        problems = np.stack([unknown if checked.problem is None else checked.problem for checked in groups])
-        scorer = DerivationScorer(index, self._settings, prompts, counts, vectors, sketches, problems)
+        problems = np.stack([checked.problem for checked in groups if checked.problem is not None])
+        related = np.concatenate([one.to_problem for one in groups if one.to_problem is not None])
+        scorer = DerivationScorer(
+            index, self._settings, prompts, counts, vectors, sketches, problems, related
+        )
         novelty, found = scorer.novelty()
         scored = RoundScores(novelty, found)
         if options.explain:

@@ -96,7 +96,7 @@ def judge(
 
 def without_unrelated(
     judged: JudgedGroup, vectors: NDArray[np.float32], problem: NDArray[np.float32]
-) -> tuple[JudgedGroup, NDArray[np.float32]]:
+) -> tuple[JudgedGroup, NDArray[np.float32], NDArray[np.float32]]:
     """Leave out what has hardly any relation to the problem: rollouts, and parts of them.
 
     Args:
@@ -105,23 +105,25 @@ def without_unrelated(
         problem: Unit vector of the problem, float32 [d]; NaN if it is not known.
 
     Returns:
-        The group, and unit vectors of its rollouts, float32 [m, d].
+        The group, unit vectors of its rollouts, float32 [m, d], and their similarities to the problem [m].
     """
-    derivations, joined, kept = [], [vectors[:0]], []
+    derivations, joined, kept, similarities = [], [vectors[:0]], [], []
     reasons: dict[int, str] = {}
     start = 0
     for place, whole in enumerate(judged.derivations):
         end = start + len(whole.parts)
-        found, vector = related(whole, vectors[start:end], problem)
+        found, vector, similarity = related(whole, vectors[start:end], problem)
         start = end
-        if reason := reason_against_related(found, vector, problem):
+        if reason := reason_against_related(found, similarity):
             reasons[int(judged.rows[place])] = reason
             continue
         kept.append(place)
         derivations.append(found)
         joined.append(vector[None])
+        similarities.append(similarity)
     count_suspicious(reasons.values())
-    return JudgedGroup(judged.rows[kept], judged.suspicious | reasons, derivations), np.concatenate(joined)
+    left = JudgedGroup(judged.rows[kept], judged.suspicious | reasons, derivations)
+    return left, np.concatenate(joined), np.array(similarities, dtype=np.float32)
 
 
 def count_suspicious(reasons: Iterable[str]) -> None:
@@ -131,11 +133,8 @@ def count_suspicious(reasons: Iterable[str]) -> None:
         instruments.SUSPICIOUS.labels(label).inc()
 
 
-def reason_against_related(
-    found: Derivation, vector: NDArray[np.float32], problem: NDArray[np.float32]
-) -> str:
-    """Return why a rollout is left out now that its relation to the problem is known, or ""."""
-    similarity = float(vector @ problem)
+def reason_against_related(found: Derivation, similarity: float) -> str:
+    """Return why a rollout is left out now that its similarity to the problem is known, or ""."""
     if similarity < UNRELATED:
         return f"hardly any relation to the problem: similarity {similarity:.2f}, {UNRELATED} is needed"
     return reason_against(found)
