@@ -638,14 +638,15 @@ def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> li
     """Return the chains without the equations between plain numbers that add no step.
 
     An equation whose result stands somewhere before it, and is not the answer, is a check. One whose result
-    nothing uses adds no step either. A result is used if another chain that counts starts from it, from its
-    root, square, half or double, or states it, or if it is the answer. It may not be given in the problem,
-    and not be used by equations of the same numbers alone: 61 + 2 = 63 and 63 - 2 = 61 lead nowhere.
+    nothing uses adds no step either. A result is used if another chain that counts starts from it or states
+    it, or if it is the answer; or if this holds for its root, since texts take roots without an equation. It
+    may not be given in the problem, and not be used by equations of the same numbers alone: 61 + 2 = 63 and
+    63 - 2 = 61 lead nowhere.
     Without a known answer, the last chain's results are the answer.
     """
     answer = stated.answer | boxed or (chains[-1].results if chains else set())
     given = stated.numbers - answer
-    answer = answer.union(*map(_near, answer))
+    answer = answer | ({_square(one) for one in answer} - given)
     kept = list(_without_checks(chains, stated.answer))
     while True:
         # Number -> the equations that use it, by their numbers; what is no equation is one of its own.
@@ -653,8 +654,10 @@ def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> li
         for chain in kept:
             user = frozenset(chain.numbers) if chain.results else chain.sentence
             for number in chain.numbers - chain.results:
-                for one in (number, *_near(number)):
-                    users[one].add(user)
+                users[number].add(user)
+                # Not of an equation's or a given number: true equations meet such squares by chance.
+                if not chain.results and number not in stated.numbers:
+                    users[_square(number)].add(user)
         left = [
             chain
             for chain in kept
@@ -679,12 +682,9 @@ def _without_checks(chains: list[_Chain], answer: frozenset[str]) -> Iterable[_C
 
 
 @lru_cache(maxsize=65536)
-def _near(digits: str) -> tuple[str, ...]:
-    """Return root, square, half and double of a number: texts take these steps without an equation."""
+def _square(digits: str) -> str:
     value = float(digits)
-    if value >= 1e6:
-        return ()
-    return tuple(_number(f"{one:.6f}") for one in (value**0.5, value**2, value / 2, 2 * value))
+    return _number(f"{value**2:.6f}") if value < 1e6 else digits
 
 
 @lru_cache(maxsize=65536)
