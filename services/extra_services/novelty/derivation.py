@@ -273,7 +273,7 @@ def different_way(
     features = np.concatenate([(1 - similarity)[..., None], distance], axis=-1)
     unstated = features @ UNSTATED_WEIGHTS + np.float32(UNSTATED_INTERCEPT)
     exponents = np.where(stated, features @ WEIGHTS + np.float32(INTERCEPT), unstated)
-    chance: Vectors = 1 / (1 + np.exp(-exponents))
+    chance: Vectors = (1 / (1 + np.exp(-exponents))).astype(np.float32, copy=False)
     return chance
 
 

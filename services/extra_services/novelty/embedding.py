@@ -6,8 +6,7 @@ import numpy as np
 
 from extra_rl.vocabulary import Metric, TextWindow
 from extra_services.errors import InvalidInput
-from extra_services.memory.embedding import Embedder
-from extra_services.memory.memory import Memory, check_space
+from extra_services.memory.memory import Memory, TextEmbedder, check_space
 from extra_services.novelty.derivation import Derivation, derivation, related, statement
 from extra_services.novelty.preparing import check_text
 from extra_services.novelty.request import NoveltyLimits, Vectors
@@ -77,7 +76,7 @@ def embed_texts(
 
 
 def _embed_derivations(
-    embedder: Embedder,
+    embedder: TextEmbedder,
     texts: list[str],
     errors: list[InvalidInput | None],
     problems: list[str],
