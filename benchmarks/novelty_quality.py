@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
 from extra_rl.vocabulary import TextWindow
 from extra_services.memory.embedding import Embedder
@@ -36,8 +37,10 @@ from extra_services.novelty import metrics
 from extra_services.novelty.derivation import (
     NO_STATEMENT,
     Derivation,
+    apart_from_problem,
     derivation,
     derivation_novelty,
+    related,
     sketch,
     statement,
 )
@@ -140,7 +143,7 @@ def scorers(embedders: dict[str, Vectors]) -> dict[str, Novelty]:
             made[f"cluster_size {window} {kind}"] = _cluster_size(vectors, window)
         made[f"derivation {kind}"] = _derivation(vectors)
         made[f"derivation, problem not given, {kind}"] = _derivation(vectors, with_problem=False)
-    return {"ngram_count": _ngram_count} | made
+    return {"ngram_count": _ngram_count, "TF-IDF of words": _tfidf} | made
 
 
 def _embedding(vectors: Vectors, window: TextWindow) -> Novelty:
@@ -166,24 +169,49 @@ def _cluster_size(vectors: Vectors, window: TextWindow) -> Novelty:
 
 def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
     def novelty(pairs: list[tuple[Problem, str, str]]) -> Values:
-        new = _derivations(((problem, text) for problem, text, _ in pairs), with_problem)
-        known = _derivations(((problem, text) for problem, _, text in pairs), with_problem)
-        texts = [one.text or " " for one in new + known]
-        embedded = vectors.of(texts, TextWindow.WHOLE)
-        similarity = np.einsum("ij,ij->i", embedded[: len(new)], embedded[len(new) :])[:, None]
         stated = vectors.of([problem["problem"] for problem, _, _ in pairs], TextWindow.WHOLE)
-        to_problem = np.einsum("ij,ij->i", embedded[: len(new)], stated)
+        if not with_problem:
+            stated = np.full_like(stated, np.nan)
+        new, of_new, to_problem = _related(
+            vectors, _derivations(((problem, text) for problem, text, _ in pairs), with_problem), stated
+        )
+        known, of_known, _ = _related(
+            vectors, _derivations(((problem, text) for problem, _, text in pairs), with_problem), stated
+        )
+        similarity = apart_from_problem(
+            np.einsum("ij,ij->i", of_new, of_known),
+            np.einsum("ij,ij->i", of_new, stated),
+            np.einsum("ij,ij->i", of_known, stated),
+        )[:, None]
         present = np.array([[not one.empty] for one in known])
         found, _ = derivation_novelty(
             similarity,
             np.stack([sketch(one) for one in new]),
             np.stack([[sketch(one)] for one in known]),
             present,
-            to_problem if with_problem else None,
+            to_problem,
         )
         return np.where([one.empty for one in new], 0.0, found)
 
     return novelty
+
+
+def _related(
+    vectors: Vectors, found: list[Derivation], problems: NDArray[np.float32]
+) -> tuple[list[Derivation], NDArray[np.float32], NDArray[np.float32]]:
+    """Return the derivations without unrelated parts, their vectors, and the similarities to the problems.
+
+    A blank text has a vector of its own, and similarity 0.
+    """
+    texts = [[part.text for part in one.parts] for one in found]
+    embedded = vectors.of([text for some in texts for text in some] + [" "], TextWindow.WHOLE)
+    ends = np.cumsum([len(some) for some in texts])
+    made = [
+        related(one, embedded[end - len(one.parts) : end], problem) if one.parts else (one, embedded[-1], 0.0)
+        for one, end, problem in zip(found, ends.tolist(), problems, strict=True)
+    ]
+    similarities = np.array([similarity for _, _, similarity in made], dtype=np.float32)
+    return [one for one, _, _ in made], np.stack([vector for _, vector, _ in made]), similarities
 
 
 def _derivations(solutions: Iterable[tuple[Problem, str]], with_problem: bool = True) -> list[Derivation]:
@@ -193,6 +221,13 @@ def _derivations(solutions: Iterable[tuple[Problem, str]], with_problem: bool = 
         )
         for problem, text in solutions
     ]
+
+
+def _tfidf(pairs: list[tuple[Problem, str, str]]) -> Values:
+    """Cosine distance of TF-IDF vectors over all texts given: what a metric of ours has to beat."""
+    texts = [text for pair in pairs for text in pair[1:]]
+    found = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    return 1 - np.asarray(found[::2].multiply(found[1::2]).sum(axis=1)).ravel()
 
 
 def _ngram_count(pairs: list[tuple[Problem, str, str]]) -> Values:
@@ -268,6 +303,11 @@ FILLER = (
     " helps to be patient with it. I will keep the goal in mind and take it one step at a time. It is good to"
     " remember what we are asked for, since that is easy to forget. With this in mind, let us now go on."
 )
+METHODS = (
+    "We could use induction, or symmetry, or the pigeonhole principle, or similar triangles. We could use"
+    " generating functions, or a recursion, or the complement, or inclusion and exclusion. We could use"
+    " coordinates, vectors, modular arithmetic, Vieta's formulas, or a telescoping sum."
+)
 TRANSLATED = (
     "Zuerst überlegen wir, was gesucht ist, und gehen dann Schritt für Schritt vor. Vérifions maintenant que"
     " tout cela est correct avant de continuer. Primero pensamos bien en lo que nos piden."
@@ -279,12 +319,13 @@ _UNIT_LIST = "zero one two three four five six seven eight nine ten eleven twelv
 _UNITS = _UNIT_LIST.split()
 
 
-def farmed(problem: Problem, other: Problem) -> dict[str, str]:
+def farmed(problem: Problem, other: Problem, far: Problem) -> dict[str, str]:
     """Return texts without a new way, by name of the change: no solutions, and changed A1 and A2.
 
     Args:
         problem: The problem whose solution A1 is known.
-        other: Another problem, whose solution is stuffed into this one's.
+        other: Another problem of the same topic, whose solution is stuffed into this one's.
+        far: A problem of another topic, likewise.
     """
     chance = random.Random(problem["id"])
     texts = problem["texts"]
@@ -300,21 +341,31 @@ def farmed(problem: Problem, other: Problem) -> dict[str, str]:
         "3 true equations with the problem's numbers and the box": _few(_own_facts(problem, chance)),
         "the problem and the box": problem["problem"],
         "another problem's solution and the box": _parts(other["texts"]["A1"])[0],
+        "another problem's solution with these numbers and the box": _with_numbers_of(
+            problem, _parts(other["texts"]["A1"])[0], chance
+        ),
+        "12 symbolic equations and the box": _symbolic(chance),
+        "names of methods and the box": METHODS,
+        "its own words in any order and the box": " ".join(
+            sorted(_parts(texts["A1"])[0].split(), key=lambda _: chance.random())
+        ),
         "Khmer text and the box": KHMER,
         "emoji and the box": EMOJI,
     }
     made = {name: f"{noise} {box}".strip() for name, noise in alone.items()}
     for name in ("A1", "A2"):
-        made |= {f"{name}: {change}": text for change, text in _changed(texts[name], problem, other).items()}
+        changed = _changed(texts[name], problem, other, far)
+        made |= {f"{name}: {change}": text for change, text in changed.items()}
     return made
 
 
-def _changed(text: str, problem: Problem, other: Problem) -> dict[str, str]:
+def _changed(text: str, problem: Problem, other: Problem, far: Problem) -> dict[str, str]:
     """Return a solution changed without a new way, by name of the change."""
     chance = random.Random(problem["id"] + text[:9])
     body, answer = _parts(text)
     other_body, _ = _parts(other["texts"]["B1"])
-    sentences = re.split(r"(?<=[.!?])\s+|\n+", body)
+    far_body, _ = _parts(far["texts"]["B1"])
+    sentences, other_sentences = (re.split(r"(?<=[.!?])\s+|\n+", one) for one in (body, other_body))
     kept = [sentence for place, sentence in enumerate(sentences) if place % 2 == 0]
     half = " ".join(kept)
     facts, noise = _facts(chance), _random_words(100, chance)
@@ -357,6 +408,22 @@ def _changed(text: str, problem: Problem, other: Problem) -> dict[str, str]:
         "half of it and 12 with the problem's numbers": f"{half} {_own_facts(problem, chance)} {answer}",
         "another problem's solution first": f"{other_body}\n\n{text}",
         "another problem's solution before the box": f"{body}\n\n{other_body}\n\n{answer}",
+        "12 symbolic equations": f"{body} {_symbolic(chance)} {answer}",
+        "names of methods": f"{METHODS} {text}",
+        "6 round trips on its own numbers": f"{body} {_own_trips(body, chance)} {answer}",
+        "6 long round trips on its own numbers": f"{body} {_long_trips(body, chance)} {answer}",
+        "results split": re.sub(r"= *(\d+)(?![\d.,])", _split, body) + answer,
+        "times one": re.sub(r"= *(\d+)(?![\d.,])", r"= 1 \\cdot \1 = \1", body) + answer,
+        "another problem's solution, sentence by sentence": " ".join(
+            f"{own} {foreign}"
+            for own, foreign in itertools.zip_longest(sentences, other_sentences, fillvalue="")
+        )
+        + f" {answer}",
+        "another problem's solution with these numbers": (
+            f"{_with_numbers_of(problem, other_body, chance)}\n\n{text}"
+        ),
+        "a solution of another topic first": f"{far_body}\n\n{text}",
+        "half of it and another problem's solution": f"{half}\n\n{other_body}\n\n{answer}",
     }
 
 
@@ -408,6 +475,42 @@ def _round_trips(problem: Problem, chance: random.Random) -> str:
     given = [int(number) for number in re.findall(r"\d{1,6}", problem["problem"])] or [2]
     pairs = [(chance.choice(given), b + 2) for _, b in _pairs(chance)[:6]]
     return "  ".join(f"Here ${a} + {b} = {a + b}$ and ${a + b} - {b} = {a}$." for a, b in pairs)
+
+
+def _own_trips(body: str, chance: random.Random) -> str:
+    """Return equations that start from a number of the solution and come back to it."""
+    starts = [int(number) for number in re.findall(r"\d{1,6}", body)] or [2]
+    pairs = [(chance.choice(starts), chance.randrange(2, 99)) for _ in range(6)]
+    return "  ".join(f"Here ${a} + {b} = {a + b}$ and ${a + b} - {b} = {a}$." for a, b in pairs)
+
+
+def _long_trips(body: str, chance: random.Random) -> str:
+    """Return the same, over three equations."""
+    starts = [int(number) for number in re.findall(r"\d{1,6}", body)] or [2]
+    trips = [(chance.choice(starts), chance.randrange(2, 99), chance.randrange(2, 99)) for _ in range(6)]
+    return "  ".join(
+        f"Now ${a} + {b} = {a + b}$, then ${a + b} + {c} = {a + b + c}$, and ${a + b + c} - {b + c} = {a}$."
+        for a, b, c in trips
+    )
+
+
+def _symbolic(chance: random.Random) -> str:
+    """Return equations of variables and small numbers."""
+    sides = [
+        f"{chance.choice('abcdxyz')} {chance.choice('+-*/^')} {chance.randrange(2, 30)}" for _ in range(24)
+    ]
+    return "  ".join(f"Let ${left} = {right}$." for left, right in zip(sides[::2], sides[1::2], strict=True))
+
+
+def _split(match: "re.Match[str]") -> str:
+    value = int(match[1])
+    return f"= {value // 2} + {value - value // 2} = {value}"
+
+
+def _with_numbers_of(problem: Problem, text: str, chance: random.Random) -> str:
+    """Return the text with a number of the problem in the place of each of its own."""
+    given = re.findall(r"\d{1,6}", problem["problem"]) or ["2"]
+    return re.sub(r"\d+", lambda _: chance.choice(given), text)
 
 
 def _as_word(match: "re.Match[str]") -> str:
@@ -472,8 +575,9 @@ def farming(problems: list[Problem], novelty: Novelty) -> dict[str, list[float]]
 
 
 def _all_farmed(problems: list[Problem]) -> list[dict[str, str]]:
-    others = problems[1:] + problems[:1]
-    return [farmed(problem, other) for problem, other in zip(problems, others, strict=True)]
+    others, half = problems[1:] + problems[:1], len(problems) // 2
+    far = problems[half:] + problems[:half]
+    return [farmed(*three) for three in zip(problems, others, far, strict=True)]
 
 
 def _with_ending(text: str) -> str:

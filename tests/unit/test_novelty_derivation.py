@@ -234,6 +234,69 @@ def test_an_equation_counts_if_its_result_is_used_or_is_the_answer() -> None:
     assert not d.derivation("$61 + 2 = 63$. \\boxed{18}").numbers
 
 
+def test_equations_that_come_back_to_a_known_number_add_no_step() -> None:
+    plain = d.derivation(SWAP, STATED)
+    body, box = SWAP.split("$\\boxed")
+    for added in (
+        "Here $74 + 9 = 83$ and $83 - 9 = 74$.",
+        "Now $36 + 9 = 45$, then $45 + 14 = 59$, and $59 - 23 = 36$.",
+        "Indeed $148 / 2 = 74$.",
+    ):
+        found = d.derivation(f"{body} {added} $\\boxed{box}", STATED)
+        assert (found.numbers, found.relations) == (plain.numbers, plain.relations), added
+
+
+def test_a_root_is_a_use_without_an_equation() -> None:
+    for text in (
+        "$4 \\cdot 16 = 64$. The tangent is $\\boxed{8}$.",
+        "$61 + 60 = 121$, so the side is 11, and $x = 11 - 6$. $\\boxed{5}$",
+    ):
+        assert {"16*4", "60+61"} & d.derivation(text).relations, text
+    assert not d.derivation("$61 + 60 = 121$ and $5 + 6 = 11$. $\\boxed{3}$").relations
+
+
+def _long_solution(sentences: int) -> list[str]:
+    return [f"In step {k} we find {k} + {k + 1000} = x, which is what we wanted." for k in range(sentences)]
+
+
+def test_a_text_is_read_in_parts_that_hold_all_of_it() -> None:
+    sentences = _long_solution(40)
+    found = d.derivation(" ".join(sentences))
+    assert len(found.parts) > 3
+    assert all(len(part.text) >= d.PART_CHARACTERS / 2 for part in found.parts)
+    assert found.text.split("\n") == sentences
+    assert {"7", "1007", "39", "1039"} <= found.numbers
+    assert len(d.derivation(SWAP).parts) == 1
+    assert d.derivation("").parts == ()
+
+
+def test_parts_that_have_nothing_to_do_with_the_problem_count_for_nothing() -> None:
+    found = d.derivation(" ".join(_long_solution(10)))
+    first, second = np.eye(2, dtype=np.float32)
+    vectors = np.stack([first, *[second] * (len(found.parts) - 1)])
+    kept, vector, similarity = d.related(found, vectors, first)
+    assert kept.parts == found.parts[:1]
+    # The whole text is judged, so that leaving out parts makes no text more related.
+    assert 0 < similarity < 0.9
+    assert kept.numbers == found.parts[0].numbers
+    np.testing.assert_allclose(vector, first)
+    unknown = np.full(2, np.nan, dtype=np.float32)
+    for problem in (-first - second, unknown):
+        everything, vector, similarity = d.related(found, vectors, problem)
+        assert not similarity >= 0
+        assert everything is found
+        assert vector.min() > 0.3
+
+
+def test_what_texts_have_in_common_with_the_problem_does_not_make_them_similar() -> None:
+    problem, one, other = np.eye(3, dtype=np.float32)
+    new, known = (problem + one) / np.sqrt(2), (problem + other) / np.sqrt(2)
+    near = np.float32(0.5**0.5)
+    assert d.apart_from_problem(new @ known, near, near) == pytest.approx(0, abs=1e-6)
+    assert d.apart_from_problem(np.float32(1), near, near) == 1
+    assert d.apart_from_problem(new @ known, np.float32(np.nan), np.float32(0)) == new @ known
+
+
 def test_a_text_about_something_else_has_no_novelty() -> None:
     assert _novelty(EQUATIONS, [SWAP], similarity=0.25) == 0
     assert _novelty(EQUATIONS, [SWAP], similarity=0.35) > 0.5

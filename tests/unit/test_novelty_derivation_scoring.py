@@ -28,6 +28,12 @@ from support.memory_stores import STORES, RedisServer, open_store, redis_server
 #: All its numbers are those of the problem.
 STEPLESS = "We know 37 heads, 110 legs and the 18 that follows from them, as is well known. \\boxed{18}"
 BOX = "$\\boxed{18}$"
+#: A solution of another problem.
+RAIN = " ".join(
+    f"In month {k} the tank at the weather station got {k * 37} litres of rain from its roof, so that by the"
+    f" evening of the last day {k * 37} + {k * 53} = {k * 90} litres of water stood in it, if nothing leaked."
+    for k in range(3, 9)
+)
 KHMER = "ដំណោះស្រាយនេះគឺត្រឹមត្រូវ យើងគណនា"
 DERIVATION = ScoringOptions(metric=Metric.DERIVATION, explain=True)
 
@@ -96,6 +102,15 @@ def test_another_way_is_paid_and_a_paraphrase_is_not_after_a_restart_too(opened:
     assert (nearest.kind, nearest.number, nearest.excerpt) == (NearestKind.SOLUTION, 0, SWAP[:200])
     assert "55" in scores.new_steps[0] or "55-37" in scores.new_steps[0]
     assert repeat.new_steps == [[]]
+
+
+def test_a_solution_of_another_problem_in_it_makes_no_paraphrase_novel(opened: Opened) -> None:
+    opened.score([SWAP])
+    body, box = SWAP_AGAIN.split("\\(\\boxed")
+    alone, *stuffed = opened.score(
+        [SWAP_AGAIN, f"{body} {RAIN} \\(\\boxed{box}", f"{RAIN}\n\n{SWAP_AGAIN}"], only()
+    ).novelty.tolist()
+    assert max(stuffed) <= alone + 0.05
 
 
 def test_a_step_of_a_thousand_digits_is_named_by_its_beginning(opened: Opened) -> None:
@@ -308,12 +323,13 @@ def test_many_groups_are_scored_as_each_alone(opened: Opened, monkeypatch: pytes
 
 
 def test_texts_embedded_ahead_are_found_when_they_are_scored(opened: Opened, embedder: Embedder) -> None:
-    texts = [SWAP + " Ahead.", BOX]
+    texts = [SWAP + " Ahead.", BOX, RAIN]
     found = embed_texts(
-        opened.memory, "run", texts, NoveltyLimits(), Metric.DERIVATION, [PROBLEM] * 2, [ANSWER] * 2
+        opened.memory, "run", texts, NoveltyLimits(), Metric.DERIVATION, [PROBLEM] * 3, [ANSWER] * 3
     )
     assert found.errors[0] is None
-    assert found.errors[1] is not None
+    assert "hardly any derivation" in str(found.errors[1])
+    assert "hardly any relation" in str(found.errors[2])
     before = embedder.embedded
     opened.score(texts, only())
     assert embedder.embedded == before

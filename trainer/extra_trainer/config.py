@@ -29,8 +29,8 @@ class ModelConfig(Section):
     path: str = Field(
         description="Folder of a Hugging Face model, or one that the project makes: `rehearsal`;"
         " `rehearsal-self-correcting`, which slips more often and writes most of these results again; or"
-        " `rehearsal-operators`, for the problems of that name, with `-noisy` (wrong answers that do not repeat)"
-        " and `-guessable`, for the problems of that name."
+        " `rehearsal-operators`, `rehearsal-operators-guessable`, for the problems of that name, and"
+        " `rehearsal-operators-noisy`, whose wrong answers repeat less often."
     )
     seed: int = Field(
         0, ge=0, description="Seed of a start model that the project makes; runs with other seeds share it."

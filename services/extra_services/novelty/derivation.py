@@ -4,23 +4,25 @@ A solution is reduced to two sets: its numbers, and its relations ("6*7", "2=v",
 v). The numbers of the problem and of the answer are left out, and so is what does not belong to the
 solution: text from the final answer on, repeated sentences, sentences that restate the problem, runs of
 words without grammar, long lists of numbers, code, tables, and equations between plain numbers whose result
-nothing uses: "Note that 3 + 4 = 7." adds no step. Each set is kept as a bitmap: 512 bytes a solution. The
-bitmaps of a whole batch are compared with numpy at once.
+nothing uses or that is known already: "Note that 3 + 4 = 7." adds no step. Each set is kept as a bitmap: 512
+bytes a solution. The bitmaps of a whole batch are compared with numpy at once.
 
-Two solutions are compared by the Dice distance of both sets and by the cosine distance of embeddings of the
-remaining text. A logistic regression turns these numbers into the probability that the two solutions take
-different ways. It counts as 0 if the new solution has almost all steps of the known one, so that it only
-adds to it. Novelty is the smallest such probability over the known solutions, without its lower part, and
-less for a text that has little to do with the problem. The weights were fitted on the problems marked
-`choose` (docs/novelty-quality.md has the data and the figures).
+Two solutions are compared by how much their sets differ, and by the cosine distance of embeddings of the
+remaining text, without what both have in common with the problem. A logistic regression turns these numbers
+into the probability that the two solutions take different ways. It counts as 0 if the new solution has almost
+all steps of the known one, so that it only adds to it. Novelty is the smallest such probability over the
+known solutions, without its lower part, and less for a text that has little to do with the problem. The
+weights were fitted on the problems marked `choose` (docs/novelty-quality.md has the data and the figures).
 
-This module knows neither gRPC nor the store. An embedding of `Derivation.text` comes from the caller.
+This module knows neither gRPC nor the store. Embeddings of the parts of a derivation come from the caller.
 """
 
 import re
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -47,13 +49,21 @@ CONTAINED = 0.9
 #: A text whose embedding is less similar to the problem than UNRELATED is about something else: no novelty,
 #: not stored. From RELATED on its novelty is paid in full, between them in part.
 UNRELATED, RELATED = 0.3, 0.45
+#: A part of a text that is less similar than this counts for nothing.
+UNRELATED_PART = 0.2
 #: The same where the problem is not known: a text less similar than this to every known solution.
 LEAST_SIMILARITY = 0.3
 #: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
 THRESHOLD = 0.15
-#: Weights of the cosine distance, and of the Dice distances of numbers and relations; and the intercept.
-WEIGHTS = np.array([4.96, 4.12, 3.28], dtype=np.float32)
-INTERCEPT = -6.81
+#: Bits that two sets have in common, and bits of each, that are added to what was counted: little is known of
+#: small sets.
+COMMON_BITS, OWN_BITS = 2, 4
+#: Weights of the cosine distance, and of the distances of numbers and relations; and the intercept.
+WEIGHTS = np.array([7.34, 8.16, 5.64], dtype=np.float32)
+INTERCEPT = -11.75
+#: The same where the problem is not known: then all solutions have its numbers and words in common.
+UNSTATED_WEIGHTS = np.array([5.06, 8.55, 5.9], dtype=np.float32)
+UNSTATED_INTERCEPT = -8.83
 
 #: Words in a row without mathematics, of which fewer than this share are function words, are no English.
 LEAST_RUN, LEAST_FUNCTION_WORDS = 12, 0.15
@@ -64,20 +74,49 @@ BLANK = "the text is blank"
 UNKNOWN_SCRIPT = "the script is unknown to the embedding model"
 #: Longest part of a text that is read, in characters.
 LONGEST_TEXT = 100_000
+#: Characters of a part at least, except for the last one.
+PART_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Part:
+    """A few sentences of a solution that belong to it, to be embedded together."""
+
+    text: str
+    #: Those of the problem and of the answer included.
+    numbers: frozenset[str]
+    relations: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Derivation:
     """What a solution passes through, and the text that belongs to it."""
 
-    numbers: frozenset[str]
-    relations: frozenset[str]
-    #: The text that belongs to the solution, to be embedded.
-    text: str
-    #: Number of different numbers and relations, those of the problem included.
-    steps: int
+    parts: tuple[Part, ...]
     #: Reason why somebody should look at this solution, or "".
     suspicious: str
+    #: Numbers of the problem and of the answer.
+    given: frozenset[str] = frozenset()
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """Return the numbers, without those of problem and answer."""
+        return frozenset().union(*(part.numbers for part in self.parts)) - self.given
+
+    @cached_property
+    def relations(self) -> frozenset[str]:
+        """Return the relations."""
+        return frozenset().union(*(part.relations for part in self.parts))
+
+    @property
+    def text(self) -> str:
+        """Return the text that belongs to the solution."""
+        return "\n".join(part.text for part in self.parts)
+
+    @cached_property
+    def steps(self) -> int:
+        """Return the number of different numbers and relations, those of the problem included."""
+        return len(frozenset().union(*(part.numbers for part in self.parts))) + len(self.relations)
 
     @property
     def empty(self) -> bool:
@@ -124,18 +163,86 @@ def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Deriva
     listed = _NUMBER_LIST.sub(" ", normal)
     chains = _chains(listed)
     kept = _used(chains, stated, _last_box_numbers(solution))
-    numbers = {number for chain in kept for number in chain.numbers}
-    relations = {relation for chain in kept for relation in chain.relations}
     # A sentence without any chain, or with one that counts, belongs to the solution.
     idle = {chain.sentence for chain in chains} - {chain.sentence for chain in kept}
-    text = "\n".join(sentence for place, sentence in enumerate(sentences) if place not in idle)
     return Derivation(
-        frozenset(numbers - stated.numbers),
-        frozenset(relations),
-        text,
-        len(numbers) + len(relations),
+        _parts(sentences, idle, kept),
         _suspicion(before, behind, len(own) - len(grammatical), repeated, len(normal) - len(listed)),
+        stated.numbers,
     )
+
+
+def _parts(sentences: list[str], idle: set[int], chains: list["_Chain"]) -> tuple[Part, ...]:
+    """Return consecutive sentences, without the idle ones, as parts of about PART_CHARACTERS."""
+    ends = [0]
+    length = 0
+    for place, sentence in enumerate(sentences):
+        length += 0 if place in idle else len(sentence)
+        if length >= PART_CHARACTERS:
+            ends.append(place + 1)
+            length = 0
+    # A short rest belongs to the part before it.
+    if len(ends) > 1 and length < PART_CHARACTERS / 2:
+        ends.pop()
+    ends.append(len(sentences))
+    own: list[list[_Chain]] = [[] for _ in ends[1:]]
+    for chain in chains:
+        own[bisect_right(ends, chain.sentence, 1, len(ends) - 1) - 1].append(chain)
+    parts = (
+        Part(
+            "\n".join(sentences[place] for place in range(start, end) if place not in idle),
+            frozenset().union(*(chain.numbers for chain in some)),
+            frozenset().union(*(chain.relations for chain in some)),
+        )
+        for start, end, some in zip(ends, ends[1:], own, strict=False)
+    )
+    return tuple(part for part in parts if part.text.strip())
+
+
+def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Derivation, Vectors, float]:
+    """Leave out the parts that have little to do with the problem, such as another problem's solution.
+
+    If no part has much to do with it, all stay: `derivation_novelty` judges the text as a whole.
+
+    Args:
+        found: A derivation with at least one part.
+        vectors: Unit vectors of its parts, float32 [parts, d].
+        problem: Unit vector of the problem, float32 [d]; NaN if it is not known.
+
+    Returns:
+        The derivation, the unit vector of its text, float32 [d], and the similarity of the text with all its
+        parts to the problem: leaving out parts makes no text more related.
+    """
+    lengths = np.array([len(part.text) for part in found.parts], dtype=np.float32)
+    whole = _unit(lengths @ vectors)
+    similarity = float(whole @ problem)
+    kept = ~(vectors @ problem < UNRELATED_PART)
+    if kept.all() or not kept.any():
+        return found, whole, similarity
+    parts = tuple(part for part, stays in zip(found.parts, kept.tolist(), strict=True) if stays)
+    return replace(found, parts=parts), _unit((lengths * kept) @ vectors), similarity
+
+
+def _unit(vector: Vectors) -> Vectors:
+    unit: Vectors = vector / np.linalg.norm(vector)
+    return unit
+
+
+def apart_from_problem(similarity: Vectors, new: Vectors, known: Vectors) -> Vectors:
+    """Return the similarities of texts without what they have in common with their problem.
+
+    All solutions of a problem are similar in this, whatever their ways.
+
+    Args:
+        similarity: Cosine similarity of new and known texts, float32 of any shape.
+        new: Cosine similarity of the new texts to the problem, broadcast with it; NaN if it is not known.
+        known: The same of the known texts.
+    """
+    rest = np.sqrt(np.maximum((1 - new**2) * (1 - known**2), 1e-6))
+    without = np.clip((similarity - new * known) / rest, -1, 1)
+    # Texts that are equal but for rounding stay so.
+    apart: Vectors = np.where(np.isnan(without) | (similarity > 1 - 1e-5), similarity, without)
+    return apart
 
 
 def sketch(found: Derivation) -> Sketches:
@@ -149,20 +256,24 @@ def sketch(found: Derivation) -> Sketches:
     return np.packbits(bits, axis=1, bitorder="little").view("<u8")
 
 
-def different_way(similarity: Vectors, new: Sketches, known: Sketches) -> Vectors:
+def different_way(
+    similarity: Vectors, new: Sketches, known: Sketches, stated: NDArray[np.bool_] | bool = True
+) -> Vectors:
     """Return the probability that two solutions take different ways, float32 of the shape of `similarity`.
 
     Args:
-        similarity: Cosine similarity of the embeddings of both texts.
+        similarity: Cosine similarity of the embeddings of both texts, apart from the problem if it is known.
         new: Sketches of the new solutions, whose leading dimensions broadcast with `similarity`.
         known: Sketches of the known solutions, likewise.
+        stated: Whether the problem is known, broadcast likewise.
     """
     common = np.bitwise_count(new & known).sum(axis=-1, dtype=np.float32)
     sizes = _sizes(new), _sizes(known)
-    both = sizes[0] + sizes[1]
-    dice = np.where(both > 0, 1 - 2 * common / np.maximum(both, 1), np.float32(1))
-    features = np.concatenate([(1 - similarity)[..., None], dice], axis=-1)
-    chance: Vectors = 1 / (1 + np.exp(-(features @ WEIGHTS + np.float32(INTERCEPT))))
+    distance = 1 - (common + COMMON_BITS) / (np.sqrt(sizes[0] * sizes[1]) + OWN_BITS)
+    features = np.concatenate([(1 - similarity)[..., None], distance], axis=-1)
+    unstated = features @ UNSTATED_WEIGHTS + np.float32(UNSTATED_INTERCEPT)
+    exponents = np.where(stated, features @ WEIGHTS + np.float32(INTERCEPT), unstated)
+    chance: Vectors = (1 / (1 + np.exp(-exponents))).astype(np.float32, copy=False)
     return chance
 
 
@@ -180,7 +291,8 @@ def derivation_novelty(
     where the problem is not known, 0 for one that has hardly anything in common with any known solution.
 
     Args:
-        similarity: Cosine similarity to each known solution, float32 [n, m].
+        similarity: Cosine similarity to each known solution, float32 [n, m]; apart from the problem if it is
+            known.
         new: Sketches of the solutions, uint64 [n, FAMILIES, WORDS].
         known: Sketches of the known solutions of each one's prompt, uint64 [n, m, FAMILIES, WORDS].
         present: Whether there is a known solution in each place, bool [n, m].
@@ -192,7 +304,8 @@ def derivation_novelty(
     related = np.where(unknown, 1, np.clip((to_problem - UNRELATED) / (RELATED - UNRELATED), 0, 1))
     if not similarity.shape[1]:
         return related.astype(np.float32), np.full(len(new), -1, dtype=np.int64)
-    chance = np.where(_contained(known, new[:, None]), 0, different_way(similarity, new[:, None], known))
+    different = different_way(similarity, new[:, None], known, ~unknown[:, None])
+    chance = np.where(_contained(known, new[:, None]), 0, different)
     chance = np.where(present, chance, np.float32(np.inf))
     nearest = chance.argmin(axis=1)
     least = chance.min(axis=1)
@@ -522,26 +635,56 @@ def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
 
 
 def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> list[_Chain]:
-    """Return the chains without the equations between plain numbers whose result nothing uses.
+    """Return the chains without the equations between plain numbers that add no step.
 
-    A result is used if another chain that counts starts from it or states it, or if it is the answer. It may
-    not be given in the problem: an equation that leads back there is a check, or adds a step without a use.
+    An equation whose result stands somewhere before it, and is not the answer, is a check. One whose result
+    nothing uses adds no step either. A result is used if another chain that counts starts from it or states
+    it, or if it is the answer; or if this holds for its root, since texts take roots without an equation. It
+    may not be given in the problem, and not be used by equations of the same numbers alone: 61 + 2 = 63 and
+    63 - 2 = 61 lead nowhere.
     Without a known answer, the last chain's results are the answer.
     """
     answer = stated.answer | boxed or (chains[-1].results if chains else set())
     given = stated.numbers - answer
-    kept = chains
+    answer = answer | ({_square(one) for one in answer} - given)
+    kept = list(_without_checks(chains, stated.answer))
     while True:
-        uses = {number for chain in kept for number in chain.numbers - chain.results}
+        # Number -> the equations that use it, by their numbers; what is no equation is one of its own.
+        users: dict[str, set[object]] = defaultdict(set)
+        for chain in kept:
+            user = frozenset(chain.numbers) if chain.results else chain.sentence
+            for number in chain.numbers - chain.results:
+                users[number].add(user)
+                # Not of an equation's or a given number: true equations meet such squares by chance.
+                if not chain.results and number not in stated.numbers:
+                    users[_square(number)].add(user)
         left = [
             chain
             for chain in kept
             if not chain.results
-            or any(one in answer or (one in uses and one not in given) for one in chain.results)
+            or any(
+                one in answer or (one not in given and users.get(one, set()) - {frozenset(chain.numbers)})
+                for one in chain.results
+            )
         ]
         if len(left) == len(kept):
             return kept
         kept = left
+
+
+def _without_checks(chains: list[_Chain], answer: frozenset[str]) -> Iterable[_Chain]:
+    before: set[str] = set()
+    for chain in chains:
+        if len(chain.results) == 1 and chain.results <= before and not chain.results & answer:
+            continue
+        before |= chain.numbers
+        yield chain
+
+
+@lru_cache(maxsize=65536)
+def _square(digits: str) -> str:
+    value = float(digits)
+    return _number(f"{value**2:.6f}") if value < 1e6 else digits
 
 
 @lru_cache(maxsize=65536)

@@ -41,8 +41,9 @@ class DerivationScorer:
     """Scores the groups of prompts that are checked out of `index`.
 
     Groups lie one after the other: the first `counts[0]` of the vectors, float32 [m, dimension], and of the
-    sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once. `to_problem`
-    are the similarities of the vectors to their problem, float32 [m], NaN where it is not known.
+    sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once. `problems`
+    are the unit vectors of the problems, float32 [len(prompts), dimension], NaN where one is not known, and
+    `related` the similarities of the whole texts to them, by which novelty is paid in part, float32 [m].
     """
 
     def __init__(
@@ -53,7 +54,8 @@ class DerivationScorer:
         counts: Counts,
         vectors: Vectors,
         sketches: Stored,
-        to_problem: Vectors,
+        problems: Vectors,
+        related: Vectors,
     ) -> None:
         self._index = index
         self._settings = settings
@@ -61,7 +63,9 @@ class DerivationScorer:
         self._counts = counts
         self._vectors = vectors
         self._sketches = _opened(sketches)
-        self._to_problem = to_problem
+        self._problems = problems
+        self._related = related
+        self._to_problem = np.einsum("ij,ij->i", vectors, np.repeat(problems, counts, axis=0))
         self._history = index.sizes(prompts)
 
     def novelty(self) -> tuple[Vectors, Neighbours]:
@@ -96,8 +100,9 @@ class DerivationScorer:
         """
         scores = np.zeros(len(self._vectors), dtype=np.float32)
         ends = np.cumsum(self._counts)
-        for prompt, size, start, end in zip(
-            self._prompts, self._history.tolist(), (ends - self._counts).tolist(), ends.tolist(), strict=True
+        starts = (ends - self._counts).tolist()
+        for prompt, problem, size, start, end in zip(
+            self._prompts, self._problems, self._history.tolist(), starts, ends.tolist(), strict=True
         ):
             rows = np.flatnonzero(self._sketches[start:end].any(axis=(1, 2))) + start
             if size < self._settings.min_history or not len(rows):
@@ -108,7 +113,7 @@ class DerivationScorer:
                 _different(
                     np.concatenate([vectors, self._vectors[rows]]),
                     np.concatenate([sketches, self._sketches[rows]]),
-                    stated=not np.isnan(self._to_problem[rows]).any(),
+                    problem,
                 ),
                 LEAST_DIFFERENT,
             )
@@ -151,7 +156,7 @@ class DerivationScorer:
         known = self._known(groups, rows, kept)
         stepped = known.sketches.any(axis=(2, 3))
         novelty, place = derivation.derivation_novelty(
-            known.similarity, new, known.sketches, known.present & stepped, self._to_problem[rows]
+            known.apart, new, known.sketches, known.present & stepped, self._related[rows]
         )
         distance = np.where(known.present & ~stepped, 1 - known.similarity, np.float32(np.inf))
         if distance.shape[1]:
@@ -169,12 +174,15 @@ class DerivationScorer:
         if kept:
             similarity, sequence = self._index.nearest(prompts, counts, vectors, kept)
             rings = _opened(self._index.sketches(prompts))
-            remembered = rings[owners[:, None], sequence % self._settings.memory_capacity]
+            places = owners[:, None], sequence % self._settings.memory_capacity
+            remembered = rings[places]
+            to_problem = self._ring_to_problem(groups, kept)[places]
         else:
             similarity, sequence = (
                 np.zeros((len(vectors), 0), np.float32),
                 np.zeros((len(vectors), 0), np.int64),
             )
+            to_problem = similarity
             remembered = np.zeros((len(vectors), 0, FAMILIES, WORDS), dtype=np.uint64)
         starts = (np.cumsum(counts) - counts)[owners]
         positions = np.arange(int(counts.max(initial=0)))
@@ -182,22 +190,45 @@ class DerivationScorer:
         itself = starts[:, None] + positions == np.arange(len(vectors))[:, None]
         present = (positions < counts[owners][:, None]) & ~itself
         products = np.matmul(vectors[siblings], vectors[:, :, None])[..., 0]
+        joined = np.concatenate([similarity, products], axis=1)
+        joined[np.isneginf(joined)] = 0
+        own = self._to_problem[rows]
+        apart = derivation.apart_from_problem(
+            joined, own[:, None], np.concatenate([to_problem, own[siblings]], axis=1)
+        )
         return _Known(
-            np.where(np.isneginf(joined := np.concatenate([similarity, products], axis=1)), 0, joined),
+            joined,
+            apart,
             np.concatenate([remembered, self._sketches[rows][siblings]], axis=1),
             np.concatenate([sequence >= 0, present], axis=1),
             sequence,
         )
+
+    def _ring_to_problem(self, groups: slice, kept: int) -> Vectors:
+        """Similarity of remembered solutions to their problem, by place in the ring: [prompts, capacity]."""
+        prompts, problems = self._prompts[groups], np.nan_to_num(self._problems[groups])
+        found, sequence = self._index.nearest(prompts, np.ones(len(prompts), np.int64), problems, kept)
+        placed = np.zeros((len(prompts), self._settings.memory_capacity), dtype=np.float32)
+        owner, place = np.nonzero(sequence >= 0)
+        placed[owner, sequence[owner, place] % self._settings.memory_capacity] = found[owner, place]
+        return placed
 
 
 class _Known:
     """What each of n rows is compared with: the ring first, then the places of its group."""
 
     def __init__(
-        self, similarity: Vectors, sketches: Sketches, present: NDArray[np.bool_], sequence: Counts
+        self,
+        similarity: Vectors,
+        apart: Vectors,
+        sketches: Sketches,
+        present: NDArray[np.bool_],
+        sequence: Counts,
     ) -> None:
         #: float32 [n, k]; 0 where there is nothing.
         self.similarity = similarity.astype(np.float32, copy=False)
+        #: The same, apart from the problem if it is known.
+        self.apart = apart.astype(np.float32, copy=False)
         #: uint64 [n, k, FAMILIES, WORDS].
         self.sketches = sketches
         #: bool [n, k].
@@ -216,16 +247,19 @@ def _opened(stored: Stored) -> Sketches:
     return opened
 
 
-def _different(vectors: Vectors, sketches: Sketches, stated: bool) -> Vectors:
+def _different(vectors: Vectors, sketches: Sketches, problem: Vectors) -> Vectors:
     """Return the novelty of each solution beside each single other one, float32 [m, m].
 
     Args:
         vectors: Of the solutions, float32 [m, dimension].
         sketches: Of the solutions, uint64 [m, FAMILIES, WORDS].
-        stated: Whether their problem is known. They are about it then: others were left out.
+        problem: Vector of their problem, float32 [dimension]; NaN if it is not known. If it is, the solutions
+            are about it: others were left out.
     """
     count = len(vectors)
-    similarity = vectors @ vectors.T
+    to_problem = vectors @ problem
+    similarity = derivation.apart_from_problem(vectors @ vectors.T, to_problem[:, None], to_problem)
+    stated = not np.isnan(problem).any()
     different = np.zeros((count, count), dtype=np.float32)
     size = max(1, CHUNK_BYTES // (count * SKETCH_BYTES))
     for start in range(0, count, size):

@@ -6,11 +6,11 @@ import numpy as np
 
 from extra_rl.vocabulary import Metric, TextWindow
 from extra_services.errors import InvalidInput
-from extra_services.memory.memory import Memory, check_space
-from extra_services.novelty.derivation import derivation, statement
+from extra_services.memory.memory import Memory, TextEmbedder, check_space
+from extra_services.novelty.derivation import Derivation, derivation, related, statement
 from extra_services.novelty.preparing import check_text
 from extra_services.novelty.request import NoveltyLimits, Vectors
-from extra_services.novelty.suspicion import reason_against
+from extra_services.novelty.suspicion import reason_against, reason_against_related
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def embed_texts(
         texts: Texts of rollouts.
         limits: Largest requests and texts.
         metric: Metric that will score them. `derivation` embeds what belongs to the solution.
-        problems: Problem of each text, or none; for `derivation`.
+        problems: Problem of each text, or none; for `derivation`, which embeds them as well.
         reference_answers: Reference answer of each text, or none; likewise.
 
     Raises:
@@ -67,8 +67,7 @@ def embed_texts(
             errors.append(None)
     window = namespace.settings.text_window
     if metric is Metric.DERIVATION:
-        window = TextWindow.WHOLE
-        texts = _derived(texts, errors, problems or [], reference_answers or [])
+        return _embed_derivations(memory.embedder, texts, errors, problems or [], reference_answers or [])
     usable = [row for row, error in enumerate(errors) if error is None]
     found = memory.embedder.embed_counted([texts[row] for row in usable], window)
     vectors = np.zeros((len(texts), memory.embedder.dimension), dtype=np.float32)
@@ -76,22 +75,41 @@ def embed_texts(
     return EmbeddedTexts(vectors, errors, found.embedded, found.cached)
 
 
-def _derived(
+def _embed_derivations(
+    embedder: TextEmbedder,
     texts: list[str],
     errors: list[InvalidInput | None],
     problems: list[str],
     reference_answers: list[str],
-) -> list[str]:
-    """Return what belongs to the solution in each text; those that will be left out get an error."""
+) -> EmbeddedTexts:
+    """Embed the parts that belong to the solution in each text, and the problems.
+
+    Texts that will be left out of their groups get an error.
+    """
     for field, given in (("problems", problems), ("reference_answers", reference_answers)):
         if given and len(given) != len(texts):
             raise InvalidInput(field, f"{len(given)} for {len(texts)} texts: give one per text, or none")
-    derived = list(texts)
+    problems = problems or [""] * len(texts)
+    reference_answers = reference_answers or [""] * len(texts)
+    found: dict[int, Derivation] = {}
     for row in [row for row, error in enumerate(errors) if error is None]:
-        problem = problems[row] if problems else ""
-        answer = reference_answers[row] if reference_answers else ""
-        found = derivation(texts[row], statement(problem, answer))
-        derived[row] = found.text
-        if reason := reason_against(found):
+        read = derivation(texts[row], statement(problems[row], reference_answers[row]))
+        if reason := reason_against(read):
             errors[row] = InvalidInput("", reason)
-    return derived
+        else:
+            found[row] = read
+    stated = list(dict.fromkeys(problems[row] for row in found if problems[row].strip()))
+    parts = [part.text for each in found.values() for part in each.parts]
+    embedded = embedder.embed_counted(stated + parts, TextWindow.WHOLE)
+    unknown = np.full(embedder.dimension, np.nan, dtype=np.float32)
+    of_problem = dict(zip(stated, embedded.vectors, strict=False))
+    vectors = np.zeros((len(texts), embedder.dimension), dtype=np.float32)
+    start = len(stated)
+    for row, each in found.items():
+        end = start + len(each.parts)
+        problem = of_problem.get(problems[row], unknown)
+        kept, vectors[row], similarity = related(each, embedded.vectors[start:end], problem)
+        start = end
+        if reason := reason_against_related(kept, similarity):
+            errors[row] = InvalidInput("", reason)
+    return EmbeddedTexts(vectors, errors, embedded.embedded, embedded.cached)

@@ -16,7 +16,7 @@ from extra_services.errors import InvalidInput
 from extra_services.memory import instruments
 from extra_services.memory.memory import SENT_BY_CALLER, Memory, check_prompt_id, check_space
 from extra_services.memory.records import EmbeddingSpace, Namespace
-from extra_services.novelty.derivation import UNRELATED, Derivation
+from extra_services.novelty.derivation import Derivation
 from extra_services.novelty.derivation_scoring import sketches_of
 from extra_services.novelty.metrics import unit_vectors
 from extra_services.novelty.request import (
@@ -52,6 +52,10 @@ class CheckedGroup:
     suspicious: dict[int, str] = field(default_factory=dict)
     #: Metric derivation: those of the rollouts that count [m].
     derivations: list[Derivation] = field(default_factory=list)
+    #: Metric derivation: unit vector of the problem, float32 [dimension], if it is known.
+    problem: Vectors | None = None
+    #: Metric derivation: similarity of the rollouts that count to the problem, float32 [m]; NaN without one.
+    to_problem: Vectors | None = None
 
     def excerpt(self, row: int) -> str:
         """Return the first characters of a rollout's text, if it has one."""
@@ -64,9 +68,10 @@ class CheckedGroup:
         return [self.suspicious.get(row, "") for row in range(len(self.group.correct))]
 
     def to_embed(self) -> list[str]:
-        """Return the texts of the rollouts that count, as their metric embeds them."""
+        """Return the texts of the rollouts that count, as their metric embeds them: `derivation` by parts."""
         texts = self.group.texts or []
-        return [each.text for each in self.derivations] or [texts[row] for row in self.rows.tolist()]
+        parts = [part.text for each in self.derivations for part in each.parts]
+        return parts or [texts[row] for row in self.rows.tolist()]
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,6 @@ class PreparedGroups:
     space: EmbeddingSpace
     #: Metric derivation: uint8 [m, SKETCH_BYTES].
     sketches: NDArray[np.uint8] | None = None
-    #: Metric derivation: cosine similarity to the problem, float32 [m]; NaN where none was given.
-    to_problem: Vectors | None = None
 
     def prompts(self) -> list[str]:
         """Return the prompts of the groups, each once."""
@@ -276,36 +279,38 @@ def _with_derivations(
     with instruments.STAGES("embed"):
         groups = [_judged(checked, Metric.DERIVATION, memory) for checked in groups]
     # All of what belongs to the solution, whatever the namespace's window: the metric was fitted so.
-    prepared = _with_vectors(memory, namespace, groups, answers, TextWindow.WHOLE)
-    prepared = _related(prepared, _to_problem(memory, prepared))
+    prepared = _related(_with_vectors(memory, namespace, groups, answers, TextWindow.WHOLE), memory)
     found = [each for checked in prepared.groups for each in checked.derivations]
     return replace(prepared, sketches=sketches_of(found))
 
 
-def _to_problem(memory: Memory, prepared: PreparedGroups) -> Vectors:
-    """Return the similarity of each rollout that counts to its problem, float32 [m]; NaN without one."""
-    counts = [len(checked.rows) for checked in prepared.groups]
-    problems = [checked.group.problem for checked in prepared.groups]
-    vectors = np.full((len(problems), prepared.vectors.shape[1]), np.nan, dtype=np.float32)
-    given = [place for place, problem in enumerate(problems) if problem.strip() and counts[place]]
-    if given:
-        vectors[given] = memory.embedder.embed([problems[place] for place in given], TextWindow.WHOLE)
-    similarity: Vectors = np.einsum("ij,ij->i", prepared.vectors, np.repeat(vectors, counts, axis=0))
-    return similarity
-
-
-def _related(prepared: PreparedGroups, to_problem: Vectors) -> PreparedGroups:
-    """Leave out the rollouts that have hardly any relation to their problem."""
-    kept = ~(to_problem < UNRELATED)
-    prepared = replace(prepared, vectors=prepared.vectors[kept], to_problem=to_problem[kept])
-    if kept.all():
-        return prepared
-    ends = np.cumsum([len(checked.rows) for checked in prepared.groups]).tolist()
-    groups = []
-    for checked, start, end in zip(prepared.groups, [0, *ends], ends, strict=False):
+def _related(prepared: PreparedGroups, memory: Memory) -> PreparedGroups:
+    """Make vectors of rollouts of those of their parts, without what has nothing to do with the problem."""
+    problems = _problems(prepared, memory)
+    groups, vectors = [], [prepared.vectors[:0]]
+    start = 0
+    for checked, problem in zip(prepared.groups, problems, strict=True):
+        end = start + sum(len(each.parts) for each in checked.derivations)
         judged = JudgedGroup(checked.rows, checked.suspicious, checked.derivations)
-        groups.append(_with_judgement(checked, without_unrelated(judged, to_problem[start:end])))
-    return replace(prepared, groups=groups)
+        judged, related, to_problem = without_unrelated(judged, prepared.vectors[start:end], problem)
+        groups.append(replace(_with_judgement(checked, judged), problem=problem, to_problem=to_problem))
+        vectors.append(related)
+        start = end
+    return replace(prepared, groups=groups, vectors=np.concatenate(vectors))
+
+
+def _problems(prepared: PreparedGroups, memory: Memory) -> Vectors:
+    """Return the vectors of the groups' problems, float32 [groups, dimension]; NaN without one."""
+    vectors = np.full((len(prepared.groups), prepared.vectors.shape[1]), np.nan, dtype=np.float32)
+    given = [
+        place
+        for place, checked in enumerate(prepared.groups)
+        if checked.group.problem.strip() and len(checked.rows)
+    ]
+    if given:
+        problems = [prepared.groups[place].group.problem for place in given]
+        vectors[given] = memory.embedder.embed(problems, TextWindow.WHOLE)
+    return vectors
 
 
 def _with_vectors(

@@ -183,21 +183,14 @@ class Attempt:
             whole = len(groups) == len(self._prepared.groups)
             rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in positions])
             vectors, sketches = self._prepared.vectors, self._prepared.sketches
-            to_problem = self._prepared.to_problem
             if not whole:
                 vectors = vectors[rows]
                 sketches = None if sketches is None else sketches[rows]
-                to_problem = None if to_problem is None else to_problem[rows]
-            self._score_round(index, groups, vectors, sketches, to_problem)
+            self._score_round(index, groups, vectors, sketches)
         return self._options.remembers and len(self._prepared.vectors) > 0
 
     def _score_round(
-        self,
-        index: RingIndex,
-        groups: list[CheckedGroup],
-        vectors: Vectors,
-        sketches: Stored | None,
-        to_problem: Vectors | None,
+        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Stored | None
     ) -> None:
         prompts = [checked.group.prompt_id for checked in groups]
         counts = np.array([len(checked.rows) for checked in groups], dtype=np.int64)
@@ -205,7 +198,7 @@ class Attempt:
         scored = RoundScores(np.zeros(len(vectors), dtype=np.float32))
         if self._options.scores and len(vectors):
             with instruments.STAGES("search"):
-                scored = self._scored(index, groups, counts, vectors, sketches, to_problem)
+                scored = self._scored(index, groups, counts, vectors, sketches)
         nearest: list[Nearest | None] = []
         if self._options.explain and scored.found is not None:
             nearest = self._explain(groups, scored.found)
@@ -237,13 +230,16 @@ class Attempt:
         counts: Counts,
         vectors: Vectors,
         sketches: Stored | None,
-        to_problem: Vectors | None,
     ) -> "RoundScores":
         prompts, options = [checked.group.prompt_id for checked in groups], self._options
-        if sketches is None or to_problem is None:
+        if sketches is None:
             rings = RingScorer(index, self._settings)
             return RoundScores(*rings.score(prompts, counts, vectors, options.metric, options.explain))
-        scorer = DerivationScorer(index, self._settings, prompts, counts, vectors, sketches, to_problem)
+        problems = np.stack([checked.problem for checked in groups if checked.problem is not None])
+        related = np.concatenate([one.to_problem for one in groups if one.to_problem is not None])
+        scorer = DerivationScorer(
+            index, self._settings, prompts, counts, vectors, sketches, problems, related
+        )
         novelty, found = scorer.novelty()
         scored = RoundScores(novelty, found)
         if options.explain:

@@ -22,6 +22,7 @@ from extra_services.novelty.derivation import (
     UNRELATED,
     Derivation,
     derivation,
+    related,
     statement,
 )
 from extra_services.novelty.request import RolloutGroup
@@ -93,25 +94,36 @@ def judge(
     )
 
 
-def without_unrelated(judged: JudgedGroup, to_problem: NDArray[np.float32]) -> JudgedGroup:
-    """Leave out the rollouts whose text has hardly any relation to the problem.
+def without_unrelated(
+    judged: JudgedGroup, vectors: NDArray[np.float32], problem: NDArray[np.float32]
+) -> tuple[JudgedGroup, NDArray[np.float32], NDArray[np.float32]]:
+    """Leave out what has hardly any relation to the problem: rollouts, and parts of them.
 
     Args:
         judged: A judged group.
-        to_problem: Cosine similarity of each of `rows` to the problem, float32 [m]; NaN if it is not known.
+        vectors: Unit vectors of the parts of its derivations, one after the other, float32 [parts, d].
+        problem: Unit vector of the problem, float32 [d]; NaN if it is not known.
+
+    Returns:
+        The group, unit vectors of its rollouts, float32 [m, d], and their similarities to the problem [m].
     """
-    unrelated = to_problem < UNRELATED
-    if not unrelated.any():
-        return judged
-    reasons = {
-        int(row): f"hardly any relation to the problem: similarity {value:.2f}, {UNRELATED} is needed"
-        for row, value in zip(judged.rows[unrelated], to_problem[unrelated], strict=True)
-    }
+    derivations, joined, kept, similarities = [], [vectors[:0]], [], []
+    reasons: dict[int, str] = {}
+    start = 0
+    for place, whole in enumerate(judged.derivations):
+        end = start + len(whole.parts)
+        found, vector, similarity = related(whole, vectors[start:end], problem)
+        start = end
+        if reason := reason_against_related(found, similarity):
+            reasons[int(judged.rows[place])] = reason
+            continue
+        kept.append(place)
+        derivations.append(found)
+        joined.append(vector[None])
+        similarities.append(similarity)
     count_suspicious(reasons.values())
-    kept = np.flatnonzero(~unrelated).tolist()
-    return JudgedGroup(
-        judged.rows[kept], judged.suspicious | reasons, [judged.derivations[place] for place in kept]
-    )
+    left = JudgedGroup(judged.rows[kept], judged.suspicious | reasons, derivations)
+    return left, np.concatenate(joined), np.array(similarities, dtype=np.float32)
 
 
 def count_suspicious(reasons: Iterable[str]) -> None:
@@ -119,6 +131,13 @@ def count_suspicious(reasons: Iterable[str]) -> None:
     for reason in reasons:
         label = next((LABELS[part] for part in LABELS if part in reason), "other")
         instruments.SUSPICIOUS.labels(label).inc()
+
+
+def reason_against_related(found: Derivation, similarity: float) -> str:
+    """Return why a rollout is left out now that its similarity to the problem is known, or ""."""
+    if similarity < UNRELATED:
+        return f"hardly any relation to the problem: similarity {similarity:.2f}, {UNRELATED} is needed"
+    return reason_against(found)
 
 
 def reason_against(found: Derivation) -> str:
