@@ -124,7 +124,9 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
-    settings = {name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in chosen.set)}
+    settings = {
+        name: yaml.safe_load(value) for name, _, value in (text.partition("=") for text in chosen.set)
+    }
     steps = train(configs.load(chosen.config, settings), chosen.cache)
     print(json.dumps({"steps": steps}))
 

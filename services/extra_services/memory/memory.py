@@ -449,8 +449,9 @@ def check_name(name: str, field: str = "namespace") -> None:
 
 def check_prompt_id(prompt_id: str, field: str = "prompt_id") -> None:
     """Raise InvalidInput unless the id has 1 to 512 bytes, none of them NUL (where SQLite would end it)."""
-    if not 1 <= len(prompt_id.encode()) <= MAX_PROMPT_BYTES:
-        raise InvalidInput(field, f"must have 1 to {MAX_PROMPT_BYTES} bytes, has {len(prompt_id.encode())}")
+    size = len(prompt_id.encode())
+    if not 1 <= size <= MAX_PROMPT_BYTES:
+        raise InvalidInput(field, f"must have 1 to {MAX_PROMPT_BYTES} bytes, has {size}")
     if "\0" in prompt_id:
         raise InvalidInput(field, "must not hold a NUL character")
 
