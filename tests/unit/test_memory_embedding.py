@@ -64,6 +64,16 @@ def test_the_reference_window_is_the_opening_of_the_last_512_tokens(embedder: Em
     assert float(first @ late) > 0.9
 
 
+def test_texts_that_differ_only_behind_what_the_model_reads_are_embedded_once(embedder: Embedder) -> None:
+    # Longer and longer prefixes of one response, all of fewer than 512 word pieces; words of several pieces.
+    opening = "unaffable 1234567 " * 50
+    texts = [opening + "and so on " * count for count in range(4)]
+    expected = embedder._model.encode(texts, normalize_embeddings=True)
+    before = embedder.embedded
+    np.testing.assert_allclose(embedder.embed(texts), expected, atol=1e-5)
+    assert embedder.embedded == before + 1
+
+
 def test_the_whole_window_sees_the_end_too(embedder: Embedder) -> None:
     first, second = embedder.embed([OPENING + ending for ending in ENDINGS], TextWindow.WHOLE)
     assert float(first @ second) < 0.9

@@ -129,7 +129,7 @@ class Embedder:
 
     def _embed_windows(self, texts: list[str], window: TextWindow) -> Embedded:
         if window is TextWindow.REFERENCE:
-            return self.submit([self._last_tokens(text) for text in texts]).result()
+            return self.submit([self._read_part(text) for text in texts]).result()
         pieces = [self._pieces(text) for text in texts]
         owners = np.repeat(np.arange(len(texts)), [len(some) for some in pieces])
         lengths = np.array([length for some in pieces for _, length in some], dtype=np.float32)
@@ -237,6 +237,24 @@ class Embedder:
             processing_kwargs={"text": {"pad_to_multiple_of": PADDED_TO}},
         )
         return vectors
+
+    def _read_part(self, text: str) -> str:
+        """The part of a text that the model reads under the window `reference`.
+
+        Texts that differ only behind it, as the prefixes of one response do, have one vector: it is computed
+        once.
+        """
+        text, size = self._last_tokens(text), self._model.max_seq_length - SPECIAL_TOKENS
+        if len(text) <= size:
+            return text
+        cut = self._cutter.encode(text, add_special_tokens=False)
+        if len(cut) <= size:
+            return text
+        # Up to the end of a word, because the start of a word may have other tokens than the whole.
+        rest = (i for i in range(size, len(cut)) if cut.word_ids[i] != cut.word_ids[size - 1])
+        part = text[: cut.offsets[next(rest, len(cut)) - 1][1]]
+        same = self._cutter.encode(part, add_special_tokens=False).ids[:size] == cut.ids[:size]
+        return part if same else text
 
     def _last_tokens(self, text: str) -> str:
         if len(text) <= WINDOW_TOKENS:
