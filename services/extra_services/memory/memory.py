@@ -62,6 +62,11 @@ class TextEmbedder(Protocol):
     def embed_counted(self, texts: list[str], window: TextWindow) -> "Embedded":
         """Return the vectors of `embed`, and how many of them were computed."""
 
+    def embed_prefixes(
+        self, texts: list[str], ends: list[list[int]], window: TextWindow = TextWindow.REFERENCE
+    ) -> list[NDArray[np.float32]]:
+        """Return about the vectors that `embed` makes of prefixes, which end after so many characters."""
+
     def unreadable(self, texts: list[str]) -> list[bool]:
         """Return for each text whether the model knows no letter or digit in it: its vector says nothing."""
 

@@ -548,15 +548,17 @@ def _put_solutions(
 
 def _unneeded_blocks(connection: sqlite3.Connection, oldest: dict[int, int]) -> dict[int, list[int]]:
     """Blocks of prompts (by id) of which no solution is as new as the `oldest` that is kept."""
+    full = [(prompt, number) for prompt, number in oldest.items() if number > 0]
+    # The index holds all that this reads, and of a prompt it reads the oldest blocks only.
     rows = connection.execute(
-        "SELECT b.prompt, b.id, b.first + b.count FROM solution_blocks b"
-        " WHERE b.prompt IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(oldest)),),
+        "SELECT w.prompt, b.id FROM (SELECT json_extract(value, '$[0]') AS prompt,"
+        " json_extract(value, '$[1]') AS oldest FROM json_each(?)) w CROSS JOIN solution_blocks b"
+        " ON b.prompt = w.prompt AND b.first < w.oldest AND b.first + b.count <= w.oldest",
+        (json.dumps(full),),
     ).fetchall()
     found: dict[int, list[int]] = {}
-    for prompt, id_, end in rows:
-        if end <= oldest[prompt]:
-            found.setdefault(prompt, []).append(id_)
+    for prompt, id_ in rows:
+        found.setdefault(prompt, []).append(id_)
     return found
 
 
