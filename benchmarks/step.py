@@ -5,7 +5,11 @@
   turn, with the same seeds. A step is everything between one batch of prompts and the next; the medians of
   all steps except the first of each run are compared. The steps are not corrected for their number of
   tokens: the two policies become different, and a guided group's samples are shorter but include their
-  prefix. `tokens_per_rollout` reports how many tokens were generated.
+  prefix. `tokens_per_rollout` reports how many tokens were generated. `overhead_rehearsal_cpu` is the same
+  of the CPU seconds of all processes, which other work on the machine disturbs less.
+- `grpo_over_trl`, `extra_over_trl`: the wall time of a step of TRL's GRPOTrainer over that of ours, with
+  GRPO and with ExTra: same start model, problems, batch, lengths, updates and precision (trl_training.py).
+  `rewards` shows that both learn. The names with `_cpu` compare CPU seconds.
 - `overhead_paper_size`: the same for a step of the paper's size, 512 x 8 rollouts of 2,000 tokens. Only the
   generation is simulated: rollouts of made-up solutions finish at a given rate of tokens per second, in
   random order within the groups in progress, and go through the real verification, novelty and prefix
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.processes import CpuSeconds
 from extra_client import (
     FinishReason,
     NamespaceClient,
@@ -49,6 +55,7 @@ from extra_trainer.rehearsal.tokenizer import make_tokenizer
 from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "trainer/configs/rehearsal.yaml"
 PROMPTS, ROLLOUTS, TOKENS = 512, 8, 2000
 #: Tokens per second of all generation replicas together: 25,000, as one GPU reaches with a small model.
 RATE = 25_000.0
@@ -61,54 +68,122 @@ AT_ONCE = 32
 HARD_EVERY, CORRECT_SHARE = 5, 0.5
 
 
+#: What `--set` gives each run: what is not measured is left out.
+SETTINGS = ("evaluation.problems=1", "checkpoint.every_steps=1000", "prefix.warmup_steps=0")
+ARMS: dict[str, tuple[str, ...]] = {
+    "grpo": ("preset=grpo", "novelty.enabled=false", "prefix.enabled=false"),
+    "extra": (),
+    "trl": (),
+}
+
+
+@dataclass
+class Measured:
+    """The steps of the runs of an arm, without the first of each, which also loads models and compiles."""
+
+    #: Seconds by the clock, rewards and tokens of a rollout, by step.
+    seconds: list[float] = field(default_factory=list)
+    rewards: list[list[float]] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+    #: By run: CPU seconds a step, by process.
+    cpu: list[dict[str, float]] = field(default_factory=list)
+    #: Seconds of the phases of each step.
+    phases: list[dict[str, float]] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        """Return medians of the steps, and means of rewards over eight steps each."""
+        roles = sorted({role for run in self.cpu for role in run})
+        cpu = {role: statistics.median(run.get(role, 0.0) for run in self.cpu) for role in roles}
+        phases = sorted({name for step in self.phases for name in step})
+        return {
+            "steps": len(self.seconds),
+            "step_seconds": statistics.median(self.seconds),
+            "cpu_seconds": self.cpu_seconds(),
+            "cpu_seconds_by_process": cpu,
+            "seconds_by_phase": {
+                name: statistics.median(step.get(name, 0.0) for step in self.phases) for name in phases
+            },
+            "tokens_per_rollout": statistics.mean(self.tokens),
+            "rewards": [
+                [statistics.mean(run[start : start + 8]) for start in range(0, len(run), 8)]
+                for run in self.rewards
+            ],
+        }
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU seconds a step, the median of the runs."""
+        return statistics.median(sum(run.values()) for run in self.cpu)
+
+
 def rehearsal(
-    runs: int, problems: int, cache: Path, figures: dict[str, Any], ratios: dict[str, float]
+    arms: Sequence[str],
+    runs: int,
+    settings: Sequence[str],
+    cache: Path,
+    figures: dict[str, Any],
+    ratios: dict[str, float],
 ) -> None:
-    """Measure training runs in turn, with and without ExTra."""
-    seconds: dict[str, list[float]] = {"grpo": [], "extra": []}
-    tokens: dict[str, list[float]] = {"grpo": [], "extra": []}
-    waits: list[float] = []
+    """Measure training runs in turn, with and without ExTra, and of TRL."""
+    measured = {arm: Measured() for arm in arms}
     for seed in range(runs):
-        for arm in seconds if seed % 2 else reversed(seconds):
-            with tempfile.TemporaryDirectory() as folder:
-                records = _train(Path(folder) / "run", arm, seed, problems, cache)
-            # The first step also loads models and compiles.
-            seconds[arm] += [_step_seconds(record) for record in records[1:]]
-            tokens[arm] += [record["response_tokens"] for record in records[1:]]
-            if arm == "extra":
-                names = ("verification_wait", "novelty_wait", "prefix_wait")
-                waits += [sum(record[f"seconds/{name}"] for name in names) for record in records[1:]]
-    medians = {arm: statistics.median(values) for arm, values in seconds.items()}
-    ratios["overhead_rehearsal"] = medians["extra"] / medians["grpo"] - 1
-    figures["rehearsal"] = {
-        "step_seconds": medians,
-        "steps": {arm: len(values) for arm, values in seconds.items()},
-        "tokens_per_rollout": {arm: statistics.mean(values) for arm, values in tokens.items()},
-        "waited_for_services_seconds": statistics.median(waits),
-    }
+        for arm in arms if seed % 2 else reversed(arms):
+            train = _train_trl if arm == "trl" else _train
+            train(measured[arm], (*SETTINGS, *ARMS[arm], *settings, f"seed={seed}"), cache)
+    figures["rehearsal"] = {arm: found.figures() for arm, found in measured.items()}
+    for name, arm, base in (
+        ("overhead_rehearsal", "extra", "grpo"),
+        ("grpo_over_trl", "trl", "grpo"),
+        ("extra_over_trl", "trl", "extra"),
+    ):
+        if arm in measured and base in measured:
+            less = 1 if name == "overhead_rehearsal" else 0
+            clock = [statistics.median(measured[each].seconds) for each in (arm, base)]
+            ratios[name] = clock[0] / clock[1] - less
+            ratios[f"{name}_cpu"] = measured[arm].cpu_seconds() / measured[base].cpu_seconds() - less
 
 
-def _train(run: Path, arm: str, seed: int, problems: int, cache: Path) -> list[dict[str, float]]:
-    settings = [
-        f"seed={seed}",
-        f"data.train_problems={problems}",
-        "optimization.epochs=1",
-        "evaluation.problems=1",
+def _train(into: Measured, settings: Sequence[str], cache: Path) -> None:
+    """Train with this project, and note the steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "extra_cli", "train", str(CONFIG), "--run", str(run)]
+        command += ["--cache", str(cache)]
+        for setting in settings:
+            command += ["--set", setting]
+
+        def records() -> list[dict[str, float]]:
+            path = run / "metrics.jsonl"
+            return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        cpu = CpuSeconds(process, lambda: len(records()))
+        said, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"a run with {settings} failed:\n{said.decode()}")
+        steps = records()[1:]
+        into.cpu.append(cpu.per_step())
+    into.phases += [
+        {name.removeprefix("seconds/"): value for name, value in step.items() if name.startswith("seconds/")}
+        for step in steps
     ]
-    settings += ["checkpoint.every_steps=1000", "prefix.warmup_steps=0"]
-    settings += ["preset=grpo", "novelty.enabled=false", "prefix.enabled=false"] if arm == "grpo" else []
-    command = [sys.executable, "-m", "extra_cli", "train", str(ROOT / "trainer/configs/rehearsal.yaml")]
-    command += ["--run", str(run), "--cache", str(cache)]
+    into.seconds += [sum(phases.values()) for phases in into.phases[-len(steps) :]]
+    into.tokens += [step["response_tokens"] for step in steps]
+    into.rewards.append([step["reward"] for step in steps])
+
+
+def _train_trl(into: Measured, settings: Sequence[str], cache: Path) -> None:
+    """Train with TRL, and note the steps."""
+    command = [sys.executable, "-m", "benchmarks.trl_training", str(CONFIG), "--cache", str(cache)]
     for setting in settings:
         command += ["--set", setting]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
-        raise SystemExit(f"the {arm} run failed:\n{done.stdout}\n{done.stderr}")
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def _step_seconds(record: dict[str, float]) -> float:
-    return sum(value for name, value in record.items() if name.startswith("seconds/"))
+        raise SystemExit(f"TRL's run failed:\n{done.stdout}\n{done.stderr}")
+    steps = json.loads(done.stdout.splitlines()[-1])["steps"]
+    into.seconds += [step["seconds"] for step in steps]
+    into.tokens += [step["tokens"] for step in steps]
+    into.rewards.append([step["reward"] for step in steps])
+    into.cpu.append({"trl": statistics.mean(step["cpu_seconds"] for step in steps)})
 
 
 class SimulatedGeneration:
@@ -218,8 +293,12 @@ def main(arguments: list[str]) -> None:
     """Measure, and print one JSON object."""
     parser = argparse.ArgumentParser(prog="extra-rl bench step", description=__doc__)
     parser.add_argument("--part", choices=["rehearsal", "paper_size"], help="measure one part only")
+    parser.add_argument(
+        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="arms of the rehearsal"
+    )
     parser.add_argument("--runs", type=int, default=2, help="runs of each arm of the rehearsal")
     parser.add_argument("--problems", type=int, default=256, help="training problems of such a run")
+    parser.add_argument("--epochs", type=int, default=1, help="passes over them")
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="prompts of the simulated step")
     parser.add_argument(
         "--rate", type=float, default=RATE, help="tokens a second of the simulated generation"
@@ -232,7 +311,8 @@ def main(arguments: list[str]) -> None:
     figures: dict[str, Any] = {}
     ratios: dict[str, float] = {}
     if chosen.part in (None, "rehearsal"):
-        rehearsal(chosen.runs, chosen.problems, chosen.cache, figures, ratios)
+        size = [f"data.train_problems={chosen.problems}", f"optimization.epochs={chosen.epochs}"]
+        rehearsal(chosen.arms, chosen.runs, size, chosen.cache, figures, ratios)
     if chosen.part in (None, "paper_size"):
         paper_size(chosen.prompts, chosen.rate, figures, ratios)
     print(json.dumps({"ratios": ratios, "figures": figures}, indent=2))

@@ -7,6 +7,7 @@ version is refused, not misread. Nothing of `extra_services` is imported.
 """
 
 import contextlib
+import json
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: The newest schema of the store that is read here; `extra_services.memory.sqlite_migrations` defines it.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+#: The first schema with blocks of solutions; those before have a row for each.
+_WITH_BLOCKS = 4
 
 
 class MemoryUnavailable(RuntimeError):
@@ -55,17 +58,27 @@ def read_solutions(path: Path, namespace: str, prompt_id: str) -> list[StoredSol
                 f"The run's memory has schema version {version}, and this release reads versions up to "
                 f"{SCHEMA_VERSION}: use the release that made it."
             )
+        blocks = (
+            "SELECT prompt, first, count, vectors, excerpts FROM solution_blocks"
+            if version >= _WITH_BLOCKS
+            else "SELECT prompt, sequence AS first, 1 AS count, vector AS vectors,"
+            " json_array(excerpt) AS excerpts FROM solutions"
+        )
         rows = connection.execute(
-            "SELECT s.sequence, s.vector, s.excerpt, n.solutions_dimension FROM solutions s"
-            " JOIN prompts p ON p.id = s.prompt JOIN namespaces n ON n.id = p.namespace"
-            " WHERE n.name = ? AND p.prompt = ? ORDER BY s.sequence",
+            "SELECT b.first, b.count, b.vectors, b.excerpts, n.solutions_dimension,"
+            " p.solutions_added - json_extract(n.settings, '$.memory_capacity')"
+            f" FROM ({blocks}) b JOIN prompts p ON p.id = b.prompt JOIN namespaces n ON n.id = p.namespace"
+            " WHERE n.name = ? AND p.prompt = ? ORDER BY b.first",
             [namespace, prompt_id],
         ).fetchall()
-    return [
-        StoredSolution(sequence, np.frombuffer(blob, _dtype(blob, dimension)), excerpt)
-        for sequence, blob, excerpt, dimension in rows
-    ]
+    found = [(solution, oldest) for *block, oldest in rows for solution in _solutions(*block)]
+    return [solution for solution, oldest in found if solution.number >= oldest]
 
 
-def _dtype(blob: bytes, dimension: int) -> str:
-    return "<f4" if len(blob) == 4 * dimension else "<f2"
+def _solutions(
+    first: int, count: int, blob: bytes, excerpts: str | None, dimension: int
+) -> list[StoredSolution]:
+    vectors = np.frombuffer(blob, "<f4" if len(blob) == 4 * dimension * count else "<f2")
+    texts = [""] * count if excerpts is None else json.loads(excerpts)
+    rows = zip(vectors.reshape(count, dimension), texts, strict=True)
+    return [StoredSolution(first + i, vector, text) for i, (vector, text) in enumerate(rows)]

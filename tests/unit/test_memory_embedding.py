@@ -64,6 +64,37 @@ def test_the_reference_window_is_the_opening_of_the_last_512_tokens(embedder: Em
     assert float(first @ late) > 0.9
 
 
+def test_texts_that_differ_only_behind_what_the_model_reads_are_embedded_once(embedder: Embedder) -> None:
+    # Longer and longer prefixes of one response, all of fewer than 512 word pieces; words of several pieces.
+    opening = "unaffable 1234567 " * 50
+    texts = [opening + "and so on " * count for count in range(4)]
+    expected = embedder._model.encode(texts, normalize_embeddings=True)
+    before = embedder.embedded
+    np.testing.assert_allclose(embedder.embed(texts), expected, atol=1e-5)
+    assert embedder.embedded == before + 1
+
+
+def test_prefixes_of_one_pass_have_about_the_vectors_of_prefixes_alone(embedder: Embedder) -> None:
+    steps = [
+        f"Step {n}: the {word} of {n} and {3 * n + 1} is {n * (3 * n + 1)}."
+        for n, word in enumerate(["sum", "product", "difference", "square"] * 12, start=1)
+    ]
+    text = "\n".join(steps)
+    ends = [len("\n".join(steps[:count])) for count in (2, 5, 11, 20, 30, 40, 48)]
+    assert len(embedder._offsets(text)) > 600
+    for window in TextWindow:
+        alone = embedder.embed([text[:end] for end in ends], window)
+        (first, second) = embedder.embed_prefixes([text, "a short one"], [ends, [7, 11]], window)
+        similarity = (alone * first).sum(axis=1)
+        # What follows a short prefix in its piece is most of what its tokens see.
+        assert (similarity > 0.7).all()
+        assert (similarity[2:] > 0.95).all()
+        # Nothing follows the whole text.
+        np.testing.assert_allclose(second[1], embedder.embed(["a short one"], window)[0], atol=1e-4)
+        np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
+    assert embedder.embed_prefixes([], []) == []
+
+
 def test_the_whole_window_sees_the_end_too(embedder: Embedder) -> None:
     first, second = embedder.embed([OPENING + ending for ending in ENDINGS], TextWindow.WHOLE)
     assert float(first @ second) < 0.9

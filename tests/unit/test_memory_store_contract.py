@@ -1,6 +1,8 @@
 """The contract of the stores, checked on SQLite and on a real Redis."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +129,25 @@ def test_a_ring_far_larger_than_usual_is_written_in_one_commit(opened: Callable[
     assert (header.solutions_added, len(ring.sequences)) == (9000, 9000)
     np.testing.assert_array_equal(ring.vectors, _vectors(9000))
     np.testing.assert_array_equal(ring.sketches, sketches)
+
+
+def test_writes_of_any_size_leave_the_last_solutions_and_take_no_more_room(
+    opened: Callable[[], Store], tmp_path: Path
+) -> None:
+    store, written, version = opened(), np.zeros((0, 4), dtype=np.float32), 0
+    namespace, _ = store.create_namespace("n", NamespaceSettings(memory_capacity=5))
+    for seed, count in enumerate([2, 4, 1, 1, 7, 3, 5, 1, 2, 6, 1, 1, 1, 1, 1, 1]):
+        version = store.commit(namespace, _solutions(version, _vectors(count, seed)))["q"]
+        written = np.concatenate([written, _vectors(count, seed)])
+        _, ring = store.solutions(namespace, ["q"])["q"]
+        assert ring is not None
+        assert sorted(ring.sequences.tolist()) == list(range(max(0, len(written) - 5), len(written)))
+        assert (ring.sequences % 5).tolist() == list(range(len(ring.sequences)))
+        np.testing.assert_array_equal(ring.vectors, written[ring.sequences])
+    if store.kind == "sqlite":
+        with closing(sqlite3.connect(next(tmp_path.rglob("memory.sqlite")))) as connection:
+            (kept,) = connection.execute("SELECT sum(count) FROM solution_blocks").fetchone()
+        assert kept == 5
 
 
 def test_a_read_that_fails_leaves_no_old_state_to_the_next(tmp_path: Path) -> None:

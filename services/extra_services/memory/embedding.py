@@ -16,6 +16,7 @@ import hashlib
 import importlib.resources
 import queue
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -59,6 +60,15 @@ class _Request:
     done: "Future[Embedded]"
 
 
+@dataclass(frozen=True)
+class _Passes:
+    texts: list[str]
+    #: Of each text: where its prefixes end, in characters, rising.
+    ends: list[list[int]]
+    window: TextWindow
+    done: "Future[list[Vectors]]"
+
+
 class Embedder:
     """A loaded model and its cache. Thread-safe. Call `close` at the end."""
 
@@ -94,6 +104,8 @@ class Embedder:
             self.name += "+int8"
             self._int8 = _int8_model(self._model, int8_folder / f"{self.name}.onnx")
         self.dimension = int(self._model.get_embedding_dimension())
+        #: Whether a text's vector is the mean of its tokens' last hidden states.
+        self._averages = self._int8 is None and _averages(self._model)
         on_cpu = self._model.device.type == "cpu"
         self._batch_size = batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
         self._batch_tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
@@ -105,7 +117,7 @@ class Embedder:
         self._cached_texts = cached_texts
         #: Texts embedded, and texts found in the cache, since the start.
         self.embedded = self.cached = 0
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[_Request | _Passes | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._serve, name="embedder", daemon=True)
         self._worker.start()
 
@@ -127,9 +139,33 @@ class Embedder:
         with instruments.STAGES("embed"):
             return self._embed_windows(texts, window)
 
+    def embed_prefixes(
+        self, texts: list[str], ends: list[list[int]], window: TextWindow = TextWindow.REFERENCE
+    ) -> list[Vectors]:
+        """Return about the vectors that `embed` makes of prefixes, from one pass over each text. Blocks.
+
+        The text is read in consecutive pieces that fit the model's input. The vector of a prefix is the mean
+        of the last hidden states of the tokens the window takes of it. They differ from those of `embed`,
+        as a token sees its piece of the text, not its prefix: selection is hardly affected
+        (docs/performance.md). A model that does not average, or runs as int8, embeds each prefix by itself.
+
+        Args:
+            texts: Texts.
+            ends: Of each text, where its prefixes end, in characters, rising.
+            window: Part of a prefix that is embedded.
+        """
+        with instruments.STAGES("embed"):
+            if not self._averages:
+                cut = [[text[:end] for end in some] for text, some in zip(texts, ends, strict=True)]
+                vectors = self._embed_windows([each for some in cut for each in some], window).vectors
+                return np.split(vectors, np.cumsum([len(some) for some in ends])[:-1])
+            done: Future[list[Vectors]] = Future()
+            self._requests.put(_Passes(texts, ends, window, done))
+            return done.result()
+
     def _embed_windows(self, texts: list[str], window: TextWindow) -> Embedded:
         if window is TextWindow.REFERENCE:
-            return self.submit([self._last_tokens(text) for text in texts]).result()
+            return self.submit([self._read_part(text) for text in texts]).result()
         pieces = [self._pieces(text) for text in texts]
         owners = np.repeat(np.arange(len(texts)), [len(some) for some in pieces])
         lengths = np.array([length for some in pieces for _, length in some], dtype=np.float32)
@@ -155,12 +191,15 @@ class Embedder:
 
     def _serve(self) -> None:
         while (first := self._requests.get()) is not None:
+            if isinstance(first, _Passes):
+                self._answer_passes(first)
+                continue
             pooled = [first]
             texts = len(first.texts)
             while texts < MAX_TEXTS_PER_CALL and not self._requests.empty():
                 request = self._requests.get()
-                if request is None:
-                    self._requests.put(None)
+                if not isinstance(request, _Request):
+                    self._requests.put(request)
                     break
                 pooled.append(request)
                 texts += len(request.texts)
@@ -179,6 +218,70 @@ class Embedder:
             embedded = sum(first[start:end])
             request.done.set_result(Embedded(vectors[start:end], embedded, len(request.texts) - embedded))
             start = end
+
+    def _answer_passes(self, request: _Passes) -> None:
+        if not request.done.set_running_or_notify_cancel():
+            return
+        try:
+            request.done.set_result(self._pass(request))
+        except Exception as error:
+            request.done.set_exception(error)
+
+    def _pass(self, request: _Passes) -> list[Vectors]:
+        size = self._model.max_seq_length - SPECIAL_TOKENS
+        spans, pieces = [], []
+        for text, ends in zip(request.texts, request.ends, strict=True):
+            cut = self._cutter.encode(text, add_special_tokens=False)
+            some = [self._span(cut.offsets, end, request.window) for end in ends]
+            spans.append(some)
+            last = max((end for _, end in some), default=0)
+            pieces.append([cut.ids[start : min(start + size, last)] for start in range(0, last, size)])
+        states = iter(self._hidden_states([piece for each in pieces for piece in each]))
+        instruments.TEXTS_EMBEDDED.inc(sum(map(len, pieces)))
+        found = []
+        for some, each in zip(spans, pieces, strict=True):
+            sums = np.zeros((1 + sum(map(len, each)), self.dimension))
+            added = []
+            for start, piece in zip(range(1, len(sums), size), each, strict=True):
+                opening, *rest, ending = next(states)
+                sums[start : start + len(piece)] = rest
+                added.append(opening + ending)
+            np.cumsum(sums, axis=0, out=sums)
+            # The model averages over the tokens that it adds, too: those of the piece where the span begins.
+            vectors = np.array([sums[end] - sums[start] + added[start // size] for start, end in some])
+            vectors = vectors.reshape(-1, self.dimension)
+            found.append((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
+        return found
+
+    def _span(self, offsets: list[tuple[int, int]], end: int, window: TextWindow) -> tuple[int, int]:
+        """First and last token (exclusive) that a window takes of the prefix with so many characters."""
+        tokens = max(1, bisect_right(offsets, end, key=lambda offset: offset[1]))
+        if window is TextWindow.WHOLE:
+            return 0, tokens
+        start = max(0, tokens - WINDOW_TOKENS)
+        return start, min(tokens, start + self._model.max_seq_length - SPECIAL_TOKENS)
+
+    def _hidden_states(self, pieces: list[list[int]]) -> list[Vectors]:
+        """Last hidden states of the tokens of each piece, between those of the tokens that the model adds."""
+        import torch
+
+        found = [np.zeros((0, self.dimension), np.float32)] * len(pieces)
+        first, *_, last = self._cutter.encode("a").ids
+        by_length: dict[int, list[int]] = {}
+        for row, piece in enumerate(pieces):
+            by_length.setdefault(len(piece), []).append(row)
+        for length, rows in by_length.items():
+            most = min(self._batch_size, max(1, self._batch_tokens // (length + SPECIAL_TOKENS)))
+            for start in range(0, len(rows), most):
+                some = rows[start : start + most]
+                ids = [[first, *pieces[row], last] for row in some]
+                with torch.inference_mode():
+                    tensor = torch.tensor(ids, device=self._model.device)
+                    features = {"input_ids": tensor, "attention_mask": torch.ones_like(tensor)}
+                    states = self._model[0](features)["token_embeddings"].cpu().numpy()
+                for row, each in zip(some, states, strict=True):
+                    found[row] = each
+        return found
 
     def _embed(self, texts: list[str]) -> tuple[Vectors, list[bool]]:
         """Vectors of the texts, and whether each is the one that its vector was computed for."""
@@ -238,6 +341,24 @@ class Embedder:
         )
         return vectors
 
+    def _read_part(self, text: str) -> str:
+        """The part of a text that the model reads under the window `reference`.
+
+        Texts that differ only behind it, as the prefixes of one response do, have one vector: it is computed
+        once.
+        """
+        text, size = self._last_tokens(text), self._model.max_seq_length - SPECIAL_TOKENS
+        if len(text) <= size:
+            return text
+        cut = self._cutter.encode(text, add_special_tokens=False)
+        if len(cut) <= size:
+            return text
+        # Up to the end of a word, because the start of a word may have other tokens than the whole.
+        rest = (i for i in range(size, len(cut)) if cut.word_ids[i] != cut.word_ids[size - 1])
+        part = text[: cut.offsets[next(rest, len(cut)) - 1][1]]
+        same = self._cutter.encode(part, add_special_tokens=False).ids[:size] == cut.ids[:size]
+        return part if same else text
+
     def _last_tokens(self, text: str) -> str:
         if len(text) <= WINDOW_TOKENS:
             return text  # A token has at least one character.
@@ -264,6 +385,15 @@ class Embedder:
             self._cache.move_to_end(key)
         while len(self._cache) > self._cached_texts:
             self._cache.popitem(last=False)
+
+
+def _averages(model: Any) -> bool:
+    """Whether a model is a transformer, a mean over all tokens, and a normalisation, and adds two tokens."""
+    kinds = [type(module).__name__ for module in model]
+    special = model.tokenizer.num_special_tokens_to_add()
+    if kinds != ["Transformer", "Pooling", "Normalize"] or special != SPECIAL_TOKENS:
+        return False
+    return bool(model[1].get_config_dict().get("pooling_mode") == "mean")
 
 
 def _int8_model(model: Any, path: Path) -> Any:

@@ -206,7 +206,7 @@ class RingIndex:
         self,
         prompts: list[str],
         counts: NDArray[np.int64],
-        vectors: Vectors,
+        vectors: NDArray[np.generic],
         sketches: Sketches | None = None,
     ) -> None:
         """Add solutions to checked-out prompts, oldest out first.
@@ -214,7 +214,7 @@ class RingIndex:
         Args:
             prompts: Checked-out prompts.
             counts: As in `nearest`.
-            vectors: Unit vectors, float32 [m, dimension].
+            vectors: Unit vectors, float32 or as they are stored, [m, dimension].
             sketches: uint8 [m, SKETCH_BYTES]; None: they have none.
         """
         codes = np.ascontiguousarray(vectors, dtype=self._type)

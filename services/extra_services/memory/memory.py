@@ -62,6 +62,11 @@ class TextEmbedder(Protocol):
     def embed_counted(self, texts: list[str], window: TextWindow) -> "Embedded":
         """Return the vectors of `embed`, and how many of them were computed."""
 
+    def embed_prefixes(
+        self, texts: list[str], ends: list[list[int]], window: TextWindow = TextWindow.REFERENCE
+    ) -> list[NDArray[np.float32]]:
+        """Return about the vectors that `embed` makes of prefixes, which end after so many characters."""
+
     def unreadable(self, texts: list[str]) -> list[bool]:
         """Return for each text whether the model knows no letter or digit in it: its vector says nothing."""
 
@@ -449,8 +454,9 @@ def check_name(name: str, field: str = "namespace") -> None:
 
 def check_prompt_id(prompt_id: str, field: str = "prompt_id") -> None:
     """Raise InvalidInput unless the id has 1 to 512 bytes, none of them NUL (where SQLite would end it)."""
-    if not 1 <= len(prompt_id.encode()) <= MAX_PROMPT_BYTES:
-        raise InvalidInput(field, f"must have 1 to {MAX_PROMPT_BYTES} bytes, has {len(prompt_id.encode())}")
+    size = len(prompt_id.encode())
+    if not 1 <= size <= MAX_PROMPT_BYTES:
+        raise InvalidInput(field, f"must have 1 to {MAX_PROMPT_BYTES} bytes, has {size}")
     if "\0" in prompt_id:
         raise InvalidInput(field, "must not hold a NUL character")
 

@@ -92,8 +92,25 @@ CREATE TABLE answer_counts (
 #: Sketches of derivations, for the metric `derivation`; solutions of earlier releases have none.
 _SKETCHES = "ALTER TABLE solutions ADD COLUMN sketch BLOB;"
 
+#: The solutions of one write in one row instead of a row each; those of earlier releases are blocks of one.
+_BLOCKS = """
+CREATE TABLE solution_blocks (
+  id INTEGER PRIMARY KEY,
+  prompt INTEGER NOT NULL,
+  first INTEGER NOT NULL,
+  count INTEGER NOT NULL,
+  vectors BLOB NOT NULL,
+  excerpts TEXT,
+  sketches BLOB
+);
+INSERT INTO solution_blocks (prompt, first, count, vectors, excerpts, sketches)
+  SELECT prompt, sequence, 1, vector, json_array(excerpt), sketch FROM solutions ORDER BY prompt, sequence;
+CREATE INDEX solution_blocks_by_prompt ON solution_blocks (prompt, first, count);
+DROP TABLE solutions;
+"""
+
 #: SQL scripts; the first is migration 1, which makes the tables of an empty store.
-MIGRATIONS = (_FIRST, _ANSWER_COUNTS, _SKETCHES)
+MIGRATIONS = (_FIRST, _ANSWER_COUNTS, _SKETCHES, _BLOCKS)
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

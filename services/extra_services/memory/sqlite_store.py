@@ -168,7 +168,7 @@ class SqliteStore:
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for job, done in batch:
-                outcomes.append((done, *_run_in_savepoint(self._writer, job)))
+                outcomes.append((done, *_run(self._writer, job, alone=len(batch) == 1)))
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
             if self._writer.in_transaction:
@@ -209,13 +209,21 @@ def _open(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA page_size=8192")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    # 32 MB, so that the pages of a large batch are not written to the log before it is complete.
+    connection.execute("PRAGMA cache_size=-32000")
     # Pages of the log before they are moved into the database: 64 MB, so that a large batch moves once.
     connection.execute("PRAGMA wal_autocheckpoint=8192")
     return connection
 
 
-def _run_in_savepoint(connection: sqlite3.Connection, job: Job) -> tuple[Any, Exception | None]:
-    connection.execute("SAVEPOINT job")
+def _run(connection: sqlite3.Connection, job: Job, alone: bool) -> tuple[Any, Exception | None]:
+    """Run a job inside a transaction; if it fails, undo what it did, and return its error.
+
+    Of several jobs each has a savepoint. One that is alone has none: SQLite would write every page that the
+    job changes a second time, to be able to go back to the savepoint.
+    """
+    if not alone:
+        connection.execute("SAVEPOINT job")
     try:
         result = job(connection)
     except Exception as error:
@@ -224,8 +232,13 @@ def _run_in_savepoint(connection: sqlite3.Connection, job: Job) -> tuple[Any, Ex
         ):
             raise  # The store is at fault, not the job.
         # The error of one job, or a bug in it, must not fail the other jobs or end the thread.
-        connection.execute("ROLLBACK TO job")
-        connection.execute("RELEASE job")
+        if alone:
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN")
+        else:
+            connection.execute("ROLLBACK TO job")
+            connection.execute("RELEASE job")
         return None, error
-    connection.execute("RELEASE job")
+    if not alone:
+        connection.execute("RELEASE job")
     return result, None

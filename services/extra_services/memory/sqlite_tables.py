@@ -1,6 +1,8 @@
 """Tables of the SQLite store, and functions that read and change them.
 
-Rows of rings are addressed by (prompt, slot), so a full ring overwrites in place and nothing is ever moved.
+The solutions of one write are one row, a block: their vectors lie in one blob, one after the other. A ring is
+the last `memory_capacity` solutions in the blocks of its prompt; a write overwrites a block of which none is
+left in the ring, so that a full ring is written in place. Prefixes have a row each, by (prompt, slot).
 The functions run inside the caller's transaction. All rows of a statement are fetched at once: if an
 exception left a statement half read, its transaction, and so an old state of the database, would stay open.
 """
@@ -16,6 +18,7 @@ import numpy as np
 
 from extra_services.errors import AlreadyExists, NotFound
 from extra_services.memory.records import (
+    SKETCH_BYTES,
     AnswerCounts,
     Conflict,
     EmbeddingSpace,
@@ -32,7 +35,6 @@ from extra_services.memory.records import (
     StoredSolutions,
     Write,
     joined_sketches,
-    stored_sketch,
 )
 from extra_services.memory.store import ANSWER_SECONDS, HIDDEN
 
@@ -46,15 +48,15 @@ HEADER_COLUMNS = (
 )
 #: Tables with the entries of prompts, and their columns besides the prompt.
 OF_PROMPTS = {
-    "solutions": "slot, sequence, vector, excerpt, sketch",
+    "solution_blocks": "first, count, vectors, excerpts, sketches",
     "prefixes": "slot, sequence, token_ids, text, mean_entropy, vector, rollouts, successes",
     "ngrams": "ngram, count",
     "answer_counts": "counts",
 }
 
 
-#: Sequence number, vector, excerpt and sketch of a solution.
-_Solution = tuple[int, bytes, str, bytes | None]
+#: First sequence number, number, vectors, excerpts (a JSON array; None: all empty) and sketches of solutions.
+_Block = tuple[int, int, Any, str | None, bytes | None]
 
 
 @dataclass(frozen=True)
@@ -190,23 +192,24 @@ def solutions(
     connection: sqlite3.Connection, namespace: Namespace, prompts: Collection[str]
 ) -> dict[str, tuple[Header, StoredSolutions | None]]:
     """See Store.solutions."""
+    known = _find_rows(connection, namespace, prompts) if prompts else {}
     rows = connection.execute(
-        f"SELECT p.prompt, {HEADER_COLUMNS}, s.sequence, s.vector, s.excerpt, s.sketch FROM"
-        f" (SELECT id, prompt, {HEADER_COLUMNS} FROM prompts WHERE {CHOSEN}) p"
-        " LEFT JOIN solutions s ON s.prompt = p.id ORDER BY p.id, s.slot",
-        _chosen(namespace, prompts),
+        f"SELECT prompt, {OF_PROMPTS['solution_blocks']} FROM solution_blocks"
+        " WHERE prompt IN (SELECT value FROM json_each(?))",
+        (json.dumps([row.id for row in known.values()]),),
     ).fetchall()
-    known: dict[str, Header] = {}
-    rings: dict[str, list[_Solution]] = {}
-    for prompt, *counters, sequence, vector, excerpt, sketch in rows:
-        if prompt not in known:
-            known[prompt] = Header(*counters)
-        if vector is not None:
-            rings.setdefault(prompt, []).append((sequence, vector, excerpt, sketch))
-    return {
-        prompt: (known.get(prompt, Header()), _ring(rings[prompt], namespace) if prompt in rings else None)
-        for prompt in prompts
-    }
+    blocks: dict[int, list[_Block]] = {}
+    for id_, *block in rows:
+        blocks.setdefault(id_, []).append(tuple(block))
+    found: dict[str, tuple[Header, StoredSolutions | None]] = {}
+    for prompt in prompts:
+        row = known.get(prompt)
+        if row is None:
+            found[prompt] = Header(), None
+        else:
+            ring = _ring(blocks[row.id], row.header, namespace) if row.id in blocks else None
+            found[prompt] = row.header, ring
+    return found
 
 
 def prefixes(
@@ -262,10 +265,12 @@ def excerpts(
 ) -> dict[tuple[str, int], str]:
     """See Store.excerpts."""
     rows = connection.execute(
-        "SELECT p.prompt, s.sequence, s.excerpt FROM json_each(?) w"
-        " JOIN prompts p ON p.namespace=? AND p.prompt = json_extract(w.value, '$[0]')"
-        " JOIN solutions s ON s.prompt = p.id AND s.slot = json_extract(w.value, '$[1]') % ?"
-        " WHERE s.sequence = json_extract(w.value, '$[1]')",
+        "SELECT w.prompt, w.sequence,"
+        " coalesce(json_extract(b.excerpts, '$[' || (w.sequence - b.first) || ']'), '') FROM (SELECT"
+        " json_extract(value, '$[0]') AS prompt, json_extract(value, '$[1]') AS sequence FROM json_each(?)) w"
+        " JOIN prompts p ON p.namespace=? AND p.prompt = w.prompt AND w.sequence >= p.solutions_added - ?"
+        " JOIN solution_blocks b ON b.prompt = p.id"
+        " AND w.sequence >= b.first AND w.sequence < b.first + b.count",
         (json.dumps(list(wanted)), namespace.id, namespace.settings.memory_capacity),
     ).fetchall()
     return {(prompt, sequence): excerpt for prompt, sequence, excerpt in rows}
@@ -383,15 +388,33 @@ def _ids(connection: sqlite3.Connection, namespace: Namespace, prompts: Collecti
     return dict(rows.fetchall())
 
 
-def _ring(rows: list[_Solution], namespace: Namespace) -> StoredSolutions:
-    sequences, stored, excerpts, sketches = map(list, zip(*rows, strict=True))
-    vectors = np.frombuffer(b"".join(stored), dtype=namespace.vector_type())
+def _ring(blocks: list[_Block], header: Header, namespace: Namespace) -> StoredSolutions:
+    """The solutions in the blocks of a prompt that its ring still holds, by slot."""
+    capacity = namespace.settings.memory_capacity
+    sequences = np.concatenate([np.arange(first, first + count) for first, count, *_ in blocks])
+    vectors = np.frombuffer(b"".join(block[2] for block in blocks), dtype=namespace.vector_type())
+    excerpts = [text for _, count, _, texts, _ in blocks for text in _texts(texts, count)]
+    sketches = [sketch for _, count, _, _, drawn in blocks for sketch in _sketches(drawn, count)]
+    rows = np.argsort(sequences % capacity, kind="stable")
+    rows = rows[sequences[rows] >= header.solutions_added - capacity]
     return StoredSolutions(
-        np.array(sequences, dtype=np.int64),
-        vectors.reshape(len(rows), -1),
-        excerpts,
-        joined_sketches(sketches),
+        sequences[rows],
+        vectors.reshape(len(sequences), -1)[rows],
+        [excerpts[row] for row in rows.tolist()],
+        joined_sketches([sketches[row] for row in rows.tolist()]),
     )
+
+
+def _texts(stored: str | None, count: int) -> list[str]:
+    return [""] * count if stored is None else json.loads(stored)
+
+
+def _sketches(stored: bytes | None, count: int) -> list[bytes | None]:
+    """The sketches in a block; those of one of another length count as none."""
+    if stored is None or len(stored) != count * SKETCH_BYTES:
+        return [None] * count
+    split = [stored[start : start + SKETCH_BYTES] for start in range(0, len(stored), SKETCH_BYTES)]
+    return [sketch if any(sketch) else None for sketch in split]
 
 
 def _remember_answer(connection: sqlite3.Connection, namespace: Namespace, given: IdempotentAnswer) -> None:
@@ -502,31 +525,62 @@ def _put_solutions(
     known: dict[str, _Row],
     writes: dict[str, PromptWrite],
 ) -> None:
+    """Write the solutions of each prompt as a block, over one that its ring no longer needs."""
+    new = [
+        (known[prompt], change.solutions)
+        for prompt, change in writes.items()
+        if change.solutions is not None and change.solutions.excerpts
+    ]
+    capacity = namespace.settings.memory_capacity
+    oldest = {row.id: row.header.solutions_added + len(added.excerpts) - capacity for row, added in new}
+    unneeded = _unneeded_blocks(connection, oldest)
+    over, fresh = [], []
+    for row, added in new:
+        block, ids = _block(namespace, row.header.solutions_added, added), unneeded.get(row.id)
+        over.append((*block, ids.pop())) if ids else fresh.append((row.id, *block))
     connection.executemany(
-        f"INSERT OR REPLACE INTO solutions (prompt, {OF_PROMPTS['solutions']}) VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            row
-            for prompt, change in writes.items()
-            if change.solutions is not None
-            for row in _solution_rows(namespace, known[prompt], change.solutions)
-        ],
+        "UPDATE solution_blocks SET first=?, count=?, vectors=?, excerpts=?, sketches=? WHERE id=?", over
+    )
+    _insert_blocks(connection, fresh)
+    left = [(id_,) for ids in unneeded.values() for id_ in ids]
+    connection.executemany("DELETE FROM solution_blocks WHERE id=?", left)
+
+
+def _unneeded_blocks(connection: sqlite3.Connection, oldest: dict[int, int]) -> dict[int, list[int]]:
+    """Blocks of prompts (by id) of which no solution is as new as the `oldest` that is kept."""
+    full = [(prompt, number) for prompt, number in oldest.items() if number > 0]
+    # The index holds all that this reads, and of a prompt it reads the oldest blocks only.
+    rows = connection.execute(
+        "SELECT w.prompt, b.id FROM (SELECT json_extract(value, '$[0]') AS prompt,"
+        " json_extract(value, '$[1]') AS oldest FROM json_each(?)) w CROSS JOIN solution_blocks b"
+        " ON b.prompt = w.prompt AND b.first < w.oldest AND b.first + b.count <= w.oldest",
+        (json.dumps(full),),
+    ).fetchall()
+    found: dict[int, list[int]] = {}
+    for prompt, id_ in rows:
+        found.setdefault(prompt, []).append(id_)
+    return found
+
+
+def _insert_blocks(connection: sqlite3.Connection, blocks: list[tuple[Any, ...]]) -> None:
+    connection.executemany(
+        f"INSERT INTO solution_blocks (prompt, {OF_PROMPTS['solution_blocks']}) VALUES (?, ?, ?, ?, ?, ?)",
+        blocks,
     )
 
 
-def _solution_rows(namespace: Namespace, row: _Row, new: NewSolutions) -> list[tuple[Any, ...]]:
-    capacity, added = namespace.settings.memory_capacity, row.header.solutions_added
-    vectors = np.ascontiguousarray(new.vectors, dtype=namespace.vector_type())
-    return [
-        (
-            row.id,
-            (added + i) % capacity,
-            added + i,
-            vectors[i].data,
-            new.excerpts[i],
-            stored_sketch(new.sketches, i),
-        )
-        for i in range(max(0, len(vectors) - capacity), len(vectors))
-    ]
+def _block(namespace: Namespace, first: int, new: NewSolutions) -> _Block:
+    """Solutions as a block, without those that the ring does not hold; the first has this number."""
+    start = max(0, len(new.excerpts) - namespace.settings.memory_capacity)
+    vectors = np.ascontiguousarray(new.vectors[start:], dtype=namespace.vector_type())
+    excerpts, sketches = new.excerpts[start:], None if new.sketches is None else new.sketches[start:]
+    return (
+        first + start,
+        len(excerpts),
+        vectors.data,
+        json.dumps(excerpts, ensure_ascii=False) if any(excerpts) else None,
+        sketches.tobytes() if sketches is not None and sketches.any() else None,
+    )
 
 
 def _prefix_row(prompt: int, sequence: int, capacity: int, prefix: StoredPrefix) -> tuple[Any, ...]:
@@ -589,23 +643,8 @@ def _put_answer_counts(connection: sqlite3.Connection, counted: dict[int, Answer
 def _insert_record(
     connection: sqlite3.Connection, namespace: Namespace, prompt: int | None, record: PromptRecord
 ) -> None:
-    capacity, ring = namespace.settings.memory_capacity, record.solutions
-    if ring is not None:
-        rows = np.ascontiguousarray(ring.vectors, dtype=namespace.vector_type())
-        connection.executemany(
-            f"INSERT INTO solutions (prompt, {OF_PROMPTS['solutions']}) VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    prompt,
-                    sequence % capacity,
-                    sequence,
-                    rows[i].data,
-                    ring.excerpts[i],
-                    stored_sketch(ring.sketches, i),
-                )
-                for i, sequence in enumerate(ring.sequences.tolist())
-            ],
-        )
+    if record.solutions is not None:
+        _insert_blocks(connection, [(prompt, *block) for block in _blocks_of(namespace, record.solutions)])
     connection.executemany(
         f"INSERT INTO prefixes (prompt, {OF_PROMPTS['prefixes']}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
@@ -616,3 +655,22 @@ def _insert_record(
     _count_ngrams(connection, prompt or 0, record.ngrams)
     if record.answer_counts:
         _put_answer_counts(connection, {prompt or 0: record.answer_counts})
+
+
+def _blocks_of(namespace: Namespace, ring: StoredSolutions) -> list[_Block]:
+    """A ring as blocks of solutions with consecutive numbers: one, unless there are gaps."""
+    order = np.argsort(ring.sequences)
+    runs = np.split(order, np.flatnonzero(np.diff(ring.sequences[order]) != 1) + 1)
+    return [
+        _block(
+            namespace,
+            int(ring.sequences[run[0]]),
+            NewSolutions(
+                ring.vectors[run],
+                [ring.excerpts[row] for row in run.tolist()],
+                None if ring.sketches is None else ring.sketches[run],
+            ),
+        )
+        for run in runs
+        if len(run)
+    ]

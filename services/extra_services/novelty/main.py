@@ -69,6 +69,11 @@ class NoveltySettings(ServerSettings):
         description="Runtime of the model. onnx_int8 is faster on a CPU and less exact; vectors of the two"
         " are not compared.",
     )
+    prefix_embedding: Literal["exact", "one_pass"] = Field(
+        "exact",
+        description="How prefixes are embedded: each by itself, or all of a rollout in one pass over it,"
+        " which gives about the same vectors in a fourth of the time (with torch).",
+    )
     device: str | None = Field(
         None, description="Where to embed, such as cpu or cuda:0; a GPU if there is one."
     )
@@ -111,7 +116,11 @@ async def build(settings: NoveltySettings) -> ServerSpec:
     limits = NoveltyLimits(settings.max_rollouts_per_request, characters)
     scorer = NoveltyScorer(memory, limits)
     collector = SampleCollector(memory, scorer, threads, settings.max_waiting_samples)
-    prefixes = PrefixMemory(memory, PrefixLimits(settings.max_prompts_per_request, characters))
+    prefixes = PrefixMemory(
+        memory,
+        PrefixLimits(settings.max_prompts_per_request, characters),
+        one_pass=settings.prefix_embedding == "one_pass",
+    )
     namespaces = Namespaces(
         memory,
         NamespaceLimits(

@@ -173,6 +173,8 @@ def check_text(text: str, field: str, limits: NoveltyLimits) -> None:
 
 
 def _judged(checked: CheckedGroup, metric: Metric, memory: Memory) -> CheckedGroup:
+    if checked.group.texts is None:
+        return checked
     found = judge(checked.group, checked.rows, metric, lambda texts: memory.embedder.unreadable(texts))
     return _with_judgement(checked, found)
 
@@ -351,6 +353,10 @@ def _fits(
     space: EmbeddingSpace,
     answers: list[GroupAnswer | None],
 ) -> bool:
+    sent = checked.group.embeddings
+    # The usual case first: a batch has hundreds of groups with vectors of one kind.
+    if sent is not None and (space.model, space.dimension) == (SENT_BY_CALLER, sent.shape[1]):
+        return True
     own = _space(memory, checked)
     if own == space:
         return True

@@ -68,7 +68,7 @@ class RingScorer:
         self,
         prompts: list[str],
         counts: Counts,
-        vectors: Vectors,
+        vectors: NDArray[np.generic],
         sketches: NDArray[np.uint8] | None = None,
     ) -> None:
         """Add vectors, and sketches where there are any, to the rings, oldest out first."""

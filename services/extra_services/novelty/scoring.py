@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from extra_rl.vocabulary import Metric, NearestKind, Scale
 from extra_services.errors import InvalidInput
@@ -206,8 +207,10 @@ class Attempt:
             metrics.vendi_scores(vectors, counts).tolist() if self._options.vendi else [None] * len(groups)
         )
         if self._options.remembers:
-            self._remember(index, groups, vectors, sketches)
-            RingScorer(index, self._settings).remember(prompts, counts, vectors, sketches)
+            # Once here, as index and store hold them, not for each prompt and in both.
+            kept = np.ascontiguousarray(vectors, dtype=self._change.namespace.vector_type())
+            self._remember(index, groups, kept, sketches)
+            RingScorer(index, self._settings).remember(prompts, counts, kept, sketches)
         after = index.sizes(prompts).tolist()
         start = 0
         for checked, had, has, diversity in zip(groups, before, after, vendi, strict=True):
@@ -294,7 +297,11 @@ class Attempt:
         return spread
 
     def _remember(
-        self, index: RingIndex, groups: list[CheckedGroup], vectors: Vectors, sketches: Stored | None
+        self,
+        index: RingIndex,
+        groups: list[CheckedGroup],
+        vectors: NDArray[np.generic],
+        sketches: Stored | None,
     ) -> None:
         start = 0
         for checked in groups:

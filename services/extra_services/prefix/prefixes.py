@@ -6,7 +6,9 @@ so selection reads them from the store and compares all with all.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,9 +94,17 @@ Cut = tuple[str, EntropyRollout, int]
 class PrefixMemory:
     """Adds and selects prefixes, and records outcomes. Thread-safe; blocks while it embeds and commits."""
 
-    def __init__(self, memory: Memory, limits: PrefixLimits | None = None) -> None:
+    def __init__(self, memory: Memory, limits: PrefixLimits | None = None, one_pass: bool = False) -> None:
+        """Make the domain.
+
+        Args:
+            memory: Where prefixes are kept.
+            limits: Largest requests.
+            one_pass: Embed the prefixes of a rollout in one pass over it: about the same vectors, sooner.
+        """
         self._memory = memory
         self.limits = limits or PrefixLimits()
+        self._one_pass = one_pass
 
     @property
     def embedding_model(self) -> str:
@@ -299,13 +309,25 @@ class PrefixMemory:
         """Prefixes to store, by prompt, in order."""
         texts = [rollout.text[: int(rollout.token_ends[length - 1])] for _, rollout, length in cuts]
         new: dict[str, list[StoredPrefix]] = {}
-        for (prompt_id, rollout, length), text, vector in zip(
-            cuts, texts, self._memory.embedder.embed(texts, window), strict=True
-        ):
+        vectors = self._vectors(cuts, texts, window)
+        for (prompt_id, rollout, length), text, vector in zip(cuts, texts, vectors, strict=True):
             entropy = float(np.mean(rollout.entropies[:length], dtype=np.float64))
             prefix = StoredPrefix(0, rollout.token_ids[:length], text, entropy, vector)
             new.setdefault(prompt_id, []).append(prefix)
         return new
+
+    def _vectors(
+        self, cuts: list[Cut], texts: list[str], window: TextWindow
+    ) -> Iterable[NDArray[np.float32]]:
+        """Vectors of the prefixes, one for each cut."""
+        if not self._one_pass:
+            return self._memory.embedder.embed(texts, window)
+        together = [
+            list(some) for _, some in groupby(zip(cuts, texts, strict=True), lambda each: id(each[0][1]))
+        ]
+        whole = [some[-1][1] for some in together]
+        ends = [[len(text) for _, text in some] for some in together]
+        return chain.from_iterable(self._memory.embedder.embed_prefixes(whole, ends, window))
 
     def _check(self, prompt: HardPrompt) -> None:
         check_prompt_id(prompt.prompt_id)
