@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from extra_rl import wire
 from extra_rl.rollout_record import RolloutRecord, pack_array
 from extra_rl.v1 import generation_pb2 as pb
-from extra_rl.vocabulary import FinishReason, VerdictStatus
+from extra_rl.vocabulary import FinishReason
 from extra_services.errors import FailedPrecondition, InvalidInput, NotFound, Overloaded
 from extra_services.generation.tokenizer import Tokenizer
 
@@ -271,14 +271,15 @@ class Sessions:
             sample=turn.number,
             text=self._tokenizer.decode(response.tolist()),
             finish_reason=turn.finish_reason,
-            status=VerdictStatus.ERROR,
+            # Nobody has verified it, nor scored its novelty.
+            status=None,
             unparseable_side=None,
             extracted="",
             rule="",
-            detail="not verified: a turn of a session",
+            detail="",
             normalized_response="",
             normalized_answer="",
-            novelty=0.0,
+            novelty=None,
             nearest=None,
             suspicious="",
             new_steps=(),
