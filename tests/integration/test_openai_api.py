@@ -183,7 +183,8 @@ def test_a_chat_is_made_a_prompt_by_the_models_template(server: Server, client: 
 
     template = AutoTokenizer.from_pretrained(server.folder / "tiny").apply_chat_template
     parts: Any = [{"type": "text", "text": "what is "}, {"type": "text", "text": "1+2"}]
-    for messages in (ASK, [{"role": "user", "content": parts}]):
+    asked: list[Any] = [ASK, [{"role": "user", "content": parts}]]
+    for messages in asked:
         answer: Any = client.chat.completions.create(
             model="tiny",
             messages=messages,

@@ -33,10 +33,10 @@ from extra_client import (
     embedded,
 )
 from extra_client.integrations import Outage, novelty_bonus, problem_statement, prompt_id
+from extra_client.integrations.contract import PROBLEM
 from support.derivations import (
     ANSWER,
     CHAT,
-    PROBLEM,
     SOLUTIONS,
     SWAP,
     assert_scored_with_the_problem,

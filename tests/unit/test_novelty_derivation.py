@@ -291,10 +291,12 @@ def test_parts_that_have_nothing_to_do_with_the_problem_count_for_nothing() -> N
 def test_what_texts_have_in_common_with_the_problem_does_not_make_them_similar() -> None:
     problem, one, other = np.eye(3, dtype=np.float32)
     new, known = (problem + one) / np.sqrt(2), (problem + other) / np.sqrt(2)
-    near = np.float32(0.5**0.5)
-    assert d.apart_from_problem(new @ known, near, near) == pytest.approx(0, abs=1e-6)
-    assert d.apart_from_problem(np.float32(1), near, near) == 1
-    assert d.apart_from_problem(new @ known, np.float32(np.nan), np.float32(0)) == new @ known
+    near = np.array([0.5**0.5], dtype=np.float32)
+    unknown = np.array([np.nan], dtype=np.float32)
+    similarity = np.array([new @ known], dtype=np.float32)
+    assert d.apart_from_problem(similarity, near, near) == pytest.approx(0, abs=1e-6)
+    assert d.apart_from_problem(np.array([1], dtype=np.float32), near, near) == 1
+    assert d.apart_from_problem(similarity, unknown, np.array([0], dtype=np.float32)) == similarity
 
 
 def test_a_text_about_something_else_has_no_novelty() -> None:
