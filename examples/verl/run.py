@@ -28,7 +28,7 @@ TOKENIZER = Path(__file__).parents[2] / "trainer/start-models/start-model-f4f307
 #: Eight known solutions; then a round with one new solution and a wrong one; then all wrong, one way new.
 ROUNDS = [
     ["12+3=15\n", "3+12=15\n"] * 4,
-    ["12+3=15\n"] * 6 + ["12+3=10+5=15\n", "12+3=14\n"],
+    ["12+3=15\n"] * 6 + ["2+3=5\n10+5=15\n", "12+3=14\n"],
     ["12+3=14\n"] * 7 + ["12+3=16\n"],
 ]
 

@@ -41,7 +41,7 @@ def test_the_map_of_a_live_service_is_that_of_the_store(tmp_path: Path) -> None:
 
 
 def test_verdicts_and_entropies_of_logs_are_those_of_the_services(tiny_model: Path, tmp_path: Path) -> None:
-    source, prompt = tmp_path / "logs", [4, 38, 10]
+    source, prompt = tmp_path / "logs", [4, 14, 10]
     source.mkdir()
     with (
         embedded.start("verification") as verification,

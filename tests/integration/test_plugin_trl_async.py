@@ -31,6 +31,7 @@ from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.trl import novelty_reward, verification_reward
 from extra_client.integrations.trl_async import add_novelty
 from support.generation_models import ALPHABET, EOS, make_model
+from support.processes import wait_for
 
 EAGER = NamespaceSettings(min_history=1)
 PROMPT = [{"role": "user", "content": "1 + 1 = "}]
@@ -197,6 +198,9 @@ def test_an_outage_ends_the_worker_with_the_services_error(worker: AsyncRolloutW
     worker.start()
     try:
         assert worker._failed_event.wait(280)
+        # The child sets the event before its error is through the queue; TRL would then name no cause.
+        queued = worker._exception_info_queue
+        wait_for(lambda: not queued.empty(), "the child sent no error")
         with pytest.raises(RuntimeError, match="Rollout worker child has failed") as caught:
             worker.check_health(1e9)
         assert "no novelty service answers at localhost:1" in str(caught.value.__cause__)
