@@ -20,9 +20,9 @@ from extra_trainer.openrlhf import replacements
 from extra_trainer.openrlhf.flags import openrlhf_flags
 
 #: Environment of workers that compute on the CPU. oneDNN and its wrapper in torch keep 1,024 compiled kernels
-#: each, half a megabyte a kernel, and batches of another length need other kernels: a worker grew by a gigabyte
-#: in 60 steps. With these a step took as long, side by side. (With MALLOC_MMAP_THRESHOLD_ of 1 MiB, against the
-#: freed tensors that glibc keeps, experience took 1.8 times as long.)
+#: each, half a megabyte a kernel, and batches of another length need other kernels: a worker grew by a
+#: gigabyte in 60 steps. With these a step took as long, side by side. (With MALLOC_MMAP_THRESHOLD_ of 1 MiB,
+#: against the freed tensors that glibc keeps, experience took 1.8 times as long.)
 FLAT_MEMORY = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 
 
