@@ -4,14 +4,13 @@ It runs the tests in `contract` on that integration. pytest loads this module in
 the package, so it imports little.
 """
 
-import importlib
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+from extra_rl.contract_tests import collect, named_object
 
 if TYPE_CHECKING:
     from extra_client.integrations.contract import Integration
@@ -33,9 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.integration is None:
         return
     load(config.option.integration)
-    contract = str(Path(__file__).with_name("contract.py"))
-    named = config.args_source is pytest.Config.ArgsSource.ARGS
-    config.args = [*config.args, contract] if named else [contract]
+    collect(config, Path(__file__).with_name("contract.py"))
 
 
 @pytest.fixture(scope="session")
@@ -72,16 +69,7 @@ def load(name: str) -> "Integration":
     Raises:
         pytest.UsageError: There is none.
     """
-    module, colon, path = name.partition(":")
-    # As with `python -m pytest`, modules in the working directory are found.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise pytest.UsageError(f"--integration takes MODULE:NAME; {name!r}: {error}") from error
+    found, colon = named_object("--integration", "MODULE:NAME", name)
     if not colon or not hasattr(found, "step") or not hasattr(found, "cannot"):
         text = f"--integration takes MODULE:NAME; {name!r} is no class with `step` and `cannot`"
         raise pytest.UsageError(text)

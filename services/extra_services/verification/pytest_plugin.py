@@ -4,16 +4,14 @@ It runs the tests in `verifier_contract` on that function. pytest loads this mod
 has the package, so it imports nothing of the service.
 """
 
-import importlib
 import json
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from extra_rl.contract_tests import collect, named_object
 
 #: The verifier of this run.
 VERIFIER: pytest.StashKey[Callable[[str, str], object]] = pytest.StashKey()
@@ -55,9 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[VERIFIER] = load(config.option.verifier)
     path = config.option.verifier_cases
     config.stash[_CASES] = read_cases(path) if path else []
-    contract = str(Path(__file__).with_name("verifier_contract.py"))
-    named = config.args_source is pytest.Config.ArgsSource.ARGS
-    config.args = [*config.args, contract] if named else [contract]
+    collect(config, Path(__file__).with_name("verifier_contract.py"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -94,16 +90,7 @@ def load(name: str) -> Callable[[str, str], object]:
     Raises:
         pytest.UsageError: There is none.
     """
-    module, colon, path = name.partition(":")
-    # As with `python -m pytest`, modules in the working directory are found.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise pytest.UsageError(f"--verifier takes MODULE:FUNCTION; {name!r}: {error}") from error
+    found, colon = named_object("--verifier", "MODULE:FUNCTION", name)
     if not colon or not callable(found):
         raise pytest.UsageError(f"--verifier takes MODULE:FUNCTION; {name!r} is no function")
     verifier: Callable[[str, str], object] = found
