@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -49,10 +49,12 @@ from extra_rl.references import InvalidReference, answer_of, reference_texts, sh
 from extra_rl.wire import on_cpu
 
 __all__ = [
+    "FINAL_ANSWER",
     "BonusScorer",
     "NoveltyScoring",
     "OnFailure",
     "Outage",
+    "final_answers",
     "groups_of",
     "novelty_bonus",
     "problem_statement",
@@ -62,6 +64,9 @@ __all__ = [
 
 #: Errors of a service that cannot answer now; all others mean that the request is wrong.
 UNAVAILABLE = (CancelledError, DeadlineExceededError, InternalError, OverloadedError, UnavailableError)
+
+#: Where a plug-in's verification leaves the final answer of a rollout, as it was compared.
+FINAL_ANSWER = "final_answer"
 
 _log = logging.getLogger("extra_client")
 
@@ -152,6 +157,15 @@ class NoveltyScoring:
         scope = {"metric": Metric.OUTCOME, "scale": Scale.RAW, "outcome_scope": OutcomeScope.ALL_WRONG}
         return self.collect_arguments() | scope
 
+    def step_key(self, step: Any, *content: Any) -> str | None:
+        """Return a key by which a step, repeated after a crash with the same content, counts once.
+
+        Args:
+            step: What tells this step from others; None: nothing does, and there is no key.
+            content: The rollouts.
+        """
+        return None if step is None else write_key(str(self.metric), str(self.scale), step, *content)
+
     def outage(self) -> Outage:
         """Return the handling of outages of the novelty service."""
         return Outage("novelty", self.on_failure, "the novelty bonus")
@@ -197,10 +211,7 @@ class BonusScorer:
             ExtraError: As `novelty_bonus`, unless the outage is tolerated.
         """
         scoring = self._scoring
-        key = None
-        if step is not None:
-            content = (prompt_ids, texts, correct, answers, given.get("group_ids"))
-            key = write_key(str(scoring.metric), str(scoring.scale), step, *content)
+        key = scoring.step_key(step, prompt_ids, texts, correct, answers, given.get("group_ids"))
         try:
             bonus = novelty_bonus(
                 prompt_ids,
@@ -274,6 +285,37 @@ def groups_of(names: Sequence[Hashable]) -> list[list[int]]:
     for position, name in enumerate(names):
         positions.setdefault(name, []).append(position)
     return list(positions.values())
+
+
+def final_answers(
+    recorded: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+    answers: Callable[[str], str | None] | None,
+    *,
+    place: str,
+    writer: str,
+) -> list[str | None]:
+    """Return the final answers of responses, for beta: those of a function, else the recorded ones.
+
+    Args:
+        recorded: What each rollout carries; verification has written FINAL_ANSWER into it.
+        texts: The responses.
+        answers: Returns the final answer of a response; None: the recorded ones.
+        place: What carries `recorded`, for the error: "samples have no metadata".
+        writer: What writes it there, for the error.
+
+    Raises:
+        ValueError: There is no function, and answers are missing.
+    """
+    if answers is not None:
+        return [answers(text) for text in texts]
+    missing = sum(FINAL_ANSWER not in each for each in recorded)
+    if missing:
+        raise ValueError(
+            f"beta needs the final answers: {missing} of {len(recorded)} {place}[{FINAL_ANSWER!r}], which "
+            f"{writer} writes; or give answers, a function of the response"
+        )
+    return [each[FINAL_ANSWER] for each in recorded]
 
 
 def write_key(*parts: Any) -> str:

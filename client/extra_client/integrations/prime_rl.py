@@ -11,10 +11,14 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from extra_client import FailedPreconditionError, Method, VerifyOptions, aio
-from extra_client.integrations import BonusScorer, NoveltyScoring, content_text, prompt_id
-
-#: In a trace's info: the final answer as it was compared.
-ANSWER = "final_answer"
+from extra_client.integrations import (
+    FINAL_ANSWER,
+    BonusScorer,
+    NoveltyScoring,
+    content_text,
+    final_answers,
+    prompt_id,
+)
 
 
 def verification(
@@ -43,7 +47,7 @@ def verification(
         # Made where it is used: an asyncio client belongs to one event loop.
         client = client or aio.VerificationClient(target, deadline=deadline)
         (verdict,) = await client.verify([trace.last_reply], [answer], method=method, options=options)
-        trace.info[ANSWER] = verdict.final_answer
+        trace.info[FINAL_ANSWER] = verdict.final_answer
         if verdict.correct is None:
             raise FailedPreconditionError(f"a reply could not be verified: {verdict.detail}")
         return float(verdict.correct)
@@ -165,15 +169,8 @@ def _correct(trace: Any, name: str | None) -> bool | None:
 def _final_answers(
     traces: Sequence[Any], texts: Sequence[str], answers: Callable[[str], str | None] | None
 ) -> list[str | None]:
-    if answers is not None:
-        return [answers(text) for text in texts]
-    missing = sum(ANSWER not in trace.info for trace in traces)
-    if missing:
-        raise ValueError(
-            f"beta needs the final answers: {missing} of {len(traces)} traces have no info[{ANSWER!r}], "
-            "which `verification` writes; or give answers, a function of the response"
-        )
-    return [trace.info[ANSWER] for trace in traces]
+    recorded = [trace.info for trace in traces]
+    return final_answers(recorded, texts, answers, place="traces have no info", writer="`verification`")
 
 
 def _step(episodes: Sequence[Any]) -> int | None:

@@ -16,10 +16,17 @@ from typing import Any
 import numpy as np
 
 from extra_client import FailedPreconditionError, Method, Verdict, VerifyOptions, aio
-from extra_client.integrations import BonusScorer, NoveltyScoring, groups_of, prompt_id
+from extra_client.integrations import (
+    FINAL_ANSWER,
+    BonusScorer,
+    NoveltyScoring,
+    final_answers,
+    groups_of,
+    prompt_id,
+)
 
-#: In a sample's metadata: what `reward_function` leaves there for `post_process`.
-ANSWER, UNDECIDED = "final_answer", "undecided"
+#: In a sample's metadata: what `reward_function` leaves there for `post_process`, beside FINAL_ANSWER.
+UNDECIDED = "undecided"
 
 
 def reward_function(
@@ -65,7 +72,7 @@ def reward_function(
 def _rewarded(sample: Any, verdict: Verdict, undecided_reward: float | None) -> float:
     """Return the reward of a sample, whose metadata gets what `post_process` reads."""
     undecided = verdict.correct is None
-    sample.metadata |= {ANSWER: verdict.final_answer, UNDECIDED: undecided}
+    sample.metadata |= {FINAL_ANSWER: verdict.final_answer, UNDECIDED: undecided}
     reward = undecided_reward if undecided else float(bool(verdict.correct))
     if reward is None:
         raise FailedPreconditionError(
@@ -163,12 +170,5 @@ def _correct(sample: Any, reward: float) -> bool | None:
 def _final_answers(
     samples: Sequence[Any], texts: Sequence[str], answers: Callable[[str], str | None] | None
 ) -> list[str | None]:
-    if answers is not None:
-        return [answers(text) for text in texts]
-    missing = sum(ANSWER not in sample.metadata for sample in samples)
-    if missing:
-        raise ValueError(
-            f"beta needs the final answers: {missing} of {len(samples)} samples have no "
-            f"metadata[{ANSWER!r}], which reward_function writes; or give answers, a function of the response"
-        )
-    return [sample.metadata[ANSWER] for sample in samples]
+    recorded = [sample.metadata for sample in samples]
+    return final_answers(recorded, texts, answers, place="samples have no metadata", writer="reward_function")

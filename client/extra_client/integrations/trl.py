@@ -35,7 +35,6 @@ from extra_client.integrations import (
     outcome_novelty,
     problem_statement,
     prompt_id,
-    write_key,
 )
 
 #: TRL calls it with lists prompts, completions, completion_ids, the data set's columns, and its hooks
@@ -240,7 +239,7 @@ class _Novelty:
             for prompt, answer in zip(prompts, references, strict=True)
         ]
         step = None if trainer_state is None else trainer_state.global_step
-        key = _key(scoring, step, names, texts, right, statements)
+        key = scoring.step_key(step, names, texts, right, statements)
         try:
             scores = await asyncio.to_thread(
                 self.client.get().score_groups,
@@ -379,7 +378,7 @@ class NoveltyAdvantage:
         if not mine:
             return {}, None
         names, texts, correct, ids, answers, statements = map(list, zip(*rollouts, strict=True))
-        key = _key(self._scoring, step, [rollouts[place] for group in mine for place in group])
+        key = self._scoring.step_key(step, [rollouts[place] for group in mine for place in group])
         novelty, outcome, acted = np.zeros(len(rollouts)), np.zeros(len(rollouts)), set[int]()
         try:
             if self._scoring.alpha:
@@ -424,11 +423,6 @@ def completion_text(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     return "\n".join(map(content_text, completion))
-
-
-def _key(scoring: NoveltyScoring, step: int | None, *content: Any) -> str | None:
-    """Return a key by which a step, repeated after a crash with the same rollouts, counts once."""
-    return None if step is None else write_key(str(scoring.metric), str(scoring.scale), step, *content)
 
 
 def _mean(novelty: NDArray[np.float32], right: Sequence[bool]) -> float:

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import verifiers.v1 as vf
 
-from extra_client.integrations import NoveltyScoring
+from extra_client.integrations import FINAL_ANSWER, NoveltyScoring
 from extra_client.integrations.contract import RolloutGroup
-from extra_client.integrations.prime_rl import ANSWER, novelty_algorithm
+from extra_client.integrations.prime_rl import novelty_algorithm
 from support.trainers import modules
 
 
@@ -89,7 +89,7 @@ def episode(group: RolloutGroup, row: int, number: int) -> Any:
         agent=vf.AgentInfo(config=vf.AgentConfig()),
         nodes=nodes,
         rewards={"correct": None if right is None else vf.Reward(score=float(right))},
-        info={ANSWER: group.answers[row]},
+        info={FINAL_ANSWER: group.answers[row]},
         ok=True,
     )
     run = vf.TrainRunInfo(id="run", work=vf.TrainWorkInfo(step=number))

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from extra_client.integrations import NoveltyScoring
+from extra_client.integrations import FINAL_ANSWER, NoveltyScoring
 from extra_client.integrations.contract import RolloutGroup
-from extra_client.integrations.slime import ANSWER, UNDECIDED, post_process
+from extra_client.integrations.slime import UNDECIDED, post_process
 from support.trainers import modules
 
 
@@ -119,7 +119,7 @@ class Slime:
             response_length=len(text),
             label=group.reference,
             reward=float(right is True),
-            metadata={ANSWER: group.answers[row], UNDECIDED: right is None},
+            metadata={FINAL_ANSWER: group.answers[row], UNDECIDED: right is None},
         )
 
 

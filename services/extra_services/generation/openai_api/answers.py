@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from extra_rl import wire
 from extra_rl.v1 import generation_pb2 as pb
 from extra_rl.vocabulary import FinishReason
@@ -177,7 +175,7 @@ class Answer:
         return text[:end]
 
     def _drawn(self, rollout: pb.Rollout) -> _Drawn:
-        ids = _numbers(rollout.token_ids, "<i4")
+        ids = wire.ints(rollout.token_ids).tolist()
         offsets: list[int] = []
         if self._request.wants_logprobs and not self._chat:
             growing = GrowingText(self._tokenizer)
@@ -185,7 +183,9 @@ class Answer:
             for token in ids:
                 offsets.append(end)
                 end += len(growing.add([token]))
-        return _Drawn(ids, _numbers(rollout.logprobs), _numbers(rollout.entropies), offsets)
+        return _Drawn(
+            ids, wire.floats(rollout.logprobs).tolist(), wire.floats(rollout.entropies).tolist(), offsets
+        )
 
     def _choice(
         self,
@@ -226,16 +226,16 @@ class Answer:
                 for change in rollout.policy_changes
             ]
         if self._request.raw_entropies:
-            found["raw_entropies"] = _numbers(rollout.raw_entropies)
+            found["raw_entropies"] = wire.floats(rollout.raw_entropies).tolist()
         if self._request.segment_entropies:
             found["segments"] = [
                 {"start": each.start, "end": each.end, "mean": each.mean, "max": each.max}
                 for each in rollout.segments
             ]
         if self._request.truncated:
-            found["kept_masses"] = _numbers(rollout.kept_masses)
-            found["truncated_logprobs"] = _numbers(rollout.truncated_logprobs)
-            found["truncated_entropies"] = _numbers(rollout.truncated_entropies)
+            found["kept_masses"] = wire.floats(rollout.kept_masses).tolist()
+            found["truncated_logprobs"] = wire.floats(rollout.truncated_logprobs).tolist()
+            found["truncated_entropies"] = wire.floats(rollout.truncated_entropies).tolist()
         return found
 
     def _logprobs(self, drawn: _Drawn) -> dict[str, Any]:
@@ -252,8 +252,3 @@ class Answer:
             text, data = self._tokenizer.token_text(token), self._tokenizer.token_bytes(token)
             content.append({"token": text, "logprob": logprob, "bytes": data, "top_logprobs": []})
         return {"content": content, "refusal": None}
-
-
-def _numbers(data: bytes, dtype: str = "<f4") -> list[Any]:
-    numbers: list[Any] = np.frombuffer(data, dtype).tolist()
-    return numbers

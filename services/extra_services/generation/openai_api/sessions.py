@@ -52,6 +52,11 @@ class Turn:
     policy_version: int
 
     @property
+    def place(self) -> dict[str, int | None]:
+        """Where it stands in the session, as callers are told."""
+        return {"turn": self.number, "parent": None if self.parent is None else self.parent.number}
+
+    @property
     def path(self) -> list["Turn"]:
         """The turns from the first to this one."""
         turns: list[Turn] = []
@@ -116,8 +121,7 @@ class Place:
             policy_version=rollout.policy_version,
         )
         turns.append(turn)
-        parent = None if turn.parent is None else turn.parent.number
-        return {"id": self.session.name, "turn": turn.number, "parent": parent}
+        return {"id": self.session.name, **turn.place}
 
 
 class Sessions:
@@ -294,8 +298,7 @@ class Sessions:
         )
         return record.to_json() | {
             "session": session.name,
-            "turn": turn.number,
-            "parent": None if turn.parent is None else turn.parent.number,
+            **turn.place,
             "prompt_token_ids": prompt.tolist(),
             "response_token_ids": response.tolist(),
             "response_mask": np.concatenate(drawn).tolist(),
