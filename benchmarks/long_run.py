@@ -31,6 +31,7 @@ import psutil
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.processes import OTHERS, ROLES, role_of
 from benchmarks.soak import FILES_GROWTH, MEMORY_GROWTH
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,23 +50,13 @@ SETTINGS = {
     "recording.every_steps": 5,
     "recording.keep": 10,
 }
-#: What the command line of a process holds -> its name; the first that fits.
-NAMES = {
-    "serve generation": "generation server",
-    "serve novelty": "novelty server",
-    "serve verification": "verification server",
-    "openrlhf.driver": "driver",
-    "extra_cli train": "launcher",
-    "ray::ExTraTrainer": "trainer (Ray)",
-    "ray::PolicyModelActor": "policy worker (Ray)",
-    "ray::ReferenceModelActor": "reference worker (Ray)",
-    "ray::IDLE": "idle worker (Ray)",
+#: Ray's own processes beside those of the run.
+RAY_ROLES = {
+    "ray::IDLE": "idle worker of Ray",
     "raylet": "raylet",
     "gcs_server": "Ray's control store",
     "log_monitor": "Ray's log monitor",
 }
-#: Name of the processes that are in the tree for a moment, or that NAMES does not have.
-OTHERS = "others"
 
 
 @dataclass
@@ -83,7 +74,7 @@ class Samples:
         files: Counter[str] = Counter()
         for process in [launcher, *launcher.children(recursive=True)]:
             with suppress(psutil.Error):  # it has just ended
-                name, used = _name(process), process.memory_info()
+                name, used = role_of(process, ROLES | RAY_ROLES), process.memory_info()
                 memory[name] += used.rss - used.shared
                 files[name] += process.num_fds()
         self.steps.append(step)
@@ -151,11 +142,6 @@ def _steps(run: Path) -> int:
 def _report(samples: Samples) -> None:
     memory = {name: f"{used / 2**20:.0f} MiB" for name, used in samples.memory[-1].items()}
     print(f"step {samples.steps[-1]}", memory, sum(samples.files[-1].values()), "files", file=sys.stderr)
-
-
-def _name(process: psutil.Process) -> str:
-    line = " ".join(process.cmdline())
-    return next((name for part, name in NAMES.items() if part in line), OTHERS)
 
 
 def _size(path: Path) -> int:

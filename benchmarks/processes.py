@@ -1,14 +1,16 @@
-"""CPU seconds of the processes of a training run, by what each of them is."""
+"""The processes of a training run: what each of them is, and their CPU seconds."""
 
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import psutil
 
 #: Seconds between two looks at the processes.
 EVERY = 0.2
+#: What no role is known of.
+OTHERS = "others"
 #: Part of a process's command line -> its name here; the first that fits.
 ROLES = {
     "serve generation": "generation",
@@ -72,10 +74,16 @@ class CpuSeconds:
                 user, system = process.cpu_times()[:2]
                 key = (process.pid, process.create_time())
                 # A worker of Ray gets its name after it has started.
-                self._used[key] = (_role(" ".join(process.cmdline())), user + system)
+                self._used[key] = (role_of(process), user + system)
             except psutil.Error:
                 continue
 
 
-def _role(command: str) -> str:
-    return next((name for part, name in ROLES.items() if part in command), "others")
+def role_of(process: psutil.Process, roles: Mapping[str, str] = ROLES) -> str:
+    """Return what a process is, by the first of `roles` that its command line holds; else OTHERS.
+
+    Raises:
+        psutil.Error: It has ended.
+    """
+    command = " ".join(process.cmdline())
+    return next((name for part, name in roles.items() if part in command), OTHERS)
