@@ -116,6 +116,33 @@ class RolloutRecord:
     #: What another trainer logged about an imported rollout, by name: rewards, advantage, ...
     logged: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def unjudged(cls, **known: Any) -> "RolloutRecord":
+        """Return a rollout that nobody has verified or scored, and that no prefix guided.
+
+        Args:
+            **known: Fields with other values than those that say so; all the others must be among them.
+        """
+        unknown: dict[str, Any] = {
+            "guided": False,
+            "prefix_id": "",
+            "status": None,
+            "unparseable_side": None,
+            "extracted": "",
+            "rule": "",
+            "detail": "",
+            "normalized_response": "",
+            "normalized_answer": "",
+            "novelty": None,
+            "nearest": None,
+            "suspicious": "",
+            "new_steps": (),
+            "behind_answer": 0,
+            "times_given": None,
+            "outcome_bonus": 0.0,
+        }
+        return cls(**(unknown | known))
+
     @property
     def token_ids(self) -> NDArray[np.int32]:
         """Tokens of the prefix and the continuation, int32 [prefix_tokens + tokens]."""

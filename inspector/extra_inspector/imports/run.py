@@ -153,31 +153,18 @@ class ImportedRun:
             ids = np.array(
                 self._services.tokenizer.encode(valid_text(rollout.text), add_special_tokens=False), np.int32
             )
-        return RolloutRecord(
+        return RolloutRecord.unjudged(
             prompt_id=identity,
             prompt=valid_text(rollout.prompt),
             answer=_valid_answer(rollout.answer),
-            guided=False,
-            prefix_id="",
             prefix_tokens=0,
             group=place,
             sample=sample,
             text=valid_text(rollout.text),
             finish_reason=rollout.finish_reason,
             status=rollout.status,
-            unparseable_side=None,
             extracted=valid_text(rollout.extracted),
             rule=rollout.rule,
-            detail="",
-            normalized_response="",
-            normalized_answer="",
-            novelty=None,
-            nearest=None,
-            suspicious="",
-            new_steps=(),
-            behind_answer=0,
-            times_given=None,
-            outcome_bonus=0.0,
             policy_version=rollout.policy_version,
             tokens=len(rollout.token_ids) or None,
             mean_entropy=None,
@@ -208,7 +195,7 @@ class ImportedRun:
             ExtraError: The generation service failed.
         """
         assert self._services.generation is not None
-        records = next(records for made_in, records in self.folder.read_rollouts() if made_in == step)
+        records = self.folder.read_step(step)
         prompts = _json(self._prompts)
         for number, record in enumerate(records):
             if record.group != place:

@@ -274,12 +274,22 @@ class RunFolder:
             RecordError: This release cannot read them.
         """
         self.check_format()
-        for step, path in self.step_files("rollouts"):
+        for step, _ in self.step_files("rollouts"):
             # A run that goes on may have deleted the file meanwhile (`keep_records`).
-            with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as lines:
-                # Not splitlines: a text may hold other line separators, which JSON leaves as they are.
-                records = [read_line(RolloutRecord, line, path) for line in lines]
-                yield step, records
+            with contextlib.suppress(FileNotFoundError):
+                yield step, self.read_step(step)
+
+    def read_step(self, step: int) -> list[RolloutRecord]:
+        """Return the rollouts of a step that was recorded.
+
+        Raises:
+            FileNotFoundError: It was not.
+            RecordError: This release cannot read them.
+        """
+        path = self.step_file("rollouts", step)
+        with path.open(encoding="utf-8") as lines:
+            # Not splitlines: a text may hold other line separators, which JSON leaves as they are.
+            return [read_line(RolloutRecord, line, path) for line in lines]
 
     def write_vocabulary(self, pieces: Sequence[str]) -> None:
         """Write the text of each token, unless the file exists."""

@@ -263,33 +263,16 @@ class Sessions:
         for each in later:
             drawn += [np.zeros(len(each.added), np.int32), np.ones(len(each.drawn), np.int32)]
             logprobs += [np.zeros(len(each.added), np.float32), each.logprobs]
-        record = RolloutRecord(
+        record = RolloutRecord.unjudged(
             # Sessions that begin alike, as the samples of a group do, meet on one page of the inspector.
             prompt_id=hashlib.blake2b(prompt.tobytes(), digest_size=8).hexdigest(),
             prompt=self._tokenizer.decode(prompt.tolist()),
             answer="",
-            guided=False,
-            prefix_id="",
             prefix_tokens=len(response) - len(turn.drawn),
             group=group,
             sample=turn.number,
             text=self._tokenizer.decode(response.tolist()),
             finish_reason=turn.finish_reason,
-            # Nobody has verified it, nor scored its novelty.
-            status=None,
-            unparseable_side=None,
-            extracted="",
-            rule="",
-            detail="",
-            normalized_response="",
-            normalized_answer="",
-            novelty=None,
-            nearest=None,
-            suspicious="",
-            new_steps=(),
-            behind_answer=0,
-            times_given=None,
-            outcome_bonus=0.0,
             policy_version=turn.policy_version,
             tokens=len(turn.drawn),
             mean_entropy=round(float(turn.entropies.mean()), 5),
