@@ -19,14 +19,13 @@ from extra_client import NamespaceClient, NamespaceSettings, PrefixClient, Unava
 from extra_client.errors import FailedPreconditionError
 from extra_client.integrations import NoveltyScoring, prompt_id
 from extra_client.integrations.openrlhf import PrefixCollecting, agent_executor, reward_function
-from extra_inspector.imports.run import ImportedRun, Services
 from extra_trainer.openrlhf import replacements
 from support.faulty_services import free_port
 from support.generation_models import make_model
 from support.novelty_server import Server
 from support.outcome_model import OutcomeModel
 from support.pages import blocks
-from support.recorded_logs import LOGS, log_samples
+from support.recorded_logs import assert_as_recorded, log_samples
 from support.trainers.openrlhf_actor import Engine, parameters, rollouts
 from support.verification_server import verification_server
 
@@ -356,10 +355,4 @@ def test_the_program_of_the_page_rewards_and_remembers_a_group(
 
 def test_the_inspector_opens_the_samples(tmp_path: Path) -> None:
     log_samples(tmp_path / "logs")
-    read = []
-    for source in (tmp_path / "logs", LOGS / "openrlhf"):
-        run = ImportedRun(source, "openrlhf", tmp_path / "cache", Services())
-        assert run.update()
-        read.append(dict(run.folder.read_rollouts()))
-    # What the installed release writes is what was recorded for the tests of the importer.
-    assert read[0] == read[1]
+    assert_as_recorded("openrlhf", tmp_path / "logs", tmp_path / "cache")

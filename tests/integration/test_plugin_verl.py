@@ -19,11 +19,10 @@ import pytest
 
 from extra_client import NamespaceClient, UnavailableError
 from extra_client.integrations import prompt_id
-from extra_inspector.imports.run import ImportedRun, Services
 from support.novelty_server import Server
 from support.pages import blocks
 from support.processes import SERVICES_PYTHON
-from support.recorded_logs import LOGS, dump_generations
+from support.recorded_logs import assert_as_recorded, dump_generations
 from support.verification_server import own_verifiers, verification_server
 
 if find_spec("verl") is None:
@@ -252,10 +251,4 @@ def test_the_example_pays_for_a_new_solution_and_for_a_new_wrong_answer() -> Non
 
 def test_the_inspector_opens_the_rollout_dumps(tmp_path: Path) -> None:
     dump_generations(tmp_path / "logs")
-    read = []
-    for source in (tmp_path / "logs", LOGS / "verl"):
-        run = ImportedRun(source, "verl", tmp_path / "cache", Services())
-        assert run.update()
-        read.append(dict(run.folder.read_rollouts()))
-    # What the installed release writes is what was recorded for the tests of the importer.
-    assert read[0] == read[1]
+    assert_as_recorded("verl", tmp_path / "logs", tmp_path / "cache")

@@ -122,6 +122,24 @@ def save_samples(folder: Path, checkout: Path) -> None:
     save_debug_rollout_data(path, samples, rollout_id=7, evaluation=False)
 
 
+def assert_as_recorded(trainer: str, logs: Path, cache: Path) -> None:
+    """Check that logs hold what was recorded for the tests of their importer.
+
+    Args:
+        trainer: The name of the logs' format.
+        logs: What the installed release of the trainer has written.
+        cache: Folder of imported runs.
+    """
+    from extra_inspector.imports.run import ImportedRun, Services
+
+    read = []
+    for source in (logs, LOGS / trainer):
+        run = ImportedRun(source, trainer, cache, Services())
+        assert run.update()
+        read.append(dict(run.folder.read_rollouts()))
+    assert read[0] == read[1]
+
+
 def main(trainer: str, *arguments: str) -> None:
     """Write the logs of one trainer."""
     target = LOGS / trainer

@@ -57,10 +57,7 @@ class AfterNormalization:
         self, scoring: NoveltyScoring | None, groups: Sequence[RolloutGroup], number: int
     ) -> list[list[float]]:
         """Return advantages; 0 for a completion that TRL leaves out."""
-        size, rows = (
-            len(groups[0].texts),
-            [(group, row) for group in groups for row in range(len(group.texts))],
-        )
+        size, rows = len(groups[0].texts), rows_of(groups)
         with tempfile.TemporaryDirectory() as folder:
             arguments = trl.GRPOConfig(
                 output_dir=folder,
@@ -101,10 +98,7 @@ class BeforeNormalization:
         self, scoring: NoveltyScoring | None, groups: Sequence[RolloutGroup], number: int
     ) -> list[list[float]]:
         """Return rewards; without the bonus where the function gives none."""
-        size, rows = (
-            len(groups[0].texts),
-            [(group, row) for group in groups for row in range(len(group.texts))],
-        )
+        size, rows = len(groups[0].texts), rows_of(groups)
         correct = rewarded(rows)
         columns: dict[str, Any] = {
             "prompts": [group.prompt for group, _ in rows],
@@ -143,7 +137,7 @@ class AsynchronousTrainer:
         return [self._scored(scoring, group) for group in groups]
 
     def _scored(self, scoring: NoveltyScoring | None, group: RolloutGroup) -> list[float]:
-        rows = [(group, row) for row in range(len(group.texts))]
+        rows = rows_of([group])
         options: dict[str, Any] = {
             "model_name": "model",
             "dataset": Dataset.from_list([{"prompt": "p"}]),
@@ -184,6 +178,11 @@ class AsynchronousTrainer:
             rollout_rewards=[None] * size,
         )
         return [sample.advantage for sample in asyncio.run(loop._score_group(made))]
+
+
+def rows_of(groups: Sequence[RolloutGroup]) -> list[tuple[RolloutGroup, int]]:
+    """Return the rollouts of groups, each as its group and its place there."""
+    return [(group, row) for group in groups for row in range(len(group.texts))]
 
 
 def rewarded(rows: Sequence[tuple[RolloutGroup, int]]) -> Any:
