@@ -584,13 +584,18 @@ class Index:
         was_complete = _complete(connection)
         touched: set[int] = set()
         yield touched
-        self._summarize(connection, touched)
-        # Without a gap now, but with one before, no solution has a number yet.
-        self._number_solutions(connection, touched if was_complete else None)
-
-    def _summarize(self, connection: sqlite3.Connection, touched: set[int]) -> None:
-        """Update the rows of prompts."""
         _set_touched(connection, touched)
+        self._summarize(connection)
+        if not _complete(connection):
+            connection.execute("UPDATE rollouts SET solution = NULL WHERE solution IS NOT NULL")
+            return
+        if not was_complete:
+            # No solution of any prompt has a number yet.
+            _set_touched(connection, {prompt for (prompt,) in connection.execute("SELECT id FROM prompts")})
+        self._number_solutions(connection)
+
+    def _summarize(self, connection: sqlite3.Connection) -> None:
+        """Update the rows of the touched prompts."""
         connection.execute(
             "UPDATE prompts SET (groups, hard, rescued, novelty, last_step, rollouts, correct, undecided,"
             f" verdicts, masked) = (SELECT count(DISTINCT {GROUP_KEY}),"
@@ -600,17 +605,11 @@ class Index:
             " FROM rollouts WHERE prompt = prompts.id) WHERE id IN (SELECT id FROM touched)"
         )
 
-    def _number_solutions(self, connection: sqlite3.Connection, touched: set[int] | None) -> None:
-        """Update the numbers of the solutions of prompts, of all if `touched` is None.
+    def _number_solutions(self, connection: sqlite3.Connection) -> None:
+        """Update the numbers of the solutions of the touched prompts.
 
         A rollout gets a solution number if the novelty service stored it, by the run's config.
         """
-        if not _complete(connection):
-            connection.execute("UPDATE rollouts SET solution = NULL WHERE solution IS NOT NULL")
-            return
-        if touched is None:
-            touched = {prompt for (prompt,) in connection.execute("SELECT id FROM prompts")}
-        _set_touched(connection, touched)
         novelty = self.config.get("novelty", {})
         remembers_all = novelty.get("memory_policy") == MemoryPolicy.ALL
         counted = "NOT undecided" if remembers_all else CORRECT
