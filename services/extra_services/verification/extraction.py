@@ -233,7 +233,8 @@ def _denied(text: str, start: int, end: int) -> bool:
 
 def _box_spans(text: str) -> list[tuple[int, int, int]]:
     """Return the start of each outermost complete box, and start and end of its content."""
-    first = min((at for command in ("\\boxed", "\\fbox") if (at := text.find(command)) >= 0), default=-1)
+    if (first := text.find("\\boxed")) < 0 or "\\fbox" in text[:first]:
+        first = text.find("\\fbox")
     if first < 0:
         return []
     complete: list[tuple[int, int, int]] = []

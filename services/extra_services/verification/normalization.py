@@ -86,6 +86,8 @@ def _inside(text: str) -> str | None:
 
 def normalized(text: str) -> str:
     """Return the normal form of one answer; it may be empty."""
+    if text.isascii() and text.isalnum():  # most are: none of what follows changes them
+        return text
     text = unwrapped(symbols_as_commands(plain_punctuation(text)))
     if "{,}" in text:
         text = without_thousands(text)
@@ -210,6 +212,8 @@ def integer(normal: str) -> str | None:
     """Return a normal form that is an integer, of any length, without leading zeros, else None."""
     if not (normal.isascii() and _INTEGER.match(normal)):
         return None
+    if normal[0] in "123456789":
+        return normal
     digits = normal.lstrip("+-").lstrip("0") or "0"
     return f"-{digits}" if normal[0] == "-" and digits != "0" else digits
 

@@ -156,8 +156,8 @@ def _described(
 
 
 def _plain_numbers(asked: Question, response: str, answer: str) -> Verdict | None:
-    if integer(response) and integer(answer):
-        status = VerdictStatus.CORRECT if integer(response) == integer(answer) else VerdictStatus.WRONG
+    if (found := integer(response)) and (wanted := integer(answer)):
+        status = VerdictStatus.CORRECT if found == wanted else VerdictStatus.WRONG
         return _described(asked, response, answer, status, "integer")
     left, right = number(response), number(answer)
     if left is None or right is None:

@@ -10,7 +10,7 @@ import re
 
 from extra_services.verification.symbols import any_of
 
-_MARKS = ("####", "answer", "result", "答案")
+_MARK = re.compile("####|answer|result|答案", re.IGNORECASE)
 _A_LINE = re.compile(r"[\s>*#_-]*a[*_]*\s*:", re.IGNORECASE)
 _PHRASE = re.compile(
     r"""
@@ -222,8 +222,7 @@ def marked_line(response: str) -> tuple[str, str] | None:
     """
     following = ""
     for line in reversed(response.split("\n")):
-        lower = line.lower()
-        marked = any(mark in lower for mark in _MARKS)
+        marked = _MARK.search(line) is not None
         match = _PHRASE.match(line) if marked else None
         if match is None and len(line) <= _LONGEST_HEADING:
             match = (_HEADING if marked else _A_LINE).match(line)
@@ -256,7 +255,10 @@ def last_value(response: str) -> str | None:
 
 
 def _answer_of_line(line: str, sentence: bool = False) -> str:
-    line = _SHARE_OF.sub(r"\1", line.strip()[:_LONGEST_ANSWER])
+    line = line.strip()[:_LONGEST_ANSWER]
+    if line.isascii() and line.isdigit():  # nothing beside it could change it
+        return line
+    line = _SHARE_OF.sub(r"\1", line)
     line = _NOT_BUT.sub("", line)
     if line.count("**") % 2:  # the answer is in bold, which begins before the marker ends
         line = line.partition("**")[0]

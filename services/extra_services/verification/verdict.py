@@ -6,7 +6,7 @@ from an undecided one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from extra_rl.groups import is_decided
 from extra_rl.vocabulary import BoxChoice, Method, References, UnparseableSide, VerdictStatus
@@ -59,7 +59,9 @@ class Verdict:
 
     def with_times(self, queue_seconds: float, execution_seconds: float) -> "Verdict":
         """Return a copy with these times, in seconds."""
-        return replace(self, queue_seconds=queue_seconds, execution_seconds=execution_seconds)
+        timed = object.__new__(Verdict)  # `replace` takes five times as long, on the fast path too
+        vars(timed).update(vars(self), queue_seconds=queue_seconds, execution_seconds=execution_seconds)
+        return timed
 
 
 def combined(verdicts: Sequence[Verdict], references: References) -> Verdict:

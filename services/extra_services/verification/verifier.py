@@ -62,9 +62,8 @@ class DecidedItem:
 
     def verdict(self, finished: Iterator[Verdict]) -> Verdict:
         """Return the verdict on the response; the verdicts on its pending parts are next in `finished`."""
-        return combined(
-            [part if isinstance(part, Verdict) else next(finished) for part in self.parts], self.references
-        )
+        verdicts = [part if isinstance(part, Verdict) else next(finished) for part in self.parts]
+        return verdicts[0] if len(verdicts) == 1 else combined(verdicts, self.references)
 
 
 class Verifier:
