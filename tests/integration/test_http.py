@@ -25,7 +25,8 @@ from support.verification_server import own_verifiers, verification_server
 if find_spec("connectrpc") is None or find_spec("hypercorn") is None:
     pytest.skip("the extra `http` is not installed", allow_module_level=True)
 
-from extra_client import VerificationClient, embedded
+from extra_client import NamespaceClient, NamespaceSettings, NoveltyClient, VerificationClient, embedded
+from extra_client.integrations import novelty_bonus, prompt_id
 
 ROOT = Path(__file__).resolve().parents[2]
 VERIFY = "/extra_rl.v1.VerificationService/Verify"
@@ -121,7 +122,7 @@ def test_the_description_names_every_rpc_and_every_type_it_uses(url: str) -> Non
     described = httpx.get(f"{url}/openapi.json", timeout=60).json()
     assert described["openapi"].startswith("3.1")
     service = "/extra_rl.v1.VerificationService"
-    rewards = {"/rewards/openrlhf", "/rewards/slime", "/verify"}
+    rewards = {"/rewards/openrlhf", "/rewards/slime", "/verify", "/seed_session"}
     assert set(described["paths"]) == {f"{service}/Verify", f"{service}/GetInfo"} | rewards
     used = set(re.findall(r"#/components/schemas/(\w[\w.]*)", json.dumps(described)))
     assert used == set(described["components"]["schemas"])
@@ -263,6 +264,102 @@ def test_nemo_gyms_request_comes_back_with_the_reward(url: str) -> None:
     assert "no response of the Responses API" in refused.json()["message"]
 
 
+@pytest.fixture(scope="module")
+def novelty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A novelty server: its URL, and its target for gRPC."""
+    file = tmp_path_factory.mktemp("novelty") / "http-address"
+    with embedded.start("novelty", threads=1, port=0, http_port=0, http_address_file=str(file)) as service:
+        yield f"http://{file.read_text(encoding='utf-8')}", service.target
+
+
+#: Two problems, whose rollouts come in turns; the last one has no answer that can be read.
+QUERIES = {
+    "What is 12+3? ": ["12+3=15, so \\boxed{15}", "2+3=5 and 10+5=15, so \\boxed{15}", "\\boxed{14}"],
+    "What is 7+8? ": ["7+8=15, so \\boxed{15}", "8+8=16 and 16-1=15, so \\boxed{15}", "no idea"],
+}
+
+
+def rollouts_of_two_problems() -> dict[str, Any]:
+    rows = [(prompt, texts[turn]) for turn in range(3) for prompt, texts in QUERIES.items()]
+    return {
+        "query": [prompt + text for prompt, text in rows],
+        "prompts": [prompt for prompt, _ in rows],
+        "labels": ["15"] * len(rows),
+    }
+
+
+def test_rewards_of_verification_get_novelty_by_a_second_call(url: str, novelty: tuple[str, str]) -> None:
+    body = rollouts_of_two_problems()
+    verified = reward(url, "/rewards/openrlhf", body).json()
+    assert verified["rewards"] == [1, 1, 1, 1, 0, 0]
+    asked = {"namespace": "http", "alpha": "0.2", "key": "step-1"}
+    settings = NamespaceSettings(min_history=1)
+    with (
+        NamespaceClient(novelty[1], "http") as here,
+        NoveltyClient(novelty[1], "grpc", settings) as there,
+    ):
+        here.create(settings)
+        first = reward(novelty[0], "/rewards/novelty", body | verified, **asked).json()
+        again = reward(novelty[0], "/rewards/novelty", body | verified, **asked).json()
+        assert again == first
+        bonus = novelty_bonus(
+            [prompt_id(prompt) for prompt in body["prompts"]],
+            [texts[turn] for turn in range(3) for texts in QUERIES.values()],
+            [each == 1 for each in verified["rewards"]],
+            client=there,
+            alpha=0.2,
+            problems=body["prompts"],
+            reference_answers=body["labels"],
+        )
+        # The second solution of each problem goes another way.
+        assert all(bonus[2:4] > 0)
+        np.testing.assert_allclose(np.subtract(first["rewards"], verified["rewards"]), bonus, atol=1e-6)
+        np.testing.assert_allclose(np.multiply(first["extra_logs"]["novelty"], 0.2), bonus, atol=1e-6)
+        assert first["scores"] == verified["rewards"]
+        assert first["extra_logs"]["undecided"] == [0] * 6
+        # One query, as OpenRLHF itself sends it: numbers instead of lists, here and there.
+        one = {name: values[:1] for name, values in body.items()}
+        one |= reward(url, "/rewards/openrlhf", one).json()
+        refused = reward(novelty[0], "/rewards/novelty", one, **asked)
+        assert (refused.status_code, "was used before" in refused.text) == (400, True)
+        single = reward(novelty[0], "/rewards/novelty", one, **asked | {"key": "step-2"}).json()
+        assert single["rewards"] == pytest.approx(1 + 0.2 * single["extra_logs"]["novelty"])
+        assert here.describe().prompts == 2
+
+
+def test_what_says_nothing_about_a_rollout_gets_no_novelty(url: str, novelty: tuple[str, str]) -> None:
+    body = rollouts_of_two_problems()
+    asked = {"namespace": "undecided"}
+    with NamespaceClient(novelty[1], "undecided") as client:
+        client.create()
+    # Undecided ones are worth 1 here, and yet are no solutions.
+    custom = {"method": "custom", "verifier": "raises", "undecided": "1"}
+    verified = reward(url, "/rewards/openrlhf", body, **custom).json()
+    assert verified["rewards"] == [1] * 6
+    paid = reward(novelty[0], "/rewards/novelty", body | verified, **asked).json()
+    assert paid["rewards"] == [1] * 6
+    assert paid["extra_logs"] == {"undecided": [1] * 6, "novelty": [0] * 6}
+    judged = body | {"rewards": [1, 1, 1, 1, 0, 0]}
+    cases: list[tuple[dict[str, Any], dict[str, str], int, str]] = [
+        ({"rewards": [0.5] * 6}, {}, 400, "rewards[0]: 0.5 does not say"),
+        ({"rewards": [None] * 6}, {}, 400, "rewards[0]: must be a number, not None"),
+        ({"rewards": [1]}, {}, 400, "6 query, 6 prompts, 6 labels, 1 rewards, 1 undecided"),
+        ({"query": [None] * 6}, {}, 400, "query[0]: must be a text"),
+        ({"extra_logs": [1]}, {}, 400, "extra_logs: must be a JSON object"),
+        ({"prompts": "sum"}, {}, 400, "prompts: must be a list"),
+        ({}, {"alpha": "nan"}, 400, "alpha: must be a number"),
+        ({}, {"metric": "outcome"}, 400, "metric: outcome needs more than texts"),
+        ({}, {"metric": "surprise"}, 400, "metric: 'surprise' is none of"),
+        ({}, {"names": "a"}, 400, "names: is no parameter"),
+        ({}, {"namespace": "none"}, 404, "none"),
+    ]
+    for changed, parameters, status, told in cases:
+        refused = reward(novelty[0], "/rewards/novelty", judged | changed, **(asked | parameters))
+        assert (refused.status_code, told in refused.json()["message"]) == (status, True), refused.text
+    del judged["rewards"]
+    assert "rewards: is missing" in reward(novelty[0], "/rewards/novelty", judged, **asked).json()["message"]
+
+
 def test_a_failure_is_a_status_and_never_a_0(url: str) -> None:
     sample = {"prompt": "", "response": "2", "label": "2"}
     custom = {"method": "custom", "verifier": "raises"}
@@ -295,28 +392,25 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_commands_of_the_page_run(url: str, tmp_path: Path) -> None:
-    verify, create, score, slime = commands(ROOT / "docs" / "http.md")
-    file = tmp_path / "http-address"
-    service = embedded.start("novelty", port=0, http_port=0, http_address_file=str(file))
-    novelty = f"http://{file.read_text(encoding='utf-8')}"
+def test_the_commands_of_the_page_run(url: str, novelty: tuple[str, str]) -> None:
+    verify, create, score, slime, paid = commands(ROOT / "docs" / "http.md")
 
     def run(command: str) -> Any:
-        command = command.replace("http://localhost:8053", url).replace("http://localhost:8052", novelty)
+        command = command.replace("http://localhost:8053", url).replace("http://localhost:8052", novelty[0])
         ran = subprocess.run(
             ["sh", "-c", f"{command} -sS"], capture_output=True, text=True, check=True, timeout=200
         )
         return json.loads(ran.stdout)
 
-    try:
-        assert run(verify)["verdicts"][0]["status"] == "VERDICT_STATUS_CORRECT"
-        assert run(slime) == 1
-        run(create)
-        (group,) = run(score)["groups"]
-        scores = np.frombuffer(base64.b64decode(group["novelty"]), "<f4")
-        assert (scores.size, group["memoryAfter"]) == (2, 2)
-    finally:
-        service.stop()
+    assert run(verify)["verdicts"][0]["status"] == "VERDICT_STATUS_CORRECT"
+    assert run(slime) == 1
+    run(create)
+    (group,) = run(score)["groups"]
+    scores = np.frombuffer(base64.b64decode(group["novelty"]), "<f4")
+    assert (scores.size, group["memoryAfter"]) == (2, 2)
+    first, second = run(paid)["rewards"]
+    assert first == 1
+    assert second > 1
 
 
 def test_grpc_still_answers_beside_it(tmp_path: Path) -> None:
