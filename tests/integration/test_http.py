@@ -18,6 +18,7 @@ import pytest
 from extra_rl.v1 import verification_pb2 as pb
 from extra_services.runtime import tokens
 from support.certificates import Authority
+from support.pages import blocks
 from support.processes import wait_for
 from support.token_files import write_tokens
 from support.verification_server import own_verifiers, verification_server
@@ -411,6 +412,12 @@ def test_the_commands_of_the_page_run(url: str, novelty: tuple[str, str]) -> Non
     first, second = run(paid)["rewards"]
     assert first == 1
     assert second > 1
+    servers = {"http://localhost:8053": url, "http://localhost:8052": novelty[0]}
+    (program,) = blocks("docs/http.md", "python", servers)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    assert names["body"]["scores"] == [1, 1]
+    assert max(names["body"]["rewards"]) > 1
 
 
 def test_grpc_still_answers_beside_it(tmp_path: Path) -> None:
