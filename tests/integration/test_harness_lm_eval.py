@@ -72,7 +72,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = tmp_path_factory.mktemp("server") / "address"
-    with embedded.start("generation", model=model, threads=1, port=0, http_port=0, http_address_file=address):
+    settings: dict[str, Any] = {"threads": 1, "port": 0, "http_port": 0, "http_address_file": address}
+    with embedded.start("generation", start_timeout=900, model=model, **settings):
         yield f"http://{address.read_text(encoding='utf-8')}"
 
 

@@ -18,6 +18,7 @@ import pytest
 from extra_rl.v1 import verification_pb2 as pb
 from extra_services.runtime import tokens
 from support.certificates import Authority
+from support.faulty_services import free_port
 from support.pages import blocks
 from support.processes import wait_for
 from support.token_files import write_tokens
@@ -26,7 +27,15 @@ from support.verification_server import own_verifiers, verification_server
 if find_spec("connectrpc") is None or find_spec("hypercorn") is None:
     pytest.skip("the extra `http` is not installed", allow_module_level=True)
 
-from extra_client import NamespaceClient, NamespaceSettings, NoveltyClient, VerificationClient, embedded
+from extra_client import (
+    Credentials,
+    NamespaceClient,
+    NamespaceSettings,
+    NoveltyClient,
+    OverloadedError,
+    VerificationClient,
+    embedded,
+)
 from extra_client.integrations import novelty_bonus, prompt_id
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,9 +123,42 @@ def test_the_details_of_an_error_come_with_it(url: str) -> None:
     assert b"items[0].options.verifier" in base64.b64decode(detail["value"] + "==")
 
 
-def test_what_is_no_unary_rpc_is_not_found(url: str) -> None:
-    for path in ("/extra_rl.v1.VerificationService/VerifyStream", "/else"):
-        assert httpx.post(url + path, json={}, timeout=60).status_code == 404
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "status", "told"),
+    [
+        ("POST", "/extra_rl.v1.VerificationService/VerifyStream", "application/json", 404, "/openapi.json"),
+        ("POST", "/else", "application/json", 404, "there is no POST /else here"),
+        ("POST", "/openapi.json", "application/json", 404, "there is no POST /openapi.json here"),
+        ("GET", VERIFY, "application/json", 405, f"use POST for {VERIFY}"),
+        ("GET", "/rewards/slime", "application/json", 405, "use POST for /rewards/slime"),
+        ("POST", VERIFY, "application/x-www-form-urlencoded", 415, "send application/json"),
+        ("POST", VERIFY, "", 415, "the content-type is missing"),
+    ],
+)
+def test_another_path_method_or_content_type_is_refused_with_a_sentence(
+    url: str, method: str, path: str, kind: str, status: int, told: str
+) -> None:
+    answer = httpx.request(method, url + path, content=b"{}", headers={"content-type": kind}, timeout=60)
+    assert answer.status_code == status
+    assert told in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"{", "is no JSON"),
+        (b"\xff", "is no JSON"),
+        (b"[" * 10**5, "is no JSON"),
+        (b"[]", "response: is missing"),
+        (b"null", "response: is missing"),
+        (b'{"prompt": "", "response": "2", "label": NaN}', "NaN is no number there"),
+        (b'{"prompt": "", "response": 2, "label": "2"}', "response: must be a text, not int"),
+    ],
+)
+def test_a_body_that_is_not_the_contracts_is_told_so(url: str, body: bytes, told: str) -> None:
+    answer = httpx.post(f"{url}/rewards/slime", content=body, timeout=60)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_argument")
+    assert told in answer.json()["message"]
 
 
 def test_the_description_names_every_rpc_and_every_type_it_uses(url: str) -> None:
@@ -420,18 +462,38 @@ def test_the_commands_of_the_page_run(url: str, novelty: tuple[str, str]) -> Non
     assert max(names["body"]["rewards"]) > 1
 
 
-def test_grpc_still_answers_beside_it(tmp_path: Path) -> None:
-    file = tmp_path / "http-address"
-    with (
-        verification_server(
-            tmp_path, workers=1, slow_workers=0, http_port=0, http_address_file=file
-        ) as server,
-        VerificationClient(server.address) as client,
-    ):
-        assert client.verify(["2"], ["2"])[0].correct is True
-        address = file.read_text(encoding="utf-8")
-        metrics = httpx.post(f"http://{address}{VERIFY}", json={"items": [ITEM]}, timeout=60)
-        assert metrics.status_code == 200
+def test_grpc_answers_beside_it_with_the_same_limits_and_metrics(tmp_path: Path) -> None:
+    file, port = tmp_path / "http-address", free_port()
+    secret, digest = tokens.mint()
+    entry = {"name": "slow", "sha256": digest, "scopes": {"*": "read"}, "requests_per_second": 0.001}
+    with verification_server(
+        tmp_path,
+        workers=1,
+        slow_workers=0,
+        http_port=0,
+        http_address_file=file,
+        metrics_port=port,
+        tokens=json.dumps([entry]),
+    ) as server:
+        url = f"http://{file.read_text(encoding='utf-8')}"
+        headers = {"authorization": f"Bearer {secret}", "x-request-id": "of-http"}
+        first = httpx.post(url + VERIFY, json={"items": [ITEM]}, headers=headers, timeout=60)
+        assert first.json()["verdicts"][0]["status"] == "VERDICT_STATUS_CORRECT"
+        # The one call of this token is used up, for both.
+        second = httpx.post(url + VERIFY, json={"items": [ITEM]}, headers=headers, timeout=60)
+        assert (second.status_code, second.json()["code"]) == (429, "resource_exhausted")
+        assert [detail["type"] for detail in second.json()["details"]] == ["google.rpc.RetryInfo"]
+        slime = {"prompt": "", "response": "2", "label": "2"}
+        assert httpx.post(f"{url}/rewards/slime", json=slime, headers=headers, timeout=60).status_code == 429
+        with (
+            VerificationClient(server.address, credentials=Credentials(token=secret), patience=0) as client,
+            pytest.raises(OverloadedError),
+        ):
+            client.verify(["2"], ["2"])
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
+        counted = r'^extra_rl_rpcs_total\{code="(\w+)",method="Verify",.*\} (.*)$'
+        counts = dict(re.findall(counted, page, re.M))
+        assert counts == {"OK": "1.0", "RESOURCE_EXHAUSTED": "3.0"}
         server.process.terminate()
         assert server.process.wait(60) == 0
 

@@ -140,5 +140,7 @@ def _output_text(response: Any) -> str:
         return "".join(text(part["text"], "response.output") for part in parts)
     except ServiceError:
         raise
-    except (KeyError, TypeError) as error:
-        raise InvalidInput("response", f"is no response of the Responses API: {error!r}") from error
+    except KeyError as error:
+        raise InvalidInput("response", f"is no response of the Responses API: {error} is missing") from error
+    except TypeError as error:
+        raise InvalidInput("response", f"is no response of the Responses API: {error}") from error
