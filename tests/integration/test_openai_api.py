@@ -350,6 +350,15 @@ def test_models_and_the_description(server: Server, client: OpenAI) -> None:
         assert name in described["components"]["schemas"]
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/completions"])
+def test_a_route_that_is_not_there_is_refused_in_openais_form(server: Server, path: str) -> None:
+    refused = server.get(path)
+    assert refused.status_code == 404
+    error = refused.json()["error"]
+    assert error["type"] == "not_found_error"
+    assert f"there is no GET {path} here" in error["message"]
+
+
 def test_tokens_scopes_and_request_ids_are_those_of_grpc(server: Server) -> None:
     stranger = server.client("stranger")
     with pytest.raises(openai.PermissionDeniedError, match="no scope 'read'"):
