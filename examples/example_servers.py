@@ -9,6 +9,9 @@ from contextlib import contextmanager
 
 from extra_client import NoveltyClient, VerificationClient
 
+#: A server reads its model first, which takes a few seconds, or minutes beside much other work.
+START_SECONDS = 300
+
 
 @contextmanager
 def served() -> Iterator[None]:
@@ -27,10 +30,11 @@ def served() -> Iterator[None]:
         servers = [subprocess.Popen(command, stdin=subprocess.PIPE) for command in commands]
         os.environ |= targets
         try:
-            VerificationClient(targets["VERIFICATION"]).wait_for_ready()
-            NoveltyClient(targets["NOVELTY"], "my-run").wait_for_ready()
+            VerificationClient(targets["VERIFICATION"]).wait_for_ready(START_SECONDS)
+            NoveltyClient(targets["NOVELTY"], "my-run").wait_for_ready(START_SECONDS)
             yield
         finally:
             for server in servers:
                 server.terminate()
-                server.wait(30)
+            for server in servers:
+                server.wait(START_SECONDS)
