@@ -3,6 +3,7 @@
 A parameter that is not here is refused by its name, unless it says what is so anyway (`NEUTRAL`, or null).
 """
 
+import difflib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -290,7 +291,11 @@ def parsed(kind: type[Request], body: Any) -> Request:
     place = [str(part) for part in first["loc"] if str(part).isalnum() or "_" in str(part)]
     field = ".".join(part for part in place if part not in ("str", "int")) or "request"
     if first["type"] == "extra_forbidden":
-        raise InvalidInput(field, "is no parameter of this server; leave it out")
+        similar = difflib.get_close_matches(field, kind.model_fields, 1)
+        told = f"did you mean {similar[0]}?" if similar else "leave it out"
+        raise InvalidInput(field, f"is no parameter of this server; {told}")
+    if first["type"] == "model_type":
+        raise InvalidInput(field, "must be a JSON object")
     raise InvalidInput(field, first["msg"])
 
 
