@@ -1,6 +1,5 @@
 """Parts of OpenAI's API without a server: streamed texts, the tokens of sessions, and their bounds."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,9 @@ ASK = [("user", "1+1")]
 )
 def test_a_wrong_request_is_told_what_to_do(body: Any, told: str) -> None:
     asked = {"model": "tiny", "prompt": "a", **body} if body else body
-    with pytest.raises(InvalidInput, match=re.escape(told)):
+    with pytest.raises(InvalidInput) as refused:
         parsed(CompletionRequest, asked)
+    assert f"{refused.value.field}: {refused.value}".startswith(told)
 
 
 @pytest.fixture(scope="module")
