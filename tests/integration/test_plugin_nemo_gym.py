@@ -21,15 +21,11 @@ if find_spec("nemo_gym") is None:
 import httpx
 import uvicorn
 from fastapi import Request, Response
+from nemo_gym import server_utils
 from nemo_gym.base_resources_server import BaseResourcesServerConfig
 from nemo_gym.config_types import BaseServerConfig, ModelServerRef, ResourcesServerRef
 from nemo_gym.openai_utils import NeMoGymResponse, NeMoGymResponseCreateParamsNonStreaming
-from nemo_gym.server_utils import (
-    GlobalAIOHTTPAsyncClientConfig,
-    ServerClient,
-    global_aiohttp_client_exit,
-    set_global_aiohttp_client,
-)
+from nemo_gym.server_utils import ServerClient
 from omegaconf import OmegaConf
 from responses_api_agents.simple_agent.app import SimpleAgent, SimpleAgentConfig
 
@@ -85,9 +81,11 @@ async def serving(app: Any) -> AsyncIterator[str]:
         assert not running.done(), "uvicorn has ended"
         await asyncio.sleep(0.01)
     host, port = server.servers[0].sockets[0].getsockname()
-    yield f"{host}:{port}"
-    server.should_exit = True
-    await running
+    try:
+        yield f"{host}:{port}"
+    finally:
+        server.should_exit = True
+        await running
 
 
 def entry(address: str) -> dict[str, Any]:
@@ -100,7 +98,7 @@ def entry(address: str) -> dict[str, Any]:
 async def agent(verifier: str) -> AsyncIterator[str]:
     """Serve Gym's agent, whose resources server is at an address; yield the agent's."""
     config: Any = OmegaConf.create({"verifier": entry(verifier)})
-    set_global_aiohttp_client(GlobalAIOHTTPAsyncClientConfig())
+    client = server_utils.set_global_aiohttp_client(server_utils.GlobalAIOHTTPAsyncClientConfig())
     made = Agent(
         config=SimpleAgentConfig(
             host="127.0.0.1",
@@ -119,9 +117,8 @@ async def agent(verifier: str) -> AsyncIterator[str]:
             config["agent"] = entry(address)
             yield address
     finally:
-        from nemo_gym import server_utils
-
-        global_aiohttp_client_exit()
+        # Gym closes its client at the end of the process only; the next event loop needs another.
+        await client.close()
         server_utils._GLOBAL_AIOHTTP_CLIENT = None
 
 
