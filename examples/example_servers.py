@@ -22,8 +22,9 @@ def served() -> Iterator[None]:
     python = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
     with tempfile.TemporaryDirectory() as name:
         targets = {"NOVELTY": f"unix:{name}/novelty", "VERIFICATION": f"unix:{name}/verification"}
+        serve = [python, "-m", "extra_cli", "serve"]
         commands = [
-            [python, "-m", "extra_cli", "serve", service.lower(), f"--host={target}", "--stop-with-stdin"]
+            [*serve, service.lower(), f"--host={target}", "--metrics-port=off", "--stop-with-stdin"]
             for service, target in targets.items()
         ]
         commands[0].append(f"--data-folder={name}/memory")
