@@ -161,7 +161,10 @@ async def test_gyms_agent_is_rewarded_by_the_resources_server_of_the_page(
     async with serving(made.setup_webserver()) as address:
         assert await rewards(address) == [(1, "2"), (0, "3"), 500]
         async with httpx.AsyncClient(timeout=120) as http:
-            rows = [{"reward": reward, "_ng_task_index": 0} for reward in (1.0, 0.0)]
+            rows = [
+                {"reward": reward, "_ng_task_index": 0, "_ng_rollout_index": index}
+                for index, reward in enumerate((1.0, 0.0))
+            ]
             answer = await http.post(f"http://{address}/aggregate_metrics", json={"verify_responses": rows})
     assert answer.status_code == 200
-    assert answer.json()["agent_metrics"]["mean/reward"] == 0.5
+    assert answer.json()["key_metrics"]["mean/reward"] == 0.5
