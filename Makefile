@@ -25,7 +25,8 @@ REASONING_GYM := reasoning-gym==0.1.25
 # An evaluation harness against the server's OpenAI API: lm-eval, likewise on top of .venv.
 VENV_HARNESS := .venv-harness
 
-# NeMo-Gym, which needs a later Python than the rest; uv finds or fetches it.
+# NeMo-Gym, which needs a later Python than the rest.
+PYTHON312 ?= python3.12
 VENV_NEMO_GYM := .venv-nemo-gym
 NEMO_GYM := nemo-gym==0.4.0
 
@@ -226,7 +227,7 @@ $(VENV_HARNESS)/installed: $(VENV)/installed requirements/harness.txt
 	touch $@
 
 $(VENV_NEMO_GYM)/installed: $(VENV)/installed
-	$(BIN)/uv venv --quiet --python 3.12 $(VENV_NEMO_GYM)
+	$(PYTHON312) -m venv $(VENV_NEMO_GYM)
 	$(BIN)/uv pip install --quiet --python $(VENV_NEMO_GYM)/bin/python --editable '.[server]' $(NEMO_GYM) \
 	  pytest pytest-asyncio pytest-timeout hypothesis
 	touch $@
