@@ -178,8 +178,8 @@ class Answer:
         """Take out of a choice the token that was drawn although none was asked for."""
         rollout.text = self._tokenizer.response(self._request.prefix_token_ids, [], None)
         rollout.finish_reason = pb.FINISH_REASON_LENGTH
-        numbers = ("logprobs", "entropies", "raw_entropies", "segments")
-        for name in ("token_ids", *numbers, "kept_masses", "truncated_logprobs", "truncated_entropies"):
+        numbers: list[Any] = ["token_ids", "logprobs", "entropies", "raw_entropies", "segments"]
+        for name in (*numbers, "kept_masses", "truncated_logprobs", "truncated_entropies"):
             rollout.ClearField(name)
 
     def _echo(self, prompt: int) -> str:
