@@ -25,6 +25,11 @@ REASONING_GYM := reasoning-gym==0.1.25
 # An evaluation harness against the server's OpenAI API: lm-eval, likewise on top of .venv.
 VENV_HARNESS := .venv-harness
 
+# NeMo-Gym, which needs a later Python than the rest.
+PYTHON312 ?= python3.12
+VENV_NEMO_GYM := .venv-nemo-gym
+NEMO_GYM := nemo-gym==0.4.0
+
 # The tools that lint, validate, audit and start deploy/: locked, and separate from the tested environments.
 VENV_DEPLOY := .venv-deploy
 # mutmut, on top of .venv.
@@ -34,7 +39,7 @@ VENV_DOCS := .venv-docs
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment smollm2 test test-all test-vllm test-plugins test-harness faults mutation soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf
+.PHONY: demo experiment smollm2 test test-all test-vllm test-plugins test-harness test-nemo-gym faults mutation soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf example-slime example-miles example-nemo-rl example-prime-rl
 
 # Continues where it was interrupted. A finished demo shows its table again; `rm -r runs/demo` to start from the beginning.
 demo: $(VENV)/installed
@@ -75,6 +80,11 @@ test-plugins: $(VENV_VERL)/installed
 test-harness: $(VENV_HARNESS)/installed
 	$(VENV_HARNESS)/bin/python -m pytest -s tests/integration/test_harness_lm_eval.py $(ARGS)
 
+# NeMo-Gym's own agent with our verification; Gym needs Python 3.12.
+test-nemo-gym: $(VENV)/installed $(VENV_NEMO_GYM)/installed
+	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_NEMO_GYM)/bin/python -m pytest \
+	  tests/integration/test_plugin_nemo_gym.py $(ARGS)
+
 # Examples of the plug-ins for other trainers: docs/plugins.
 example-trl: $(VENV)/installed
 	$(BIN)/python examples/trl_grpo.py
@@ -83,7 +93,15 @@ example-openrlhf: $(VENV)/installed
 	$(BIN)/python examples/openrlhf/run.py
 
 example-verl: $(VENV_VERL)/installed
-	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python examples/verl/run.py
+	PYTHONPATH=examples EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python examples/verl/run.py
+
+# These trainers need a GPU or more than PyPI has: their part is recorded in tests/support/trainers.
+example-slime example-miles example-nemo-rl: $(VENV)/installed
+	PYTHONPATH=examples:tests $(BIN)/python examples/recorded/run.py $(@:example-%=%)
+
+example-prime-rl: $(VENV_VERL)/installed
+	PYTHONPATH=examples:tests EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python \
+	  $(VENV_VERL)/bin/python examples/recorded/run.py prime-rl
 
 # The long tests, half an hour: docs/faults.md, 50 rounds of kill -9 on both stores, a minute of workers killed at
 # random. Run them as root, after apt-get install redis-server iproute2 faketime; tests of a missing tool are skipped.
@@ -208,6 +226,12 @@ $(VENV_HARNESS)/installed: $(VENV)/installed requirements/harness.txt
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_HARNESS)/bin/python --requirement requirements/harness.txt
 	touch $@
 
+$(VENV_NEMO_GYM)/installed: $(VENV)/installed
+	$(PYTHON312) -m venv $(VENV_NEMO_GYM)
+	$(BIN)/uv pip install --quiet --python $(VENV_NEMO_GYM)/bin/python --editable '.[server]' $(NEMO_GYM) \
+	  pytest pytest-asyncio pytest-timeout hypothesis
+	touch $@
+
 $(VENV_MUTATION)/installed: $(VENV)/installed requirements/mutation.txt
 	$(call venv_over_main,$(VENV_MUTATION))
 	$(BIN)/uv pip install --quiet --no-deps --python $(VENV_MUTATION)/bin/python --requirement requirements/mutation.txt
@@ -228,4 +252,4 @@ $(VENV_DOCS)/installed: requirements/docs.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_SMOLLM2) $(VENV_HARNESS) $(VENV_MUTATION) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache
+	rm -rf $(VENV) $(VENV_VLLM) $(VENV_VERL) $(VENV_SMOLLM2) $(VENV_HARNESS) $(VENV_NEMO_GYM) $(VENV_MUTATION) $(VENV_DEPLOY) $(VENV_DOCS) build runs .cache

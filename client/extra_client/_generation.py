@@ -55,6 +55,10 @@ def _no_floats() -> NDArray[np.float32]:
     return np.zeros(0, np.float32)
 
 
+def _no_ints() -> NDArray[np.int32]:
+    return np.zeros(0, np.int32)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
     """One sampled continuation of `prompts[prompt_index]`, the `sample_index`-th of n."""
@@ -88,6 +92,12 @@ class Rollout:
     kept_masses: NDArray[np.float32] = field(default_factory=_no_floats)
     truncated_logprobs: NDArray[np.float32] = field(default_factory=_no_floats)
     truncated_entropies: NDArray[np.float32] = field(default_factory=_no_floats)
+    #: [prompt_tokens - 1] each, empty unless asked for, of the tokens of prompt and prefix but the first:
+    #: log-probability in nats at temperature 1, the likeliest token at its place, and that one's
+    #: log-probability. float32, int32, float32.
+    prompt_logprobs: NDArray[np.float32] = field(default_factory=_no_floats)
+    prompt_likeliest_ids: NDArray[np.int32] = field(default_factory=_no_ints)
+    prompt_likeliest_logprobs: NDArray[np.float32] = field(default_factory=_no_floats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +186,9 @@ class GenerateOptions(TypedDict, total=False):
     segment_entropies: bool
     #: Also return Rollout.kept_masses, truncated_logprobs and truncated_entropies; not with the engine vllm.
     truncated: bool
+    #: Also return Rollout.prompt_logprobs, prompt_likeliest_ids and prompt_likeliest_logprobs; not with the
+    #: engine vllm.
+    prompt_logprobs: bool
     #: One a prompt. The draws depend on it in the place of the prompt's index, so that a request split over
     #: several servers draws the same tokens as one request with that seed.
     seed_indices: Sequence[int] | None
@@ -201,6 +214,7 @@ def generate(
     raw_entropies: bool = False,
     segment_entropies: bool = False,
     truncated: bool = False,
+    prompt_logprobs: bool = False,
     seed_indices: Sequence[int] | None = None,
     max_tokens_per_prompt: Sequence[int | None] | None = None,
     stream_tokens: bool = False,
@@ -242,6 +256,7 @@ def generate(
         raw_entropies=raw_entropies,
         segment_entropies=segment_entropies,
         truncated=truncated,
+        prompt_logprobs=prompt_logprobs,
     )
     return Call(GENERATION, "Generate", request, _event, deadline=3600)
 
@@ -394,6 +409,9 @@ def _event(response: pb.GenerateResponse) -> Event:
         kept_masses=_wire.floats(rollout.kept_masses),
         truncated_logprobs=_wire.floats(rollout.truncated_logprobs),
         truncated_entropies=_wire.floats(rollout.truncated_entropies),
+        prompt_logprobs=_wire.floats(rollout.prompt_logprobs),
+        prompt_likeliest_ids=_wire.ints(rollout.prompt_likeliest_ids),
+        prompt_likeliest_logprobs=_wire.floats(rollout.prompt_likeliest_logprobs),
     )
 
 

@@ -100,8 +100,8 @@ class GenerationClient(_aio_base.Client):
             temperature: Of sampling, at least 0.01; 0 is greedy.
             deadline: Seconds the call may take; None: the client's.
             **options: The fields of GenerateOptions: top_p, top_k, min_p, min_tokens, stop_token_ids,
-                stop_strings, min_policy_version, raw_entropies, segment_entropies, truncated, seed_indices,
-                max_tokens_per_prompt.
+                stop_strings, min_policy_version, raw_entropies, segment_entropies, truncated,
+                prompt_logprobs, seed_indices, max_tokens_per_prompt.
 
         Returns:
             The rollouts in order: `result[i][j]` is the j-th of `prompts[i]`.

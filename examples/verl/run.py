@@ -7,14 +7,13 @@ The overrides below are those of a training run: docs/plugins/verl.md has the co
 
 import asyncio
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 import verl
+from example_servers import served
 from hydra import compose, initialize_config_dir
 from tensordict import TensorDict
 from transformers import AutoTokenizer
@@ -79,24 +78,5 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    # The services run in another environment than verl here, as on a cluster.
-    python = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
-    with tempfile.TemporaryDirectory() as name:
-        targets = {"NOVELTY": f"unix:{name}/novelty", "VERIFICATION": f"unix:{name}/verification"}
-        commands = [
-            [python, "-m", "extra_cli", "serve", service.lower(), f"--host={target}", "--stop-with-stdin"]
-            for service, target in targets.items()
-        ]
-        commands[0].append(f"--data-folder={name}/memory")
-        servers = [subprocess.Popen(command, stdin=subprocess.PIPE) for command in commands]
-        os.environ |= targets
-        try:
-            from extra_client import NoveltyClient, VerificationClient
-
-            VerificationClient(targets["VERIFICATION"]).wait_for_ready()
-            NoveltyClient(targets["NOVELTY"], "my-run").wait_for_ready()
-            asyncio.run(main(Path(name)))
-        finally:
-            for server in servers:
-                server.terminate()
-                server.wait(30)
+    with served(), tempfile.TemporaryDirectory() as name:
+        asyncio.run(main(Path(name)))

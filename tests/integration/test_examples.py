@@ -9,11 +9,13 @@ import re
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from support.generation_models import make_model
+from support.processes import python_path
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -32,7 +34,7 @@ def output(program: str, *arguments: str) -> str:
     ran = subprocess.run(
         [sys.executable, str(EXAMPLES / program), *arguments],
         cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": python_path(EXAMPLES, ROOT / "tests")},
         capture_output=True,
         text=True,
         timeout=280,
@@ -99,3 +101,21 @@ def test_openrlhf_runs_both_files() -> None:
         assert new[6] > 1.001
         assert new[7] == 0
         assert sum(reward > 0 for reward in wrong) == (1 if name == "agent.py" else 0)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "package"),
+    [("slime", "torch"), ("miles", "torch"), ("nemo-rl", "torch"), ("prime-rl", "verifiers")],
+)
+def test_launch_files_of_recorded_trainers_add_the_bonus(trainer: str, package: str) -> None:
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: `make test-plugins` installs it and runs this")
+    printed = output("recorded/run.py", trainer)
+    known, new, wrong = (json.loads(values) for values in re.findall(rf"{trainer} advantages (.*)", printed))
+    # All right and nothing known yet: the trainer's own advantages, which are 0.
+    assert known == [0.0] * 8
+    # Six known solutions, a new one that gets the bonus, and a wrong one.
+    assert max(new[:6]) < new[6] - 0.01
+    assert new[7] < 0 < min(new[:7])
+    # All wrong: the answer given once is paid, except where the launch file has no beta.
+    assert (wrong[7] > wrong[0]) is (trainer != "nemo-rl")

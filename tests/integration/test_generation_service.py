@@ -109,6 +109,27 @@ def test_tokens_follow_the_distribution_and_its_filters(shared: Served) -> None:
     assert {tokens(r)[0] for r in nucleus.values()} == kept
 
 
+def test_prompts_are_scored_as_a_plain_forward_pass_scores_them(shared: Served) -> None:
+    wanted = request([prompt(text) for text in MIXED], n=2, max_tokens=1, temperature=0.5)
+    before = rollouts(shared, wanted)
+    assert not before[0, 0].prompt_logprobs
+    wanted.prompt_logprobs = True
+    for (index, sample), drawn in rollouts(shared, wanted).items():
+        context = encode(shared, MIXED[index])
+        # At temperature 1, whatever the temperature of the draws.
+        logprobs, _ = plain(shared.model, context[:1], context[1:])
+        found = floats(drawn.prompt_logprobs)
+        np.testing.assert_allclose(found, logprobs, atol=1e-4)
+        best, likeliest = floats(drawn.prompt_likeliest_logprobs), drawn.prompt_likeliest_ids
+        for place, token in enumerate(np.frombuffer(likeliest, "<i4")):
+            alone, _ = plain(shared.model, context[: place + 1], [int(token)])
+            np.testing.assert_allclose(best[place], alone[0], atol=1e-4)
+        assert (best >= found).all()
+        # A prompt that is known to the cache is computed anew, and the draws stay the same.
+        assert drawn.cached_prompt_tokens == 0
+        assert tokens(drawn) == tokens(before[index, sample])
+
+
 def test_the_truncated_distribution_comes_beside_the_whole_one(shared: Served) -> None:
     wanted = request([prompt("1+2=")], n=4, seed=5, temperature=0.7, top_k=5)
     assert not rollouts(shared, wanted)[0, 0].kept_masses

@@ -288,13 +288,45 @@ def test_what_changes_nothing_and_null_are_accepted(client: OpenAI) -> None:
     client.chat.completions.create(model="tiny", messages=messages, max_tokens=1, extra_body=neutral | nulls)
 
 
-def test_logprobs_of_alternatives_and_of_prompts_are_refused(client: OpenAI) -> None:
+def test_echo_with_logprobs_scores_prompts_as_evaluation_harnesses_ask(
+    server: Server, client: OpenAI
+) -> None:
+    """As lm-eval's loglikelihood: the likeliest tokens too, and one token drawn; others ask for none."""
+    with server.grpc() as grpc:
+        ((known,),) = grpc.generate(["1+2=3"], 1, 1, temperature=0, prompt_logprobs=True)
+    asked: dict[str, Any] = {"model": "tiny", "prompt": ["1+2=3", "let x"], "temperature": 0, "echo": True}
+    answer = client.completions.create(max_tokens=1, logprobs=1, **asked)
+    choice = answer.choices[0]
+    found: Any = choice.logprobs
+    assert choice.text.startswith("1+2=3")
+    assert len(found.tokens) == len("1+2=3") + 1
+    assert "".join(found.tokens[:5]) == "1+2=3"
+    assert found.text_offset == list(range(6))
+    assert (found.token_logprobs[0], found.top_logprobs[0]) == (None, None)
+    np.testing.assert_allclose(found.token_logprobs[1:5], known.prompt_logprobs, atol=1e-4)
+    np.testing.assert_allclose(found.token_logprobs[5], known.logprobs[0], atol=1e-4)
+    best = [max(top.values()) for top in found.top_logprobs[1:]]
+    np.testing.assert_allclose(best[:4], known.prompt_likeliest_logprobs, atol=1e-4)
+    for token, logprob, top in zip(
+        found.tokens[1:], found.token_logprobs[1:], found.top_logprobs[1:], strict=True
+    ):
+        assert top[token] == logprob
+    none = client.completions.create(max_tokens=0, logprobs=0, **asked).choices[0]
+    assert (none.text, none.finish_reason) == ("1+2=3", "length")
+    assert none.logprobs is not None
+    assert none.logprobs.token_logprobs == found.token_logprobs[:5]
+    assert none.logprobs.top_logprobs is None
+
+
+def test_logprobs_that_are_not_computed_are_refused(client: OpenAI) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"logprobs": 1}, "logprobs"),
-        ({"logprobs": 0, "echo": True}, "echo"),
+        ({"logprobs": 2}, "logprobs"),
+        ({"logprobs": 1, "temperature": 0.7}, "temperature 0"),
+        ({"logprobs": 0, "echo": True, "stream": True}, "stream"),
+        ({"max_tokens": 0}, "at least 1 token"),
     ]
-    for asked, param in cases:
-        with pytest.raises(openai.BadRequestError, match=param):
+    for asked, told in cases:
+        with pytest.raises(openai.BadRequestError, match=told):
             client.completions.create(model="tiny", prompt="a", **asked)
 
 
@@ -316,6 +348,15 @@ def test_models_and_the_description(server: Server, client: OpenAI) -> None:
     for name in ("Message", "TextPart", "OpenAiError", "CompletionRequest"):
         assert f"#/components/schemas/{name}" in text
         assert name in described["components"]["schemas"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/completions"])
+def test_a_route_that_is_not_there_is_refused_in_openais_form(server: Server, path: str) -> None:
+    refused = server.get(path)
+    assert refused.status_code == 404
+    error = refused.json()["error"]
+    assert error["type"] == "not_found_error"
+    assert f"there is no GET {path} here" in error["message"]
 
 
 def test_tokens_scopes_and_request_ids_are_those_of_grpc(server: Server) -> None:

@@ -117,7 +117,7 @@ def test_nemo_rls_page_puts_its_estimator_in_the_place_of_the_other(addresses: d
 
     nemo_rl_batch.install()
     names: dict[str, Any] = {}
-    (program,) = blocks("docs/plugins/nemo-rl.md", "python", addresses | {"my-run": "nemo"})
+    program, _ = blocks("docs/plugins/nemo-rl.md", "python", addresses | {"my-run": "nemo"})
     exec(program, names)
     estimator = names["grpo"].GRPOAdvantageEstimator
     assert issubclass(estimator, nemo_rl_batch.GRPOAdvantageEstimator)

@@ -21,7 +21,7 @@ from extra_client import NamespaceClient, UnavailableError
 from extra_client.integrations import prompt_id
 from support.novelty_server import Server
 from support.pages import blocks
-from support.processes import SERVICES_PYTHON
+from support.processes import SERVICES_PYTHON, python_path
 from support.recorded_logs import assert_as_recorded, dump_generations
 from support.verification_server import own_verifiers, verification_server
 
@@ -35,6 +35,7 @@ import torch
 from support.generation_models import make_model
 from support.trainers.verl_workers import PROMPT, Run
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ANSWERS = ["so 4", "thus 4", "it is 4", "no idea"]
 FILE = """
 from extra_client import NamespaceSettings, VerifyOptions
@@ -232,8 +233,12 @@ def test_the_program_of_the_page_rewards_and_remembers_a_group(
 
 def test_the_example_pays_for_a_new_solution_and_for_a_new_wrong_answer() -> None:
     ran = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve().parents[2] / "examples" / "verl" / "run.py")],
-        env={**os.environ, "EXTRA_RL_SERVICES_PYTHON": SERVICES_PYTHON},
+        [sys.executable, str(EXAMPLES / "verl" / "run.py")],
+        env={
+            **os.environ,
+            "EXTRA_RL_SERVICES_PYTHON": SERVICES_PYTHON,
+            "PYTHONPATH": python_path(EXAMPLES),
+        },
         capture_output=True,
         text=True,
         timeout=280,

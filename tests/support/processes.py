@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 
@@ -15,6 +16,11 @@ SERVICES_PYTHON = os.environ.get("EXTRA_RL_SERVICES_PYTHON", sys.executable)
 MARK = "EXTRA_RL_TEST_MARK"
 #: Seconds that anything may take on a busy machine; no test asserts a duration.
 PATIENCE = 280
+
+
+def python_path(*folders: Path) -> str:
+    """Return PYTHONPATH with folders before those that are in it."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Parts of OpenAI's API without a server: streamed texts, the tokens of sessions, and their bounds."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,25 @@ TEMPLATE = (
 #: Of one to four bytes a character; one is two code points.
 TEXTS = st.text(st.sampled_from("ab 1\n=éπ≈因😀🇩🇪"), max_size=12)
 ASK = [("user", "1+1")]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ([], "request: must be a JSON object"),
+        ({"max_token": 1}, "max_token: is no parameter of this server; did you mean max_tokens?"),
+        ({"guided_json": {}}, "guided_json: is no parameter of this server; leave it out"),
+        ({"logprobs": 1}, "logprobs: 1 needs temperature 0"),
+        ({"logprobs": 1, "temperature": 0, "min_tokens": 1}, "logprobs: 1 needs temperature 0"),
+        ({"max_tokens": 0, "echo": True}, "max_tokens: 0 is for echo with logprobs"),
+        ({"logprobs": 0, "echo": True, "stream": True}, "stream: is not there for echo with logprobs"),
+    ],
+)
+def test_a_wrong_request_is_told_what_to_do(body: Any, told: str) -> None:
+    asked = {"model": "tiny", "prompt": "a", **body} if body else body
+    with pytest.raises(InvalidInput) as refused:
+        parsed(CompletionRequest, asked)
+    assert f"{refused.value.field}: {refused.value}".startswith(told)
 
 
 @pytest.fixture(scope="module")

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from extra_rl.v1 import common_pb2 as extra__rl_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65xtra_rl/v1/generation.proto\x12\x0b\x65xtra_rl.v1\x1a\x18\x65xtra_rl/v1/common.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x01(\x0c\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\":\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.extra_rl.v1.ChatMessage\"\xe2\x01\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x15.extra_rl.v1.TokenIdsH\x00\x12)\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x19.extra_rl.v1.ChatMessagesH\x00\x12\x18\n\x10prefix_token_ids\x18\x03 \x01(\x0c\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nseed_index\x18\x06 \x01(\rH\x02\x88\x01\x01\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\r\n\x0b_seed_index\"\xcc\x01\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\x05\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12\x12\n\nmin_tokens\x18\x07 \x01(\r\x12\x14\n\x0cstop_strings\x18\x08 \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_p\"\xa1\x02\n\x0fGenerateRequest\x12$\n\x07prompts\x18\x01 \x03(\x0b\x32\x13.extra_rl.v1.Prompt\x12\t\n\x01n\x18\x02 \x01(\r\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.extra_rl.v1.SamplingParams\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x1f\n\x12min_policy_version\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x15\n\rstream_tokens\x18\x06 \x01(\x08\x12\x15\n\rraw_entropies\x18\x07 \x01(\x08\x12\x19\n\x11segment_entropies\x18\x08 \x01(\x08\x12\x11\n\ttruncated\x18\t \x01(\x08\x42\x07\n\x05_seedB\x15\n\x13_min_policy_version\"G\n\x0eSegmentEntropy\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\x12\x0c\n\x04mean\x18\x03 \x01(\x02\x12\x0b\n\x03max\x18\x04 \x01(\x02\";\n\x0cPolicyChange\x12\x13\n\x0btoken_index\x18\x01 \x01(\r\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\"\xf2\x03\n\x07Rollout\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x01(\x0c\x12\x10\n\x08logprobs\x18\x04 \x01(\x0c\x12\x11\n\tentropies\x18\x05 \x01(\x0c\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x30\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x19.extra_rl.v1.FinishReason\x12\x16\n\x0epolicy_version\x18\x08 \x01(\x03\x12\x15\n\rprompt_tokens\x18\t \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\n \x01(\r\x12/\n\x07timings\x18\x0b \x01(\x0b\x32\x1e.extra_rl.v1.GenerationTimings\x12\x15\n\rraw_entropies\x18\x0c \x01(\x0c\x12-\n\x08segments\x18\r \x03(\x0b\x32\x1b.extra_rl.v1.SegmentEntropy\x12\x31\n\x0epolicy_changes\x18\x0e \x03(\x0b\x32\x19.extra_rl.v1.PolicyChange\x12\x13\n\x0bkept_masses\x18\x0f \x01(\x0c\x12\x1a\n\x12truncated_logprobs\x18\x10 \x01(\x0c\x12\x1b\n\x13truncated_entropies\x18\x11 \x01(\x0c\"\x83\x01\n\x0cSampledToken\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\x13\n\x0btoken_index\x18\x03 \x01(\r\x12\x10\n\x08token_id\x18\x04 \x01(\x05\x12\x0f\n\x07logprob\x18\x05 \x01(\x02\x12\x0f\n\x07\x65ntropy\x18\x06 \x01(\x02\"[\n\x11GenerationTimings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x02\x12\x17\n\x0fprefill_seconds\x18\x02 \x01(\x02\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x02\"F\n\x0bPromptError\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.extra_rl.v1.Error\"\xa2\x01\n\x10GenerateResponse\x12\'\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.extra_rl.v1.RolloutH\x00\x12\x30\n\x0cprompt_error\x18\x02 \x01(\x0b\x32\x18.extra_rl.v1.PromptErrorH\x00\x12*\n\x05token\x18\x03 \x01(\x0b\x32\x19.extra_rl.v1.SampledTokenH\x00\x42\x07\n\x05\x65vent\"f\n\x14UpdateWeightsRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12(\n\tin_flight\x18\x03 \x01(\x0e\x32\x15.extra_rl.v1.InFlight\"\x7f\n\x15UpdateWeightsResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x1f\n\x17previous_policy_version\x18\x02 \x01(\x03\x12\x1c\n\x14probe_max_difference\x18\x03 \x01(\x02\x12\x0f\n\x07seconds\x18\x04 \x01(\x02\"Q\n\rWeightsHeader\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12(\n\tin_flight\x18\x02 \x01(\x0e\x32\x15.extra_rl.v1.InFlight\"G\n\x0bTensorChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"w\n\x14StreamWeightsRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.extra_rl.v1.WeightsHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.extra_rl.v1.TensorChunkH\x00\x42\x06\n\x04part\"\x7f\n\x15StreamWeightsResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x1f\n\x17previous_policy_version\x18\x02 \x01(\x03\x12\x1c\n\x14probe_max_difference\x18\x03 \x01(\x02\x12\x0f\n\x07seconds\x18\x04 \x01(\x02\"!\n\x1fGenerationServiceGetInfoRequest\"\x9a\x02\n GenerationServiceGetInfoResponse\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x03\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x12\n\nvocab_hash\x18\x06 \x01(\t\x12\x15\n\rmax_model_len\x18\x07 \x01(\r\x12\x13\n\x0bmax_prompts\x18\x08 \x01(\r\x12\x15\n\reos_token_ids\x18\t \x03(\x05\x12\x13\n\x0bmax_samples\x18\n \x01(\r\x12\'\n\x06server\x18\x0b \x01(\x0b\x32\x17.extra_rl.v1.ServerInfo*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03*b\n\x08InFlight\x12\x19\n\x15IN_FLIGHT_UNSPECIFIED\x10\x00\x12\x12\n\x0eIN_FLIGHT_WAIT\x10\x01\x12\x13\n\x0fIN_FLIGHT_ABORT\x10\x02\x12\x12\n\x0eIN_FLIGHT_KEEP\x10\x03\x32\xf8\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.extra_rl.v1.GenerateRequest\x1a\x1d.extra_rl.v1.GenerateResponse0\x01\x12V\n\rUpdateWeights\x12!.extra_rl.v1.UpdateWeightsRequest\x1a\".extra_rl.v1.UpdateWeightsResponse\x12X\n\rStreamWeights\x12!.extra_rl.v1.StreamWeightsRequest\x1a\".extra_rl.v1.StreamWeightsResponse(\x01\x12\x66\n\x07GetInfo\x12,.extra_rl.v1.GenerationServiceGetInfoRequest\x1a-.extra_rl.v1.GenerationServiceGetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65xtra_rl/v1/generation.proto\x12\x0b\x65xtra_rl.v1\x1a\x18\x65xtra_rl/v1/common.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x01(\x0c\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\":\n\x0c\x43hatMessages\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.extra_rl.v1.ChatMessage\"\xe2\x01\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x15.extra_rl.v1.TokenIdsH\x00\x12)\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x19.extra_rl.v1.ChatMessagesH\x00\x12\x18\n\x10prefix_token_ids\x18\x03 \x01(\x0c\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\x17\n\nseed_index\x18\x06 \x01(\rH\x02\x88\x01\x01\x42\x07\n\x05inputB\r\n\x0b_max_tokensB\r\n\x0b_seed_index\"\xcc\x01\n\x0eSamplingParams\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x16\n\x0estop_token_ids\x18\x05 \x03(\x05\x12\r\n\x05min_p\x18\x06 \x01(\x02\x12\x12\n\nmin_tokens\x18\x07 \x01(\r\x12\x14\n\x0cstop_strings\x18\x08 \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_p\"\xba\x02\n\x0fGenerateRequest\x12$\n\x07prompts\x18\x01 \x03(\x0b\x32\x13.extra_rl.v1.Prompt\x12\t\n\x01n\x18\x02 \x01(\r\x12-\n\x08sampling\x18\x03 \x01(\x0b\x32\x1b.extra_rl.v1.SamplingParams\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x1f\n\x12min_policy_version\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x15\n\rstream_tokens\x18\x06 \x01(\x08\x12\x15\n\rraw_entropies\x18\x07 \x01(\x08\x12\x19\n\x11segment_entropies\x18\x08 \x01(\x08\x12\x11\n\ttruncated\x18\t \x01(\x08\x12\x17\n\x0fprompt_logprobs\x18\n \x01(\x08\x42\x07\n\x05_seedB\x15\n\x13_min_policy_version\"G\n\x0eSegmentEntropy\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\x12\x0c\n\x04mean\x18\x03 \x01(\x02\x12\x0b\n\x03max\x18\x04 \x01(\x02\";\n\x0cPolicyChange\x12\x13\n\x0btoken_index\x18\x01 \x01(\r\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\"\xcc\x04\n\x07Rollout\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x01(\x0c\x12\x10\n\x08logprobs\x18\x04 \x01(\x0c\x12\x11\n\tentropies\x18\x05 \x01(\x0c\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x30\n\rfinish_reason\x18\x07 \x01(\x0e\x32\x19.extra_rl.v1.FinishReason\x12\x16\n\x0epolicy_version\x18\x08 \x01(\x03\x12\x15\n\rprompt_tokens\x18\t \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\n \x01(\r\x12/\n\x07timings\x18\x0b \x01(\x0b\x32\x1e.extra_rl.v1.GenerationTimings\x12\x15\n\rraw_entropies\x18\x0c \x01(\x0c\x12-\n\x08segments\x18\r \x03(\x0b\x32\x1b.extra_rl.v1.SegmentEntropy\x12\x31\n\x0epolicy_changes\x18\x0e \x03(\x0b\x32\x19.extra_rl.v1.PolicyChange\x12\x13\n\x0bkept_masses\x18\x0f \x01(\x0c\x12\x1a\n\x12truncated_logprobs\x18\x10 \x01(\x0c\x12\x1b\n\x13truncated_entropies\x18\x11 \x01(\x0c\x12\x17\n\x0fprompt_logprobs\x18\x12 \x01(\x0c\x12\x1c\n\x14prompt_likeliest_ids\x18\x13 \x01(\x0c\x12!\n\x19prompt_likeliest_logprobs\x18\x14 \x01(\x0c\"\x83\x01\n\x0cSampledToken\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12\x14\n\x0csample_index\x18\x02 \x01(\r\x12\x13\n\x0btoken_index\x18\x03 \x01(\r\x12\x10\n\x08token_id\x18\x04 \x01(\x05\x12\x0f\n\x07logprob\x18\x05 \x01(\x02\x12\x0f\n\x07\x65ntropy\x18\x06 \x01(\x02\"[\n\x11GenerationTimings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x02\x12\x17\n\x0fprefill_seconds\x18\x02 \x01(\x02\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x02\"F\n\x0bPromptError\x12\x14\n\x0cprompt_index\x18\x01 \x01(\r\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.extra_rl.v1.Error\"\xa2\x01\n\x10GenerateResponse\x12\'\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.extra_rl.v1.RolloutH\x00\x12\x30\n\x0cprompt_error\x18\x02 \x01(\x0b\x32\x18.extra_rl.v1.PromptErrorH\x00\x12*\n\x05token\x18\x03 \x01(\x0b\x32\x19.extra_rl.v1.SampledTokenH\x00\x42\x07\n\x05\x65vent\"f\n\x14UpdateWeightsRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12(\n\tin_flight\x18\x03 \x01(\x0e\x32\x15.extra_rl.v1.InFlight\"\x7f\n\x15UpdateWeightsResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x1f\n\x17previous_policy_version\x18\x02 \x01(\x03\x12\x1c\n\x14probe_max_difference\x18\x03 \x01(\x02\x12\x0f\n\x07seconds\x18\x04 \x01(\x02\"Q\n\rWeightsHeader\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12(\n\tin_flight\x18\x02 \x01(\x0e\x32\x15.extra_rl.v1.InFlight\"G\n\x0bTensorChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"w\n\x14StreamWeightsRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.extra_rl.v1.WeightsHeaderH\x00\x12)\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x18.extra_rl.v1.TensorChunkH\x00\x42\x06\n\x04part\"\x7f\n\x15StreamWeightsResponse\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x1f\n\x17previous_policy_version\x18\x02 \x01(\x03\x12\x1c\n\x14probe_max_difference\x18\x03 \x01(\x02\x12\x0f\n\x07seconds\x18\x04 \x01(\x02\"!\n\x1fGenerationServiceGetInfoRequest\"\x9a\x02\n GenerationServiceGetInfoResponse\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x03\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x12\n\nvocab_hash\x18\x06 \x01(\t\x12\x15\n\rmax_model_len\x18\x07 \x01(\r\x12\x13\n\x0bmax_prompts\x18\x08 \x01(\r\x12\x15\n\reos_token_ids\x18\t \x03(\x05\x12\x13\n\x0bmax_samples\x18\n \x01(\r\x12\'\n\x06server\x18\x0b \x01(\x0b\x32\x17.extra_rl.v1.ServerInfo*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03*b\n\x08InFlight\x12\x19\n\x15IN_FLIGHT_UNSPECIFIED\x10\x00\x12\x12\n\x0eIN_FLIGHT_WAIT\x10\x01\x12\x13\n\x0fIN_FLIGHT_ABORT\x10\x02\x12\x12\n\x0eIN_FLIGHT_KEEP\x10\x03\x32\xf8\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1c.extra_rl.v1.GenerateRequest\x1a\x1d.extra_rl.v1.GenerateResponse0\x01\x12V\n\rUpdateWeights\x12!.extra_rl.v1.UpdateWeightsRequest\x1a\".extra_rl.v1.UpdateWeightsResponse\x12X\n\rStreamWeights\x12!.extra_rl.v1.StreamWeightsRequest\x1a\".extra_rl.v1.StreamWeightsResponse(\x01\x12\x66\n\x07GetInfo\x12,.extra_rl.v1.GenerationServiceGetInfoRequest\x1a-.extra_rl.v1.GenerationServiceGetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'extra_rl.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2988
-  _globals['_FINISHREASON']._serialized_end=3108
-  _globals['_INFLIGHT']._serialized_start=3110
-  _globals['_INFLIGHT']._serialized_end=3208
+  _globals['_FINISHREASON']._serialized_start=3103
+  _globals['_FINISHREASON']._serialized_end=3223
+  _globals['_INFLIGHT']._serialized_start=3225
+  _globals['_INFLIGHT']._serialized_end=3323
   _globals['_TOKENIDS']._serialized_start=71
   _globals['_TOKENIDS']._serialized_end=94
   _globals['_CHATMESSAGE']._serialized_start=96
@@ -47,37 +47,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLINGPARAMS']._serialized_start=432
   _globals['_SAMPLINGPARAMS']._serialized_end=636
   _globals['_GENERATEREQUEST']._serialized_start=639
-  _globals['_GENERATEREQUEST']._serialized_end=928
-  _globals['_SEGMENTENTROPY']._serialized_start=930
-  _globals['_SEGMENTENTROPY']._serialized_end=1001
-  _globals['_POLICYCHANGE']._serialized_start=1003
-  _globals['_POLICYCHANGE']._serialized_end=1062
-  _globals['_ROLLOUT']._serialized_start=1065
-  _globals['_ROLLOUT']._serialized_end=1563
-  _globals['_SAMPLEDTOKEN']._serialized_start=1566
-  _globals['_SAMPLEDTOKEN']._serialized_end=1697
-  _globals['_GENERATIONTIMINGS']._serialized_start=1699
-  _globals['_GENERATIONTIMINGS']._serialized_end=1790
-  _globals['_PROMPTERROR']._serialized_start=1792
-  _globals['_PROMPTERROR']._serialized_end=1862
-  _globals['_GENERATERESPONSE']._serialized_start=1865
-  _globals['_GENERATERESPONSE']._serialized_end=2027
-  _globals['_UPDATEWEIGHTSREQUEST']._serialized_start=2029
-  _globals['_UPDATEWEIGHTSREQUEST']._serialized_end=2131
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=2133
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=2260
-  _globals['_WEIGHTSHEADER']._serialized_start=2262
-  _globals['_WEIGHTSHEADER']._serialized_end=2343
-  _globals['_TENSORCHUNK']._serialized_start=2345
-  _globals['_TENSORCHUNK']._serialized_end=2416
-  _globals['_STREAMWEIGHTSREQUEST']._serialized_start=2418
-  _globals['_STREAMWEIGHTSREQUEST']._serialized_end=2537
-  _globals['_STREAMWEIGHTSRESPONSE']._serialized_start=2539
-  _globals['_STREAMWEIGHTSRESPONSE']._serialized_end=2666
-  _globals['_GENERATIONSERVICEGETINFOREQUEST']._serialized_start=2668
-  _globals['_GENERATIONSERVICEGETINFOREQUEST']._serialized_end=2701
-  _globals['_GENERATIONSERVICEGETINFORESPONSE']._serialized_start=2704
-  _globals['_GENERATIONSERVICEGETINFORESPONSE']._serialized_end=2986
-  _globals['_GENERATIONSERVICE']._serialized_start=3211
-  _globals['_GENERATIONSERVICE']._serialized_end=3587
+  _globals['_GENERATEREQUEST']._serialized_end=953
+  _globals['_SEGMENTENTROPY']._serialized_start=955
+  _globals['_SEGMENTENTROPY']._serialized_end=1026
+  _globals['_POLICYCHANGE']._serialized_start=1028
+  _globals['_POLICYCHANGE']._serialized_end=1087
+  _globals['_ROLLOUT']._serialized_start=1090
+  _globals['_ROLLOUT']._serialized_end=1678
+  _globals['_SAMPLEDTOKEN']._serialized_start=1681
+  _globals['_SAMPLEDTOKEN']._serialized_end=1812
+  _globals['_GENERATIONTIMINGS']._serialized_start=1814
+  _globals['_GENERATIONTIMINGS']._serialized_end=1905
+  _globals['_PROMPTERROR']._serialized_start=1907
+  _globals['_PROMPTERROR']._serialized_end=1977
+  _globals['_GENERATERESPONSE']._serialized_start=1980
+  _globals['_GENERATERESPONSE']._serialized_end=2142
+  _globals['_UPDATEWEIGHTSREQUEST']._serialized_start=2144
+  _globals['_UPDATEWEIGHTSREQUEST']._serialized_end=2246
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=2248
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=2375
+  _globals['_WEIGHTSHEADER']._serialized_start=2377
+  _globals['_WEIGHTSHEADER']._serialized_end=2458
+  _globals['_TENSORCHUNK']._serialized_start=2460
+  _globals['_TENSORCHUNK']._serialized_end=2531
+  _globals['_STREAMWEIGHTSREQUEST']._serialized_start=2533
+  _globals['_STREAMWEIGHTSREQUEST']._serialized_end=2652
+  _globals['_STREAMWEIGHTSRESPONSE']._serialized_start=2654
+  _globals['_STREAMWEIGHTSRESPONSE']._serialized_end=2781
+  _globals['_GENERATIONSERVICEGETINFOREQUEST']._serialized_start=2783
+  _globals['_GENERATIONSERVICEGETINFOREQUEST']._serialized_end=2816
+  _globals['_GENERATIONSERVICEGETINFORESPONSE']._serialized_start=2819
+  _globals['_GENERATIONSERVICEGETINFORESPONSE']._serialized_end=3101
+  _globals['_GENERATIONSERVICE']._serialized_start=3326
+  _globals['_GENERATIONSERVICE']._serialized_end=3702
 # @@protoc_insertion_point(module_scope)

@@ -297,6 +297,7 @@ class GenerateRequest(_message.Message):
     RAW_ENTROPIES_FIELD_NUMBER: _builtins.int
     SEGMENT_ENTROPIES_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     n: _builtins.int
     """Samples per prompt, at least 1."""
     seed: _builtins.int
@@ -316,6 +317,10 @@ class GenerateRequest(_message.Message):
     truncated: _builtins.bool
     """Also compute Rollout.kept_masses, truncated_logprobs and truncated_entropies. INVALID_ARGUMENT from the
     engine vllm, which does not compute them.
+    """
+    prompt_logprobs: _builtins.bool
+    """Also compute Rollout.prompt_logprobs, prompt_likeliest_ids and prompt_likeliest_logprobs. Such a prompt is
+    computed anew, never taken from a cache. INVALID_ARGUMENT from the engine vllm.
     """
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prompt]:
@@ -337,10 +342,11 @@ class GenerateRequest(_message.Message):
         raw_entropies: _builtins.bool = ...,
         segment_entropies: _builtins.bool = ...,
         truncated: _builtins.bool = ...,
+        prompt_logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "sampling", b"sampling", "seed", b"seed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "n", b"n", "prompts", b"prompts", "raw_entropies", b"raw_entropies", "sampling", b"sampling", "seed", b"seed", "segment_entropies", b"segment_entropies", "stream_tokens", b"stream_tokens", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version", "_seed", b"_seed", "min_policy_version", b"min_policy_version", "n", b"n", "prompt_logprobs", b"prompt_logprobs", "prompts", b"prompts", "raw_entropies", b"raw_entropies", "sampling", b"sampling", "seed", b"seed", "segment_entropies", b"segment_entropies", "stream_tokens", b"stream_tokens", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_policy_version: _TypeAlias = _typing.Literal["min_policy_version"]  # noqa: Y015
     _WhichOneofArgType__min_policy_version: _TypeAlias = _typing.Literal["_min_policy_version", b"_min_policy_version"]  # noqa: Y015
@@ -436,6 +442,9 @@ class Rollout(_message.Message):
     KEPT_MASSES_FIELD_NUMBER: _builtins.int
     TRUNCATED_LOGPROBS_FIELD_NUMBER: _builtins.int
     TRUNCATED_ENTROPIES_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PROMPT_LIKELIEST_IDS_FIELD_NUMBER: _builtins.int
+    PROMPT_LIKELIEST_LOGPROBS_FIELD_NUMBER: _builtins.int
     prompt_index: _builtins.int
     """Index of its prompt in the request."""
     sample_index: _builtins.int
@@ -474,6 +483,14 @@ class Rollout(_message.Message):
     """
     truncated_entropies: _builtins.bytes
     """float32 [length]: as entropies, of that distribution. Empty unless asked for."""
+    prompt_logprobs: _builtins.bytes
+    """float32 [prompt_tokens - 1]: log-probability, in nats at temperature 1, of each token of prompt and prefix but
+    the first, after those before it. Empty unless asked for.
+    """
+    prompt_likeliest_ids: _builtins.bytes
+    """int32 [prompt_tokens - 1]: the likeliest token at each of these places. Empty unless asked for."""
+    prompt_likeliest_logprobs: _builtins.bytes
+    """float32 [prompt_tokens - 1]: its log-probability, as prompt_logprobs. Empty unless asked for."""
     @_builtins.property
     def timings(self) -> Global___GenerationTimings:
         """Where the time went."""
@@ -506,10 +523,13 @@ class Rollout(_message.Message):
         kept_masses: _builtins.bytes = ...,
         truncated_logprobs: _builtins.bytes = ...,
         truncated_entropies: _builtins.bytes = ...,
+        prompt_logprobs: _builtins.bytes = ...,
+        prompt_likeliest_ids: _builtins.bytes = ...,
+        prompt_likeliest_logprobs: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "entropies", b"entropies", "finish_reason", b"finish_reason", "kept_masses", b"kept_masses", "logprobs", b"logprobs", "policy_changes", b"policy_changes", "policy_version", b"policy_version", "prompt_index", b"prompt_index", "prompt_tokens", b"prompt_tokens", "raw_entropies", b"raw_entropies", "sample_index", b"sample_index", "segments", b"segments", "text", b"text", "timings", b"timings", "token_ids", b"token_ids", "truncated_entropies", b"truncated_entropies", "truncated_logprobs", b"truncated_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "entropies", b"entropies", "finish_reason", b"finish_reason", "kept_masses", b"kept_masses", "logprobs", b"logprobs", "policy_changes", b"policy_changes", "policy_version", b"policy_version", "prompt_index", b"prompt_index", "prompt_likeliest_ids", b"prompt_likeliest_ids", "prompt_likeliest_logprobs", b"prompt_likeliest_logprobs", "prompt_logprobs", b"prompt_logprobs", "prompt_tokens", b"prompt_tokens", "raw_entropies", b"raw_entropies", "sample_index", b"sample_index", "segments", b"segments", "text", b"text", "timings", b"timings", "token_ids", b"token_ids", "truncated_entropies", b"truncated_entropies", "truncated_logprobs", b"truncated_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from protobuf.wkt import Any as AnyDetail
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -133,7 +134,8 @@ class Gateway:
         ]
         if self._api is not None:
             routes += self._api.routes(upstream)
-        routes.append(Mount("/", app=_Application(methods, upstream.call, self._limit)))
+        connect = _Application(methods, upstream.call, self._limit)
+        routes.append(Mount("/", app=_Guided(connect, set(methods), set(self._posts), self._api)))
         app = _Authenticated(Starlette(routes=routes), self._tokens, self._api)
         self._serving = asyncio.create_task(serve(app, self._config, shutdown_trigger=self._stopping.wait))
 
@@ -163,6 +165,37 @@ class _Application(ConnectASGIApplication[None]):
             # A misspelled field is an error, not left out.
             codecs=[google_protobuf_binary_codec(), google_protobuf_json_codec(ignore_unknown_fields=False)],
         )
+
+
+class _Guided:
+    """Refuses with a sentence what Connect refuses without one: other paths, methods and content types."""
+
+    def __init__(self, app: Any, methods: set[str], posts: set[str], api: Api | None) -> None:
+        self._app = app
+        self._methods = methods
+        self._posts = posts
+        self._api = api
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Any) -> Response | None:
+        method, path = scope["method"], scope["path"]
+        if path not in self._methods | self._posts:
+            failure = Failure(
+                Code.NOT_FOUND, f"there is no {method} {path} here; GET /openapi.json lists what there is"
+            )
+            ours = self._api is not None and path.startswith(self._api.prefix)
+            return self._api.failed(failure) if self._api and ours else _failed(failure, {})
+        if method != "POST":
+            told = {"code": Code.UNIMPLEMENTED.value, "message": f"use POST for {path}, not {method}"}
+            return JSONResponse(told, 405, {"allow": "POST"})
+        kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+        if kind in ("application/json", "application/proto") or kind.startswith("application/grpc"):
+            return None
+        text = f"the content-type is {kind or 'missing'}: send application/json, or application/proto"
+        return JSONResponse({"code": Code.INVALID_ARGUMENT.value, "message": text}, 415)
 
 
 class _Authenticated:

@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from extra_services.errors import InvalidInput, ServiceError
 from extra_services.runtime.errors import status_of
@@ -136,6 +136,8 @@ def failure_of(error: Exception, path: str, headers: Mapping[str, str]) -> Failu
     """
     if isinstance(error, ServiceError):
         return _of_status(status_of(error))
+    if isinstance(error, ClientDisconnect):
+        return Failure(Code.CANCELED, "the caller has hung up")
     if isinstance(error, grpc.aio.AioRpcError):
         status = rich_status(error)
         return _of_status(status) if status else Failure(CODES[error.code().value[0]], error.details() or "")
@@ -170,9 +172,14 @@ async def read_json(request: Request, limit: int) -> Any:
         if len(body) > limit:
             raise InvalidInput("request", f"is larger than {limit:,} bytes, max_message_bytes of this server")
     try:
-        return json.loads(body)
-    except ValueError as error:
+        return json.loads(body, parse_constant=_no_number)
+    # Of brackets inside brackets there may be too many.
+    except (ValueError, RecursionError) as error:
         raise InvalidInput("request", f"is no JSON: {error}") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number there; send null for what is missing")
 
 
 def descriptor_of(method: str) -> Any:

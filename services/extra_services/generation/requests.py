@@ -71,6 +71,8 @@ class GenerationRequest:
     raw_entropies: bool = False
     #: Whether the numbers of `rollouts.Truncated` are computed too.
     truncated: bool = False
+    #: Whether `rollouts.PromptScores` are computed too.
+    prompt_scores: bool = False
 
     def seed_index(self, prompt_index: int) -> int:
         """Return the prompt's part of the seed of its draws."""

@@ -24,6 +24,20 @@ class Truncated:
 
 
 @dataclass(frozen=True)
+class PromptScores:
+    """Log-probabilities of the tokens of prompt and prefix but the first, in nats at temperature 1.
+
+    Its arrays are [length of prompt and prefix - 1].
+    """
+
+    #: float32, of the token itself.
+    logprobs: NDArray[np.float32]
+    #: int32: the likeliest token at its place, and float32: the log-probability of that one.
+    likeliest_ids: NDArray[np.int32]
+    likeliest_logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Rollout:
     """One finished sample; its arrays are [length]. Seconds are those of the proto's GenerationTimings."""
 
@@ -47,6 +61,7 @@ class Rollout:
     stop_string: str | None = None
     #: None unless requested.
     truncated: Truncated | None = None
+    prompt_scores: PromptScores | None = None
 
 
 @dataclass(frozen=True)

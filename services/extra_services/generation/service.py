@@ -67,6 +67,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             stream_tokens=request.stream_tokens,
             raw_entropies=request.raw_entropies,
             truncated=request.truncated,
+            prompt_scores=request.prompt_logprobs,
         )
         # Before the prompts are read: too many of them are refused without tokenizing them.
         check_request(wanted, len(request.prompts), self._engine.limits)
@@ -179,7 +180,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _rollout(self, rollout: Rollout, prompt: Prompt) -> pb.Rollout:
         finish_reason: Any = wire.number(rollout.finish_reason)  # a plain int to mypy
-        cut = rollout.truncated
+        cut, scores = rollout.truncated, rollout.prompt_scores
         return pb.Rollout(
             prompt_index=rollout.prompt_index,
             sample_index=rollout.sample_index,
@@ -190,6 +191,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             kept_masses=b"" if cut is None else arrays.to_bytes(cut.kept_masses),
             truncated_logprobs=b"" if cut is None else arrays.to_bytes(cut.logprobs),
             truncated_entropies=b"" if cut is None else arrays.to_bytes(cut.entropies),
+            prompt_logprobs=b"" if scores is None else arrays.to_bytes(scores.logprobs),
+            prompt_likeliest_ids=b"" if scores is None else arrays.to_bytes(scores.likeliest_ids),
+            prompt_likeliest_logprobs=b"" if scores is None else arrays.to_bytes(scores.likeliest_logprobs),
             text=self._tokenizer.response(
                 prompt.prefix.tolist(), rollout.token_ids.tolist(), rollout.stop_string
             ),

@@ -20,6 +20,7 @@ from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.memory.store import Store
 from extra_services.novelty.collecting import SampleCollector
 from extra_services.novelty.request import NoveltyLimits
+from extra_services.novelty.rewards import POSTS
 from extra_services.novelty.scoring import NoveltyScorer
 from extra_services.novelty.service import NoveltyServicer
 from extra_services.prefix.prefixes import PrefixLimits, PrefixMemory
@@ -149,6 +150,7 @@ async def build(settings: NoveltySettings) -> ServerSpec:
             ),
         },
         close=close,
+        http_posts=POSTS,
     )
 
 

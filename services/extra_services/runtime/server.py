@@ -89,10 +89,11 @@ async def serve(settings: ServerSettings, build: Callable[[], Awaitable[ServerSp
     for name in ("", *spec.services):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     following = asyncio.create_task(_follow(spec, checks)) if spec.readiness else None
-    if settings.address_file:
-        _write_atomically(settings.address_file, address)
     if settings.http_address_file and gateway:
         _write_atomically(settings.http_address_file, gateway.address)
+    # The last: who waits for this file finds the other.
+    if settings.address_file:
+        _write_atomically(settings.address_file, address)
     metrics.SERVING.set(1)
     log.info(
         "serving",

@@ -15,6 +15,7 @@ from extra_rl.references import InvalidReference, reference_texts
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
 from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError
+from extra_services.gateway.contracts import check_parameters, listed, responses, sendable, text, value
 
 VERIFY = "/extra_rl.v1.VerificationService/Verify"
 
@@ -31,16 +32,12 @@ async def openrlhf(body: Any, query: Mapping[str, str], call: Any, headers: Mapp
 
     Of one query, which is what OpenRLHF sends, rewards and scores are numbers, of several they are lists.
     """
-    queries, prompts, labels = (_list(body, name) for name in ("query", "prompts", "labels"))
+    queries, prompts, labels = (listed(body, name) for name in ("query", "prompts", "labels"))
     if not len(queries) == len(prompts) == len(labels):
         lengths = f"{len(queries)} query, {len(prompts)} prompts, {len(labels)} labels"
         raise InvalidInput("request", f"{lengths}: must be as many of each")
-    responses = [
-        _text(text, f"query[{index}]").removeprefix(_text(prompt, f"prompts[{index}]"))
-        for index, (text, prompt) in enumerate(zip(queries, prompts, strict=True))
-    ]
     names = [f"labels[{index}]" for index in range(len(labels))]
-    found = await _rewards(responses, labels, names, query, call, headers)
+    found = await _rewards(responses(queries, prompts), labels, names, query, call, headers)
     values: Any = [each.value for each in found]
     undecided: Any = [float(each.undecided) for each in found]
     if len(found) == 1:
@@ -50,8 +47,8 @@ async def openrlhf(body: Any, query: Mapping[str, str], call: Any, headers: Mapp
 
 async def slime(body: Any, query: Mapping[str, str], call: Any, headers: Mapping[str, str]) -> Any:
     """Answer slime's --rm-url: prompt, response and label of a sample, whose reward is the whole answer."""
-    response = _text(_value(body, "response"), "response")
-    (found,) = await _rewards([response], [_value(body, "label")], ["label"], query, call, headers)
+    response = text(value(body, "response"), "response")
+    (found,) = await _rewards([response], [value(body, "label")], ["label"], query, call, headers)
     return found.value
 
 
@@ -60,18 +57,28 @@ async def nemo_gym(body: Any, query: Mapping[str, str], call: Any, headers: Mapp
 
     The answer is the request with reward and extracted_answer, as a resources server of Gym returns it.
     """
-    expected = _value(body, "expected_answer")
-    text = _output_text(_value(body, "response"))
-    (found,) = await _rewards([text], [expected], ["expected_answer"], query, call, headers)
+    expected = value(body, "expected_answer")
+    response = _output_text(value(body, "response"))
+    (found,) = await _rewards([response], [expected], ["expected_answer"], query, call, headers)
     return body | {"reward": found.value, "extracted_answer": found.answer or None}
 
 
+async def seed_session(body: Any, query: Mapping[str, str], call: Any, headers: Mapping[str, str]) -> Any:
+    """Answer NeMo-Gym's /seed_session, which agents call before each rollout: nothing is to be seeded."""
+    return {}
+
+
 #: Paths of the HTTP port.
-POSTS = {"/rewards/openrlhf": openrlhf, "/rewards/slime": slime, "/verify": nemo_gym}
+POSTS = {
+    "/rewards/openrlhf": openrlhf,
+    "/rewards/slime": slime,
+    "/verify": nemo_gym,
+    "/seed_session": seed_session,
+}
 
 
 async def _rewards(
-    responses: Sequence[str],
+    replies: Sequence[str],
     labels: Sequence[Any],
     names: Sequence[str],
     query: Mapping[str, str],
@@ -81,14 +88,12 @@ async def _rewards(
     shared = _shared(query)
     undecided = _undecided(query)
     items = []
-    for response, label, name in zip(responses, labels, names, strict=True):
+    for reply, label, name in zip(replies, labels, names, strict=True):
         try:
             first, *others = reference_texts(label)
         except InvalidReference as error:
             raise InvalidInput(name, str(error)) from error
-        # A lone surrogate cannot be sent, and is no answer.
-        sendable = response.encode("utf-8", "replace").decode()
-        item = pb.VerifyItem(response=sendable, answer=first, other_answers=others)
+        item = pb.VerifyItem(response=sendable(reply), answer=first, other_answers=others)
         item.MergeFrom(shared)
         items.append(item)
     answer = await call(VERIFY, pb.VerifyRequest(items=items), headers)
@@ -110,9 +115,7 @@ def _reward(verdict: pb.Verdict, undecided: float | None, name: str) -> _Reward:
 
 
 def _shared(query: Mapping[str, str]) -> pb.VerifyItem:
-    unknown = sorted(set(query) - {"method", "verifier", "undecided"})
-    if unknown:
-        raise InvalidInput(unknown[0], "is no parameter: there are method, verifier and undecided")
+    check_parameters(query, ("method", "verifier", "undecided"))
     try:
         method: Any = wire.number(Method(query.get("method", Method.MATH)))
     except ValueError as error:
@@ -129,32 +132,15 @@ def _undecided(query: Mapping[str, str]) -> float | None:
         raise InvalidInput("undecided", f"must be a number, not {query['undecided']!r}") from error
 
 
-def _value(body: Any, name: str) -> Any:
-    if not isinstance(body, dict) or name not in body:
-        raise InvalidInput(name, "is missing: the request must be a JSON object that has it")
-    return body[name]
-
-
-def _list(body: Any, name: str) -> list[Any]:
-    value = _value(body, name)
-    if not isinstance(value, list):
-        raise InvalidInput(name, f"must be a list, not {type(value).__name__}")
-    return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidInput(name, f"must be a text, not {type(value).__name__}")
-    return value
-
-
 def _output_text(response: Any) -> str:
     """Return the text of a response of the Responses API: of its messages, in a row."""
     try:
         messages = [each for each in response["output"] if each["type"] == "message"]
         parts = [part for message in messages for part in message["content"] if part["type"] == "output_text"]
-        return "".join(_text(part["text"], "response.output") for part in parts)
+        return "".join(text(part["text"], "response.output") for part in parts)
     except ServiceError:
         raise
-    except (KeyError, TypeError) as error:
-        raise InvalidInput("response", f"is no response of the Responses API: {error!r}") from error
+    except KeyError as error:
+        raise InvalidInput("response", f"is no response of the Responses API: {error} is missing") from error
+    except TypeError as error:
+        raise InvalidInput("response", f"is no response of the Responses API: {error}") from error

@@ -22,6 +22,18 @@ class _Drawn:
     offsets: Sequence[int] = ()
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """Tokens with what `logprobs` of a completion holds of each."""
+
+    ids: Sequence[int]
+    #: None: the first of a prompt has none.
+    logprobs: Sequence[float | None]
+    #: The likeliest token at its place, and the log-probability of that one; None as above.
+    likeliest: Sequence[tuple[int, float] | None]
+    offsets: Sequence[int]
+
+
 @dataclass
 class _Growing:
     """A choice whose tokens still come."""
@@ -100,6 +112,8 @@ class Answer:
         """
         choices = []
         for place, rollout in enumerate(sorted(rollouts, key=self._index)):
+            if isinstance(self._request, CompletionRequest) and self._request.max_tokens == 0:
+                self._empty(rollout)
             self.usage.add(rollout)
             text = self._echo(rollout.prompt_index) + rollout.text
             choice = self._choice(self._index(rollout), text, self._drawn(rollout), rollout, whole=True)
@@ -160,6 +174,14 @@ class Answer:
             return {}
         return {"prompt_token_ids": list(self._prompts[0])}
 
+    def _empty(self, rollout: pb.Rollout) -> None:
+        """Take out of a choice the token that was drawn although none was asked for."""
+        rollout.text = self._tokenizer.response(self._request.prefix_token_ids, [], None)
+        rollout.finish_reason = pb.FINISH_REASON_LENGTH
+        numbers: list[Any] = ["token_ids", "logprobs", "entropies", "raw_entropies", "segments"]
+        for name in (*numbers, "kept_masses", "truncated_logprobs", "truncated_entropies"):
+            rollout.ClearField(name)
+
     def _echo(self, prompt: int) -> str:
         if not (isinstance(self._request, CompletionRequest) and self._request.echo):
             return ""
@@ -207,8 +229,12 @@ class Answer:
         else:
             content = {"content": text} if text or first else {}
             choice["delta"] = {"role": "assistant"} | content if first else content
-        if self._request.wants_logprobs and drawn.ids:
-            choice["logprobs"] = self._chat_logprobs(drawn) if self._chat else self._logprobs(drawn)
+        if self._request.wants_prompt_logprobs and rollout is not None:
+            choice["logprobs"] = self._logprobs(self._with_prompt(drawn, rollout))
+        elif self._request.wants_logprobs and drawn.ids:
+            choice["logprobs"] = (
+                self._chat_logprobs(drawn) if self._chat else self._logprobs(self._scored(drawn))
+            )
         if self._request.return_token_ids:
             choice["token_ids"] = list(drawn.ids)
             if not self._chat and (whole or first):
@@ -238,13 +264,46 @@ class Answer:
             found["truncated_entropies"] = wire.floats(rollout.truncated_entropies).tolist()
         return found
 
-    def _logprobs(self, drawn: _Drawn) -> dict[str, Any]:
-        return {
-            "tokens": [self._tokenizer.token_text(token) for token in drawn.ids],
-            "token_logprobs": list(drawn.logprobs),
+    def _scored(self, drawn: _Drawn) -> _Scored:
+        # The likeliest tokens are asked for at temperature 0 only, where they are the drawn ones.
+        likeliest = list(zip(drawn.ids, drawn.logprobs, strict=True))
+        return _Scored(drawn.ids, drawn.logprobs, likeliest, drawn.offsets)
+
+    def _with_prompt(self, drawn: _Drawn, rollout: pb.Rollout) -> _Scored:
+        """Return the drawn tokens behind those of prompt and prefix."""
+        after = self._scored(drawn)
+        ids = [*self._prompts[rollout.prompt_index], *self._request.prefix_token_ids]
+        growing, end, offsets = GrowingText(self._tokenizer), 0, []
+        for token in ids:
+            offsets.append(end)
+            end += len(growing.add([token]))
+        best = zip(
+            wire.ints(rollout.prompt_likeliest_ids).tolist(),
+            wire.floats(rollout.prompt_likeliest_logprobs).tolist(),
+            strict=True,
+        )
+        return _Scored(
+            [*ids, *after.ids],
+            [None, *wire.floats(rollout.prompt_logprobs).tolist(), *after.logprobs],
+            [None, *best, *after.likeliest],
+            [*offsets, *after.offsets],
+        )
+
+    def _logprobs(self, scored: _Scored) -> dict[str, Any]:
+        texts = [self._tokenizer.token_text(token) for token in scored.ids]
+        found: dict[str, Any] = {
+            "tokens": texts,
+            "token_logprobs": list(scored.logprobs),
             "top_logprobs": None,
-            "text_offset": list(drawn.offsets),
+            "text_offset": list(scored.offsets),
         }
+        if self._request.wants_likeliest:
+            found["top_logprobs"] = [
+                # Two tokens may have one text: the larger number stays.
+                best and {text: logprob, self._tokenizer.token_text(best[0]): best[1]}
+                for text, logprob, best in zip(texts, scored.logprobs, scored.likeliest, strict=True)
+            ]
+        return found
 
     def _chat_logprobs(self, drawn: _Drawn) -> dict[str, Any]:
         content = []

@@ -3,6 +3,7 @@
 A parameter that is not here is refused by its name, unless it says what is so anyway (`NEUTRAL`, or null).
 """
 
+import difflib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -110,6 +111,16 @@ class _Sampling(_Strict):
         """Whether log-probabilities of the tokens are in the answer."""
         raise NotImplementedError
 
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether those of the prompt's tokens are in it too."""
+        return False
+
+    @property
+    def wants_likeliest(self) -> bool:
+        """Whether the likeliest token at the place of each of them is in it too."""
+        return False
+
     def limit(self, window: int) -> int:
         """Return the most tokens of a choice; `window` is the most that fit."""
         raise NotImplementedError
@@ -151,6 +162,7 @@ class _Sampling(_Strict):
                 raw_entropies=self.raw_entropies,
                 segment_entropies=self.segment_entropies,
                 truncated=self.truncated,
+                prompt_logprobs=self.wants_prompt_logprobs,
             )
         except ValueError as error:
             raise InvalidInput("request", f"a parameter is out of range: {error}") from error
@@ -162,25 +174,47 @@ class CompletionRequest(_Sampling):
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
         description="One text or several, or one list of token ids or several."
     )
-    max_tokens: int = Field(16, ge=1, lt=2**31, description="Most tokens of a choice.")
-    logprobs: Literal[0] | None = Field(
-        None, description="0: log-probabilities of the drawn tokens. Alternatives are not computed."
+    max_tokens: int = Field(
+        16, ge=0, lt=2**31, description="Most tokens of a choice; 0 with echo and logprobs: none."
     )
-    echo: bool = Field(False, description="Put the prompt's text before the choice's; without logprobs.")
+    logprobs: Literal[0, 1] | None = Field(
+        None,
+        description="0: log-probabilities of the drawn tokens, with echo also of the prompt's. "
+        "1: at temperature 0, also the likeliest token at each place.",
+    )
+    echo: bool = Field(False, description="Put the prompt's text before the choice's.")
 
     @property
     def wants_logprobs(self) -> bool:
         """Whether log-probabilities of the tokens are in the answer."""
         return self.logprobs is not None
 
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether those of the prompt's tokens are in it too."""
+        return self.echo and self.wants_logprobs
+
+    @property
+    def wants_likeliest(self) -> bool:
+        """Whether the likeliest token at the place of each of them is in it too."""
+        return self.logprobs == 1
+
     def limit(self, window: int) -> int:
-        """Return the most tokens of a choice."""
-        return self.max_tokens
+        """Return the most tokens of a choice; the service draws at least one."""
+        return max(1, self.max_tokens)
 
     @model_validator(mode="after")
-    def _echo_has_no_logprobs(self) -> Self:
-        if self.echo and self.wants_logprobs:
-            raise InvalidInput("echo", "with logprobs would need those of the prompt, which are not computed")
+    def _logprobs_are_computed(self) -> Self:
+        if self.wants_likeliest and (self.temperature != 0 or self.min_tokens):
+            raise InvalidInput(
+                "logprobs",
+                "1 needs temperature 0 and no min_tokens: the drawn token is then the likeliest one. Other "
+                "alternatives are not computed; use 0",
+            )
+        if self.max_tokens == 0 and not self.wants_prompt_logprobs:
+            raise InvalidInput("max_tokens", "0 is for echo with logprobs; ask for at least 1 token")
+        if self.stream and self.wants_prompt_logprobs:
+            raise InvalidInput("stream", "is not there for echo with logprobs: leave it out")
         return self
 
 
@@ -257,7 +291,11 @@ def parsed(kind: type[Request], body: Any) -> Request:
     place = [str(part) for part in first["loc"] if str(part).isalnum() or "_" in str(part)]
     field = ".".join(part for part in place if part not in ("str", "int")) or "request"
     if first["type"] == "extra_forbidden":
-        raise InvalidInput(field, "is no parameter of this server; leave it out")
+        similar = difflib.get_close_matches(field, kind.model_fields, 1)
+        told = f"did you mean {similar[0]}?" if similar else "leave it out"
+        raise InvalidInput(field, f"is no parameter of this server; {told}")
+    if first["type"] == "model_type":
+        raise InvalidInput(field, "must be a JSON object")
     raise InvalidInput(field, first["msg"])
 
 

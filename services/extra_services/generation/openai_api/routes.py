@@ -47,6 +47,7 @@ LINES = "application/x-ndjson"
 #: Names of Generate's fields -> of OpenAI's.
 _NAMES = {
     "stop_strings": "stop",
+    "prompt_logprobs": "logprobs",
     "prompts": "prompt",
     "token_ids": "prompt",
     "token_ids.ids": "prompt",

@@ -311,6 +311,9 @@ class TransformersEngine:
         """Find the prompts of the groups in the cache, and compute the others."""
         missing = []
         for group in groups:
+            if group.ticket.request.prompt_scores:
+                self._score(group)
+                continue
             group.computed = self._cache.whole(group.tokens)
             group.cached_tokens = 0 if group.computed is None else len(group.tokens)
             start = None if group.computed else self._cache.longest_start(group.tokens)
@@ -331,6 +334,12 @@ class TransformersEngine:
         for group in groups:
             assert group.computed is not None
             self._cache.add(group.computed)
+
+    def _score(self, group: PromptGroup) -> None:
+        """Compute a prompt with the log-probabilities of its tokens, which no cache has."""
+        started = time.monotonic()
+        group.computed, group.scores = self._runner.score(group.tokens)
+        group.prefill_seconds = time.monotonic() - started
 
     def _join(self, group: PromptGroup) -> None:
         """Give rows to as many samples of the group as there is room for, and draw their first tokens."""
@@ -369,6 +378,7 @@ class TransformersEngine:
             queue_seconds=max(0.0, now - group.ticket.submitted - group.prefill_seconds),
             prefill_seconds=group.prefill_seconds,
             joined=now,
+            prompt_scores=group.scores,
         )
 
     def _step(self) -> None:

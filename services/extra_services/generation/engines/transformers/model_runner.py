@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from extra_services.errors import FailedPrecondition
 from extra_services.generation import weights
-from extra_services.generation.engines.transformers.rows import ComputedSequence, Prefill, Rows
+from extra_services.generation.engines.transformers.rows import ComputedSequence, Layer, Prefill, Rows
+from extra_services.generation.rollouts import PromptScores
 
 #: Most padded tokens of prompts computed at once, so that a long queue of prompts does not stall the batch.
 PREFILL_TOKENS = 4096
@@ -112,6 +113,28 @@ class ModelRunner:
         positions = torch.arange(length, len(tokens), device=self.device)[None]
         logits = self.forward(ids, positions, prefill, 1)
         return prefill.sequence(0, tokens, logits[:, 0])
+
+    def score(self, tokens: NDArray[np.int32]) -> tuple[ComputedSequence, PromptScores]:
+        """Compute a sequence int32 [length] alone, with the log-probabilities of its tokens.
+
+        Alone, so that they do not depend on what else is computed; in parts, so that the logits fit.
+        """
+        ids = torch.from_numpy(tokens).to(self.device, torch.int64)
+        size = max(1, PREFILL_LOGITS // self.vocab_size)
+        past: list[Layer] | None = None
+        columns = []
+        for start in range(0, len(tokens), size):
+            part, prefill = ids[start : start + size], Prefill(past)
+            positions = torch.arange(start, start + len(part), device=self.device)
+            logits = self.forward(part[None], positions[None], prefill, 0)[0]
+            past = [(key[0], value[0]) for key, value in prefill.layers]
+            following = ids[start + 1 : start + 1 + len(part)]
+            logprobs = torch.log_softmax(logits[: len(following)], -1)
+            best, likeliest = logprobs.max(-1)
+            columns.append((logprobs.gather(-1, following[:, None])[:, 0], likeliest, best))
+        own, likeliest, best = (torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True))
+        scores = PromptScores(own, likeliest.astype(np.int32), best)
+        return prefill.sequence(0, tokens, logits[-1:]), scores
 
     def load_weights(self, folder: Path) -> LoadedWeights:
         """Load delivered weights of the served model, and score the probe with them; thread-safe.

@@ -12,7 +12,13 @@ from extra_rl.vocabulary import FinishReason
 from extra_services.generation import stop_strings
 from extra_services.generation.engines.transformers.rows import ComputedSequence
 from extra_services.generation.requests import GenerationRequest
-from extra_services.generation.rollouts import GenerationEvent, Rollout, SampledToken, Truncated
+from extra_services.generation.rollouts import (
+    GenerationEvent,
+    PromptScores,
+    Rollout,
+    SampledToken,
+    Truncated,
+)
 from extra_services.runtime import logs
 
 #: Called in the engine's thread with events; an exception ends the request.
@@ -49,6 +55,8 @@ class PromptGroup:
     computed: ComputedSequence | None = None
     cached_tokens: int = 0
     prefill_seconds: float = 0.0
+    #: None unless requested.
+    scores: PromptScores | None = None
 
 
 @dataclass
@@ -68,6 +76,7 @@ class Sample:
     queue_seconds: float
     prefill_seconds: float
     joined: float
+    prompt_scores: PromptScores | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
@@ -149,4 +158,5 @@ class Sample:
             policy_changes=tuple(self.policy_changes),
             stop_string=self.stop_string,
             truncated=truncated,
+            prompt_scores=self.prompt_scores,
         )

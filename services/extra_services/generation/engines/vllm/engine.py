@@ -186,6 +186,9 @@ class VllmEngine:
             # The two numbers that leave vLLM with each token are the entropies, see `vllm_entropy`.
             text = "vLLM gives no numbers of the truncated distribution; use the engine transformers"
             raise InvalidInput("truncated", text)
+        if request.prompt_scores:
+            text = "vLLM gives no log-probabilities of prompts here; use the engine transformers"
+            raise InvalidInput("prompt_logprobs", text)
         check_min_version(self.policy_version, request.min_policy_version)
         if not self._ready:
             raise Unavailable(RESTARTING)
