@@ -174,7 +174,7 @@ class GenerateOptions(TypedDict, total=False):
     raw_entropies: bool
     #: Also return Rollout.segments.
     segment_entropies: bool
-    #: Also return Rollout.kept_masses, truncated_logprobs and truncated_entropies; not with the engine vllm.
+    #: Also return Rollout.kept_masses, truncated_logprobs and truncated_entropies.
     truncated: bool
     #: One a prompt. The draws depend on it in the place of the prompt's index, so that a request split over
     #: several servers draws the same tokens as one request with that seed.

@@ -314,9 +314,7 @@ class GenerateRequest(_message.Message):
     segment_entropies: _builtins.bool
     """Also compute Rollout.segments."""
     truncated: _builtins.bool
-    """Also compute Rollout.kept_masses, truncated_logprobs and truncated_entropies. INVALID_ARGUMENT from the
-    engine vllm, which does not compute them.
-    """
+    """Also compute Rollout.kept_masses, truncated_logprobs and truncated_entropies."""
     @_builtins.property
     def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prompt]:
         """Prompts; the response names them by their index here. At most GenerationServiceGetInfoResponse.max_prompts."""
