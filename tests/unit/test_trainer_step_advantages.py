@@ -106,11 +106,14 @@ def _micro_batches(seed: int) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     ("placement", "control", "divide_by_std", "undecided"),
-    product(
-        ["after_normalization", "before_normalization"],
-        [None, "shuffled", "constant"],
-        [True, False],
-        [False, True],
+    # A list: an iterator would be empty when the file is collected again in one process, as mutmut does.
+    list(
+        product(
+            ["after_normalization", "before_normalization"],
+            [None, "shuffled", "constant"],
+            [True, False],
+            [False, True],
+        )
     ),
 )
 def test_advantages_of_groups_equal_those_of_batches_in_any_order(
