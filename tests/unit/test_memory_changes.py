@@ -5,6 +5,7 @@ Another replica is played by commits to the same store behind the memory's back.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from extra_services.memory.records import (
     Write,
 )
 from extra_services.memory.sqlite_store import SqliteStore
+from support.memory_stores import STORES, RedisServer, open_store, redis_server
 
 SPACE = EmbeddingSpace("model", 4)
 SETTINGS = NamespaceSettings(memory_capacity=3)
@@ -40,9 +42,16 @@ VECTORS = np.eye(4, dtype=np.float32)
 Compute = Callable[[Change], Computed[int]]
 
 
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Memory]:
-    opened = Memory(SqliteStore(tmp_path), embedder=None)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture(params=STORES)
+def memory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Memory]:
+    server = request.getfixturevalue("server") if request.param == "redis" else None
+    opened = Memory(open_store(request.param, tmp_path, server, request.node.name), embedder=None)
     opened.create_namespace("run", SETTINGS)
     yield opened
     opened.close()
@@ -152,6 +161,36 @@ def test_after_another_replica_s_write_the_change_is_computed_again(memory: Memo
     assert attempts == [0, 1, 2]
     assert memory.replay(memory.namespace("run"), KEY) == "2"
     assert held(memory) == [2, 2, 1]
+
+
+def test_a_write_that_reads_no_vectors_leaves_the_index_as_new_as_the_store(memory: Memory) -> None:
+    change(memory, adding(0))
+
+    def rewarded(attempt: Change) -> Computed[int]:
+        version = attempt.headers()["q"].version
+        return Computed(0, Write({"q": PromptWrite(version, reward_variance=0.5)}))
+
+    change(memory, rewarded)
+    attempts: list[int] = []
+
+    def compute(attempt: Change) -> Computed[int]:
+        attempts.append(1)
+        return adding(1)(attempt)
+
+    hits, loads = memory.index_figures(memory.namespace("run"))
+    assert change(memory, compute) == 1
+    assert len(attempts) == 1
+    assert memory.index_figures(memory.namespace("run")) == (hits + 1, loads)
+    assert held(memory) == [0, 1]
+
+
+def test_what_another_replica_has_written_since_is_read_before_anything_is_computed(memory: Memory) -> None:
+    change(memory, adding(0))
+    from_elsewhere(memory, 2)
+    if memory.store.shared:  # nobody else opens a store on SQLite
+        assert held(memory) == [0, 2]
+    assert change(memory, adding(1)) == 2
+    assert held(memory) == [0, 2, 1]
 
 
 def test_after_another_replica_s_answer_to_the_key_that_is_the_answer(memory: Memory) -> None:
@@ -265,9 +304,40 @@ def test_without_an_embedder_texts_are_refused_and_figures_are_zero(memory: Memo
     assert memory.index_bytes() > 0
 
 
+class Known:
+    """An embedder of which only name, size and figures are asked."""
+
+    name, dimension, embedded, cached = "known", 3, 5, 7
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_space_of_texts_is_that_of_the_embedder_and_it_is_closed_with_the_memory(tmp_path: Path) -> None:
+    embedder: Any = Known()
+    memory = Memory(SqliteStore(tmp_path), embedder)
+    assert memory.embedder is embedder
+    assert memory.embedding_model() == memory.space_of_texts() == EmbeddingSpace("known", 3)
+    assert memory.embedding_figures() == (5, 7)
+    memory.close()
+    assert embedder.closed
+
+
+def test_prompts_to_delete_are_refused_by_their_place(memory: Memory) -> None:
+    change(memory, adding(0))
+    with pytest.raises(InvalidInput) as refused:
+        memory.delete_prompts("run", ["q", ""])
+    assert refused.value.field == "prompt_ids[1]"
+    assert held(memory) == [0]
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "ä", "n" * 201])
 def test_a_name_that_cannot_be_used_is_refused_with_its_field(name: str) -> None:
     check_name("n" * 200)
+    with pytest.raises(InvalidInput) as by_default:
+        check_name(name)
+    assert by_default.value.field == "namespace"
     with pytest.raises(InvalidInput, match="a name has 1 to 200 characters") as refused:
         check_name(name, "destination")
     assert refused.value.field == "destination"
