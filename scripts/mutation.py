@@ -37,7 +37,10 @@ MODULES = {
         "tests/unit/test_trainer_overlong.py",
         "tests/conformance/test_advantage_golden.py",
     ),
-    "extra_services/prefix/splitting.py": ("tests/conformance/test_prefix_golden.py",),
+    "extra_services/prefix/splitting.py": (
+        "tests/unit/test_prefix_selection.py",
+        "tests/conformance/test_prefix_golden.py",
+    ),
     "extra_services/prefix/selection.py": (
         "tests/unit/test_prefix_selection.py",
         "tests/conformance/test_prefix_golden.py",
