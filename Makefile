@@ -105,8 +105,11 @@ example-prime-rl: $(VENV_VERL)/installed
 
 # The long tests, half an hour: docs/faults.md, 50 rounds of kill -9 on both stores, a minute of workers killed at
 # random. Run them as root, after apt-get install redis-server iproute2 faketime; tests of a missing tool are skipped.
+# Two files at a time: most tests wait. At the end it prints the log that docs/faults.md shows.
 faults: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	mkdir -p build
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --junitxml=build/faults.xml $(ARGS) || failed=1; \
+	  $(BIN)/python -m support.fault_log build/faults.xml && test -z "$$failed"
 
 # Mutants of the code that decides rewards, and the tests that must notice them: docs/mutation.md.
 mutation: $(VENV_MUTATION)/installed

@@ -16,10 +16,8 @@ or if training failed.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -112,22 +110,29 @@ def _train(folder: Path, steps: int) -> tuple[Samples, int]:
     command += [f"--set={name}={value}" for name, value in settings.items()]
     samples = Samples()
     with (folder / "train.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process, done = psutil.Popen(command, stdout=log, stderr=log), 0
         try:
-            launcher, done = psutil.Process(process.pid), 0
-            while process.poll() is None:
-                time.sleep(LOOK_SECONDS)
+            while not _has_ended(process, LOOK_SECONDS):
                 step = _steps(run)
                 if step > done:
                     done = step
-                    samples.take(step, run, launcher)
+                    samples.take(step, run, process)
                     if step % 20 == 0:
                         _report(samples)
                         _save(samples, folder)
         finally:
-            process.terminate()
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
             process.wait()
     return samples, process.returncode
+
+
+def _has_ended(process: psutil.Popen, seconds: float) -> bool:
+    """Wait for the end of a process for so many seconds at most, and return whether it came."""
+    with suppress(psutil.TimeoutExpired):
+        process.wait(seconds)
+        return True
+    return False
 
 
 def _save(samples: Samples, folder: Path) -> None:

@@ -28,7 +28,7 @@ PACKAGES = (
     "trainer/extra_trainer",
     "cli/extra_cli",
 )
-#: Module -> the tests that must notice its mutants. They start no server.
+#: Module -> the tests that must notice its mutants. They start no server of ours.
 MODULES = {
     "extra_trainer/exploration/advantage.py": (
         "tests/unit/test_trainer_advantage.py",
@@ -37,7 +37,10 @@ MODULES = {
         "tests/unit/test_trainer_overlong.py",
         "tests/conformance/test_advantage_golden.py",
     ),
-    "extra_services/prefix/splitting.py": ("tests/conformance/test_prefix_golden.py",),
+    "extra_services/prefix/splitting.py": (
+        "tests/unit/test_prefix_selection.py",
+        "tests/conformance/test_prefix_golden.py",
+    ),
     "extra_services/prefix/selection.py": (
         "tests/unit/test_prefix_selection.py",
         "tests/conformance/test_prefix_golden.py",
@@ -48,7 +51,10 @@ MODULES = {
     ),
     "extra_services/novelty/share.py": ("tests/unit/test_novelty_share.py",),
     "extra_services/verification/equality.py": ("tests/unit/test_verification_comparison.py",),
+    # Idempotent writes: keys, conflicts, and what is kept of a change that failed.
+    "extra_services/memory/memory.py": ("tests/unit/test_memory_changes.py",),
     "extra_services/memory/sqlite_tables.py": ("tests/unit/test_memory_store_contract.py",),
+    "extra_services/memory/redis_store.py": ("tests/unit/test_memory_store_contract.py",),
 }
 #: Exit codes of a mutant's tests, as mutmut keeps them; others are kills.
 SURVIVED, NO_TESTS = 0, 33

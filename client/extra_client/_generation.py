@@ -184,7 +184,7 @@ class GenerateOptions(TypedDict, total=False):
     raw_entropies: bool
     #: Also return Rollout.segments.
     segment_entropies: bool
-    #: Also return Rollout.kept_masses, truncated_logprobs and truncated_entropies; not with the engine vllm.
+    #: Also return Rollout.kept_masses, truncated_logprobs and truncated_entropies.
     truncated: bool
     #: Also return Rollout.prompt_logprobs, prompt_likeliest_ids and prompt_likeliest_logprobs; not with the
     #: engine vllm.

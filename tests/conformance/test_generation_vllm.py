@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -21,8 +22,10 @@ from support.generation_server import (
     all_tokens,
     assert_continues_as_if_never_interrupted,
     assert_rollout_agrees,
+    compare_truncated_with_a_plain_forward_pass,
     compare_with_a_plain_forward_pass,
     encode,
+    floats,
     prompt,
     request,
     rollouts,
@@ -63,6 +66,27 @@ def changed(model: Path, folder: Path, seed: int) -> Path:
 
 def test_a_thousand_tokens_in_mixed_batches_agree_with_a_plain_forward_pass(server: Served) -> None:
     assert compare_with_a_plain_forward_pass(server, TEXTS, tolerance=1e-3, tokens_each=40, top_p=0.9) >= 1000
+
+
+@pytest.mark.parametrize(
+    "filters", [{"top_p": 0.9}, {"min_p": 0.05}], ids=lambda filters: next(iter(filters))
+)
+def test_numbers_of_the_distribution_drawn_from_agree_with_a_plain_forward_pass(
+    server: Served, filters: dict[str, float]
+) -> None:
+    compared = compare_truncated_with_a_plain_forward_pass(
+        server, TEXTS, tolerance=1e-3, tokens_each=20, **filters
+    )
+    assert compared >= 100
+
+
+def test_a_greedy_token_is_drawn_from_all_tokens(server: Served) -> None:
+    wanted = request([prompt(TEXTS[0])], max_tokens=5, temperature=0.0)
+    wanted.truncated = True
+    rollout = rollouts(server, wanted)[0, 0]
+    np.testing.assert_allclose(floats(rollout.kept_masses), 1.0, atol=1e-5)
+    np.testing.assert_allclose(floats(rollout.truncated_logprobs), floats(rollout.logprobs), atol=1e-5)
+    np.testing.assert_allclose(floats(rollout.truncated_entropies), floats(rollout.entropies), atol=1e-3)
 
 
 def test_a_resumed_greedy_sample_continues_as_if_never_interrupted(server: Served) -> None:

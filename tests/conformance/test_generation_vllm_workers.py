@@ -14,6 +14,7 @@ from support.generation_server import (
     Served,
     assert_continues_as_if_never_interrupted,
     command,
+    compare_truncated_with_a_plain_forward_pass,
     compare_with_a_plain_forward_pass,
     prompt,
     request,
@@ -85,6 +86,12 @@ def test_the_second_model_runner_agrees_with_a_plain_forward_pass(model: Path, t
     with served(tmp_path, model, *FLAGS, environment=environment) as server:
         assert '"model_runners": ["v2"]' in server.log.read_text()
         assert compare_with_a_plain_forward_pass(server, MIXED, tolerance=1e-3, tokens_each=10, min_p=0.1) > 0
+        assert (
+            compare_truncated_with_a_plain_forward_pass(
+                server, MIXED[:2], tolerance=1e-3, tokens_each=6, min_p=0.1
+            )
+            > 0
+        )
         assert_continues_as_if_never_interrupted(server, "12+3=", 12, 5)
         wanted = request([prompt("1+2=")], n=4, max_tokens=6)
         first, again = rollouts(server, wanted), rollouts(server, wanted)

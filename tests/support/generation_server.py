@@ -121,13 +121,20 @@ def encode(server: Served, text: str) -> list[int]:
     return list(_tokenizer(server.model).encode(text))
 
 
+def plain_logprobs(
+    model: Path, context: list[int], continuation: list[int], temperature: float
+) -> torch.Tensor:
+    """Return log-probabilities at each continuation token, float32 [n, vocabulary], by one forward pass."""
+    with torch.no_grad():
+        logits = _model(model)(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
+    return torch.log_softmax(logits / temperature, -1)
+
+
 def plain(
     model: Path, context: list[int], continuation: list[int], temperature: float = 1.0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return log-probability and entropy of each continuation token, float32 [n], by one forward pass."""
-    with torch.no_grad():
-        logits = _model(model)(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
-    logprobs = torch.log_softmax(logits / temperature, -1)
+    logprobs = plain_logprobs(model, context, continuation, temperature)
     entropies = -(logprobs.exp() * logprobs).sum(-1)
     return logprobs[range(len(continuation)), continuation].numpy(), entropies.numpy()
 
@@ -248,6 +255,54 @@ def compare_with_a_plain_forward_pass(
                 np.testing.assert_allclose(floats(drawn.raw_entropies), raw, atol=tolerance)
             compared += len(tokens(drawn))
     return compared
+
+
+def compare_truncated_with_a_plain_forward_pass(
+    server: Served, texts: list[str], tolerance: float, tokens_each: int, **filters: Any
+) -> int:
+    """Assert that the numbers of the distribution drawn from are those of a plain forward pass and `filters`.
+
+    A call that does not ask for them runs at the same time. Two filters at once are cut by each engine in its
+    own order, so give one.
+
+    Returns:
+        How many tokens were compared: those at whose place rounding cannot move a token over the cut.
+    """
+    prompts = [prompt(text) for text in texts]
+    wanted = request(prompts, n=2, seed=3, temperature=0.6, max_tokens=tokens_each, **filters)
+    wanted.truncated = True
+    other = server.stub.Generate(request(prompts, n=2, seed=3, max_tokens=tokens_each))
+    compared = 0
+    for event in server.stub.Generate(wanted):
+        drawn, context = event.rollout, encode(server, texts[event.rollout.prompt_index])
+        logprobs = plain_logprobs(server.model, context, tokens(drawn), 0.6)
+        least, left = (_left(logprobs, slack, **filters) for slack in (-tolerance, tolerance))
+        sure = (least == left).all(-1).numpy()
+        cut = logprobs.masked_fill(~left, -torch.inf)
+        mass = cut.exp().sum(-1).numpy()
+        np.testing.assert_allclose(floats(drawn.kept_masses)[sure], mass[sure], atol=tolerance)
+        own = floats(drawn.truncated_logprobs)
+        np.testing.assert_allclose(own, floats(drawn.logprobs) - np.log(floats(drawn.kept_masses)), atol=1e-5)
+        entropies = torch.distributions.Categorical(logits=cut).entropy().numpy()
+        np.testing.assert_allclose(
+            floats(drawn.truncated_entropies)[sure], entropies[sure], atol=10 * tolerance
+        )
+        compared += int(sure.sum())
+    assert all(not event.rollout.kept_masses for event in other)
+    return compared
+
+
+def _left(
+    logprobs: torch.Tensor, slack: float, *, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0
+) -> torch.Tensor:
+    """Return which tokens a filter leaves, bool [n, vocabulary], with the cut moved down by `slack`."""
+    ordered, order = logprobs.sort(-1, descending=True)
+    if top_k:
+        return logprobs >= ordered[:, top_k - 1 : top_k + 1].mean(-1, keepdim=True) - slack
+    if min_p:
+        return logprobs >= ordered[:, :1] + np.log(min_p) - slack
+    before = ordered.exp().cumsum(-1) - ordered.exp()
+    return torch.zeros_like(logprobs, dtype=torch.bool).scatter_(-1, order, before < top_p + slack)
 
 
 def assert_continues_as_if_never_interrupted(server: Served, text: str, length: int, cut: int) -> None:

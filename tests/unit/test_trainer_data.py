@@ -201,7 +201,9 @@ def test_other_sets_are_called_by_their_files_or_as_given(tmp_path: Path) -> Non
         evaluation_sets({})
 
 
-@pytest.mark.parametrize(("name", "problems"), zip(BENCHMARKS, [30, 30, 40, 500, 272, 675], strict=True))
+@pytest.mark.parametrize(
+    ("name", "problems"), list(zip(BENCHMARKS, [30, 30, 40, 500, 272, 675], strict=True))
+)
 def test_a_benchmark_file_is_read_whole(public_data: Callable[[str], Path], name: str, problems: int) -> None:
     sets = evaluation_sets(str(public_data(name).parent))
     assert len(read_problems(sets[name], PROMPTS, None)) == problems

@@ -109,13 +109,14 @@ def test_the_table_of_steps_and_the_report_count_masked_rollouts(tmp_path: Path)
 
 def test_the_soft_punishment_falls_from_the_buffer_to_the_limit() -> None:
     settings = RolloutConfig(response_max_tokens=LIMIT, overlong="punish", overlong_buffer_tokens=40)
-    lengths = [1, 60, 61, 80, 99, LIMIT]
-    expected = [[0.0, 0.0, -1 / 40, -0.5, -39 / 40, -1.0]]
+    # The last is longer than the limit, as a response may be after a prefix: it is punished no more.
+    lengths = [1, 60, 61, 80, 99, LIMIT, LIMIT + 7]
+    expected = [[0.0, 0.0, -1 / 40, -0.5, -39 / 40, -1.0, -1.0]]
     for prefix in (0, 1):
-        found = overlong_punishment([group([WRONG] * 6, lengths, prefix=prefix)], settings)
+        found = overlong_punishment([group([WRONG] * 7, lengths, prefix=prefix)], settings)
         assert found is not None
         np.testing.assert_allclose(found, np.array(expected))
-    assert overlong_punishment([group([WRONG] * 6, lengths)], RolloutConfig()) is None
+    assert overlong_punishment([group([WRONG] * 7, lengths)], RolloutConfig()) is None
     # It moves the reward before the normalisation: among equal rewards the shorter one is better.
     values = advantages([group([WRONG, WRONG], [10, LIMIT])], overlong="punish")
     assert values.tolist() == [[0.5, -0.5]]

@@ -1,6 +1,7 @@
 """A resumed run: the order of problems, its own data, and checkpoints that a kill leaves whole."""
 
 import json
+import random
 import subprocess
 import sys
 import textwrap
@@ -8,9 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
+import yaml
 
 from extra_rl.config_file import ConfigError
+from extra_trainer.config import Config
 from extra_trainer.data.problems import Problem, check_copies, record_copies, write_problems
+from extra_trainer.launch.launcher import Launcher
+from extra_trainer.reports.arms import changed_settings, what_is_trained
 from extra_trainer.runs.folder import RunFolder, mark_checkpoint
 
 
@@ -133,6 +138,57 @@ def test_a_checkpoint_is_named_only_when_all_workers_have_written_it(tmp_path: P
         str(tmp_path),
     )
     assert out.split()[-1] == "named"
+
+
+#: Writes checkpoints as OpenRLHF's workers do, the oldest deleted before the next, until it is killed.
+SAVING = """
+import itertools, shutil, sys
+from pathlib import Path
+from extra_trainer.runs.folder import mark_checkpoint
+
+folder = Path(sys.argv[1])
+number = lambda tag: int(tag.name.removeprefix("global_step"))
+for step in itertools.count(max(map(number, folder.glob("global_step*")), default=0) + 1):
+    for old in sorted(folder.glob("global_step*"), key=number)[:-1]:
+        shutil.rmtree(old)
+    tag = folder / f"global_step{step}"
+    tag.mkdir()
+    for part in range(4):
+        (tag / str(part)).write_bytes(bytes(100_000))
+    mark_checkpoint(folder, tag.name)
+    print(step, flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_last_checkpoint_or_the_new_one(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    (folder.checkpoints / "_actor").mkdir(parents=True)
+    chance = random.Random(0)
+    for _ in range(6):
+        command = [sys.executable, "-c", SAVING, str(folder.checkpoints / "_actor")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as saving:
+            assert saving.stdout is not None
+            written = [int(saving.stdout.readline()) for _ in range(chance.randint(1, 30))]
+            saving.kill()
+            written += map(int, saving.stdout)
+        step = folder.last_checkpoint()
+        assert step in (written[-1], written[-1] + 1)
+        parts = list((folder.checkpoints / "_actor" / f"global_step{step}").iterdir())
+        assert [part.stat().st_size for part in parts] == [100_000] * 4
+        folder.forget_after(step)  # as the resumed run does
+
+
+def test_a_changed_setting_is_refused_by_name_and_where_it_runs_may_change(tmp_path: Path) -> None:
+    content = {"name": "x", "model": {"path": "m"}, "data": {"train": "a", "evaluation": "b"}}
+    before = Config.model_validate(content)
+    folder = RunFolder(tmp_path)
+    folder.config.write_text(yaml.safe_dump(before.model_dump(mode="json")))
+    changed = content | {"novelty": {"alpha": 0.7}, "seed": 8, "ray": {"nodes": 3}}
+    with pytest.raises(ConfigError, match=r" in novelty\.alpha, seed: in a resumed run only "):
+        Launcher(Config.model_validate(changed), folder).train(resume=True)
+    one = what_is_trained(before.model_dump(mode="json"))
+    moved = Config.model_validate(content | {"ray": {"nodes": 3}}).model_dump(mode="json")
+    assert changed_settings(one, what_is_trained(moved)) == []
 
 
 @pytest.mark.parametrize("content", ["", "global_step", "global_step9"])

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -106,11 +107,14 @@ def _micro_batches(seed: int) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     ("placement", "control", "divide_by_std", "undecided"),
-    product(
-        ["after_normalization", "before_normalization"],
-        [None, "shuffled", "constant"],
-        [True, False],
-        [False, True],
+    # A list: an iterator would be empty when the file is collected again in one process, as mutmut does.
+    list(
+        product(
+            ["after_normalization", "before_normalization"],
+            [None, "shuffled", "constant"],
+            [True, False],
+            [False, True],
+        )
     ),
 )
 def test_advantages_of_groups_equal_those_of_batches_in_any_order(
@@ -170,6 +174,37 @@ def test_shuffled_outcome_bonuses_are_the_same_ones_and_a_repeated_step_repeats_
     assert len({tuple(row) for row in shuffled}) > 1, "each group has an order of its own"
     assert shuffled.tolist() == outcome_bonuses(groups, 8, settings, seed=0, step=7).tolist()
     assert shuffled.tolist() != outcome_bonuses(groups, 8, settings, seed=0, step=8).tolist()
+
+
+def test_a_step_s_outcome_bonuses_are_added_and_their_shuffle_depends_on_seed_and_step() -> None:
+    groups, novelty = _step(0, undecided=False)
+    outcome = [_outcome([1, 2, 3, 4], (~group.correct).tolist()) for group in groups]
+    novelty = [replace(each, outcome=its) for each, its in zip(novelty, outcome, strict=True)]
+
+    def step(settings: OutcomeConfig, seed: int, step: int) -> StepAdvantages:
+        return step_advantages(
+            groups, novelty, NoveltyConfig(), settings, divide_by_std=True, seed=seed, step=step
+        )
+
+    without = step_advantages(
+        groups,
+        _step(0, undecided=False)[1],
+        NoveltyConfig(),
+        OutcomeConfig(),
+        divide_by_std=True,
+        seed=1,
+        step=2,
+    )
+    found = {
+        (seed, number): step(OutcomeConfig(control="shuffled"), seed, number)
+        for seed, number in ((1, 2), (1, 3), (4, 2))
+    }
+    for (seed, number), each in found.items():
+        wanted = outcome_bonuses(outcome, SAMPLES, OutcomeConfig(control="shuffled"), seed=seed, step=number)
+        assert each.outcome_bonus.tolist() == wanted.tolist()
+        assert each.bonus.tolist() == without.bonus.tolist()
+        assert each.advantages.tolist() == (without.advantages + wanted).tolist()
+    assert len({each.outcome_bonus.tobytes() for each in found.values()}) == len(found)
 
 
 def test_openrlhf_s_experiences_get_each_sample_s_own_advantage_at_its_action_tokens() -> None:

@@ -315,9 +315,7 @@ class GenerateRequest(_message.Message):
     segment_entropies: _builtins.bool
     """Also compute Rollout.segments."""
     truncated: _builtins.bool
-    """Also compute Rollout.kept_masses, truncated_logprobs and truncated_entropies. INVALID_ARGUMENT from the
-    engine vllm, which does not compute them.
-    """
+    """Also compute Rollout.kept_masses, truncated_logprobs and truncated_entropies."""
     prompt_logprobs: _builtins.bool
     """Also compute Rollout.prompt_logprobs, prompt_likeliest_ids and prompt_likeliest_logprobs. Such a prompt is
     computed anew, never taken from a cache. INVALID_ARGUMENT from the engine vllm.

@@ -33,7 +33,7 @@ from extra_trainer.launch import services
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.rehearsal.recipes import RECIPES
 from extra_trainer.reports import report
-from extra_trainer.reports.arms import WHERE, what_is_trained
+from extra_trainer.reports.arms import WHERE, changed_settings, what_is_trained
 from extra_trainer.reports.progress import EvaluationProgress, TrainingProgress
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from extra_trainer.runs.folder import RunFolder, write_whole
@@ -102,11 +102,13 @@ class Launcher:
         for path in (self.folder.path, self.folder.logs, self.folder.weights, self.folder.memory):
             path.mkdir(parents=True, exist_ok=True)
         content = self.config.model_dump(mode="json")
-        if there and what_is_trained(read_yaml(self.folder.config)) != what_is_trained(content):
-            raise ConfigError(
-                f"the config differs from that of the run in {self.folder.path}: in a resumed run "
-                f"only {', '.join(WHERE)} may change"
-            )
+        if there:
+            before = what_is_trained(read_yaml(self.folder.config))
+            if changed := changed_settings(before, what_is_trained(content)):
+                raise ConfigError(
+                    f"the config differs from that of the run in {self.folder.path} in {', '.join(changed)}: "
+                    f"in a resumed run only {', '.join(WHERE)} may change"
+                )
         write_whole(self.folder.config, yaml.safe_dump(content, sort_keys=False))
         self.folder.failure.unlink(missing_ok=True)
         if resume:

@@ -197,6 +197,18 @@ def what_is_trained(content: dict[str, Any]) -> dict[str, Any]:
     return {name: section for name, section in content.items() if name not in WHERE}
 
 
+def changed_settings(before: dict[str, Any], after: dict[str, Any], section: str = "") -> list[str]:
+    """Return the dotted names of the settings in which two configs' contents differ; None is as absent."""
+    names = []
+    for name in sorted(before.keys() | after.keys()):
+        one, other = before.get(name), after.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            names += changed_settings(one, other, f"{section}{name}.")
+        elif one != other:
+            names.append(f"{section}{name}")
+    return names
+
+
 def shared_settings(content: dict[str, Any]) -> dict[str, Any]:
     """Return a config's content without what may differ between the runs of an arm."""
     return {name: section for name, section in content.items() if name not in DIFFERING}

@@ -32,8 +32,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig
 
+from extra_rl import vllm_entropy
 from extra_rl.vocabulary import FinishReason, InFlight
-from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError, Unavailable
+from extra_services.errors import FailedPrecondition, ServiceError, Unavailable
 from extra_services.generation import weights
 from extra_services.generation.engines.protocol import EngineLoad, WeightUpdate, check_version, until_complete
 from extra_services.generation.engines.vllm.options import VllmOptions, engine_arguments, set_environment
@@ -55,6 +56,8 @@ log = structlog.get_logger()
 
 #: Seconds between looks at whether the engine's process lives.
 WATCH_SECONDS = 0.2
+#: (temperature, min_p) of the draws that are compared with a plain forward pass at start-up.
+PROBES = ((0.0, 0.0), (0.7, 0.0), (1.0, 0.0), (0.7, 0.1))
 RESTARTING = "the engine's process ended and is being started again; try later"
 
 
@@ -182,10 +185,6 @@ class VllmEngine:
 
     def _take(self, request: GenerationRequest) -> tuple[list[Sample], list[GenerationEvent]]:
         check_request(request, len(request.prompts), self.limits)
-        if request.truncated:
-            # The two numbers that leave vLLM with each token are the entropies, see `vllm_entropy`.
-            text = "vLLM gives no numbers of the truncated distribution; use the engine transformers"
-            raise InvalidInput("truncated", text)
         if request.prompt_scores:
             text = "vLLM gives no log-probabilities of prompts here; use the engine transformers"
             raise InvalidInput("prompt_logprobs", text)
@@ -275,7 +274,7 @@ class VllmEngine:
             stop=list(sampling.stop_strings) if vllm_stops else None,
             detokenize=vllm_stops,
             seed=int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1)),
-            logprobs=0,
+            logprobs=vllm_entropy.TRUNCATED if sample.request.truncated else 0,
             flat_logprobs=True,
             extra_args={"raw_entropies": True} if sample.request.raw_entropies else None,
             output_kind=RequestOutputKind.DELTA
@@ -332,20 +331,22 @@ class VllmEngine:
             self._readiness_changed.notify_all()
 
     async def _check_entropies(self) -> None:
-        """Raise FailedPrecondition if log-probabilities or entropies differ from a plain forward pass."""
+        """Raise FailedPrecondition if the numbers of a token differ from those of a plain forward pass."""
         tokens = (
             weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH // 2).numpy().astype(np.int32)
         )
         model = await asyncio.to_thread(weights.load, self._options.model, torch.float32, torch.device("cpu"))
-        cases = list(itertools.product((0.0, 0.7, 1.0), self._ranks))
-        samples = [self._probe_sample(tokens, temperature) for temperature, _ in cases]
+        cases = list(itertools.product(PROBES, self._ranks))
+        samples = [self._probe_sample(tokens, *probe) for probe, _ in cases]
         calls = zip(samples, (rank for _, rank in cases), strict=True)
         await asyncio.gather(*(self._inside_vllm(sample, asyncio.Queue(), rank) for sample, rank in calls))
         for sample in samples:
             rollout = sample.rollout(FinishReason.LENGTH)
-            temperature = sample.request.sampling.temperature or 1.0
-            got = np.stack([rollout.logprobs, rollout.entropies, rollout.raw_entropies])
-            wanted = await asyncio.to_thread(_plain, model, tokens, rollout.token_ids, temperature)
+            numbers = [rollout.logprobs, rollout.entropies, rollout.raw_entropies]
+            if rollout.truncated is not None:
+                numbers += [rollout.truncated.logprobs, rollout.truncated.entropies]
+            got, sampling = np.stack(numbers), sample.request.sampling
+            wanted = await asyncio.to_thread(_plain, model, tokens, rollout.token_ids, sampling)
             difference = float(np.abs(got - wanted).max())
             if not difference <= self._tolerance:
                 text = (
@@ -355,9 +356,13 @@ class VllmEngine:
                 )
                 raise FailedPrecondition(text)
 
-    def _probe_sample(self, tokens: NDArray[np.int32], temperature: float) -> Sample:
-        sampling = SamplingParameters(max_tokens=8, temperature=temperature, min_tokens=8)
-        request = GenerationRequest([Prompt(tokens)], 1, sampling, seed=0, raw_entropies=True)
+    def _probe_sample(self, tokens: NDArray[np.int32], temperature: float, min_p: float) -> Sample:
+        # With min_tokens the tokens that stop cannot be drawn either, and vLLM has its own list of them.
+        least = 0 if min_p else 8
+        sampling = SamplingParameters(8, temperature=temperature, min_p=min_p, min_tokens=least)
+        request = GenerationRequest(
+            [Prompt(tokens)], 1, sampling, seed=0, raw_entropies=True, truncated=bool(min_p)
+        )
         return Sample(request, 0, 0, 0, tokens, limit=8)
 
     # Weights.
@@ -466,14 +471,25 @@ class VllmEngine:
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def _plain(
-    model: Any, prompt: NDArray[np.int32], continuation: NDArray[np.int32], temperature: float
+    model: Any, prompt: NDArray[np.int32], continuation: NDArray[np.int32], sampling: SamplingParameters
 ) -> NDArray[np.float32]:
-    """Return float32 [3, length]: log-probabilities, entropies, entropies at temperature 1."""
+    """Return float32 [3, length]: log-probabilities, entropies, entropies at temperature 1.
+
+    With min_p [5, length]: also log-probabilities and entropies of the distribution that it leaves.
+    """
     tokens = torch.from_numpy(np.concatenate([prompt, continuation])).long()
     logits = model(input_ids=tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    logprobs = torch.log_softmax(logits / temperature, -1)
-    raw = torch.log_softmax(logits, -1)
-    chosen = logprobs.gather(-1, tokens[len(prompt) :, None])[:, 0]
-    entropies = [torch.special.entr(each.exp()).sum(-1) for each in (logprobs, raw)]
-    stacked: NDArray[np.float32] = torch.stack([chosen, *entropies]).numpy()
+    logprobs = torch.log_softmax(logits / (sampling.temperature or 1.0), -1)
+    drawn = tokens[len(prompt) :, None]
+    numbers = [logprobs.gather(-1, drawn)[:, 0], _entropies(logprobs), _entropies(logits.log_softmax(-1))]
+    if sampling.min_p:
+        least = logprobs.amax(-1, keepdim=True) + math.log(sampling.min_p)
+        left = logprobs.masked_fill(logprobs < least, -torch.inf).log_softmax(-1)
+        numbers += [left.gather(-1, drawn)[:, 0], _entropies(left)]
+    stacked: NDArray[np.float32] = torch.stack(numbers).numpy()
     return stacked
+
+
+def _entropies(logprobs: torch.Tensor) -> torch.Tensor:
+    # Not those of vllm_entropy, which are compared with these.
+    return torch.special.entr(logprobs.exp()).sum(-1)

@@ -18,7 +18,7 @@ from extra_rl.vocabulary import FinishReason, InFlight
 from extra_services.errors import Unavailable
 from extra_services.generation import stop_strings
 from extra_services.generation.requests import GenerationRequest
-from extra_services.generation.rollouts import GenerationEvent, Rollout, SampledToken
+from extra_services.generation.rollouts import GenerationEvent, Rollout, SampledToken, Truncated
 
 
 @dataclass
@@ -36,6 +36,8 @@ class Sample:
     logprobs: list[float] = field(default_factory=list)
     #: Two float32 each, see `vllm_entropy.pack`.
     ranks: list[int] = field(default_factory=list)
+    #: Two numbers of each token, see `vllm_entropy.truncated`; empty unless requested.
+    truncated: list[tuple[float, float]] = field(default_factory=list)
     #: Version of its first token.
     policy_version: int = 0
     #: (token index, version) of each change.
@@ -66,8 +68,7 @@ class Sample:
         completion, first = out.outputs[0], len(self.tokens)
         self.tokens += list(completion.token_ids)
         if completion.logprobs is not None:
-            self.logprobs += completion.logprobs.logprobs
-            self.ranks += completion.logprobs.ranks
+            self._add_numbers(completion.logprobs)
         self.cached_tokens = max(self.cached_tokens, min(out.num_cached_tokens or 0, len(self.prompt)))
         if isinstance(completion.stop_reason, str):
             self.stop_string = completion.stop_reason
@@ -77,13 +78,24 @@ class Sample:
         if self.seeks_stop:
             self._seek_stop(first, decode)
 
+    def _add_numbers(self, numbers: Any) -> None:
+        """Append vLLM's FlatLogprobs: one entry of each token, and two of `truncated` if requested."""
+        if not self.request.truncated:
+            self.logprobs += numbers.logprobs
+            self.ranks += numbers.ranks
+            return
+        width = 1 + vllm_entropy.TRUNCATED
+        self.logprobs += numbers.logprobs[::width]
+        self.ranks += numbers.ranks[::width]
+        self.truncated += zip(numbers.logprobs[1::width], numbers.logprobs[2::width], strict=True)
+
     def _seek_stop(self, first: int, decode: Callable[[list[int]], str]) -> None:
         """End the sample with the first token from index `first` on that completes a stop string."""
         sampling = self.request.sampling
         for end in range(max(first + 1, sampling.min_tokens), len(self.tokens) + 1):
             self.stop_string = stop_strings.completed(self.tokens[:end], sampling.stop_strings, decode)
             if self.stop_string is not None:
-                del self.tokens[end:], self.logprobs[end:], self.ranks[end:]
+                del self.tokens[end:], self.logprobs[end:], self.ranks[end:], self.truncated[end:]
                 return
 
     def finish_reason(self, completion: Any) -> FinishReason | None:
@@ -132,4 +144,9 @@ class Sample:
             raw_entropies=entropies[:, 1].copy() if self.request.raw_entropies else np.zeros(0, np.float32),
             policy_changes=tuple(self.policy_changes),
             stop_string=self.stop_string,
+            truncated=self._truncated() if self.request.truncated else None,
         )
+
+    def _truncated(self) -> Truncated:
+        masses, entropies = np.array(self.truncated, np.float32).reshape(-1, vllm_entropy.TRUNCATED).T
+        return Truncated(np.exp(masses), np.array(self.logprobs, np.float32) - masses, entropies.copy())
