@@ -246,7 +246,7 @@ class GenerationPool:
                     prompts, prefixes=prefixes, max_tokens_per_prompt=max_tokens_per_prompt, **options
                 ):
                     if isinstance(event, Rollout):
-                        _check_version(event, min_policy_version)
+                        check_version(event, min_policy_version)
                         place = (event.prompt_index, event.sample_index)
                         if place in arrived:
                             continue
@@ -438,7 +438,7 @@ class _Distribution:
         )
         async for event in events:
             if isinstance(event, Rollout):
-                _check_version(event, self._options["min_policy_version"])
+                check_version(event, self._options["min_policy_version"])
                 # Of a group that began on a failed replica, some samples arrived already: the same ones.
                 if event.sample_index in self._delivered[index]:
                     continue
@@ -446,7 +446,7 @@ class _Distribution:
             self.events.put(dataclasses.replace(event, prompt_index=index))
 
 
-def _check_version(rollout: Rollout, oldest: int) -> None:
+def check_version(rollout: Rollout, oldest: int) -> None:
     """Refuse a rollout of older weights than were asked for.
 
     Raises:
