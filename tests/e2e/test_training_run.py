@@ -126,14 +126,52 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
 
 
 @pytest.mark.timeout(600)
-def test_rollouts_generated_during_the_update_are_one_step_off_policy(
+def test_rollouts_generated_one_step_ahead_are_one_version_old_in_every_run_of_a_seed(
     mark: str, config: Path, tmp_path: Path
 ) -> None:
-    process = start(mark, config, tmp_path / "run", "--set", "rollout.overlap_update=true")
-    output = output_of(process)
-    assert process.returncode == 0, output
+    # The older name of max_staleness: 1, and the newer.
+    first, second = tmp_path / "first", tmp_path / "second"
+    for run, setting in ((first, "rollout.overlap_update=true"), (second, "rollout.max_staleness=1")):
+        process = start(mark, config, run, "--set", setting)
+        output = output_of(process)
+        assert process.returncode == 0, output
+    metrics = metrics_of(first)
     # A pass has three steps; nothing is generated ahead over its end.
-    assert [record["policy_version"] for record in metrics_of(tmp_path / "run")] == [1, 1, 2, 4, 4, 5]
+    assert [record["policy_version"] for record in metrics] == [1, 1, 2, 4, 4, 5]
+    assert [record["staleness"] for record in metrics] == [0, 1, 1, 0, 1, 1]
+    assert all("weights_truncated" in record for record in metrics)
+    assert all(record["weights_changed"] == 0 for record in metrics)
+    for step in range(1, 7):
+        assert [row["text"] for row in rollouts_of(first, step)] == [
+            row["text"] for row in rollouts_of(second, step)
+        ]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("staleness", [1, 2])
+def test_a_run_with_rollouts_ahead_that_was_killed_goes_on_without_losing_or_repeating_a_prompt(
+    mark: str, config: Path, tmp_path: Path, staleness: int
+) -> None:
+    run, setting = tmp_path / "run", ("--set", f"rollout.max_staleness={staleness}")
+    process = start(mark, config, run, *setting)
+    wait_for(lambda: len(metrics_of(run)) >= 3 or process.poll() is not None, "three steps never came")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not marked_processes(mark), "processes outlived the launcher")
+    resumed = start(mark, config, run, "--resume", *setting)
+    output = output_of(resumed)
+    assert resumed.returncode == 0, output
+    metrics = metrics_of(run)
+    assert [record["step"] for record in metrics] == [1, 2, 3, 4, 5, 6]
+    assert all(0 <= record["staleness_max"] <= staleness for record in metrics)
+    assert max(record["staleness_max"] for record in metrics) > 0
+    assert all(record["rollouts_refused"] == 0 for record in metrics)
+    # Two passes of three steps; guided prompts take the place of the last prompt of a step.
+    for steps in ((1, 2, 3), (4, 5, 6)):
+        rows = [row for step in steps for row in rollouts_of(run, step)]
+        assert len(rows) == 3 * 16
+        own = [row["prompt"] for row in rows if not row["guided"]]
+        assert all(own.count(prompt) == 4 for prompt in own)
 
 
 @pytest.mark.timeout(600)

@@ -1,5 +1,6 @@
 """Several real generation services in one pool: the same tokens as with one, also when a replica fails."""
 
+import dataclasses
 import logging
 import signal
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from transformers import AutoTokenizer
 from extra_client import (
     FailedPreconditionError,
     GenerationClient,
+    InFlight,
     PromptError,
     Rollout,
     UnavailableError,
     embedded,
 )
-from extra_trainer.rollouts.generation_pool import GenerationPool
+from extra_trainer.rollouts.generation_pool import GenerationPool, check_version
+from support.rollouts import made_rollout
 
 OPTIONS: dict[str, Any] = {
     "n": 3,
@@ -161,10 +164,38 @@ def test_a_replica_with_older_weights_than_asked_for_serves_nothing(
         assert _versions(events) == {new}
         assert list(pool.lost) == targets[1:]
         assert f"policy version {new - 1} is served" in pool.lost[targets[1]]
+        assert pool.refused > 0
         with pytest.raises(FailedPreconditionError, match=f"version {new} is served, older than {new + 1}"):
             list(
                 pool.generate_stream(prompts, prefixes=prefixes, **{**options, "min_policy_version": new + 1})
             )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_weights_delivered_under_keep_reach_the_samples_of_a_call_in_progress(
+    targets: list[str], root: Path, prompts: list[list[int]], prefixes: list[list[int]], count: int
+) -> None:
+    with GenerationPool(targets[:count]) as pool:
+        old = pool.policy_version()
+        # More than the replicas' batches hold: some samples wait when the weights change.
+        options = {**OPTIONS, "n": 40, "min_policy_version": old}
+        events = pool.generate_stream(prompts, prefixes=prefixes, **options)
+        found = [next(events)]
+        pool.deliver(root, "policy", old + 1, InFlight.KEEP)
+        found += events
+        assert len(_tokens(iter(found))) == len(prompts) * 40
+        assert _versions(found) == {old, old + 1}
+        changes = [event.policy_changes for event in found if isinstance(event, Rollout)]
+        assert {change.policy_version for each in changes for change in each} <= {old + 1}
+        assert (pool.refused, pool.lost) == (0, {})
+
+
+def test_a_rollout_of_older_weights_than_asked_for_is_refused() -> None:
+    """Servers of others may send one, which the check before a call does not see."""
+    rollout = dataclasses.replace(made_rollout(0), policy_version=3)
+    check_version(rollout, 3)
+    with pytest.raises(FailedPreconditionError, match="policy version 3, older than 4"):
+        check_version(rollout, 4)
 
 
 def test_the_groups_of_a_replica_that_dies_go_to_the_others_and_it_serves_again_once_it_is_back(

@@ -92,6 +92,19 @@ def test_a_config_with_nothing_wrong_is_resolved_into_processes_steps_and_memory
     assert any("no GPU is here" in line for line in made.assumed)
 
 
+def test_the_plan_says_how_old_rollouts_may_be_and_whether_they_can_wait(folder: Path) -> None:
+    assert dict(_plan(folder).figures)["rollouts"] == "of the policy that they update"
+    made = _plan(folder, **{"rollout.max_staleness": 1})
+    assert "at most 1 policy version(s) behind, of one version each" in dict(made.figures)["rollouts"]
+    assert made.problems == []
+    small = {"services.generation.settings": {"max_queue": 95}}
+    made = _plan(folder, **{"rollout.max_staleness": 2}, **small)
+    assert "go on with new weights; importance weights cut at 2.0" in dict(made.figures)["rollouts"]
+    (problem,) = made.problems
+    assert "3 steps of 32 samples" in problem
+    assert "max_queue to 96" in problem
+
+
 def test_the_plan_says_what_a_run_shares_with_others(folder: Path, generation: str) -> None:
     def shared(**overrides: object) -> str:
         return dict(_plan(folder, **overrides).figures)["shared with other runs"]

@@ -138,11 +138,39 @@ class RolloutConfig(Section):
     overlong_buffer_tokens: int | None = Field(
         None, gt=0, description="With overlong: punish; absent: a fifth of response_max_tokens, as in DAPO."
     )
-    overlap_update: bool = Field(
-        False,
-        description="Generate the next step's rollouts while the policy is updated: one step off-policy, "
-        "corrected by OpenRLHF's truncated importance sampling.",
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        le=4,
+        description="Policy versions that a step's rollouts may be older than the policy that they update."
+        " 0: each step waits for its rollouts; 1 to 4: so many steps are generated ahead, during the updates,"
+        " and OpenRLHF's truncated importance sampling corrects for it. overlap_update: true was 1.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _overlap_update_is_one_version(cls, content: Any) -> Any:
+        """Read `overlap_update` of older configs: true is max_staleness 1, false is 0."""
+        if not isinstance(content, dict) or "overlap_update" not in content:
+            return content
+        content = dict(content)
+        overlaps = content.pop("overlap_update")
+        if overlaps is None:
+            return content
+        if not isinstance(overlaps, bool):
+            raise ValueError(f"overlap_update is true or false, not {overlaps!r}; now called max_staleness")
+        given = content.setdefault("max_staleness", int(overlaps))
+        if given != int(overlaps):
+            raise ValueError(
+                f"overlap_update: {str(overlaps).lower()} is the older name of max_staleness: "
+                f"{int(overlaps)}, but max_staleness is {given!r}: remove overlap_update"
+            )
+        return content
+
+    @property
+    def keeps_in_flight(self) -> bool:
+        """Whether new weights are delivered while rollouts are generated, which then go on with them."""
+        return self.max_staleness > 1
 
     @property
     def overlong_buffer(self) -> int:

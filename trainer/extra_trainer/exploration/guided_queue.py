@@ -5,6 +5,7 @@ checkpoint, so that a resumed run samples the same prompts.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,11 +37,16 @@ class GuidedQueue:
 
     def state(self) -> list[dict[str, Any]]:
         """Return the waiting requests as plain data, for `restore`."""
-        return [asdict(request) for request in self.waiting]
+        return queue_state(self.waiting)
 
     def restore(self, state: list[dict[str, Any]]) -> None:
         """Replace the waiting requests by those of `state`."""
         self.waiting = deque(_request(request) for request in state)
+
+
+def queue_state(requests: Iterable[RolloutRequest]) -> list[dict[str, Any]]:
+    """Return requests as plain data, for `GuidedQueue.restore`."""
+    return [asdict(request) for request in requests]
 
 
 def _request(state: dict[str, Any]) -> RolloutRequest:

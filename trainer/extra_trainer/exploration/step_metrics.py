@@ -60,6 +60,23 @@ def _masked(groups: Sequence[Group]) -> dict[str, float]:
     return {"masked": float(sum(group.masked.sum() for group in groups))} if masks else {}
 
 
+def version_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """Return name -> value of how far the rollouts of a step are behind the policy that they update.
+
+    Args:
+        groups: The groups of the step.
+        version: The version of that policy.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    versions = np.array([rollout.policy_version for rollout in rollouts])
+    return {
+        "policy_version": float(versions.min()),
+        "staleness": float(version - versions.mean()),
+        "staleness_max": float(version - versions.min()),
+        "weights_changed": float(np.mean([bool(rollout.policy_changes) for rollout in rollouts])),
+    }
+
+
 def advantage_metrics(advantages: StepAdvantages) -> dict[str, float]:
     """Return name -> value of a step's advantages, over all samples."""
     return {

@@ -23,7 +23,8 @@ import yaml
 from rich.console import Console
 
 from extra_client import VerificationClient
-from extra_rl.config_file import ConfigError, read_yaml
+from extra_rl.config_file import ConfigError
+from extra_trainer import config as configs
 from extra_trainer.config import Config
 from extra_trainer.data import made
 from extra_trainer.data import problems as data
@@ -102,13 +103,11 @@ class Launcher:
         for path in (self.folder.path, self.folder.logs, self.folder.weights, self.folder.memory):
             path.mkdir(parents=True, exist_ok=True)
         content = self.config.model_dump(mode="json")
-        if there:
-            before = what_is_trained(read_yaml(self.folder.config))
-            if changed := changed_settings(before, what_is_trained(content)):
-                raise ConfigError(
-                    f"the config differs from that of the run in {self.folder.path} in {', '.join(changed)}: "
-                    f"in a resumed run only {', '.join(WHERE)} may change"
-                )
+        if there and (changed := changed_settings(self._trained_so_far(), what_is_trained(content))):
+            raise ConfigError(
+                f"the config differs from that of the run in {self.folder.path} in {', '.join(changed)}: "
+                f"in a resumed run only {', '.join(WHERE)} may change"
+            )
         write_whole(self.folder.config, yaml.safe_dump(content, sort_keys=False))
         self.folder.failure.unlink(missing_ok=True)
         if resume:
@@ -117,6 +116,10 @@ class Launcher:
             self.console.print(
                 f"Resuming {self.folder.path} from " + (f"step {step}" if step else "the start")
             )
+
+    def _trained_so_far(self) -> dict[str, Any]:
+        """Return what the run in the folder trains; what an older release named otherwise is read as now."""
+        return what_is_trained(configs.load(self.folder.config).model_dump(mode="json"))
 
     def _prepare(self) -> Path:
         """Write the run's problems and return the start model's folder."""

@@ -37,7 +37,7 @@ from extra_trainer.data import problems as data
 from extra_trainer.launch import memory_estimate
 from extra_trainer.launch.ray_services import connected
 from extra_trainer.openrlhf import parser as openrlhf_parser
-from extra_trainer.openrlhf.flags import openrlhf_flags
+from extra_trainer.openrlhf.flags import TRUNCATED_WEIGHTS, openrlhf_flags
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.runs.folder import RunFolder, read_line
 from extra_trainer.runs.schema import RolloutRecord
@@ -48,6 +48,8 @@ GIB = 2**30
 #: The default embedding model, and the word pieces of a text that it reads; a policy's tokens are about as
 #: long as word pieces.
 EMBEDDER, EMBEDDER_TOKENS = "all-MiniLM-L6-v2", 254
+#: Samples that wait at a generation service unless its settings say otherwise.
+MAX_QUEUE = 16384
 #: Service -> a module that the launcher needs to start it, and the extra that installs it.
 REQUIRED_MODULES = {
     "generation": ("safetensors", "generation"),
@@ -274,6 +276,7 @@ def _steps(config: Config, problems: int | None, plan: Plan) -> None:
         ("a step", f"{rollout.prompts_per_step:,} prompts x {rollout.samples_per_prompt}, {updates} updates"),
         ("tokens a step", f"at most {tokens:,} sampled"),
     ]
+    _staleness(config, samples, plan)
     if problems is None:
         return
     per_pass = rollout.steps_per_pass(problems)
@@ -291,6 +294,30 @@ def _steps(config: Config, problems: int | None, plan: Plan) -> None:
         plan.warnings.append(
             f"checkpoint.every_steps ({config.checkpoint.every_steps}) is more than the run's {steps} steps: "
             "it cannot be resumed"
+        )
+
+
+def _staleness(config: Config, samples: int, plan: Plan) -> None:
+    """Say how old the rollouts of a step may be, and whether the generation service takes those ahead."""
+    ahead, service = config.rollout.max_staleness, config.services.generation
+    if not ahead:
+        plan.figures.append(("rollouts", "of the policy that they update"))
+        return
+    threshold = config.openrlhf.get(
+        "algo.advantage.is_correction_threshold", TRUNCATED_WEIGHTS["algo.advantage.is_correction_threshold"]
+    )
+    version = "go on with new weights" if config.rollout.keeps_in_flight else "of one version each"
+    plan.figures.append(
+        (
+            "rollouts",
+            f"at most {ahead} policy version(s) behind, {version}; importance weights cut at {threshold}",
+        )
+    )
+    waiting, queue = samples * (ahead + 1), int(service.settings.get("max_queue", MAX_QUEUE))
+    if not service.targets and service.replicas == 1 and waiting > queue:
+        plan.problems.append(
+            f"rollout.max_staleness: {ahead + 1} steps of {samples:,} samples can wait at the generation "
+            f"service, which takes {queue:,}: set services.generation.settings.max_queue to {waiting}"
         )
 
 

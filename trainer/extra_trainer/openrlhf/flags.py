@@ -14,6 +14,15 @@ REFUSED = {
     "reward.stop_properly_penalty_coef": _PENALTY,
 }
 
+#: Truncated importance sampling: a token's weight is the ratio of the policy before the update to the one
+#: that drew it, at most 2. Each token has the log-probability of the weights that drew it, so the ratio is
+#: right for samples in whose middle the weights changed too.
+TRUNCATED_WEIGHTS: dict[str, Any] = {
+    "algo.advantage.is_correction_level": "token",
+    "algo.advantage.is_correction_mode": "clip",
+    "algo.advantage.is_correction_threshold": 2.0,
+}
+
 
 def openrlhf_flags(run: Run) -> list[str]:
     """Return arguments for openrlhf.cli.train_ppo_ray; flags of the config's `openrlhf` section win.
@@ -129,14 +138,7 @@ def _optimization(run: Run) -> dict[str, Any]:
 
 
 def _off_policy(run: Run) -> dict[str, Any]:
-    if not run.config.rollout.overlap_update:
-        return {}
-    # Truncated importance sampling: a token's weight is the ratio of the two policies, at most 2.
-    return {
-        "algo.advantage.is_correction_level": "token",
-        "algo.advantage.is_correction_mode": "clip",
-        "algo.advantage.is_correction_threshold": 2.0,
-    }
+    return TRUNCATED_WEIGHTS if run.config.rollout.max_staleness else {}
 
 
 def _checkpoints(run: Run) -> dict[str, Any]:

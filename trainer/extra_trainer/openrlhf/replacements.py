@@ -524,6 +524,13 @@ TABLE: tuple[Row, ...] = (
         make=_mean_over_counted_tokens,
     ),
     Row(
+        f"{_PPO_ACTOR}:ActorPPOTrainer.training_step",
+        names=("vllm_kl", "is_filter_ratio"),
+        why="Entries of the status that become the metrics rollout_kl and weights_truncated.",
+        without="Nothing is recorded of the importance weights.",
+        since="openrlhf 0.11.2",
+    ),
+    Row(
         f"{_PPO_ACTOR}:ActorPPOTrainer.ppo_train",
         names=("DataLoader(", "accumulated_gradient", "should_shuffle", "drop_last=True"),
         why="The call of the loader that is replaced.",

@@ -6,15 +6,17 @@ last places, groups return verified and scored, and their advantages are compute
 OpenRLHF's own code then turns each rollout into an Experience: prompt and prefix are context (outside the
 action range), the log-probabilities are the engine's, and the advantage travels in `info`.
 
-With `rollout.overlap_update` the next step's rollouts begin as soon as a step's rollouts are complete, with
-the weights of that moment. Writes to a memory wait for their own step, and a checkpoint records the data
-position and the queue from before those rollouts began, so that it never holds half a step.
+With `rollout.max_staleness` K the rollouts of K later steps have begun when a step is trained
+(`rollouts.steps_ahead`). Writes to a memory wait for their own step, and a checkpoint records the data
+position and the queue from before those rollouts began, so that it never holds half a step. With K = 1 new
+weights wait for these rollouts, so that each is of one version and a run can be repeated; with more, the
+weights are delivered at once and samples in flight go on with them.
 """
 
 import contextvars
 import math
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,9 +30,15 @@ from extra_trainer.config import Config
 from extra_trainer.data.problems import answer_of_label, prompt_identity
 from extra_trainer.exploration.advantage import StepAdvantages, step_advantages
 from extra_trainer.exploration.explorer import Explorer
+from extra_trainer.exploration.guided_queue import queue_state
 from extra_trainer.exploration.recording import prefix_choice_records, rollout_records
 from extra_trainer.exploration.results import GroupNovelty
-from extra_trainer.exploration.step_metrics import advantage_metrics, outcome_metrics, step_metrics
+from extra_trainer.exploration.step_metrics import (
+    advantage_metrics,
+    outcome_metrics,
+    step_metrics,
+    version_metrics,
+)
 from extra_trainer.exploration.step_novelty import StepNovelty
 from extra_trainer.openrlhf.replacements import take_prompts
 from extra_trainer.rollouts.collector import (
@@ -41,6 +49,7 @@ from extra_trainer.rollouts.collector import (
     RolloutRequest,
     Sampling,
 )
+from extra_trainer.rollouts.steps_ahead import BegunStep, StepsAhead
 from extra_trainer.runs.folder import RunFolder
 
 Result = TypeVar("Result")
@@ -77,8 +86,7 @@ class StepCollection:
     prompts: int
     #: Whether the pass over the data ended.
     exhausted: bool
-    #: None if there were too few prompts for a step.
-    collected: Future[Collected] | None
+    collected: Future[Collected]
     novelty: StepNovelty
 
 
@@ -113,9 +121,10 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         self._policy = policy
         self._folder = folder
         folder.write_vocabulary(explorer.tokens.pieces)
-        # One thread for rollouts, one for the prefix memory.
-        self._background = ThreadPoolExecutor(2, thread_name_prefix="exploration")
-        self._next: StepCollection | None = None
+        ahead = config.rollout.max_staleness
+        # One thread for the rollouts of each step that has begun, one for the prefix memory.
+        self._background = ThreadPoolExecutor(ahead + 2, thread_name_prefix="exploration")
+        self._ahead: StepsAhead[StepCollection, RolloutRequest] = StepsAhead(ahead)
         self._to_feed: FinishedStep | None = None
         self._feeding: Future[int] | None = None
         #: Metrics of the last training batch; complete after `settle`.
@@ -136,21 +145,32 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         if dataloader_iter is getattr(self, "_eval_dataloader_iter", None):
             return self._evaluate(dataloader_iter, num_prompts, generate_kwargs)
         self.settle()
-        collection = self._next or self._begin(dataloader_iter, num_prompts, self._policy.step + 1)
-        self._next = None
-        if collection.collected is None:
+        step = self._policy.step + 1
+        self._ahead.fill(step, lambda number: self._begin(dataloader_iter, num_prompts, number))
+        collection = self._ahead.take(self._policy.version).work
+        if collection is None:
             return [], 0, True
+        self._raise_if_failed()
         clock = self._folder.clock()
         collected = collection.collected.result()
         waited = clock()
-        finished = self._finish(collection, collected, self._policy.step + 1)
-        # Of rollouts that began during the update, only the time that the step waited for them counts.
+        finished = self._finish(collection, collected, step)
+        # Of rollouts that began during an update, only the time that the step waited for them counts.
         self.metrics["seconds/generation"] = min(waited, collected.generation_seconds)
-        if self._config.rollout.overlap_update:
-            self.settle()
-            self._next = self._begin(dataloader_iter, num_prompts, self._policy.step + 2)
         experiences = self._experiences(finished.groups, finished.advantages, generate_kwargs)
         return experiences, collection.prompts, collection.exhausted
+
+    def wait_for_rollouts(self) -> float:
+        """Wait until no rollouts are generated, and return the seconds; a later call raises their error."""
+        clock = self._folder.clock()
+        wait([step.work.collected for step in self._ahead.begun if step.work is not None])
+        return clock()
+
+    def _raise_if_failed(self) -> None:
+        """Raise the error of a later step's rollouts now: training until its turn would be lost time."""
+        for step in self._ahead.begun:
+            if step.work is not None and step.work.collected.done():
+                step.work.collected.result()
 
     def begin_feeding(self) -> None:
         """Start to feed the prefix memory with the last training batch, in the background."""
@@ -183,30 +203,41 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         self._feeding = None
         self.metrics["guided_waiting"] = float(len(self._explorer.queue.waiting))
         self.metrics["seconds/prefix_wait"] = clock()
-        self.position = DataPosition(
-            self.prompts_dataloader.state_dict(),
-            self._explorer.queue.state(),
-            self._explorer.rescues.state(),
+        dataloader, queue = self._ahead.position(
+            self.prompts_dataloader.state_dict, list(self._explorer.queue.waiting)
         )
+        self.position = DataPosition(dataloader, queue_state(queue), self._explorer.rescues.state())
 
-    def _begin(self, dataloader_iter: Any, num_prompts: int, step: int) -> StepCollection:
+    def _begin(
+        self, dataloader_iter: Any, num_prompts: int, step: int
+    ) -> BegunStep[StepCollection, RolloutRequest]:
         """Take the prompts of `step` and start to collect their rollouts in the background."""
+        version, before = self._policy.version, self.prompts_dataloader.state_dict()
         prompts, labels, exhausted = take_prompts(dataloader_iter, num_prompts)
         # The rest of a pass, if it does not fill a batch, is left out: it would leave gradients behind for
         # the next update. The next pass is shuffled differently and leaves out other prompts.
         if len(prompts) < num_prompts:
-            return StepCollection(0, True, None, StepNovelty(self._explorer, step, []))
+            return BegunStep(step, version, before, (), None)
         requests = self._explorer.plan(
             [self._request(prompt, label) for prompt, label in zip(prompts, labels, strict=True)]
         )
         novelty = StepNovelty(self._explorer, step, requests)
-        sampling, version = self._sampling(self._config.seed * 1_000_003 + step), self._policy.version
-        on_group = None if self._config.rollout.overlap_update else novelty.add
+        sampling, rollout = self._sampling(self._config.seed * 1_000_003 + step), self._config.rollout
+        on_group = None if rollout.max_staleness else novelty.add
         collected = self._submit(
             step,
-            lambda: self._collector.collect(requests, sampling, version, on_group, novelty.prepare),
+            lambda: self._collector.collect(
+                requests,
+                sampling,
+                version,
+                on_group,
+                novelty.prepare,
+                weights_may_change=rollout.keeps_in_flight,
+            ),
         )
-        return StepCollection(len(prompts), exhausted, collected, novelty)
+        work = StepCollection(len(prompts), exhausted, collected, novelty)
+        guided = tuple(request for request in requests if request.guided)
+        return BegunStep(step, version, before, guided, work)
 
     def _submit(self, step: int, work: Callable[[], Result]) -> Future[Result]:
         """Run `work` in the background; the request ids of its calls name `step`."""
@@ -221,6 +252,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
         """Score the groups that are not scored yet, and compute the step's advantages and metrics."""
         groups = collected.groups
         self._check_undecided(groups)
+        self._check_versions(groups)
         clock = self._folder.clock()
         with request_scope(self._scope(step)):
             novelty = collection.novelty.finish(groups)
@@ -239,7 +271,7 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
             **step_metrics(groups, novelty),
             **advantage_metrics(advantages),
             **self._outcome_metrics(groups, novelty, advantages),
-            "policy_version": float(groups[0].rollouts[0].policy_version),
+            **version_metrics(groups, self._policy.version),
             "seconds/verification_wait": collected.verification_wait_seconds,
             "seconds/novelty_wait": novelty_wait,
         }
@@ -319,6 +351,23 @@ class ExTraSamplesGenerator(SamplesGenerator):  # type: ignore[misc]
                 f"{len(undecided)} of {total} rollouts got no verdict, more than services.max_undecided "
                 f"({self._config.services.max_undecided:.0%}); the first: {example.status} {example.detail}"
             )
+
+    def _check_versions(self, groups: list[Group]) -> None:
+        """Check that no rollout is older than the bound, or newer than the policy.
+
+        Raises:
+            RolloutError: One is; the message says which.
+        """
+        newest, most = self._policy.version, self._config.rollout.max_staleness
+        for rollout in (rollout for group in groups for rollout in group.rollouts):
+            first, changes = rollout.policy_version, rollout.policy_changes
+            last = changes[-1].policy_version if changes else first
+            if not newest - most <= first <= last <= newest:
+                raise RolloutError(
+                    f"a rollout is of policy versions {first} to {last}, the policy has version {newest} and "
+                    f"rollout.max_staleness is {most}: does another run update the weights of this "
+                    "generation service?"
+                )
 
     def _experience(
         self,

@@ -13,6 +13,7 @@ from openrlhf.trainer.ppo_trainer import PPOTrainer
 from transformers import set_seed
 
 from extra_client import (
+    InFlight,
     MemoryPolicy,
     NamespaceClient,
     NamespaceSettings,
@@ -52,6 +53,9 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         self._generation = GenerationPool(
             run.generation, run.config.weights_delivery, services.patience(services.generation)
         )
+        self._refused = 0
+        #: Seconds that the last delivery of weights waited for rollouts.
+        self._rollout_wait = 0.0
         self._patience = services.patience(services.novelty)
         self._settings = _namespace_settings(run.config)
         explorer = Explorer(
@@ -88,9 +92,13 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         """Write the policy's weights and deliver them to all generation replicas as the next version."""
         self._generation.begin_delivery()
         ray.get(self.actor_model_group.async_save_model())
-        folder = self._run.folder
+        in_flight = InFlight.KEEP if self._run.config.rollout.keeps_in_flight else InFlight.WAIT
+        if in_flight is InFlight.WAIT:
+            # The service alone would finish only what is in its batch with the old weights, not what waits.
+            self._rollout_wait = self.samples_generator.wait_for_rollouts()
+        folder, version = self._run.folder, self._policy.version + 1
         with request_scope(f"{self._run.launch_id}/step-{self._policy.step + 1}"):
-            update = self._generation.deliver(folder.weights, folder.policy_path, self._policy.version + 1)
+            update = self._generation.deliver(folder.weights, folder.policy_path, version, in_flight)
         self._policy.version = update.policy_version
 
     def train_step(self, rollout_samples: Any, global_step: int) -> tuple[dict[str, Any], int]:
@@ -124,8 +132,11 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             "memory_solutions": float(memory.solutions),
             "memory_prefixes": float(memory.prefixes),
             "generation_replicas": float(len(self._generation.serving)),
+            "rollouts_refused": float(self._newly_refused()),
             **_phases(logs_dict or {}),
         }
+        metrics["seconds/generation"] += self._rollout_wait
+        metrics["seconds/weights"] -= self._rollout_wait
         position = self.samples_generator.position
         states = {
             **(client_states or {}),
@@ -164,6 +175,11 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
             # With a checkpoint OpenRLHF calls it itself.
             self.broadcast_to_vllm()
         return states
+
+    def _newly_refused(self) -> int:
+        """Return how many samples were refused for their older weights since the last call."""
+        before, self._refused = self._refused, self._generation.refused
+        return self._refused - before
 
     def _on_workers(self, function: Any, *arguments: Any) -> None:
         """Call `function(worker, *arguments)` in every worker of the policy."""
@@ -216,4 +232,7 @@ def _phases(status: dict[str, Any]) -> dict[str, float]:
 
 def _numbers(status: dict[str, Any]) -> dict[str, float]:
     kept = ("kl", "actor_grad_norm", "policy_loss", "ppo_clip_ratio", "actor_lr")
-    return {key: float(status[key]) for key in kept if key in status}
+    numbers = {key: float(status[key]) for key in kept if key in status}
+    # Of the importance weights, with rollout.max_staleness.
+    ours = {"vllm_kl": "rollout_kl", "is_filter_ratio": "weights_truncated"}
+    return numbers | {ours[key]: float(status[key]) for key in ours if key in status}

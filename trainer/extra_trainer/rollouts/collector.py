@@ -177,16 +177,20 @@ class RolloutCollector:
         policy_version: int,
         on_group: Callable[[int, Group], None] | None = None,
         on_verdict: Callable[[RolloutRequest, Rollout, Verdict], None] | None = None,
+        *,
+        weights_may_change: bool = False,
     ) -> Collected:
         """Sample and verify all requests.
 
         Args:
             requests: The groups to sample.
             sampling: Sampling parameters.
-            policy_version: The version that every rollout must be sampled with.
+            policy_version: The version that every rollout must be sampled with, or the oldest one.
             on_group: Called with the place of each complete group and the group, in order of the requests, in
                 a thread of its own, while others are still generated.
             on_verdict: Called with each rollout and its verdict as soon as it arrives; must not block.
+            weights_may_change: Whether rollouts may be of later versions too, and begin with one version and
+                end with another, because weights are delivered meanwhile.
 
         Returns:
             The groups, in order of the requests.
@@ -211,7 +215,7 @@ class RolloutCollector:
         )
         arrived = 0
         try:
-            for rollout in self._generate(requests, sampling, policy_version):
+            for rollout in self._generate(requests, sampling, policy_version, weights_may_change):
                 verification.put(rollout)
                 arrived += 1
                 self.progress(arrived)
@@ -228,7 +232,7 @@ class RolloutCollector:
         return Collected(groups, generated - started, verified - generated, time.monotonic() - verified)
 
     def _generate(
-        self, requests: list[RolloutRequest], sampling: Sampling, version: int
+        self, requests: list[RolloutRequest], sampling: Sampling, version: int, weights_may_change: bool
     ) -> Iterator[Rollout]:
         events = self.generation.generate_stream(
             [request.sent for request in requests],
@@ -247,7 +251,7 @@ class RolloutCollector:
         for event in events:
             if isinstance(event, PromptError):
                 raise RolloutPromptError(requests[event.prompt_index].prompt, str(event.error))
-            if event.policy_version != version:
+            if event.policy_version != version and not weights_may_change:
                 raise RolloutError(
                     f"a rollout is of policy version {event.policy_version}, not {version}: does another run "
                     "update the weights of this generation service?"

@@ -7,10 +7,12 @@ depend on the seed and on the prompt's place in the step, which is sent along (`
 that stops answering, or serves older weights than requested, is not used any more: its unfinished groups go
 back into the queue, a warning is logged, and the next delivery of weights tries it again. With a single
 replica, calls go straight to its client; if it stops answering, it is waited for, gets the last weights
-again, and is asked for the missing samples.
+again, and is asked for the missing samples. Samples of older weights than asked for are refused and drawn
+again (`refused`).
 """
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import itertools
@@ -29,6 +31,7 @@ from extra_client import (
     FailedPreconditionError,
     GenerationClient,
     GenerationInfo,
+    InFlight,
     InvalidArgumentError,
     Prompt,
     PromptError,
@@ -83,6 +86,9 @@ class GenerationPool:
         self._call_ended = threading.Condition()
         #: Address of each replica that is not used -> the reason.
         self.lost: dict[str, str] = {}
+        #: Samples asked for again because a replica had older weights than allowed.
+        self.refused = 0
+        self._counting = threading.Lock()
 
     @property
     def serving(self) -> list[str]:
@@ -125,16 +131,19 @@ class GenerationPool:
         """Return the description of the first replica that answers."""
         return next(iter(self._each(lambda client: client.get_info()).values()))
 
-    def deliver(self, root: Path, name: str, policy_version: int) -> WeightsUpdate:
+    def deliver(
+        self, root: Path, name: str, policy_version: int, in_flight: InFlight = InFlight.WAIT
+    ) -> WeightsUpdate:
         """Deliver new weights to all replicas, at the same time.
 
-        Calls in progress are waited for. A replica that does not answer is not used until a later delivery
-        reaches it.
+        A replica that does not answer is not used until a later delivery reaches it.
 
         Args:
             root: Folder of weights; with "folder" the services read `name` below their own weights root.
             name: Folder of safetensors files below `root`.
             policy_version: Version of these weights.
+            in_flight: WAIT: calls in progress are waited for; KEEP: their samples go on with the new weights,
+                and calls may begin meanwhile.
 
         Returns:
             The slowest update.
@@ -145,12 +154,12 @@ class GenerationPool:
 
         def update(client: GenerationClient) -> WeightsUpdate:
             return retried_call(
-                lambda: self._put(client, root, name, policy_version), client.wait_for_ready, self._patience
+                lambda: self._put(client, root, name, policy_version, in_flight),
+                client.wait_for_ready,
+                self._patience,
             )
 
-        with self._call_ended:
-            # Held while the weights change, so that no call begins.
-            self._call_ended.wait_for(lambda: not self._calls_in_progress)
+        with self._no_calls() if in_flight is InFlight.WAIT else contextlib.nullcontext():
             try:
                 updates = self._each(update)
             except (FailedPreconditionError, InvalidArgumentError) as error:
@@ -167,14 +176,28 @@ class GenerationPool:
         self._delivered = (root, name, policy_version)
         return max(updates.values(), key=lambda update: update.seconds)
 
+    @contextlib.contextmanager
+    def _no_calls(self) -> Iterator[None]:
+        """Wait until the calls in progress have ended, and let none begin inside the block."""
+        with self._call_ended:
+            self._call_ended.wait_for(lambda: not self._calls_in_progress)
+            yield
+
     def begin_delivery(self) -> None:
         """Announce that the folder delivered last will be overwritten; it is not sent again."""
         self._delivered = None
 
-    def _put(self, client: GenerationClient, root: Path, name: str, policy_version: int) -> WeightsUpdate:
+    def _put(
+        self,
+        client: GenerationClient,
+        root: Path,
+        name: str,
+        policy_version: int,
+        in_flight: InFlight = InFlight.WAIT,
+    ) -> WeightsUpdate:
         if self._weights == "folder":
-            return client.update_weights(name, policy_version)
-        return client.stream_weights(_tensors(root / name), policy_version)
+            return client.update_weights(name, policy_version, in_flight)
+        return client.stream_weights(_tensors(root / name), policy_version, in_flight)
 
     def _recover(self, client: GenerationClient, error: ExtraError) -> None:
         """Wait for the service, and deliver the last weights again if it was restarted without them."""
@@ -223,19 +246,26 @@ class GenerationPool:
                     prompts, prefixes=prefixes, max_tokens_per_prompt=max_tokens_per_prompt, **options
                 ):
                     if isinstance(event, Rollout):
+                        check_version(event, min_policy_version)
                         place = (event.prompt_index, event.sample_index)
                         if place in arrived:
                             continue
                         arrived.add(place)
                     yield event
 
-            return retried_stream(missing, lambda error: self._recover(client, error), LOSSES)
+            def recover(error: ExtraError) -> None:
+                self._count_refused(error, len(prompts) * n - len(arrived))
+                self._recover(client, error)
+
+            return retried_stream(missing, recover, LOSSES)
         limits = max_tokens_per_prompt or [None] * len(prompts)
         each = list(zip(prompts, prefixes, limits, strict=True))
         # Each call starts with another replica, so that simultaneous calls of one prompt are spread too.
         serving = self.serving
         first = next(self._calls) % max(1, len(serving))
-        return self._distribute(_Distribution(each, options, serving[first:] + serving[:first], self._lose))
+        return self._distribute(
+            _Distribution(each, options, serving[first:] + serving[:first], self._lose, self._count_refused)
+        )
 
     def _distribute(self, distribution: "_Distribution") -> Generator[Rollout | PromptError]:
         with self._call_ended:
@@ -256,6 +286,12 @@ class GenerationPool:
             with self._call_ended:
                 self._calls_in_progress -= 1
                 self._call_ended.notify_all()
+
+    def _count_refused(self, error: ExtraError, samples: int) -> None:
+        """Count the samples that an error leaves to be drawn again, if older weights are its cause."""
+        if isinstance(error, FailedPreconditionError):
+            with self._counting:
+                self.refused += samples
 
     def _lose(self, target: str, error: Exception) -> None:
         if target not in self.lost:
@@ -307,12 +343,14 @@ class _Distribution:
         options: dict[str, Any],
         targets: list[str],
         lose: Callable[[str, Exception], None],
+        count_refused: Callable[[ExtraError, int], None],
     ) -> None:
         #: Prompt, prefix and most new tokens of each group.
         self._groups = groups
         self._options = options
         self._left = list(targets)
         self._lose = lose
+        self._count_refused = count_refused
         #: Events in order; None at the end, an exception if it ends early.
         self.events: queue.SimpleQueue[Rollout | PromptError | BaseException | None] = queue.SimpleQueue()
         #: Samples of each prompt that are in `events` already.
@@ -377,6 +415,7 @@ class _Distribution:
                 await self._serve(index, replica)
             except LOSSES as error:
                 self._todo.put_nowait(index)
+                self._count_refused(error, self._options["n"] - len(self._delivered[index]))
                 self._give_up(target, error)
             finally:
                 self._todo.task_done()
@@ -399,11 +438,24 @@ class _Distribution:
         )
         async for event in events:
             if isinstance(event, Rollout):
+                check_version(event, self._options["min_policy_version"])
                 # Of a group that began on a failed replica, some samples arrived already: the same ones.
                 if event.sample_index in self._delivered[index]:
                     continue
                 self._delivered[index].add(event.sample_index)
             self.events.put(dataclasses.replace(event, prompt_index=index))
+
+
+def check_version(rollout: Rollout, oldest: int) -> None:
+    """Refuse a rollout of older weights than were asked for.
+
+    Raises:
+        FailedPreconditionError: It is older.
+    """
+    if rollout.policy_version < oldest:
+        raise FailedPreconditionError(
+            f"a rollout is of policy version {rollout.policy_version}, older than {oldest}"
+        )
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
