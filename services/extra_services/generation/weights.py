@@ -106,15 +106,13 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
     """
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
+            None,
+            config=AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+            state_dict=_read(folder),
             dtype=dtype or "auto",
             attn_implementation=ATTENTION,
-            use_safetensors=True,
             # Explicit, since otherwise transformers may ask at the terminal.
             trust_remote_code=False,
-            local_files_only=True,
-            # Not mapped: a later change of a mapped file would change the served weights.
-            disable_mmap=True,
             output_loading_info=True,
             # Reported below, by name; otherwise the error names no tensor.
             ignore_mismatched_sizes=True,
@@ -127,6 +125,28 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
     _check_tied(folder, model)
     loaded: torch.nn.Module = model.eval().requires_grad_(False).to(device)
     return loaded
+
+
+def _read(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of the model in `folder`, read once into memory of their own.
+
+    transformers itself would read whole files and copy each tensor out of them, or map the files; and a later
+    change of a mapped file would change the served weights.
+    """
+    tensors = {}
+    for path in _files(folder):
+        with safe_open(path, "pt", backend="pread") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                tensors[name] = file.get_tensor(name)
+    return tensors
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that transformers would read: one, or those that the index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole]
+    return sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
 
 
 _REPORTED = ("missing_keys", "unexpected_keys", "mismatched_keys")
