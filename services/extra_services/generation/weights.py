@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
 
 from extra_services.errors import FailedPrecondition, InvalidInput
 from extra_services.generation.engines.transformers.rows import ATTENTION
@@ -105,14 +105,16 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
         FailedPrecondition: Tensors are missing, unknown or of the wrong shape, or the folder cannot be read.
     """
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        kind = _causal_lm(config)
+        if kind.config_class is type(config.get_text_config()):
+            config = config.get_text_config()  # of a model with images: only its text part is served
+        model, report = kind.from_pretrained(
             None,
-            config=AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+            config=config,
             state_dict=_read(folder),
             dtype=dtype or "auto",
             attn_implementation=ATTENTION,
-            # Explicit, since otherwise transformers may ask at the terminal.
-            trust_remote_code=False,
             output_loading_info=True,
             # Reported below, by name; otherwise the error names no tensor.
             ignore_mismatched_sizes=True,
@@ -125,6 +127,12 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
     _check_tied(folder, model)
     loaded: torch.nn.Module = model.eval().requires_grad_(False).to(device)
     return loaded
+
+
+def _causal_lm(config: Any) -> Any:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{config.model_type} is no causal language model that transformers knows")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
 
 def _read(folder: Path) -> dict[str, torch.Tensor]:
