@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -42,7 +42,7 @@ from extra_services.generation.engines.transformers.model_runner import ModelRun
 from extra_trainer.rollouts.generation_pool import GenerationPool
 
 ROUNDS = 5
-WAYS = ("folder", "stream")
+WAYS: tuple[Literal["folder", "stream"], ...] = ("folder", "stream")
 PROMPT = [3 + token % 19 for token in range(32)]
 
 

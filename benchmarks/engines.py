@@ -109,10 +109,11 @@ Generate = Callable[[int], int]
 
 
 def _request(work: Workload, seed: int) -> Any:
+    from extra_services.errors import ServiceError
     from extra_services.generation.requests import GenerationRequest, Prompt, SamplingParameters
 
     sampling = SamplingParameters(max_tokens=work.max_tokens, min_tokens=work.min_tokens)
-    prompts = [Prompt(np.array(ids, np.int32)) for ids in work.prompts]
+    prompts: list[Prompt | ServiceError] = [Prompt(np.array(ids, np.int32)) for ids in work.prompts]
     return GenerationRequest(prompts, work.n, sampling, seed=seed)
 
 

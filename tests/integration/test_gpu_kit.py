@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import gpu
 
@@ -60,7 +61,7 @@ def test_a_part_that_does_not_end_has_failed(tmp_path: Path) -> None:
 def test_without_a_gpu_the_kit_says_what_runs_instead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="--device cpu runs the same parts"):
         gpu.main(["--output", str(tmp_path / "report.md")])
 
