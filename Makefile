@@ -39,7 +39,7 @@ VENV_DOCS := .venv-docs
 # For `make lock`: a folder with torch's CPU wheel, if pip is configured with one; otherwise PyTorch's own index is used.
 WHEELS ?= $(or $(UV_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: demo experiment smollm2 test test-all test-vllm test-plugins test-harness test-nemo-gym faults mutation soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf example-slime example-miles example-nemo-rl example-prime-rl
+.PHONY: demo experiment smollm2 gpu test test-all test-vllm test-plugins test-harness test-nemo-gym faults mutation soak check-install dist lint lint-deploy docs lock audit test-containers test-containers-all protos clean example-trl example-verl example-openrlhf example-slime example-miles example-nemo-rl example-prime-rl
 
 # Continues where it was interrupted. A finished demo shows its table again; `rm -r runs/demo` to start from the beginning.
 demo: $(VENV)/installed
@@ -55,6 +55,12 @@ experiment: $(VENV)/installed
 # The commands that train on them: docs/evidence/README.md.
 smollm2: $(VENV_SMOLLM2)/installed
 	$(VENV_SMOLLM2)/bin/python scripts/make_smollm2.py models/smollm2
+
+# What a machine with a CUDA GPU must show: gpu-report.md. SmolLM2's training is left out without `make smollm2`, and
+# packing without flash-attn. Exits with 1 if a part failed; the others are in the report nevertheless.
+gpu: $(VENV)/installed
+	$(MAKE) $(VENV_VLLM)/installed VLLM=vllm==0.29.0
+	$(BIN)/extra-rl bench gpu $(ARGS)
 
 # Everything but the long tests (make faults) and the containers (make test-containers). As root on Debian it installs
 # the programs that tests start: redis-server, chromium, prometheus and a few more.

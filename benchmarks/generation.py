@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,19 @@ from extra_services.generation.engines.transformers.sampling import Drawn, RowPa
 from extra_services.generation.requests import GenerationRequest, Prompt, SamplingParameters
 from extra_services.generation.rollouts import Rollout
 
-REPEATS = 16
 CONCURRENT = 32
 EOS = 1
+
+
+@dataclass
+class Sizes:
+    """How much `transformers_with_entropy` and `vllm_with_entropy` measure; None: what their ratios need."""
+
+    repeats: int | None = None
+    tokens: int | None = None
+
+
+SIZES = Sizes()
 
 
 def rehearsal_model(folder: Path, vocab_size: int = 22) -> Path:
@@ -98,8 +109,8 @@ def _save(model: Any, folder: Path) -> Path:
 
 
 @contextmanager
-def served(model: Path, *flags: str) -> Iterator[generation_pb2_grpc.GenerationServiceStub]:
-    """Run a server in a process of its own, and yield its stub."""
+def serving(model: Path, *flags: str) -> Iterator[tuple[str, int]]:
+    """Run a server in a process of its own, and yield its address and its process id."""
     with tempfile.TemporaryDirectory() as folder:
         address = Path(folder) / "address"
         command = [sys.executable, "-m", "extra_cli", "serve", "generation", "--model", str(model)]
@@ -111,11 +122,17 @@ def served(model: Path, *flags: str) -> Iterator[generation_pb2_grpc.GenerationS
                 if process.poll() is not None:
                     raise SystemExit("the server ended while starting")
                 time.sleep(0.1)
-            with grpc.insecure_channel(address.read_text()) as channel:
-                yield generation_pb2_grpc.GenerationServiceStub(channel)
+            yield address.read_text(), process.pid
         finally:
             process.terminate()
             process.wait()
+
+
+@contextmanager
+def served(model: Path, *flags: str) -> Iterator[generation_pb2_grpc.GenerationServiceStub]:
+    """Run a server in a process of its own, and yield its stub."""
+    with serving(model, *flags) as (address, _), grpc.insecure_channel(address) as channel:
+        yield generation_pb2_grpc.GenerationServiceStub(channel)
 
 
 def prompts(count: int, vocab_size: int, seed: int, low: int = 10, high: int = 50) -> list[NDArray[np.int32]]:
@@ -176,7 +193,7 @@ async def transformers_with_entropy(folder: Path, figures: dict[str, Any], ratio
     model, threads = rehearsal_model(folder / "rehearsal"), torch.get_num_threads()
     options = TransformersOptions(model=model, max_batch=CONCURRENT, threads=threads, prefix_cache_bytes=0)
     engine = await asyncio.to_thread(TransformersEngine, options, str)
-    ids, length = prompts(CONCURRENT // 8, 22, 0), 256
+    ids, length = prompts(CONCURRENT // 8, 22, 0), SIZES.tokens or 256
     sampling = SamplingParameters(max_tokens=length, min_tokens=length)
     with served(model, "--threads", str(threads), "--prefix-cache-gib", "0") as stub:
 
@@ -187,7 +204,7 @@ async def transformers_with_entropy(folder: Path, figures: dict[str, Any], ratio
             with without_entropies():
                 return await direct(engine, ids, 8, sampling)
 
-        through, alone = await _in_turn(ours, bare, REPEATS)
+        through, alone = await _in_turn(ours, bare, SIZES.repeats or 16)
     await engine.close()
     _pairs("transformers_with_entropy", through, alone, figures, ratios)
 
@@ -292,7 +309,8 @@ async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[
     if find_spec("vllm") is None:
         figures["vllm_with_entropy_left_out"] = "vLLM is not installed"
         return
-    model, length = smollm2_shape(folder / "smollm2"), 32  # a step takes a quarter of a second on two cores
+    # On two cores a step takes a quarter of a second.
+    model, length = smollm2_shape(folder / "smollm2"), SIZES.tokens or 32
     ids = prompts(CONCURRENT // 8, 49152, 3)
     flags = ("--engine", "vllm", "--max-model-len", "2048", "--kv-cache-gib", "2")
     async with bare_vllm(model) as generate:
@@ -304,7 +322,7 @@ async def vllm_with_entropy(folder: Path, figures: dict[str, Any], ratios: dict[
             async def bare() -> float:
                 return float(await generate(ids, 8, length))
 
-            through, alone = await _in_turn(ours, bare, 8)
+            through, alone = await _in_turn(ours, bare, SIZES.repeats or 8)
     _pairs("vllm_with_entropy", through, alone, figures, ratios)
 
 
@@ -369,8 +387,11 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="extra-rl bench generation", description=__doc__)
     parser.add_argument("--part", choices=list(PARTS), help="measure this part only")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of torch")
+    parser.add_argument("--repeats", type=int, help="of the parts with entropies; default: 16, vLLM 8")
+    parser.add_argument("--tokens", type=int, help="of their samples; default: 256, vLLM 32")
     parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output is JSON")
     chosen = parser.parse_args(arguments)
+    SIZES.repeats, SIZES.tokens = chosen.repeats, chosen.tokens
     torch.set_num_threads(chosen.threads)
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)

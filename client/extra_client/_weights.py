@@ -43,9 +43,12 @@ def _messages(
         dtype, data = _bytes(name, tensor)
         # A tensor without elements is sent too: its one chunk is empty.
         for start in range(0, max(len(data), 1), CHUNK_BYTES):
-            part = data[start : start + CHUNK_BYTES].tobytes()
-            chunk = pb.TensorChunk(name=name, dtype=dtype, shape=tensor.shape, data=part)
-            yield pb.StreamWeightsRequest(chunk=chunk)
+            message = pb.StreamWeightsRequest()
+            # Filled in place: a chunk made first would be copied into the message.
+            chunk = message.chunk
+            chunk.name, chunk.dtype, chunk.data = name, dtype, data[start : start + CHUNK_BYTES].tobytes()
+            chunk.shape.extend(tensor.shape)
+            yield message
 
 
 def _bytes(name: str, tensor: Any) -> tuple[str, NDArray[np.uint8]]:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from extra_services.errors import FailedPrecondition
+from extra_services.generation import weights
 from extra_services.generation.engines.transformers.model_runner import ModelRunner
 from support.generation_models import make_model
 
@@ -134,6 +135,23 @@ def test_a_tied_head_may_be_saved_beside_its_embedding_or_alone(
     alone = deliver(tmp_path / "alone", served, lambda t: {**without(EMBEDDING)(t), HEAD: t[EMBEDDING]})
     for folder in (beside, alone):
         assert runner.replace_weights(runner.load_weights(folder)) < 1e-3
+
+
+def test_a_model_may_be_served_from_a_folder_with_other_files_of_tensors(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    save_file({"tok_embeddings.weight": torch.zeros(3)}, folder / "consolidated.safetensors")
+    ModelRunner(folder, None, "cpu", False)
+
+
+def test_loaded_tensors_are_not_those_of_the_file(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    before = load_file(folder / "model.safetensors")
+    model = weights.load(folder, torch.float32, torch.device("cpu"))
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-4 * before[NORM].numel(), 2)
+        file.write(b"\xff" * 4 * before[NORM].numel())
+    loaded = weights.tensors_of(model)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in before.items() if name in loaded)
 
 
 def shards(folder: Path) -> Path:

@@ -112,6 +112,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         with tempfile.TemporaryDirectory(prefix="extra-rl-weights-") as name:
             folder = Path(name)
             await asyncio.to_thread(stream.write, folder, self._model)
+            del stream  # the tensors, which are loaded from the folder now
             update = await self._update(folder, first.header.policy_version, in_flight)
         return pb.StreamWeightsResponse(**asdict(update))
 

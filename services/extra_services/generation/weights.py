@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
 
 from extra_services.errors import FailedPrecondition, InvalidInput
 from extra_services.generation.engines.transformers.rows import ATTENTION
@@ -105,16 +105,16 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
         FailedPrecondition: Tensors are missing, unknown or of the wrong shape, or the folder cannot be read.
     """
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        kind = _causal_lm(config)
+        if kind.config_class is type(config.get_text_config()):
+            config = config.get_text_config()  # of a model with images: only its text part is served
+        model, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=_read(folder),
             dtype=dtype or "auto",
             attn_implementation=ATTENTION,
-            use_safetensors=True,
-            # Explicit, since otherwise transformers may ask at the terminal.
-            trust_remote_code=False,
-            local_files_only=True,
-            # Not mapped: a later change of a mapped file would change the served weights.
-            disable_mmap=True,
             output_loading_info=True,
             # Reported below, by name; otherwise the error names no tensor.
             ignore_mismatched_sizes=True,
@@ -127,6 +127,34 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
     _check_tied(folder, model)
     loaded: torch.nn.Module = model.eval().requires_grad_(False).to(device)
     return loaded
+
+
+def _causal_lm(config: Any) -> Any:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{config.model_type} is no causal language model that transformers knows")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def _read(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of the model in `folder`, read once into memory of their own.
+
+    transformers itself would read whole files and copy each tensor out of them, or map the files; and a later
+    change of a mapped file would change the served weights.
+    """
+    tensors = {}
+    for path in _files(folder):
+        with safe_open(path, "pt", backend="pread") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                tensors[name] = file.get_tensor(name)
+    return tensors
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that transformers would read: one, or those that the index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole]
+    return sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
 
 
 _REPORTED = ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -21,6 +21,9 @@ from extra_services.generation.rollouts import PromptScores
 PREFILL_TOKENS = 4096
 #: Most logits computed at once: 256 MiB of them.
 PREFILL_LOGITS = 2**26
+#: Tokens of the probe that delivered weights compute step by step. Each step reads all weights, so half of
+#: the probe (as at the start, where attention itself is checked) takes several times as long as loading them.
+PROBE_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class ModelRunner:
         self.parameter_count = sum(parameter.numel() for parameter in self._model.parameters())
         self._any_mask = torch.zeros(1, 1, 1, 1, device=self.device)
         length = min(weights.PROBE_LENGTH, self.config.max_position_embeddings)
-        self._probe = weights.probe_tokens(self.vocab_size, length).to(self.device)
+        #: int64 [length]: the tokens on which weights are probed.
+        self.probe = weights.probe_tokens(self.vocab_size, length).to(self.device)
         #: Bytes of the keys and values of one token.
         self.kv_bytes_per_token = self._check_attention()
 
@@ -144,7 +148,7 @@ class ModelRunner:
         """
         weights.check_same_model(folder, self.config)
         model = weights.load(folder, self.dtype, self.device)
-        return LoadedWeights(weights.tensors_of(model), weights.plain_logprobs(model, self._probe))
+        return LoadedWeights(weights.tensors_of(model), weights.plain_logprobs(model, self.probe))
 
     def replace_weights(self, delivered: LoadedWeights) -> float:
         """Compute with the delivered weights from now on.
@@ -157,7 +161,7 @@ class ModelRunner:
         """
         before = weights.move_into(self._model, delivered.tensors)
         try:
-            difference = self._probe_difference(delivered.reference)[0]
+            difference = self._probe_difference(delivered.reference, len(self.probe) - PROBE_STEPS)[0]
             self._check_probe(difference)
         except Exception:
             weights.move_into(self._model, before)
@@ -178,25 +182,24 @@ class ModelRunner:
             for row, tokens in enumerate(sequences)
         ]
 
-    def _probe_difference(self, reference: torch.Tensor) -> tuple[float, int]:
-        """Compute the probe by prefill and steps.
+    def _probe_difference(self, reference: torch.Tensor, start: int) -> tuple[float, int]:
+        """Compute the first `start` tokens of the probe by prefill, and the others by steps.
 
         Returns:
             The largest difference from `reference` in nats, and the bytes of the keys and values of one
             token.
         """
-        tokens = self._probe
-        half = len(tokens) // 2
+        tokens = self.probe
         prefill, rows = Prefill(), Rows(1)
-        logits = [self.forward(tokens[None, :half], None, prefill, 0)[0]]
-        start = prefill.sequence(0, tokens[:half].cpu().numpy(), logits[0][-1:])
-        rows.join(start, 1)
-        for at in range(half, len(tokens) - 1):
+        logits = [self.forward(tokens[None, :start], None, prefill, 0)[0]]
+        known = prefill.sequence(0, tokens[:start].cpu().numpy(), logits[0][-1:])
+        rows.join(known, 1)
+        for at in range(start, len(tokens) - 1):
             position = torch.tensor([at], device=self.device)
             rows.prepare(position)
             logits.append(self.forward(tokens[None, at : at + 1], position[None], rows, 1)[0])
         logprobs = torch.log_softmax(torch.cat(logits), -1).gather(-1, tokens[1:, None])[:, 0]
-        kv_bytes = sum(key.nbytes + value.nbytes for key, value in start.layers) // half
+        kv_bytes = sum(key.nbytes + value.nbytes for key, value in known.layers) // start
         return float((logprobs - reference).abs().max()), kv_bytes
 
     def _check_probe(self, difference: float) -> None:
@@ -211,7 +214,7 @@ class ModelRunner:
     def _check_attention(self) -> int:
         """Refuse models whose attention this engine computes differently; return the bytes of a token."""
         with torch.inference_mode():
-            reference = weights.plain_logprobs(self._model, self._probe)
-            difference, kv_bytes = self._probe_difference(reference)
+            reference = weights.plain_logprobs(self._model, self.probe)
+            difference, kv_bytes = self._probe_difference(reference, len(self.probe) // 2)
         self._check_probe(difference)
         return kv_bytes
