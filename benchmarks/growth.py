@@ -144,8 +144,9 @@ class Domain:
         return (self.folder / "memory.sqlite").stat().st_size
 
     def close(self) -> None:
-        """Close the store, which moves its log into the database."""
+        """Close the store, which moves its log into the database, and free the index."""
         self.memory.close()
+        del self.memory, self.scorer
 
 
 def by_prompts(most: int, folder: Path) -> Part:
@@ -205,7 +206,6 @@ def by_rollouts(folder: Path) -> Part:
         # Each rollout is compared with 64 solutions and its siblings: more than linear only by these.
         part.add("score and store", "ms", 1, rollouts, 1e3 * cost)
         domain.close()
-        part.add("the store", "bytes", 0, rollouts, domain.bytes())
     return part
 
 
