@@ -127,11 +127,17 @@ def test_the_int8_version_is_another_model_that_sees_alike(embedder: Embedder, t
     pytest.importorskip("onnxruntime", reason="the int8 backend needs extra-rl[onnx]")
     texts = [f"Solution {i}: we add {i} and {7 * i}, which gives {8 * i}. " * (1 + i % 5) for i in range(12)]
     exact = embedder.embed(texts)
+    ends = [40, 90, len(texts[4])]
     for _ in range(2):  # made, then found
-        quantised = Embedder("all-MiniLM-L6-v2", int8_folder=tmp_path)
+        quantised = Embedder("all-MiniLM-L6-v2", int8_folder=tmp_path, threads=1)
         vectors = quantised.embed(texts)
+        (passed,) = quantised.embed_prefixes([texts[4]], [ends])
+        prefixes = quantised.embed([texts[4][:end] for end in ends])
         quantised.close()
         assert quantised.name == f"{embedder.name}+int8"
         assert ((vectors * exact).sum(axis=1) > 0.97).all()
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert [path.name for path in tmp_path.iterdir()] == [f"{quantised.name}.onnx"]
+        # Nothing follows the whole text, so that one pass gives its own vector.
+        np.testing.assert_allclose(passed[-1], vectors[4], atol=1e-5)
+        assert ((passed * prefixes).sum(axis=1) > 0.7).all()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{quantised.name}.states.onnx"]

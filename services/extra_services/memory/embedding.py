@@ -79,6 +79,7 @@ class Embedder:
         batch_size: int = 0,
         cached_texts: int = 65536,
         int8_folder: Path | None = None,
+        threads: int = 0,
     ) -> None:
         """Load the model.
 
@@ -88,6 +89,7 @@ class Embedder:
             batch_size: Most texts in a batch; 0 suits the device.
             cached_texts: Vectors kept in the cache.
             int8_folder: If given, an int8 version of the model, kept in this folder, runs on the CPU instead.
+            threads: CPU threads of the int8 version; 0 takes one for each core.
 
         Raises:
             FailedPrecondition: There is no such folder or package.
@@ -102,10 +104,11 @@ class Embedder:
         self._int8: Any = None
         if int8_folder is not None:
             self.name += "+int8"
-            self._int8 = _int8_model(self._model, int8_folder / f"{self.name}.onnx")
+            # Not ".onnx" alone: files of that name, of earlier releases, give no hidden states.
+            self._int8 = _int8_model(self._model, int8_folder / f"{self.name}.states.onnx", threads)
         self.dimension = int(self._model.get_embedding_dimension())
         #: Whether a text's vector is the mean of its tokens' last hidden states.
-        self._averages = self._int8 is None and _averages(self._model)
+        self._averages = _averages(self._model)
         on_cpu = self._model.device.type == "cpu"
         self._batch_size = batch_size or (BATCH_ON_CPU if on_cpu else BATCH_ON_GPU)
         self._batch_tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
@@ -147,7 +150,7 @@ class Embedder:
         The text is read in consecutive pieces that fit the model's input. The vector of a prefix is the mean
         of the last hidden states of the tokens the window takes of it. They differ from those of `embed`,
         as a token sees its piece of the text, not its prefix: selection is hardly affected
-        (docs/performance.md). A model that does not average, or runs as int8, embeds each prefix by itself.
+        (docs/performance.md). A model that does not average embeds each prefix by itself.
 
         Args:
             texts: Texts.
@@ -265,8 +268,10 @@ class Embedder:
         """Last hidden states of the tokens of each piece, between those of the tokens that the model adds."""
         import torch
 
-        found = [np.zeros((0, self.dimension), np.float32)] * len(pieces)
         first, *_, last = self._cutter.encode("a").ids
+        if self._int8 is not None:
+            return [self._int8.states([first, *piece, last]) for piece in pieces]
+        found = [np.zeros((0, self.dimension), np.float32)] * len(pieces)
         by_length: dict[int, list[int]] = {}
         for row, piece in enumerate(pieces):
             by_length.setdefault(len(piece), []).append(row)
@@ -396,14 +401,14 @@ def _averages(model: Any) -> bool:
     return bool(model[1].get_config_dict().get("pooling_mode") == "mean")
 
 
-def _int8_model(model: Any, path: Path) -> Any:
+def _int8_model(model: Any, path: Path, threads: int) -> Any:
     try:
         from extra_services.memory.onnx_model import OnnxModel
     except ModuleNotFoundError as error:
         raise FailedPrecondition(
             f"embedding_backend onnx_int8 needs {error.name}: pip install 'extra-rl[onnx]'"
         ) from error
-    return OnnxModel(model, path)
+    return OnnxModel(model, path, threads)
 
 
 def _folder(model: str) -> Path:

@@ -73,7 +73,7 @@ class NoveltySettings(ServerSettings):
     prefix_embedding: Literal["exact", "one_pass"] = Field(
         "exact",
         description="How prefixes are embedded: each by itself, or all of a rollout in one pass over it,"
-        " which gives about the same vectors in a fourth of the time (with torch).",
+        " which gives about the same vectors in a fourth of the time.",
     )
     device: str | None = Field(
         None, description="Where to embed, such as cpu or cuda:0; a GPU if there is one."
@@ -177,6 +177,7 @@ def _memory(settings: NoveltySettings) -> Memory:
         settings.embedding_batch_size,
         settings.embedding_cache_texts,
         settings.data_folder / "onnx" if settings.embedding_backend == "onnx_int8" else None,
+        settings.threads,
     )
     return Memory(store, embedder, settings.index_bytes, settings.threads)
 
