@@ -34,7 +34,7 @@ from transformers import AutoConfig
 
 from extra_rl import vllm_entropy
 from extra_rl.vocabulary import FinishReason, InFlight
-from extra_services.errors import FailedPrecondition, ServiceError, Unavailable
+from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError, Unavailable
 from extra_services.generation import weights
 from extra_services.generation.engines.protocol import EngineLoad, WeightUpdate, check_version, until_complete
 from extra_services.generation.engines.vllm.options import VllmOptions, engine_arguments, set_environment
