@@ -115,9 +115,13 @@ def test_lm_eval_scores_completions_and_compares_log_probabilities(
     assert found["capitals_choice"]["acc,none"] >= 0.5
 
 
+#: As one asks in a chat; the beginning of a sentence is answered with anything there.
+QUESTION = TASK | {"task": "capitals_asked", "doc_to_text": "What is the capital of {{country}}?"}
+
+
 def test_lm_eval_scores_chats(url: str, tmp_path: Path) -> None:
     arguments = f"model=smollm2,base_url={url}/v1/chat/completions,tokenizer_backend=None,{CALLS}"
     found = evaluate(
-        tmp_path, "local-chat-completions", arguments, {"capitals": TASK}, "--apply_chat_template"
+        tmp_path, "local-chat-completions", arguments, {"capitals_asked": QUESTION}, "--apply_chat_template"
     )
-    assert found["capitals"]["exact_match,names"] >= 0.5
+    assert found["capitals_asked"]["exact_match,names"] >= 0.5

@@ -178,8 +178,9 @@ class Answer:
         """Take out of a choice the token that was drawn although none was asked for."""
         rollout.text = self._tokenizer.response(self._request.prefix_token_ids, [], None)
         rollout.finish_reason = pb.FINISH_REASON_LENGTH
-        numbers: list[Any] = ["token_ids", "logprobs", "entropies", "raw_entropies", "segments"]
-        for name in (*numbers, "kept_masses", "truncated_logprobs", "truncated_entropies"):
+        numbers: Any = ("token_ids", "logprobs", "entropies", "raw_entropies", "segments")
+        truncated: Any = ("kept_masses", "truncated_logprobs", "truncated_entropies")
+        for name in (*numbers, *truncated):
             rollout.ClearField(name)
 
     def _echo(self, prompt: int) -> str:
