@@ -11,7 +11,7 @@ import pytest
 from support.processes import no_process_survives, wait_for
 from support.training_runs import metrics_of, output_of, start, tiny_config, without_durations
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 
 #: Victim -> a word of its command line.
 VICTIMS = {

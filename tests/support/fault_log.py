@@ -68,7 +68,7 @@ def as_markdown(junit: Path, commit: str, load: str) -> str:
 
 def _file(case: ElementTree.Element) -> str:
     """Return the file of a test, without `tests/`; a test that was skipped as a module has only a name."""
-    name = case.get("classname") or case.get("name", "")
+    name = case.get("classname") or case.get("name") or ""
     return "/".join(name.split(".")[1:]) + ".py"
 
 

@@ -12,7 +12,10 @@ import yaml
 
 from extra_trainer.rehearsal.problems import problems
 from extra_trainer.rehearsal.splits import Split
-from support.processes import MARK, PATIENCE
+from support.processes import MARK
+
+#: Seconds that a run of a few steps may take on a busy machine.
+RUN_PATIENCE = 900
 
 
 def tiny_config(folder: Path, model: Path) -> Path:
@@ -85,7 +88,7 @@ def rollouts_of(run: Path, step: int) -> list[dict[str, Any]]:
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=RUN_PATIENCE)
     return output
 
 

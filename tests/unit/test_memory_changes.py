@@ -317,7 +317,6 @@ class Known:
 def test_the_space_of_texts_is_that_of_the_embedder_and_it_is_closed_with_the_memory(tmp_path: Path) -> None:
     embedder: Any = Known()
     memory = Memory(SqliteStore(tmp_path), embedder)
-    assert memory.embedder is embedder
     assert memory.embedding_model() == memory.space_of_texts() == EmbeddingSpace("known", 3)
     assert memory.embedding_figures() == (5, 7)
     memory.close()
