@@ -304,6 +304,7 @@ def measure(
         for seed in range(rounds + 1):
             for name in engines if seed % 2 else reversed(engines):
                 result = children[name].round(seed)
+                print(f"round {seed}, {name}: {result}", file=sys.stderr, flush=True)
                 if seed:
                     measured[name].append(result)
     return measured
