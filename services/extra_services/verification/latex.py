@@ -47,6 +47,8 @@ class Written:
     digits: str = ""
     #: "or" joins conditions ("x < 4 or x > 1"), so that they are a union.
     alternatives: bool = False
+    #: "and" joins conditions ("x > 1 and x < 4"), so that all of them hold.
+    together: bool = False
 
 
 #: Names that plain text writes without a backslash.
@@ -83,6 +85,7 @@ _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]")
 _AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*(?:[和或与及]|\\&)\s*")
 _OR = re.compile(r"(?<![a-zA-Z\\])or(?![a-zA-Z])|或")
+_BOTH = re.compile(r"(?<![a-zA-Z\\])and(?![a-zA-Z])|且")
 #: The signs of logic between conditions; between statements they are no list.
 _JUNCTIONS = (
     (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])|∨"), " or "),
@@ -137,13 +140,14 @@ def written(text: str) -> Written:
         return Written(rf"\frac{{{mixed[0].numerator}}}{{{mixed[0].denominator}}}", unit=mixed[1])
     if numbers := set_of_numbers(text):
         return Written(numbers)
-    alternatives = False
+    alternatives = together = False
     if _ORDER.search(text):
         for sign, word in _JUNCTIONS:
             text = sign.sub(word, text)
         alternatives = bool(_OR.search(text))
+        together = not alternatives and bool(_BOTH.search(text))
     latex = _each_excluded(_with_one_value(spoken_latex(text)))
-    marks = Written("", alternatives=alternatives)
+    marks = Written("", alternatives=alternatives, together=together)
     latex, currency = split_currency(latex)
     latex = re.sub(r"\\\$|[¥€£₹$]", "", latex)
     percent = _PERCENT.sub("", latex)
@@ -229,8 +233,11 @@ def _spoken(text: str) -> str:
 def _with_one_value(text: str) -> str:
     r"""Return what stands before "\approx", or what stands behind it if only a name does ("x \approx 11")."""
     before, sign, behind = text.partition(r"\approx")
-    if not sign:
-        before, sign, behind = _APPROXIMATELY.sub(r"\\approx ", text, count=1).partition(r"\approx")
+    if not sign and (similar := _APPROXIMATELY.search(text)):
+        # Between two values these signs are a range, or a relation of figures.
+        before, sign, behind = text[: similar.start()], similar.group(), text[similar.end() :]
+        name = before.strip(" =")
+        sign = sign if (not name or _NAME_ALONE.match(name)) and any(map(str.isdigit, behind)) else ""
     if not sign:
         return text
     name = before.strip(" =")

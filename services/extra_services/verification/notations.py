@@ -100,6 +100,12 @@ _COMPLEMENT = re.compile(
 _RESPECTIVELY = re.compile(
     r",?\s*+(?:\\text\s*+\{\s*+,?\s*+respectively\s*+\.?\}|\brespectively\b)\s*+\.?\s*+\$?\s*+\Z"
 )
+#: "5'", "6''" and "5'6\"" behind a number. Minutes and seconds of an angle stand behind degrees.
+_PRIMES = re.compile(r"\A([\s$]*+-?)(?:(\d+(?:\.\d+)?)\s*+'(?!'))?+\s*+(?:(\d+(?:\.\d+)?)\s*+(?:''|\"))?([\s$.]*)\Z")
+_EXCEPT = re.compile(
+    r"(?:the\s)?(?:set\sof\s)?(?:all\s)?(?:the\s)?(?:real\snumbers|reals)(?:\sx)?,?\s"
+    r"(?:except(?:\sfor)?|excluding|but|other\sthan)\s(?:x\s?=\s?)?([^a-zA-Z]*(?:(?:and|or|\\[a-zA-Z]+)[^a-zA-Z]*)*)"
+)
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
@@ -126,9 +132,25 @@ def standard(text: str) -> str:
         text = _commands(text)
     if ";" in text or "dots" in text or "..." in text or "…" in text:
         text = _listed(text)
+    if "'" in text and "circ" not in text:
+        text = _PRIMES.sub(_feet_and_inches, text)
+    if "xcept" in text or "xclud" in text or " but " in text or "other than" in text:
+        text = _without_points(text)
     if "espectively" in text:
         text = _RESPECTIVELY.sub("", text)
     return _signed_set(_based(_sets(text)))
+
+
+def _feet_and_inches(match: "re.Match[str]") -> str:
+    sign, feet, inches, end = match.groups()
+    parts = [f"{size} \\text{{ {unit}}}" for size, unit in ((feet, "ft"), (inches, "in")) if size]
+    return f"{sign}{' '.join(parts)}{end}" if parts else match.group()
+
+
+def _without_points(text: str) -> str:
+    r"""Return "all real numbers except 2 and 3" as "\mathbb{R} \setminus \{2, 3\}"."""
+    match = _EXCEPT.fullmatch(flat(text))
+    return rf"\mathbb{{R}} \setminus \{{{re.sub('(and|or)', ',', match[1])}\}}" if match else text
 
 
 def _fractions(text: str) -> str:

@@ -1,0 +1,240 @@
+r"""Whether the sentences around a box commit to it, and to what.
+
+A box is no answer where its sentence takes it back ("it is false that n = \boxed{7}", "\boxed{7} is only a
+bound"), where somebody else says it, where it is supposed or an example, or asked about. What comes behind it
+may withdraw it ("Wait, I forgot to double it"), go on from it to another value ("subtract 5 to get 45"), or
+add another value ("or maybe 14"): then the box alone is not what the response commits to. Words that change the
+value ("less than \boxed{12}", "\boxed{60} million") become a part of it.
+
+The words are sought near the box, so that the time does not depend on the length of the text.
+"""
+
+import re
+
+from extra_services.verification.symbols import any_of
+
+#: Longest text before a box, and behind it, in which words about it are sought, in characters.
+_BEFORE, _BEHIND = 160, 600
+#: Length of the end of a text without boxes in which it may withdraw what it said, in characters.
+_TAIL = 2000
+#: Longest text before a box in which words that change it are sought, in characters.
+_WORDS_LENGTH = 60
+_SENTENCE_START = re.compile(r"(?:[.!?;](?=\s)|\n\s*\n|[。！？；])")
+
+#: What may stand between words and the box they are about.
+_TO_BOX = r"[\s$({*_:]* (?:\\[(\[])? [\s*_]* (?: [a-zA-Z](?:_\{?\w{1,3}\}?)? \s* = \s* )? \Z"
+#: The end of a formula, and of bold, behind a box.
+_BOX_END = r"[\s$*_]*+ (?:\\[)\]])?+ [\s*_]*+"
+_SUBJECT = any_of("the an? answer value result solution option choice case candidate possibility number following")
+_NEAR_BOX = any_of(
+    """
+    be equal to possibly actually really simply just exactly even ever the an? answer value is result
+    solution equals necessarily always likely been that it
+    """
+)
+_VERB_OF_REFUSAL = any_of(
+    r"""
+    rule[ds]?\s+out ruling\s+out reject(?:s|ed)? exclud(?:e|es|ed) eliminat(?:e|es|ed) discard(?:s|ed)?
+    dismiss(?:es|ed)? ignore disregard disagree\s+with den(?:y|ies|ied) refuted? instead\s+of rather\s+than
+    other\s+than
+    """
+)
+_OTHERS = any_of(
+    """
+    student students someone somebody friend he she hint book textbook teacher teammate classmate others people
+    many some alice bob they colleague
+    """
+)
+_SAYING = any_of("claims? claimed says? said thinks? believes? believed guess(?:es)? guessed insists? argues?")
+_BEFORE_I_KNEW = any_of("first initially originally previously once mistakenly wrongly")
+_FIRST = any_of("first initial naive naïve previous earlier old original wrong incorrect false tempting")
+_ATTEMPT = any_of("guess attempt answer thought result estimate value instinct reading conclusion solution")
+_NOT_MEANT_BEFORE = re.compile(
+    rf"""
+    (?:
+      (?: \b(?:not|never|cannot|hardly|scarcely) | n['’]t | \b no \s+ longer | \b by \s+ no \s+ means )
+        (?: \s+ (?:{_NEAR_BOX}) ){{0,5}}+
+    | \b (?: not \s+ (?:true|the\s+case|correct|right|possible|likely) | false | untrue | wrong | incorrect
+           | impossible | unlikely | doubtful | tempting )
+        \s+ (?: that | to \s+ (?:say|think|conclude|answer|guess|claim|believe) ) \b [^.;:\n]{{0,80}}
+    | \b (?:{_VERB_OF_REFUSAL}) (?: \s+ (?:{_SUBJECT}) ){{0,4}}+
+    | \b (?:suppose|imagine|assume|what\s+if) \b [^.;:,\n]{{0,60}}
+        \b (?:were|was|is|be|had\s+been|equals?) (?:\s+to)?
+    | \b (?:{_OTHERS}) \s+ (?:\w+\s+)? (?:{_SAYING}) \b [^.;\n]{{0,60}}
+    | \b I \s+ (?:{_BEFORE_I_KNEW}) \s+ \w+ \b [^.;:\n]{{0,60}}
+    | \b (?:my|the|an?|our) \s+ (?:{_FIRST}) \s+ (?:{_ATTEMPT}) \b [^.;,\n]{{0,40}}
+    | \b (?:one|you|we|people|some|many) \s+ (?:might|may|could|would) \s+ (?:be\s+tempted|wrongly|mistakenly|naively|think|guess|expect)
+        \b [^.;\n]{{0,60}}
+    | \b (?:format\s+example|example\s+format|sample\s+format|example\s+of\s+(?:the|an?)\s+\w*\s*format)
+        \b [^.;\n]{{0,40}}
+    | \b (?:any|either) \s+ of
+    )
+    {_TO_BOX}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_BUT = re.compile(r"\b(?:but|rather|instead)\b(?!\s+(?:not|never)\b)", re.IGNORECASE)
+
+_LINK = r"(?: (?:is|was|are|were|seems|looks|(?:would|must|should|has\s+to|can|turn(?:s|ed)\s+out\s+to)\s+be) \s++ )"
+_ADVERB = r"(?: (?:also|clearly|obviously|simply|just|still|actually|only|merely|really|probably|most|very|highly|of\s+course) \s++ )"
+_PRONOUN = any_of("which that this it but and however yet though although one value answer result guess")
+_NEXT_SENTENCE = any_of("which that this it however but")
+#: Words behind a value or box that take it back ("which is wrong", "turned out to be a mistake").
+DENIED_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} (?: (?:[,;:(—–-]{{1,3}}+ \s*+)?+ | [.!] \s++ (?=(?:{_NEXT_SENTENCE})\b) )
+    (?: (?:{_PRONOUN}) ,? \s++ ){{0,4}}+
+    {_LINK}?+ {_ADVERB}{{0,2}}+
+    (?: (?:wrong|incorrect|false|invalid|extraneous|rejected|excluded|ruled\s+out|discarded|untrue|contradictory) \b
+      | the \s+ wrong \b
+      | unlikely \b | doubtful \b
+      | (?:impossible|not\s+possible) \b (?! \s+ (?:to|for|that) )
+      | not \s+ (?:right|correct|true|valid|allowed|acceptable|possible|what|it) \b
+      | not \s+ (?:a|the) \s+ (?:solution|answer|root) \b
+      | too \s+ (?:large|small|big|high|low|great|little|long|short|many|few|much) \b (?! \s+ to )
+      | an? \s+ (?:[a-z]+\s+)?+ (?:mistake|error|trap|distractor|typo|contradiction) \b
+      | an? \s+ (?:strict\s+)?+ (?:lower|upper) \s+ (?:bound|estimate|limit) \b
+      | (?:lead|leads|led) \s+ to \s+ an? \s+ contradiction \b
+      | (?:cannot|can['’]t|can\s+not|could\s+not|couldn['’]t) \s+ (?:be|work|hold|happen) \b
+      | (?:does|did) (?:\s+not|n['’]t) \s+ (?:work|hold|satisfy|fit|count|solve|make\s+sense) \b
+      | fails \b | contradicts \b | violates \b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_IS_NOT = re.compile(
+    rf"{_BOX_END} (?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+impossible\b)", re.IGNORECASE | re.VERBOSE
+)
+_ASKED = re.compile(
+    rf"{_BOX_END} [\"”')]? \? (?! \s* (?:yes|indeed|correct|right|exactly|sure)\b )", re.IGNORECASE | re.VERBOSE
+)
+_OPEN_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} [,(—–-]{{0,3}}+ \s*+
+    (?: unless \b | with \s+ (?:probability|chance|likelihood) \b
+      | would \s+ (?:all\s+)?do \b | or \s+ (?:not|something) \b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_VALUE = r"(?: \$ [^$\n]{1,40} \$ | -? \d[\d.,]*+ (?:/\d+)? )"
+#: Another value beside the box. A decimal or a share behind a fraction is rather the same value again.
+_ALTERNATIVE = re.compile(
+    rf"""
+    {_BOX_END} ,? \s*+ (?: \( \s*+ )?+
+    (?: (?: or | perhaps | maybe | possibly | alternatively,? ) \s++
+        (?: (?:maybe|perhaps|possibly|even|else|also|it\s+(?:could|might|may)\s+(?:also\s+)?be) ,? \s++ ){{0,2}}+ )
+    (?P<value> {_VALUE} ) (?! [\d%] | \s*\\?% )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+#: Words that withdraw what was said before them.
+_WITHDRAWN = re.compile(
+    rf"""
+    \b (?: oops | whoops | scratch \s+ that | my \s+ (?:mistake|bad)
+         | on \s+ second \s+ thoughts? | I \s+ take \s+ (?:that|it) \s+ back
+         | I \s+ (?:(?:have|had|just)\s+)? (?:misread|miscounted|miscalculated|misunderstood|overlooked|forgot)
+         | I \s+ (?:(?:have|just)\s+)? made \s+ (?:a|an|another|some) \s+ (?:\w+\s+)? (?:mistake|error)s?
+         | I \s+ was \s+ (?:wrong|mistaken|off) | I \s+ (?:should|must) \s+ have | I \s+ disagree
+         | (?:this|that|it|which|answer|typo:?) \s+ should \s+ (?:be|have\s+been|read) \s+ (?= not\b | {_VALUE} )
+         | (?:above|previous|earlier) \s+ (?:answer|result|value|box) \s+ (?:is|was) \s+ (?:not|wrong|incorrect)
+         | (?:ignore|disregard|forget) \s+ (?:that|this|my|what) \b
+         | let \s+ me \s+ (?:correct|redo|recompute|recalculate|try\s+again|start\s+over|fix)
+         | (?:erratum|edit|correction|typo) \s* : )
+    | (?: [.!?—–\n-] \s* | \b (?:no|wait|actually|sorry|hmm+|hm|however|but) [,.…]* \s+ )
+      (?: that | this | (?:the|my) \s+ (?:answer|result|above) ) (?: \s+(?:is|was) | ['’]s | \s+can(?:no|['’])t\s+be )
+      (?: \s+ (?:actually|clearly|still|also|obviously) )?
+      (?: \s+ (?:wrong|incorrect|not\s+(?:right|correct|true|it)|a\s+mistake|mistaken|false) | n['’]t \s+ (?:right|correct|true) | (?<=be)\s+right )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Another value that the text goes on to, from the box.
+_GOES_ON = re.compile(
+    rf"""
+    (?: \b (?:subtract|add|multiply|divide|double|halve|triple|square)(?:ing|e)? \b [^.\n]{{0,60}}
+        \b (?: to \s+ (?:get|obtain|find|give) | gives | giving | (?:we|you) \s+ get | yields )
+      | \b (?:hence|thus|therefore|so|then) \b [^.\n]{{0,60}}
+        \b (?: asked \s+ for | wanted | sought | required | requested | in \s+ question ) \s+ (?:is|are|equals|=)
+      | \b (?:hence|thus|therefore|so|then) \b [^.\n]{{0,20}}
+        \b (?: answer | value | result | total ) \b [^.\n]{{0,40}} \b (?:is|are|equals)
+      | \b (?:correct|true|actual|real|right) \s+
+        (?:value|one|answer|result|maximum|minimum|number) \s+ (?:is|was|would\s+be|should\s+be) )
+    \s+ (?:about\s+)? (?P<value> {_VALUE} )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_CHECKING = re.compile(r"\b(?:check|verif\w+|indeed|note|remark|explanation|reason\w*|proof)\b", re.IGNORECASE)
+#: Another turn or problem begins: what follows is not about this answer.
+_ELSEWHERE = re.compile(r"<\||</?s>|\n\s*(?:#+\s*)?(?:human|user|assistant|question|problem|instruction)\b", re.IGNORECASE)
+
+#: Words before a box that make its value another one, or a bound. "At least" and "at most" count if they
+#: bound the answer itself: "they need at least \boxed{23} people" may be what was asked for.
+_CHANGED_BEFORE = re.compile(
+    r"""
+    (?<![a-zA-Z])
+    (?: (?:less|more|greater|fewer|larger|smaller|lower|higher|bigger|other|rather) \s+ than
+      | (?:far|different|distinct) \s+ from | anything \s+ but | nowhere \s+ near
+      | instead \s+ of | except (?:\s+for)? | excluding | neither | exceed(?:s|ing)?
+      | (?:half|twice|thrice|double|triple|minus|negative) (?:\s+of)?
+      | (?:square|cube|(?:square|cube)\s+root|root|reciprocal|opposite|inverse) \s+ of
+      | (?<=answer\sis\s|result\sis\s) (?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less)\s+than|under|over)
+    ) (?= (?:\s+(?:the|an?|about|value|number|of))* [\s$({]* (?:\\[(\[])? \s* \Z )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Words behind a box that scale its value, or make it a bound.
+_CHANGED_BEHIND = re.compile(
+    r"""
+    [\s$~]*+ (?:\\[)\],;:!\ ]\s*+)? (?:\\text\s*+\{\s*+)?
+    ( (?:hundred|thousand|million|billion|trillion)s? | dozen | (?:ten|hundred|thousand|million)ths
+      | squared | cubed | factorial | or \s+ (?:more|less|fewer|greater) | at \s+ (?:least|most)
+    ) (?![a-zA-Z])
+    """,
+    re.VERBOSE,
+)
+
+
+def meant(text: str, start: int, end: int) -> bool:
+    r"""Return whether the words beside the box text[start:end] leave it an answer ("not \boxed{7}" does not)."""
+    before = _SENTENCE_START.split(text[max(0, start - _BEFORE) : start])[-1]
+    refused = _NOT_MEANT_BEFORE.search(before)
+    if refused and not _BUT.search(before, refused.start()):
+        return False
+    return not any(pattern.match(text, end) for pattern in (DENIED_BEHIND, _IS_NOT, _ASKED, _OPEN_BEHIND))
+
+
+def withdrawn_behind(text: str, end: int) -> int | None:
+    """Return where the text behind a box that ends at `end` withdraws it, or None."""
+    found = _WITHDRAWN.search(text, end, _end_of_context(text, end))
+    return found.start() if found else None
+
+
+def last_withdrawal(text: str) -> int:
+    """Return where the text withdraws what it said before, for the last time, or 0."""
+    return max((found.start() for found in _WITHDRAWN.finditer(text, max(0, len(text) - _TAIL))), default=0)
+
+
+def value_gone_on_to(text: str, end: int) -> str | None:
+    """Return the value that the sentences behind a box go on to from it, or None."""
+    stop = _end_of_context(text, end)
+    found = _GOES_ON.search(text, end, stop)
+    return None if found is None or _CHECKING.search(text, end, found.start()) else found["value"].rstrip(".,")
+
+
+def alternative_behind(text: str, end: int) -> str | None:
+    """Return the other value of "\\boxed{12} or maybe 14", or None."""
+    found = _ALTERNATIVE.match(text, end)
+    return found["value"].rstrip(".,") if found else None
+
+
+def with_words(text: str, start: int, end: int, content: str) -> str:
+    """Return the content of a box with the words beside it that change it ("less than 12", "60 million")."""
+    before = _CHANGED_BEFORE.search(text, max(0, start - _WORDS_LENGTH), start)
+    behind = _CHANGED_BEHIND.match(text, end)
+    return " ".join(part for part in (before and before.group(), content, behind and behind[1]) if part)
+
+
+def _end_of_context(text: str, end: int) -> int:
+    stop = min(len(text), end + _BEHIND)
+    elsewhere = _ELSEWHERE.search(text, end, stop)
+    return elsewhere.start() if elsewhere else stop
