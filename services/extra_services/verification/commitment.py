@@ -22,7 +22,7 @@ _WORDS_LENGTH = 60
 _SENTENCE_START = re.compile(r"(?:[.!?;](?=\s)|\n\s*\n|[。！？；])")
 
 #: What may stand between words and the box they are about.
-_TO_BOX = r"[\s$({*_:]* (?:\\[(\[])? [\s*_]* (?: [a-zA-Z](?:_\{?\w{1,3}\}?)? \s* = \s* )? \Z"
+_TO_BOX = r"[\s$({*_:,\"“]* (?:\\[(\[])? [\s*_]* (?: [a-zA-Z](?:_\{?\w{1,3}\}?)? \s* = \s* )? \Z"
 #: The end of a formula, and of bold, behind a box.
 _BOX_END = r"[\s$*_]*+ (?:\\[)\]])?+ [\s*_]*+"
 _SUBJECT = any_of("the an? answer value result solution option choice case candidate possibility number following")
@@ -36,7 +36,7 @@ _VERB_OF_REFUSAL = any_of(
     r"""
     rule[ds]?\s+out ruling\s+out reject(?:s|ed)? exclud(?:e|es|ed) eliminat(?:e|es|ed) discard(?:s|ed)?
     dismiss(?:es|ed)? ignore disregard disagree\s+with den(?:y|ies|ied) refuted? instead\s+of rather\s+than
-    other\s+than
+    other\s+than withdraw retract take\s+back abandon strike erase replace avoid forget
     """
 )
 _OTHERS = any_of(
@@ -52,22 +52,47 @@ _ATTEMPT = any_of("guess attempt answer thought result estimate value instinct r
 _NOT_MEANT_BEFORE = re.compile(
     rf"""
     (?:
-      (?: \b(?:not|never|cannot|hardly|scarcely) | n['’]t | \b no \s+ longer | \b by \s+ no \s+ means )
-        (?: \s+ (?:{_NEAR_BOX}) ){{0,5}}+
+      # denied
+      (?: \b(?:not|never|cannot|hardly|scarcely|without|except(?:\s+for)?|excluding|besides|unlike) | n['’]t
+        | \b no \s+ longer | \b by \s+ no \s+ means | \b (?:every|all|any) \b [^.,;:\n]{{0,30}} \b but\b )
+        (?: \s+ (?:{_NEAR_BOX})\b ){{0,5}}+
     | \b (?: not \s+ (?:true|the\s+case|correct|right|possible|likely) | false | untrue | wrong | incorrect
            | impossible | unlikely | doubtful | tempting )
         \s+ (?: that | to \s+ (?:say|think|conclude|answer|guess|claim|believe) ) \b [^.;:\n]{{0,80}}
-    | \b (?:{_VERB_OF_REFUSAL}) (?: \s+ (?:{_SUBJECT}) ){{0,4}}+
+    | \b (?:doubt|deny|dispute|wonder|whether|refuse|nobody|no\s+one|there(?:\s+is|['’]s)\s+no) \b [^.;,\n]{{0,80}}
+    | \b (?:trap|pitfall|misprint|distractor|template) \b [^.;,\n]{{0,30}}
+    | \b (?:{_VERB_OF_REFUSAL}) (?: \s+ (?:{_SUBJECT})\b ){{0,4}}+
+    # another value, which this one is compared with
+    | \b (?: plus | over | versus | vs\.? | near | almost | nearly | above | below | beyond | under
+        | (?:close|added|unequal) \s+ to | (?:divided|multiplied) \s+ by | (?:subtracted|taken|differs?|different|distinct) \s+ from
+        | (?:divisor|factor|multiple|power|half|third|quarter|square|cube|root|fraction) \s+ of | divid(?:es|ing) | exceed(?:s|ing)?
+        | as \s+ \w+ \s+ as | (?:add|subtract|multiply|divide) \s+ [\d$\\] [^.;,\n]{{0,40}} \b (?:to|from|by)
+        | (?:rather|better|worse|sooner) \b [^.;\n]{{0,40}} \b than )
+    | \b between \b [^.;\n]{{0,60}} \b and
+    | \b (?:answer|result) \s+ (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?) \b [^.;:\n]{{0,40}}
+    # said by others, supposed, tried, an example
     | \b (?:suppose|imagine|assume|what\s+if) \b [^.;:,\n]{{0,60}}
         \b (?:were|was|is|be|had\s+been|equals?) (?:\s+to)?
+    | \b if \b [^.;\n]{{0,80}} \b (?:did|didn['’]t|were|weren['’]t|was|wasn['’]t|had) \b [^.;\n]{{0,80}} \b (?:would|could|might) \b [^.;\n]{{0,40}}
+    | \b if \s+ (?:the|your) \s+ (?:final\s+)? answer \s+ (?:is|was|were) \b [^.;\n]{{0,60}}
     | \b (?:{_OTHERS}) \s+ (?:\w+\s+)? (?:{_SAYING}) \b [^.;\n]{{0,60}}
     | \b I \s+ (?:{_BEFORE_I_KNEW}) \s+ \w+ \b [^.;:\n]{{0,60}}
+    | \b (?:at\s+first(?:\s+(?:glance|sight))?|at\s+a\s+glance|earlier\s+I) \b [^.;\n]{{0,80}}
     | \b (?:my|the|an?|our) \s+ (?:{_FIRST}) \s+ (?:{_ATTEMPT}) \b [^.;,\n]{{0,40}}
     | \b (?:one|you|we|people|some|many) \s+ (?:might|may|could|would) \s+ (?:be\s+tempted|wrongly|mistakenly|naively|think|guess|expect)
         \b [^.;\n]{{0,60}}
+    | \b (?:some|many|most|several|other) \s+ (?:textbooks?|books?|sources?|people|students|websites?) \b [^.;\n]{{0,40}}
+    | \b (?:guess|try|trying|test|testing|plug|plugging\s+in) (?: \s+ (?:{_SUBJECT}|that|with)\b ){{0,3}}+
     | \b (?:format\s+example|example\s+format|sample\s+format|example\s+of\s+(?:the|an?)\s+\w*\s*format)
         \b [^.;\n]{{0,40}}
-    | \b (?:any|either) \s+ of
+    | \b (?: wrong | incorrect | lower\s+bound | upper\s+bound | guess | not\s+the\s+answer ) \s* (?=:)
+    | \b it \s+ (?:was|is) \s+ (?:often\s+|sometimes\s+)? (?:claimed|said|believed|assumed|thought|argued|alleged) \b [^.;\n]{{0,60}}
+    | \b (?:careless(?:ly)?|naive(?:ly)?|hasty|hastily|sloppy|sloppily|wrongly|mistakenly|erroneously|incorrectly|flawed|faulty) \b [^.;\n]{{0,80}}
+    | \b (?:twice|half|double|triple|of) \s+ (?:the|my|our) \s+ (?:final\s+)?(?:answer|result) \b [^.;,\n]{{0,30}}
+    | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
+    | \b like (?:\s+(?:this|so))?
+    | \A \W* (?:(?:the|output|response|answer|required|expected)\s+)* format \s* (?:is)?
+    | \b (?:any|either) \s+ of | 不是 | 不等于 | 并非 | 不可能是
     )
     {_TO_BOX}
     """,
@@ -92,7 +117,7 @@ DENIED_BEHIND = re.compile(
       | not \s+ (?:right|correct|true|valid|allowed|acceptable|possible|what|it) \b
       | not \s+ (?:a|the) \s+ (?:solution|answer|root) \b
       | too \s+ (?:large|small|big|high|low|great|little|long|short|many|few|much) \b (?! \s+ to )
-      | an? \s+ (?:[a-z]+\s+)?+ (?:mistake|error|trap|distractor|typo|contradiction) \b
+      | an? \s+ (?:[a-z]+\s+)?+ (?:mistake|error|trap|distractor|typo|contradiction|overestimate|underestimate|overcount|undercount|misprint) \b
       | an? \s+ (?:strict\s+)?+ (?:lower|upper) \s+ (?:bound|estimate|limit) \b
       | (?:lead|leads|led) \s+ to \s+ an? \s+ contradiction \b
       | (?:cannot|can['’]t|can\s+not|could\s+not|couldn['’]t) \s+ (?:be|work|hold|happen) \b
@@ -107,20 +132,82 @@ _IS_NOT = re.compile(
 _ASKED = re.compile(
     rf"{_BOX_END} [\"”')]? \? (?! \s* (?:yes|indeed|correct|right|exactly|sure)\b )", re.IGNORECASE | re.VERBOSE
 )
+#: A verb behind a box says something about it; only what confirms it leaves it an answer.
+_VERB_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} (?: [,(—–-]{{1,3}}+ \s*+ (?:which|this|that|it) \s++ (?!(?:is|are|was|were)\b) )?+
+    (?: (?:is|are|was|were|becomes|became|must|has|have|needs?|may|might|can|could|would|should|will|does|did) \b
+      | (?:over|under|double-?)?counts \b
+      | (?:contradicts|violates|fails|exceeds|omits|ignores|misses|satisfies|solves|seems|looks|sounds|appears|feels) \b
+      | (?:gets|got|drops|falls|lies|goes|turns|cannot|can['’]t|never|hardly|works?|occurs|happens|makes) \b
+      | (?:differs|comes|counts|leads|belongs) \s )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_GOOD = any_of(
+    """
+    answer solution result value choice option number total sum area length distance maximum minimum probability limit
+    correct right true prime possible valid attained achieved reached optimal best smallest largest least
+    greatest required desired obtained found given derived confirmed verified computed calculated expected
+    reasonable consistent equal equivalent approximately about roughly already positive negative integer rational
+    irrational even odd simplified clear
+    """
+)
+_CONFIRMED_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} (?: [,(—–-]{{1,3}}+ \s*+ (?:which|this|that|it) \s++ )?+
+    (?: (?:is|are|was|were) | (?:must|should|will|would|can) \s+ (?:be|therefore\s+be) ) \s+
+    (?: (?!(?:not|never|no|wrong|incorrect|false|double|half|twice|square|cube|less|more|most|before|after|lower|upper|first|one|two
+          |invalid|only|times|far|too|old|previous|naive)\b) [\w'’-]+ \s+ ){{0,4}}?
+    (?: (?:{_GOOD}) \b (?! \s+ (?:if|when|unless|only|for) \b ) | what \s+ (?:we|was|is|you) \b | [\d$\\] )
+    | {_BOX_END} , \s* which \s+ (?:can|may) \s+ (?:also\s+)?be \s+ (?:written|expressed|simplified|rewritten|seen|checked|verified|approximated) \b
+    | {_BOX_END} (?:has|have) \s+ (?! (?:to|been)\b )
+    | {_BOX_END} (?:works|satisfies\s+(?:the|all|both|every|our|this)|solves\s+(?:the|our|it)|makes\s+sense|fits) \b (?! [^.\n]* \b (?:so|also|too|but|not|and\s+so) \b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Words behind a box that make another value of it, add a condition, or go back on it.
 _OPEN_BEHIND = re.compile(
     rf"""
-    {_BOX_END} [,(—–-]{{0,3}}+ \s*+
+    {_BOX_END} (?:\\?% [\s$]*+)?+ (?:[.]{{3}} \s*+)?+ [,(—–-]{{0,3}}+ \s*+
     (?: unless \b | with \s+ (?:probability|chance|likelihood) \b
-      | would \s+ (?:all\s+)?do \b | or \s+ (?:not|something) \b )
+      | if \b (?! \s+ and \s+ only ) | for \s+ (?:even|odd|positive|negative) \b | in \s+ (?:the\s+(?:first|second|other)|one) \s+ case \b
+      | would \s+ (?:all\s+)?do \b | or \s+ (?:not|something|\d) \b
+      | plus \b | minus \b | times \s+ [\d$\\] | (?:percent\s+)?+ of \s+ [\d$\\] | out \s+ of \s+ [\d$\\] | short \s+ of \b
+      | off \b | or \s+ is \s+ it \b | I \s+ mean \b | sorry \b | oops \b | not \s+ sure \b | unsure \b
+      | (?:could|might|may) \s+ (?:also\s+)?be \b | (?:->|→|\\(?:to|rightarrow)(?![a-zA-Z])) [\s$]*+ (?:{_BOX_END})?+ -?[\d\\]
+      | wrong \b | ~~ | the \s+ claim \s+ is \b
+      | vs\b | versus \b
+      | (?:strike|scratch) \s+ that \b | nope \b | no \s* [,.] | not \s+ (?:quite|exactly) \b
+      | (?<=\() (?:maybe|perhaps|possibly|or|before|without|not\s+counting|up\s+to|ignoring) \b
+      | but \b (?! \s+ (?:not|never|no|nothing|only)\b ) | however \b | yet \b )
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 
-_VALUE = r"(?: \$ [^$\n]{1,40} \$ | -? \d[\d.,]*+ (?:/\d+)? )"
+_VALUE = r"""(?:
+    \$ [^$\n]{1,60} \$ | \\\( [^\n]{1,60}? \\\) | -? \\[dt]?frac \{ [^{}\n]{1,20} \} \{ [^{}\n]{1,20} \} (?![\w^({])
+    | \( [^()\n]{1,40} \) | -? \d[\d.,]*+ (?:/\d+)? (?![\w^*({/])
+)"""
+#: The end of a clause.
+_CLAUSE_END = r"(?= [\s$)]* (?: \Z | \n | [.;!] (?:\s|\Z) ) | \$?\s+are\b )"
+#: Other values that are a list with the box.
+_LISTED = re.compile(
+    rf"{_BOX_END} (?: [,;&] | \\& | and\b | as\s+well\s+as\b | together\s+with\b )+ \s*+ (?:(?:and|also)\s+)? (?P<value> {_VALUE} ) {_CLAUSE_END}",
+    re.IGNORECASE | re.VERBOSE,
+)
+_OTHER_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} [.;,] \s+ (?: (?:or|alternatively|another|also|the\s+other) \b [^.;\n\d$]{{0,40}} ) (?P<value> {_VALUE} ) {_CLAUSE_END}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_STRUCK = re.compile("~~")
+_NO_BEHIND = re.compile(rf"{_BOX_END} [.!?] \s+ (?:\w+:\s*)? no \b [,.!:]", re.IGNORECASE | re.VERBOSE)
 #: Another value beside the box. A decimal or a share behind a fraction is rather the same value again.
 _ALTERNATIVE = re.compile(
     rf"""
-    {_BOX_END} ,? \s*+ (?: \( \s*+ )?+
+    {_BOX_END} ,? \s*+ (?: [.]{{3}} \s*+ )?+ (?: \( \s*+ )?+
     (?: (?: or | perhaps | maybe | possibly | alternatively,? ) \s++
         (?: (?:maybe|perhaps|possibly|even|else|also|it\s+(?:could|might|may)\s+(?:also\s+)?be) ,? \s++ ){{0,2}}+ )
     (?P<value> {_VALUE} ) (?! [\d%] | \s*\\?% )
@@ -141,6 +228,8 @@ _WITHDRAWN = re.compile(
          | (?:ignore|disregard|forget) \s+ (?:that|this|my|what) \b
          | let \s+ me \s+ (?:correct|redo|recompute|recalculate|try\s+again|start\s+over|fix)
          | (?:erratum|edit|correction|typo) \s* : )
+    | \b I \s+ (?:now\s+)? realiz|(?:\b(?:wait|hold\s+on|but\s+we)\b [^.\n]{{0,10}} \b (?:I|we) \s+ (?:need|must|have\s+to|should|forgot|missed)\b)
+    | \b we \s+ (?:forgot|missed|overlooked|double-?counted|overcounted)
     | (?: [.!?—–\n-] \s* | \b (?:no|wait|actually|sorry|hmm+|hm|however|but) [,.…]* \s+ )
       (?: that | this | (?:the|my) \s+ (?:answer|result|above) ) (?: \s+(?:is|was) | ['’]s | \s+can(?:no|['’])t\s+be )
       (?: \s+ (?:actually|clearly|still|also|obviously) )?
@@ -157,9 +246,12 @@ _GOES_ON = re.compile(
         \b (?: asked \s+ for | wanted | sought | required | requested | in \s+ question ) \s+ (?:is|are|equals|=)
       | \b (?:hence|thus|therefore|so|then) \b [^.\n]{{0,20}}
         \b (?: answer | value | result | total ) \b [^.\n]{{0,40}} \b (?:is|are|equals)
+      | \b (?:hence|thus|therefore|so) [,:]? (?: \s+ (?:it\s+is|it['’]s|there\s+(?:are|is)|we\s+(?:get|have|halve\s+it)) [,:]? )?
+      | \b (?:giving|becomes|making\s+it|which\s+makes) | \b (?:I|we) \s+ (?:find|get|obtain|have)
+      | \b including \b [^.\n]{{0,60}} , | \b (?:after|once) \b [^.\n]{{0,40}} (?:correct|symmetr|adjust)\w*
       | \b (?:correct|true|actual|real|right) \s+
         (?:value|one|answer|result|maximum|minimum|number) \s+ (?:is|was|would\s+be|should\s+be) )
-    \s+ (?:about\s+)? (?P<value> {_VALUE} )
+    \s+ (?:about\s+)? (?P<value> {_VALUE} ) (?= [\s.!)]* (?:\Z | \n | [.!]\s) )
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -182,6 +274,8 @@ _CHANGED_BEFORE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+#: "No rectangle has more than \boxed{25}" states a maximum.
+_NONE_HAS_MORE = re.compile(r"(?:\A|[.;,]\s|\bso\s)\s*no\s+[a-z]+\s[^.;,\n]{0,40}\Z", re.IGNORECASE)
 #: Words behind a box that scale its value, or make it a bound.
 _CHANGED_BEHIND = re.compile(
     r"""
@@ -198,7 +292,11 @@ def meant(text: str, start: int, end: int) -> bool:
     r"""Return whether the words beside the box text[start:end] leave it an answer ("not \boxed{7}" does not)."""
     before = _SENTENCE_START.split(text[max(0, start - _BEFORE) : start])[-1]
     refused = _NOT_MEANT_BEFORE.search(before)
-    if refused and not _BUT.search(before, refused.start()):
+    if refused and not _BUT.search(before, refused.start() + len("every")):
+        return False
+    if len(_STRUCK.findall(before)) % 2 or _NO_BEHIND.match(text, end):
+        return False
+    if _VERB_BEHIND.match(text, end) and not _CONFIRMED_BEHIND.match(text, end):
         return False
     return not any(pattern.match(text, end) for pattern in (DENIED_BEHIND, _IS_NOT, _ASKED, _OPEN_BEHIND))
 
@@ -218,18 +316,25 @@ def value_gone_on_to(text: str, end: int) -> str | None:
     """Return the value that the sentences behind a box go on to from it, or None."""
     stop = _end_of_context(text, end)
     found = _GOES_ON.search(text, end, stop)
-    return None if found is None or _CHECKING.search(text, end, found.start()) else found["value"].rstrip(".,")
+    concluded = found is not None and re.match(r"so\s+(?:it|the\s+answer)\b", found.group(), re.IGNORECASE)
+    if found is None or (_CHECKING.search(text, end, found.start()) and not concluded):
+        return None
+    return found["value"].rstrip(".,")
 
 
 def alternative_behind(text: str, end: int) -> str | None:
-    """Return the other value of "\\boxed{12} or maybe 14", or None."""
-    found = _ALTERNATIVE.match(text, end)
-    return found["value"].rstrip(".,") if found else None
+    """Return what "\\boxed{12} or maybe 14" and "\\boxed{12} and 14" add to the box ("or 14", ", 14"), or None."""
+    if found := _LISTED.match(text, end):
+        return f", {found['value'].rstrip('.,')}"
+    found = _ALTERNATIVE.match(text, end) or _OTHER_BEHIND.match(text, end)
+    return f" or {found['value'].rstrip('.,')}" if found else None
 
 
 def with_words(text: str, start: int, end: int, content: str) -> str:
     """Return the content of a box with the words beside it that change it ("less than 12", "60 million")."""
     before = _CHANGED_BEFORE.search(text, max(0, start - _WORDS_LENGTH), start)
+    if before and _NONE_HAS_MORE.search(text, max(0, before.start() - _WORDS_LENGTH), before.start()):
+        before = None
     behind = _CHANGED_BEHIND.match(text, end)
     return " ".join(part for part in (before and before.group(), content, behind and behind[1]) if part)
 

@@ -60,7 +60,7 @@ _THINK, _THINK_END = "<think>", "</think>"
 #: What may stand between two boxes of one sentence or display.
 _SAME_SENTENCE = re.compile(
     r"""(?:
-        \s | [,;$和或与及、，]
+        \s | [,;/$和或与及、，]
         | \\[,;:!\ ] | \\[\[\]()] | \\\\(?=\s) | \\q?quad(?![a-zA-Z])  # spaces, delimiters, ends of rows
         | \\text\s*\{[^{}]{0,60}\}
         | [a-zA-Z]+ (?:_\{?\w{1,3}\}?|\(\w\))? \s* =                # the name of the next value
@@ -69,10 +69,12 @@ _SAME_SENTENCE = re.compile(
     re.VERBOSE,
 )
 #: Words between two boxes need a joint among them.
-_JOINT = re.compile(r"[,;&]|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad")
+_JOINT = re.compile(r"[,;&/]|(?<![a-zA-Z])(?:vs|versus)(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad")
 #: Between boxes that are a list even where the reference has one value.
 _LISTED = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\q?quad(?![a-zA-Z])|\band\b)*\Z")
-_ALTERNATIVE = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|或")
+_ALTERNATIVE = re.compile(
+    r"(?<![a-zA-Z])(?:or|vs|versus|also|otherwise|for\s+(?:even|odd)|if|in\s+the\s+first\s+case)(?![a-zA-Z])|或|/"
+)
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 #: What begins and ends a member of a formula, inside or at the ends of the formula.
 _MEMBER_ENDS = re.compile(
@@ -87,18 +89,22 @@ _FORMULA_MARK = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
 #: Text beside a box that makes the box a part of a larger expression.
 _PART_BEFORE = re.compile(
     r"""
-    (?: [-+*/^_·×÷−\d] | \\(?:cdot|times|div|pm|mp|sqrt|pi)
+    (?: [-+*/^_·×÷−\d] | [_^]\{ | \\(?:cdot|times|div|pm|mp|sqrt|pi)
       | \\(?:[dt]?frac\s*(?:\{[^{}]*\}\s*)?|sqrt\s*(?:\[[^\]]*\]\s*)?)\{ ) \s* \Z
     """,
     re.VERBOSE,
 )
 _PART_BEHIND = re.compile(
     r"""
-    \s*+ (?: [-+*/·×÷−\d] | !(?!=) | \^(?!\s*\{?\s*\\circ)
-      | \\(?:cdot|times|div|pi|sqrt|[dt]?frac)(?![a-zA-Z]) )
+    \s*+ (?: [-+*/·×÷−\d] | [xyznk](?![a-zA-Z]) | !(?!=) | \^(?!\s*\{?\s*\\circ)
+      | \\(?:cdot|times|div|pi|pm|mp|sqrt|[dt]?frac)(?![a-zA-Z]) )
     """,
     re.VERBOSE,
 )
+#: Signs beside a box that make its formula a relation: a bound, a denial, an equation of two numbers.
+_RELATION = r"[<>≤≥≠]|\\(?:ne|neq|[lg]e|[lg]eq|[lg]eqq|[lg]eqslant|[lg]t|n?mid)(?![a-zA-Z])"
+_RELATION_BEFORE = re.compile(rf"(?:(?:{_RELATION})|(?:\$|\\[(\[])\s*-?[\d.,]+\s*=)\s*\Z")
+_RELATION_BEHIND = re.compile(rf"\s*+(?:{_RELATION}|=\s*-?[\d.,]+\s*(?:\$|\\[)\]]))")
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.
@@ -280,8 +286,8 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
         first -= 1
     if first == len(found) - 1:
         if other := alternative_behind(response, found[-1].end):
-            return f"{contents[-1]} or {other}"
-        return _with_member(response, found[-1]) or with_words(
+            return contents[-1] + other
+        return _with_relation(response, found[-1]) or _with_member(response, found[-1]) or with_words(
             response, found[-1].start, found[-1].end, contents[-1]
         )
     if not (several or alternatives or _only_listed(response, found[first:])):
@@ -289,6 +295,19 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
     return (" or " if alternatives and not several else ", ").join(
         dict.fromkeys(_with_name(response, box) for box in found[first:])
     )
+
+
+def _with_relation(text: str, box: _Box) -> str | None:
+    r"""Return the formula "x \\ne 12" of "$x \\ne \\boxed{12}$", or None if its box is no part of such a relation."""
+    before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
+    behind = text[box.end : box.end + _MEMBER_LENGTH]
+    if not (_RELATION_BEFORE.search(before) or _RELATION_BEHIND.match(behind)) or not _in_formula(text, box.start):
+        return None
+    starts = [mark.end() for mark in _FORMULA_MARK.finditer(before)]
+    end = _FORMULA_MARK.search(behind)
+    if not starts or not end:
+        return None
+    return unboxed(f"{before[starts[-1] :]}{text[box.start : box.end]}{behind[: end.start()]}").strip(" .")
 
 
 def _with_member(text: str, box: _Box) -> str | None:

@@ -75,7 +75,7 @@ _TRAILING_POINT = re.compile(r"(?<=\d)\.(?!\d)")
 _LEADING_POINT = re.compile(r"(?<!\d)\.(?=\d)")
 _MIXED = re.compile(r"(?<![\d./}])(\d+)\s+(\d+)/(\d+)(?![\d/])")
 _BASED = re.compile(
-    r"((?:\d|[A-F]\d)[0-9A-F]*|[A-F]+(?=_\{?\(?16))(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\)?\}?\Z"
+    r"(-?(?:\d|[A-F]\d)[0-9A-F]*|-?[A-F]+(?=_\{?\(?16))(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\)?\}?\Z"
 )
 _PERCENT = re.compile(r"\s*(?:\\?%|\bper\s?cent(?:age)?(?:\s+points?)?\b|\bpct\b)\s*\Z", re.IGNORECASE)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\bdegrees?\b|\bdeg\b)")
@@ -164,7 +164,7 @@ def written(text: str) -> Written:
         bare, unit = split_unit(latex)
     if _VARIABLE_BEHIND.search(latex) and bare != latex:
         marks = replace(marks, with_letter=_mathematics(latex))
-    if (based := _BASED.match(bare)) and based[1].isdigit():
+    if (based := _BASED.match(bare)) and based[1].lstrip("-").isdigit():
         marks = replace(marks, digits=based[1])
     readable = not has_english(_TEXT.sub(r" \1 ", bare)) and not _CJK.search(bare)
     return replace(marks, latex=_mathematics(bare.strip()) if readable else "", unit=unit or currency)

@@ -125,7 +125,7 @@ def standard(text: str) -> str:
         text = _MARKED_DIGIT.sub(lambda found: f"{_MARKS[found[2]]}{{{found[1]}}}", text)
         text = _SPLIT_OVERLINE.sub("", text)
     if "{" in text:
-        text = _without_unseen(text)
+        text = _without_unseen(_without_outer(text))
     if "." in text:
         text = _fractions(text)
     if "\\" in text:
@@ -185,6 +185,19 @@ def _going_on(match: "re.Match[str]") -> str:
         if times >= 3 or (times == 2 and not fixed):
             return _fraction(match[1], fixed, period)
     return match.group()
+
+
+def _without_outer(text: str) -> str:
+    """Return `text` without braces around all of it, which TeX does not show; "{1, 2}" stays a set."""
+    plain = text.strip(" $")
+    if not (plain.startswith("{") and plain.endswith("}")) or re.fullmatch(r"[\d{},;.\s+-]+", plain):
+        return text
+    depth = 0
+    for index, mark in enumerate(plain):
+        depth += (mark == "{") - (mark == "}") if plain[index - 1 : index] != "\\" else 0
+        if depth == 0 and index < len(plain) - 1:
+            return text
+    return plain[1:-1].strip()
 
 
 def _without_unseen(text: str) -> str:

@@ -10,6 +10,7 @@ import re
 
 from extra_services.verification.commitment import DENIED_BEHIND
 from extra_services.verification.symbols import any_of
+from extra_services.verification.words import has_english
 
 _MARKS = ("####", "answer", "result", "答案")
 _A_LINE = re.compile(r"[\s>*#_-]*a[*_]*\s*:", re.IGNORECASE)
@@ -63,7 +64,10 @@ _DESCRIBING = any_of(
     increases? decreases? grows? changes? drops? rises? falls? exceeds?
     """
 )
-_VALUE_BEFORE = r"(?:[-+]?\d[\d.,/]*|\$[^$\n]{1,40}\$)\s*%?"
+_VALUE_BEFORE = (
+    r"(?:[-+]?\d[\d.,/]*|\$[^$\n]{1,40}\$|\\\([^\n]{1,40}?\\\)|[-+]?\\[dt]?frac\{[^{}\n]{1,20}\}\{[^{}\n]{1,20}\}"
+    r"|\([^()\n]{1,40}\))\s*%?"
+)
 #: Text before a value that changes it, with the number that belongs to it ("3 less than", "5 or", "x >").
 _CHANGED_BEFORE = re.compile(
     rf"""
@@ -75,6 +79,7 @@ _CHANGED_BEFORE = re.compile(
       | \b (?:answer|result) \s+ (?:{_DESCRIBING}) \b (?! \s+ (?:the\s+|a\s+)? value) [^.;:\n\d$]{{0,40}}
       | \b (?:answer|result) \s+ (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?|divided|multiplied)
         \b [^.;:\n]{{0,40}}
+      | \b (?:before|after|following|preceding)
       | \b of \s+ the \s+ (?:first|last|next)
       | \b (?:every|all|any) \b [^.,;:\n\d$]{{0,30}} \b but
       | \b (?:could|might|may) \s+ (?:also\s+|well\s+)? be
@@ -224,7 +229,9 @@ def marked_line(response: str) -> tuple[str, str] | None:
 
 def states_a_value(text: str) -> bool:
     """Return whether `text` is a number, a formula or a choice, and no prose."""
-    return bool(_VALUE.match(text.strip()))
+    plain = text.strip()
+    raw = len(plain) <= _LONGEST_BARE_ANSWER and bool(re.search(r"\d|\\", plain)) and not has_english(plain)
+    return raw or bool(_VALUE.match(plain))
 
 
 def whole(response: str) -> str | None:
