@@ -60,7 +60,8 @@ _NOT_MEANT_BEFORE = re.compile(
            | impossible | unlikely | doubtful | tempting )
         \s+ (?: that | to \s+ (?:say|think|conclude|answer|guess|claim|believe) ) \b [^.;:\n]{{0,80}}
     | \b (?:doubt|deny|dispute|wonder|whether|refuse|nobody|no\s+one|there(?:\s+is|['’]s)\s+no) \b [^.;,\n]{{0,80}}
-    | \b (?:trap|pitfall|misprint|distractor|template) \b [^.;,\n]{{0,30}}
+    | \b (?:trap|pitfall|misprint|distractor|template|myth|misconception|fallacy|unknown|undetermined|unclear) \b [^.;,\n]{{0,30}}
+    | \b (?:maybe|perhaps|possibly)
     | \b (?:{_VERB_OF_REFUSAL}) (?: \s+ (?:{_SUBJECT})\b ){{0,4}}+
     # another value, which this one is compared with
     | \b (?: plus | over | versus | vs\.? | near | almost | nearly | above | below | beyond | under
@@ -69,7 +70,8 @@ _NOT_MEANT_BEFORE = re.compile(
         | as \s+ \w+ \s+ as | (?:add|subtract|multiply|divide) \s+ [\d$\\] [^.;,\n]{{0,40}} \b (?:to|from|by)
         | (?:rather|better|worse|sooner) \b [^.;\n]{{0,40}} \b than )
     | \b between \b [^.;\n]{{0,60}} \b and
-    | \b (?:answer|result) \s+ (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?) \b [^.;:\n]{{0,40}}
+    | \b (?:answer|result) \s+ (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?|has|have|ends?|starts?
+        |begins?|contains?|consists?|divides|lies|leaves|rounds|is\s+(?:after|before|next\s+to|past|either\s+side\s+of)) \b [^.;:\n]{{0,40}}
     # said by others, supposed, tried, an example
     | \b (?:suppose|imagine|assume|what\s+if) \b [^.;:,\n]{{0,60}}
         \b (?:were|was|is|be|had\s+been|equals?) (?:\s+to)?
@@ -137,7 +139,7 @@ _VERB_BEHIND = re.compile(
     rf"""
     {_BOX_END} (?: [,(—–-]{{1,3}}+ \s*+ (?:which|this|that|it) \s++ (?!(?:is|are|was|were)\b) )?+
     (?: (?:is|are|was|were|becomes|became|must|has|have|needs?|may|might|can|could|would|should|will|does|did) \b
-      | (?:over|under|double-?)?counts \b
+      | (?:over|under|double-?)?counts \b | (?:overlooks|neglects|forgets|assumes) \b
       | (?:contradicts|violates|fails|exceeds|omits|ignores|misses|satisfies|solves|seems|looks|sounds|appears|feels) \b
       | (?:gets|got|drops|falls|lies|goes|turns|cannot|can['’]t|never|hardly|works?|occurs|happens|makes) \b
       | (?:differs|comes|counts|leads|belongs) \s )
@@ -157,7 +159,7 @@ _CONFIRMED_BEHIND = re.compile(
     rf"""
     {_BOX_END} (?: [,(—–-]{{1,3}}+ \s*+ (?:which|this|that|it) \s++ )?+
     (?: (?:is|are|was|were) | (?:must|should|will|would|can) \s+ (?:be|therefore\s+be) ) \s+
-    (?: (?!(?:not|never|no|wrong|incorrect|false|double|half|twice|square|cube|less|more|most|before|after|lower|upper|first|one|two
+    (?: the \s+ only \s+ )?+ (?: (?!(?:not|never|no|wrong|incorrect|false|double|half|twice|square|cube|less|more|most|before|after|lower|upper|first|one|two
           |invalid|only|times|far|too|old|previous|naive)\b) [\w'’-]+ \s+ ){{0,4}}?
     (?: (?:{_GOOD}) \b (?! \s+ (?:if|when|unless|only|for) \b ) | what \s+ (?:we|was|is|you) \b | [\d$\\] )
     | {_BOX_END} , \s* which \s+ (?:can|may) \s+ (?:also\s+)?be \s+ (?:written|expressed|simplified|rewritten|seen|checked|verified|approximated) \b
@@ -173,7 +175,10 @@ _OPEN_BEHIND = re.compile(
     (?: unless \b | with \s+ (?:probability|chance|likelihood) \b
       | if \b (?! \s+ and \s+ only ) | for \s+ (?:even|odd|positive|negative) \b | in \s+ (?:the\s+(?:first|second|other)|one) \s+ case \b
       | would \s+ (?:all\s+)?do \b | or \s+ (?:not|something|\d) \b
-      | plus \b | minus \b | times \s+ [\d$\\] | (?:percent\s+)?+ of \s+ [\d$\\] | out \s+ of \s+ [\d$\\] | short \s+ of \b
+      | plus \b | minus \b | divided \s+ by \b | (?:doubled|halved|tripled) \b | (?:reduced|increased|decreased|diminished) \s+ by \b
+      | less \s+ [\d$\\] | to \s+ the \s+ \w+ \s+ power \b | to \s+ the \s+ power \b | raised \s+ to \b | per \s+ (?:thousand|mille|million) \b
+      | and \s+ an? \s+ (?:half|third|quarter) \b | or \s+ (?:higher|lower|above|below|bigger|smaller|larger|so) \b | / \s* [\d$]
+      | times \s+ [\d$\\] | (?:percent\s+)?+ of \s+ [\d$\\] | out \s+ of \s+ [\d$\\] | short \s+ of \b
       | off \b | or \s+ is \s+ it \b | I \s+ mean \b | sorry \b | oops \b | not \s+ sure \b | unsure \b
       | (?:could|might|may) \s+ (?:also\s+)?be \b | (?:->|→|\\(?:to|rightarrow)(?![a-zA-Z])) [\s$]*+ (?:{_BOX_END})?+ -?[\d\\]
       | wrong \b | ~~ | the \s+ claim \s+ is \b
@@ -240,12 +245,12 @@ _WITHDRAWN = re.compile(
 #: Another value that the text goes on to, from the box.
 _GOES_ON = re.compile(
     rf"""
-    (?: \b (?:subtract|add|multiply|divide|double|halve|triple|square)(?:ing|e)? \b [^.\n]{{0,60}}
+    (?: \b (?:subtract|add|multipl|divid|doubl|halv|tripl|squar)[a-z]{{0,5}} \b [^.\n]{{0,60}}
         \b (?: to \s+ (?:get|obtain|find|give) | gives | giving | (?:we|you) \s+ get | yields )
       | \b (?:hence|thus|therefore|so|then) \b [^.\n]{{0,60}}
         \b (?: asked \s+ for | wanted | sought | required | requested | in \s+ question ) \s+ (?:is|are|equals|=)
-      | \b (?:hence|thus|therefore|so|then) \b [^.\n]{{0,20}}
-        \b (?: answer | value | result | total ) \b [^.\n]{{0,40}} \b (?:is|are|equals)
+      | \b (?:hence|thus|therefore|so|then) \b [^.\n]{{0,80}} \b (?:is|are|equals)
+      | \b (?:answer|result) \b [^.\n]{{0,40}} (?: \b (?:is|are|equals) | , )
       | \b (?:hence|thus|therefore|so) [,:]? (?: \s+ (?:it\s+is|it['’]s|there\s+(?:are|is)|we\s+(?:get|have|halve\s+it)) [,:]? )?
       | \b (?:giving|becomes|making\s+it|which\s+makes) | \b (?:I|we) \s+ (?:find|get|obtain|have)
       | \b including \b [^.\n]{{0,60}} , | \b (?:after|once) \b [^.\n]{{0,40}} (?:correct|symmetr|adjust)\w*
@@ -292,7 +297,8 @@ def meant(text: str, start: int, end: int) -> bool:
     r"""Return whether the words beside the box text[start:end] leave it an answer ("not \boxed{7}" does not)."""
     before = _SENTENCE_START.split(text[max(0, start - _BEFORE) : start])[-1]
     refused = _NOT_MEANT_BEFORE.search(before)
-    if refused and not _BUT.search(before, refused.start() + len("every")):
+    excepted = refused is not None and bool(re.search(r"\bbut\b[\s$({]*\Z", refused.group()))
+    if refused and (excepted or not _BUT.search(before, refused.start() + len("rather"))):
         return False
     if len(_STRUCK.findall(before)) % 2 or _NO_BEHIND.match(text, end):
         return False

@@ -60,7 +60,7 @@ _THINK, _THINK_END = "<think>", "</think>"
 #: What may stand between two boxes of one sentence or display.
 _SAME_SENTENCE = re.compile(
     r"""(?:
-        \s | [,;/$和或与及、，]
+        \s | [,;/$和或与及、，–—~]
         | \\[,;:!\ ] | \\[\[\]()] | \\\\(?=\s) | \\q?quad(?![a-zA-Z])  # spaces, delimiters, ends of rows
         | \\text\s*\{[^{}]{0,60}\}
         | [a-zA-Z]+ (?:_\{?\w{1,3}\}?|\(\w\))? \s* =                # the name of the next value
@@ -69,11 +69,11 @@ _SAME_SENTENCE = re.compile(
     re.VERBOSE,
 )
 #: Words between two boxes need a joint among them.
-_JOINT = re.compile(r"[,;&/]|(?<![a-zA-Z])(?:vs|versus)(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad")
+_JOINT = re.compile(r"[,;&/–—~]|(?<![a-zA-Z])(?:vs|versus)(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad")
 #: Between boxes that are a list even where the reference has one value.
 _LISTED = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\q?quad(?![a-zA-Z])|\band\b)*\Z")
 _ALTERNATIVE = re.compile(
-    r"(?<![a-zA-Z])(?:or|vs|versus|also|otherwise|for\s+(?:even|odd)|if|in\s+the\s+first\s+case)(?![a-zA-Z])|或|/"
+    r"(?<![a-zA-Z])(?:or|vs|versus|also|otherwise|for\s+(?:even|odd)|if|in\s+the\s+first\s+case)(?![a-zA-Z])|[或/–—~]"
 )
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 #: What begins and ends a member of a formula, inside or at the ends of the formula.
@@ -101,10 +101,11 @@ _PART_BEHIND = re.compile(
     """,
     re.VERBOSE,
 )
-#: Signs beside a box that make its formula a relation: a bound, a denial, an equation of two numbers.
+#: Signs beside a box that make it a part of its formula: of a bound, a denial, an equation of two numbers, a set, a
+#: ratio.
 _RELATION = r"[<>≤≥≠]|\\(?:ne|neq|[lg]e|[lg]eq|[lg]eqq|[lg]eqslant|[lg]t|n?mid)(?![a-zA-Z])"
-_RELATION_BEFORE = re.compile(rf"(?:(?:{_RELATION})|(?:\$|\\[(\[])\s*-?[\d.,]+\s*=)\s*\Z")
-_RELATION_BEHIND = re.compile(rf"\s*+(?:{_RELATION}|=\s*-?[\d.,]+\s*(?:\$|\\[)\]]))")
+_RELATION_BEFORE = re.compile(rf"(?:(?:{_RELATION})|(?<!\\)[\[(]|\\\{{|(?:\$|\\[(\[])\s*-?[\d.,]+\s*=)\s*\Z")
+_RELATION_BEHIND = re.compile(rf"\s*+(?:{_RELATION}|:|\\text\s*\{{\s*(?:or|and|to)\b|\\[bp]?mod|(?:\\[,;! ])+[ik](?![a-zA-Z])|=\s*-?[\d.,]+\s*(?:\$|\\[)\]]))")
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.

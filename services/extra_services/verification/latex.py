@@ -70,6 +70,8 @@ _FONT = re.compile(
 _TEXT = re.compile(r"\\(?:text|mbox|textnormal|textup)\s*\{([^{}]*)\}")
 _SPACED_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?\Z")
 _NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![_^.\d])\d+(?:\.\d+)?\s+\.?\d")
+#: "3_a", which latex2sympy reads as 3.
+_INDEX_OF_NUMBER = re.compile(r"(?<![\w}])\d+_\{?[a-zA-Z]")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\_^{\d.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![a-zA-Z\d.])")
 _TRAILING_POINT = re.compile(r"(?<=\d)\.(?!\d)")
 _LEADING_POINT = re.compile(r"(?<!\d)\.(?=\d)")
@@ -78,7 +80,7 @@ _BASED = re.compile(
     r"(-?(?:\d|[A-F]\d)[0-9A-F]*|-?[A-F]+(?=_\{?\(?16))(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\)?\}?\Z"
 )
 _PERCENT = re.compile(r"\s*(?:\\?%|\bper\s?cent(?:age)?(?:\s+points?)?\b|\bpct\b)\s*\Z", re.IGNORECASE)
-_DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\bdegrees?\b|\bdeg\b)")
+_DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\bdegrees?\b|(?<!\\)\bdeg\b)")
 _VARIABLE_BEHIND = re.compile(r"(?<![a-zA-Z])[a-zA-Z]\s*\Z")
 _TRIGONOMETRY = re.compile(r"(?<![a-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
@@ -294,6 +296,8 @@ def _mathematics(text: str) -> str:
     text = _SCIENTIFIC.sub(r"\1\\cdot 10^{\2}", text)
     text = _LEADING_POINT.sub("0.", _TRAILING_POINT.sub("", text))
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    if _INDEX_OF_NUMBER.search(text):
+        return ""
     if _NUMBERS_SIDE_BY_SIDE.search(text) and "matrix" not in text and "array" not in text:
         return ""
     text = braced_fractions(text).replace(r"\varnothing", r"\emptyset")

@@ -8,10 +8,15 @@ notation stays as it is. What depends on the other answer is in `counterparts`.
 import re
 from itertools import pairwise
 
+from extra_services.verification.normalization import unwrapped
 from extra_services.verification.spoken import number_word
+from extra_services.verification.wrappers import unwrap_commands
 
 #: Longest answer that is rewritten, in characters.
 _MAX_LENGTH = 2000
+_LAYOUT = re.compile(r"\\(?:displaystyle|large|color|textcolor|underline|ensuremath|tag)(?![a-zA-Z])")
+_SPACE_BEFORE = re.compile(r"\A(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z]))++")
+_GOING_ON = re.compile(r"(?:\.\.\.|…|dots[cb]?)[\s$}]*\Z")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 
 _NO_WORD = re.compile(r"[$~]|\\ ")
@@ -22,7 +27,7 @@ _SPLIT_OVERLINE = re.compile(r"(?<=\d)\}\\overline\{(?=\d)")
 _PERIOD = re.compile(
     r"""
     (?<![\d.]) (\d{0,40}) \. (\d{0,40})
-    (?: \( (?P<parens>\d{1,40}) \)
+    (?: (?:\\left\s*+|\\bigl\s*+)? \( (?P<parens>\d{1,40}) (?:\\right\s*+|\\bigr\s*+)? \)
       | \\(?:overline|bar) \s*+ (?: \{ (?P<bar>\d{1,40}) \} | (?P<bare>\d) )
       | (?P<dots> \\dot \s*+ \{? \d \}? (?: \d{0,40} \\dot \s*+ \{? \d \}? )? ) )
     (?! [\d(] | \\(?:dot|overline|bar) )
@@ -121,6 +126,7 @@ def standard(text: str) -> str:
     """Return an answer with its notations in one form."""
     if text.isalnum() or len(text) > _MAX_LENGTH:
         return text
+    text = _without_layout(text)
     if not text.isascii():
         text = _MARKED_DIGIT.sub(lambda found: f"{_MARKS[found[2]]}{{{found[1]}}}", text)
         text = _SPLIT_OVERLINE.sub("", text)
@@ -139,6 +145,17 @@ def standard(text: str) -> str:
     if "espectively" in text:
         text = _RESPECTIVELY.sub("", text)
     return _signed_set(_based(_sets(text)))
+
+
+def _without_layout(text: str) -> str:
+    """Return `text` without what only shapes the whole of it: delimiters, spaces, styles, the end of the sentence."""
+    if "\\" in text:
+        if _LAYOUT.search(text):
+            text = unwrap_commands(text)
+        text = _SPACE_BEFORE.sub("", text)
+        if text.endswith("quad"):
+            text = text.removesuffix("quad").removesuffix("q").removesuffix("\\")
+    return text if _GOING_ON.search(text) else unwrapped(text)
 
 
 def _feet_and_inches(match: "re.Match[str]") -> str:
@@ -269,7 +286,7 @@ def _based(text: str) -> str:
     digits = match["digits"]
     if base is None or not (base == 16 or digits.isdigit()) or (match["index"] and digits.isalpha()):
         return text
-    return digits if base == 10 else f"{digits}_{{{base}}}"
+    return f"{digits}_{{{base}}}"
 
 
 def _listed(text: str) -> str:
