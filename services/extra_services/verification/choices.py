@@ -51,7 +51,10 @@ _BETWEEN = rf"""(?:
 ){{0,40}}?"""
 _STATED = re.compile(rf"(?i: (?:{_CUE}) {_BETWEEN} ) {_LETTERS}", re.VERBOSE)
 _MATCHES = re.compile(
-    rf"(?i: \b(?:which|that|this)\s+(?:is|matches|corresponds\s+to|means|gives)\s+(?:the\s+)?(?:option|choice|answer) ) \s+ {_LETTERS}",
+    rf"""
+    (?i: \b (?:which|that|this) \s+ (?:is|matches|corresponds\s+to|means|gives) \s+ (?:the\s+)?
+        (?:option|choice|answer) ) \s+ {_LETTERS}
+    """,
     re.VERBOSE,
 )
 _IS_CORRECT = re.compile(
@@ -72,11 +75,15 @@ _OPTION = re.compile(r"^[ \t>*-]{0,8}\(?([A-J])[.):](?:\*\*)?[ \t]+\S", re.MULTI
 
 #: The options of the question on one line ("A) 3 B) 4 C) 5").
 _OPTIONS_INLINE = re.compile(
-    r"(?<![\w\\(]) \(?A[).:] [ ]*+ [^\s,] [^\n]{0,200}? [ ;,] \(?B[).:] [ ]*+ [^\s,] [^\n]{0,200}? [ ;,] \(?C[).:] [ ]*+ [^\s,] [^\n]*+",
+    r"""
+    (?<![\w\\(]) \(?A[).:] [ ]*+ [^\s,] [^\n]{0,200}? [ ;,] \(?B[).:] [ ]*+ [^\s,] [^\n]{0,200}?
+    [ ;,] \(?C[).:] [ ]*+ [^\s,] [^\n]*+
+    """,
     re.VERBOSE,
 )
 _DENYING = r"""
-    not except neither nor than instead\s+of rather\s+than considered eliminat(?:e|es|ed|ing) reject(?:s|ed|ing)? rul(?:e|es|ed|ing)\s+out
+    not except neither nor than instead\s+of rather\s+than considered
+    eliminat(?:e|es|ed|ing) reject(?:s|ed|ing)? rul(?:e|es|ed|ing)\s+out
     exclud(?:e|es|ed|ing)
 """
 _CHINESE_DENYING = "不是 不选 不選 不能选 排除 并非"

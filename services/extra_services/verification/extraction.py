@@ -69,7 +69,9 @@ _SAME_SENTENCE = re.compile(
     re.VERBOSE,
 )
 #: Words between two boxes need a joint among them.
-_JOINT = re.compile(r"[,;&/–—~]|(?<![a-zA-Z])(?:vs|versus)(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad")
+_JOINT = re.compile(
+    r"[,;&/–—~]|(?<![a-zA-Z])(?:vs|versus)(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad"
+)
 #: Between boxes that are a list even where the reference has one value.
 _LISTED = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\q?quad(?![a-zA-Z])|\band\b)*\Z")
 _ALTERNATIVE = re.compile(
@@ -101,15 +103,20 @@ _PART_BEHIND = re.compile(
     """,
     re.VERBOSE,
 )
-#: Signs beside a box that make it a part of its formula: of a bound, a denial, an equation of two numbers, a set, a
-#: ratio.
+#: Signs beside a box that make it a part of its formula: of a bound, a denial, an equation of two numbers, a
+#: set, a ratio.
 _RELATION = r"[<>≤≥≠]|\\(?:ne|neq|[lg]e|[lg]eq|[lg]eqq|[lg]eqslant|[lg]t|n?mid)(?![a-zA-Z])"
 _RELATION_BEFORE = re.compile(rf"(?:(?:{_RELATION})|(?<!\\)[\[(]|\\\{{|(?:\$|\\[(\[])\s*-?[\d.,]+\s*=)\s*\Z")
-_RELATION_BEHIND = re.compile(rf"\s*+(?:{_RELATION}|:|\\text\s*\{{\s*(?:or|and|to)\b|\\[bp]?mod|(?:\\[,;! ])+[ik](?![a-zA-Z])|=\s*-?[\d.,]+\s*(?:\$|\\[)\]]))")
+_RELATION_BEHIND = re.compile(
+    rf"\s*+(?:{_RELATION}|:|\\text\s*\{{\s*(?:or|and|to)\b|\\[bp]?mod|(?:\\[,;! ])+[ik](?![a-zA-Z])"
+    r"|=\s*-?[\d.,]+\s*(?:\$|\\[)\]]))"
+)
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.
 _UNIT_LENGTH = 60
+#: Last boxes whose sentences are read.
+_MOST_EXAMINED = 20
 #: Longest text between two boxes of one sentence, in characters.
 _LONGEST_GAP = 100
 
@@ -136,7 +143,8 @@ def _unfinished_thought(response: str) -> bool:
 
 def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
     written = _boxes(response)
-    boxed = [box for box in written if meant(response, box.start, box.end)]
+    boxed = written[:-_MOST_EXAMINED]
+    boxed += [box for box in written[-_MOST_EXAMINED:] if meant(response, box.start, box.end)]
     tag = _last_tag(response)
     if tag is not None and (not boxed or boxed[-1].start < tag.end()):
         return _tagged(response, tag, which, several)
@@ -288,8 +296,10 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
     if first == len(found) - 1:
         if other := alternative_behind(response, found[-1].end):
             return contents[-1] + other
-        return _with_relation(response, found[-1]) or _with_member(response, found[-1]) or with_words(
-            response, found[-1].start, found[-1].end, contents[-1]
+        return (
+            _with_relation(response, found[-1])
+            or _with_member(response, found[-1])
+            or with_words(response, found[-1].start, found[-1].end, contents[-1])
         )
     if not (several or alternatives or _only_listed(response, found[first:])):
         return contents[-1]
@@ -299,10 +309,12 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
 
 
 def _with_relation(text: str, box: _Box) -> str | None:
-    r"""Return the formula "x \\ne 12" of "$x \\ne \\boxed{12}$", or None if its box is no part of such a relation."""
+    r"""Return the formula "x \ne 12" of "$x \ne \boxed{12}$", or None if the box is no part of a relation."""
     before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
     behind = text[box.end : box.end + _MEMBER_LENGTH]
-    if not (_RELATION_BEFORE.search(before) or _RELATION_BEHIND.match(behind)) or not _in_formula(text, box.start):
+    if not (_RELATION_BEFORE.search(before) or _RELATION_BEHIND.match(behind)) or not _in_formula(
+        text, box.start
+    ):
         return None
     starts = [mark.end() for mark in _FORMULA_MARK.finditer(before)]
     end = _FORMULA_MARK.search(behind)

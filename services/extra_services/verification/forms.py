@@ -48,7 +48,7 @@ _ROMANS = re.compile(rf"{_ROMAN}(?:(?:\s*[,;&]\s*(?:and\s*)?|\s*and\s*){_ROMAN})
 
 
 def statements(text: str) -> frozenset[str] | None:
-    r"""Return the numbers of statements in "①③", "(1)(3)", "(1), (3)" or "I and III"; a single "(1)" is none."""
+    r"""Return the numbers of statements in "①③", "(1)(3)" or "I and III"; a single "(1)" is none."""
     if _ROMANS.match(text):
         return frozenset(re.findall("[IVX]+", text))
     for pattern, least in ((_CIRCLED, 1), (_IN_PARENTHESES, 2)):

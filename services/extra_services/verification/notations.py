@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from extra_services.verification.normalization import unwrapped
 from extra_services.verification.spoken import number_word
+from extra_services.verification.symbols import plain_punctuation
 from extra_services.verification.wrappers import unwrap_commands
 
 #: Longest answer that is rewritten, in characters.
@@ -106,11 +107,15 @@ _RESPECTIVELY = re.compile(
     r",?\s*+(?:\\text\s*+\{\s*+,?\s*+respectively\s*+\.?\}|\brespectively\b)\s*+\.?\s*+\$?\s*+\Z"
 )
 #: "5'", "6''" and "5'6\"" behind a number. Minutes and seconds of an angle stand behind degrees.
-_PRIMES = re.compile(r"\A([\s$]*+-?)(?:(\d+(?:\.\d+)?)\s*+'(?!'))?+\s*+(?:(\d+(?:\.\d+)?)\s*+(?:''|\"))?([\s$.]*)\Z")
+_PRIMES = re.compile(
+    r"\A([\s$]*+-?)(?:(\d+(?:\.\d+)?)\s*+'(?!'))?+\s*+(?:(\d+(?:\.\d+)?)\s*+(?:''|\"))?([\s$.]*)\Z"
+)
 _EXCEPT = re.compile(
     r"(?:the\s)?(?:set\sof\s)?(?:all\s)?(?:the\s)?(?:real\snumbers|reals)(?:\sx)?,?\s"
     r"(?:except(?:\sfor)?|excluding|but|other\sthan)\s(?:x\s?=\s?)?([^a-zA-Z]*(?:(?:and|or|\\[a-zA-Z]+)[^a-zA-Z]*)*)"
 )
+#: Commands that need the braces around them.
+_INFIX = re.compile(r"\\(?:choose|over|atop|brack|brace)(?![a-zA-Z])")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
@@ -128,6 +133,7 @@ def standard(text: str) -> str:
         return text
     text = _without_layout(text)
     if not text.isascii():
+        text = plain_punctuation(text)
         text = _MARKED_DIGIT.sub(lambda found: f"{_MARKS[found[2]]}{{{found[1]}}}", text)
         text = _SPLIT_OVERLINE.sub("", text)
     if "{" in text:
@@ -148,7 +154,7 @@ def standard(text: str) -> str:
 
 
 def _without_layout(text: str) -> str:
-    """Return `text` without what only shapes the whole of it: delimiters, spaces, styles, the end of the sentence."""
+    """Return `text` without what is around all of it: delimiters, spaces, styles, the end of the sentence."""
     if "\\" in text:
         if _LAYOUT.search(text):
             text = unwrap_commands(text)
@@ -207,7 +213,11 @@ def _going_on(match: "re.Match[str]") -> str:
 def _without_outer(text: str) -> str:
     """Return `text` without braces around all of it, which TeX does not show; "{1, 2}" stays a set."""
     plain = text.strip(" $")
-    if not (plain.startswith("{") and plain.endswith("}")) or re.fullmatch(r"[\d{},;.\s+-]+", plain):
+    if (
+        not (plain.startswith("{") and plain.endswith("}"))
+        or _INFIX.search(plain)
+        or re.fullmatch(r"[\d{},;.\s+-]+", plain)
+    ):
         return text
     depth = 0
     for index, mark in enumerate(plain):

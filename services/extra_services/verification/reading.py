@@ -262,7 +262,7 @@ def _conditions(value: Any) -> bool:
 def _as_one_set(inequalities: Any, joint: str) -> Any:
     """Return inequalities of one variable as a set.
 
-    It is their union ("x < 2 or x > 3"), or their intersection: behind "and", and where the union would be all
+    It is their union ("x < 2 or x > 3"), or their intersection: with "and", and where the union would be all
     reals ("x > 2, x < 3") and "or" does not ask for it.
     """
     if len(inequalities.free_symbols) != 1:

@@ -8,7 +8,7 @@ or deny it ("at least 7", "half of 7", "7 or more", "7 is wrong"): they make it 
 
 import re
 
-from extra_services.verification.commitment import DENIED_BEHIND
+from extra_services.verification.box_words import DENIED_BEHIND
 from extra_services.verification.symbols import any_of
 from extra_services.verification.words import has_english
 
@@ -77,8 +77,9 @@ _CHANGED_BEFORE = re.compile(
       | {_VALUE_BEFORE} (?:\s+[a-z]+)? \s* ,? \s* \b or
       | \b (?:none|neither|nobody|nothing) \b [^.,;:\d]{{0,40}} \b (?:is|are|equals)
       | \b (?:answer|result) \s+ (?:{_DESCRIBING}) \b (?! \s+ (?:the\s+|a\s+)? value) [^.;:\n\d$]{{0,40}}
-      | \b (?:answer|result) \s+ (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?|divided|multiplied)
-        \b [^.;:\n]{{0,40}}
+      | \b (?:answer|result) \s+
+        (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?|divided|multiplied) \b
+        [^.;:\n]{{0,40}}
       | \b (?:before|after|following|preceding)
       | \b of \s+ the \s+ (?:first|last|next)
       | \b (?:every|all|any) \b [^.,;:\n\d$]{{0,30}} \b but
@@ -95,7 +96,8 @@ _CHANGED_BEFORE = re.compile(
 )
 #: Values before a value that are one list with it.
 _LIST_BEFORE = re.compile(
-    rf"(?: (?:{_VALUE_BEFORE},\s+){{0,20}} {_VALUE_BEFORE},?\s+and\s+ | (?:{_VALUE_BEFORE},\s+){{2,20}} ) \Z", re.VERBOSE
+    rf"(?: (?:{_VALUE_BEFORE},\s+){{0,20}} {_VALUE_BEFORE},?\s+and\s+ | (?:{_VALUE_BEFORE},\s+){{2,20}} ) \Z",
+    re.VERBOSE,
 )
 _BUT = re.compile(
     r"(?: \bnot | n['’]t | \bcannot ) \b .{1,80} \b but (?:\s+rather)? (?: \s+ (?:is|it\s+is) )? \s* \Z",
