@@ -289,7 +289,7 @@ def kept(latex: str) -> Iterator[str]:
         )
     for command, character in (("pi", "π"), ("leq?", "≤"), ("infty", "∞"), ("cup", "∪")):
         yield re.sub(rf"\\{command}(?![a-z_])", character, latex)
-    if re.search(r"[a-zA-Z]\^2(?!\d)", latex):
+    if re.search(r"[a-zA-Z]\^2(?!\d)", latex) and "propto" not in latex:
         yield from (re.sub(r"\^2(?!\d)", power, latex) for power in ("²", "^{2}"))
 
 
