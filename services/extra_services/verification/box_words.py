@@ -285,6 +285,14 @@ WITHDRAWN = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+#: Parts of words of which every withdrawal has one: most texts have none, and need no slower look.
+SIGNS_OF_WITHDRAWAL = (
+    "oops", "whoops", "scratch that", "my bad", "mistake", "second thought", "that back", "it back", "misread",
+    "miscount", "miscalc", "misunder", "overlook", "forgot", "error", "wrong", "incorrect", "i was off",
+    "must have", "should", "disagree", "ignore", "disregard", "forget", "let me", "erratum", "edit", "correction",
+    "typo", "realiz", "wait", "hold on", "but we", "missed", "double", "overcount", "not correct", "not right",
+    "not true", "is not it", "s not it", "n't right", "n't correct", "n't true", "n’t", "false", "be right",
+)  # fmt: skip
 #: Another value that the text goes on to, from the box.
 GOES_ON = re.compile(
     rf"""

@@ -40,15 +40,22 @@ def meant(text: str, start: int, end: int) -> bool:
 
 def withdrawn_behind(text: str, end: int) -> int | None:
     """Return where the text behind a box that ends at `end` withdraws it, or None."""
-    found = box_words.WITHDRAWN.search(text, end, _end_of_context(text, end))
+    stop = _end_of_context(text, end)
+    found = box_words.WITHDRAWN.search(text, end, stop) if _may_withdraw(text[end:stop]) else None
     return found.start() if found else None
 
 
 def last_withdrawal(text: str) -> int:
     """Return where the text withdraws what it said before, for the last time, or 0."""
-    return max(
-        (found.start() for found in box_words.WITHDRAWN.finditer(text, max(0, len(text) - _TAIL))), default=0
-    )
+    first = max(0, len(text) - _TAIL)
+    if not _may_withdraw(text[first:]):
+        return 0
+    return max((found.start() for found in box_words.WITHDRAWN.finditer(text, first)), default=0)
+
+
+def _may_withdraw(text: str) -> bool:
+    lower = text.lower()
+    return any(sign in lower for sign in box_words.SIGNS_OF_WITHDRAWAL)
 
 
 def value_gone_on_to(text: str, end: int) -> str | None:

@@ -294,7 +294,9 @@ def _in_context(text: str, start: int, end: int) -> str:
     low = max(0, start - _CONTEXT)
     if (before := _CHANGED_BEFORE.search(text, low, start)) and not _BUT.search(text, low, start):
         start = before.start()
-    elif listed := _LIST_BEFORE.search(text, low, start):
+    elif text[low:start].rstrip().endswith(("and", ",")) and (
+        listed := _LIST_BEFORE.search(text, low, start)
+    ):
         start = listed.start()
     if behind := DENIED_BEHIND.match(text, end) or _CHANGED_BEHIND.match(text, end):
         end = behind.end()
