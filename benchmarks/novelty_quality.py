@@ -44,6 +44,7 @@ from extra_services.novelty.derivation import (
     sketch,
     statement,
 )
+from extra_services.novelty.suspicion import reason_against_related
 
 CACHE = Path(".cache/novelty_quality.npz")
 NAMES = ("A1", "A2", "B1", "B2")
@@ -175,7 +176,7 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
         new, of_new, to_problem = _related(
             vectors, _derivations(((problem, text) for problem, text, _ in pairs), with_problem), stated
         )
-        known, of_known, _ = _related(
+        known, of_known, known_to_problem = _related(
             vectors, _derivations(((problem, text) for problem, _, text in pairs), with_problem), stated
         )
         similarity = apart_from_problem(
@@ -183,7 +184,12 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
             np.einsum("ij,ij->i", of_new, stated),
             np.einsum("ij,ij->i", of_known, stated),
         )[:, None]
-        present = np.array([[not one.empty] for one in known])
+        # As the service: what it leaves out is neither paid nor stored.
+        left_out = [
+            [bool(reason_against_related(*pair)) for pair in zip(found, values.tolist(), strict=True)]
+            for found, values in ((new, to_problem), (known, known_to_problem))
+        ]
+        present = ~np.array(left_out[1])[:, None]
         found, _ = derivation_novelty(
             similarity,
             np.stack([sketch(one) for one in new]),
@@ -191,7 +197,7 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
             present,
             to_problem,
         )
-        return np.where([one.empty for one in new], 0.0, found)
+        return np.where(left_out[0], 0.0, found)
 
     return novelty
 
