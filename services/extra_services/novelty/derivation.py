@@ -4,8 +4,9 @@ A solution is reduced to two sets: its numbers, and its relations ("6*7", "2=v",
 v). The numbers of the problem and of the answer are left out, and so is what does not belong to the
 solution: text from the final answer on, repeated sentences, sentences that restate the problem, runs of
 words without grammar, long lists of numbers, code, tables, and equations between plain numbers whose result
-nothing uses or that is known already: "Note that 3 + 4 = 7." adds no step. Each set is kept as a bitmap: 512
-bytes a solution. The bitmaps of a whole batch are compared with numpy at once.
+nothing uses or that is known already: "Note that 3 + 4 = 7." adds no step. Nor does a false one, and what
+only it leads to. Each set is kept as a bitmap: 512 bytes a solution. The bitmaps of a whole batch are
+compared with numpy at once.
 
 Two solutions are compared by how much their sets differ, and by the cosine distance of embeddings of the
 remaining text, without what both have in common with the problem. A logistic regression turns these numbers
@@ -661,9 +662,9 @@ def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
 
 @lru_cache(maxsize=65536)
 def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
-    """Return how a chain with equations is written, or "" if those between plain sides are true at first sight.
+    """Return how a chain with equations is written, or "" if they are true at first sight.
 
-    Only + - * / between two numbers are calculated here: most equations have no more. Brackets are not known.
+    Only + - * / of two numbers is calculated here: most equations have no more. Brackets are not known.
     """
     if len(operands) == 3 and operators[1] == "=" and operators[0] in "+-*/" and "v" not in operands:
         left, right, result = map(float, operands)
@@ -754,7 +755,7 @@ def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> li
 
 
 def _arrives(chains: list[_Chain], end: str, answer: frozenset[str]) -> bool:
-    """Return whether the answer stands in the last half of the chains, or is one step from the end of the text.
+    """Return whether the answer is in the last half of the chains, or one step from the end of the text.
 
     Many texts leave the last step to the reader: "42 minus 23 leaves us with", and the box.
     """
@@ -770,7 +771,7 @@ def _arrives(chains: list[_Chain], end: str, answer: frozenset[str]) -> bool:
 
 
 def _last_numbers(text: str) -> tuple[list[float], list[str]]:
-    """Return the numbers of a text in normal notation, and the operands and operators of its last expression."""
+    """Return the numbers of a text in normal notation, and operands and operators of its last expression."""
     numbers: list[float] = []
     expression: list[str] = []
     sign = ""
@@ -779,9 +780,11 @@ def _last_numbers(text: str) -> tuple[list[float], list[str]]:
         if operator:
             sign = operator
             continue
-        joins = bool(expression) and sign in ("+", "-", "*", "/", "^", "|")
-        expression = [*(expression + [sign] if joins else []), operand] if operand not in ("", "v") else []
-        if expression:
+        if operand in ("", "v"):
+            expression = []
+        else:
+            joins = bool(expression) and sign in _OPERATORS - set("=<>")
+            expression = [*expression, sign, operand] if joins else [operand]
             numbers.append(float(operand))
         sign = ""
     return numbers, expression
