@@ -664,20 +664,26 @@ def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
 def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
     """Return how a chain with equations is written, or "" if they are true at first sight.
 
-    Only + - * / of two numbers is calculated here: most equations have no more. Brackets are not known.
+    Brackets are not known here, so that many a true equation looks false.
     """
-    if len(operands) == 3 and operators[1] == "=" and operators[0] in "+-*/" and "v" not in operands:
-        left, right, result = map(float, operands)
-        if operators[0] == "/":
-            true = right != 0 and abs(left / right - result) < 1e-4
+    sides = [[operands[0]]]
+    signs = []
+    for operator, operand in zip(operators, operands[1:], strict=True):
+        if operator in "=<>":
+            signs.append(operator)
+            sides.append([operand])
         else:
-            found = {"+": left + right, "-": left - right, "*": left * right}[operators[0]]
-            true = abs(found - result) < 1e-4
-        if true:
-            return ""
-    if all(sign == "=" for sign in operators):
-        return ""
-    return " ".join([operands[0], *itertools.chain(*zip(operators, operands[1:], strict=True))])
+            sides[-1] += [operator, operand]
+    for left, sign, right in zip(sides, signs, sides[1:], strict=False):
+        plain = sign == "=" and len(left) + len(right) > 2 and "v" not in left and "v" not in right
+        if plain and not _equal(left, right):
+            return " ".join([operands[0], *itertools.chain(*zip(operators, operands[1:], strict=True))])
+    return ""
+
+
+def _equal(left: list[str], right: list[str]) -> bool:
+    values = calculated(left), calculated(right)
+    return values[0] is not None and values[1] is not None and abs(values[0] - values[1]) < 1e-4
 
 
 def _without_false(
