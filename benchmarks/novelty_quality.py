@@ -9,12 +9,14 @@ and B, and two writings of each (A1, A2, B1, B2), as tests/data/novelty_problems
 - `retrieval`: the memory holds A1 and B1; how often A2 and B2 lie nearer to the text of their own approach.
 - `paraphrase_pays`: mean novelty of A2 over that of B1 and B2, memory {A1}.
 
-The intervals are 95 % percentiles of 2000 bootstrap samples of the problems. `farming`: the memory holds
+Problems marked with a `split` are reported apart as well. The intervals are 95 % percentiles of 2000
+bootstrap samples of the problems. `farming`: the memory holds
 A1. Texts that are no solution, and A1 and its paraphrase A2, each changed without a new way; their mean
 novelty over that of B1 and B2. In the last row but one A2 is followed by B1, so it has a new way as well. In
 the last row A1 and B1 have the same long ending.
 
-Vectors are kept in .cache/novelty_quality.npz, since embedding takes almost all of the time.
+Vectors are kept in .cache/novelty_quality.npz, by the hash of their text, since embedding takes almost all
+of the time.
 """
 
 import argparse
@@ -44,6 +46,7 @@ from extra_services.novelty.derivation import (
     sketch,
     statement,
 )
+from extra_services.novelty.suspicion import reason_against_related
 
 CACHE = Path(".cache/novelty_quality.npz")
 NAMES = ("A1", "A2", "B1", "B2")
@@ -71,13 +74,18 @@ def main() -> None:
     embedders = {"float32": Vectors(None)}
     if arguments.int8:
         embedders["int8"] = Vectors(arguments.int8)
-    report: dict[str, Any] = {"problems": len(problems), "metrics": {}, "farming": {}}
+    report: dict[str, Any] = {"problems": len(problems), "metrics": {}, "parts": {}, "farming": {}}
     for name, novelty in scorers(embedders).items():
         if not name.startswith(arguments.metric):
             continue
         report["metrics"][name] = quality(problems, novelty)
+        for part in sorted({one.get("split", "") for one in problems} - {"", arguments.split}):
+            chosen = [one for one in problems if one["split"] == part]
+            report["parts"].setdefault(part, {})[name] = quality(chosen, novelty)
         if not arguments.no_farming:
             report["farming"][name] = farming(problems, novelty)
+        for vectors in embedders.values():
+            vectors.save()
     report["flagged"] = flagged(problems)
     for vectors in embedders.values():
         vectors.close()
@@ -91,9 +99,11 @@ class Vectors:
         self._folder = int8_folder
         self._embedder: Embedder | None = None
         self._known: dict[str, NDArray[np.float32]] = {}
+        self._saved = 0
         if CACHE.exists():
             with np.load(CACHE) as stored:
                 self._known = {key: stored[key] for key in stored.files}
+        self._saved = len(self._known)
 
     def of(self, texts: list[str], window: TextWindow) -> NDArray[np.float32]:
         """Return the unit vectors, float32 [len(texts), d]."""
@@ -105,14 +115,20 @@ class Vectors:
             self._known |= dict(zip(missing, found, strict=True))
         return np.stack([self._known[key] for key in keys])
 
+    def save(self) -> None:
+        """Write the cache, so that a run that is broken off has not embedded for nothing."""
+        if len(self._known) == self._saved:
+            return
+        CACHE.parent.mkdir(exist_ok=True)
+        with np.load(CACHE) if CACHE.exists() else _Empty() as stored:
+            others = {key: stored[key] for key in stored.files if key not in self._known}
+        np.savez(CACHE, **others, **self._known)  # type: ignore[arg-type]
+        self._saved = len(self._known)
+
     def close(self) -> None:
-        """Write the cache, and stop the embedder."""
+        """Stop the embedder."""
         if self._embedder is not None:
             self._embedder.close()
-            CACHE.parent.mkdir(exist_ok=True)
-            with np.load(CACHE) if CACHE.exists() else _Empty() as stored:
-                others = {key: stored[key] for key in stored.files if key not in self._known}
-            np.savez(CACHE, **others, **self._known)  # type: ignore[arg-type]
 
     def _key(self, text: str, window: TextWindow) -> str:
         kind = "int8" if self._folder else "float32"
@@ -141,9 +157,11 @@ def scorers(embedders: dict[str, Vectors]) -> dict[str, Novelty]:
         for window in (TextWindow.REFERENCE, TextWindow.WHOLE):
             made[f"embedding {window} {kind}"] = _embedding(vectors, window)
             made[f"cluster_size {window} {kind}"] = _cluster_size(vectors, window)
+        made[f"sentences, best match {kind}"] = _sentences(vectors)
         made[f"derivation {kind}"] = _derivation(vectors)
         made[f"derivation, problem not given, {kind}"] = _derivation(vectors, with_problem=False)
-    return {"ngram_count": _ngram_count, "TF-IDF of words": _tfidf} | made
+    others = {"ngram_count": _ngram_count, "TF-IDF of words": _tfidf, "TF-IDF per prompt": _tfidf_per_prompt}
+    return others | made
 
 
 def _embedding(vectors: Vectors, window: TextWindow) -> Novelty:
@@ -175,7 +193,7 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
         new, of_new, to_problem = _related(
             vectors, _derivations(((problem, text) for problem, text, _ in pairs), with_problem), stated
         )
-        known, of_known, _ = _related(
+        known, of_known, known_to_problem = _related(
             vectors, _derivations(((problem, text) for problem, _, text in pairs), with_problem), stated
         )
         similarity = apart_from_problem(
@@ -183,7 +201,12 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
             np.einsum("ij,ij->i", of_new, stated),
             np.einsum("ij,ij->i", of_known, stated),
         )[:, None]
-        present = np.array([[not one.empty] for one in known])
+        # As the service: what it leaves out is neither paid nor stored.
+        left_out = [
+            [bool(reason_against_related(*pair)) for pair in zip(found, values.tolist(), strict=True)]
+            for found, values in ((new, to_problem), (known, known_to_problem))
+        ]
+        present = ~np.array(left_out[1])[:, None]
         found, _ = derivation_novelty(
             similarity,
             np.stack([sketch(one) for one in new]),
@@ -191,7 +214,7 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
             present,
             to_problem,
         )
-        return np.where([one.empty for one in new], 0.0, found)
+        return np.where(left_out[0], 0.0, found)
 
     return novelty
 
@@ -221,6 +244,37 @@ def _derivations(solutions: Iterable[tuple[Problem, str]], with_problem: bool = 
         )
         for problem, text in solutions
     ]
+
+
+def _sentences(vectors: Vectors) -> Novelty:
+    """How far the sentences of the new text lie from their nearest in the known one, on average."""
+
+    def novelty(pairs: list[tuple[Problem, str, str]]) -> Values:
+        split = [[_sentences_of(text) for text in pair[1:]] for pair in pairs]
+        all_of = list(dict.fromkeys(one for texts in split for text in texts for one in text))
+        found = dict(zip(all_of, vectors.of(all_of, TextWindow.WHOLE), strict=True))
+        embedded = [[np.stack([found[one] for one in text]) for text in texts] for texts in split]
+        return np.array([1 - (new @ known.T).max(axis=1).mean() for new, known in embedded])
+
+    return novelty
+
+
+def _sentences_of(text: str) -> list[str]:
+    return [one for one in re.split(r"(?<=[.!?])\s+|\n+", text) if len(one) >= 20] or [text or " "]
+
+
+def _tfidf_per_prompt(pairs: list[tuple[Problem, str, str]]) -> Values:
+    """The same distance as `_tfidf`, with the words of each problem and its four solutions alone."""
+    values = np.zeros(len(pairs))
+    places: dict[str, list[int]] = {}
+    for place, (problem, _, _) in enumerate(pairs):
+        places.setdefault(problem["id"], []).append(place)
+    for own in places.values():
+        problem = pairs[own[0]][0]
+        model = TfidfVectorizer(sublinear_tf=True).fit([problem["problem"], *problem["texts"].values()])
+        new, known = (model.transform([pairs[place][side] for place in own]) for side in (1, 2))
+        values[own] = 1 - np.asarray(new.multiply(known).sum(axis=1)).ravel()
+    return values
 
 
 def _tfidf(pairs: list[tuple[Problem, str, str]]) -> Values:
@@ -345,6 +399,9 @@ def farmed(problem: Problem, other: Problem, far: Problem) -> dict[str, str]:
             problem, _parts(other["texts"]["A1"])[0], chance
         ),
         "12 symbolic equations and the box": _symbolic(chance),
+        "another problem's solution, an equation that leads to the answer, and the box": (
+            f"{_parts(other['texts']['A1'])[0]} {_closing(problem)}"
+        ),
         "names of methods and the box": METHODS,
         "its own words in any order and the box": " ".join(
             sorted(_parts(texts["A1"])[0].split(), key=lambda _: chance.random())
@@ -513,6 +570,16 @@ def _with_numbers_of(problem: Problem, text: str, chance: random.Random) -> str:
     return re.sub(r"\d+", lambda _: chance.choice(given), text)
 
 
+def _closing(problem: Problem) -> str:
+    """Return a true equation from a number of the problem to its answer, "" if that is no integer."""
+    given = [int(number) for number in re.findall(r"\d{1,6}", problem["problem"])] or [2]
+    try:
+        rest = int(problem["answer"]) - given[0]
+    except ValueError:
+        return ""
+    return f"So ${given[0]} {'+' if rest > 0 else '-'} {abs(rest)} = {problem['answer']}$."
+
+
 def _as_word(match: "re.Match[str]") -> str:
     value = int(match[0])
     return _UNITS[value] if value < len(_UNITS) else match[0]
@@ -599,7 +666,9 @@ def flagged(problems: list[Problem]) -> dict[str, float]:
 def tables(report: dict[str, Any]) -> str:
     """Return the report as Markdown tables: metrics by figure, changes by metric, and the flags."""
     lines = [f"{report['problems']} problems\n"]
-    lines += _table("metric", {f"`{name}`": row for name, row in report["metrics"].items()})
+    for part, found in {"": report["metrics"], **report["parts"]}.items():
+        lines += [f"Problems marked `{part}`:\n"] if part else []
+        lines += _table("metric", {f"`{name}`": row for name, row in found.items()})
     names = list(report["farming"])
     rows = report["farming"][names[0]] if names else []
     lines += _table(

@@ -1,6 +1,7 @@
 """The metric `derivation`: what counts as a step, what counts for nothing, and that it cannot be farmed."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,7 +228,7 @@ def test_true_equations_do_not_make_a_paraphrase_novel(pairs: list[tuple[int, in
 
 
 def test_an_equation_counts_if_its_result_is_used_or_is_the_answer() -> None:
-    assert d.derivation("$61 + 2 = 63$ and $63 / 3 = 18$ \\boxed{18}").numbers >= {"61", "63"}
+    assert d.derivation("$61 + 2 = 63$ and $63 / 3 = 21$ \\boxed{21}").numbers >= {"61", "63"}
     assert d.derivation("$61 + 2 = 63$. With 63 legs it works. \\boxed{18}").numbers >= {"61", "63"}
     assert d.derivation("$61 + 2 = 63$. \\boxed{63}").numbers >= {"61", "63"}
     assert d.derivation("$61 + 2 = 63$.").numbers >= {"61", "63"}
@@ -302,3 +303,50 @@ def test_what_texts_have_in_common_with_the_problem_does_not_make_them_similar()
 def test_a_text_about_something_else_has_no_novelty() -> None:
     assert _novelty(EQUATIONS, [SWAP], similarity=0.25) == 0
     assert _novelty(EQUATIONS, [SWAP], similarity=0.35) > 0.5
+
+
+def test_a_false_equation_and_what_only_it_leads_to_add_no_step() -> None:
+    plain = d.derivation(SWAP, STATED)
+    body, box = SWAP.split("$\\boxed")
+    for added in (
+        "Here $74 + 9 = 85$ and $85 - 18 = 67$, so 67 remain.",
+        "So $x = 50 \\cdot 3 = 41$ holds.",
+        "And $\\frac{74 + 2}{4} = 36$.",
+    ):
+        found = d.derivation(f"{body} {added} $\\boxed{box}", STATED)
+        new = (found.numbers | found.relations) - (plain.numbers | plain.relations)
+        assert not new & {"9", "85", "50", "74+9", "3*50", "2+74", "85-18", "41"}, added
+        assert found.suspicious == "", "one slip is no reason to leave a solution out"
+        assert plain.relations <= found.relations
+
+
+def test_mostly_false_equations_are_suspicious() -> None:
+    nonsense = "We have $37 \\cdot 2 = 110$. Then $110 - 37 = 37$, and $x = 37 + 37 = 110$. $\\boxed{18}$"
+    assert d.derivation(nonsense, STATED).suspicious == "false equations: 3, beside 0 others"
+    body, box = SWAP.split("$\\boxed")
+    slips = f"{body} Check: $74 + 3 = 78$, $37 + 4 = 42$ and $110 - 7 = 102$. $\\boxed{box}"
+    assert d.derivation(slips, STATED).suspicious == "", "three slips beside three true equations"
+
+
+def test_steps_that_do_not_lead_to_the_answer_are_seen() -> None:
+    for text in (SWAP, SWAP_AGAIN, EQUATIONS):
+        assert not d.derivation(text, STATED).astray
+    for end in ("78 minus 60", "half of 36", "the root of 324", "6 and 5 and 7", "$9 \\cdot 2 =$"):
+        text = f"There are 75 of them. This leaves us with {end}, $\\boxed{{18}}$."
+        assert d.derivation(text, STATED).arrives, end
+    elsewhere = (
+        "A box has 61 red and 29 blue balls. That makes $61 + 29 = 90$ balls, and $x > 71$. $\\boxed{18}$"
+    )
+    assert d.derivation(elsewhere, STATED).astray
+    given = "Let $x + 37 = y$ and $110 > y$, so $x < 110$ and $37 y = 110 x$. $\\boxed{18}$"
+    assert d.derivation(given, STATED).astray, "no number that is not the problem's"
+    assert d.derivation(elsewhere).arrives, "nothing is known of the answer"
+
+
+def test_a_text_that_leads_nowhere_has_to_resemble_the_problem_more() -> None:
+    found = d.derivation(EQUATIONS, STATED)
+    vectors = np.array([[0.6, 0.8]], dtype=np.float32)
+    problem = np.array([1, 0], dtype=np.float32)
+    assert d.related(found, vectors, problem)[2] == pytest.approx(0.6)
+    astray = replace(found, arrives=False)
+    assert d.related(astray, vectors, problem)[2] == pytest.approx(0.6 - d.ASTRAY)

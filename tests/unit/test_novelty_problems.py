@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import sympy
 
+from extra_services.novelty.arithmetic import false_equations
+
 PROBLEMS = [
     json.loads(line)
     for line in (Path(__file__).parents[1] / "data" / "novelty_problems.jsonl")
@@ -43,3 +45,9 @@ def test_the_set_is_split_and_its_texts_are_different() -> None:
     assert len(set(texts)) == len(texts) == 4 * len(PROBLEMS)
     for topic in {problem["topic"] for problem in PROBLEMS}:
         assert sum(problem["topic"] == topic for problem in PROBLEMS) >= 5
+
+
+def test_no_equation_of_the_set_is_called_false() -> None:
+    texts = [text for problem in PROBLEMS for text in problem["texts"].values()]
+    sentences = [sentence for text in texts for sentence in re.split(r"(?<=[.!?])\s+|\n+", text)]
+    assert [found for sentence in sentences for found in false_equations(sentence)] == []

@@ -4,8 +4,9 @@ A solution is reduced to two sets: its numbers, and its relations ("6*7", "2=v",
 v). The numbers of the problem and of the answer are left out, and so is what does not belong to the
 solution: text from the final answer on, repeated sentences, sentences that restate the problem, runs of
 words without grammar, long lists of numbers, code, tables, and equations between plain numbers whose result
-nothing uses or that is known already: "Note that 3 + 4 = 7." adds no step. Each set is kept as a bitmap: 512
-bytes a solution. The bitmaps of a whole batch are compared with numpy at once.
+nothing uses or that is known already: "Note that 3 + 4 = 7." adds no step. Nor does a false one, and what
+only it leads to. Each set is kept as a bitmap: 512 bytes a solution. The bitmaps of a whole batch are
+compared with numpy at once.
 
 Two solutions are compared by how much their sets differ, and by the cosine distance of embeddings of the
 remaining text, without what both have in common with the problem. A logistic regression turns these numbers
@@ -17,6 +18,8 @@ weights were fitted on the problems marked `choose` (docs/novelty-quality.md has
 This module knows neither gRPC nor the store. Embeddings of the parts of a derivation come from the caller.
 """
 
+import itertools
+import math
 import re
 from bisect import bisect_right
 from collections import defaultdict
@@ -29,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extra_rl.final_answer import split_at_final_box
+from extra_services.novelty.arithmetic import calculated, false_equations
 
 Vectors = NDArray[np.float32]
 #: Bitmaps of the families, uint64 [..., FAMILIES, WORDS].
@@ -49,6 +53,11 @@ CONTAINED = 0.9
 #: A text whose embedding is less similar to the problem than UNRELATED is about something else: no novelty,
 #: not stored. From RELATED on its novelty is paid in full, between them in part.
 UNRELATED, RELATED = 0.3, 0.45
+#: A text whose steps do not lead to the answer, or have no number of their own, has to be more similar to the
+#: problem by this.
+ASTRAY = 0.15
+#: Numbers at the end of a text from which one step may lead to the answer, and the characters that hold them.
+LAST_NUMBERS, LAST_CHARACTERS = 8, 400
 #: A part of a text that is less similar than this counts for nothing.
 UNRELATED_PART = 0.2
 #: The same where the problem is not known: a text less similar than this to every known solution.
@@ -69,6 +78,8 @@ UNSTATED_INTERCEPT = -8.83
 LEAST_RUN, LEAST_FUNCTION_WORDS = 12, 0.15
 #: Numbers in a row without anything between them, from this length on, are no derivation.
 LONG_LIST = 16
+#: From so many false equations on, if they are more than half of all, a solution is suspicious.
+LEAST_FALSE = 3
 #: Reasons against a text that other metrics on texts have too.
 BLANK = "the text is blank"
 UNKNOWN_SCRIPT = "the script is unknown to the embedding model"
@@ -97,6 +108,8 @@ class Derivation:
     suspicious: str
     #: Numbers of the problem and of the answer.
     given: frozenset[str] = frozenset()
+    #: Whether the steps lead to the answer, as far as that can be seen.
+    arrives: bool = True
 
     @cached_property
     def numbers(self) -> frozenset[str]:
@@ -117,6 +130,11 @@ class Derivation:
     def steps(self) -> int:
         """Return the number of different numbers and relations, those of the problem included."""
         return len(frozenset().union(*(part.numbers for part in self.parts))) + len(self.relations)
+
+    @property
+    def astray(self) -> bool:
+        """Return whether the steps do not lead to the answer, or have no number of their own."""
+        return not self.arrives or not self.numbers
 
     @property
     def empty(self) -> bool:
@@ -162,13 +180,17 @@ def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Deriva
     normal = _normal(_BREAK.join(sentences))
     listed = _NUMBER_LIST.sub(" ", normal)
     chains = _chains(listed)
-    kept = _used(chains, stated, _last_box_numbers(solution))
+    honest, false = _without_false(chains, sentences, stated)
+    kept = _used(honest, stated, _last_box_numbers(solution))
     # A sentence without any chain, or with one that counts, belongs to the solution.
     idle = {chain.sentence for chain in chains} - {chain.sentence for chain in kept}
+    parts = _parts(sentences, idle, kept)
     return Derivation(
-        _parts(sentences, idle, kept),
-        _suspicion(before, behind, len(own) - len(grammatical), repeated, len(normal) - len(listed)),
+        parts,
+        _suspicion(before, behind, len(own) - len(grammatical), repeated, len(normal) - len(listed))
+        or _falsehood(false, honest),
         stated.numbers,
+        _arrives(kept, parts[-1].text if parts else "", stated.answer),
     )
 
 
@@ -210,12 +232,13 @@ def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Deri
         problem: Unit vector of the problem, float32 [d]; NaN if it is not known.
 
     Returns:
-        The derivation, the unit vector of its text, float32 [d], and the similarity of the text with all its
-        parts to the problem: leaving out parts makes no text more related.
+        The derivation, the unit vector of its text, float32 [d], and how much the text with all its parts has
+        to do with the problem: leaving out parts makes no text more related. This is their similarity, less
+        ASTRAY if it is `astray`.
     """
     lengths = np.array([len(part.text) for part in found.parts], dtype=np.float32)
     whole = _unit(lengths @ vectors)
-    similarity = float(whole @ problem)
+    similarity = float(whole @ problem) - (ASTRAY if found.astray else 0)
     kept = ~(vectors @ problem < UNRELATED_PART)
     if kept.all() or not kept.any():
         return found, whole, similarity
@@ -556,6 +579,8 @@ class _Chain:
     relations: set[str]
     #: What an equation between plain numbers results in; empty for any other chain.
     results: set[str]
+    #: A chain with an equation between plain sides that may be false, as it is written; "" for any other.
+    doubtful: str = ""
 
 
 def _features(text: str) -> tuple[set[str], set[str]]:
@@ -623,6 +648,7 @@ def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
         if operator == "/" and "v" not in (left, right) and right != "0":
             numbers.add(_number(str(float(left) / float(right))))
     results: set[str] = set()
+    doubtful = _doubtful(tuple(operands), tuple(operators)) if "=" in operators and len(operators) > 1 else ""
     if "=" in operators and "v" not in operands:
         around = ["=", *operators, "="]
         # An operand between two equality signs, or at one end beside one, stands alone on its side.
@@ -631,7 +657,69 @@ def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
             for operand, *signs in zip(operands, around, around[1:], strict=False)
             if signs == ["=", "="]
         }
-    return _Chain(sentence, numbers, relations, results)
+    return _Chain(sentence, numbers, relations, results, doubtful)
+
+
+@lru_cache(maxsize=65536)
+def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
+    """Return how a chain with equations is written, or "" if they are true at first sight.
+
+    Brackets are not known here, so that many a true equation looks false.
+    """
+    sides = [[operands[0]]]
+    signs = []
+    for operator, operand in zip(operators, operands[1:], strict=True):
+        if operator in "=<>":
+            signs.append(operator)
+            sides.append([operand])
+        else:
+            sides[-1] += [operator, operand]
+    for left, sign, right in zip(sides, signs, sides[1:], strict=False):
+        plain = sign == "=" and len(left) + len(right) > 2 and "v" not in left and "v" not in right
+        if plain and not _equal(left, right):
+            return " ".join([operands[0], *itertools.chain(*zip(operators, operands[1:], strict=True))])
+    return ""
+
+
+def _equal(left: list[str], right: list[str]) -> bool:
+    values = calculated(left), calculated(right)
+    return values[0] is not None and values[1] is not None and abs(values[0] - values[1]) < 1e-4
+
+
+def _without_false(
+    chains: list[_Chain], sentences: list[str], stated: ProblemStatement
+) -> tuple[list[_Chain], int]:
+    """Return the chains without the false equations and those that only they lead to, and their number."""
+    doubted = {chain.sentence for chain in chains if chain.doubtful}
+    false = {place: set(_written(sentences[place])) for place in doubted}
+    if not any(false.values()):
+        return chains, 0
+    known, wrong = set(stated.numbers), set[str]()
+    kept: list[_Chain] = []
+    count = 0
+    for chain in chains:
+        untrue = bool(chain.doubtful) and any(one in chain.doubtful for one in false[chain.sentence])
+        if untrue or (chain.results and (chain.numbers - chain.results) & wrong):
+            count += untrue
+            wrong |= (chain.results or {chain.doubtful.rpartition(" ")[2]}) - known
+            continue
+        known |= chain.numbers
+        kept.append(chain)
+    return kept, count
+
+
+def _written(sentence: str) -> Iterable[str]:
+    for equation in false_equations(sentence):
+        yield from (chain.doubtful for chain in _chains(equation) if chain.doubtful)
+
+
+def _falsehood(false: int, honest: list[_Chain]) -> str:
+    if false < LEAST_FALSE:
+        return ""
+    others = sum(bool(chain.results) for chain in honest)
+    if false <= others:
+        return ""
+    return f"false equations: {false}, beside {others} others"
 
 
 def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> list[_Chain]:
@@ -670,6 +758,57 @@ def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> li
         if len(left) == len(kept):
             return kept
         kept = left
+
+
+def _arrives(chains: list[_Chain], end: str, answer: frozenset[str]) -> bool:
+    """Return whether the answer is in the last half of the chains, or one step from the end of the text.
+
+    Many texts leave the last step to the reader: "42 minus 23 leaves us with", and the box.
+    """
+    if not answer or any(answer & chain.numbers for chain in chains[len(chains) // 2 :]):
+        return True
+    wanted = [float(one) for one in answer]
+    numbers, expression = _last_numbers(_normal(end)[-LAST_CHARACTERS:])
+    return any(
+        abs(found - one) <= 1e-4 * max(1.0, abs(one))
+        for found in _next_values(numbers[-LAST_NUMBERS:], expression)
+        for one in wanted
+    )
+
+
+def _last_numbers(text: str) -> tuple[list[float], list[str]]:
+    """Return the numbers of a text in normal notation, and operands and operators of its last expression."""
+    numbers: list[float] = []
+    expression: list[str] = []
+    sign = ""
+    for token in _TOKEN.findall(text):
+        operand, operator = _read(token)
+        if operator:
+            sign = operator
+            continue
+        if operand in ("", "v"):
+            expression = []
+        else:
+            joins = bool(expression) and sign in _OPERATORS - set("=<>")
+            expression = [*expression, sign, operand] if joins else [operand]
+            numbers.append(float(operand))
+        sign = ""
+    return numbers, expression
+
+
+def _next_values(numbers: list[float], expression: list[str]) -> Iterable[float]:
+    """Yield what one more step could make of the last numbers."""
+    if (value := calculated(expression)) is not None:
+        yield value
+    for one in numbers:
+        yield from (one * one, math.sqrt(one), 2 * one, one / 2)
+    for one, other in itertools.combinations(numbers, 2):
+        yield from (one + other, one - other, other - one, one * other)
+        if one and other:
+            yield from (one / other, other / one)
+    for count in range(3, len(numbers) + 1):
+        yield sum(numbers[-count:])
+        yield math.prod(numbers[-count:])
 
 
 def _without_checks(chains: list[_Chain], answer: frozenset[str]) -> Iterable[_Chain]:

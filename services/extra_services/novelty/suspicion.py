@@ -37,6 +37,7 @@ LABELS = {
     "grammar": "no_grammar",
     "list of numbers": "list_of_numbers",
     "repeated": "repeated",
+    "false equations": "false_equations",
 }
 # From the start, so that their first increase is seen as one.
 for _label in (*LABELS.values(), "other"):
