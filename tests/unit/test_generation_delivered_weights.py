@@ -145,7 +145,8 @@ def test_a_model_may_be_served_from_a_folder_with_other_files_of_tensors(tmp_pat
 
 def test_loaded_tensors_are_not_those_of_the_file(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model")
-    before = load_file(folder / "model.safetensors")
+    # Copied, since load_file maps the file.
+    before = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
     model = weights.load(folder, torch.float32, torch.device("cpu"))
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(-4 * before[NORM].numel(), 2)
