@@ -26,7 +26,7 @@ def slow_down(pause: float) -> None:
         step(engine)
         time.sleep(pause)
 
-    TransformersEngine._step = slow_step  # type: ignore[method-assign, assignment]
+    TransformersEngine._step = slow_step  # type: ignore[assignment, method-assign]
 
 
 def main() -> None:
