@@ -273,6 +273,9 @@ def test_a_failure_is_a_status_and_never_a_0(url: str) -> None:
         ({}, custom, "could not be verified"),
         ({}, {"method": "maths"}, "method: 'maths' is none of"),
         ({}, {"undecide": "0"}, "undecide: is no parameter"),
+        ({}, {"undecided": "nan"}, "undecided: must be a finite number, not 'nan'"),
+        ({}, {"undecided": "-inf"}, "undecided: must be a finite number, not '-inf'"),
+        ({}, {"undecided": "half"}, "undecided: must be a finite number, not 'half'"),
     ]
     for changed, parameters, told in cases:
         refused = reward(url, "/rewards/slime", sample | changed, **parameters)

@@ -6,6 +6,7 @@ the URL says what it is worth (`?undecided=0`), an overloaded server. Further pa
 and `verifier`, as in Verify.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -124,9 +125,12 @@ def _undecided(query: Mapping[str, str]) -> float | None:
     if "undecided" not in query:
         return None
     try:
-        return float(query["undecided"])
-    except ValueError as error:
-        raise InvalidInput("undecided", f"must be a number, not {query['undecided']!r}") from error
+        worth = float(query["undecided"])
+    except ValueError:
+        worth = math.nan
+    if not math.isfinite(worth):  # JSON has no infinity
+        raise InvalidInput("undecided", f"must be a finite number, not {query['undecided']!r}")
+    return worth
 
 
 def _value(body: Any, name: str) -> Any:
