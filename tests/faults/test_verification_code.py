@@ -46,6 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationSer
         folder,
         {"SECRET": _SECRET},
         workers=2,
+        slow_workers=8,  # hanging programs wait side by side
         timeout_seconds=HONEST_SECONDS,
         code_execution="sandbox",
     ) as running:
@@ -133,7 +134,8 @@ def test_a_hostile_program_is_not_judged_correct(name: str, aftermath: Aftermath
         ), verdict
     else:
         assert verdict.status in (pb.VERDICT_STATUS_WRONG, pb.VERDICT_STATUS_TIMEOUT), verdict
-        assert verdict.rule == "code", verdict
+        # On a busy machine the worker may be stopped before the sandbox ends the program.
+        assert verdict.rule in ("code", "time_limit"), verdict
         assert verdict.score < 1
 
 
