@@ -50,6 +50,13 @@ _BETWEEN = rf"""(?:
     | [{any_of(_CHINESE_BETWEEN).replace("|", "")}]
 ){{0,40}}?"""
 _STATED = re.compile(rf"(?i: (?:{_CUE}) {_BETWEEN} ) {_LETTERS}", re.VERBOSE)
+_MATCHES = re.compile(
+    rf"""
+    (?i: \b (?:which|that|this) \s+ (?:is|matches|corresponds\s+to|means|gives) \s+ (?:the\s+)?
+        (?:option|choice|answer) ) \s+ {_LETTERS}
+    """,
+    re.VERBOSE,
+)
 _IS_CORRECT = re.compile(
     rf"""
     \b (?:[oO]ption|[cC]hoice|[sS]tatement)? {_FEW_SPACES} {_LETTERS} {_FEW_SPACES}
@@ -66,8 +73,17 @@ _LETTER_JOINED = re.compile(rf"(?<![\w\\]) \(? ([A-J]) \)? \s* {_JOINT} \s* \(? 
 #: A line of the list of options ("A. 3", "(B) 4"); several of these are the question again.
 _OPTION = re.compile(r"^[ \t>*-]{0,8}\(?([A-J])[.):](?:\*\*)?[ \t]+\S", re.MULTILINE)
 
+#: The options of the question on one line ("A) 3 B) 4 C) 5").
+_OPTIONS_INLINE = re.compile(
+    r"""
+    (?<![\w\\(]) \(?A[).:] [ ]*+ [^\s,] [^\n]{0,200}? [ ;,] \(?B[).:] [ ]*+ [^\s,] [^\n]{0,200}?
+    [ ;,] \(?C[).:] [ ]*+ [^\s,] [^\n]*+
+    """,
+    re.VERBOSE,
+)
 _DENYING = r"""
-    not except neither nor considered eliminat(?:e|es|ed|ing) reject(?:s|ed|ing)? rul(?:e|es|ed|ing)\s+out
+    not except neither nor than instead\s+of rather\s+than considered
+    eliminat(?:e|es|ed|ing) reject(?:s|ed|ing)? rul(?:e|es|ed|ing)\s+out
     exclud(?:e|es|ed|ing)
 """
 _CHINESE_DENYING = "不是 不选 不選 不能选 排除 并非"
@@ -118,7 +134,7 @@ def stated(response: str) -> frozenset[str] | None:
     """Return the choice that a response states last, or None."""
     tail = _without_options(plain_punctuation(response[-_TAIL:]))
     found: dict[int, frozenset[str]] = {}
-    for pattern in (_STATED, _IS_CORRECT):
+    for pattern in (_STATED, _IS_CORRECT, _MATCHES):
         for match in pattern.finditer(tail):
             if not _denied(tail, match.start("letters"), match.end("letters")) and not _ARTICLE.match(
                 tail, match.start("letters")
@@ -137,6 +153,7 @@ def stated(response: str) -> frozenset[str] | None:
 
 def _without_options(text: str) -> str:
     """Return `text` without the options of the question, one a line, if it repeats them."""
+    text = _OPTIONS_INLINE.sub(lambda line: " " * len(line.group()), text)
     lines = list(_OPTION.finditer(text))
     if len({line[1] for line in lines}) < 2:
         return text

@@ -53,7 +53,10 @@ def answers_equal(gold: Any, prediction: Any) -> bool:
         return False
     if false_chain(prediction) or unsolved(gold, prediction):
         return False
+    bounded = isinstance(gold, Relational | And) and isinstance(prediction, sympy.FiniteSet)
     gold, prediction = _aligned(gold, _with_arguments_of(gold, prediction))
+    if bounded and isinstance(gold, sympy.Interval):  # "1 < x < 5" is no pair
+        return False
     if gold == prediction:
         return True
     if is_relation(gold) and is_relation(prediction):

@@ -7,7 +7,7 @@ r"""Read one answer in the light of the other, where only the other says what it
 import re
 
 from extra_services.verification.notations import BOLD, SETS, flat
-from extra_services.verification.symbols import any_of, word_set
+from extra_services.verification.symbols import any_of, plain_punctuation, word_set
 
 _LONE_SET = re.compile(
     rf"\$?\s*+(?:[a-z]\s*+(?:\\in(?![a-zA-Z])|∈)\s*+)?(?:{BOLD}\s*+\{{)?([{SETS}])\}}?\s*+\$?\.?\Z"
@@ -33,6 +33,7 @@ _UNIT_VECTOR = re.compile(
     re.VERBOSE,
 )
 _TERM = re.compile(r"\s*+([+-]?)\s*+((?:[^+⟨{}()-]|\{[^{}]*+\}|\([^()]*+\))*+)⟨([ijk])⟩\s*+")
+_LAYOUT = re.compile(r"\\(?:displaystyle|q?quad|large|[,;:! ])(?![a-zA-Z])")
 #: Longer answers are not looked at, in characters.
 _MAX_LENGTH = 2000
 
@@ -85,7 +86,8 @@ def _components(text: str, bare: bool = False) -> dict[str, str] | None:
     """Return the coefficients of the unit vectors whose sum `text` is, or None."""
     if not bare and ("\\" not in text or not ("i" in text or "j" in text or "k" in text)):
         return None
-    marked = _UNIT_VECTOR.sub(lambda found: f"⟨{(found['unit'] or found['bare'])[0]}⟩", text.strip(" $."))
+    plain = _LAYOUT.sub(" ", plain_punctuation(text)).strip(" $.")
+    marked = _UNIT_VECTOR.sub(lambda found: f"⟨{(found['unit'] or found['bare'])[0]}⟩", plain)
     if bare:
         marked = re.sub(r"(?<![\\a-zA-Z])[ijk](?![a-zA-Z])", lambda found: f"⟨{found.group()}⟩", marked)
     found: dict[str, str] = {}

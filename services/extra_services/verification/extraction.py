@@ -11,10 +11,18 @@ passes are linear in the length of the text, so that a megabyte of braces takes 
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from extra_rl.vocabulary import BoxChoice
+from extra_services.verification.commitment import (
+    alternative_behind,
+    last_withdrawal,
+    meant,
+    value_gone_on_to,
+    with_words,
+    withdrawn_behind,
+)
 from extra_services.verification.statements import (
-    DENIED_BEHIND,
     last_value,
     marked_line,
     states_a_value,
@@ -45,11 +53,14 @@ _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$]+)")
 _BLANK = re.compile(r"(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm|mbox)\s*\{\s*\}|[~$.])*\Z")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+_JOINED_TAG = re.compile(
+    r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
+)
 _THINK, _THINK_END = "<think>", "</think>"
 #: What may stand between two boxes of one sentence or display.
 _SAME_SENTENCE = re.compile(
     r"""(?:
-        \s | [,;$和或与及、，]
+        \s | [,;/$和或与及、，–—~]
         | \\[,;:!\ ] | \\[\[\]()] | \\\\(?=\s) | \\q?quad(?![a-zA-Z])  # spaces, delimiters, ends of rows
         | \\text\s*\{[^{}]{0,60}\}
         | [a-zA-Z]+ (?:_\{?\w{1,3}\}?|\(\w\))? \s* =                # the name of the next value
@@ -58,42 +69,13 @@ _SAME_SENTENCE = re.compile(
     re.VERBOSE,
 )
 #: Words between two boxes need a joint among them.
-_JOINT = re.compile(r"[,;&]|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad")
-_ALTERNATIVE = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|或")
-_DENIED_BEFORE = re.compile(
-    r"""
-    (?: \bnot | n['’]t | \bcannot ) (?: \s+ (?:be|equal(?:\s+to)?) )?
-    [\s$]* (?:\\[(\[])? \s* \Z
-    """,
-    re.IGNORECASE | re.VERBOSE,
+_JOINT = re.compile(
+    r"[,;&/–—~]|(?<![a-zA-Z])(?:vs|versus)(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad"
 )
-_IS_NOT = re.compile(
-    r"[\s$]*+(?:\\[)\]]\s*+)?(?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+impossible\b)", re.IGNORECASE
-)
-#: Words before a box that make its value another one, or a bound. "At least" and "at most" count if they
-#: bound the answer itself: "they need at least \boxed{23} people" may be what was asked for.
-_CHANGED_BEFORE = re.compile(
-    r"""
-    (?<![a-zA-Z])
-    (?: (?:less|more|greater|fewer|larger|smaller|lower|higher|bigger|other|rather) \s+ than
-      | (?:far|different|distinct) \s+ from | anything \s+ but | nowhere \s+ near
-      | instead \s+ of | except (?:\s+for)? | excluding | neither | exceed(?:s|ing)?
-      | (?:half|twice|thrice|double|triple|minus|negative) (?:\s+of)?
-      | (?:square|cube|(?:square|cube)\s+root|root|reciprocal|opposite|inverse) \s+ of
-      | (?<=answer\sis\s|result\sis\s) (?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less)\s+than|under|over)
-    ) (?= (?:\s+(?:the|an?|about|value|number|of))* [\s$({]* (?:\\[(\[])? \s* \Z )
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-#: Words behind a box that scale its value, or make it a bound.
-_CHANGED_BEHIND_BOX = re.compile(
-    r"""
-    [\s$~]*+ (?:\\[)\],;:!\ ]\s*+)? (?:\\text\s*+\{\s*+)?
-    ( (?:hundred|thousand|million|billion|trillion)s? | dozen | (?:ten|hundred|thousand|million)ths
-      | squared | cubed | factorial | or \s+ (?:more|less|fewer|greater) | at \s+ (?:least|most)
-    ) (?![a-zA-Z])
-    """,
-    re.VERBOSE,
+#: Between boxes that are a list even where the reference has one value.
+_LISTED = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\q?quad(?![a-zA-Z])|\band\b)*\Z")
+_ALTERNATIVE = re.compile(
+    r"(?<![a-zA-Z])(?:or|vs|versus|also|otherwise|for\s+(?:even|odd)|if|in\s+the\s+first\s+case)(?![a-zA-Z])|[或/–—~]"
 )
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 #: What begins and ends a member of a formula, inside or at the ends of the formula.
@@ -109,24 +91,32 @@ _FORMULA_MARK = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
 #: Text beside a box that makes the box a part of a larger expression.
 _PART_BEFORE = re.compile(
     r"""
-    (?: [-+*/^_·×÷−\d] | \\(?:cdot|times|div|pm|mp|sqrt|pi)
+    (?: [-+*/^_·×÷−\d] | [_^]\{ | \\(?:cdot|times|div|pm|mp|sqrt|pi)
       | \\(?:[dt]?frac\s*(?:\{[^{}]*\}\s*)?|sqrt\s*(?:\[[^\]]*\]\s*)?)\{ ) \s* \Z
     """,
     re.VERBOSE,
 )
 _PART_BEHIND = re.compile(
     r"""
-    \s*+ (?: [-+*/·×÷−\d] | !(?!=) | \^(?!\s*\{?\s*\\circ)
-      | \\(?:cdot|times|div|pi|sqrt|[dt]?frac)(?![a-zA-Z]) )
+    \s*+ (?: [-+*/·×÷−\d] | [xyznk](?![a-zA-Z]) | !(?!=) | \^(?!\s*\{?\s*\\circ)
+      | \\(?:cdot|times|div|pi|pm|mp|sqrt|[dt]?frac)(?![a-zA-Z]) )
     """,
     re.VERBOSE,
+)
+#: Signs beside a box that make it a part of its formula: of a bound, a denial, an equation of two numbers, a
+#: set, a ratio.
+_RELATION = r"[<>≤≥≠]|\\(?:ne|neq|[lg]e|[lg]eq|[lg]eqq|[lg]eqslant|[lg]t|n?mid)(?![a-zA-Z])"
+_RELATION_BEFORE = re.compile(rf"(?:(?:{_RELATION})|(?<!\\)[\[(]|\\\{{|(?:\$|\\[(\[])\s*-?[\d.,]+\s*=)\s*\Z")
+_RELATION_BEHIND = re.compile(
+    rf"\s*+(?:{_RELATION}|:|\\text\s*\{{\s*(?:or|and|to)\b|\\[bp]?mod|(?:\\[,;! ])+[ik](?![a-zA-Z])"
+    r"|=\s*-?[\d.,]+\s*(?:\$|\\[)\]]))"
 )
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.
 _UNIT_LENGTH = 60
-#: Longest text before a box in which words that change it are sought, in characters.
-_WORDS_LENGTH = 60
+#: Last boxes whose sentences are read.
+_MOST_EXAMINED = 20
 #: Longest text between two boxes of one sentence, in characters.
 _LONGEST_GAP = 100
 
@@ -152,23 +142,43 @@ def _unfinished_thought(response: str) -> bool:
 
 
 def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
-    boxed = _boxes(response)
+    written = _boxes(response)
+    boxed = written[:-_MOST_EXAMINED]
+    boxed += [box for box in written[-_MOST_EXAMINED:] if meant(response, box.start, box.end)]
     tag = _last_tag(response)
     if tag is not None and (not boxed or boxed[-1].start < tag.end()):
-        inner = tag[1].strip()
-        found = _answer(inner, which, several) if _boxes(inner) else None
-        return found or (Extracted(inner, "tag") if not _BLANK.match(inner) else None)
+        return _tagged(response, tag, which, several)
     if boxed:
+        if (start := withdrawn_behind(response, boxed[-1].end)) is not None:
+            return _stated(response[start:])
         if correction := _correction(response, boxed[-1]):
             return correction
         behind = response[boxed[-1].end : boxed[-1].end + _UNIT_LENGTH]
         return Extracted(_chosen(response, boxed, which, several), "box", behind)
+    if written:  # all of them are denied
+        return _correction(response, written[-1])
     if "\\boxed" in response:
         # A box that is never closed belongs to a response that was cut off: its number may be incomplete.
         if bare := [box for box in _BARE_BOX.findall(response) if not _BLANK.match(box)]:
             return Extracted(bare[0 if which is BoxChoice.FIRST else -1], "box")
         return _marked(response) if _only_empty_boxes(response) else None
-    return _marked(response) or _unmarked(response)
+    return _stated(response[last_withdrawal(response) :])
+
+
+def _stated(text: str) -> Extracted | None:
+    return _marked(text) or _unmarked(text)
+
+
+def _tagged(response: str, tag: "re.Match[str]", which: BoxChoice, several: bool) -> Extracted | None:
+    """Return what the last tag holds, with the one before it if "or" joins them."""
+    if (start := withdrawn_behind(response, tag.end())) is not None:
+        return _stated(response[start:])
+    inner = tag[1].strip()
+    if found := _answer(inner, which, several) if _boxes(inner) else None:
+        return found
+    if joined := _JOINED_TAG.search(response, 0, tag.start()):
+        inner = f"{joined[1].strip()} or {inner}"
+    return Extracted(inner, "tag") if not _BLANK.match(inner) else None
 
 
 def _last_tag(response: str) -> "re.Match[str] | None":
@@ -198,7 +208,10 @@ def _correction(response: str, last_box: _Box) -> Extracted | None:
     if not any(map(str.isalnum, behind)):
         return None
     found = _marked(behind)
-    return found if found and states_a_value(found.text) else None
+    if found and states_a_value(found.text):
+        return found
+    value = value_gone_on_to(response, last_box.end)
+    return Extracted(value, "phrase") if value else None
 
 
 def reference_answer(answer: str) -> str:
@@ -220,15 +233,9 @@ def _boxes(text: str) -> list[_Box]:
         content = text[begin:end]
         if text.startswith("\\\\", start):  # the backslashes of a log were doubled
             content = content.replace("\\\\", "\\")
-        if not _BLANK.match(content) and not _denied(text, start, end + 1):
+        if not _BLANK.match(content):
             found.append(_Box(content, start, end + 1))
     return found
-
-
-def _denied(text: str, start: int, end: int) -> bool:
-    r"""Return whether the words beside a box take it back ("not \\boxed{7}", "\\boxed{7} is wrong")."""
-    before = _DENIED_BEFORE.search(text, max(0, start - 40), start)
-    return bool(before or DENIED_BEHIND.match(text, end) or _IS_NOT.match(text, end))
 
 
 def _box_spans(text: str) -> list[tuple[int, int, int]]:
@@ -287,12 +294,33 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
         alternatives = alternatives or bool(_ALTERNATIVE.search(gap))
         first -= 1
     if first == len(found) - 1:
-        return _with_member(response, found[-1]) or _with_words(response, found[-1], contents[-1])
-    if not (several or alternatives):
+        if other := alternative_behind(response, found[-1].end):
+            return contents[-1] + other
+        return (
+            _with_relation(response, found[-1])
+            or _with_member(response, found[-1])
+            or with_words(response, found[-1].start, found[-1].end, contents[-1])
+        )
+    if not (several or alternatives or _only_listed(response, found[first:])):
         return contents[-1]
     return (" or " if alternatives and not several else ", ").join(
         dict.fromkeys(_with_name(response, box) for box in found[first:])
     )
+
+
+def _with_relation(text: str, box: _Box) -> str | None:
+    r"""Return the formula "x \ne 12" of "$x \ne \boxed{12}$", or None if the box is no part of a relation."""
+    before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
+    behind = text[box.end : box.end + _MEMBER_LENGTH]
+    if not (_RELATION_BEFORE.search(before) or _RELATION_BEHIND.match(behind)) or not _in_formula(
+        text, box.start
+    ):
+        return None
+    starts = [mark.end() for mark in _FORMULA_MARK.finditer(before)]
+    end = _FORMULA_MARK.search(behind)
+    if not starts or not end:
+        return None
+    return unboxed(f"{before[starts[-1] :]}{text[box.start : box.end]}{behind[: end.start()]}").strip(" .")
 
 
 def _with_member(text: str, box: _Box) -> str | None:
@@ -311,13 +339,6 @@ def _with_member(text: str, box: _Box) -> str | None:
     return unboxed(f"{head}{text[box.start : box.end]}{tail}").strip()
 
 
-def _with_words(text: str, box: _Box, content: str) -> str:
-    """Return the content of a box with the words beside it that change it ("less than 12", "60 million")."""
-    before = _CHANGED_BEFORE.search(text, max(0, box.start - _WORDS_LENGTH), box.start)
-    behind = _CHANGED_BEHIND_BOX.match(text, box.end)
-    return " ".join(part for part in (before and before.group(), content, behind and behind[1]) if part)
-
-
 def _in_formula(text: str, position: int) -> bool:
     """Return whether a delimiter of a formula is open at `position`."""
     begin = max(text.rfind("\n\n", 0, position), position - _PARAGRAPH_LENGTH, 0)
@@ -334,6 +355,11 @@ def _together(gap: str) -> bool:
         and bool(_SAME_SENTENCE.match(gap))
         and (bool(_JOINT.search(gap)) or not re.search("[a-z]{2}", gap))
     )
+
+
+def _only_listed(response: str, found: list[_Box]) -> bool:
+    """Return whether nothing but commas and "and" stands between these boxes: they are one list."""
+    return all(_LISTED.match(response[left.end : right.start]) for left, right in pairwise(found))
 
 
 def _with_name(response: str, box: _Box) -> str:

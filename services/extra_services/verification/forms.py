@@ -43,8 +43,14 @@ _LETTERS = re.compile(r"[A-Z](?:'|_\{?\w\}?)?")
 _TEXT_BY = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*by\s*\}")
 
 
+_ROMAN = r"(?:I{1,3}|IV|VI{0,3}|IX|X)"
+_ROMANS = re.compile(rf"{_ROMAN}(?:(?:\s*[,;&]\s*(?:and\s*)?|\s*and\s*){_ROMAN})+\Z")
+
+
 def statements(text: str) -> frozenset[str] | None:
-    r"""Return the numbers of statements in "①③", "(1)(3)" or "(1), (3)"; a single "(1)" is none."""
+    r"""Return the numbers of statements in "①③", "(1)(3)" or "I and III"; a single "(1)" is none."""
+    if _ROMANS.match(text):
+        return frozenset(re.findall("[IVX]+", text))
     for pattern, least in ((_CIRCLED, 1), (_IN_PARENTHESES, 2)):
         found, position = [], 0
         while match := pattern.match(text, position):

@@ -41,6 +41,8 @@ _REMAINDER = re.compile(
     r"\s*(-?\d+)\s*(?:\\(?:bmod|mod)(?![a-zA-Z])|\\(?:text|mathrm|operatorname)\s*\{\s*mod\s*\}|\bmod(?:ulo)?\b)\s*"
     r"(\d+)\s*"
 )
+#: The parts of a complex number in figures.
+_PART = re.compile(r"\\(Re|Im)\s*\(\s*(-?[\d.]+)\s*([+-])\s*([\d.]*)\s*i\s*\)")
 _DOUBLE_FACTORIAL = re.compile(r"(?<![\d.])(\d{1,3})\s*!!(?!!)")
 
 
@@ -51,6 +53,7 @@ def standard_functions(text: str) -> str:
     text = _NAMED.sub(_command, text)
     text = _COMMAND.sub(lambda name: _OTHER_NAMES[name[1]], text)
     text = _BARE.sub(lambda name: _OTHER_NAMES[name[1]], text)
+    text = _PART.sub(lambda part: part[2] if part[1] == "Re" else f"{part[3].strip('+')}{part[4] or 1}", text)
     text = _OF_SET.sub(r"\\\1(\2)", text)
     if (remainder := _REMAINDER.fullmatch(text)) and int(remainder[2]):
         return str(int(remainder[1]) % int(remainder[2]))

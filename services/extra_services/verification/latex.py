@@ -47,6 +47,8 @@ class Written:
     digits: str = ""
     #: "or" joins conditions ("x < 4 or x > 1"), so that they are a union.
     alternatives: bool = False
+    #: "and" joins conditions ("x > 1 and x < 4"), so that all of them hold.
+    together: bool = False
 
 
 #: Names that plain text writes without a backslash.
@@ -68,21 +70,24 @@ _FONT = re.compile(
 _TEXT = re.compile(r"\\(?:text|mbox|textnormal|textup)\s*\{([^{}]*)\}")
 _SPACED_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?\Z")
 _NUMBERS_SIDE_BY_SIDE = re.compile(r"(?<![_^.\d])\d+(?:\.\d+)?\s+\.?\d")
+#: "3_a", which latex2sympy reads as 3.
+_INDEX_OF_NUMBER = re.compile(r"(?<![\w}])\d+_\{?[a-zA-Z]")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\_^{\d.])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![a-zA-Z\d.])")
 _TRAILING_POINT = re.compile(r"(?<=\d)\.(?!\d)")
 _LEADING_POINT = re.compile(r"(?<!\d)\.(?=\d)")
 _MIXED = re.compile(r"(?<![\d./}])(\d+)\s+(\d+)/(\d+)(?![\d/])")
 _BASED = re.compile(
-    r"((?:\d|[A-F]\d)[0-9A-F]*|[A-F]+(?=_\{?\(?16))(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\)?\}?\Z"
+    r"(-?(?:\d|[A-F]\d)[0-9A-F]*|-?[A-F]+(?=_\{?\(?16))(?:_\{?\(?|\s+(?:in\s+)?base\s+)(\d{1,2})\)?\}?\Z"
 )
 _PERCENT = re.compile(r"\s*(?:\\?%|\bper\s?cent(?:age)?(?:\s+points?)?\b|\bpct\b)\s*\Z", re.IGNORECASE)
-_DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\bdegrees?\b|\bdeg\b)")
+_DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\bdegrees?\b|(?<!\\)\bdeg\b)")
 _VARIABLE_BEHIND = re.compile(r"(?<![a-zA-Z])[a-zA-Z]\s*\Z")
 _TRIGONOMETRY = re.compile(r"(?<![a-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
 _CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]")
 _AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*(?:[和或与及]|\\&)\s*")
 _OR = re.compile(r"(?<![a-zA-Z\\])or(?![a-zA-Z])|或")
+_BOTH = re.compile(r"(?<![a-zA-Z\\])and(?![a-zA-Z])|且")
 #: The signs of logic between conditions; between statements they are no list.
 _JUNCTIONS = (
     (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])|∨"), " or "),
@@ -137,13 +142,14 @@ def written(text: str) -> Written:
         return Written(rf"\frac{{{mixed[0].numerator}}}{{{mixed[0].denominator}}}", unit=mixed[1])
     if numbers := set_of_numbers(text):
         return Written(numbers)
-    alternatives = False
+    alternatives = together = False
     if _ORDER.search(text):
         for sign, word in _JUNCTIONS:
             text = sign.sub(word, text)
         alternatives = bool(_OR.search(text))
+        together = not alternatives and bool(_BOTH.search(text))
     latex = _each_excluded(_with_one_value(spoken_latex(text)))
-    marks = Written("", alternatives=alternatives)
+    marks = Written("", alternatives=alternatives, together=together)
     latex, currency = split_currency(latex)
     latex = re.sub(r"\\\$|[¥€£₹$]", "", latex)
     percent = _PERCENT.sub("", latex)
@@ -160,7 +166,7 @@ def written(text: str) -> Written:
         bare, unit = split_unit(latex)
     if _VARIABLE_BEHIND.search(latex) and bare != latex:
         marks = replace(marks, with_letter=_mathematics(latex))
-    if (based := _BASED.match(bare)) and based[1].isdigit():
+    if (based := _BASED.match(bare)) and based[1].lstrip("-").isdigit():
         marks = replace(marks, digits=based[1])
     readable = not has_english(_TEXT.sub(r" \1 ", bare)) and not _CJK.search(bare)
     return replace(marks, latex=_mathematics(bare.strip()) if readable else "", unit=unit or currency)
@@ -229,8 +235,11 @@ def _spoken(text: str) -> str:
 def _with_one_value(text: str) -> str:
     r"""Return what stands before "\approx", or what stands behind it if only a name does ("x \approx 11")."""
     before, sign, behind = text.partition(r"\approx")
-    if not sign:
-        before, sign, behind = _APPROXIMATELY.sub(r"\\approx ", text, count=1).partition(r"\approx")
+    if not sign and (similar := _APPROXIMATELY.search(text)):
+        # Between two values these signs are a range, or a relation of figures.
+        before, sign, behind = text[: similar.start()], similar.group(), text[similar.end() :]
+        name = before.strip(" =")
+        sign = sign if (not name or _NAME_ALONE.match(name)) and any(map(str.isdigit, behind)) else ""
     if not sign:
         return text
     name = before.strip(" =")
@@ -287,6 +296,8 @@ def _mathematics(text: str) -> str:
     text = _SCIENTIFIC.sub(r"\1\\cdot 10^{\2}", text)
     text = _LEADING_POINT.sub("0.", _TRAILING_POINT.sub("", text))
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    if _INDEX_OF_NUMBER.search(text):
+        return ""
     if _NUMBERS_SIDE_BY_SIDE.search(text) and "matrix" not in text and "array" not in text:
         return ""
     text = braced_fractions(text).replace(r"\varnothing", r"\emptyset")

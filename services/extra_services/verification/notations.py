@@ -8,10 +8,16 @@ notation stays as it is. What depends on the other answer is in `counterparts`.
 import re
 from itertools import pairwise
 
+from extra_services.verification.normalization import unwrapped
 from extra_services.verification.spoken import number_word
+from extra_services.verification.symbols import plain_punctuation
+from extra_services.verification.wrappers import unwrap_commands
 
 #: Longest answer that is rewritten, in characters.
 _MAX_LENGTH = 2000
+_LAYOUT = re.compile(r"\\(?:displaystyle|large|color|textcolor|underline|ensuremath|tag)(?![a-zA-Z])")
+_SPACE_BEFORE = re.compile(r"\A(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z]))++")
+_GOING_ON = re.compile(r"(?:\.\.\.|…|dots[cb]?)[\s$}]*\Z")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 
 _NO_WORD = re.compile(r"[$~]|\\ ")
@@ -22,7 +28,7 @@ _SPLIT_OVERLINE = re.compile(r"(?<=\d)\}\\overline\{(?=\d)")
 _PERIOD = re.compile(
     r"""
     (?<![\d.]) (\d{0,40}) \. (\d{0,40})
-    (?: \( (?P<parens>\d{1,40}) \)
+    (?: (?:\\left\s*+|\\bigl\s*+)? \( (?P<parens>\d{1,40}) (?:\\right\s*+|\\bigr\s*+)? \)
       | \\(?:overline|bar) \s*+ (?: \{ (?P<bar>\d{1,40}) \} | (?P<bare>\d) )
       | (?P<dots> \\dot \s*+ \{? \d \}? (?: \d{0,40} \\dot \s*+ \{? \d \}? )? ) )
     (?! [\d(] | \\(?:dot|overline|bar) )
@@ -100,6 +106,16 @@ _COMPLEMENT = re.compile(
 _RESPECTIVELY = re.compile(
     r",?\s*+(?:\\text\s*+\{\s*+,?\s*+respectively\s*+\.?\}|\brespectively\b)\s*+\.?\s*+\$?\s*+\Z"
 )
+#: "5'", "6''" and "5'6\"" behind a number. Minutes and seconds of an angle stand behind degrees.
+_PRIMES = re.compile(
+    r"\A([\s$]*+-?)(?:(\d+(?:\.\d+)?)\s*+'(?!'))?+\s*+(?:(\d+(?:\.\d+)?)\s*+(?:''|\"))?([\s$.]*)\Z"
+)
+_EXCEPT = re.compile(
+    r"(?:the\s)?(?:set\sof\s)?(?:all\s)?(?:the\s)?(?:real\snumbers|reals)(?:\sx)?,?\s"
+    r"(?:except(?:\sfor)?|excluding|but|other\sthan)\s(?:x\s?=\s?)?([^a-zA-Z]*(?:(?:and|or|\\[a-zA-Z]+)[^a-zA-Z]*)*)"
+)
+#: Commands that need the braces around them.
+_INFIX = re.compile(r"\\(?:choose|over|atop|brack|brace)(?![a-zA-Z])")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _PLAIN = re.compile(r"[+-]?\d+(?:\.\d+)?")
@@ -115,20 +131,49 @@ def standard(text: str) -> str:
     """Return an answer with its notations in one form."""
     if text.isalnum() or len(text) > _MAX_LENGTH:
         return text
+    text = _without_layout(text)
     if not text.isascii():
+        text = plain_punctuation(text)
         text = _MARKED_DIGIT.sub(lambda found: f"{_MARKS[found[2]]}{{{found[1]}}}", text)
         text = _SPLIT_OVERLINE.sub("", text)
     if "{" in text:
-        text = _without_unseen(text)
+        text = _without_unseen(_without_outer(text))
     if "." in text:
         text = _fractions(text)
     if "\\" in text:
         text = _commands(text)
     if ";" in text or "dots" in text or "..." in text or "…" in text:
         text = _listed(text)
+    if "'" in text and "circ" not in text:
+        text = _PRIMES.sub(_feet_and_inches, text)
+    if "xcept" in text or "xclud" in text or " but " in text or "other than" in text:
+        text = _without_points(text)
     if "espectively" in text:
         text = _RESPECTIVELY.sub("", text)
     return _signed_set(_based(_sets(text)))
+
+
+def _without_layout(text: str) -> str:
+    """Return `text` without what is around all of it: delimiters, spaces, styles, the end of the sentence."""
+    if "\\" in text:
+        if _LAYOUT.search(text):
+            text = unwrap_commands(text)
+        text = _SPACE_BEFORE.sub("", text)
+        if text.endswith("quad"):
+            text = text.removesuffix("quad").removesuffix("q").removesuffix("\\")
+    return text if _GOING_ON.search(text) else unwrapped(text)
+
+
+def _feet_and_inches(match: "re.Match[str]") -> str:
+    sign, feet, inches, end = match.groups()
+    parts = [f"{size} \\text{{ {unit}}}" for size, unit in ((feet, "ft"), (inches, "in")) if size]
+    return f"{sign}{' '.join(parts)}{end}" if parts else match.group()
+
+
+def _without_points(text: str) -> str:
+    r"""Return "all real numbers except 2 and 3" as "\mathbb{R} \setminus \{2, 3\}"."""
+    match = _EXCEPT.fullmatch(flat(text))
+    return rf"\mathbb{{R}} \setminus \{{{re.sub('(and|or)', ',', match[1])}\}}" if match else text
 
 
 def _fractions(text: str) -> str:
@@ -163,6 +208,23 @@ def _going_on(match: "re.Match[str]") -> str:
         if times >= 3 or (times == 2 and not fixed):
             return _fraction(match[1], fixed, period)
     return match.group()
+
+
+def _without_outer(text: str) -> str:
+    """Return `text` without braces around all of it, which TeX does not show; "{1, 2}" stays a set."""
+    plain = text.strip(" $")
+    if (
+        not (plain.startswith("{") and plain.endswith("}"))
+        or _INFIX.search(plain)
+        or re.fullmatch(r"[\d{},;.\s+-]+", plain)
+    ):
+        return text
+    depth = 0
+    for index, mark in enumerate(plain):
+        depth += (mark == "{") - (mark == "}") if plain[index - 1 : index] != "\\" else 0
+        if depth == 0 and index < len(plain) - 1:
+            return text
+    return plain[1:-1].strip()
 
 
 def _without_unseen(text: str) -> str:
@@ -234,7 +296,7 @@ def _based(text: str) -> str:
     digits = match["digits"]
     if base is None or not (base == 16 or digits.isdigit()) or (match["index"] and digits.isalpha()):
         return text
-    return digits if base == 10 else f"{digits}_{{{base}}}"
+    return f"{digits}_{{{base}}}"
 
 
 def _listed(text: str) -> str:

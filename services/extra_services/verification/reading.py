@@ -57,7 +57,9 @@ def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
     """Read a reference answer and the final answer of a response together."""
     gold, prediction = written(answer), written(response)
     real = not any(should_treat_as_complex(side.latex) or _has_i(side.latex) for side in (gold, prediction))
-    gold_value, value = (_parse(side.latex, real, side.alternatives) for side in (gold, prediction))
+    gold_value, value = (_parse(side.latex, real, _joint_of(side)) for side in (gold, prediction))
+    if gold.together and gold_value is sympy.S.EmptySet:  # "x < 1 and x > 3" in a reference means both parts
+        gold_value = _parse(gold.latex, real)
     readable = gold_value is not None and value is not None
     pairs = _senses(gold, prediction, gold_value, value, options) if readable else ()
     if gold.with_letter or prediction.with_letter:
@@ -67,6 +69,10 @@ def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
         )
         pairs += (variables,) if None not in variables else ()
     return Readings(pairs, gold_value, value)
+
+
+def _joint_of(side: Written) -> str:
+    return "or" if side.alternatives else "and" if side.together else ""
 
 
 def _has_i(latex: str) -> bool:
@@ -144,13 +150,13 @@ def _scaled(value: Any, factor: Any) -> Any:
     return value * factor if isinstance(value, sympy.Expr) else value
 
 
-def _parse(latex: str, real: bool, alternatives: bool = False) -> Any | None:
+def _parse(latex: str, real: bool, joint: str = "") -> Any | None:
     """Return the expression, or None if latex2sympy cannot read all of `latex`.
 
     Args:
         latex: The answer.
         real: All variables are real.
-        alternatives: Conditions that it lists are joined by "or".
+        joint: Word between the conditions that it lists, "and", "or" or none.
     """
     normal = normalize_latex(latex, _NORMALIZATION).strip()
     for candidate in dict.fromkeys((normal, get_last_eq(normal))):
@@ -159,7 +165,7 @@ def _parse(latex: str, real: bool, alternatives: bool = False) -> Any | None:
         try:
             value = _latex2sympy(candidate, real)
             value = _real_roots(value) if real else _with_imaginary_unit(value, candidate)
-            return _tidy(value, alternatives)
+            return _tidy(value, joint)
         except MemoryError:
             raise
         except Exception:  # latex2sympy raises errors of any type for input that it does not expect
@@ -224,7 +230,7 @@ def _real_roots(value: Any) -> Any:
     return value.xreplace(roots) if roots else value
 
 
-def _tidy(value: Any, alternatives: bool) -> Any:
+def _tidy(value: Any, joint: str) -> Any:
     """Return sets and tuples without the variable they are assigned to, and "5 = x" as "x = 5"."""
     if isinstance(value, sympy.Eq):
         collections = sympy.Set | sympy.Tuple
@@ -243,7 +249,7 @@ def _tidy(value: Any, alternatives: bool) -> Any:
         if len(names) == 1 and len(value.args) > 1:
             return FiniteSet(*[element.rhs for element in value.args])
     if isinstance(value, sympy.FiniteSet) and _conditions(value):
-        return _as_one_set(value, alternatives)
+        return _as_one_set(value, joint)
     return value
 
 
@@ -253,11 +259,11 @@ def _conditions(value: Any) -> bool:
     return relations and not all(isinstance(element, sympy.Eq) for element in value.args)
 
 
-def _as_one_set(inequalities: Any, alternatives: bool) -> Any:
+def _as_one_set(inequalities: Any, joint: str) -> Any:
     """Return inequalities of one variable as a set.
 
-    It is their union ("x < 2 or x > 3"), or their intersection where the union would be all reals ("x > 2, x
-    < 3") and "or" does not ask for it.
+    It is their union ("x < 2 or x > 3"), or their intersection: with "and", and where the union would be all
+    reals ("x > 2, x < 3") and "or" does not ask for it.
     """
     if len(inequalities.free_symbols) != 1:
         return inequalities
@@ -265,10 +271,10 @@ def _as_one_set(inequalities: Any, alternatives: bool) -> Any:
         sets = [_set_of(inequality) for inequality in inequalities.args]
     except (NotImplementedError, TypeError, ValueError, AttributeError):
         return inequalities
-    if any(isinstance(inequality, sympy.Ne) for inequality in inequalities.args):
+    if joint == "and" or any(isinstance(inequality, sympy.Ne) for inequality in inequalities.args):
         return sympy.Intersection(*sets)
     union = sympy.Union(*sets)
-    return sympy.Intersection(*sets) if union == sympy.S.Reals and not alternatives else union
+    return sympy.Intersection(*sets) if union == sympy.S.Reals and joint != "or" else union
 
 
 def _set_of(condition: Any) -> Any:

@@ -8,7 +8,9 @@ or deny it ("at least 7", "half of 7", "7 or more", "7 is wrong"): they make it 
 
 import re
 
+from extra_services.verification.box_words import DENIED_BEHIND
 from extra_services.verification.symbols import any_of
+from extra_services.verification.words import has_english
 
 _MARKS = ("####", "answer", "result", "答案")
 _A_LINE = re.compile(r"[\s>*#_-]*a[*_]*\s*:", re.IGNORECASE)
@@ -62,7 +64,10 @@ _DESCRIBING = any_of(
     increases? decreases? grows? changes? drops? rises? falls? exceeds?
     """
 )
-_VALUE_BEFORE = r"(?:[-+]?\d[\d.,/]*|\$[^$\n]{1,40}\$)\s*%?"
+_VALUE_BEFORE = (
+    r"(?:[-+]?\d[\d.,/]*|\$[^$\n]{1,40}\$|\\\([^\n]{1,40}?\\\)|[-+]?\\[dt]?frac\{[^{}\n]{1,20}\}\{[^{}\n]{1,20}\}"
+    r"|\([^()\n]{1,40}\))\s*%?"
+)
 #: Text before a value that changes it, with the number that belongs to it ("3 less than", "5 or", "x >").
 _CHANGED_BEFORE = re.compile(
     rf"""
@@ -72,6 +77,10 @@ _CHANGED_BEFORE = re.compile(
       | {_VALUE_BEFORE} (?:\s+[a-z]+)? \s* ,? \s* \b or
       | \b (?:none|neither|nobody|nothing) \b [^.,;:\d]{{0,40}} \b (?:is|are|equals)
       | \b (?:answer|result) \s+ (?:{_DESCRIBING}) \b (?! \s+ (?:the\s+|a\s+)? value) [^.;:\n\d$]{{0,40}}
+      | \b (?:answer|result) \s+
+        (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?|divided|multiplied) \b
+        [^.;:\n]{{0,40}}
+      | \b (?:before|after|following|preceding)
       | \b of \s+ the \s+ (?:first|last|next)
       | \b (?:every|all|any) \b [^.,;:\n\d$]{{0,30}} \b but
       | \b (?:could|might|may) \s+ (?:also\s+|well\s+)? be
@@ -84,6 +93,11 @@ _CHANGED_BEFORE = re.compile(
     [\s{{}}$(]* \Z
     """,
     re.IGNORECASE | re.VERBOSE,
+)
+#: Values before a value that are one list with it.
+_LIST_BEFORE = re.compile(
+    rf"(?: (?:{_VALUE_BEFORE},\s+){{0,20}} {_VALUE_BEFORE},?\s+and\s+ | (?:{_VALUE_BEFORE},\s+){{2,20}} ) \Z",
+    re.VERBOSE,
 )
 _BUT = re.compile(
     r"(?: \bnot | n['’]t | \bcannot ) \b .{1,80} \b but (?:\s+rather)? (?: \s+ (?:is|it\s+is) )? \s* \Z",
@@ -101,26 +115,6 @@ _REJECTED = any_of(
     r"""
     n['’]t not wrong incorrect false impossible invalid excluded rejected extraneous ruled\s+out too\s+[a-z]+
     """
-)
-#: Words behind a value or box that take it back ("which is wrong", "turned out to be a mistake").
-DENIED_BEHIND = re.compile(
-    r"""
-    [\s$]*+ (?:\\[)\]])?+ \s*+ (?:[,;:(—–-]{1,3}+ \s*+)?+
-    (?: (?:which|that|this|it|but|and|however|yet|though|although|one|value|answer|result|guess)
-        ,? \s++ ){0,4}+
-    (?: (?:is|was|are|were|seems|looks|(?:would|must|should|has\s+to|turn(?:s|ed)\s+out\s+to)\s+be) \s++
-        (?:(?:also|clearly|obviously|simply|just|still|actually|of\s+course) \s++)?+ )?+
-    (?: (?:wrong|incorrect|false|invalid|extraneous|rejected|excluded|ruled\s+out) \b
-      | (?:impossible|not\s+possible) \b (?! \s+ (?:to|for|that) )
-      | not \s+ (?:right|correct|true|valid|allowed|acceptable|what|it) \b
-      | not \s+ (?:a|the) \s+ (?:solution|answer|root) \b
-      | too \s+ (?:large|small|big|high|low|great|little|long|short|many|few|much) \b (?! \s+ to )
-      | an? \s+ (?:[a-z]+\s+)?+ (?:mistake|error|trap|distractor|typo) \b
-      | (?:cannot|can['’]t|can\s+not|could\s+not|couldn['’]t) \s+ (?:be|work|hold|happen) \b
-      | (?:does|did) (?:\s+not|n['’]t) \s+ (?:work|hold|satisfy|fit|count|solve|make\s+sense) \b
-      | fails \b | contradicts \b | violates \b )
-    """,
-    re.IGNORECASE | re.VERBOSE,
 )
 _REJECTING = any_of(r"fails doesn['’]t does\s+not cannot can['’]t isn['’]t")
 #: Text behind a value that changes or denies it.
@@ -237,7 +231,9 @@ def marked_line(response: str) -> tuple[str, str] | None:
 
 def states_a_value(text: str) -> bool:
     """Return whether `text` is a number, a formula or a choice, and no prose."""
-    return bool(_VALUE.match(text.strip()))
+    plain = text.strip()
+    raw = len(plain) <= _LONGEST_BARE_ANSWER and bool(re.search(r"\d|\\", plain)) and not has_english(plain)
+    return raw or bool(_VALUE.match(plain))
 
 
 def whole(response: str) -> str | None:
@@ -298,6 +294,10 @@ def _in_context(text: str, start: int, end: int) -> str:
     low = max(0, start - _CONTEXT)
     if (before := _CHANGED_BEFORE.search(text, low, start)) and not _BUT.search(text, low, start):
         start = before.start()
+    elif text[low:start].rstrip().endswith(("and", ",")) and (
+        listed := _LIST_BEFORE.search(text, low, start)
+    ):
+        start = listed.start()
     if behind := DENIED_BEHIND.match(text, end) or _CHANGED_BEHIND.match(text, end):
         end = behind.end()
     return text[start:end].strip()

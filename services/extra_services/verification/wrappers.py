@@ -27,9 +27,12 @@ _KEEP_LAST = {
 _FONTS = ("mathbf", "boldsymbol", "bm", "mathit", "textbf")
 #: Commands that are dropped with their argument.
 _DROP = ("tag", "tag*", "label", "hspace", "hspace*", "vspace", "phantom", "hphantom", "vphantom", "mspace")
-_WRAPPER = re.compile(rf"\\({'|'.join(map(re.escape, [*_KEEP_LAST, *_DROP, *_FONTS]))})\s*(?=\{{)")
+#: Text, which goes where all of it is a formula ("\text{$x$}").
+_TEXTS = ("text", "mbox", "textrm")
+_WRAPPER = re.compile(rf"\\({'|'.join(map(re.escape, [*_KEEP_LAST, *_DROP, *_FONTS, *_TEXTS]))})\s*(?=\{{)")
 #: The remark below "\underbrace{7}_{\text{sum}}".
 _REMARK = re.compile(r"\\(?:under|over)brace(?![a-zA-Z])")
+_DOLLARS = re.compile(r"\s*+\$[^$]*+\$\s*+")
 _SWITCHES = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|scriptscriptstyle|limits|nolimits|tiny|scriptsize|footnotesize|small"
     r"|normalsize|large|Large|LARGE|huge|Huge|rm|bf|it|sf|tt|bfseries|itshape|boldmath|nonumber|notag|hline|strut"
@@ -59,6 +62,7 @@ _SYNONYMS = (
     (re.compile(r"\\[lr]?vert(?![a-zA-Z])"), "|"),
     (re.compile(r"\\(?:nicefrac|sfrac|flatfrac)(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\dbinom|\\tbinom"), r"\\binom"),
+    (re.compile(r"\\cdotp(?![a-zA-Z])"), r"\\cdot "),
     (re.compile(r"\\(?:ast|star)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\colon(?![a-zA-Z])"), ":"),
     (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
@@ -104,6 +108,8 @@ def _without_wrappers(text: str) -> str:
         for _ in range(arguments - 1):
             begin = _skip_spaces(text, closing.get(begin, -1) + 1)
         if begin not in closing or (match[1] in _FONTS and "{" not in text[begin + 1 : closing[begin]]):
+            continue
+        if match[1] in _TEXTS and not _DOLLARS.fullmatch(text, begin + 1, closing[begin]):
             continue
         if drop:
             deleted.append((match.start(), closing[begin] + 1))

@@ -1,0 +1,372 @@
+r"""The words before and behind a box that say whether it is the answer (`commitment` uses them).
+
+They are kinds of sentences, not cases: denied, said by others, supposed or tried, compared with another
+value, withdrawn, gone on from, one of several values. A verb behind a box is taken for an objection unless it
+is in `CONFIRMED_BEHIND`: there are more ways to object than to agree. Each expression sees a bounded text.
+"""
+
+import re
+
+from extra_services.verification.symbols import any_of, word_list
+
+SENTENCE_START = re.compile(r"(?:[.!?;](?=\s)|\n\s*\n|[。！？；])")
+
+#: What may stand between words and the box they are about.
+_TO_BOX = r"[\s$({*_:,\"“]* (?:\\[(\[])? [\s*_]* (?: [a-zA-Z](?:_\{?\w{1,3}\}?)? \s* = \s* )? \Z"
+#: The end of a formula, and of bold, behind a box.
+_BOX_END = r"[\s$*_]*+ (?:\\[)\]])?+ [\s*_]*+"
+_SUBJECT = any_of(
+    "the an? answer value result solution option choice case candidate possibility number following"
+)
+_NEAR_BOX = any_of(
+    """
+    be equal to possibly actually really simply just exactly even ever the an? answer value is result
+    solution equals necessarily always likely been that it
+    """
+)
+_VERB_OF_REFUSAL = any_of(
+    r"""
+    rule[ds]?\s+out ruling\s+out reject(?:s|ed)? exclud(?:e|es|ed) eliminat(?:e|es|ed) discard(?:s|ed)?
+    dismiss(?:es|ed)? ignore disregard disagree\s+with den(?:y|ies|ied) refuted? instead\s+of rather\s+than
+    other\s+than withdraw retract take\s+back abandon strike erase replace avoid forget
+    """
+)
+_OTHERS = any_of(
+    """
+    student students someone somebody friend he she hint book textbook teacher teammate classmate
+            others people
+    many some alice bob they colleague
+    """
+)
+_SAYING = any_of(
+    "claims? claimed says? said thinks? believes? believed guess(?:es)? guessed insists? argues?"
+)
+_BEFORE_I_KNEW = any_of("first initially originally previously once mistakenly wrongly")
+_FIRST = any_of("first initial naive naïve previous earlier old original wrong incorrect false tempting")
+_ATTEMPT = any_of("guess attempt answer thought result estimate value instinct reading conclusion solution")
+NOT_MEANT_BEFORE = re.compile(
+    rf"""
+    (?:
+      # denied
+      (?: \b(?:not|never|cannot|hardly|scarcely|without|except(?:\s+for)?|excluding|besides|unlike) | n['’]t
+        | \b no \s+ longer | \b by \s+ no \s+ means | \b (?:every|all|any) \b [^.,;:\n]{{0,30}} \b but\b )
+        (?: \s+ (?:{_NEAR_BOX})\b ){{0,5}}+
+    | \b (?: not \s+ (?:true|the\s+case|correct|right|possible|likely) | false | untrue | wrong | incorrect
+           | impossible | unlikely | doubtful | tempting )
+        \s+ (?: that | to \s+ (?:say|think|conclude|answer|guess|claim|believe) ) \b [^.;:\n]{{0,80}}
+    | \b (?:doubt|deny|dispute|wonder|whether|refuse|nobody|no\s+one|there(?:\s+is|['’]s)\s+no) \b
+            [^.;,\n]{{0,80}}
+    | \b (?:trap|pitfall|misprint|distractor|template|myth|misconception|fallacy|unknown|undetermined
+        |unclear) \b [^.;,\n]{{0,30}}
+    | \b (?:maybe|perhaps|possibly)
+    | \b (?:{_VERB_OF_REFUSAL}) (?: \s+ (?:{_SUBJECT})\b ){{0,4}}+
+    # another value, which this one is compared with
+    | \b (?: plus | over | versus | vs\.? | near | almost | nearly | above | below | beyond | under
+        | (?:close|added|unequal) \s+ to | (?:divided|multiplied) \s+ by
+            | (?:subtracted|taken|differs?|different|distinct) \s+ from
+        | (?:divisor|factor|multiple|power|third|quarter|fraction) \s+ of
+            | divid(?:es|ing) | exceed(?:s|ing)?
+        | as \s+ \w+ \s+ as
+            | (?:add|subtract|multiply|divide) \s+ [\d$\\] [^.;,\n]{{0,40}} \b (?:to|from|by)
+        | (?:rather|better|worse|sooner) \b [^.;\n]{{0,40}} \b than )
+    | \b between \b [^.;\n]{{0,60}} \b and
+    | \b (?:answer|result) \s+
+            (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?|has|have|ends?|starts?
+        |begins?|contains?|consists?|divides|lies|leaves|rounds|is\s+(?:after|before|next\s+to|past
+        |either\s+side\s+of)) \b [^.;:\n]{{0,40}}
+    # said by others, supposed, tried, an example
+    | \b (?:suppose|imagine|assume|what\s+if) \b [^.;:,\n]{{0,60}}
+        \b (?:were|was|is|be|had\s+been|equals?) (?:\s+to)?
+    | \b if \b [^.;\n]{{0,80}} \b (?:did|didn['’]t|were|weren['’]t|was|wasn['’]t|had) \b
+            [^.;\n]{{0,80}} \b (?:would|could|might) \b [^.;\n]{{0,40}}
+    | \b if \s+ (?:the|your) \s+ (?:final\s+)? answer \s+ (?:is|was|were) \b [^.;\n]{{0,60}}
+    | \b (?:{_OTHERS}) \s+ (?:\w+\s+)? (?:{_SAYING}) \b [^.;\n]{{0,60}}
+    | \b I \s+ (?:{_BEFORE_I_KNEW}) \s+ \w+ \b [^.;:\n]{{0,60}}
+    | \b (?:at\s+first(?:\s+(?:glance|sight))?|at\s+a\s+glance|earlier\s+I) \b [^.;\n]{{0,80}}
+    | \b (?:my|the|an?|our) \s+ (?:{_FIRST}) \s+ (?:{_ATTEMPT}) \b [^.;,\n]{{0,40}}
+    | \b (?:one|you|we|people|some|many) \s+ (?:might|may|could|would) \s+
+            (?:be\s+tempted|wrongly|mistakenly|naively|think|guess|expect)
+        \b [^.;\n]{{0,60}}
+    | \b (?:some|many|most|several|other) \s+ (?:textbooks?|books?|sources?|people|students|websites?)
+            \b [^.;\n]{{0,40}}
+    | \b (?:guess|try|trying|test|testing|plug|plugging\s+in) (?: \s+ (?:{_SUBJECT}|that|with)\b ){{0,3}}+
+    | \b (?:format\s+example|example\s+format|sample\s+format|example\s+of\s+(?:the|an?)\s+\w*\s*format)
+        \b [^.;\n]{{0,40}}
+    | \b (?: wrong | incorrect | lower\s+bound | upper\s+bound | guess | not\s+the\s+answer ) \s* (?=:)
+    | \b it \s+ (?:was|is) \s+ (?:often\s+|sometimes\s+)?
+            (?:claimed|said|believed|assumed|thought|argued|alleged) \b [^.;\n]{{0,60}}
+    | \b (?:careless(?:ly)?|naive(?:ly)?|hasty|hastily|sloppy|sloppily|wrongly|mistakenly|erroneously
+        |incorrectly|flawed|faulty) \b [^.;\n]{{0,80}}
+    | \b (?:twice|half|double|triple|of) \s+ (?:the|my|our) \s+ (?:final\s+)?(?:answer|result) \b
+            [^.;,\n]{{0,30}}
+    | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
+    | \b like (?:\s+(?:this|so))?
+    | \A \W* (?:(?:the|output|response|answer|required|expected)\s+)* format \s* (?:is)?
+    | \b (?:any|either) \s+ of | 不是 | 不等于 | 并非 | 不可能是
+    )
+    {_TO_BOX}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Parts of words of which every text that `NOT_MEANT_BEFORE` finds has one: most have none, and need no
+#: slower look. A new branch there needs its sign here.
+SIGNS_BEFORE = (
+    *word_list(
+        """
+        not never n't n’t hardly scarcely without except exclud besides unlike but false untrue
+        wrong incorrect possibl doubt tempt den disput wonder whether refuse nobody trap pitfall
+        misprint distract template myth misconc fallacy unknown undeterm unclear maybe perhaps
+        rule ruling reject eliminat discard dismiss ignor disregard disagree refut instead rather
+        withdraw retract abandon strike erase replace avoid forget plus versus vs near almost
+        above below beyond under close added unequal divi multipl subtract taken differ distinct
+        factor power third quarter fraction exceed better worse sooner between suppose imagine
+        assum what claim said say think thought believ guess insist argu glance sight earlier
+        initial naive naïve previous original might could would textbook books sources people
+        students websites try test plug format bound alleged careless hast slopp mistaken
+        erroneous flawed faulty twice half double triple cancel \\sout \\st <del> <s> <strike>
+        <!-- % like any either 不 并非 squared cubed tripled modulo has have end start begin contain
+        consist lies leaves rounds after before past
+        """
+    ),
+    " no ", "no one", " over ", " as ", "add ", "other than", "back", "at first", "old ", "if ", "i first",
+    "i once", "mod ", "minus ", "times ", "next to", " may ", "of the ", "of my ", "of our ", "first ",
+)  # fmt: skip
+BUT = re.compile(r"\b(?:but|rather|instead)\b(?!\s+(?:not|never)\b)", re.IGNORECASE)
+
+_LINK = r"""(?:
+    (?:is|was|are|were|seems|looks|(?:would|must|should|has\s+to|can|turn(?:s|ed)\s+out\s+to)\s+be) \s++
+)"""
+_ADVERB = r"""(?:
+    (?:also|clearly|obviously|simply|just|still|actually|only|merely|really|probably|most|very|highly
+        |of\s+course) \s++
+)"""
+_PRONOUN = any_of("which that this it but and however yet though although one value answer result guess")
+_NEXT_SENTENCE = any_of("which that this it however but")
+#: Words behind a value or box that take it back ("which is wrong", "turned out to be a mistake").
+DENIED_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} (?: (?:[,;:(—–-]{{1,3}}+ \s*+)?+ | [.!] \s++ (?=(?:{_NEXT_SENTENCE})\b) )
+    (?: (?:{_PRONOUN}) ,? \s++ ){{0,4}}+
+    {_LINK}?+ {_ADVERB}{{0,2}}+
+    (?: (?:wrong|incorrect|false|invalid|extraneous|rejected|excluded|ruled\s+out|discarded|untrue
+        |contradictory) \b
+      | the \s+ wrong \b
+      | unlikely \b | doubtful \b
+      | (?:impossible|not\s+possible) \b (?! \s+ (?:to|for|that) )
+      | not \s+ (?:right|correct|true|valid|allowed|acceptable|possible|what|it) \b
+      | not \s+ (?:a|the) \s+ (?:solution|answer|root) \b
+      | too \s+ (?:large|small|big|high|low|great|little|long|short|many|few|much) \b (?! \s+ to )
+      | an? \s+ (?:[a-z]+\s+)?+
+            (?:mistake|error|trap|distractor|typo|contradiction|overestimate|underestimate|overcount
+        |undercount|misprint) \b
+      | an? \s+ (?:strict\s+)?+ (?:lower|upper) \s+ (?:bound|estimate|limit) \b
+      | (?:lead|leads|led) \s+ to \s+ an? \s+ contradiction \b
+      | (?:cannot|can['’]t|can\s+not|could\s+not|couldn['’]t) \s+ (?:be|work|hold|happen) \b
+      | (?:does|did) (?:\s+not|n['’]t) \s+ (?:work|hold|satisfy|fit|count|solve|make\s+sense) \b
+      | fails \b | contradicts \b | violates \b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+IS_NOT = re.compile(
+    rf"{_BOX_END} (?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+impossible\b)", re.IGNORECASE | re.VERBOSE
+)
+ASKED = re.compile(
+    rf"{_BOX_END} [\"”')]? \? (?! \s* (?:yes|indeed|correct|right|exactly|sure)\b )",
+    re.IGNORECASE | re.VERBOSE,
+)
+#: A verb behind a box says something about it; only what confirms it leaves it an answer.
+VERB_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} (?: [,(—–-]{{1,3}}+ \s*+ (?:which|this|that|it) \s++ (?!(?:is|are|was|were)\b) )?+
+    (?: (?:is|are|was|were|becomes|became|must|has|have|needs?|may|might|can|could|would|should|will
+        |does|did) \b
+      | (?:over|under|double-?)?counts \b | (?:overlooks|neglects|forgets|assumes) \b
+      | (?:contradicts|violates|fails|exceeds|omits|ignores|misses|satisfies|solves|seems|looks|sounds
+        |appears|feels) \b
+      | (?:gets|got|drops|falls|lies|goes|turns|cannot|can['’]t|never|hardly|works?|occurs|happens|makes) \b
+      | (?:differs|comes|counts|leads|belongs) \s )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_GOOD = any_of(
+    """
+    answer solution result value choice option number total sum area length distance maximum minimum
+            probability limit
+    correct right true prime possible valid attained achieved reached optimal best smallest largest least
+    greatest required desired obtained found given derived confirmed verified computed calculated expected
+    reasonable consistent equal equivalent approximately about roughly already positive negative
+            integer rational
+    irrational even odd simplified clear
+    """
+)
+CONFIRMED_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} (?: [,(—–-]{{1,3}}+ \s*+ (?:which|this|that|it) \s++ )?+
+    (?: (?:is|are|was|were) | (?:must|should|will|would|can) \s+ (?:be|therefore\s+be) ) \s+
+    (?: the \s+ only \s+ )?+ (?:
+            (?!(?:not|never|no|wrong|incorrect|false|double|half|twice|square|cube|less|more|most
+        |before|after|lower|upper|first|one|two
+          |invalid|only|times|far|too|old|previous|naive)\b) [\w'’-]+ \s+ ){{0,4}}?
+    (?: (?:{_GOOD}) \b (?! \s+ (?:if|when|unless|only|for) \b ) | what \s+ (?:we|was|is|you) \b | [\d$\\] )
+    | {_BOX_END} , \s* which \s+ (?:can|may) \s+ (?:also\s+)?be \s+
+            (?:written|expressed|simplified|rewritten|seen|checked|verified|approximated) \b
+    | {_BOX_END} (?:has|have) \s+ (?! (?:to|been)\b )
+    | {_BOX_END}
+            (?:works|satisfies\s+(?:the|all|both|every|our|this)|solves\s+(?:the|our|it)|makes\s+sense
+        |fits) \b (?! [^.\n]* \b (?:so|also|too|but|not|and\s+so) \b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Words behind a box that make another value of it, add a condition, or go back on it.
+OPEN_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} (?:\\?% [\s$]*+)?+ (?:[.]{{3}} \s*+)?+ [,(—–-]{{0,3}}+ \s*+
+    (?: unless \b | with \s+ (?:probability|chance|likelihood) \b
+      | if \b (?! \s+ and \s+ only ) | for \s+ (?:even|odd|positive|negative) \b
+            | in \s+ (?:the\s+(?:first|second|other)|one) \s+ case \b
+      | would \s+ (?:all\s+)?do \b | or \s+ (?:not|something|\d) \b
+      | plus \b | minus \b | divided \s+ by \b | (?:doubled|halved|tripled) \b
+            | (?:reduced|increased|decreased|diminished) \s+ by \b
+      | less \s+ [\d$\\] | to \s+ the \s+ \w+ \s+ power \b | to \s+ the \s+ power \b
+            | raised \s+ to \b | per \s+ (?:thousand|mille|million) \b
+      | and \s+ an? \s+ (?:half|third|quarter) \b
+            | or \s+ (?:higher|lower|above|below|bigger|smaller|larger|so) \b | / \s* [\d$]
+      | times \s+ [\d$\\] | (?:percent\s+)?+ of \s+ [\d$\\] | out \s+ of \s+ [\d$\\] | short \s+ of \b
+      | off \b | or \s+ is \s+ it \b | I \s+ mean \b | sorry \b | oops \b | not \s+ sure \b | unsure \b
+      | (?:could|might|may) \s+ (?:also\s+)?be \b
+            | (?:->|→|\\(?:to|rightarrow)(?![a-zA-Z])) [\s$]*+ (?:{_BOX_END})?+ -?[\d\\]
+      | wrong \b | ~~ | the \s+ claim \s+ is \b
+      | vs\b | versus \b
+      | (?:strike|scratch) \s+ that \b | nope \b | no \s* [,.] | not \s+ (?:quite|exactly) \b
+      | (?<=\() (?:maybe|perhaps|possibly|or|before|without|not\s+counting|up\s+to|ignoring) \b
+      | but \b (?! \s+ (?:not|never|no|nothing|only)\b ) | however \b | yet \b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+_VALUE = r"""(?:
+    \$ [^$\n]{1,60} \$ | \\\( [^\n]{1,60}? \\\)
+            | -? \\[dt]?frac \{ [^{}\n]{1,20} \} \{ [^{}\n]{1,20} \} (?![\w^({])
+    | \( [^()\n]{1,40} \) | -? \d[\d.,]*+ (?:/\d+)? (?![\w^*({/])
+)"""
+#: The end of a clause.
+_CLAUSE_END = r"(?= [\s$)]* (?: \Z | \n | [.;!] (?:\s|\Z) ) | \$?\s+are\b )"
+#: Other values that are a list with the box.
+LISTED = re.compile(
+    rf"""
+    {_BOX_END} (?: [,;&] | \\& | and\b | as\s+well\s+as\b | together\s+with\b )+ \s*+ (?:(?:and|also)\s+)?
+    (?P<value> {_VALUE} ) {_CLAUSE_END}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+OTHER_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} [.;,] \s+ (?: (?:or|alternatively|another|also|the\s+other) \b [^.;\n\d$]{{0,40}} )
+            (?P<value> {_VALUE} ) {_CLAUSE_END}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+STRUCK = re.compile("~~")
+NO_BEHIND = re.compile(rf"{_BOX_END} [.!?] \s+ (?:\w+:\s*)? no \b [,.!:]", re.IGNORECASE | re.VERBOSE)
+#: Another value beside the box. A decimal or a share behind a fraction is rather the same value again.
+ALTERNATIVE = re.compile(
+    rf"""
+    {_BOX_END} ,? \s*+ (?: [.]{{3}} \s*+ )?+ (?: \( \s*+ )?+
+    (?: (?: or | perhaps | maybe | possibly | alternatively,? ) \s++
+        (?: (?:maybe|perhaps|possibly|even|else|also|it\s+(?:could|might|may)\s+(?:also\s+)?be) ,? \s++
+            ){{0,2}}+ )
+    (?P<value> {_VALUE} ) (?! [\d%] | \s*\\?% )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+
+#: Words that withdraw what was said before them.
+WITHDRAWN = re.compile(
+    rf"""
+    \b (?: oops | whoops | scratch \s+ that | my \s+ (?:mistake|bad)
+         | on \s+ second \s+ thoughts? | I \s+ take \s+ (?:that|it) \s+ back
+         | I \s+ (?:(?:have|had|just)\s+)?
+            (?:misread|miscounted|miscalculated|misunderstood|overlooked|forgot)
+         | I \s+ (?:(?:have|just)\s+)? made \s+ (?:a|an|another|some) \s+ (?:\w+\s+)? (?:mistake|error)s?
+         | I \s+ was \s+ (?:wrong|mistaken|off) | I \s+ (?:should|must) \s+ have | I \s+ disagree
+         | (?:this|that|it|which|answer|typo:?) \s+ should \s+ (?:be|have\s+been|read) \s+ (?= not\b
+            | {_VALUE} )
+         | (?:above|previous|earlier) \s+ (?:answer|result|value|box) \s+ (?:is|was) \s+
+            (?:not|wrong|incorrect)
+         | (?:ignore|disregard|forget) \s+ (?:that|this|my|what) \b
+         | let \s+ me \s+ (?:correct|redo|recompute|recalculate|try\s+again|start\s+over|fix)
+         | (?:erratum|edit|correction|typo) \s* : )
+    | \b I \s+ (?:now\s+)? realiz|(?:\b(?:wait|hold\s+on|but\s+we)\b [^.\n]{{0,10}} \b (?:I|we) \s+
+            (?:need|must|have\s+to|should|forgot|missed)\b)
+    | \b we \s+ (?:forgot|missed|overlooked|double-?counted|overcounted)
+    | (?: [.!?—–\n-] \s* | \b (?:no|wait|actually|sorry|hmm+|hm|however|but) [,.…]* \s+ )
+      (?: that | this | (?:the|my) \s+ (?:answer|result|above) ) (?: \s+(?:is|was) | ['’]s
+            | \s+can(?:no|['’])t\s+be )
+      (?: \s+ (?:actually|clearly|still|also|obviously) )?
+      (?: \s+ (?:wrong|incorrect|not\s+(?:right|correct|true|it)|a\s+mistake|mistaken|false)
+            | n['’]t \s+ (?:right|correct|true) | (?<=be)\s+right )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Parts of words of which every withdrawal has one: most texts have none, and need no slower look.
+SIGNS_OF_WITHDRAWAL = (
+    "oops", "whoops", "scratch that", "my bad", "mistake", "second thought", "that back", "it back",
+    "misread", "miscount", "miscalc", "misunder", "overlook", "forgot", "error", "wrong", "incorrect",
+    "i was off", "must have", "should", "disagree", "ignore", "disregard", "forget", "let me", "erratum",
+    "edit", "correction", "typo", "realiz", "wait", "hold on", "but we", "missed", "double", "overcount",
+    "not correct", "not right", "not true", "is not it", "s not it", "n't right", "n't correct", "n't true",
+    "n’t", "false", "be right",
+)  # fmt: skip
+#: Another value that the text goes on to, from the box.
+GOES_ON = re.compile(
+    rf"""
+    (?: \b (?:subtract|add|multipl|divid|doubl|halv|tripl|squar)[a-z]{{0,5}} \b [^.\n]{{0,60}}
+        \b (?: to \s+ (?:get|obtain|find|give) | gives | giving | (?:we|you) \s+ get | yields )
+      | \b (?:hence|thus|therefore|so|then) \b [^.\n]{{0,60}}
+        \b (?: asked \s+ for | wanted | sought | required | requested
+            | in \s+ question ) \s+ (?:is|are|equals|=)
+      | \b (?:hence|thus|therefore|so|then) \b [^.\n]{{0,80}} \b (?:is|are|equals)
+      | \b (?:answer|result) \b [^.\n]{{0,40}} (?: \b (?:is|are|equals) | , )
+      | \b (?:hence|thus|therefore|so) [,:]? (?: \s+
+            (?:it\s+is|it['’]s|there\s+(?:are|is)|we\s+(?:get|have|halve\s+it)) [,:]? )?
+      | \b (?:giving|becomes|making\s+it|which\s+makes) | \b (?:I|we) \s+ (?:find|get|obtain|have)
+      | \b including \b [^.\n]{{0,60}} , | \b (?:after|once) \b [^.\n]{{0,40}} (?:correct|symmetr|adjust)\w*
+      | \b (?:correct|true|actual|real|right) \s+
+        (?:value|one|answer|result|maximum|minimum|number) \s+ (?:is|was|would\s+be|should\s+be) )
+    \s+ (?:about\s+)? (?P<value> {_VALUE} ) (?= [\s.!)]* (?:\Z | \n | [.!]\s) )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+CHECKING = re.compile(r"\b(?:check|verif\w+|indeed|note|remark|explanation|reason\w*|proof)\b", re.IGNORECASE)
+#: Another turn or problem begins: what follows is not about this answer.
+ELSEWHERE = re.compile(
+    r"<\||</?s>|\n\s*(?:#+\s*)?(?:human|user|assistant|question|problem|instruction)\b", re.IGNORECASE
+)
+
+#: Words before a box that make its value another one, or a bound. "At least" and "at most" count if they
+#: bound the answer itself: "they need at least \boxed{23} people" may be what was asked for.
+CHANGED_BEFORE = re.compile(
+    r"""
+    (?<![a-zA-Z])
+    (?: (?:less|more|greater|fewer|larger|smaller|lower|higher|bigger|other|rather) \s+ than
+      | (?:far|different|distinct) \s+ from | anything \s+ but | nowhere \s+ near
+      | instead \s+ of | except (?:\s+for)? | excluding | neither | exceed(?:s|ing)?
+      | (?:half|twice|thrice|double|triple|minus|negative) (?:\s+of)?
+      | (?:square|cube|(?:square|cube)\s+root|root|reciprocal|opposite|inverse) \s+ of
+      | (?<=answer\sis\s|result\sis\s) (?:at\s+(?:least|most)|up\s+to|no\s+(?:more|less)\s+than|under|over)
+    ) (?= (?:\s+(?:the|an?|about|value|number|of))* [\s$({]* (?:\\[(\[])? \s* \Z )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: "No rectangle has more than \boxed{25}" states a maximum.
+NONE_HAS_MORE = re.compile(r"(?:\A|[.;,]\s|\bso\s)\s*no\s+[a-z]+\s[^.;,\n]{0,40}\Z", re.IGNORECASE)
+#: Words behind a box that scale its value, or make it a bound.
+CHANGED_BEHIND = re.compile(
+    r"""
+    [\s$~]*+ (?:\\[)\],;:!\ ]\s*+)? (?:\\text\s*+\{\s*+)?
+    ( (?:hundred|thousand|million|billion|trillion)s? | dozen | (?:ten|hundred|thousand|million)ths
+      | squared | cubed | factorial | or \s+ (?:more|less|fewer|greater) | at \s+ (?:least|most)
+    ) (?![a-zA-Z])
+    """,
+    re.VERBOSE,
+)

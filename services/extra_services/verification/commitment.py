@@ -1,0 +1,95 @@
+r"""Whether the sentences around a box commit to it, and to what.
+
+A box is no answer where its sentence takes it back ("it is false that n = \boxed{7}", "\boxed{7} is only a
+bound"), where somebody else says it, where it is supposed or an example, or asked about. What comes behind it
+may withdraw it ("Wait, I forgot to double it"), go on from it to another value ("subtract 5 to get 45"), or
+add another value ("or maybe 14"): then the box alone is not what the response commits to. Words that change
+the value ("less than \boxed{12}", "\boxed{60} million") become a part of it.
+
+The words are sought near the box, so that the time does not depend on the length of the text.
+"""
+
+import re
+
+from extra_services.verification import box_words
+
+#: Longest text before a box, and behind it, in which words about it are sought, in characters.
+_BEFORE, _BEHIND = 160, 600
+#: Length of the end of a text without boxes in which it may withdraw what it said, in characters.
+_TAIL = 2000
+#: Longest text before a box in which words that change it are sought, in characters.
+_WORDS_LENGTH = 60
+
+
+def meant(text: str, start: int, end: int) -> bool:
+    r"""Return whether the words beside the box text[start:end] leave it an answer, unlike "not \boxed{7}"."""
+    before = box_words.SENTENCE_START.split(text[max(0, start - _BEFORE) : start])[-1]
+    lower = f" {before.lower()} "
+    suspicious = any(sign in lower for sign in box_words.SIGNS_BEFORE)
+    refused = box_words.NOT_MEANT_BEFORE.search(before) if suspicious else None
+    excepted = refused is not None and bool(re.search(r"\bbut\b[\s$({]*\Z", refused.group()))
+    if refused and (excepted or not box_words.BUT.search(before, refused.start() + len("rather"))):
+        return False
+    if len(box_words.STRUCK.findall(before)) % 2 or box_words.NO_BEHIND.match(text, end):
+        return False
+    if box_words.VERB_BEHIND.match(text, end) and not box_words.CONFIRMED_BEHIND.match(text, end):
+        return False
+    return not any(
+        pattern.match(text, end)
+        for pattern in (box_words.DENIED_BEHIND, box_words.IS_NOT, box_words.ASKED, box_words.OPEN_BEHIND)
+    )
+
+
+def withdrawn_behind(text: str, end: int) -> int | None:
+    """Return where the text behind a box that ends at `end` withdraws it, or None."""
+    stop = _end_of_context(text, end)
+    found = box_words.WITHDRAWN.search(text, end, stop) if _may_withdraw(text[end:stop]) else None
+    return found.start() if found else None
+
+
+def last_withdrawal(text: str) -> int:
+    """Return where the text withdraws what it said before, for the last time, or 0."""
+    first = max(0, len(text) - _TAIL)
+    if not _may_withdraw(text[first:]):
+        return 0
+    return max((found.start() for found in box_words.WITHDRAWN.finditer(text, first)), default=0)
+
+
+def _may_withdraw(text: str) -> bool:
+    lower = text.lower()
+    return any(sign in lower for sign in box_words.SIGNS_OF_WITHDRAWAL)
+
+
+def value_gone_on_to(text: str, end: int) -> str | None:
+    """Return the value that the sentences behind a box go on to from it, or None."""
+    stop = _end_of_context(text, end)
+    found = box_words.GOES_ON.search(text, end, stop)
+    concluded = found is not None and re.match(r"so\s+(?:it|the\s+answer)\b", found.group(), re.IGNORECASE)
+    if found is None or (box_words.CHECKING.search(text, end, found.start()) and not concluded):
+        return None
+    return found["value"].rstrip(".,")
+
+
+def alternative_behind(text: str, end: int) -> str | None:
+    r"""Return what the text adds to a box: " or 14" of "\boxed{12} or 14", ", 14" of "\boxed{12} and 14"."""
+    if found := box_words.LISTED.match(text, end):
+        return f", {found['value'].rstrip('.,')}"
+    found = box_words.ALTERNATIVE.match(text, end) or box_words.OTHER_BEHIND.match(text, end)
+    return f" or {found['value'].rstrip('.,')}" if found else None
+
+
+def with_words(text: str, start: int, end: int, content: str) -> str:
+    """Return the content of a box with the words beside it that change it ("less than 12", "60 million")."""
+    before = box_words.CHANGED_BEFORE.search(text, max(0, start - _WORDS_LENGTH), start)
+    if before and box_words.NONE_HAS_MORE.search(
+        text, max(0, before.start() - _WORDS_LENGTH), before.start()
+    ):
+        before = None
+    behind = box_words.CHANGED_BEHIND.match(text, end)
+    return " ".join(part for part in (before and before.group(), content, behind and behind[1]) if part)
+
+
+def _end_of_context(text: str, end: int) -> int:
+    stop = min(len(text), end + _BEHIND)
+    elsewhere = box_words.ELSEWHERE.search(text, end, stop)
+    return elsewhere.start() if elsewhere else stop
