@@ -24,7 +24,9 @@ _WORDS_LENGTH = 60
 def meant(text: str, start: int, end: int) -> bool:
     r"""Return whether the words beside the box text[start:end] leave it an answer, unlike "not \boxed{7}"."""
     before = box_words.SENTENCE_START.split(text[max(0, start - _BEFORE) : start])[-1]
-    refused = box_words.NOT_MEANT_BEFORE.search(before)
+    lower = f" {before.lower()} "
+    suspicious = any(sign in lower for sign in box_words.SIGNS_BEFORE)
+    refused = box_words.NOT_MEANT_BEFORE.search(before) if suspicious else None
     excepted = refused is not None and bool(re.search(r"\bbut\b[\s$({]*\Z", refused.group()))
     if refused and (excepted or not box_words.BUT.search(before, refused.start() + len("rather"))):
         return False
