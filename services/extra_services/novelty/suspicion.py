@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from extra_rl.vocabulary import Metric
 from extra_services.memory import instruments
 from extra_services.novelty.derivation import (
+    ASTRAY,
     BLANK,
     LEAST_STEPS,
     UNKNOWN_SCRIPT,
@@ -137,7 +138,12 @@ def count_suspicious(reasons: Iterable[str]) -> None:
 def reason_against_related(found: Derivation, similarity: float) -> str:
     """Return why a rollout is left out now that its similarity to the problem is known, or ""."""
     if similarity < UNRELATED:
-        return f"hardly any relation to the problem: similarity {similarity:.2f}, {UNRELATED} is needed"
+        needed = UNRELATED + (ASTRAY if found.astray else 0)
+        why = " by steps that do not lead to the answer" if found.astray else ""
+        return (
+            f"hardly any relation to the problem: similarity {similarity + needed - UNRELATED:.2f},"
+            f" {needed:g} is needed{why}"
+        )
     return reason_against(found)
 
 
