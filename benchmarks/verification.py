@@ -3,7 +3,7 @@
 `extra-rl bench verification --json`, or `python benchmarks/verification.py`. One JSON object: `ratios`, each
 the median of REPEATS measurements side by side in this run, and `figures`.
 
-- real_responses: pairs per second of this service's domain (fast path and worker pool, an empty cache each
+- real_responses: pairs per second of this service's domain (fast path and worker pool, empty caches each
   time) over those of math-verify's parse and verify in one process, used as in its README, on graded real
   responses.
 - hard_mix: the same on the reference answers of the six benchmarks that are more than a number, against
@@ -39,6 +39,7 @@ import math_verify
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from extra_rl.vocabulary import Method, VerdictStatus
+from extra_services.verification import normalization
 from extra_services.verification.pool import WorkerPool
 from extra_services.verification.verdict import ComparisonOptions, Verdict
 from extra_services.verification.verifier import Verifier
@@ -170,6 +171,7 @@ def _side_by_side(pairs: list[Pair]) -> tuple[list[float], list[float]]:
         for _ in range(REPEATS):
             theirs.append(_seconds(lambda: _math_verify(pairs)))
             verifier = Verifier(pool, timeout_seconds=5.0, cache_size=65536)
+            normalization._normalized_short.cache_clear()
             ours.append(_seconds(lambda verifier=verifier: _verdicts(verifier, pairs)))  # type: ignore[misc]
     finally:
         pool.close()

@@ -7,7 +7,7 @@ is in `CONFIRMED_BEHIND`: there are more ways to object than to agree. Each expr
 
 import re
 
-from extra_services.verification.symbols import any_of, word_list
+from extra_services.verification.symbols import any_of, word_list, word_set
 
 SENTENCE_START = re.compile(r"(?:[.!?;](?=\s)|\n\s*\n|[。！？；])")
 
@@ -108,29 +108,44 @@ NOT_MEANT_BEFORE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-#: Parts of words of which every text that `NOT_MEANT_BEFORE` finds has one: most have none, and need no
-#: slower look. A new branch there needs its sign here.
+#: Parts of which every text that `NOT_MEANT_BEFORE` finds has one, with single spaces, also at its ends: most
+#: have none, and need no slower look. A new branch there needs its sign here.
 SIGNS_BEFORE = (
     *word_list(
         """
         not never n't n’t hardly scarcely without except exclud besides unlike but false untrue
-        wrong incorrect possibl doubt tempt den disput wonder whether refuse nobody trap pitfall
-        misprint distract template myth misconc fallacy unknown undeterm unclear maybe perhaps
+        wrong incorrect impossibl possibly doubt tempt deny denie dispute wonder whether refuse nobody trap
+        pitfall misprint distractor template myth misconc fallacy unknown undeterm unclear maybe perhaps
         rule ruling reject eliminat discard dismiss ignor disregard disagree refut instead rather
-        withdraw retract abandon strike erase replace avoid forget plus versus vs near almost
-        above below beyond under close added unequal divi multipl subtract taken differ distinct
-        factor power third quarter fraction exceed better worse sooner between suppose imagine
-        assum what claim said say think thought believ guess insist argu glance sight earlier
-        initial naive naïve previous original might could would textbook books sources people
-        students websites try test plug format bound alleged careless hast slopp mistaken
-        erroneous flawed faulty twice half double triple cancel \\sout \\st <del> <s> <strike>
-        <!-- % like any either 不 并非 squared cubed tripled modulo has have end start begin contain
-        consist lies leaves rounds after before past
+        withdraw retract abandon strike erase replace avoid forget plus versus almost
+        above below beyond under divid multiplied subtract exceed better worse sooner between
+        suppose imagine assum claim said say think thought believ guess insist argu glance sight
+        earlier initial naive naïve previous original expect trying plug format alleged careless
+        hast slopp mistaken erroneous flawed faulty cancel \\sout \\st <del> <s>
+        <strike> <!-- % like 不 并非
         """
     ),
-    " no ", "no one", " over ", " as ", "add ", "other than", "back", "at first", "old ", "if ", "i first",
-    "i once", "mod ", "minus ", "times ", "next to", " may ", "of the ", "of my ", "of our ", "first ",
+    " no ", "no one", " over ", " as ", " vs", " near", "add ", "multiply ", "other than", "what if", "back",
+    "at first", "old ", "if ", "i first", "i once", "first ", "close to", "added to", "unequal to",
+    "taken from", "any of", "either of", " try ", " test ", " testing ", "lower bound", "upper bound",
+    *(f"{word} from" for word in ("differ", "differs", "different", "distinct")),
+    *(f"{word} of" for word in ("divisor", "factor", "multiple", "power", "third", "quarter", "fraction")),
+    *(f"of {whose} {what}" for whose in ("the", "my", "our") for what in ("answer", "result", "final")),
+    *(
+        f"{share} {whose} "
+        for share in ("twice", "half", "double", "triple")
+        for whose in ("the", "my", "our")
+    ),
 )  # fmt: skip
+#: The same for the branches of which one word is in most texts.
+PHRASES_BEFORE = re.compile(
+    r"""
+      (?:some|many|most|several|other)\ (?:textbook|book|source|people|student|website)
+    | (?:answer|result)\ (?:squared|cubed|doubled|tripled|halved|minus|times|mod|has|have|ends?|starts?
+        |begins?|contains?|consists?|lies|leaves|rounds|is\ (?:after|before|next\ to|past|either\ side\ of))
+    """,
+    re.VERBOSE,
+)
 BUT = re.compile(r"\b(?:but|rather|instead)\b(?!\s+(?:not|never)\b)", re.IGNORECASE)
 
 _LINK = r"""(?:
@@ -357,6 +372,13 @@ CHANGED_BEFORE = re.compile(
     ) (?= (?:\s+(?:the|an?|about|value|number|of))* [\s$({]* (?:\\[(\[])? \s* \Z )
     """,
     re.IGNORECASE | re.VERBOSE,
+)
+#: The last words of what `CHANGED_BEFORE` finds.
+ENDS_OF_CHANGES = word_set(
+    """
+    than from but near of except for excluding neither exceed exceeds exceeding half twice thrice double
+    triple minus negative least most to under over the a an about value number
+    """
 )
 #: "No rectangle has more than \boxed{25}" states a maximum.
 NONE_HAS_MORE = re.compile(r"(?:\A|[.;,]\s|\bso\s)\s*no\s+[a-z]+\s[^.;,\n]{0,40}\Z", re.IGNORECASE)

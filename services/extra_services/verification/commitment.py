@@ -24,8 +24,8 @@ _WORDS_LENGTH = 60
 def meant(text: str, start: int, end: int) -> bool:
     r"""Return whether the words beside the box text[start:end] leave it an answer, unlike "not \boxed{7}"."""
     before = box_words.SENTENCE_START.split(text[max(0, start - _BEFORE) : start])[-1]
-    lower = f" {before.lower()} "
-    suspicious = any(sign in lower for sign in box_words.SIGNS_BEFORE)
+    lower = f" {' '.join(before.lower().split())} "
+    suspicious = _has_one(lower, box_words.SIGNS_BEFORE) or box_words.PHRASES_BEFORE.search(lower)
     refused = box_words.NOT_MEANT_BEFORE.search(before) if suspicious else None
     excepted = refused is not None and bool(re.search(r"\bbut\b[\s$({]*\Z", refused.group()))
     if refused and (excepted or not box_words.BUT.search(before, refused.start() + len("rather"))):
@@ -56,8 +56,14 @@ def last_withdrawal(text: str) -> int:
 
 
 def _may_withdraw(text: str) -> bool:
-    lower = text.lower()
-    return any(sign in lower for sign in box_words.SIGNS_OF_WITHDRAWAL)
+    return _has_one(text.lower(), box_words.SIGNS_OF_WITHDRAWAL)
+
+
+def _has_one(text: str, signs: tuple[str, ...]) -> bool:
+    for sign in signs:  # noqa: SIM110 (`any` takes twice as long on the fast path)
+        if sign in text:
+            return True
+    return False
 
 
 def value_gone_on_to(text: str, end: int) -> str | None:
@@ -80,13 +86,20 @@ def alternative_behind(text: str, end: int) -> str | None:
 
 def with_words(text: str, start: int, end: int, content: str) -> str:
     """Return the content of a box with the words beside it that change it ("less than 12", "60 million")."""
-    before = box_words.CHANGED_BEFORE.search(text, max(0, start - _WORDS_LENGTH), start)
+    before = _change_before(text, max(0, start - _WORDS_LENGTH), start)
     if before and box_words.NONE_HAS_MORE.search(
         text, max(0, before.start() - _WORDS_LENGTH), before.start()
     ):
         before = None
     behind = box_words.CHANGED_BEHIND.match(text, end)
     return " ".join(part for part in (before and before.group(), content, behind and behind[1]) if part)
+
+
+def _change_before(text: str, low: int, start: int) -> "re.Match[str] | None":
+    last = text[low:start].rstrip(" \t\r\n$({[\\").split()[-1:]
+    if not last or re.sub(r"[^a-z]", "", last[0].lower()) not in box_words.ENDS_OF_CHANGES:
+        return None  # as before most boxes, which need no slower look
+    return box_words.CHANGED_BEFORE.search(text, low, start)
 
 
 def _end_of_context(text: str, end: int) -> int:

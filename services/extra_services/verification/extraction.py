@@ -57,6 +57,7 @@ _JOINED_TAG = re.compile(
     r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
 )
 _THINK, _THINK_END = "<think>", "</think>"
+_MARKED_NUMBER = re.compile(r"\s*(####|A:|(?:Final )?[Aa]nswer:)\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)")
 #: What may stand between two boxes of one sentence or display.
 _SAME_SENTENCE = re.compile(
     r"""(?:
@@ -88,6 +89,8 @@ _MEMBER_ENDS = re.compile(
     re.VERBOSE,
 )
 _FORMULA_MARK = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
+#: What stands directly before most boxes, so that nothing of an expression does; "" is the start of the text.
+_NO_PART = ("$", "(", "[", ":", "=", "")
 #: Text beside a box that makes the box a part of a larger expression.
 _PART_BEFORE = re.compile(
     r"""
@@ -162,7 +165,13 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
         if bare := [box for box in _BARE_BOX.findall(response) if not _BLANK.match(box)]:
             return Extracted(bare[0 if which is BoxChoice.FIRST else -1], "box")
         return _marked(response) if _only_empty_boxes(response) else None
-    return _stated(response[last_withdrawal(response) :])
+    return _last_line(response) or _stated(response[last_withdrawal(response) :])
+
+
+def _last_line(response: str) -> Extracted | None:
+    """Return the number of a marked last line ("#### 42", "Answer: 42"): no words can change it."""
+    found = _MARKED_NUMBER.fullmatch(response.rstrip().rpartition("\n")[2])
+    return Extracted(found[2], "hash" if found[1] == "####" else "phrase") if found else None
 
 
 def _stated(text: str) -> Extracted | None:
@@ -328,7 +337,8 @@ def _with_member(text: str, box: _Box) -> str | None:
     r"""Return "2 \\cdot 6" for "2 \\cdot \\boxed{6}" within a formula, or None if the box stands alone."""
     before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
     behind = text[box.end : box.end + _MEMBER_LENGTH]
-    if not (_PART_BEFORE.search(before) or _PART_BEHIND.match(behind)) or not _in_formula(text, box.start):
+    alone = before.rstrip()[-1:] in _NO_PART or not _PART_BEFORE.search(before)
+    if (alone and not _PART_BEHIND.match(behind)) or not _in_formula(text, box.start):
         return None
     starts = [end.end() for end in _MEMBER_ENDS.finditer(before)]
     end = _MEMBER_ENDS.search(behind)

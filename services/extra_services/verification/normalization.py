@@ -10,6 +10,7 @@ interpretation (percent, units, thousands separators, roots) is no plain number,
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from extra_services.verification import dates
 from extra_services.verification.spoken import is_number_in_words
@@ -36,6 +37,8 @@ _INTEGER = re.compile(r"[+-]?\d+\Z")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)\Z")
 _SCIENTIFIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{1,3}\Z")
 _RATIO = re.compile(r"([+-]?\d+)/(\d+)\Z|([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}\Z")
+#: Longest answer whose normal form is kept, in characters.
+_SHORT = 200
 #: Longer numbers go to the workers: exact arithmetic on them takes more than microseconds.
 _MAX_DIGITS = 1000
 
@@ -88,6 +91,10 @@ def normalized(text: str) -> str:
     """Return the normal form of one answer; it may be empty."""
     if text.isascii() and text.isalnum():  # most are: none of what follows changes them
         return text
+    return _normalized_short(text) if len(text) <= _SHORT else _normalized(text)
+
+
+def _normalized(text: str) -> str:
     text = unwrapped(symbols_as_commands(plain_punctuation(text)))
     if "{,}" in text:
         text = without_thousands(text)
@@ -101,6 +108,9 @@ def normalized(text: str) -> str:
         text = text.replace(",", "")
     return _SPACE.sub("", " ".join(text.split()))
 
+
+#: Rollouts of one prompt mostly have the same few answers, as their reference has.
+_normalized_short = lru_cache(maxsize=4096)(_normalized)
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*\Z")
 _NO_WORDS = word_set(

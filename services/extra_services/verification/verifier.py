@@ -149,9 +149,10 @@ class Verifier:
         if options.references is References.ALL and method in _LIST_METHODS and len(answers) > 1:
             answers, method = [", ".join(map(reference_answer, answers))], Method.MATH
         parts = [self._decide(VerificationItem(response, each, method, options)) for each in answers]
-        right = (part for part in parts if isinstance(part, Verdict) and part.status is VerdictStatus.CORRECT)
-        if options.references is References.ANY and (first := next(right, None)):
-            return DecidedItem([first])
+        if len(parts) > 1 and options.references is References.ANY:
+            verdicts = (part for part in parts if isinstance(part, Verdict))
+            if right := next((each for each in verdicts if each.status is VerdictStatus.CORRECT), None):
+                return DecidedItem([right])
         return DecidedItem(parts, options.references)
 
     def _decide(self, item: VerificationItem) -> Verdict | PendingItem:
