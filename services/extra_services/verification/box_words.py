@@ -54,7 +54,8 @@ NOT_MEANT_BEFORE = re.compile(
     | \b (?: not \s+ (?:true|the\s+case|correct|right|possible|likely) | false | untrue | wrong | incorrect
            | impossible | unlikely | doubtful | tempting )
         \s+ (?: that | to \s+ (?:say|think|conclude|answer|guess|claim|believe) ) \b [^.;:\n]{{0,80}}
-    | \b (?:doubt|deny|dispute|wonder|whether|refuse|nobody|no\s+one|there(?:\s+is|['’]s)\s+no) \b
+    | \b (?:doubt|deny|dispute|wonder|whether|refuse|nobody|no\s+one
+        |there(?:\s+is|['’]s)\s+no(?!\s+other\b)) \b
             [^.;,\n]{{0,80}}
     | \b (?:trap|pitfall|misprint|distractor|template|myth|misconception|fallacy|unknown|undetermined
         |unclear) \b [^.;,\n]{{0,30}}
@@ -71,16 +72,17 @@ NOT_MEANT_BEFORE = re.compile(
         | (?:rather|better|worse|sooner) \b [^.;\n]{{0,40}} \b than )
     | \b between \b [^.;\n]{{0,60}} \b and
     | \b (?:answer|result) \s+
-            (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?|has|have|ends?|starts?
+            (?:squared|cubed|doubled|tripled|halved|plus|minus|times|mod(?:ulo)?|(?:has|have)(?!\s+to\b)|ends?|starts?
         |begins?|contains?|consists?|divides|lies|leaves|rounds|is\s+(?:after|before|next\s+to|past
         |either\s+side\s+of)) \b [^.;:\n]{{0,40}}
     # said by others, supposed, tried, an example
     | \b (?:suppose|imagine|assume|what\s+if) \b [^.;:,\n]{{0,60}}
         \b (?:were|was|is|be|had\s+been|equals?) (?:\s+to)?
     | \b if \b [^.;\n]{{0,80}} \b (?:did|didn['’]t|were|weren['’]t|was|wasn['’]t|had) \b
-            [^.;\n]{{0,80}} \b (?:would|could|might) \b [^.;\n]{{0,40}}
+            [^.;\n]{{0,80}} \b (?:answer|result|solution) \s+ (?:would|could|might) \b [^.;\n]{{0,40}}
     | \b if \s+ (?:the|your) \s+ (?:final\s+)? answer \s+ (?:is|was|were) \b [^.;\n]{{0,60}}
-    | \b (?:{_OTHERS}) \s+ (?:\w+\s+)? (?:{_SAYING}) \b [^.;\n]{{0,60}}
+    | \b (?:{_OTHERS}) \s+ (?: (?!who\b|that\b)\w+\s+ )? (?:{_SAYING}) \b
+        (?: (?! [,\s](?:so|thus|hence|therefore|then|which)\b ) [^.;\n] ){{0,60}}
     | \b I \s+ (?:{_BEFORE_I_KNEW}) \s+ \w+ \b [^.;:\n]{{0,60}}
     | \b (?:at\s+first(?:\s+(?:glance|sight))?|at\s+a\s+glance|earlier\s+I) \b [^.;\n]{{0,80}}
     | \b (?:my|the|an?|our) \s+ (?:{_FIRST}) \s+ (?:{_ATTEMPT}) \b [^.;,\n]{{0,40}}
@@ -225,6 +227,8 @@ CONFIRMED_BEHIND = re.compile(
     (?: (?:{_GOOD}) \b (?! \s+ (?:if|when|unless|only|for) \b ) | what \s+ (?:we|was|is|you) \b | [\d$\\] )
     | {_BOX_END} , \s* which \s+ (?:can|may) \s+ (?:also\s+)?be \s+
             (?:written|expressed|simplified|rewritten|seen|checked|verified|approximated) \b
+    | {_BOX_END} , \s* which \s+ (?:occurs|happens|agrees|matches|equals|means) \b
+    | {_BOX_END} (?:does|did) \s+ (?:satisfy|work|fit|hold|solve) \b
     | {_BOX_END} (?:has|have) \s+ (?! (?:to|been)\b )
     | {_BOX_END}
             (?:works|satisfies\s+(?:the|all|both|every|our|this)|solves\s+(?:the|our|it)|makes\s+sense
@@ -254,7 +258,7 @@ OPEN_BEHIND = re.compile(
       | vs\b | versus \b
       | (?:strike|scratch) \s+ that \b | nope \b | no \s* [,.] | not \s+ (?:quite|exactly) \b
       | (?<=\() (?:maybe|perhaps|possibly|or|before|without|not\s+counting|up\s+to|ignoring) \b
-      | but \b (?! \s+ (?:not|never|no|nothing|only)\b ) | however \b | yet \b )
+      | but \b (?! \s+ (?:not|never|no|nothing|only|note|notice|recall|remember)\b ) | however \b | yet \b )
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -43,8 +43,16 @@ def meant(text: str, start: int, end: int) -> bool:
 def withdrawn_behind(text: str, end: int) -> int | None:
     """Return where the text behind a box that ends at `end` withdraws it, or None."""
     stop = _end_of_context(text, end)
-    found = box_words.WITHDRAWN.search(text, end, stop) if _may_withdraw(text[end:stop]) else None
-    return found.start() if found else None
+    if not _may_withdraw(text[end:stop]):
+        return None
+    withdrawals = box_words.WITHDRAWN.finditer(text, end, stop)
+    return next((each.start() for each in withdrawals if not _of_another(text, end, each)), None)
+
+
+def _of_another(text: str, end: int, withdrawal: "re.Match[str]") -> bool:
+    """Return whether "but that was wrong" is about a value of its sentence ("I first got 13, but ...")."""
+    before = re.split(r"[.!?\n]", text[end : withdrawal.start()])[-1]
+    return withdrawal.group().startswith("but") and any(map(str.isdigit, before))
 
 
 def last_withdrawal(text: str) -> int:
