@@ -147,6 +147,7 @@ def test_rollouts_generated_one_step_ahead_are_one_version_old_in_every_run_of_a
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("staleness", [1, 2])
 def test_a_run_with_rollouts_ahead_that_was_killed_goes_on_without_losing_or_repeating_a_prompt(

@@ -110,7 +110,7 @@ def known() -> RolloutGroup:
 
 
 def mixed() -> RolloutGroup:
-    """A group with a repetition, a new way, a response without steps, and a wrong one."""
+    """A group with a repetition, a new way, a response without steps, which is not kept, and a wrong one."""
     texts = [SWAP_AGAIN, EQUATIONS, STEPLESS, "no idea"]
     return RolloutGroup(texts, [True, True, True, False], [ANSWER, ANSWER, ANSWER, None])
 
@@ -158,7 +158,7 @@ def test_an_undecided_rollout_counts_for_nothing(integration: Integration, scori
     group = RolloutGroup(texts, [True, None, None, True], [ANSWER] * 4)
     assert_close(added(integration, scoring, [group], 0), expected(scoring, [group], 0))
     (stored,) = prompts(scoring)
-    assert stored.solutions_added == 2
+    assert stored.solutions_added == 1, "of the two right ones only the first is a derivation"
     if "beta" not in integration.cannot:
         scoring = replace(scoring, alpha=0.0, beta=BETA)
         group = hopeless(["17", "18", "17", "19"], [False, None, False, False])
@@ -242,7 +242,7 @@ def test_the_groups_of_several_ranks_are_each_scored_and_kept(
     integration.step(scoring, [known()], 0)
     for group in (mixed(), replace(mixed(), prompt=f"again: {PROBLEM}")):
         integration.step(scoring, [group], 0)
-    assert sorted(stored.solutions_added for stored in prompts(scoring)) == [3, 7]
+    assert sorted(stored.solutions_added for stored in prompts(scoring)) == [3, 6]
 
 
 def test_a_prompt_twice_in_a_step_makes_two_groups(integration: Integration, scoring: NoveltyScoring) -> None:
@@ -253,7 +253,7 @@ def test_a_prompt_twice_in_a_step_makes_two_groups(integration: Integration, sco
     for number, groups in enumerate([[known()], [mixed(), hopeless(["17", "17", "19", None])]]):
         assert_close(added(integration, scoring, groups, number), expected(scoring, groups, number))
     (stored,) = prompts(scoring)
-    assert stored.solutions_added == 4 + 3
+    assert stored.solutions_added == 4 + 2
 
 
 def test_empty_responses_get_nothing_and_are_not_kept(
@@ -276,7 +276,7 @@ def test_a_step_that_is_repeated_after_a_crash_counts_once(
     first, again = (integration.step(scoring, [mixed()], 1) for _ in range(2))
     assert np.array_equal(first, again), "the repeated step has another bonus"
     (stored,) = prompts(scoring)
-    assert stored.solutions_added == 4 + 3
+    assert stored.solutions_added == 4 + 2
 
 
 def needs(integration: Integration, ability: str) -> None:

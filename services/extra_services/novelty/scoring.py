@@ -256,7 +256,8 @@ class Attempt:
     def _explain(self, groups: list[CheckedGroup], found: Neighbours) -> list[Nearest | None]:
         """Nearest neighbour of each rollout that counts; between equals, the stored one."""
         owners = [(checked, row) for checked in groups for row in range(len(checked.rows))]
-        stored = (found.stored >= found.sibling) & (found.sequence >= 0)
+        # Two vectors of one text may differ by a rounding.
+        stored = (found.stored + metrics.LEAST_DISTANCE >= found.sibling) & (found.sequence >= 0)
         wanted = {
             (owners[i][0].group.prompt_id, int(found.sequence[i])) for i in stored.nonzero()[0].tolist()
         }
