@@ -1,9 +1,12 @@
 """Readers of the JSON and of the URL's parameters of a reward contract; what is wrong is named."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from extra_services.errors import InvalidInput
+
+Member = TypeVar("Member", bound=StrEnum)
 
 
 def value(body: Any, name: str) -> Any:
@@ -66,3 +69,15 @@ def check_parameters(query: Mapping[str, str], known: Sequence[str]) -> None:
     unknown = sorted(set(query) - set(known))
     if unknown:
         raise InvalidInput(unknown[0], f"is no parameter: there are {', '.join(known[:-1])} and {known[-1]}")
+
+
+def member(kind: type[Member], query: Mapping[str, str], name: str, default: Member) -> Member:
+    """Return the member of an enum that a parameter of the URL names.
+
+    Raises:
+        InvalidInput: It names none.
+    """
+    try:
+        return kind(query.get(name, default))
+    except ValueError as error:
+        raise InvalidInput(name, f"{query[name]!r} is none of {', '.join(kind)}") from error

@@ -127,11 +127,6 @@ def _stands_alone(text: str, span: "re.Match[str]") -> bool:
     return not word or len(word[0]) > 2 or word[0].lower() in _SHORT
 
 
-def _binds(word: str) -> bool:
-    """Return whether the word before a number is an operation or a variable."""
-    return word in _OPERATIONS or (len(word) < 3 and word not in _SHORT)
-
-
 def _false(span: str) -> bool:
     """Return whether two sides of a chain of equations are certainly unequal."""
     sides = re.split(r"([=<>])", span.strip().rstrip("."))

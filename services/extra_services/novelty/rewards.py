@@ -10,15 +10,14 @@ groups. What is refused is a failure of the whole call, never a 0.
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from extra_rl import wire
 from extra_rl.references import InvalidReference, answer_of, reference_texts, shown_answer
 from extra_rl.v1 import novelty_pb2 as pb
 from extra_rl.vocabulary import Metric, Scale
 from extra_services.errors import FailedPrecondition, InvalidInput
-from extra_services.gateway.contracts import check_parameters, listed, responses, sendable, value
+from extra_services.gateway.contracts import check_parameters, listed, member, responses, sendable, value
 
 SCORE_GROUPS = "/extra_rl.v1.NoveltyService/ScoreGroups"
 _PARAMETERS = ("namespace", "alpha", "metric", "scale", "key")
@@ -52,14 +51,14 @@ async def novelty(body: Any, query: Mapping[str, str], call: Any, headers: Mappi
     alpha = _alpha(query)
     texts = responses(queries, prompts)
     places = _places(prompts)
-    metric = _member(Metric, query, "metric", Metric.DERIVATION)
+    metric = member(Metric, query, "metric", Metric.DERIVATION)
     if metric not in _METRICS:
         raise InvalidInput("metric", f"{metric} needs more than texts: use {', '.join(_METRICS)}")
     number: Any = wire.number
     request = pb.ScoreGroupsRequest(
         namespace=query.get("namespace", ""),
         metric=number(metric),
-        scale=number(_member(Scale, query, "scale", Scale.RAW)),
+        scale=number(member(Scale, query, "scale", Scale.RAW)),
         idempotency_key=query.get("key", ""),
         groups=[
             pb.Group(
@@ -142,16 +141,6 @@ def _alpha(query: Mapping[str, str]) -> float:
     if not math.isfinite(alpha):
         raise InvalidInput("alpha", f"must be a number, not {query['alpha']!r}")
     return alpha
-
-
-Member = TypeVar("Member", bound=StrEnum)
-
-
-def _member(kind: type[Member], query: Mapping[str, str], name: str, default: Member) -> Member:
-    try:
-        return kind(query.get(name, default))
-    except ValueError as error:
-        raise InvalidInput(name, f"{query[name]!r} is none of {', '.join(kind)}") from error
 
 
 def _identity(prompt: str) -> str:

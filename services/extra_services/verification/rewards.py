@@ -16,7 +16,15 @@ from extra_rl.references import InvalidReference, reference_texts
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
 from extra_services.errors import FailedPrecondition, InvalidInput, ServiceError
-from extra_services.gateway.contracts import check_parameters, listed, responses, sendable, text, value
+from extra_services.gateway.contracts import (
+    check_parameters,
+    listed,
+    member,
+    responses,
+    sendable,
+    text,
+    value,
+)
 
 VERIFY = "/extra_rl.v1.VerificationService/Verify"
 
@@ -117,10 +125,7 @@ def _reward(verdict: pb.Verdict, undecided: float | None, name: str) -> _Reward:
 
 def _shared(query: Mapping[str, str]) -> pb.VerifyItem:
     check_parameters(query, ("method", "verifier", "undecided"))
-    try:
-        method: Any = wire.number(Method(query.get("method", Method.MATH)))
-    except ValueError as error:
-        raise InvalidInput("method", f"{query['method']!r} is none of {', '.join(Method)}") from error
+    method: Any = wire.number(member(Method, query, "method", Method.MATH))
     return pb.VerifyItem(method=method, options=pb.VerifyOptions(verifier=query.get("verifier", "")))
 
 
