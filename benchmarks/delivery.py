@@ -33,9 +33,10 @@ import numpy as np
 import psutil
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.generation import EOS, rehearsal_model, serving, smollm2_shape
+from benchmarks.generation import EOS, rehearsal_model, save_model, serving, smollm2_shape
+from benchmarks.processes import used_by
 from extra_client import GenerationClient
 from extra_services.generation import weights
 from extra_services.generation.engines.transformers.model_runner import ModelRunner
@@ -47,7 +48,7 @@ PROMPT = [3 + token % 19 for token in range(32)]
 
 
 def smollm2_large_shape(folder: Path) -> Path:
-    """Save a model of the shape of SmolLM2-1.7B in bfloat16, with the tokenizer of the small one."""
+    """Save a model of the shape of SmolLM2-1.7B in bfloat16."""
     config = LlamaConfig(
         vocab_size=49152,
         hidden_size=2048,
@@ -62,14 +63,12 @@ def smollm2_large_shape(folder: Path) -> Path:
         tie_word_embeddings=True,
         dtype="bfloat16",
     )
-    AutoTokenizer.from_pretrained(smollm2_shape(folder / "small")).save_pretrained(folder)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        LlamaForCausalLM(config).save_pretrained(folder)
+        return save_model(LlamaForCausalLM(config), folder)
     finally:
         torch.set_default_dtype(before)
-    return folder
 
 
 #: Model -> the function that saves it, and its number format.
@@ -97,7 +96,7 @@ class Clock:
         self.cpu_seconds[name] += self._cpu() - cpu
 
     def _cpu(self) -> float:
-        return float(sum(sum(psutil.Process(each).cpu_times()[:2]) for each in (os.getpid(), self.server)))
+        return used_by(map(psutil.Process, (os.getpid(), self.server)))
 
 
 def read_and_copy(folder: Path) -> int:

@@ -35,6 +35,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from benchmarks.processes import used_by
+
 ROOT = Path(__file__).resolve().parents[1]
 #: The first round of each engine warms up and is not counted.
 ROUNDS = 6
@@ -216,7 +218,7 @@ LOAD: dict[str, Callable[[Workload, int, asyncio.AbstractEventLoop], Generate]] 
 def cpu_seconds() -> float:
     """Return the CPU seconds of this process and its children so far."""
     here = psutil.Process()
-    return float(sum(sum(each.cpu_times()[:2]) for each in (here, *here.children(recursive=True))))
+    return used_by((here, *here.children(recursive=True)))
 
 
 def child(engine: str, work: Workload, threads: int, result: IO[str]) -> None:

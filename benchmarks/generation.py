@@ -78,7 +78,7 @@ def rehearsal_model(folder: Path, vocab_size: int = 22) -> Path:
         pad_token_id=0,
         tie_word_embeddings=False,
     )
-    return _save(Qwen3ForCausalLM(config), folder)
+    return save_model(Qwen3ForCausalLM(config), folder)
 
 
 def smollm2_shape(folder: Path) -> Path:
@@ -96,10 +96,11 @@ def smollm2_shape(folder: Path) -> Path:
         bos_token_id=None,
         tie_word_embeddings=True,
     )
-    return _save(LlamaForCausalLM(config), folder)
+    return save_model(LlamaForCausalLM(config), folder)
 
 
-def _save(model: Any, folder: Path) -> Path:
+def save_model(model: Any, folder: Path) -> Path:
+    """Save a model with a tokenizer of 22 tokens."""
     vocabulary = {"<pad>": 0, "<eos>": EOS, "<unk>": 2} | {chr(97 + index): 3 + index for index in range(19)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.engines import default_vllm_python
+
 ROOT = Path(__file__).resolve().parents[1]
 #: Lines of a failed part's output in the report.
 TAIL = 15
@@ -322,9 +324,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--small", action="store_true", help="the smallest sizes")
     parser.add_argument("--only", nargs="+", help="names of parts; default: all")
     parser.add_argument("--output", type=Path, default=Path("gpu-report.md"), help="the report")
-    parser.add_argument(
-        "--vllm-python", default=str(ROOT / ".venv-vllm/bin/python"), help="the Python with vLLM"
-    )
+    parser.add_argument("--vllm-python", default=default_vllm_python(), help="the Python with vLLM")
     chosen = parser.parse_args(arguments)
     if chosen.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("torch sees no CUDA GPU here; --device cpu runs the same parts without one")

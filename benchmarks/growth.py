@@ -30,6 +30,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from benchmarks.processes import used_by
 from extra_client import Group, NamespaceSettings, aio, embedded
 from extra_rl import wire
 from extra_rl.rollout_record import pack_array
@@ -309,11 +310,11 @@ async def _calls(targets: list[str], callers: int, processes: list[int]) -> tupl
             for target in targets
         ]
         await asyncio.gather(*(calls(client, 10_000 + i, 2) for i, client in enumerate(clients)))
-        before = sum(sum(process.cpu_times()[:2]) for process in watched)
+        before = used_by(watched)
         await asyncio.gather(
             *(calls(clients[caller % len(clients)], caller, 128 // callers) for caller in range(callers))
         )
-        used = sum(sum(process.cpu_times()[:2]) for process in watched) - before
+        used = used_by(watched) - before
         return used / 128, sum(process.memory_info().rss for process in watched)
 
 

@@ -1,9 +1,9 @@
-"""The processes of a training run: what each of them is, and their CPU seconds."""
+"""The processes of a run or a service: what each of them is, and their CPU seconds."""
 
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import psutil
 
@@ -77,6 +77,11 @@ class CpuSeconds:
                 self._used[key] = (role_of(process), user + system)
             except psutil.Error:
                 continue
+
+
+def used_by(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU seconds of processes so far, without their children."""
+    return float(sum(sum(process.cpu_times()[:2]) for process in processes))
 
 
 def role_of(process: psutil.Process, roles: Mapping[str, str] = ROLES) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.processes import used_by
 from extra_client import (
     FinishReason,
     NamespaceClient,
@@ -158,9 +159,9 @@ def main(arguments: list[str]) -> None:
             )
             process = psutil.Process(server.process.pid)
             for step, groups in enumerate(steps * chosen.passes, 1):
-                before = sum(process.cpu_times()[:2]), time.process_time()
+                before = used_by([process]), time.process_time()
                 found = replay(explorer, step, groups, chosen.milliseconds / 1000)
-                after = sum(process.cpu_times()[:2]), time.process_time()
+                after = used_by([process]), time.process_time()
                 used.append({"novelty": after[0] - before[0], "trainer": after[1] - before[1]})
                 scores += [each.raw.tolist() for each in found]
     if chosen.scores is not None:

@@ -27,6 +27,7 @@ import numpy as np
 import psutil
 
 from benchmarks.overload import Call, closed_loop, verification_call
+from benchmarks.processes import used_by
 from extra_client import Group, aio, embedded
 from support.memory_stores import redis_server
 
@@ -138,9 +139,9 @@ def _processor_seconds(
     """Return the processor seconds of the servers with their children, of Redis, and of this process."""
     roots = [psutil.Process(server.process.pid) for server in servers]
     every = [process for root in roots for process in (root, *root.children(recursive=True))]
-    found = {"servers": sum(sum(process.cpu_times()[:2]) for process in every), "client": time.process_time()}
+    found = {"servers": used_by(every), "client": time.process_time()}
     if redis is not None:
-        found["redis"] = sum(psutil.Process(redis[1]).cpu_times()[:2])
+        found["redis"] = used_by([psutil.Process(redis[1])])
     return found
 
 

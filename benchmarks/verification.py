@@ -171,7 +171,7 @@ def _side_by_side(pairs: list[Pair]) -> tuple[list[float], list[float]]:
         for _ in range(REPEATS):
             theirs.append(_seconds(lambda: _math_verify(pairs)))
             verifier = Verifier(pool, timeout_seconds=5.0, cache_size=65536)
-            normalization._normalized_short.cache_clear()
+            normalization.short_form.cache_clear()
             ours.append(_seconds(lambda verifier=verifier: _verdicts(verifier, pairs)))  # type: ignore[misc]
     finally:
         pool.close()

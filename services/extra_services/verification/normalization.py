@@ -91,7 +91,7 @@ def normalized(text: str) -> str:
     """Return the normal form of one answer; it may be empty."""
     if text.isascii() and text.isalnum():  # most are: none of what follows changes them
         return text
-    return _normalized_short(text) if len(text) <= _SHORT else _normalized(text)
+    return short_form(text) if len(text) <= _SHORT else _normalized(text)
 
 
 def _normalized(text: str) -> str:
@@ -110,7 +110,7 @@ def _normalized(text: str) -> str:
 
 
 #: Rollouts of one prompt mostly have the same few answers, as their reference has.
-_normalized_short = lru_cache(maxsize=4096)(_normalized)
+short_form = lru_cache(maxsize=4096)(_normalized)
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*\Z")
 _NO_WORDS = word_set(
