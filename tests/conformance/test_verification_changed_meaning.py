@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from extra_services.verification import box_words, commitment
 from extra_services.verification.extraction import boxes, final_answer
 from extra_services.verification.judge import judge
 from extra_services.verification.verdict import VerificationItem
@@ -113,6 +114,22 @@ def test_a_sentence_that_answers_with_the_value_is_accepted() -> None:
         for value, _ in _VALUES
     ] + [(text, "12") for text in TABLES["right_with_12"]]
     assert [each for each in said if _status(*each) != "correct"] == []
+
+
+def test_the_quick_looks_for_signs_miss_nothing_that_the_patterns_find(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    families = (DATA / "verification_families.jsonl").read_text("utf-8").splitlines()
+    templates = [*TABLES["wrong_sentences"], *TABLES["right_sentences"]]
+    texts = [text for text, _ in _sentences(templates)] + [json.loads(line)["response"] for line in families]
+    texts += [*TABLES["wrong_with_12"], *TABLES["right_with_12"]]
+    quick = [final_answer(text) for text in texts]
+    monkeypatch.setattr(commitment, "_has_one", lambda *_: True)
+    monkeypatch.setattr(
+        commitment, "_change_before", lambda *within: box_words.CHANGED_BEFORE.search(*within)
+    )
+    slow = [final_answer(text) for text in texts]
+    assert [text for text, one, other in zip(texts, quick, slow, strict=True) if one != other] == []
 
 
 def test_written_solutions_answer_with_their_last_box() -> None:
