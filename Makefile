@@ -26,7 +26,7 @@ REASONING_GYM := reasoning-gym==0.1.25
 VENV_HARNESS := .venv-harness
 
 # NeMo-Gym, which needs a later Python than the rest.
-PYTHON312 ?= python3.12
+PYTHON312 ?= $(or $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python)),python3.12)
 VENV_NEMO_GYM := .venv-nemo-gym
 NEMO_GYM := nemo-gym==0.4.0
 
