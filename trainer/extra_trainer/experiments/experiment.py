@@ -26,6 +26,7 @@ from extra_trainer import config as configs
 from extra_trainer.config import Section
 from extra_trainer.experiments import evidence
 from extra_trainer.experiments.evidence import Result
+from extra_trainer.openrlhf.flags import recorded
 from extra_trainer.reports.arms import what_is_trained
 from extra_trainer.runs.folder import RunFolder, write_whole
 
@@ -65,7 +66,7 @@ class PlannedRun:
 
     def what_is_trained(self) -> dict[str, Any]:
         """Return its config without the sections that only say where it runs."""
-        return what_is_trained(self.config.model_dump(mode="json"))
+        return what_is_trained(recorded(self.config))
 
     def made(self, result: Result) -> bool:
         """Return whether a result was made with this config.

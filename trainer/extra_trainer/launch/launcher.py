@@ -31,6 +31,7 @@ from extra_trainer.data import problems as data
 from extra_trainer.evaluation.evaluator import Evaluator, weights_identity
 from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.launch import services
+from extra_trainer.openrlhf.flags import recorded
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.rehearsal.recipes import RECIPES
 from extra_trainer.reports import report
@@ -102,7 +103,7 @@ class Launcher:
             raise ConfigError(f"there is no run to resume in {self.folder.path}")
         for path in (self.folder.path, self.folder.logs, self.folder.weights, self.folder.memory):
             path.mkdir(parents=True, exist_ok=True)
-        content = self.config.model_dump(mode="json")
+        content = recorded(self.config)
         if there and (changed := changed_settings(self._trained_so_far(), what_is_trained(content))):
             raise ConfigError(
                 f"the config differs from that of the run in {self.folder.path} in {', '.join(changed)}: "

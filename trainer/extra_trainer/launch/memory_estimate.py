@@ -91,6 +91,7 @@ def worker_memory(
     zero_stage: int,
     micro_batch_tokens: int,
     checkpointing: bool,
+    float32: bool = False,
     float32_gradients: bool = False,
     offload_optimizer: bool = False,
     with_reference: bool = False,
@@ -103,20 +104,22 @@ def worker_memory(
         zero_stage: ZeRO stage, 0 to 3.
         micro_batch_tokens: Tokens of a micro-batch.
         checkpointing: Whether gradient checkpointing is on.
+        float32: Whether weights and activations are float32, as on a CPU, and not bfloat16.
         float32_gradients: Whether gradients accumulate in float32.
         offload_optimizer: Whether optimizer states are in host memory.
         with_reference: Whether the reference model shares the GPU.
     """
     parameters, tokens = shape.parameters, micro_batch_tokens
     split = [workers if zero_stage >= stage else 1 for stage in (1, 2, 3)]
+    size = FULL if float32 else HALF
     layer = 34 * tokens * shape.hidden
     layers = layer + HALF * tokens * shape.hidden * shape.layers if checkpointing else layer * shape.layers
     return WorkerMemory(
-        weights=HALF * parameters / split[2],
-        gradients=(FULL if float32_gradients else HALF) * parameters / split[1],
+        weights=size * parameters / split[2],
+        gradients=max(size, FULL if float32_gradients else HALF) * parameters / split[1],
         optimizer=0.0 if offload_optimizer else OPTIMIZER_BYTES * parameters / split[0],
-        activations=layers + 10 * tokens * shape.vocabulary,
-        reference=HALF * parameters / split[2] if with_reference else 0.0,
+        activations=layers * size / HALF + 10 * tokens * shape.vocabulary,
+        reference=size * parameters / split[2] if with_reference else 0.0,
     )
 
 

@@ -37,7 +37,8 @@ from extra_trainer.data import problems as data
 from extra_trainer.launch import memory_estimate
 from extra_trainer.launch.ray_services import connected
 from extra_trainer.openrlhf import parser as openrlhf_parser
-from extra_trainer.openrlhf.flags import TRUNCATED_WEIGHTS, openrlhf_flags
+from extra_trainer.openrlhf.flags import TRUNCATED_WEIGHTS, number_format, openrlhf_flags
+from extra_trainer.openrlhf.replacements import FLOAT32
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.runs.folder import RunFolder, read_line
 from extra_trainer.runs.schema import RolloutRecord
@@ -360,7 +361,9 @@ def _exceeding(folder: RunFolder) -> str:
 def _openrlhf(config: Config, folder: RunFolder, plan: Plan) -> dict[str, Any] | None:
     """Return OpenRLHF's arguments, as its own parser reads them."""
     try:
-        return openrlhf_parser.parse(openrlhf_flags(Run(config, folder, (), "", "", "plan")))
+        arguments = openrlhf_parser.parse(openrlhf_flags(Run(config, folder, (), "", "", "plan")))
+        arguments["ds"]["param_dtype"] = number_format(config)
+        return arguments
     except ConfigError as error:
         plan.problems.append(f"openrlhf: {error}")
         return None
@@ -557,6 +560,7 @@ def _memory(
         zero_stage=ds["zero_stage"],
         micro_batch_tokens=tokens,
         checkpointing=arguments["actor"]["gradient_checkpointing_enable"],
+        float32=ds["param_dtype"] == FLOAT32,
         float32_gradients=ds["grad_accum_dtype"] == "fp32",
         offload_optimizer=ds["adam_offload"],
         with_reference=reference and colocated,

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from extra_rl.config_file import ConfigError
+from extra_trainer.config import Config
+from extra_trainer.openrlhf.replacements import FLOAT32
 from extra_trainer.openrlhf.run import Run
 
 _PENALTY = "length penalties would change the rewards after the advantages (use rollout.overlong: punish)"
@@ -24,11 +26,35 @@ TRUNCATED_WEIGHTS: dict[str, Any] = {
 }
 
 
+def number_format(config: Config) -> str:
+    """Return the number format of the policy in training: "bf16", "fp16" or FLOAT32.
+
+    It is FLOAT32 without a GPU unless the config's `openrlhf` section says otherwise: most CPUs have no
+    instructions for bfloat16, and torch then takes 17 times as long for a product of small matrices.
+
+    Raises:
+        ConfigError: If the config wants FLOAT32 on GPUs, where it is not applied.
+    """
+    on_gpus = _on_gpus(config)
+    chosen = config.openrlhf.get("ds.param_dtype")
+    if chosen == FLOAT32 and on_gpus:
+        raise ConfigError(f"ds.param_dtype: {FLOAT32} is for machines without a GPU: choose bf16 or fp16")
+    return str(chosen) if chosen is not None else "bf16" if on_gpus else FLOAT32
+
+
+def recorded(config: Config) -> dict[str, Any]:
+    """Return the content of a config with the number format, which the machine may have chosen."""
+    content = config.model_dump(mode="json")
+    return content | {"openrlhf": {**content["openrlhf"], "ds.param_dtype": number_format(config)}}
+
+
 def openrlhf_flags(run: Run) -> list[str]:
     """Return arguments for openrlhf.cli.train_ppo_ray; flags of the config's `openrlhf` section win.
 
+    FLOAT32 is not among them: OpenRLHF's parser refuses it.
+
     Raises:
-        ConfigError: If that section has a flag of REFUSED.
+        ConfigError: If that section has a flag of REFUSED, or wants a number format that is not possible.
     """
     _check_refused(run.config.openrlhf)
     flags: dict[str, Any] = {
@@ -40,6 +66,8 @@ def openrlhf_flags(run: Run) -> list[str]:
         **_checkpoints(run),
         **run.config.openrlhf,
     }
+    if number_format(run.config) == FLOAT32:
+        flags.pop("ds.param_dtype", None)
     return [argument for name, value in flags.items() for argument in _flag(name, value)]
 
 
@@ -58,12 +86,15 @@ def _flag(name: str, value: Any) -> list[str]:
     return [f"--{name}", *(str(item) for item in values)]
 
 
-def _models(run: Run) -> dict[str, Any]:
+def _on_gpus(config: Config) -> bool:
     import torch
 
-    ray = run.config.ray
     # With an address the workers run on other machines, which may have the GPUs that this one lacks.
-    on_gpus = ray.address is not None or torch.cuda.is_available()
+    return config.ray.address is not None or torch.cuda.is_available()
+
+
+def _models(run: Run) -> dict[str, Any]:
+    ray = run.config.ray
     return {
         "actor.model_name_or_path": str(run.folder.start_model),
         "actor.num_nodes": ray.nodes,
@@ -74,7 +105,7 @@ def _models(run: Run) -> dict[str, Any]:
         # replacement keeps it from starting one (replacements.py).
         "vllm.num_engines": 1 if _packs(run.config.openrlhf) else 0,
         "vllm.sync_backend": "gloo",
-        "ds.attn_implementation": "sdpa" if on_gpus else "eager",
+        "ds.attn_implementation": "sdpa" if _on_gpus(run.config) else "eager",
         "ds.zero_stage": 2,
         # With any value OpenRLHF loads no reward model. Rewards come with the samples.
         "reward.remote_url": "extra-rl",

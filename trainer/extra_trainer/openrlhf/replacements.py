@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: The release of OpenRLHF that the table describes.
 OPENRLHF_RELEASE = "0.11.2"
+#: A number format that OpenRLHF lacks, for workers without a GPU.
+FLOAT32 = "fp32"
 #: OpenRLHF's command line.
 COMMAND_LINE = "openrlhf.cli.train_ppo_ray"
 
@@ -217,6 +219,16 @@ def _mesh_on_cpu(original: Any, process: Process) -> Any:
     return init_device_mesh
 
 
+def _with_float32(original: Any, process: Process) -> Any:
+    @functools.wraps(original)
+    def convert_to_torch_dtype(param_dtype: str) -> Any:
+        import torch
+
+        return torch.float32 if param_dtype == FLOAT32 else original(param_dtype)
+
+    return convert_to_torch_dtype
+
+
 def _no_shm_op(original: Any, process: Process) -> Any:
     return lambda: None
 
@@ -253,13 +265,16 @@ def _no_engines(original: Any, process: Process) -> Any:
 
 
 def _accumulating_strategy(original: Any, process: Process) -> Any:
+    from extra_trainer.openrlhf.flags import number_format
     from extra_trainer.openrlhf.strategy import AccumulatingStrategy
 
-    assert process.run is not None
+    run = process.run
+    assert run is not None
     # The workers of a cluster are other machines: this one's packages say nothing about theirs.
-    flash_attention = process.run.config.ray.address is not None or flash_attn_is_installed()
+    flash_attention = run.config.ray.address is not None or flash_attn_is_installed()
 
     def get_strategy(args: Any) -> Any:
+        args.ds.param_dtype = number_format(run.config)
         # OpenRLHF asks for flash attention wherever it packs; without flash-attn torch's is used.
         if not flash_attention and "flash_attention" in args.ds.attn_implementation:
             args.ds.attn_implementation = "sdpa"
@@ -345,6 +360,15 @@ TABLE: tuple[Row, ...] = (
         why="AccumulatingStrategy sets this key of DeepSpeed's configuration to false.",
         without="Dynamic batches update with the last batch's gradients alone (strategy.py).",
         since="deepspeed 0.19.6",
+    ),
+    Row(
+        "openrlhf.utils.utils:convert_to_torch_dtype",
+        why="OpenRLHF trains in bfloat16 or float16 only. The driver's strategy asks for the format, and "
+        "DeepSpeed takes each that is neither for float32.",
+        without="A worker on the CPU fails at its start (flags.py: number_format).",
+        since="openrlhf 0.11.2",
+        where=Where.NO_CUDA,
+        make=_with_float32,
     ),
     # Packages that OpenRLHF imports whether or not it uses them (missing_packages.py).
     Row(

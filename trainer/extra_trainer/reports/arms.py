@@ -193,8 +193,12 @@ def over_runs(
 
 
 def what_is_trained(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a config's content without the sections that only say where the run takes place."""
-    return {name: section for name, section in content.items() if name not in WHERE}
+    """Return a config's content without the sections that only say where the run takes place.
+
+    A run that does not record its number format is of a release that trained in bfloat16.
+    """
+    kept = {name: section for name, section in content.items() if name not in WHERE}
+    return kept | {"openrlhf": {"ds.param_dtype": "bf16", **kept.get("openrlhf", {})}}
 
 
 def changed_settings(before: dict[str, Any], after: dict[str, Any], section: str = "") -> list[str]:
