@@ -7,7 +7,7 @@ import pytest
 
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
-from extra_trainer.openrlhf.flags import openrlhf_flags
+from extra_trainer.openrlhf.flags import number_format, openrlhf_flags, recorded
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.runs.folder import RunFolder
 
@@ -89,6 +89,25 @@ def test_flags_of_the_openrlhf_section_win(tmp_path: Path) -> None:
     assert flags[flags.index("--ds.zero_stage") + 1] == "3"
     assert flags.count("--ds.zero_stage") == 1
     assert "--actor.gradient_checkpointing_enable" in flags
+
+
+def test_without_a_gpu_the_policy_is_trained_in_float32_unless_the_config_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(text: str) -> tuple[str, bool]:
+        config = _load(tmp_path, text)
+        flags = openrlhf_flags(Run(config, RunFolder(tmp_path), ("g",), "n", "v", "id"))
+        assert recorded(config)["openrlhf"]["ds.param_dtype"] == number_format(config)
+        return number_format(config), "--ds.param_dtype" in flags
+
+    half, full = "openrlhf: {ds.param_dtype: bf16}\n", "openrlhf: {ds.param_dtype: fp32}\n"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    # OpenRLHF's parser knows no fp32: it must not see it.
+    assert [found(""), found(full), found(half)] == [("fp32", False), ("fp32", False), ("bf16", True)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [found(""), found(half)] == [("bf16", False), ("bf16", True)]
+    with pytest.raises(ConfigError, match="fp32 is for machines without a GPU"):
+        found(full)
 
 
 def test_chains_of_operators_are_compared_as_text(tmp_path: Path) -> None:

@@ -44,6 +44,15 @@ def test_the_current_device_is_the_cpu_and_formats_as_a_number() -> None:
     assert out.split("\n")[-2] == "cpu cuda:0"
 
 
+def test_a_policy_without_a_gpu_can_have_float32_weights() -> None:
+    out = _run(
+        "from extra_trainer.openrlhf import replacements; replacements.install()\n"
+        "from openrlhf.utils.utils import convert_to_torch_dtype as of\n"
+        "print(of('fp32'), of('bf16'))\n"
+    )
+    assert out.split("\n")[-2] == "torch.float32 torch.bfloat16"
+
+
 def test_where_there_is_a_gpu_and_the_packages_nothing_is_touched() -> None:
     # No GPU can be had here: torch is made to say that there is one, and the packages are empty modules.
     out = _run(

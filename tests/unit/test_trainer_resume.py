@@ -15,6 +15,7 @@ from extra_rl.config_file import ConfigError
 from extra_trainer.config import Config
 from extra_trainer.data.problems import Problem, check_copies, record_copies, write_problems
 from extra_trainer.launch.launcher import Launcher
+from extra_trainer.openrlhf.flags import recorded
 from extra_trainer.reports.arms import changed_settings, what_is_trained
 from extra_trainer.runs.folder import RunFolder, mark_checkpoint
 
@@ -182,13 +183,22 @@ def test_a_changed_setting_is_refused_by_name_and_where_it_runs_may_change(tmp_p
     content = {"name": "x", "model": {"path": "m"}, "data": {"train": "a", "evaluation": "b"}}
     before = Config.model_validate(content)
     folder = RunFolder(tmp_path)
-    folder.config.write_text(yaml.safe_dump(before.model_dump(mode="json")))
+    folder.config.write_text(yaml.safe_dump(recorded(before)))
     changed = content | {"novelty": {"alpha": 0.7}, "seed": 8, "ray": {"nodes": 3}}
     with pytest.raises(ConfigError, match=r" in novelty\.alpha, seed: in a resumed run only "):
         Launcher(Config.model_validate(changed), folder).train(resume=True)
     one = what_is_trained(before.model_dump(mode="json"))
     moved = Config.model_validate(content | {"ray": {"nodes": 3}}).model_dump(mode="json")
     assert changed_settings(one, what_is_trained(moved)) == []
+
+
+def test_a_run_of_a_release_that_trained_in_bfloat16_is_not_resumed_in_float32(tmp_path: Path) -> None:
+    content = {"name": "x", "model": {"path": "m"}, "data": {"train": "a", "evaluation": "b"}}
+    folder = RunFolder(tmp_path)
+    folder.config.write_text(yaml.safe_dump(Config.model_validate(content).model_dump(mode="json")))
+    now = Config.model_validate(content | {"openrlhf": {"ds.param_dtype": "fp32"}})
+    with pytest.raises(ConfigError, match=r" in openrlhf\.ds\.param_dtype: in a resumed run only "):
+        Launcher(now, folder).train(resume=True)
 
 
 @pytest.mark.parametrize("content", ["", "global_step", "global_step9"])
