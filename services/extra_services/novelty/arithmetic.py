@@ -9,6 +9,7 @@ differ by what their digits allow (1/3 = 0.33, 100/7 = 14), and a percentage may
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: Longest span that is read as one equation, in characters; and the largest base and exponent of a power.
 _LONGEST, _LARGEST_BASE, _LARGEST_EXPONENT = 400, 1e6, 50
@@ -33,6 +34,8 @@ _BRACES = str.maketrans("{}", "()")
 #: What gives a sentence's equations another meaning.
 _OTHERWISE = re.compile(r"mod(?![a-su-z])|≡|equiv|remainder|digit|clock|base", re.IGNORECASE)
 _SPAN = re.compile(r"[\d.\s+\-*/^()%=<>]*=[\d.\s+\-*/^()%=<>]*")
+#: Characters that hold the word before an equation, if it is one that counts.
+_LONGEST_WORD = 40
 _WORD_BEFORE = re.compile(r"(\\?[A-Za-z]+)$")
 _WORD_BEHIND = re.compile(r"[A-Za-z]+")
 #: Short words, beside which a number stands alone. Other words of one or two letters are variables.
@@ -89,6 +92,8 @@ def false_equations(sentence: str) -> list[str]:
 
 def calculated(expression: list[str]) -> float | None:
     """Return the value of an expression without brackets, in which 4|2 is a binomial; None if it has none."""
+    if len(expression) == 1:
+        return float(expression[0])
     rest = list(expression)
     while "|" in rest:
         place = rest.index("|")
@@ -114,7 +119,7 @@ def _stands_alone(text: str, span: "re.Match[str]") -> bool:
         return False
     if any(near in _BINDING or not (near.isascii() or near in _QUOTES) for near in before[-1:] + behind[:1]):
         return False
-    word = _WORD_BEFORE.search(before)
+    word = _WORD_BEFORE.search(before[-_LONGEST_WORD:])
     if word and (
         word[1][0] == "\\"
         or word[1].lower() in _OPERATIONS
@@ -127,6 +132,7 @@ def _stands_alone(text: str, span: "re.Match[str]") -> bool:
     return not word or len(word[0]) > 2 or word[0].lower() in _SHORT
 
 
+@lru_cache(maxsize=4096)
 def _false(span: str) -> bool:
     """Return whether two sides of a chain of equations are certainly unequal."""
     sides = re.split(r"([=<>])", span.strip().rstrip("."))
