@@ -7,9 +7,11 @@ differ by what their digits allow (1/3 = 0.33, 100/7 = 14), and a percentage may
 """
 
 import math
+import operator
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 #: Longest span that is read as one equation, in characters; and the largest base and exponent of a power.
 _LONGEST, _LARGEST_BASE, _LARGEST_EXPONENT = 400, 1e6, 50
@@ -54,8 +56,7 @@ _BINDING, _QUOTES = "_|!\\'", "“”‘’…"
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[-+*/^()%]")
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(NamedTuple):
     """A value, and by how much rounded numbers in it may have changed it."""
 
     value: float
@@ -90,10 +91,16 @@ def false_equations(sentence: str) -> list[str]:
     ]
 
 
+_QUICK: dict[str, Callable[[float, float], float]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+
+
 def calculated(expression: list[str]) -> float | None:
     """Return the value of an expression without brackets, in which 4|2 is a binomial; None if it has none."""
+    # Most expressions in a solution are one number, or two.
     if len(expression) == 1:
         return float(expression[0])
+    if len(expression) == 3 and (quick := _QUICK.get(expression[1])):
+        return quick(float(expression[0]), float(expression[2]))
     rest = list(expression)
     while "|" in rest:
         place = rest.index("|")

@@ -612,6 +612,7 @@ def _chains(sentences: list[str]) -> list[_Chain]:
 
 #: What a `_Chain` says, wherever it stands.
 _Said = tuple[frozenset[str], frozenset[str], frozenset[str], str]
+_NOTHING: frozenset[str] = frozenset()
 
 
 @lru_cache(maxsize=16384)
@@ -645,15 +646,9 @@ def _read_text(text: str) -> tuple[_Said, ...]:
 def _said(operands: list[str], operators: list[str]) -> _Said:
     """Return what a chain says; `operators` are between the operands."""
     if not operators:
-        return _said_alone(operands[0])
-    if len(operands) <= LONGEST_CHAIN_KEPT:
-        return _said_by_all(tuple(operands), tuple(operators))
-    return _said_by_all.__wrapped__(tuple(operands), tuple(operators))
-
-
-@lru_cache(maxsize=16384)
-def _said_alone(operand: str) -> _Said:
-    return frozenset() if operand == "v" else frozenset((operand,)), frozenset(), frozenset(), ""
+        return _NOTHING if operands[0] == "v" else frozenset(operands), _NOTHING, _NOTHING, ""
+    read = _said_by_all if len(operands) <= LONGEST_CHAIN_KEPT else _said_by_all.__wrapped__
+    return read(tuple(operands), tuple(operators))
 
 
 @lru_cache(maxsize=65536)
@@ -674,6 +669,7 @@ def _read(token: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=16384)
 def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said:
+    """Return what a chain of two operands or more says."""
     numbers = {operand for operand in operands if operand != "v"}
     relations: set[str] = set()
     for left, operator, right in zip(operands, operators, operands[1:], strict=False):
@@ -743,7 +739,7 @@ def _without_false(
 
 def _false(sentence: str) -> set[str]:
     """Return the false equations of a sentence, as `_Chain.doubtful` has them."""
-    said = (one for equation in false_equations(sentence) for one in _read_text.__wrapped__(equation))
+    said = itertools.chain(*map(_read_text.__wrapped__, false_equations(sentence)))
     return {doubtful for *_, doubtful in said if doubtful}
 
 
