@@ -153,6 +153,14 @@ class ProblemStatement:
     answer: frozenset[str] = frozenset()
     relations: frozenset[str] = frozenset()
 
+    @cached_property
+    def restated(self) -> dict[str, bool]:
+        """Return whether sentences restate this problem, as far as they were looked at.
+
+        The solutions of a group have many sentences in common.
+        """
+        return {}
+
 
 def statement(problem: str, answer: str = "") -> ProblemStatement:
     """Return the numbers, relations and words of a problem, and the numbers of its answer."""
@@ -450,8 +458,11 @@ def _own_sentences(text: str, stated: ProblemStatement) -> tuple[list[str], int]
                 repeated += len(sentence)
                 continue
             seen.add(key)
-        if stated.words and (words := _WORD.findall(lower)) and _restates(sentence, words, stated):
-            continue
+        if stated.words:
+            if (restates := stated.restated.get(sentence)) is None:
+                restates = stated.restated[sentence] = _restates(sentence, _WORD.findall(lower), stated)
+            if restates:
+                continue
         kept.append(sentence.rstrip("\\"))
     return kept, repeated
 
@@ -459,7 +470,7 @@ def _own_sentences(text: str, stated: ProblemStatement) -> tuple[list[str], int]
 def _restates(sentence: str, words: list[str], stated: ProblemStatement) -> bool:
     """Return whether a sentence says what the problem says, with hardly any other words, and no more."""
     if len(words) <= 5:
-        if not stated.words.issuperset(words):
+        if not words or not stated.words.issuperset(words):
             return False
     elif sum(map(stated.words.__contains__, words)) < _RESTATED * len(words):
         return False
@@ -737,10 +748,11 @@ def _without_false(
     return kept, count
 
 
-def _false(sentence: str) -> set[str]:
+@lru_cache(maxsize=256)
+def _false(sentence: str) -> frozenset[str]:
     """Return the false equations of a sentence, as `_Chain.doubtful` has them."""
     said = itertools.chain(*map(_read_text.__wrapped__, false_equations(sentence)))
-    return {doubtful for *_, doubtful in said if doubtful}
+    return frozenset(doubtful for *_, doubtful in said if doubtful)
 
 
 def _falsehood(false: int, honest: list[_Chain]) -> str:
