@@ -2,6 +2,7 @@
 
 Every ratio compares two things measured in turn in this run, as the median of several repeats. `ratios` holds
 the comparisons, `figures` the rates behind them and further measurements. `--part` measures one part only.
+The part `derivation` gives the least CPU seconds of several repeats.
 `--capacity-test` fills an index with 1,000,000 prompts x 16 vectors in float16 (about 13 GB of memory) and
 measures that.
 """
@@ -38,13 +39,16 @@ from extra_services.memory.index import RingIndex
 from extra_services.memory.memory import Memory
 from extra_services.memory.records import NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
-from extra_services.novelty import metrics, outcome_scoring
+from extra_services.novelty import arithmetic, derivation, metrics, outcome_scoring
+from extra_services.novelty.derivation import Derivation
+from extra_services.novelty.derivation_scoring import DerivationScorer, sketches_of
 from extra_services.novelty.request import RolloutGroup, ScoringOptions
 from extra_services.novelty.ring_scoring import RingScorer
 from extra_services.novelty.scoring import NoveltyScorer
 
 PROMPTS, ROLLOUTS, DIMENSION = 512, 8, 384
 REPEATS = 15
+SOLUTIONS = Path(__file__).parents[1] / "tests/data/novelty_problems.jsonl"
 
 Vectors = NDArray[np.float32]
 
@@ -446,6 +450,74 @@ def with_texts(figures: dict[str, Any], ratios: dict[str, float]) -> None:
     }
 
 
+def derivations(file: Path, figures: dict[str, Any]) -> None:
+    """The metric `derivation` without embedding, a CPU second: reading texts, and comparing what was read.
+
+    Args:
+        file: JSON lines with `problem`, `answer` and either `response` or `texts`.
+        figures: Gets the figures.
+    """
+    solutions = _solutions(file)
+    found: list[Derivation] = []
+
+    def read() -> None:
+        # As in a server that has never seen these texts. What is kept by then is what solutions of a problem
+        # have in common, as in any group.
+        for module in (derivation, arithmetic):
+            for function in vars(module).values():
+                if hasattr(function, "cache_clear"):
+                    function.cache_clear()
+        found.clear()
+        for (problem, answer), texts in solutions.items():
+            stated = derivation.statement(problem, answer)
+            found.extend(derivation.derivation(text, stated) for text in texts)
+
+    def least(call: Callable[[], object]) -> float:
+        return min(cpu_seconds(call) for _ in range(7))
+
+    read_s, sketch_s = least(read), least(lambda: sketches_of(found))
+    texts = [text for some in solutions.values() for text in some]
+    rows = np.resize(np.arange(len(found)), PROMPTS * ROLLOUTS)
+    sketches = sketches_of(found)[rows]
+    unit, _ = metrics.unit_vectors(embeddings(0))
+    problems, _ = metrics.unit_vectors(embeddings(1)[:PROMPTS])
+    index, settings = RingIndex(DIMENSION, 16, 2**30), NamespaceSettings(16, 1)
+    names, counts = [f"p{prompt}" for prompt in range(PROMPTS)], np.full(PROMPTS, ROLLOUTS)
+    index.check_out(names)
+    for _ in range(2):
+        index.append(names, counts, unit, sketches)
+    related = np.ones(len(unit), dtype=np.float32)
+
+    def scorer() -> DerivationScorer:
+        return DerivationScorer(index, settings, names, counts, unit, sketches, problems, related)
+
+    new = sketches.view("<u8").reshape(len(sketches), derivation.FAMILIES, derivation.WORDS)
+    known = new[np.arange(len(new))[:, None] - np.arange(1, 17)]
+    similarity = np.random.default_rng(2).random((len(new), 16), dtype=np.float32)
+    present = np.ones(similarity.shape, dtype=np.bool_)
+    compare_s = least(lambda: derivation.derivation_novelty(similarity, new, known, present, related))
+    correct = np.ones(len(new), dtype=np.bool_)
+    figures["derivation"] = {
+        "texts": len(texts),
+        "words_per_text": statistics.mean(len(text.split()) for text in texts),
+        "texts_read_per_cpu_second": len(texts) / read_s,
+        "sketches_per_cpu_second": len(texts) / sketch_s,
+        "rollouts_compared_with_16_per_cpu_second": len(new) / compare_s,
+        "rollouts_scored_from_rings_per_cpu_second": len(new) / least(lambda: scorer().novelty()),
+        "rollouts_of_scale_share_per_cpu_second": len(new) / least(lambda: scorer().shares(correct)),
+    }
+
+
+def _solutions(file: Path) -> dict[tuple[str, str], list[str]]:
+    """Return the solutions of each problem and its answer."""
+    solutions: dict[tuple[str, str], list[str]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        texts = list(row["texts"].values()) if "texts" in row else [row["response"]]
+        solutions.setdefault((row["problem"], str(row["answer"])), []).extend(texts)
+    return solutions
+
+
 def capacity_test(prompts: int = 1_000_000, capacity: int = 16) -> dict[str, Any]:
     """Fills an index in float16, then searches it."""
     index = RingIndex(DIMENSION, capacity, 16 * 2**30, VectorStorage.FLOAT16)
@@ -481,8 +553,14 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="extra-rl bench novelty", description=__doc__)
     parser.add_argument(
         "--part",
-        choices=["scoring", "scoring_1024", "outcome", "grpc", "texts"],
+        choices=["scoring", "scoring_1024", "derivation", "outcome", "grpc", "texts"],
         help="measure one part only",
+    )
+    parser.add_argument(
+        "--solutions",
+        type=Path,
+        default=SOLUTIONS,
+        help="JSON lines whose solutions the part `derivation` reads, by default those of the tests",
     )
     parser.add_argument("--capacity-test", action="store_true", help="1,000,000 prompts x 16 in float16")
     parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output is JSON")
@@ -501,6 +579,8 @@ def main(arguments: list[str]) -> None:
             durable_scoring(VectorStorage.FLOAT16, figures, ratios)
         if chosen.part in (None, "scoring_1024"):
             scoring(1024, figures, ratios)
+        if chosen.part in (None, "derivation"):
+            derivations(chosen.solutions, figures)
         if chosen.part in (None, "outcome"):
             outcomes(8, figures, ratios)
             outcomes(16, figures, ratios)

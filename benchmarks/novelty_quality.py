@@ -15,16 +15,18 @@ A1. Texts that are no solution, and A1 and its paraphrase A2, each changed witho
 novelty over that of B1 and B2. In the last row but one A2 is followed by B1, so it has a new way as well. In
 the last row A1 and B1 have the same long ending.
 
-Vectors are kept in .cache/novelty_quality.npz, by the hash of their text, since embedding takes almost all
-of the time.
+Embedding takes almost all of the time, so vectors are kept in .cache/novelty_vectors.npz, by the hash of
+their text: a run that was broken off goes on where it was. Progress goes to stderr.
 """
 
 import argparse
 import hashlib
 import itertools
 import json
+import os
 import random
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,9 @@ from extra_services.novelty.derivation import (
 )
 from extra_services.novelty.suspicion import reason_against_related
 
-CACHE = Path(".cache/novelty_quality.npz")
+CACHE = Path(".cache/novelty_vectors.npz")
+#: Texts that are embedded, and saved, at a time.
+CHUNK = 512
 NAMES = ("A1", "A2", "B1", "B2")
 SAMPLES = 2000
 SAME_CLUSTER = 0.95
@@ -75,17 +79,17 @@ def main() -> None:
     if arguments.int8:
         embedders["int8"] = Vectors(arguments.int8)
     report: dict[str, Any] = {"problems": len(problems), "metrics": {}, "parts": {}, "farming": {}}
-    for name, novelty in scorers(embedders).items():
-        if not name.startswith(arguments.metric):
-            continue
+    made = scorers(embedders)
+    chosen_names = [name for name in made if name.startswith(arguments.metric)]
+    for number, name in enumerate(chosen_names, 1):
+        print(f"{number} of {len(chosen_names)}: {name}", file=sys.stderr, flush=True)
+        novelty = made[name]
         report["metrics"][name] = quality(problems, novelty)
         for part in sorted({one.get("split", "") for one in problems} - {"", arguments.split}):
             chosen = [one for one in problems if one["split"] == part]
             report["parts"].setdefault(part, {})[name] = quality(chosen, novelty)
         if not arguments.no_farming:
             report["farming"][name] = farming(problems, novelty)
-        for vectors in embedders.values():
-            vectors.save()
     report["flagged"] = flagged(problems)
     for vectors in embedders.values():
         vectors.close()
@@ -98,32 +102,31 @@ class Vectors:
     def __init__(self, int8_folder: Path | None) -> None:
         self._folder = int8_folder
         self._embedder: Embedder | None = None
-        self._known: dict[str, NDArray[np.float32]] = {}
-        self._saved = 0
-        if CACHE.exists():
-            with np.load(CACHE) as stored:
-                self._known = {key: stored[key] for key in stored.files}
-        self._saved = len(self._known)
+        self._known = _stored()
 
     def of(self, texts: list[str], window: TextWindow) -> NDArray[np.float32]:
         """Return the unit vectors, float32 [len(texts), d]."""
         keys = [self._key(text, window) for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
-        if missing:
+        # Texts of one length make the best batches.
+        rest = sorted(missing, key=lambda key: len(missing[key]))
+        for start in range(0, len(rest), CHUNK):
+            some = rest[start : start + CHUNK]
             self._embedder = self._embedder or Embedder("all-MiniLM-L6-v2", int8_folder=self._folder)
-            found = self._embedder.embed(list(missing.values()), window)
-            self._known |= dict(zip(missing, found, strict=True))
+            found = self._embedder.embed([missing[key] for key in some], window)
+            self._known |= dict(zip(some, found, strict=True))
+            self._save()
+            print(f"  {start + len(some)} of {len(rest)} texts embedded", file=sys.stderr, flush=True)
         return np.stack([self._known[key] for key in keys])
 
-    def save(self) -> None:
-        """Write the cache, so that a run that is broken off has not embedded for nothing."""
-        if len(self._known) == self._saved:
-            return
+    def _save(self) -> None:
+        """Write the cache, with what other runs have written meanwhile."""
+        both = _stored() | self._known
         CACHE.parent.mkdir(exist_ok=True)
-        with np.load(CACHE) if CACHE.exists() else _Empty() as stored:
-            others = {key: stored[key] for key in stored.files if key not in self._known}
-        np.savez(CACHE, **others, **self._known)  # type: ignore[arg-type]
-        self._saved = len(self._known)
+        # Not ".tmp": numpy adds ".npz" to other endings.
+        partial = CACHE.with_suffix(f".{os.getpid()}.npz")
+        np.savez(partial, keys=np.array(list(both)), vectors=np.stack(list(both.values())))
+        partial.replace(CACHE)
 
     def close(self) -> None:
         """Stop the embedder."""
@@ -135,19 +138,12 @@ class Vectors:
         return hashlib.blake2b(f"{kind} {window} {text}".encode(), digest_size=16).hexdigest()
 
 
-class _Empty:
-    """A cache file that is not there yet."""
-
-    files: tuple[str, ...] = ()
-
-    def __enter__(self) -> "_Empty":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __getitem__(self, key: str) -> NDArray[np.float32]:
-        raise KeyError(key)
+def _stored() -> dict[str, NDArray[np.float32]]:
+    """Return the vectors on disk by key."""
+    if not CACHE.exists():
+        return {}
+    with np.load(CACHE) as stored:
+        return dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
 
 
 def scorers(embedders: dict[str, Vectors]) -> dict[str, Novelty]:
@@ -622,23 +618,23 @@ def _reworded(text: str) -> str:
 
 def farming(problems: list[Problem], novelty: Novelty) -> dict[str, list[float]]:
     """Return what each change pays of a new approach, with its interval."""
-    changed = _all_farmed(problems)
-    real = novelty([(p, p["texts"][new], p["texts"]["A1"]) for p in problems for new in ("B1", "B2")])
-    worth = real.reshape(-1, 2).mean(axis=1)
-    rows = {
-        name: _interval(
-            novelty([(p, texts[name], p["texts"]["A1"]) for p, texts in zip(problems, changed, strict=True)]),
-            worth,
-        )
-        for name in changed[0]
-    }
-    both = [f"{_parts(p['texts']['A2'])[0]}\n\nAnother way. {p['texts']['B1']}" for p in problems]
-    rows["A2, then B1: two ways"] = _interval(
-        novelty([(p, text, p["texts"]["A1"]) for p, text in zip(problems, both, strict=True)]), worth
-    )
-    ended = [tuple(_with_ending(p["texts"][name]) for name in ("B1", "A1")) for p in problems]
-    same = novelty([(p, new, known) for p, (new, known) in zip(problems, ended, strict=True)])
-    return rows | {"same long ending, different way": _interval(same, worth)}
+    rows: dict[str, list[tuple[Problem, str, str]]] = {}
+    for problem, texts in zip(problems, _all_farmed(problems), strict=True):
+        for name, text in texts.items():
+            rows.setdefault(name, []).append((problem, text, problem["texts"]["A1"]))
+    rows["A2, then B1: two ways"] = [
+        (p, f"{_parts(p['texts']['A2'])[0]}\n\nAnother way. {p['texts']['B1']}", p["texts"]["A1"])
+        for p in problems
+    ]
+    rows["same long ending, different way"] = [
+        (p, _with_ending(p["texts"]["B1"]), _with_ending(p["texts"]["A1"])) for p in problems
+    ]
+    real = [(p, p["texts"][new], p["texts"]["A1"]) for p in problems for new in ("B1", "B2")]
+    # All at once: texts of one length, which are embedded together, are found in all rows.
+    found = novelty([*real, *itertools.chain(*rows.values())])
+    worth = found[: len(real)].reshape(-1, 2).mean(axis=1)
+    paid = found[len(real) :].reshape(len(rows), len(problems))
+    return {name: _interval(row, worth) for name, row in zip(rows, paid, strict=True)}
 
 
 def _all_farmed(problems: list[Problem]) -> list[dict[str, str]]:

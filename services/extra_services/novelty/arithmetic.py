@@ -7,8 +7,11 @@ differ by what their digits allow (1/3 = 0.33, 100/7 = 14), and a percentage may
 """
 
 import math
+import operator
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
 #: Longest span that is read as one equation, in characters; and the largest base and exponent of a power.
 _LONGEST, _LARGEST_BASE, _LARGEST_EXPONENT = 400, 1e6, 50
@@ -33,6 +36,8 @@ _BRACES = str.maketrans("{}", "()")
 #: What gives a sentence's equations another meaning.
 _OTHERWISE = re.compile(r"mod(?![a-su-z])|≡|equiv|remainder|digit|clock|base", re.IGNORECASE)
 _SPAN = re.compile(r"[\d.\s+\-*/^()%=<>]*=[\d.\s+\-*/^()%=<>]*")
+#: Characters that hold the word before an equation, if it is one that counts.
+_LONGEST_WORD = 40
 _WORD_BEFORE = re.compile(r"(\\?[A-Za-z]+)$")
 _WORD_BEHIND = re.compile(r"[A-Za-z]+")
 #: Short words, beside which a number stands alone. Other words of one or two letters are variables.
@@ -51,8 +56,7 @@ _BINDING, _QUOTES = "_|!\\'", "“”‘’…"
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[-+*/^()%]")
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
+class _Value(NamedTuple):
     """A value, and by how much rounded numbers in it may have changed it."""
 
     value: float
@@ -87,8 +91,16 @@ def false_equations(sentence: str) -> list[str]:
     ]
 
 
+_QUICK: dict[str, Callable[[float, float], float]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+
+
 def calculated(expression: list[str]) -> float | None:
     """Return the value of an expression without brackets, in which 4|2 is a binomial; None if it has none."""
+    # Most expressions in a solution are one number, or two.
+    if len(expression) == 1:
+        return float(expression[0])
+    if len(expression) == 3 and (quick := _QUICK.get(expression[1])):
+        return quick(float(expression[0]), float(expression[2]))
     rest = list(expression)
     while "|" in rest:
         place = rest.index("|")
@@ -114,7 +126,7 @@ def _stands_alone(text: str, span: "re.Match[str]") -> bool:
         return False
     if any(near in _BINDING or not (near.isascii() or near in _QUOTES) for near in before[-1:] + behind[:1]):
         return False
-    word = _WORD_BEFORE.search(before)
+    word = _WORD_BEFORE.search(before[-_LONGEST_WORD:])
     if word and (
         word[1][0] == "\\"
         or word[1].lower() in _OPERATIONS
@@ -127,6 +139,7 @@ def _stands_alone(text: str, span: "re.Match[str]") -> bool:
     return not word or len(word[0]) > 2 or word[0].lower() in _SHORT
 
 
+@lru_cache(maxsize=4096)
 def _false(span: str) -> bool:
     """Return whether two sides of a chain of equations are certainly unequal."""
     sides = re.split(r"([=<>])", span.strip().rstrip("."))

@@ -22,7 +22,6 @@ import itertools
 import math
 import re
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -85,6 +84,8 @@ BLANK = "the text is blank"
 UNKNOWN_SCRIPT = "the script is unknown to the embedding model"
 #: Longest part of a text that is read, in characters.
 LONGEST_TEXT = 100_000
+#: Characters of the longest sentence, and operands of the longest chain, whose reading is kept.
+LONGEST_KEPT, LONGEST_CHAIN_KEPT = 300, 32
 #: Characters of a part at least, except for the last one.
 PART_CHARACTERS = 300
 
@@ -152,14 +153,20 @@ class ProblemStatement:
     answer: frozenset[str] = frozenset()
     relations: frozenset[str] = frozenset()
 
+    @cached_property
+    def restated(self) -> dict[str, bool]:
+        """Return whether sentences restate this problem, as far as they were looked at.
+
+        The solutions of a group have many sentences in common.
+        """
+        return {}
+
 
 def statement(problem: str, answer: str = "") -> ProblemStatement:
     """Return the numbers, relations and words of a problem, and the numbers of its answer."""
-    numbers, relations = _features(_normal(f"{problem} ; {answer}"))
-    answered, _ = _features(_normal(answer))
-    return ProblemStatement(
-        frozenset(numbers), frozenset(_words(problem)), frozenset(answered), frozenset(relations)
-    )
+    numbers, relations = _features(f"{problem} ; {answer}")
+    answered, _ = _features(answer)
+    return ProblemStatement(numbers, frozenset(_words(problem)), answered, relations)
 
 
 NO_STATEMENT = ProblemStatement(frozenset(), frozenset())
@@ -173,15 +180,15 @@ def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Deriva
         stated: What the problem states; without it, the numbers of problem and answer count as steps.
     """
     solution = solution[:LONGEST_TEXT]
-    before, behind = _split_at_answer(solution)
+    before, boxed, behind = _split_at_answer(solution)
     own = _CODE_OR_TABLE.sub("\n", before)
-    grammatical = _WORD_RUN.sub(_without_gibberish, own)
+    grammatical = _grammatical(own)
     sentences, repeated = _own_sentences(grammatical, stated)
     normal = _normal(_BREAK.join(sentences))
-    listed = _NUMBER_LIST.sub(" ", normal)
-    chains = _chains(listed)
+    listed = _NUMBER_LIST.sub(" ", normal) if _FEW_NUMBERS.search(normal) else normal
+    chains = _chains(listed.split(_BREAK))
     honest, false = _without_false(chains, sentences, stated)
-    kept = _used(honest, stated, _last_box_numbers(solution))
+    kept = _used(honest, stated, _features(boxed)[0])
     # A sentence without any chain, or with one that counts, belongs to the solution.
     idle = {chain.sentence for chain in chains} - {chain.sentence for chain in kept}
     parts = _parts(sentences, idle, kept)
@@ -380,23 +387,18 @@ def _places(family: int, feature: str) -> Iterable[int]:
 _MARKED = re.compile(r"^[\s>*#_]*(?:####|final answer|answer)[*_ ]*:?", re.IGNORECASE | re.MULTILINE)
 
 
-def _last_box_numbers(text: str) -> set[str]:
-    parts = split_at_final_box(text)
-    return _features(_normal(parts[1]))[0] if parts else set()
-
-
-def _split_at_answer(text: str) -> tuple[str, str]:
-    """Return what is before and behind the final answer.
+def _split_at_answer(text: str) -> tuple[str, str, str]:
+    """Return what is before the final answer, what its box holds, and what is behind it.
 
     The final answer is the first of the boxes with the content of the last one. Without a box, it is the last
     line marked as the answer; without one, the whole text is before.
     """
     if parts := split_at_final_box(text):
-        return parts[0], parts[2]
+        return parts
     marks = list(_MARKED.finditer(text))
     if marks:
-        return text[: marks[-1].start()], text[marks[-1].end() :].partition("\n")[2]
-    return text, ""
+        return text[: marks[-1].start()], "", text[marks[-1].end() :].partition("\n")[2]
+    return text, "", ""
 
 
 _LISTED_FUNCTION_WORDS = (
@@ -419,15 +421,23 @@ def _words(text: str) -> set[str]:
     return set(_WORD.findall(text.lower()))
 
 
-def _without_gibberish(run: "re.Match[str]") -> str:
-    if len(run[0]) < 2 * LEAST_RUN:
-        return run[0]
-    words = _WORD.findall(run[0].lower())
-    known = sum(word in _FUNCTION_WORDS for word in words)
-    return " " if len(words) >= LEAST_RUN and known < LEAST_FUNCTION_WORDS * len(words) else run[0]
+def _grammatical(text: str) -> str:
+    """Return the text with a space in the place of each run of words without grammar."""
+    # Hardly any text has such a run, and finding runs is much faster than replacing them.
+    if not any(len(run) >= 2 * LEAST_RUN and _gibberish(run) for run in _WORD_RUN.findall(text)):
+        return text
+    return _WORD_RUN.sub(lambda run: " " if _gibberish(run[0]) else run[0], text)
 
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+def _gibberish(run: str) -> bool:
+    words = _WORD.findall(run.lower())
+    known = sum(map(_FUNCTION_WORDS.__contains__, words))
+    return len(words) >= LEAST_RUN and known < LEAST_FUNCTION_WORDS * len(words)
+
+
+#: White space after the end of a sentence, or new lines. What has to stand before it is looked for behind the
+#: first space, so that the search skips all other characters.
+_SENTENCE = re.compile(r"\s(?:(?<=[.!?]\s)\s*|(?<=\n)\n*)")
 #: Separates the sentences of a text in normal notation. No text holds it.
 _BREAK = "\0"
 _CODE_OR_TABLE = re.compile(r"^```.*?^```|^\s*\|[^\n]*\|[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -441,27 +451,32 @@ def _own_sentences(text: str, stated: ProblemStatement) -> tuple[list[str], int]
     seen: set[str] = set()
     repeated = 0
     for sentence in _SENTENCE.split(text.replace(_BREAK, " ")):
-        key = " ".join(sentence.lower().split())
+        lower = sentence.lower()
         if len(sentence) >= _LEAST_SENTENCE:
+            key = " ".join(lower.split())
             if key in seen:
                 repeated += len(sentence)
                 continue
             seen.add(key)
-        words = _WORD.findall(key)
-        if stated.words and words and _restates(sentence, words, stated):
-            continue
+        if stated.words:
+            if (restates := stated.restated.get(sentence)) is None:
+                restates = stated.restated[sentence] = _restates(sentence, _WORD.findall(lower), stated)
+            if restates:
+                continue
         kept.append(sentence.rstrip("\\"))
     return kept, repeated
 
 
 def _restates(sentence: str, words: list[str], stated: ProblemStatement) -> bool:
     """Return whether a sentence says what the problem says, with hardly any other words, and no more."""
-    known = sum(word in stated.words for word in words)
-    if len(words) > 5 and "=" not in sentence:
-        return known >= _RESTATED * len(words)
-    if known < _RESTATED * len(words) or (len(words) <= 5 and known < len(words)):
+    if len(words) <= 5:
+        if not words or not stated.words.issuperset(words):
+            return False
+    elif sum(map(stated.words.__contains__, words)) < _RESTATED * len(words):
         return False
-    numbers, relations = _features(_normal(sentence))
+    elif "=" not in sentence:
+        return True
+    numbers, relations = _features(sentence)
     return numbers <= stated.numbers and relations <= stated.relations
 
 
@@ -534,8 +549,8 @@ _SIGNS = str.maketrans(
     }
 )
 _ARGUMENT = r"\s*(?:\(([^()]*)\)|([0-9a-zA-Z]))"
+_THOUSANDS = re.compile(r"\(,\)(?<=\d\(,\))|,(?<=\d,)(?=\d\d\d(?!\d))")
 _REWRITES = (
-    (re.compile(r"(?<=\d)(?:\(,\)|,(?=\d\d\d(?!\d)))"), ""),
     (re.compile(r"\\(?:cdot|times|ast)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
     (re.compile(r"\\(?:equiv|approx|to)(?![a-z])"), "="),
@@ -551,8 +566,10 @@ _REWRITES = (
 )
 _FRACTION = re.compile(r"\\[dtc]?frac" + _ARGUMENT + _ARGUMENT)
 _BINOMIAL = re.compile(r"\\[dt]?binom" + _ARGUMENT + _ARGUMENT)
-_TOKEN = re.compile(r"\d+(?:\.\d+)?|\\?[A-Za-z]+|[-+*/^=<>!|\0]")
-_NUMBER_LIST = re.compile(rf"(?:\d+(?:\.\d+)?[\s,;]+){{{LONG_LIST - 1},}}\d*")
+_TOKEN = re.compile(r"\d+(?:\.\d+)?|\\?[A-Za-z]+|[-+*/^=<>!|]")
+_NUMBER_LIST = re.compile(rf"(?:\d++(?:\.\d++)?[\s,;]++){{{LONG_LIST - 1},}}+\d*")
+#: What every list of numbers holds; a faster search.
+_FEW_NUMBERS = re.compile(r"\d[\s,;]+\d[\d.]*[\s,;]+\d[\d.]*[\s,;]+\d")
 _OPERATORS = frozenset("+-*/^=<>|")
 _COMMUTATIVE = frozenset("+*=")
 
@@ -560,7 +577,9 @@ _COMMUTATIVE = frozenset("+*=")
 def _normal(text: str) -> str:
     """Return the text with one notation for operators, fractions and binomials."""
     text = text.translate(_SIGNS)
-    if "\\" in text or "," in text:
+    if "," in text:
+        text = _THOUSANDS.sub("", text)
+    if "\\" in text:
         for pattern, replacement in _REWRITES:
             text = pattern.sub(replacement, text)
     if "frac" in text:
@@ -575,47 +594,72 @@ class _Chain:
     """Operands with nothing but operators between them: 3, or 3 + 4 = 7."""
 
     sentence: int
-    numbers: set[str]
-    relations: set[str]
+    numbers: frozenset[str]
+    relations: frozenset[str]
     #: What an equation between plain numbers results in; empty for any other chain.
-    results: set[str]
+    results: frozenset[str]
     #: A chain with an equation between plain sides that may be false, as it is written; "" for any other.
-    doubtful: str = ""
+    doubtful: str
 
 
-def _features(text: str) -> tuple[set[str], set[str]]:
-    """Return the numbers and relations of a text in normal notation."""
-    chains = _chains(text)
+def _features(text: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the numbers and relations of a text."""
+    said = _read_text.__wrapped__(_normal(text))
     return (
-        {number for chain in chains for number in chain.numbers},
-        {relation for chain in chains for relation in chain.relations},
+        frozenset().union(*(numbers for numbers, *_ in said)),
+        frozenset().union(*(relations for _, relations, *_ in said)),
     )
 
 
-def _chains(text: str) -> list[_Chain]:
-    """Return the chains of a text in normal notation, in order."""
+def _chains(sentences: list[str]) -> list[_Chain]:
+    """Return the chains of sentences in normal notation, in order."""
     chains: list[_Chain] = []
-    sentence = 0
+    for place, sentence in enumerate(sentences):
+        # What is long is not kept: a policy that repeats itself would fill the memory.
+        read = _read_text if len(sentence) <= LONGEST_KEPT else _read_text.__wrapped__
+        chains += [_Chain(place, *said) for said in read(sentence)]
+    return chains
+
+
+#: What a `_Chain` says, wherever it stands.
+_Said = tuple[frozenset[str], frozenset[str], frozenset[str], str]
+_NOTHING: frozenset[str] = frozenset()
+
+
+@lru_cache(maxsize=16384)
+def _read_text(text: str) -> tuple[_Said, ...]:
+    """Return what the chains of a text in normal notation say.
+
+    Kept, because the solutions of a problem have many sentences in common, and even more chains.
+    """
+    said: list[_Said] = []
     operands: list[str] = []
     operators: list[str] = []
-    operator = ""
-    for token in _TOKEN.findall(text):
-        operand, sign = _read(token)
-        if sign:
-            operator = sign
+    before = ""
+    for operand, operator in map(_read, _TOKEN.findall(text)):
+        if operator:
+            before = operator
             continue
-        if operands and (not operand or operator not in _OPERATORS):
-            chains.append(_chain(sentence, operands, operators))
-            operands, operators = [], []
-        if operand:
-            if operands:
-                operators.append(operator)
+        if operand and operands and before in _OPERATORS:
+            operators.append(before)
             operands.append(operand)
-        sentence += token == _BREAK
-        operator = ""
+        else:
+            if operands:
+                said.append(_said(operands, operators))
+                operators = []
+            operands = [operand] if operand else []
+        before = ""
     if operands:
-        chains.append(_chain(sentence, operands, operators))
-    return chains
+        said.append(_said(operands, operators))
+    return tuple(said)
+
+
+def _said(operands: list[str], operators: list[str]) -> _Said:
+    """Return what a chain says; `operators` are between the operands."""
+    if not operators:
+        return _NOTHING if operands[0] == "v" else frozenset(operands), _NOTHING, _NOTHING, ""
+    read = _said_by_all if len(operands) <= LONGEST_CHAIN_KEPT else _said_by_all.__wrapped__
+    return read(tuple(operands), tuple(operators))
 
 
 @lru_cache(maxsize=65536)
@@ -623,8 +667,6 @@ def _read(token: str) -> tuple[str, str]:
     """Return the operand or the operator that a token is; both are empty for what ends a chain."""
     if token[0].isdigit():
         return _number(token), ""
-    if token == _BREAK:
-        return "", ""
     if not (token[0].isalpha() or token[0] == "\\"):
         return "", token
     word = token.lstrip("\\").lower()
@@ -636,10 +678,9 @@ def _read(token: str) -> tuple[str, str]:
     return ("v" if variable else ""), ""
 
 
-def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
-    """Return a chain; `operators` are between the operands."""
-    if not operators:
-        return _Chain(sentence, set() if operands[0] == "v" else set(operands), set(), set())
+@lru_cache(maxsize=16384)
+def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said:
+    """Return what a chain of two operands or more says."""
     numbers = {operand for operand in operands if operand != "v"}
     relations: set[str] = set()
     for left, operator, right in zip(operands, operators, operands[1:], strict=False):
@@ -648,7 +689,7 @@ def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
         if operator == "/" and "v" not in (left, right) and right != "0":
             numbers.add(_number(str(float(left) / float(right))))
     results: set[str] = set()
-    doubtful = _doubtful(tuple(operands), tuple(operators)) if "=" in operators and len(operators) > 1 else ""
+    doubtful = _doubtful(operands, operators) if "=" in operators and len(operators) > 1 else ""
     if "=" in operators and "v" not in operands:
         around = ["=", *operators, "="]
         # An operand between two equality signs, or at one end beside one, stands alone on its side.
@@ -657,10 +698,9 @@ def _chain(sentence: int, operands: list[str], operators: list[str]) -> _Chain:
             for operand, *signs in zip(operands, around, around[1:], strict=False)
             if signs == ["=", "="]
         }
-    return _Chain(sentence, numbers, relations, results, doubtful)
+    return frozenset(numbers), frozenset(relations), frozenset(results), doubtful
 
 
-@lru_cache(maxsize=65536)
 def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
     """Return how a chain with equations is written, or "" if they are true at first sight.
 
@@ -691,7 +731,7 @@ def _without_false(
 ) -> tuple[list[_Chain], int]:
     """Return the chains without the false equations and those that only they lead to, and their number."""
     doubted = {chain.sentence for chain in chains if chain.doubtful}
-    false = {place: set(_written(sentences[place])) for place in doubted}
+    false = {place: _false(sentences[place]) for place in doubted}
     if not any(false.values()):
         return chains, 0
     known, wrong = set(stated.numbers), set[str]()
@@ -708,9 +748,11 @@ def _without_false(
     return kept, count
 
 
-def _written(sentence: str) -> Iterable[str]:
-    for equation in false_equations(sentence):
-        yield from (chain.doubtful for chain in _chains(equation) if chain.doubtful)
+@lru_cache(maxsize=256)
+def _false(sentence: str) -> frozenset[str]:
+    """Return the false equations of a sentence, as `_Chain.doubtful` has them."""
+    said = itertools.chain(*map(_read_text.__wrapped__, false_equations(sentence)))
+    return frozenset(doubtful for *_, doubtful in said if doubtful)
 
 
 def _falsehood(false: int, honest: list[_Chain]) -> str:
@@ -722,7 +764,7 @@ def _falsehood(false: int, honest: list[_Chain]) -> str:
     return f"false equations: {false}, beside {others} others"
 
 
-def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> list[_Chain]:
+def _used(chains: list[_Chain], stated: ProblemStatement, boxed: frozenset[str]) -> list[_Chain]:
     """Return the chains without the equations between plain numbers that add no step.
 
     An equation whose result stands somewhere before it, and is not the answer, is a check. One whose result
@@ -732,28 +774,28 @@ def _used(chains: list[_Chain], stated: ProblemStatement, boxed: set[str]) -> li
     63 - 2 = 61 lead nowhere.
     Without a known answer, the last chain's results are the answer.
     """
-    answer = stated.answer | boxed or (chains[-1].results if chains else set())
+    answer = stated.answer | boxed or (chains[-1].results if chains else frozenset())
     given = stated.numbers - answer
     answer = answer | ({_square(one) for one in answer} - given)
     kept = list(_without_checks(chains, stated.answer))
     while True:
+        # The results that are used only if another chain that counts does so.
+        open_results = frozenset().union(*(chain.results for chain in kept)) - answer - given
         # Number -> the equations that use it, by their numbers; what is no equation is one of its own.
-        users: dict[str, set[object]] = defaultdict(set)
-        for chain in kept:
-            user = frozenset(chain.numbers) if chain.results else chain.sentence
+        users: dict[str, set[object]] = {number: set() for number in open_results}
+        for chain in kept if users else ():
+            user = chain.numbers if chain.results else chain.sentence
             for number in chain.numbers - chain.results:
-                users[number].add(user)
+                if number in users:
+                    users[number].add(user)
                 # Not of an equation's or a given number: true equations meet such squares by chance.
-                if not chain.results and number not in stated.numbers:
+                if not chain.results and number not in stated.numbers and _square(number) in users:
                     users[_square(number)].add(user)
         left = [
             chain
             for chain in kept
             if not chain.results
-            or any(
-                one in answer or (one not in given and users.get(one, set()) - {frozenset(chain.numbers)})
-                for one in chain.results
-            )
+            or any(one in answer or users.get(one, set()) - {chain.numbers} for one in chain.results)
         ]
         if len(left) == len(kept):
             return kept
@@ -765,7 +807,7 @@ def _arrives(chains: list[_Chain], end: str, answer: frozenset[str]) -> bool:
 
     Many texts leave the last step to the reader: "42 minus 23 leaves us with", and the box.
     """
-    if not answer or any(answer & chain.numbers for chain in chains[len(chains) // 2 :]):
+    if not answer or any(not answer.isdisjoint(chain.numbers) for chain in chains[len(chains) // 2 :]):
         return True
     wanted = [float(one) for one in answer]
     numbers, expression = _last_numbers(_normal(end)[-LAST_CHARACTERS:])

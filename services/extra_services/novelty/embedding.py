@@ -91,9 +91,11 @@ def _embed_derivations(
             raise InvalidInput(field, f"{len(given)} for {len(texts)} texts: give one per text, or none")
     problems = problems or [""] * len(texts)
     reference_answers = reference_answers or [""] * len(texts)
+    pairs = list(zip(problems, reference_answers, strict=True))
+    stated_by = {pair: statement(*pair) for pair in dict.fromkeys(pairs)}
     found: dict[int, Derivation] = {}
     for row in [row for row, error in enumerate(errors) if error is None]:
-        read = derivation(texts[row], statement(problems[row], reference_answers[row]))
+        read = derivation(texts[row], stated_by[pairs[row]])
         if reason := reason_against(read):
             errors[row] = InvalidInput("", reason)
         else:
