@@ -10,8 +10,8 @@ passes are linear in the length of the text, so that a megabyte of braces takes 
 """
 
 import re
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from extra_rl.vocabulary import BoxChoice
 from extra_services.verification.commitment import (
@@ -31,8 +31,7 @@ from extra_services.verification.statements import (
 from extra_services.verification.symbols import plain_punctuation
 
 
-@dataclass(frozen=True)
-class Extracted:
+class Extracted(NamedTuple):
     """A final answer as written."""
 
     text: str
@@ -42,8 +41,7 @@ class Extracted:
     behind: str = ""
 
 
-@dataclass(frozen=True)
-class _Box:
+class _Box(NamedTuple):
     content: str
     start: int
     end: int
@@ -89,6 +87,8 @@ _MEMBER_ENDS = re.compile(
     re.VERBOSE,
 )
 _FORMULA_MARK = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
+#: What stands around most boxes: then a box fills its formula.
+_OPENING, _CLOSING = ("\\(", "\\[", "$"), ("\\)", "\\]", "$")
 #: What stands directly before most boxes, so that nothing of an expression does; "" is the start of the text.
 _NO_PART = ("$", "(", "[", ":", "=", "")
 #: Text beside a box that makes the box a part of a larger expression.
@@ -306,16 +306,24 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
     if first == len(found) - 1:
         if other := alternative_behind(response, found[-1].end):
             return contents[-1] + other
-        return (
-            _with_relation(response, found[-1])
-            or _with_member(response, found[-1])
-            or with_words(response, found[-1].start, found[-1].end, contents[-1])
-        )
+        formula = None if _fills_its_formula(response, found[-1]) else _formula_around(response, found[-1])
+        return formula or with_words(response, found[-1].start, found[-1].end, contents[-1])
     if not (several or alternatives or _only_listed(response, found[first:])):
         return contents[-1]
     return (" or " if alternatives and not several else ", ").join(
         dict.fromkeys(_with_name(response, box) for box in found[first:])
     )
+
+
+def _fills_its_formula(text: str, box: _Box) -> bool:
+    before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
+    behind = text[box.end : box.end + _MEMBER_LENGTH]
+    return before.rstrip().endswith(_OPENING) and behind.lstrip().startswith(_CLOSING)
+
+
+def _formula_around(text: str, box: _Box) -> str | None:
+    """Return the formula, or the member of one, that a box is a part of; None if the box stands alone."""
+    return _with_relation(text, box) or _with_member(text, box)
 
 
 def _with_relation(text: str, box: _Box) -> str | None:

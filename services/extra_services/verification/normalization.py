@@ -8,9 +8,9 @@ interpretation (percent, units, thousands separators, roots) is no plain number,
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 from extra_services.verification import dates
 from extra_services.verification.spoken import is_number_in_words
@@ -204,8 +204,7 @@ def has_text(text: str) -> bool:
     return "\\" in text and bool(_TEXT.search(text))
 
 
-@dataclass(frozen=True)
-class PlainNumber:
+class PlainNumber(NamedTuple):
     """A number without roots, units or signs like percent."""
 
     value: Fraction
