@@ -39,7 +39,7 @@ import math_verify
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from extra_rl.vocabulary import Method, VerdictStatus
-from extra_services.verification import normalization
+from extra_services.verification import memo
 from extra_services.verification.pool import WorkerPool
 from extra_services.verification.verdict import ComparisonOptions, Verdict
 from extra_services.verification.verifier import Verifier
@@ -171,7 +171,7 @@ def _side_by_side(pairs: list[Pair]) -> tuple[list[float], list[float]]:
         for _ in range(REPEATS):
             theirs.append(_seconds(lambda: _math_verify(pairs)))
             verifier = Verifier(pool, timeout_seconds=5.0, cache_size=65536)
-            normalization.short_form.cache_clear()
+            memo.forget()
             ours.append(_seconds(lambda verifier=verifier: _verdicts(verifier, pairs)))  # type: ignore[misc]
     finally:
         pool.close()

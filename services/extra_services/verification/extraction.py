@@ -146,8 +146,7 @@ def _unfinished_thought(response: str) -> bool:
 
 def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
     written = _boxes(response)
-    boxed = written[:-_MOST_EXAMINED]
-    boxed += [box for box in written[-_MOST_EXAMINED:] if meant(response, box.start, box.end)]
+    boxed = _meant(response, written) if written else []
     tag = _last_tag(response)
     if tag is not None and (not boxed or boxed[-1].start < tag.end()):
         return _tagged(response, tag, which, several)
@@ -166,6 +165,11 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
             return Extracted(bare[0 if which is BoxChoice.FIRST else -1], "box")
         return _marked(response) if _only_empty_boxes(response) else None
     return _last_line(response) or _stated(response[last_withdrawal(response) :])
+
+
+def _meant(response: str, written: list[_Box]) -> list[_Box]:
+    examined = written[-_MOST_EXAMINED:]
+    return written[:-_MOST_EXAMINED] + [box for box in examined if meant(response, box.start, box.end)]
 
 
 def _last_line(response: str) -> Extracted | None:
@@ -249,6 +253,8 @@ def _boxes(text: str) -> list[_Box]:
 
 def _box_spans(text: str) -> list[tuple[int, int, int]]:
     """Return the start of each outermost complete box, and start and end of its content."""
+    if "box" not in text:
+        return []
     if (first := text.find("\\boxed")) < 0 or "\\fbox" in text[:first]:
         first = text.find("\\fbox")
     if first < 0:
