@@ -263,6 +263,8 @@ class VerificationCall:
         Raises:
             Overloaded: There is no room now; nothing was started.
         """
+        if not items:  # as for most items of a stream
+            return []
         futures = self._pool.submit(self._queue, [self._task(each, timeout) for each in items], timeout)
         for future in futures:
             self._open.add(future)
