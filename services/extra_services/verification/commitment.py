@@ -48,6 +48,7 @@ def _refused_behind(text: str, end: int) -> bool:
     refusals = (
         box_words.NO_BEHIND,
         box_words.DENIED_BEHIND,
+        box_words.DENIED_BEHIND_IN_CHINESE,
         box_words.IS_NOT,
         box_words.ASKED,
         box_words.OPEN_BEHIND,
@@ -93,6 +94,8 @@ def _may_withdraw(text: str) -> bool:
 def value_gone_on_to(text: str, end: int) -> str | None:
     """Return the value that the sentences behind a box go on to from it, or None."""
     stop = _end_of_context(text, end)
+    if found := box_words.GOES_ON_IN_CHINESE.search(text, end, stop):
+        return found["value"].rstrip(".")
     found = box_words.GOES_ON.search(text, end, stop)
     concluded = found is not None and re.match(r"so\s+(?:it|the\s+answer)\b", found.group(), re.IGNORECASE)
     if found is None or (box_words.CHECKING.search(text, end, found.start()) and not concluded):

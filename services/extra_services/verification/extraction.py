@@ -55,6 +55,11 @@ _JOINED_TAG = re.compile(
     r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
 )
 _THINK, _THINK_END = "<think>", "</think>"
+_GIVES_UP = re.compile(
+    r"\b(?:cannot|can['’]t|could\s+not|couldn['’]t|unable|(?:do\s+not|don['’]t)\s+know|sorry|failed\s+to|give\s+up"
+    r"|no\s+idea)\b",
+    re.IGNORECASE,
+)
 _MARKED_NUMBER = re.compile(r"\s*(####|A:|(?:Final )?[Aa]nswer:)\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)")
 #: What may stand between two boxes of one sentence or display.
 _SAME_SENTENCE = re.compile(
@@ -106,6 +111,14 @@ _PART_BEHIND = re.compile(
     """,
     re.VERBOSE,
 )
+#: A command or a power that touches a box, to the end of its term.
+_FACTOR_BEHIND = re.compile(
+    r"""
+    (?: \\(?:cdot|times|div|pi|pm|sqrt|[dt]?frac)(?![a-zA-Z]) \s?+ | \^(?!\s*\{?\s*\\circ) )
+    (?: \\(?:cdot|times|pi|sqrt|[dt]?frac)(?![a-zA-Z]) \s?+ | \{[^{}\n]{0,40}\} | [\w^()+*/-] )*+
+    """,
+    re.VERBOSE,
+)
 #: Signs beside a box that make it a part of its formula: of a bound, a denial, an equation of two numbers, a
 #: set, a ratio.
 _RELATION = r"[<>≤≥≠]|\\(?:ne|neq|[lg]e|[lg]eq|[lg]eqq|[lg]eqslant|[lg]t|n?mid)(?![a-zA-Z])"
@@ -135,7 +148,7 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
     thought, end, answer = response.rpartition(_THINK_END)
     if end and any(map(str.isalnum, answer)) and (found := _answer(answer, which, several)):
         return found
-    if end and not _TAG.search(answer):
+    if end and not _TAG.search(answer) and not _GIVES_UP.search(answer):
         return _answer(thought, which, several) if boxes(thought) else None
     return None if end or _unfinished_thought(response) else _answer(response, which, several)
 
@@ -329,7 +342,7 @@ def _fills_its_formula(text: str, box: _Box) -> bool:
 
 def _formula_around(text: str, box: _Box) -> str | None:
     """Return the formula, or the member of one, that a box is a part of; None if the box stands alone."""
-    return _with_relation(text, box) or _with_member(text, box)
+    return _with_relation(text, box) or _with_member(text, box) or _with_factor(text, box)
 
 
 def _with_relation(text: str, box: _Box) -> str | None:
@@ -362,6 +375,12 @@ def _with_member(text: str, box: _Box) -> str | None:
     if not (_PART_BEFORE.search(head) or _PART_BEHIND.match(tail)):
         return None
     return unboxed(f"{head}{text[box.start : box.end]}{tail}").strip()
+
+
+def _with_factor(text: str, box: _Box) -> str | None:
+    r"""Return "16\\pi" for "\\boxed{16}\\pi" outside of all delimiters, or None."""
+    factor = _FACTOR_BEHIND.match(text, box.end)
+    return unboxed(text[box.start : box.end] + factor.group()).strip() if factor else None
 
 
 def _in_formula(text: str, position: int) -> bool:
