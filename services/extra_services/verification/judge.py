@@ -210,6 +210,9 @@ def _sides_equal(gold: str, found: str, asked: Question) -> bool | None:
 def _congruent(gold: str, found: str, asked: Question) -> bool | None:
     """Compare two congruences: unknown and modulus are the same, residues differ by multiples of it."""
     golds, parts = forms.congruence(gold), forms.congruence(found)
+    if bool(golds) != bool(parts):  # "3 \\pmod 5" leaves out the unknown
+        golds = golds or forms.residue(gold, parts)
+        parts = parts or forms.residue(found, golds)
     if golds is None or parts is None:
         return False if golds and forms.has_modulus(found) else None
     if not all(_member_equal(parts[index], golds[index], asked) for index in (0, 2)):
