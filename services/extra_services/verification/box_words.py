@@ -126,7 +126,7 @@ NOT_MEANT_BEFORE = re.compile(
         \b [^.;\n]{{0,40}}
     | (?: wrong | incorrect | lower\s+bound | upper\s+bound | guess | not\s+the\s+answer
         | for\s+(?:example|instance) ) \s* (?=:)
-    | (?:hypothesis|conjecture|speculation|unverified|hunch|draft) \s* : {_NEAR}
+    | (?:hypothesis|conjecture|speculation|unverified|hunch|draft) \s* : [^.;\n]{{0,40}}
     | it \s+ (?:was|is) \s+ (?:often\s+|sometimes\s+)?
             (?:claimed|said|believed|assumed|thought|argued|alleged) \b [^.;\n]{{0,60}}
     | (?:careless(?:ly)?|naive(?:ly)?|hasty|hastily|sloppy|sloppily|wrongly|mistakenly|erroneously
