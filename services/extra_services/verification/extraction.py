@@ -127,6 +127,8 @@ _RELATION_BEHIND = re.compile(
     rf"\s*+(?:{_RELATION}|:|\\text\s*\{{\s*(?:or|and|to)\b|\\[bp]?mod|(?:\\[,;! ])+[ik](?![a-zA-Z])"
     r"|=\s*-?[\d.,]+\s*(?:\$|\\[)\]]))"
 )
+#: "17 \\equiv \\boxed{2} \\pmod 5": the remainder is what was asked for.
+_RESIDUE_BEFORE = re.compile(r"(?<!\\not)(?<!\\not\s)(?:\\equiv(?![a-zA-Z])|≡)\s*\Z")
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.
@@ -349,9 +351,8 @@ def _with_relation(text: str, box: _Box) -> str | None:
     r"""Return the formula "x \ne 12" of "$x \ne \boxed{12}$", or None if the box is no part of a relation."""
     before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
     behind = text[box.end : box.end + _MEMBER_LENGTH]
-    if not (_RELATION_BEFORE.search(before) or _RELATION_BEHIND.match(behind)) or not _in_formula(
-        text, box.start
-    ):
+    related = _RELATION_BEFORE.search(before) or _RELATION_BEHIND.match(behind)
+    if not related or _RESIDUE_BEFORE.search(before) or not _in_formula(text, box.start):
         return None
     starts = [mark.end() for mark in _FORMULA_MARK.finditer(before)]
     end = _FORMULA_MARK.search(behind)

@@ -53,6 +53,7 @@ _UNIT_BEHIND = re.compile(
     """,
     re.VERBOSE,
 )
+_MODULUS_BEHIND = re.compile(r"\s*+(?:\\[,;: ])*+\\[bp]?mod(?![a-zA-Z])\s*+(?:\{\s*\w+\s*\}|\w+)")
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d\Z")
 #: Words that are rather no unit behind a box.
 _NO_UNITS = word_set("in a as at and s h m l")
@@ -83,6 +84,8 @@ def question(item: VerificationItem) -> Question:
     text = found.text if found else None
     if text and found and found.behind and method is Method.MATH:
         text = _with_unit_behind(text, found.behind, answer)
+        if "mod" in answer and (modulus := _MODULUS_BEHIND.match(found.behind)):
+            text += modulus.group()
     if method in (Method.MATH, Method.NUMERIC) and text:
         text, answer = alike(standard(text), standard(answer))
         if ("," in text) != ("," in answer):

@@ -75,7 +75,7 @@ def _to_be_solved(relation: Any) -> bool:
 
 
 def _solves(relation: Any) -> bool:
-    """Return whether one side is a number, and the other a name, a value f(x) or a size |x| that it bounds."""
+    """Return whether one side is a number, and the other a name, a value f(x) or a size that it bounds."""
     if not isinstance(relation, Relational):
         return False
     for name, number in (relation.args, relation.args[::-1]):
