@@ -31,6 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import grpc
@@ -39,10 +40,10 @@ import math_verify
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from extra_rl.vocabulary import Method, VerdictStatus
-from extra_services.verification import normalization
-from extra_services.verification.pool import WorkerPool
+from extra_services.verification import memo
+from extra_services.verification.pool import TaskOutcome, WorkerPool
 from extra_services.verification.verdict import ComparisonOptions, Verdict
-from extra_services.verification.verifier import Verifier
+from extra_services.verification.verifier import PendingItem, Verifier
 
 DATA = Path(
     os.environ.get("EXTRA_RL_DATA", Path(__file__).resolve().parents[1] / "tests" / "data" / "public")
@@ -171,7 +172,7 @@ def _side_by_side(pairs: list[Pair]) -> tuple[list[float], list[float]]:
         for _ in range(REPEATS):
             theirs.append(_seconds(lambda: _math_verify(pairs)))
             verifier = Verifier(pool, timeout_seconds=5.0, cache_size=65536)
-            normalization.short_form.cache_clear()
+            memo.forget()
             ours.append(_seconds(lambda verifier=verifier: _verdicts(verifier, pairs)))  # type: ignore[misc]
     finally:
         pool.close()
@@ -188,10 +189,12 @@ def _math_verify(pairs: list[Pair]) -> int:
 def _verdicts(verifier: Verifier, pairs: list[Pair], method: Method = Method.MATH) -> list[Verdict]:
     options = ComparisonOptions()
     with verifier.call() as call:
-        decided = [verifier.decide(response, [answer], method, options) for response, answer in pairs]
-        pending = [part for item in decided for part in item.pending]
-        outcomes = zip(pending, call.submit(pending, 5.0), strict=True)
-        finished = (verifier.finish(part, future.result(), 5.0) for part, future in outcomes)
+        decided = []
+        waiting: list[tuple[PendingItem, Future[TaskOutcome]]] = []
+        for response, answer in pairs:  # items go to the workers as they are found, like those of a stream
+            decided.append(item := verifier.decide(response, [answer], method, options))
+            waiting += zip(item.pending, call.submit(item.pending, 5.0), strict=True)
+        finished = (verifier.finish(part, future.result(), 5.0) for part, future in waiting)
         return [item.verdict(finished) for item in decided]
 
 

@@ -34,9 +34,9 @@ class InvalidReference(ValueError):
 
 def is_missing(value: Any) -> bool:
     """Return whether `value` is what a data set has in place of a reference answer that it does not have."""
-    value = _plain(value)
     if isinstance(value, str):
         return _unboxed(value.strip()) in _MISSING_TEXTS
+    value = _plain(value)
     if isinstance(value, (list, tuple)):
         return not value
     return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value

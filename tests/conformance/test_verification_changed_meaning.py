@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from extra_services.verification import box_words, commitment
+from extra_services.verification import box_words, commitment, extraction
 from extra_services.verification.extraction import boxes, final_answer
 from extra_services.verification.judge import judge
 from extra_services.verification.verdict import VerificationItem
@@ -116,7 +116,7 @@ def test_a_sentence_that_answers_with_the_value_is_accepted() -> None:
     assert [each for each in said if _status(*each) != "correct"] == []
 
 
-def test_the_quick_looks_for_signs_miss_nothing_that_the_patterns_find(
+def test_the_quick_looks_miss_nothing_that_the_patterns_find(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     families = (DATA / "verification_families.jsonl").read_text("utf-8").splitlines()
@@ -124,7 +124,9 @@ def test_the_quick_looks_for_signs_miss_nothing_that_the_patterns_find(
     texts = [text for text, _ in _sentences(templates)] + [json.loads(line)["response"] for line in families]
     texts += [*TABLES["wrong_with_12"], *TABLES["right_with_12"]]
     quick = [final_answer(text) for text in texts]
-    monkeypatch.setattr(commitment, "_has_one", lambda *_: True)
+    monkeypatch.setattr(commitment, "_says_more", lambda *_: True)
+    monkeypatch.setattr(commitment, "_may_withdraw", lambda *_: True)
+    monkeypatch.setattr(extraction, "_fills_its_formula", lambda *_: False)
     monkeypatch.setattr(
         commitment, "_change_before", lambda *within: box_words.CHANGED_BEFORE.search(*within)
     )

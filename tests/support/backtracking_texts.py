@@ -41,7 +41,7 @@ PIECES = (
     r"^\frac", r"\mathbb{R}^", r"\mathbf{R}\setminus ", r"\angle A", "AB", "A_1", "point P ",
     "1, 2, ...", r"1,\ldots,", "less than ", "at least ", "not enough ", "might be ", "which is ",
     "it is wrong ", ", but this is ", "too large ", " million", r"\text{ million", "respectively ",
-    "Sept. ",
+    "Sept. ", "forgot ", r"\boxed{1}\pi ", "小明认为",
 )  # fmt: skip
 FRAMES = (("", ""), ("The answer is ", "!"), ("The answer is 7", " x."), (r"\boxed{", "}"), ("7 ", "}7"))
 

@@ -96,7 +96,10 @@ _DENIED_BEFORE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_WRONG = r"wrong incorrect false not\b out\b fails?\b impossible eliminated a\s+(?:common\s+)?distractor"
+_WRONG = r"""
+    wrong incorrect false not\b(?!\s(?:option\s|choice\s)?[("']?[A-J]\b) out\b fails?\b impossible eliminated
+    a\s+(?:common\s+)?distractor
+"""
 _CHINESE_WRONG = "错 錯 不对 不對 不正确 不正確 不成立 不符合 都不"
 _DENIED_BEHIND = re.compile(
     rf"""

@@ -25,7 +25,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -269,7 +269,7 @@ def _unparseable(blank: Verdict, side: UnparseableSide, detail: str) -> Verdict:
 
 
 def _with(blank: Verdict, **changes: Any) -> Verdict:
-    return replace(blank, **changes)
+    return blank._replace(**changes)
 
 
 def _lines(text: str) -> list[str]:

@@ -12,6 +12,7 @@ The words are sought near the box, so that the time does not depend on the lengt
 import re
 
 from extra_services.verification import box_words
+from extra_services.verification.memo import kept
 
 #: Longest text before a box, and behind it, in which words about it are sought, in characters.
 _BEFORE, _BEHIND = 160, 600
@@ -23,25 +24,47 @@ _WORDS_LENGTH = 60
 
 def meant(text: str, start: int, end: int) -> bool:
     r"""Return whether the words beside the box text[start:end] leave it an answer, unlike "not \boxed{7}"."""
-    before = box_words.SENTENCE_START.split(text[max(0, start - _BEFORE) : start])[-1]
-    lower = f" {' '.join(before.lower().split())} "
-    suspicious = _has_one(lower, box_words.SIGNS_BEFORE) or box_words.PHRASES_BEFORE.search(lower)
-    refused = box_words.NOT_MEANT_BEFORE.search(before) if suspicious else None
-    excepted = refused is not None and bool(re.search(r"\bbut\b[\s$({]*\Z", refused.group()))
-    if refused and (excepted or not box_words.BUT.search(before, refused.start() + len("rather"))):
+    before = text[max(0, start - _BEFORE) : start]
+    if earlier := box_words.EARLIER_SENTENCES.match(before):
+        before = before[earlier.end() :]
+    return not (_refused_before(before) or (_says_more(text, end) and _refused_behind(text, end)))
+
+
+@kept
+def _refused_before(sentence: str) -> bool:
+    """Return whether the beginning of a sentence refuses the box that follows."""
+    sentence = sentence.lower()
+    if sentence.count("~~") % 2:
+        return True
+    if not (refused := box_words.NOT_MEANT_BEFORE.search(sentence)):
         return False
-    if len(box_words.STRUCK.findall(before)) % 2 or box_words.NO_BEHIND.match(text, end):
-        return False
+    excepted = re.search(r"\bbut\b[\s$({]*\Z", refused.group())
+    return bool(excepted) or not box_words.BUT.search(sentence, refused.start() + len("rather"))
+
+
+def _refused_behind(text: str, end: int) -> bool:
     if box_words.VERB_BEHIND.match(text, end) and not box_words.CONFIRMED_BEHIND.match(text, end):
-        return False
-    return not any(
-        pattern.match(text, end)
-        for pattern in (box_words.DENIED_BEHIND, box_words.IS_NOT, box_words.ASKED, box_words.OPEN_BEHIND)
+        return True
+    refusals = (
+        box_words.NO_BEHIND,
+        box_words.DENIED_BEHIND,
+        box_words.DENIED_BEHIND_IN_CHINESE,
+        box_words.IS_NOT,
+        box_words.ASKED,
+        box_words.OPEN_BEHIND,
     )
+    return any(pattern.match(text, end) for pattern in refusals)
+
+
+def _says_more(text: str, end: int) -> bool:
+    """Return whether anything but the end of a formula stands behind a box; behind most nothing does."""
+    return not box_words.NOTHING_BEHIND.match(text, end)
 
 
 def withdrawn_behind(text: str, end: int) -> int | None:
     """Return where the text behind a box that ends at `end` withdraws it, or None."""
+    if not _says_more(text, end):
+        return None
     stop = _end_of_context(text, end)
     if not _may_withdraw(text[end:stop]):
         return None
@@ -64,19 +87,15 @@ def last_withdrawal(text: str) -> int:
 
 
 def _may_withdraw(text: str) -> bool:
-    return _has_one(text.lower(), box_words.SIGNS_OF_WITHDRAWAL)
-
-
-def _has_one(text: str, signs: tuple[str, ...]) -> bool:
-    for sign in signs:  # noqa: SIM110 (`any` takes twice as long on the fast path)
-        if sign in text:
-            return True
-    return False
+    text = text.lower()
+    return any(sign in text for sign in box_words.SIGNS_OF_WITHDRAWAL)
 
 
 def value_gone_on_to(text: str, end: int) -> str | None:
     """Return the value that the sentences behind a box go on to from it, or None."""
     stop = _end_of_context(text, end)
+    if found := box_words.GOES_ON_IN_CHINESE.search(text, end, stop):
+        return found["value"].rstrip(".")
     found = box_words.GOES_ON.search(text, end, stop)
     concluded = found is not None and re.match(r"so\s+(?:it|the\s+answer)\b", found.group(), re.IGNORECASE)
     if found is None or (box_words.CHECKING.search(text, end, found.start()) and not concluded):
@@ -104,7 +123,7 @@ def with_words(text: str, start: int, end: int, content: str) -> str:
 
 
 def _change_before(text: str, low: int, start: int) -> "re.Match[str] | None":
-    last = text[low:start].rstrip(" \t\r\n$({[\\").split()[-1:]
+    last = text[low:start].rstrip(" \t\r\n$({[\\").rsplit(None, 1)[-1:]
     if not last or re.sub(r"[^a-z]", "", last[0].lower()) not in box_words.ENDS_OF_CHANGES:
         return None  # as before most boxes, which need no slower look
     return box_words.CHANGED_BEFORE.search(text, low, start)

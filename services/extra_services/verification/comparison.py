@@ -282,7 +282,13 @@ def _members_equal(gold: Any, prediction: Any) -> bool:
         golds, predictions = gold.args, _by_value(prediction.args)
     else:
         golds, predictions = gold.args, prediction.args
-    return len(golds) == len(predictions) and all(map(answers_equal, golds, predictions))
+    return len(golds) == len(predictions) and all(map(_member_equal, golds, predictions))
+
+
+def _member_equal(gold: Any, prediction: Any) -> bool:
+    """Compare two members of collections, where 3 is not {3}."""
+    nested = isinstance(gold, sympy.FiniteSet) == isinstance(prediction, sympy.FiniteSet)
+    return nested and answers_equal(gold, prediction)
 
 
 def _by_value(members: Any) -> list[Any]:

@@ -10,8 +10,8 @@ passes are linear in the length of the text, so that a megabyte of braces takes 
 """
 
 import re
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from extra_rl.vocabulary import BoxChoice
 from extra_services.verification.commitment import (
@@ -31,8 +31,7 @@ from extra_services.verification.statements import (
 from extra_services.verification.symbols import plain_punctuation
 
 
-@dataclass(frozen=True)
-class Extracted:
+class Extracted(NamedTuple):
     """A final answer as written."""
 
     text: str
@@ -42,8 +41,7 @@ class Extracted:
     behind: str = ""
 
 
-@dataclass(frozen=True)
-class _Box:
+class _Box(NamedTuple):
     content: str
     start: int
     end: int
@@ -57,6 +55,11 @@ _JOINED_TAG = re.compile(
     r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
 )
 _THINK, _THINK_END = "<think>", "</think>"
+_GIVES_UP = re.compile(
+    r"\b(?:cannot|can['’]t|could\s+not|couldn['’]t|unable|(?:do\s+not|don['’]t)\s+know|sorry|failed\s+to|give\s+up"
+    r"|no\s+idea)\b",
+    re.IGNORECASE,
+)
 _MARKED_NUMBER = re.compile(r"\s*(####|A:|(?:Final )?[Aa]nswer:)\s*(-?[0-9][0-9,]*(?:\.[0-9]+)?)")
 #: What may stand between two boxes of one sentence or display.
 _SAME_SENTENCE = re.compile(
@@ -89,6 +92,8 @@ _MEMBER_ENDS = re.compile(
     re.VERBOSE,
 )
 _FORMULA_MARK = re.compile(r"(?<!\\)\$\$?|(?<!\\)\\[()\[\]]")
+#: What stands around most boxes: then a box fills its formula.
+_OPENING, _CLOSING = ("\\(", "\\[", "$"), ("\\)", "\\]", "$")
 #: What stands directly before most boxes, so that nothing of an expression does; "" is the start of the text.
 _NO_PART = ("$", "(", "[", ":", "=", "")
 #: Text beside a box that makes the box a part of a larger expression.
@@ -106,6 +111,14 @@ _PART_BEHIND = re.compile(
     """,
     re.VERBOSE,
 )
+#: A command or a power that touches a box, to the end of its term.
+_FACTOR_BEHIND = re.compile(
+    r"""
+    (?: \\(?:cdot|times|div|pi|pm|sqrt|[dt]?frac)(?![a-zA-Z]) \s?+ | \^(?!\s*\{?\s*\\circ) )
+    (?: \\(?:cdot|times|pi|sqrt|[dt]?frac)(?![a-zA-Z]) \s?+ | \{[^{}\n]{0,40}\} | [\w^()+*/-] )*+
+    """,
+    re.VERBOSE,
+)
 #: Signs beside a box that make it a part of its formula: of a bound, a denial, an equation of two numbers, a
 #: set, a ratio.
 _RELATION = r"[<>≤≥≠]|\\(?:ne|neq|[lg]e|[lg]eq|[lg]eqq|[lg]eqslant|[lg]t|n?mid)(?![a-zA-Z])"
@@ -114,6 +127,8 @@ _RELATION_BEHIND = re.compile(
     rf"\s*+(?:{_RELATION}|:|\\text\s*\{{\s*(?:or|and|to)\b|\\[bp]?mod|(?:\\[,;! ])+[ik](?![a-zA-Z])"
     r"|=\s*-?[\d.,]+\s*(?:\$|\\[)\]]))"
 )
+#: "17 \\equiv \\boxed{2} \\pmod 5": the remainder is what was asked for.
+_RESIDUE_BEFORE = re.compile(r"(?<!\\not)(?<!\\not\s)(?:\\equiv(?![a-zA-Z])|≡)\s*\Z")
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.
@@ -135,7 +150,7 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
     thought, end, answer = response.rpartition(_THINK_END)
     if end and any(map(str.isalnum, answer)) and (found := _answer(answer, which, several)):
         return found
-    if end and not _TAG.search(answer):
+    if end and not _TAG.search(answer) and not _GIVES_UP.search(answer):
         return _answer(thought, which, several) if boxes(thought) else None
     return None if end or _unfinished_thought(response) else _answer(response, which, several)
 
@@ -146,8 +161,7 @@ def _unfinished_thought(response: str) -> bool:
 
 def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
     written = _boxes(response)
-    boxed = written[:-_MOST_EXAMINED]
-    boxed += [box for box in written[-_MOST_EXAMINED:] if meant(response, box.start, box.end)]
+    boxed = _meant(response, written) if written else []
     tag = _last_tag(response)
     if tag is not None and (not boxed or boxed[-1].start < tag.end()):
         return _tagged(response, tag, which, several)
@@ -166,6 +180,11 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
             return Extracted(bare[0 if which is BoxChoice.FIRST else -1], "box")
         return _marked(response) if _only_empty_boxes(response) else None
     return _last_line(response) or _stated(response[last_withdrawal(response) :])
+
+
+def _meant(response: str, written: list[_Box]) -> list[_Box]:
+    examined = written[-_MOST_EXAMINED:]
+    return written[:-_MOST_EXAMINED] + [box for box in examined if meant(response, box.start, box.end)]
 
 
 def _last_line(response: str) -> Extracted | None:
@@ -249,6 +268,8 @@ def _boxes(text: str) -> list[_Box]:
 
 def _box_spans(text: str) -> list[tuple[int, int, int]]:
     """Return the start of each outermost complete box, and start and end of its content."""
+    if "box" not in text:
+        return []
     if (first := text.find("\\boxed")) < 0 or "\\fbox" in text[:first]:
         first = text.find("\\fbox")
     if first < 0:
@@ -306,11 +327,8 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
     if first == len(found) - 1:
         if other := alternative_behind(response, found[-1].end):
             return contents[-1] + other
-        return (
-            _with_relation(response, found[-1])
-            or _with_member(response, found[-1])
-            or with_words(response, found[-1].start, found[-1].end, contents[-1])
-        )
+        formula = None if _fills_its_formula(response, found[-1]) else _formula_around(response, found[-1])
+        return formula or with_words(response, found[-1].start, found[-1].end, contents[-1])
     if not (several or alternatives or _only_listed(response, found[first:])):
         return contents[-1]
     return (" or " if alternatives and not several else ", ").join(
@@ -318,13 +336,23 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
     )
 
 
+def _fills_its_formula(text: str, box: _Box) -> bool:
+    before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
+    behind = text[box.end : box.end + _MEMBER_LENGTH]
+    return before.rstrip().endswith(_OPENING) and behind.lstrip().startswith(_CLOSING)
+
+
+def _formula_around(text: str, box: _Box) -> str | None:
+    """Return the formula, or the member of one, that a box is a part of; None if the box stands alone."""
+    return _with_relation(text, box) or _with_member(text, box) or _with_factor(text, box)
+
+
 def _with_relation(text: str, box: _Box) -> str | None:
     r"""Return the formula "x \ne 12" of "$x \ne \boxed{12}$", or None if the box is no part of a relation."""
     before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
     behind = text[box.end : box.end + _MEMBER_LENGTH]
-    if not (_RELATION_BEFORE.search(before) or _RELATION_BEHIND.match(behind)) or not _in_formula(
-        text, box.start
-    ):
+    related = _RELATION_BEFORE.search(before) or _RELATION_BEHIND.match(behind)
+    if not related or _RESIDUE_BEFORE.search(before) or not _in_formula(text, box.start):
         return None
     starts = [mark.end() for mark in _FORMULA_MARK.finditer(before)]
     end = _FORMULA_MARK.search(behind)
@@ -348,6 +376,12 @@ def _with_member(text: str, box: _Box) -> str | None:
     if not (_PART_BEFORE.search(head) or _PART_BEHIND.match(tail)):
         return None
     return unboxed(f"{head}{text[box.start : box.end]}{tail}").strip()
+
+
+def _with_factor(text: str, box: _Box) -> str | None:
+    r"""Return "16\\pi" for "\\boxed{16}\\pi" outside of all delimiters, or None."""
+    factor = _FACTOR_BEHIND.match(text, box.end)
+    return unboxed(text[box.start : box.end] + factor.group()).strip() if factor else None
 
 
 def _in_formula(text: str, position: int) -> bool:

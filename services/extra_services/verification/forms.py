@@ -95,6 +95,14 @@ def congruence(text: str) -> tuple[str, str, str] | None:
     return sides[0].strip(), _MODULUS.sub("", sides[1]).strip(" ,"), modulus[1]
 
 
+def residue(text: str, other: tuple[str, str, str] | None) -> tuple[str, str, str] | None:
+    r"""Return "3 \\pmod 5" as a congruence with the left side of `other`, or None."""
+    modulus = _MODULUS.search(text)
+    if other is None or not modulus or _CONGRUENT.search(text):
+        return None
+    return other[0], text[: modulus.start()].strip(" ,"), modulus[1]
+
+
 def sides(text: str) -> tuple[list[str], bool] | None:
     r"""Return the factors of "9 \text{ ft} \times 20 \text{ ft}" or "9 by 20", and whether "by" is used."""
     flat = _TEXT_BY.sub(" by ", text)

@@ -6,7 +6,6 @@ read and found different. There are no time limits here: the pool kills the whol
 """
 
 import re
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -61,11 +60,11 @@ def judge_question(asked: Question) -> Verdict:
         return _read_and_compare(asked)
     except (MemoryError, RecursionError) as error:
         reason = f"{type(error).__name__}: the comparison is too large for this worker"
-        return replace(quick.described(asked), status=VerdictStatus.ERROR, rule=RULE, detail=reason)
+        return quick.described(asked)._replace(status=VerdictStatus.ERROR, rule=RULE, detail=reason)
 
 
 def _read_and_compare(asked: Question) -> Verdict:
-    blank = replace(quick.described(asked), rule=RULE)
+    blank = quick.described(asked)._replace(rule=RULE)
     response = asked.found or ""
     for side, text in ((UnparseableSide.ANSWER, asked.answer), (UnparseableSide.RESPONSE, response)):
         if len(text) > _LONGEST:
@@ -74,7 +73,7 @@ def _read_and_compare(asked: Question) -> Verdict:
     if gold_words is None and words(response):
         gold_words = _IN_WORDS.get(normalized(asked.answer))
     if gold_words:
-        shown = replace(blank, rule="words", normalized_answer=gold_words)
+        shown = blank._replace(rule="words", normalized_answer=gold_words)
         return _decided(shown, _means(response, gold_words))
     if (equal := _by_form(asked)) is not None:
         return _decided(blank, equal)
@@ -90,8 +89,7 @@ def _read_and_compare(asked: Question) -> Verdict:
     if readings.prediction is None:
         text = "the final answer cannot be read as mathematics"
         return _unparseable(blank, UnparseableSide.RESPONSE, text)
-    shown = replace(
-        blank,
+    shown = blank._replace(
         normalized_response=str(readings.prediction)[:SHOWN],
         normalized_answer=str(readings.gold)[:SHOWN],
     )
@@ -102,15 +100,15 @@ def _read_and_compare(asked: Question) -> Verdict:
 
 
 def _numeric(readings: Readings, asked: Question, shown: Verdict) -> Verdict:
-    shown = replace(shown, rule="numeric")
+    shown = shown._replace(rule="numeric")
     for gold, prediction in readings.pairs:
         right, left = _fraction(gold), _fraction(prediction)
         if right is None:
             text = "the reference answer is not a number"
-            return _unparseable(replace(shown, rule=RULE), UnparseableSide.ANSWER, text)
+            return _unparseable(shown._replace(rule=RULE), UnparseableSide.ANSWER, text)
         if left is None:
             text = "the final answer is not a number"
-            return _unparseable(replace(shown, rule=RULE), UnparseableSide.RESPONSE, text)
+            return _unparseable(shown._replace(rule=RULE), UnparseableSide.RESPONSE, text)
         if quick.within_tolerance(left, right, asked.options):
             return _decided(shown, True)
     return _decided(shown, False)
@@ -212,6 +210,9 @@ def _sides_equal(gold: str, found: str, asked: Question) -> bool | None:
 def _congruent(gold: str, found: str, asked: Question) -> bool | None:
     """Compare two congruences: unknown and modulus are the same, residues differ by multiples of it."""
     golds, parts = forms.congruence(gold), forms.congruence(found)
+    if bool(golds) != bool(parts):  # "3 \\pmod 5" leaves out the unknown
+        golds = golds or forms.residue(gold, parts)
+        parts = parts or forms.residue(found, golds)
     if golds is None or parts is None:
         return False if golds and forms.has_modulus(found) else None
     if not all(_member_equal(parts[index], golds[index], asked) for index in (0, 2)):
@@ -314,8 +315,8 @@ def _member_equal(found: str, gold: str, asked: Question) -> bool:
 
 
 def _decided(shown: Verdict, equal: bool) -> Verdict:
-    return replace(shown, status=VerdictStatus.CORRECT if equal else VerdictStatus.WRONG)
+    return shown._replace(status=VerdictStatus.CORRECT if equal else VerdictStatus.WRONG)
 
 
 def _unparseable(blank: Verdict, side: UnparseableSide, detail: str) -> Verdict:
-    return replace(blank, status=VerdictStatus.UNPARSEABLE, side=side, detail=detail)
+    return blank._replace(status=VerdictStatus.UNPARSEABLE, side=side, detail=detail)

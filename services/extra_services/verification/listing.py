@@ -8,6 +8,7 @@ apart by the names: `assignments` and `in_order_of_names` compare them with pair
 
 import re
 
+from extra_services.verification.memo import kept
 from extra_services.verification.symbols import plain_punctuation
 from extra_services.verification.units import split_unit
 from extra_services.verification.words import without_either
@@ -63,6 +64,11 @@ def has_members(text: str) -> bool:
     """Return whether `text` lists several values."""
     if text.lstrip("-").isalnum():  # most are numbers, and the way below is a long one
         return False
+    return _has_members(text)
+
+
+@kept
+def _has_members(text: str) -> bool:
     return len(members(text.replace("$", ""))) > 1
 
 

@@ -8,11 +8,11 @@ interpretation (percent, units, thousands separators, roots) is no plain number,
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from typing import NamedTuple
 
 from extra_services.verification import dates
+from extra_services.verification.memo import kept
 from extra_services.verification.spoken import is_number_in_words
 from extra_services.verification.symbols import any_of, plain_punctuation, symbols_as_commands, word_set
 from extra_services.verification.wrappers import unwrap_commands
@@ -37,8 +37,6 @@ _INTEGER = re.compile(r"[+-]?\d+\Z")
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)\Z")
 _SCIENTIFIC = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)[eE][+-]?\d{1,3}\Z")
 _RATIO = re.compile(r"([+-]?\d+)/(\d+)\Z|([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}\Z")
-#: Longest answer whose normal form is kept, in characters.
-_SHORT = 200
 #: Longer numbers go to the workers: exact arithmetic on them takes more than microseconds.
 _MAX_DIGITS = 1000
 
@@ -91,9 +89,10 @@ def normalized(text: str) -> str:
     """Return the normal form of one answer; it may be empty."""
     if text.isascii() and text.isalnum():  # most are: none of what follows changes them
         return text
-    return short_form(text) if len(text) <= _SHORT else _normalized(text)
+    return _normalized(text)
 
 
+@kept
 def _normalized(text: str) -> str:
     text = unwrapped(symbols_as_commands(plain_punctuation(text)))
     if "{,}" in text:
@@ -108,9 +107,6 @@ def _normalized(text: str) -> str:
         text = text.replace(",", "")
     return _SPACE.sub("", " ".join(text.split()))
 
-
-#: Rollouts of one prompt mostly have the same few answers, as their reference has.
-short_form = lru_cache(maxsize=4096)(_normalized)
 
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*\Z")
 _NO_WORDS = word_set(
@@ -204,8 +200,7 @@ def has_text(text: str) -> bool:
     return "\\" in text and bool(_TEXT.search(text))
 
 
-@dataclass(frozen=True)
-class PlainNumber:
+class PlainNumber(NamedTuple):
     """A number without roots, units or signs like percent."""
 
     value: Fraction

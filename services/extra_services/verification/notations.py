@@ -8,6 +8,7 @@ notation stays as it is. What depends on the other answer is in `counterparts`.
 import re
 from itertools import pairwise
 
+from extra_services.verification.memo import kept
 from extra_services.verification.normalization import unwrapped
 from extra_services.verification.spoken import number_word
 from extra_services.verification.symbols import plain_punctuation
@@ -129,8 +130,13 @@ _MOST_MEMBERS = 40
 
 def standard(text: str) -> str:
     """Return an answer with its notations in one form."""
-    if text.isalnum() or len(text) > _MAX_LENGTH:
+    if text.isalnum() or _PLAIN.fullmatch(text) or len(text) > _MAX_LENGTH:
         return text
+    return _standard(text)
+
+
+@kept
+def _standard(text: str) -> str:
     text = _without_layout(text)
     if not text.isascii():
         text = plain_punctuation(text)

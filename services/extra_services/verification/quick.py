@@ -7,8 +7,8 @@ response is bounded.
 """
 
 import re
-from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 from extra_services.verification import arithmetic
@@ -53,13 +53,13 @@ _UNIT_BEHIND = re.compile(
     """,
     re.VERBOSE,
 )
+_MODULUS_BEHIND = re.compile(r"\s*+(?:\\[,;: ])*+\\[bp]?mod(?![a-zA-Z])\s*+(?:\{\s*\w+\s*\}|\w+)")
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d\Z")
 #: Words that are rather no unit behind a box.
 _NO_UNITS = word_set("in a as at and s h m l")
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """The comparison that an item asks for: both final answers, the method and the options."""
 
     #: Final answer of the response; None if it has none.
@@ -84,6 +84,8 @@ def question(item: VerificationItem) -> Question:
     text = found.text if found else None
     if text and found and found.behind and method is Method.MATH:
         text = _with_unit_behind(text, found.behind, answer)
+        if "mod" in answer and (modulus := _MODULUS_BEHIND.match(found.behind)):
+            text += modulus.group()
     if method in (Method.MATH, Method.NUMERIC) and text:
         text, answer = alike(standard(text), standard(answer))
         if ("," in text) != ("," in answer):
@@ -122,8 +124,7 @@ def decide(asked: Question) -> Verdict | None:
     blank = _described(asked, response, answer)
     if asked.found is None:
         text = "no final answer in the response"
-        return replace(
-            blank,
+        return blank._replace(
             status=VerdictStatus.UNPARSEABLE,
             rule="extraction",
             side=UnparseableSide.RESPONSE,
@@ -185,7 +186,7 @@ def within_tolerance(left: Fraction, right: Fraction, options: ComparisonOptions
 
 
 def _decided(blank: Verdict, equal: bool, rule: str) -> Verdict:
-    return replace(blank, status=VerdictStatus.CORRECT if equal else VerdictStatus.WRONG, rule=rule)
+    return blank._replace(status=VerdictStatus.CORRECT if equal else VerdictStatus.WRONG, rule=rule)
 
 
 def _choice(asked: Question, blank: Verdict) -> Verdict:
@@ -194,16 +195,16 @@ def _choice(asked: Question, blank: Verdict) -> Verdict:
         response = answer
     if answer is None:
         text = "the reference answer is not the letter of a choice"
-        return replace(
-            blank, status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.ANSWER, detail=text
+        return blank._replace(
+            status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.ANSWER, detail=text
         )
     if response is None:
         text = "the final answer is not the letter of a choice"
-        return replace(
-            blank, status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.RESPONSE, detail=text
+        return blank._replace(
+            status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.RESPONSE, detail=text
         )
     shown = [", ".join(sorted(letters)) for letters in (response, answer)]
-    blank = replace(blank, normalized_response=shown[0], normalized_answer=shown[1])
+    blank = blank._replace(normalized_response=shown[0], normalized_answer=shown[1])
     return _decided(blank, response == answer, "choice")
 
 
@@ -232,7 +233,7 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
         return _decided(blank, letters[0] == letters[1], "choice")
     gold_words = words(asked.answer)
     if gold_words is not None and (response_words := words(asked.found or "")) is not None:
-        shown = replace(blank, normalized_response=response_words, normalized_answer=gold_words)
+        shown = blank._replace(normalized_response=response_words, normalized_answer=gold_words)
         return _decided(shown, response_words == gold_words, "words")
     if has_text(asked.found or "") or has_text(asked.answer):  # units, perhaps, or "and"
         return None

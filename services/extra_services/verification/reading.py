@@ -36,6 +36,10 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _INEQUALITY = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
 _NO_VARIABLE = re.compile(r"\\[a-zA-Z]+|_\s*(?:\{[^{}]*\}|\w)")
 _INDEX_I = re.compile(r"_\s*\{?\s*i|[_^{]\s*i\s*=")
+#: Few letters side by side, which are variables.
+_LETTERS = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{1,3}(?![a-zA-Z_'(])")
+#: The imaginary unit as Python writes it.
+_PYTHON_I = re.compile(r"\*\s*I(?![a-zA-Z])|(?<![a-zA-Z])I\s*\*")
 _ANGLE = unit_named("rad")
 #: Scales with degrees, which an answer may leave at "25^\\circ".
 _TEMPERATURES = ("celsius", "fahrenheit")
@@ -201,6 +205,19 @@ class _Sll(_Plain):
 #: Rollouts of one prompt share their reference answer.
 @lru_cache(maxsize=256)
 def _latex2sympy(latex: str, real: bool) -> Any:
+    if "I" not in latex or _PYTHON_I.search(latex):
+        return _by_grammar(latex, real)
+    value = _by_grammar(_LETTERS.sub(_with_variable_i, latex), real)
+    variable = sympy.Symbol("math{I}", real=real)
+    return value.xreplace({variable: sympy.Symbol("I", real=real)}) if hasattr(value, "xreplace") else value
+
+
+def _with_variable_i(letters: "re.Match[str]") -> str:
+    r"""Return "IR" as "\\mathcal{I}R": latex2sympy takes a bare I for the imaginary unit."""
+    return letters.group().replace("I", r"\mathcal{I}")
+
+
+def _by_grammar(latex: str, real: bool) -> Any:
     try:
         return _Sll(is_real=real, config=_CONVERSION).parse(latex)
     except (MemoryError, RecursionError):

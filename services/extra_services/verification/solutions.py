@@ -8,12 +8,16 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended.logic import And
-from math_verify.grader import is_assignment_relation, take_first_relation
+from math_verify.grader import take_first_relation
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from extra_services.verification.equality import equal
 
+#: Names of what an equation is solved for, and what its side is then: "|x| = 3" and "2^x = 8" leave x open.
+#: In other names (|z|, |v|), and of other functions (sin x), the value itself may be asked for.
+_UNKNOWNS = ("x", "y")
+_AROUND_AN_UNKNOWN = sympy.Abs | sympy.Pow | sympy.exp | sympy.log
 _ORDER = sympy.StrictGreaterThan | sympy.StrictLessThan | sympy.GreaterThan | sympy.LessThan
 
 
@@ -51,15 +55,15 @@ def solves_inequality(gold: Any, prediction: Any) -> bool:
 
 def names_a_value(equation: Any) -> bool:
     """Return whether an equation says what something is: "x = 5", "f(2) = 5", "a + b = 5", "3 + 4 = 7"."""
-    if is_assignment_relation(equation):
-        return True
     left = take_first_relation(equation).lhs
     if not isinstance(left, sympy.Expr):
         return True
     variables = left.free_symbols
-    if len(variables) != 1 or left.is_Symbol or left.has(AppliedUndef) or left.is_Function:
+    if len(variables) != 1 or left.is_Symbol or left.has(AppliedUndef):
         return True
-    return not left.is_polynomial(*variables)
+    if left.is_polynomial(*variables):
+        return False
+    return not (isinstance(left, _AROUND_AN_UNKNOWN) and str(*variables) in _UNKNOWNS)
 
 
 def _to_be_solved(relation: Any) -> bool:
@@ -71,11 +75,11 @@ def _to_be_solved(relation: Any) -> bool:
 
 
 def _solves(relation: Any) -> bool:
-    """Return whether one side is a name, a size |x| or a value f(x), and the other a number."""
+    """Return whether one side is a number, and the other a name, a value f(x) or a size that it bounds."""
     if not isinstance(relation, Relational):
         return False
     for name, number in (relation.args, relation.args[::-1]):
-        inner = name.args[0] if isinstance(name, sympy.Abs) else name
+        inner = name.args[0] if isinstance(name, sympy.Abs) and not isinstance(relation, sympy.Eq) else name
         inner = -inner if inner.could_extract_minus_sign() else inner
         if (inner.is_Symbol or isinstance(inner, AppliedUndef)) and not number.free_symbols:
             return True

@@ -10,9 +10,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -39,8 +38,7 @@ _EACH_METHODS = (Method.CUSTOM, Method.CODE)
 _FLOAT32 = 2.0**-23
 
 
-@dataclass(frozen=True)
-class PendingItem:
+class PendingItem(NamedTuple):
     """An item that needs a worker."""
 
     item: VerificationItem
@@ -48,8 +46,7 @@ class PendingItem:
     asked: Question | None
 
 
-@dataclass(frozen=True)
-class DecidedItem:
+class DecidedItem(NamedTuple):
     """A response as far as it is decided at once: one verdict or pending item for each reference answer."""
 
     parts: Sequence[Verdict | PendingItem]
@@ -169,7 +166,7 @@ class Verifier:
         if decided:
             return decided.with_times(0.0, time.perf_counter() - started)
         known = self._cache.get(asked)
-        return replace(known, cached=True).with_times(0.0, 0.0) if known else PendingItem(item, asked)
+        return known._replace(cached=True).with_times(0.0, 0.0) if known else PendingItem(item, asked)
 
     def require_room(self, count: int) -> None:
         """Check that `count` more items may wait for a worker.
@@ -232,7 +229,7 @@ def _undecided(pending: PendingItem, status: VerdictStatus, rule: str, detail: s
     """Return an undecided verdict, with both sides described if the fast path has read them."""
     if pending.asked is None:
         return Verdict(status, rule, detail=detail)
-    return replace(quick.described(pending.asked), status=status, rule=rule, detail=detail)
+    return quick.described(pending.asked)._replace(status=status, rule=rule, detail=detail)
 
 
 class VerificationCall:
@@ -266,6 +263,8 @@ class VerificationCall:
         Raises:
             Overloaded: There is no room now; nothing was started.
         """
+        if not items:  # as for most items of a stream
+            return []
         futures = self._pool.submit(self._queue, [self._task(each, timeout) for each in items], timeout)
         for future in futures:
             self._open.add(future)
