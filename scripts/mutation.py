@@ -49,6 +49,13 @@ MODULES = {
         "tests/unit/test_novelty_metrics.py",
         "tests/conformance/test_novelty_golden.py",
     ),
+    # Together with outcome_scoring, which counts the answers that it scores.
+    "extra_services/novelty/scoring.py": (
+        "tests/unit/test_novelty_scoring.py",
+        "tests/unit/test_novelty_outcome.py",
+        "tests/conformance/test_novelty_golden.py",
+    ),
+    "extra_services/novelty/outcome_scoring.py": ("tests/unit/test_novelty_outcome.py",),
     "extra_services/novelty/share.py": ("tests/unit/test_novelty_share.py",),
     "extra_services/verification/equality.py": ("tests/unit/test_verification_comparison.py",),
     # Idempotent writes: keys, conflicts, and what is kept of a change that failed.
