@@ -49,15 +49,10 @@ MODULES = {
         "tests/unit/test_novelty_metrics.py",
         "tests/conformance/test_novelty_golden.py",
     ),
-    # Together with outcome_scoring, which counts the answers that it scores.
-    "extra_services/novelty/scoring.py": (
-        "tests/unit/test_novelty_scoring.py",
-        "tests/unit/test_novelty_outcome.py",
-        "tests/conformance/test_novelty_golden.py",
-    ),
+    "extra_services/novelty/scoring.py": ("tests/unit/test_novelty_scoring.py",),
     "extra_services/novelty/outcome_scoring.py": ("tests/unit/test_novelty_outcome.py",),
     "extra_services/novelty/share.py": ("tests/unit/test_novelty_share.py",),
-    "extra_services/verification/equality.py": ("tests/unit/test_verification_comparison.py",),
+    "extra_services/verification/equality.py": ("tests/unit/test_verification_equality.py",),
     # Idempotent writes: keys, conflicts, and what is kept of a change that failed.
     "extra_services/memory/memory.py": ("tests/unit/test_memory_changes.py",),
     "extra_services/memory/sqlite_tables.py": ("tests/unit/test_memory_store_contract.py",),

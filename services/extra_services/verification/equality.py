@@ -8,7 +8,8 @@ Here:
   of their own;
 - expressions with variables are evaluated at fixed points (Schwartz 1980; Zippel 1979): different values at
   one point, where both are real, prove them different; equal values to 25 digits at three or more points
-  count as equal; where too few points can be evaluated, `simplify` decides.
+  count as equal; where too few points can be evaluated, `simplify` decides. A point at a root or a pole of
+  a side does not count: there it evaluates to noise.
 
 A comparison that runs out of memory or stack raises MemoryError or RecursionError.
 """
@@ -61,7 +62,7 @@ def constant_ratio(left: Any, right: Any) -> Any | None:
     variables = sorted(left.free_symbols | right.free_symbols, key=str)
     for point in _POINTS:
         values = _at(point, variables)
-        first, second = _value(left, values), _value(right, values)
+        first, second = (_value(side, values, strict=True) for side in (left, right))
         if first is not None and second is not None and first and second and first.is_real and second.is_real:
             ratio = sympy.nsimplify(left.subs(values) / right.subs(values))
             return ratio if _scalars_equal(left, ratio * right) else None
@@ -169,7 +170,7 @@ def _equal_at_points(left: Any, right: Any, variables: list[Any]) -> bool | None
     agreed, checked = 0, False
     for point in _POINTS:
         values = _at(point, variables)
-        first, second = _value(left, values), _value(right, values)
+        first, second = (_value(side, values, strict=True) for side in (left, right))
         if first is None or second is None:
             continue
         # Outside the reals, roots and logarithms depend on a choice of branch that the writer did not make.
@@ -190,10 +191,15 @@ def _at(point: tuple[Any, ...], variables: list[Any]) -> dict[Any, Any]:
     return {symbol: point[index % len(point)] + index // len(point) for index, symbol in enumerate(variables)}
 
 
-def _value(expression: Any, values: dict[Any, Any] | None = None, digits: int = _DIGITS) -> Any | None:
-    """Return the number that `expression` is at `values`, to `digits` digits, or None if it is no number."""
+def _value(
+    expression: Any, values: dict[Any, Any] | None = None, digits: int = _DIGITS, strict: bool = False
+) -> Any | None:
+    """Return the number that `expression` is at `values`, to `digits` digits, or None if it is no number.
+
+    With `strict`, None also if a part of it cannot be told from 0, so that its digits are noise.
+    """
     try:
-        number = expression.evalf(digits, subs=values, chop=False)
+        number = expression.evalf(digits, subs=values, chop=False, strict=strict)
         if number.is_number and not number.has(*_INFINITE) and number.is_finite:
             real, imaginary = number.as_real_imag()
             if imaginary and abs(imaginary) < abs(real) * _EXACT:
