@@ -60,6 +60,8 @@ MODULES = {
 }
 #: Exit codes of a mutant's tests, as mutmut keeps them; others are kills.
 SURVIVED, NO_TESTS = 0, 33
+#: Those of mutants whose tests did not end, such as an endless loop's: kills, unless the machine is too busy.
+OUT_OF_TIME = (-24, 24, 36, 152, 255)
 
 
 def main() -> None:
@@ -98,7 +100,12 @@ def _killed(module: str, options: argparse.Namespace) -> float:
         print(f"{name}: {'no test reaches it' if codes[name] == NO_TESTS else 'survived'}")
         print(_mutmut(options.python, "show", name))
     killed = 1 - len(alive) / len(sample)
-    print(f"{module}: {len(sample) - len(alive)} of {len(sample)} killed, {killed:.0%}", flush=True)
+    late = sum(codes[name] in OUT_OF_TIME for name in sample)
+    print(
+        f"{module}: {len(sample) - len(alive)} of {len(sample)} killed, {killed:.0%};"
+        f" {late} of them because their tests did not end in time",
+        flush=True,
+    )
     return killed
 
 
@@ -115,6 +122,8 @@ def _prepare(module: str) -> None:
         "only_mutate": [module],
         "also_copy": [Path(package).name for package in PACKAGES],
         "pytest_add_cli_args": ["-q", "-x", "-p", "no:cacheprovider"],
+        # Mutants get this many times the seconds that their tests took: on a busy machine few are too slow.
+        "timeout_multiplier": 60.0,
         "pytest_add_cli_args_test_selection": list(MODULES[module]),
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]

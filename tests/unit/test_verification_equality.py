@@ -11,6 +11,7 @@ from extra_services.verification import equality
 a, x, y = sympy.symbols("a x y")
 many = sympy.symbols("v1:10")
 f, g = sympy.Function("f"), sympy.Function("g")
+root = Rational(137, 100)
 ZERO = sqrt(5 + 2 * sqrt(6)) - sqrt(2) - sqrt(3)
 
 
@@ -34,6 +35,11 @@ def equal(left: Any, right: Any) -> bool:
         (sqrt(5 + 2 * sqrt(6)), sqrt(2) + sqrt(3) + Rational(1, 10**40), False),
         (sympy.log(8), 3 * sympy.log(2), True),
         (sympy.sin(pi / 5), sympy.sin(pi / 6), False),
+        # Equal by their digits: no rule of sympy says so.
+        (sympy.cbrt(2 + sqrt(5)) - sympy.cbrt(sqrt(5) - 2), sympy.Integer(1), True),
+        # No number.
+        (sympy.sin(oo), sympy.Integer(1), False),
+        (sympy.sin(oo), sqrt(2), False),
         # Equal to more digits than are compared at first.
         (sqrt(sympy.Integer(10) ** 40 + 1), sympy.Integer(10) ** 20, False),
         (sqrt(sympy.Integer(10) ** 1000 + 1), sympy.Integer(10) ** 500, False),
@@ -118,6 +124,8 @@ def test_decimals_are_equal_if_they_agree_to_six_decimals_and_three_digits(
         (I * sqrt(x), sqrt(-x), False),
         # Where real numbers are few, three points are enough.
         (sqrt(x - 1 + 2 * sqrt(x - 2)), 1 + sqrt(x - 2), True),
+        ((x - root) * sqrt(x - 1 + 2 * sqrt(x - 2)), (x - root) * (1 + sqrt(x - 2)), True),
+        (I * sqrt(x - 1 + 2 * sqrt(x - 2)), I * (1 + sqrt(x - 2)), True),
         # And two are not: these are equal at 6 and 7 alone.
         (sqrt(x - 3), sqrt(x - 3) * (1 + (x - 6) * (x - 7)), False),
         # Real at no point.
@@ -219,14 +227,15 @@ def test_matrices_are_equal_if_their_shapes_and_entries_are(left: Any, right: An
         (f(x), g(x), None),
         (x**2, x, None),
         (x + y, x - y, None),
+        (x * sympy.sin(y) ** 2 + x * sympy.cos(y) ** 2, x, 1),
         (sympy.Integer(0), x, None),
         (x, sympy.Integer(0), None),
         (I * x, x, None),
         (sqrt(x - 2) * 3, sqrt(x - 2), 3),
         (sqrt(x - 2) * x, sqrt(x - 2), None),
         (sqrt(2 - x) * 3, sqrt(2 - x), 3),
-        (5 * (x - Rational(137, 100)), x - Rational(137, 100), 5),
-        (7 / (x - Rational(137, 100)), 1 / (x - Rational(137, 100)), 7),
+        (5 * (x - root), x - root, 5),
+        (7 / (x - root), 1 / (x - root), 7),
         (many[8] * 2, many[8], 2),
         (many[8] * 2, many[0], None),
         (sympy.Integer(6), sympy.Integer(4), Rational(3, 2)),

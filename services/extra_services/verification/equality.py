@@ -26,6 +26,8 @@ _EXACT = sympy.Float("1e-25", 30)
 _RELATIVE = sympy.Float("1e-13", 30)
 _DECIMALS = 6
 _OWN_DIGITS = sympy.Float("1e-3", 30)
+#: An expression that is exactly 0 evaluates to noise below this, which has no meaningful size relative to 0.
+_NOISE = sympy.Float("1e-60", 30)
 _MATRIX = sympy.MatrixBase | sympy.MatrixExpr
 _INFINITE = (sympy.nan, sympy.zoo)
 
@@ -120,9 +122,7 @@ def _numbers_equal(left: Any, right: Any) -> bool:
         return _simplifies_to_zero(left - right)
     if _close(first, second, _EXACT):
         return _equal_to_enough_digits(left, right)
-    # An expression that is exactly 0 evaluates to noise, and noise has no meaningful size relative to 0.
-    noise = sympy.Float("1e-60", 30)
-    return bool(min(abs(first), abs(second)) < noise) and _simplifies_to_zero(left - right)
+    return bool(min(abs(first), abs(second)) < _NOISE) and _simplifies_to_zero(left - right)
 
 
 def _equal_to_enough_digits(left: Any, right: Any, values: dict[Any, Any] | None = None) -> bool:
@@ -199,7 +199,7 @@ def _value(
     With `strict`, None also if a part of it cannot be told from 0, so that its digits are noise.
     """
     try:
-        number = expression.evalf(digits, subs=values, chop=False, strict=strict)
+        number = expression.evalf(digits, subs=values, strict=strict)
         if number.is_number and not number.has(*_INFINITE) and number.is_finite:
             real, imaginary = number.as_real_imag()
             if imaginary and abs(imaginary) < abs(real) * _EXACT:
