@@ -500,7 +500,7 @@ def test_what_is_deleted_leaves_nothing_and_everything_else_stays(
     assert store.answer(other, "score", "key q") == replace(answer, key="key q")
     assert store.delete_namespace("other")
     if isinstance(store, RedisStore):
-        keys = [key.decode() for key in store._redis.keys()]
+        keys = [key.decode() for key in store._redis.scan_iter()]
         kept = {key.removeprefix(store._root) for key in keys if key.startswith(store._root)}
         assert kept == {":schema", ":next"}
     else:
