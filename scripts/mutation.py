@@ -70,7 +70,10 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help="parts of the names of modules; absent: all of MODULES")
     parser.add_argument("--sample", type=int, default=60, help="mutants of each module; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    parser.add_argument("--python", default=sys.executable, help="the Python that has mutmut")
+    # Not resolved: a link is how Python finds its virtual environment.
+    parser.add_argument(
+        "--python", type=os.path.abspath, default=sys.executable, help="the Python that has mutmut"
+    )
     options = parser.parse_args()
     wanted = options.modules or [""]
     chosen = [module for module in MODULES if any(part in module for part in wanted)]
