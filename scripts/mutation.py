@@ -49,8 +49,10 @@ MODULES = {
         "tests/unit/test_novelty_metrics.py",
         "tests/conformance/test_novelty_golden.py",
     ),
+    "extra_services/novelty/scoring.py": ("tests/unit/test_novelty_scoring.py",),
+    "extra_services/novelty/outcome_scoring.py": ("tests/unit/test_novelty_outcome.py",),
     "extra_services/novelty/share.py": ("tests/unit/test_novelty_share.py",),
-    "extra_services/verification/equality.py": ("tests/unit/test_verification_comparison.py",),
+    "extra_services/verification/equality.py": ("tests/unit/test_verification_equality.py",),
     # Idempotent writes: keys, conflicts, and what is kept of a change that failed.
     "extra_services/memory/memory.py": ("tests/unit/test_memory_changes.py",),
     "extra_services/memory/sqlite_tables.py": ("tests/unit/test_memory_store_contract.py",),
@@ -58,6 +60,8 @@ MODULES = {
 }
 #: Exit codes of a mutant's tests, as mutmut keeps them; others are kills.
 SURVIVED, NO_TESTS = 0, 33
+#: Those of mutants whose tests did not end, such as an endless loop's: kills, unless the machine is too busy.
+OUT_OF_TIME = (-24, 24, 36, 152, 255)
 
 
 def main() -> None:
@@ -66,7 +70,10 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help="parts of the names of modules; absent: all of MODULES")
     parser.add_argument("--sample", type=int, default=60, help="mutants of each module; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    parser.add_argument("--python", default=sys.executable, help="the Python that has mutmut")
+    # Not resolved: a link is how Python finds its virtual environment.
+    parser.add_argument(
+        "--python", type=os.path.abspath, default=sys.executable, help="the Python that has mutmut"
+    )
     options = parser.parse_args()
     wanted = options.modules or [""]
     chosen = [module for module in MODULES if any(part in module for part in wanted)]
@@ -96,7 +103,12 @@ def _killed(module: str, options: argparse.Namespace) -> float:
         print(f"{name}: {'no test reaches it' if codes[name] == NO_TESTS else 'survived'}")
         print(_mutmut(options.python, "show", name))
     killed = 1 - len(alive) / len(sample)
-    print(f"{module}: {len(sample) - len(alive)} of {len(sample)} killed, {killed:.0%}", flush=True)
+    late = sum(codes[name] in OUT_OF_TIME for name in sample)
+    print(
+        f"{module}: {len(sample) - len(alive)} of {len(sample)} killed, {killed:.0%};"
+        f" {late} of them because their tests did not end in time",
+        flush=True,
+    )
     return killed
 
 
@@ -113,6 +125,8 @@ def _prepare(module: str) -> None:
         "only_mutate": [module],
         "also_copy": [Path(package).name for package in PACKAGES],
         "pytest_add_cli_args": ["-q", "-x", "-p", "no:cacheprovider"],
+        # Mutants get this many times the seconds that their tests took: on a busy machine few are too slow.
+        "timeout_multiplier": 60.0,
         "pytest_add_cli_args_test_selection": list(MODULES[module]),
     }
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]

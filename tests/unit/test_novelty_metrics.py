@@ -42,6 +42,8 @@ def test_set_metrics_of_a_batch_are_those_of_each_group(counts: list[int], seed:
     np.testing.assert_allclose(metrics.mean_cosine_novelty(vectors, lengths), mean, atol=1e-5)
     found = metrics.cluster_novelty(vectors, lengths, 0.8)
     np.testing.assert_allclose(found, clusters, atol=1e-6)
+    # As answers hold them.
+    assert found.dtype == metrics.mean_cosine_novelty(vectors, lengths).dtype == np.float32
 
 
 def test_the_nearest_sibling_is_never_the_rollout_itself() -> None:
@@ -72,6 +74,12 @@ def test_surprise_needs_two_correct_rollouts_that_differ() -> None:
     assert surprise.tolist() == pytest.approx([0, 1, 0, 0])
     assert not metrics.policy_surprise(logprobs, np.array([True, False, False, False])).any()
     assert not metrics.policy_surprise(np.full(4, -3, dtype=np.float32), np.ones(4, dtype=bool)).any()
+
+
+def test_surprise_at_hardly_any_difference_is_small() -> None:
+    logprobs = np.array([-2e-8, 0], dtype=np.float32)
+    surprise = metrics.policy_surprise(logprobs, np.ones(2, dtype=bool))
+    assert surprise.tolist() == pytest.approx([1 / (2**0.5 + 1), 0], rel=1e-3)
 
 
 def test_a_response_shorter_than_an_ngram_is_not_novel() -> None:

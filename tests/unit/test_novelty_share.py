@@ -73,4 +73,19 @@ def test_numbers_out_of_range_are_refused(decay: float, prior: float, named: str
 def test_a_solution_joins_the_most_similar_way() -> None:
     different = np.array([[0, 0.9, 0.2, 0.45], [0.9, 0, 0.7, 0.1], [0.2, 0.7, 0, 0.9], [0.45, 0.1, 0.9, 0]])
     assert ways(different.astype(np.float32)).tolist() == [0, 1, 0, 1]
-    assert ways(np.zeros((0, 0), dtype=np.float32)).tolist() == []
+    empty = ways(np.zeros((0, 0), dtype=np.float32))
+    assert empty.tolist() == []
+    assert empty.dtype == np.int64
+
+
+def test_a_solution_that_differs_as_much_as_is_asked_starts_a_way() -> None:
+    different = np.array([[0, 0.5], [0.5, 0]], dtype=np.float32)
+    assert ways(different).tolist() == ways(different, least=0.5).tolist() == [0, 1]
+    assert ways(different, least=0.6).tolist() == [0, 0]
+
+
+def test_by_default_a_solution_loses_a_tenth_of_its_weight_and_a_way_has_one_to_begin_with() -> None:
+    remembered, group, correct = np.array([0, 0, 1]), np.array([0, 1]), np.ones(2, dtype=bool)
+    scores = share_scores(remembered, group, correct)
+    weights = np.log([1 + 0.9**2 + 0.9 + 1, 1 + 1 + 1])
+    np.testing.assert_allclose(scores, weights.mean() - weights)

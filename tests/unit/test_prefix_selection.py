@@ -1,5 +1,7 @@
 """Selection of prefixes, above all by their outcomes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -99,6 +101,59 @@ def test_priors_fall_with_entropy_and_with_length() -> None:
     assert priors == pytest.approx(expected)
 
 
+def test_scores_are_upper_confidence_bounds_of_the_success_rates() -> None:
+    stored = _stored((10, 0.1, 16, 1), (20, 0.2, 5, 0), (40, 0.4, 16, 0))
+    options = SelectionOptions(SelectionPolicy.OUTCOME_AWARE, tau=1e-3, exploration=0.7)
+    ranking = rank(stored, Header(unguided_rollouts=6, unguided_successes=2), options, RANDOM)
+    exploring = 0.7 * np.log(1 + 43) ** 0.5
+    # Four rollouts of the priors 3/8, 7/16, 5/16 and 1/6 are added to the outcomes.
+    expected = {
+        0: (2 + 4 * 3 / 8) / 10 + exploring / 10**0.5,
+        10: (1 + 4 * 7 / 16) / 20 + exploring / 20**0.5,
+        20: (0 + 4 * 5 / 16) / 9 + exploring / 9**0.5,
+        40: (0 + 4 * 1 / 6) / 20 + exploring / 20**0.5,
+    }
+    scores = {candidate.length: candidate.score for candidate in ranking}
+    assert scores == pytest.approx(expected, rel=1e-3)
+    by_score = sorted((0, 10, 20), key=lambda length: -expected[length])
+    assert [candidate.length for candidate in ranking] == [*by_score, 40]
+    assert [candidate.dropped for candidate in ranking] == [False, False, False, True]
+
+
+def test_between_prefixes_of_one_length_the_most_recent_is_the_shortest() -> None:
+    shortest = SelectionOptions(SelectionPolicy.SHORTEST)
+    ranking = rank(_stored((20, 0.1, 0, 0), (10, 0.5, 0, 0), (10, 0.4, 0, 0)), Header(), shortest, RANDOM)
+    assert [candidate.stored and candidate.stored.sequence for candidate in ranking] == [2, 1, 0]
+    assert [candidate.score for candidate in ranking] == [-10, -10, -20]
+
+
+def test_by_default_near_prefixes_share_their_entropies_at_a_temperature_of_a_tenth() -> None:
+    first, second = _stored((10, 0.2, 0, 0), (20, 0.8, 0, 0))
+    near = replace(second, vector=np.array([0.6, 0.8, 0, 0, 0, 0, 0, 0], dtype=np.float32))
+    ranking = rank([first, near], Header(), SelectionOptions(), RANDOM)
+    weight = 1 / (1 + np.exp(-(1 - 0.6) / 0.1))
+    expected = [weight * 0.2 + (1 - weight) * 0.8, weight * 0.8 + (1 - weight) * 0.2]
+    assert [candidate.smoothed_entropy for candidate in ranking] == pytest.approx(expected)
+    assert [candidate.score for candidate in ranking] == pytest.approx([-entropy for entropy in expected])
+
+
+def test_a_random_order_has_every_prefix_once_and_follows_the_seed() -> None:
+    stored = _stored(*((10 + i, 0.1, 0, 0) for i in range(8)))
+    options = SelectionOptions(SelectionPolicy.RANDOM)
+    orders = [
+        [c.length for c in rank(stored, Header(), options, np.random.default_rng(seed))] for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) == list(range(10, 18))
+
+
+def test_the_empty_prefix_has_the_outcomes_of_sampling_anew_under_no_policy_too() -> None:
+    header = Header(unguided_rollouts=9, unguided_successes=4)
+    for policy in (SelectionPolicy.NONE, SelectionPolicy.OUTCOME_AWARE):
+        (empty,) = rank([], header, SelectionOptions(policy), RANDOM)
+        assert (empty.stored, empty.rollouts, empty.successes, empty.dropped) == (None, 9, 4, False)
+
+
 def test_a_cold_softmax_leaves_each_prefix_its_own_entropy() -> None:
     entropies = np.array([0.1, 0.7])
     assert smoothed_entropies(np.eye(2, dtype=np.float32), entropies, 1e-4) == pytest.approx(entropies)
@@ -112,3 +167,12 @@ def test_the_last_of_several_boundaries_is_dropped(newlines: list[int], expected
     tokens = np.zeros(12, np.int32)
     tokens[[end - 1 for end in newlines]] = 7
     assert boundaries(tokens, {7}, 2) == expected
+
+
+def test_of_more_than_fifteen_boundaries_fifteen_are_kept_evenly_spaced() -> None:
+    tokens = np.full(32, 7, np.int32)
+    # The last is dropped first; 31 are left.
+    assert boundaries(tokens, [7], 1) == [1 + i * 31 // 15 for i in range(15)]
+    assert boundaries(tokens[:16], [7], 1) == list(range(1, 16))
+    assert boundaries(tokens[:12], [7], 4) == [1, 5]
+    assert boundaries(tokens, [3], 1) == []

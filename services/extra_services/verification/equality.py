@@ -8,7 +8,8 @@ Here:
   of their own;
 - expressions with variables are evaluated at fixed points (Schwartz 1980; Zippel 1979): different values at
   one point, where both are real, prove them different; equal values to 25 digits at three or more points
-  count as equal; where too few points can be evaluated, `simplify` decides.
+  count as equal; where too few points can be evaluated, `simplify` decides. A point at a root or a pole of
+  a side does not count: there it evaluates to noise.
 
 A comparison that runs out of memory or stack raises MemoryError or RecursionError.
 """
@@ -25,6 +26,8 @@ _EXACT = sympy.Float("1e-25", 30)
 _RELATIVE = sympy.Float("1e-13", 30)
 _DECIMALS = 6
 _OWN_DIGITS = sympy.Float("1e-3", 30)
+#: An expression that is exactly 0 evaluates to noise below this, which has no meaningful size relative to 0.
+_NOISE = sympy.Float("1e-60", 30)
 _MATRIX = sympy.MatrixBase | sympy.MatrixExpr
 _INFINITE = (sympy.nan, sympy.zoo)
 
@@ -61,7 +64,7 @@ def constant_ratio(left: Any, right: Any) -> Any | None:
     variables = sorted(left.free_symbols | right.free_symbols, key=str)
     for point in _POINTS:
         values = _at(point, variables)
-        first, second = _value(left, values), _value(right, values)
+        first, second = (_value(side, values, strict=True) for side in (left, right))
         if first is not None and second is not None and first and second and first.is_real and second.is_real:
             ratio = sympy.nsimplify(left.subs(values) / right.subs(values))
             return ratio if _scalars_equal(left, ratio * right) else None
@@ -119,9 +122,7 @@ def _numbers_equal(left: Any, right: Any) -> bool:
         return _simplifies_to_zero(left - right)
     if _close(first, second, _EXACT):
         return _equal_to_enough_digits(left, right)
-    # An expression that is exactly 0 evaluates to noise, and noise has no meaningful size relative to 0.
-    noise = sympy.Float("1e-60", 30)
-    return bool(min(abs(first), abs(second)) < noise) and _simplifies_to_zero(left - right)
+    return bool(min(abs(first), abs(second)) < _NOISE) and _simplifies_to_zero(left - right)
 
 
 def _equal_to_enough_digits(left: Any, right: Any, values: dict[Any, Any] | None = None) -> bool:
@@ -169,7 +170,7 @@ def _equal_at_points(left: Any, right: Any, variables: list[Any]) -> bool | None
     agreed, checked = 0, False
     for point in _POINTS:
         values = _at(point, variables)
-        first, second = _value(left, values), _value(right, values)
+        first, second = (_value(side, values, strict=True) for side in (left, right))
         if first is None or second is None:
             continue
         # Outside the reals, roots and logarithms depend on a choice of branch that the writer did not make.
@@ -190,10 +191,15 @@ def _at(point: tuple[Any, ...], variables: list[Any]) -> dict[Any, Any]:
     return {symbol: point[index % len(point)] + index // len(point) for index, symbol in enumerate(variables)}
 
 
-def _value(expression: Any, values: dict[Any, Any] | None = None, digits: int = _DIGITS) -> Any | None:
-    """Return the number that `expression` is at `values`, to `digits` digits, or None if it is no number."""
+def _value(
+    expression: Any, values: dict[Any, Any] | None = None, digits: int = _DIGITS, strict: bool = False
+) -> Any | None:
+    """Return the number that `expression` is at `values`, to `digits` digits, or None if it is no number.
+
+    With `strict`, None also if a part of it cannot be told from 0, so that its digits are noise.
+    """
     try:
-        number = expression.evalf(digits, subs=values, chop=False)
+        number = expression.evalf(digits, subs=values, strict=strict)
         if number.is_number and not number.has(*_INFINITE) and number.is_finite:
             real, imaginary = number.as_real_imag()
             if imaginary and abs(imaginary) < abs(real) * _EXACT:
