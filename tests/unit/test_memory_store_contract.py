@@ -361,7 +361,7 @@ def _plain(store: Store, namespace: Namespace, prompts: list[str]) -> dict[str, 
                 ring.excerpts,
                 None if ring.sketches is None else ring.sketches.tolist(),
             ),
-            [replace(p, token_ids=p.token_ids.tolist(), vector=p.vector.tolist()) for p in record.prefixes],  # type: ignore[arg-type]
+            [replace(p, token_ids=p.token_ids.tolist(), vector=p.vector.tolist()) for p in record.prefixes],
             record.ngrams,
             list(record.answer_counts.items()),
         )
@@ -394,7 +394,8 @@ def test_everything_of_a_prompt_is_as_it_was_written_after_opening_again(
             0.5,
         )
         np.testing.assert_array_equal(last.vector, _vectors(1)[0])
-        assert (last.token_ids.dtype, last.vector.dtype) == (np.int32, np.float32)
+        assert last.token_ids.dtype == np.int32
+        assert last.vector.dtype == np.float32
     assert store.sizes(namespace) == Sizes(prompts=2, solutions=6, prefixes=4, answers=4)
     assert namespace.positive == {"embedding": (3.0, 8)}
     assert (namespace.solutions, namespace.prefixes) == (SPACE, SPACE)
