@@ -45,6 +45,7 @@ from extra_services.novelty.derivation_scoring import DerivationScorer, sketches
 from extra_services.novelty.request import RolloutGroup, ScoringOptions
 from extra_services.novelty.ring_scoring import RingScorer
 from extra_services.novelty.scoring import NoveltyScorer
+from extra_services.runtime import memo
 
 PROMPTS, ROLLOUTS, DIMENSION = 512, 8, 384
 REPEATS = 15
@@ -463,6 +464,7 @@ def derivations(file: Path, figures: dict[str, Any]) -> None:
     def read() -> None:
         # As in a server that has never seen these texts. What is kept by then is what solutions of a problem
         # have in common, as in any group.
+        memo.forget()
         for module in (derivation, arithmetic):
             for function in vars(module).values():
                 if hasattr(function, "cache_clear"):

@@ -40,7 +40,7 @@ import math_verify
 from extra_rl.v1 import verification_pb2 as pb
 from extra_rl.v1 import verification_pb2_grpc
 from extra_rl.vocabulary import Method, VerdictStatus
-from extra_services.verification import memo
+from extra_services.runtime import memo
 from extra_services.verification.pool import TaskOutcome, WorkerPool
 from extra_services.verification.verdict import ComparisonOptions, Verdict
 from extra_services.verification.verifier import PendingItem, Verifier

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from extra_rl.final_answer import split_at_final_box
 from extra_services.novelty.arithmetic import calculated, false_equations
+from extra_services.runtime.memo import kept
 
 Vectors = NDArray[np.float32]
 #: Bitmaps of the families, uint64 [..., FAMILIES, WORDS].
@@ -604,7 +605,7 @@ class _Chain:
 
 def _features(text: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return the numbers and relations of a text."""
-    said = _read_text.__wrapped__(_normal(text))
+    said = _read_text(_normal(text))
     return (
         frozenset().union(*(numbers for numbers, *_ in said)),
         frozenset().union(*(relations for _, relations, *_ in said)),
@@ -615,9 +616,7 @@ def _chains(sentences: list[str]) -> list[_Chain]:
     """Return the chains of sentences in normal notation, in order."""
     chains: list[_Chain] = []
     for place, sentence in enumerate(sentences):
-        # What is long is not kept: a policy that repeats itself would fill the memory.
-        read = _read_text if len(sentence) <= LONGEST_KEPT else _read_text.__wrapped__
-        chains += [_Chain(place, *said) for said in read(sentence)]
+        chains += [_Chain(place, *said) for said in _read_text(sentence)]
     return chains
 
 
@@ -626,7 +625,7 @@ _Said = tuple[frozenset[str], frozenset[str], frozenset[str], str]
 _NOTHING: frozenset[str] = frozenset()
 
 
-@lru_cache(maxsize=16384)
+@kept(LONGEST_KEPT, most=16384)
 def _read_text(text: str) -> tuple[_Said, ...]:
     """Return what the chains of a text in normal notation say.
 
@@ -658,8 +657,7 @@ def _said(operands: list[str], operators: list[str]) -> _Said:
     """Return what a chain says; `operators` are between the operands."""
     if not operators:
         return _NOTHING if operands[0] == "v" else frozenset(operands), _NOTHING, _NOTHING, ""
-    read = _said_by_all if len(operands) <= LONGEST_CHAIN_KEPT else _said_by_all.__wrapped__
-    return read(tuple(operands), tuple(operators))
+    return _said_by_all(tuple(operands), tuple(operators))
 
 
 @lru_cache(maxsize=65536)
@@ -678,7 +676,7 @@ def _read(token: str) -> tuple[str, str]:
     return ("v" if variable else ""), ""
 
 
-@lru_cache(maxsize=16384)
+@kept(LONGEST_CHAIN_KEPT, most=16384)
 def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said:
     """Return what a chain of two operands or more says."""
     numbers = {operand for operand in operands if operand != "v"}
@@ -748,10 +746,10 @@ def _without_false(
     return kept, count
 
 
-@lru_cache(maxsize=256)
+@kept(LONGEST_KEPT, most=256)
 def _false(sentence: str) -> frozenset[str]:
     """Return the false equations of a sentence, as `_Chain.doubtful` has them."""
-    said = itertools.chain(*map(_read_text.__wrapped__, false_equations(sentence)))
+    said = itertools.chain(*map(_read_text, false_equations(sentence)))
     return frozenset(doubtful for *_, doubtful in said if doubtful)
 
 

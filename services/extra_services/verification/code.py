@@ -95,14 +95,14 @@ def judge_code(item: CodeItem) -> Verdict:
         tests = _tests(item.answer)
         if program is None:
             text = "the response has no complete fenced block"
-            return _unparseable(blank, UnparseableSide.RESPONSE, text)
+            return blank.unparseable(UnparseableSide.RESPONSE, text)
         runner = _Runner(program.encode("utf-8", "replace"), item.sandboxed, deadline)
         with timed("compare"):
             results = runner.snippet(tests) if isinstance(tests, str) else runner.input_output(tests)
     except _InvalidTests as error:
-        return _unparseable(blank, UnparseableSide.ANSWER, str(error))
+        return blank.unparseable(UnparseableSide.ANSWER, str(error))
     except SandboxUnavailable as error:
-        return _with(blank, detail=f"the sandbox could not be started: {error}"[:SHOWN])
+        return blank._replace(detail=f"the sandbox could not be started: {error}"[:SHOWN])
     return _verdict(blank, results)
 
 
@@ -255,21 +255,13 @@ def _verdict(blank: Verdict, results: Sequence[_Result]) -> Verdict:
     components = {f"test_{index}": float(result.passed is True) for index, result in enumerate(results)}
     if not failed and passed < len(results):
         text = f"there was no time for {len(results) - passed} of {len(results)} tests; none has failed"
-        return _with(blank, status=VerdictStatus.TIMEOUT, components=components, detail=text)
+        return blank._replace(status=VerdictStatus.TIMEOUT, components=components, detail=text)
     status = VerdictStatus.WRONG if failed else VerdictStatus.CORRECT
     detail = f"passed {passed} of {len(results)} tests"
     if failed:
         detail += f"; test_{failed[0]}: {results[failed[0]].detail}"
     score = passed / len(results)
-    return _with(blank, status=status, components=components, score=score, detail=detail[:SHOWN])
-
-
-def _unparseable(blank: Verdict, side: UnparseableSide, detail: str) -> Verdict:
-    return _with(blank, status=VerdictStatus.UNPARSEABLE, side=side, detail=detail)
-
-
-def _with(blank: Verdict, **changes: Any) -> Verdict:
-    return blank._replace(**changes)
+    return blank._replace(status=status, components=components, score=score, detail=detail[:SHOWN])
 
 
 def _lines(text: str) -> list[str]:

@@ -11,8 +11,8 @@ The words are sought near the box, so that the time does not depend on the lengt
 
 import re
 
+from extra_services.runtime.memo import kept
 from extra_services.verification import box_words
-from extra_services.verification.memo import kept
 
 #: Longest text before a box, and behind it, in which words about it are sought, in characters.
 _BEFORE, _BEHIND = 160, 600
@@ -30,7 +30,7 @@ def meant(text: str, start: int, end: int) -> bool:
     return not (_refused_before(before) or (_says_more(text, end) and _refused_behind(text, end)))
 
 
-@kept
+@kept()
 def _refused_before(sentence: str) -> bool:
     """Return whether the beginning of a sentence refuses the box that follows."""
     sentence = sentence.lower()

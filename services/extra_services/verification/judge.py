@@ -68,7 +68,7 @@ def _read_and_compare(asked: Question) -> Verdict:
     response = asked.found or ""
     for side, text in ((UnparseableSide.ANSWER, asked.answer), (UnparseableSide.RESPONSE, response)):
         if len(text) > _LONGEST:
-            return _unparseable(blank, side, f"it has {len(text):,} characters, more than {_LONGEST:,}")
+            return blank.unparseable(side, f"it has {len(text):,} characters, more than {_LONGEST:,}")
     gold_words = words(asked.answer)
     if gold_words is None and words(response):
         gold_words = _IN_WORDS.get(normalized(asked.answer))
@@ -78,17 +78,17 @@ def _read_and_compare(asked: Question) -> Verdict:
     if (equal := _by_form(asked)) is not None:
         return _decided(blank, equal)
     if has_ellipsis(asked.answer):
-        return _unparseable(blank, UnparseableSide.ANSWER, "an ellipsis can only be compared as written")
+        return blank.unparseable(UnparseableSide.ANSWER, "an ellipsis can only be compared as written")
     if has_ellipsis(response):
-        return _unparseable(blank, UnparseableSide.RESPONSE, "an ellipsis can only be compared as written")
+        return blank.unparseable(UnparseableSide.RESPONSE, "an ellipsis can only be compared as written")
     with timed("parse"):
         readings = read(asked.answer, response, asked.options)
     if readings.gold is None:
         text = "the reference answer cannot be read as mathematics"
-        return _unparseable(blank, UnparseableSide.ANSWER, text)
+        return blank.unparseable(UnparseableSide.ANSWER, text)
     if readings.prediction is None:
         text = "the final answer cannot be read as mathematics"
-        return _unparseable(blank, UnparseableSide.RESPONSE, text)
+        return blank.unparseable(UnparseableSide.RESPONSE, text)
     shown = blank._replace(
         normalized_response=str(readings.prediction)[:SHOWN],
         normalized_answer=str(readings.gold)[:SHOWN],
@@ -105,10 +105,10 @@ def _numeric(readings: Readings, asked: Question, shown: Verdict) -> Verdict:
         right, left = _fraction(gold), _fraction(prediction)
         if right is None:
             text = "the reference answer is not a number"
-            return _unparseable(shown._replace(rule=RULE), UnparseableSide.ANSWER, text)
+            return shown._replace(rule=RULE).unparseable(UnparseableSide.ANSWER, text)
         if left is None:
             text = "the final answer is not a number"
-            return _unparseable(shown._replace(rule=RULE), UnparseableSide.RESPONSE, text)
+            return shown._replace(rule=RULE).unparseable(UnparseableSide.RESPONSE, text)
         if quick.within_tolerance(left, right, asked.options):
             return _decided(shown, True)
     return _decided(shown, False)
@@ -316,7 +316,3 @@ def _member_equal(found: str, gold: str, asked: Question) -> bool:
 
 def _decided(shown: Verdict, equal: bool) -> Verdict:
     return shown._replace(status=VerdictStatus.CORRECT if equal else VerdictStatus.WRONG)
-
-
-def _unparseable(blank: Verdict, side: UnparseableSide, detail: str) -> Verdict:
-    return blank._replace(status=VerdictStatus.UNPARSEABLE, side=side, detail=detail)

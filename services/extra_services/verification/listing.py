@@ -8,7 +8,7 @@ apart by the names: `assignments` and `in_order_of_names` compare them with pair
 
 import re
 
-from extra_services.verification.memo import kept
+from extra_services.runtime.memo import kept
 from extra_services.verification.symbols import plain_punctuation
 from extra_services.verification.units import split_unit
 from extra_services.verification.words import without_either
@@ -67,7 +67,7 @@ def has_members(text: str) -> bool:
     return _has_members(text)
 
 
-@kept
+@kept()
 def _has_members(text: str) -> bool:
     return len(members(text.replace("$", ""))) > 1
 

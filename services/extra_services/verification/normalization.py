@@ -11,8 +11,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from extra_services.runtime.memo import kept
 from extra_services.verification import dates
-from extra_services.verification.memo import kept
 from extra_services.verification.spoken import is_number_in_words
 from extra_services.verification.symbols import any_of, plain_punctuation, symbols_as_commands, word_set
 from extra_services.verification.wrappers import unwrap_commands
@@ -92,7 +92,7 @@ def normalized(text: str) -> str:
     return _normalized(text)
 
 
-@kept
+@kept()
 def _normalized(text: str) -> str:
     text = unwrapped(symbols_as_commands(plain_punctuation(text)))
     if "{,}" in text:

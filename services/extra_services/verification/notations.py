@@ -8,7 +8,7 @@ notation stays as it is. What depends on the other answer is in `counterparts`.
 import re
 from itertools import pairwise
 
-from extra_services.verification.memo import kept
+from extra_services.runtime.memo import kept
 from extra_services.verification.normalization import unwrapped
 from extra_services.verification.spoken import number_word
 from extra_services.verification.symbols import plain_punctuation
@@ -135,7 +135,7 @@ def standard(text: str) -> str:
     return _standard(text)
 
 
-@kept
+@kept()
 def _standard(text: str) -> str:
     text = _without_layout(text)
     if not text.isascii():

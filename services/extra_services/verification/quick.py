@@ -124,12 +124,7 @@ def decide(asked: Question) -> Verdict | None:
     blank = _described(asked, response, answer)
     if asked.found is None:
         text = "no final answer in the response"
-        return blank._replace(
-            status=VerdictStatus.UNPARSEABLE,
-            rule="extraction",
-            side=UnparseableSide.RESPONSE,
-            detail=text,
-        )
+        return blank._replace(rule="extraction").unparseable(UnparseableSide.RESPONSE, text)
     if asked.method is Method.EXACT:
         return _decided(blank, unwrapped(asked.found) == unwrapped(asked.answer), "exact")
     if asked.method is Method.CHOICE:
@@ -195,14 +190,10 @@ def _choice(asked: Question, blank: Verdict) -> Verdict:
         response = answer
     if answer is None:
         text = "the reference answer is not the letter of a choice"
-        return blank._replace(
-            status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.ANSWER, detail=text
-        )
+        return blank._replace(rule="choice").unparseable(UnparseableSide.ANSWER, text)
     if response is None:
         text = "the final answer is not the letter of a choice"
-        return blank._replace(
-            status=VerdictStatus.UNPARSEABLE, rule="choice", side=UnparseableSide.RESPONSE, detail=text
-        )
+        return blank._replace(rule="choice").unparseable(UnparseableSide.RESPONSE, text)
     shown = [", ".join(sorted(letters)) for letters in (response, answer)]
     blank = blank._replace(normalized_response=shown[0], normalized_answer=shown[1])
     return _decided(blank, response == answer, "choice")

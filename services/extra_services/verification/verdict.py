@@ -60,6 +60,10 @@ class Verdict(NamedTuple):
         """Return a copy with these times, in seconds."""
         return self._replace(queue_seconds=queue_seconds, execution_seconds=execution_seconds)
 
+    def unparseable(self, side: UnparseableSide, detail: str) -> "Verdict":
+        """Return a copy that says that this side cannot be read, and why."""
+        return self._replace(status=VerdictStatus.UNPARSEABLE, side=side, detail=detail)
+
 
 def combined(verdicts: Sequence[Verdict], references: References) -> Verdict:
     """Return the verdict on a response from the verdicts on it by each of its reference answers.

@@ -84,6 +84,11 @@ def read_shape(folder: Path) -> ModelShape:
     )
 
 
+def number_size(float32: bool) -> int:
+    """Return the bytes of a number in training: float32, or bfloat16."""
+    return FULL if float32 else HALF
+
+
 def worker_memory(
     shape: ModelShape,
     *,
@@ -111,12 +116,12 @@ def worker_memory(
     """
     parameters, tokens = shape.parameters, micro_batch_tokens
     split = [workers if zero_stage >= stage else 1 for stage in (1, 2, 3)]
-    size = FULL if float32 else HALF
+    size = number_size(float32)
     layer = 34 * tokens * shape.hidden
     layers = layer + HALF * tokens * shape.hidden * shape.layers if checkpointing else layer * shape.layers
     return WorkerMemory(
         weights=size * parameters / split[2],
-        gradients=max(size, FULL if float32_gradients else HALF) * parameters / split[1],
+        gradients=number_size(float32 or float32_gradients) * parameters / split[1],
         optimizer=0.0 if offload_optimizer else OPTIMIZER_BYTES * parameters / split[0],
         activations=layers * size / HALF + 10 * tokens * shape.vocabulary,
         reference=size * parameters / split[2] if with_reference else 0.0,

@@ -554,13 +554,14 @@ def _memory(
     )
     colocated = train["colocate_actor_ref"] or train["colocate_all"]
     reference = config.optimization.kl_coefficient > 0 and not arguments["ref"]["offload"]
+    float32 = ds["param_dtype"] == FLOAT32
     needed = memory_estimate.worker_memory(
         shape,
         workers=parallel,
         zero_stage=ds["zero_stage"],
         micro_batch_tokens=tokens,
         checkpointing=arguments["actor"]["gradient_checkpointing_enable"],
-        float32=ds["param_dtype"] == FLOAT32,
+        float32=float32,
         float32_gradients=ds["grad_accum_dtype"] == "fp32",
         offload_optimizer=ds["adam_offload"],
         with_reference=reference and colocated,
@@ -570,18 +571,20 @@ def _memory(
     parts += [("reference", needed.reference)] if needed.reference else []
     plan.memory += [(f"policy worker: {name}", size / GIB) for name, size in parts]
     plan.memory.append(("policy worker: together", needed.total / GIB))
-    weights = memory_estimate.HALF * shape.parameters
+    # Where the policy is float32 for want of a GPU, the generation engine is too.
+    size = memory_estimate.number_size(float32)
+    weights = size * shape.parameters
     if reference and not colocated:
         split = parallel if ds["zero_stage"] == 3 else 1
         logits = 6 * tokens * shape.vocabulary
         plan.memory.append(("reference worker", (weights / split + logits) / GIB))
     gpus = max(1, config.services.generation.gpus)
     plan.memory.append(("generation replica: weights", weights / gpus / GIB))
-    cache = shape.kv_bytes_per_token * sequence / gpus / GIB
+    cache = shape.kv_bytes_per_token * size / memory_estimate.HALF * sequence / gpus / GIB
     plan.memory.append((f"generation replica: cache of one sample of {sequence:,} tokens", cache))
     plan.assumed.append(
-        "memory: bfloat16, Adam, the longest sequences allowed; CUDA contexts, buffers and fragmentation "
-        "take 2 to 4 GiB more"
+        f"memory: {'float32' if float32 else 'bfloat16'}, Adam, the longest sequences allowed; CUDA "
+        "contexts, buffers and fragmentation take 2 to 4 GiB more"
     )
 
 

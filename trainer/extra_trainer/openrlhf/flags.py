@@ -35,11 +35,14 @@ def number_format(config: Config) -> str:
     Raises:
         ConfigError: If the config wants FLOAT32 on GPUs, where it is not applied.
     """
-    on_gpus = _on_gpus(config)
     chosen = config.openrlhf.get("ds.param_dtype")
-    if chosen == FLOAT32 and on_gpus:
+    if chosen not in (None, FLOAT32):
+        return str(chosen)
+    if not _on_gpus(config):
+        return FLOAT32
+    if chosen == FLOAT32:
         raise ConfigError(f"ds.param_dtype: {FLOAT32} is for machines without a GPU: choose bf16 or fp16")
-    return str(chosen) if chosen is not None else "bf16" if on_gpus else FLOAT32
+    return "bf16"
 
 
 def recorded(config: Config) -> dict[str, Any]:
