@@ -7,7 +7,8 @@ import pytest
 
 from extra_rl.config_file import ConfigError
 from extra_trainer import config as configs
-from extra_trainer.openrlhf.flags import number_format, openrlhf_flags, recorded
+from extra_trainer.openrlhf.flags import openrlhf_flags
+from extra_trainer.openrlhf.number_format import number_format, recorded
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.runs.folder import RunFolder
 

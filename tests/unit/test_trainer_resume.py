@@ -15,7 +15,7 @@ from extra_rl.config_file import ConfigError
 from extra_trainer.config import Config
 from extra_trainer.data.problems import Problem, check_copies, record_copies, write_problems
 from extra_trainer.launch.launcher import Launcher
-from extra_trainer.openrlhf.flags import recorded
+from extra_trainer.openrlhf.number_format import recorded
 from extra_trainer.reports.arms import changed_settings, what_is_trained
 from extra_trainer.runs.folder import RunFolder, mark_checkpoint
 

@@ -87,7 +87,9 @@ def test_a_run_of_an_older_release_is_resumed_with_the_config_it_has(tmp_path: P
     with pytest.raises(ConfigError, match="the config differs"):
         Launcher(_load(tmp_path, "{max_staleness: 2}"), RunFolder(run))._open_folder(resume=True)
     Launcher(config, RunFolder(run))._open_folder(resume=True)
-    assert configs.load(run / "config.yaml").rollout.max_staleness == 1
+    resumed = configs.load(run / "config.yaml")
+    # That release recorded no number format, because it knew only this one.
+    assert (resumed.rollout.max_staleness, resumed.openrlhf["ds.param_dtype"]) == (1, "bf16")
 
 
 def test_importance_weights_are_truncated_wherever_rollouts_may_be_older(tmp_path: Path) -> None:

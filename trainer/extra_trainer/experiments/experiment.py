@@ -26,7 +26,7 @@ from extra_trainer import config as configs
 from extra_trainer.config import Section
 from extra_trainer.experiments import evidence
 from extra_trainer.experiments.evidence import Result
-from extra_trainer.openrlhf.flags import recorded
+from extra_trainer.openrlhf.number_format import recorded
 from extra_trainer.reports.arms import what_is_trained
 from extra_trainer.runs.folder import RunFolder, write_whole
 

@@ -31,7 +31,7 @@ from extra_trainer.data import problems as data
 from extra_trainer.evaluation.evaluator import Evaluator, weights_identity
 from extra_trainer.evaluation.result import Evaluation
 from extra_trainer.launch import services
-from extra_trainer.openrlhf.flags import recorded
+from extra_trainer.openrlhf import number_format
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.rehearsal.recipes import RECIPES
 from extra_trainer.reports import report
@@ -103,12 +103,9 @@ class Launcher:
             raise ConfigError(f"there is no run to resume in {self.folder.path}")
         for path in (self.folder.path, self.folder.logs, self.folder.weights, self.folder.memory):
             path.mkdir(parents=True, exist_ok=True)
-        content = recorded(self.config)
-        if there and (changed := changed_settings(self._trained_so_far(), what_is_trained(content))):
-            raise ConfigError(
-                f"the config differs from that of the run in {self.folder.path} in {', '.join(changed)}: "
-                f"in a resumed run only {', '.join(WHERE)} may change"
-            )
+        if there:
+            self._go_on_with(configs.load(self.folder.config))
+        content = number_format.recorded(self.config)
         write_whole(self.folder.config, yaml.safe_dump(content, sort_keys=False))
         self.folder.failure.unlink(missing_ok=True)
         if resume:
@@ -118,9 +115,18 @@ class Launcher:
                 f"Resuming {self.folder.path} from " + (f"step {step}" if step else "the start")
             )
 
-    def _trained_so_far(self) -> dict[str, Any]:
-        """Return what the run in the folder trains; what an older release named otherwise is read as now."""
-        return what_is_trained(configs.load(self.folder.config).model_dump(mode="json"))
+    def _go_on_with(self, run: Config) -> None:
+        """Check that the config trains what the run does, in its number format."""
+        self.config = number_format.kept(self.config, run)
+        before, now = (
+            what_is_trained(config.model_dump(mode="json"))
+            for config in (number_format.kept(run, run), self.config)
+        )
+        if changed := changed_settings(before, now):
+            raise ConfigError(
+                f"the config differs from that of the run in {self.folder.path} in {', '.join(changed)}: "
+                f"in a resumed run only {', '.join(WHERE)} may change"
+            )
 
     def _prepare(self) -> Path:
         """Write the run's problems and return the start model's folder."""

@@ -37,8 +37,8 @@ from extra_trainer.data import problems as data
 from extra_trainer.launch import memory_estimate
 from extra_trainer.launch.ray_services import connected
 from extra_trainer.openrlhf import parser as openrlhf_parser
-from extra_trainer.openrlhf.flags import TRUNCATED_WEIGHTS, number_format, openrlhf_flags
-from extra_trainer.openrlhf.replacements import FLOAT32
+from extra_trainer.openrlhf.flags import TRUNCATED_WEIGHTS, openrlhf_flags
+from extra_trainer.openrlhf.number_format import FLOAT32, number_format
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.runs.folder import RunFolder, read_line
 from extra_trainer.runs.schema import RolloutRecord

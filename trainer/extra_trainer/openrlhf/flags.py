@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from extra_rl.config_file import ConfigError
-from extra_trainer.config import Config
-from extra_trainer.openrlhf.replacements import FLOAT32
+from extra_trainer.openrlhf.number_format import FLOAT32, number_format, on_gpus
 from extra_trainer.openrlhf.run import Run
 
 _PENALTY = "length penalties would change the rewards after the advantages (use rollout.overlong: punish)"
@@ -24,31 +23,6 @@ TRUNCATED_WEIGHTS: dict[str, Any] = {
     "algo.advantage.is_correction_mode": "clip",
     "algo.advantage.is_correction_threshold": 2.0,
 }
-
-
-def number_format(config: Config) -> str:
-    """Return the number format of the policy in training: "bf16", "fp16" or FLOAT32.
-
-    It is FLOAT32 without a GPU unless the config's `openrlhf` section says otherwise: most CPUs have no
-    instructions for bfloat16, and torch then takes 17 times as long for a product of small matrices.
-
-    Raises:
-        ConfigError: If the config wants FLOAT32 on GPUs, where it is not applied.
-    """
-    chosen = config.openrlhf.get("ds.param_dtype")
-    if chosen not in (None, FLOAT32):
-        return str(chosen)
-    if not _on_gpus(config):
-        return FLOAT32
-    if chosen == FLOAT32:
-        raise ConfigError(f"ds.param_dtype: {FLOAT32} is for machines without a GPU: choose bf16 or fp16")
-    return "bf16"
-
-
-def recorded(config: Config) -> dict[str, Any]:
-    """Return the content of a config with the number format, which the machine may have chosen."""
-    content = config.model_dump(mode="json")
-    return content | {"openrlhf": {**content["openrlhf"], "ds.param_dtype": number_format(config)}}
 
 
 def openrlhf_flags(run: Run) -> list[str]:
@@ -89,13 +63,6 @@ def _flag(name: str, value: Any) -> list[str]:
     return [f"--{name}", *(str(item) for item in values)]
 
 
-def _on_gpus(config: Config) -> bool:
-    import torch
-
-    # With an address the workers run on other machines, which may have the GPUs that this one lacks.
-    return config.ray.address is not None or torch.cuda.is_available()
-
-
 def _models(run: Run) -> dict[str, Any]:
     ray = run.config.ray
     return {
@@ -108,7 +75,7 @@ def _models(run: Run) -> dict[str, Any]:
         # replacement keeps it from starting one (replacements.py).
         "vllm.num_engines": 1 if _packs(run.config.openrlhf) else 0,
         "vllm.sync_backend": "gloo",
-        "ds.attn_implementation": "sdpa" if _on_gpus(run.config) else "eager",
+        "ds.attn_implementation": "sdpa" if on_gpus(run.config) else "eager",
         "ds.zero_stage": 2,
         # With any value OpenRLHF loads no reward model. Rewards come with the samples.
         "reward.remote_url": "extra-rl",

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 #: The release of OpenRLHF that the table describes.
 OPENRLHF_RELEASE = "0.11.2"
-#: A number format that OpenRLHF lacks, for workers without a GPU.
-FLOAT32 = "fp32"
 #: OpenRLHF's command line.
 COMMAND_LINE = "openrlhf.cli.train_ppo_ray"
 
@@ -224,6 +222,8 @@ def _with_float32(original: Any, process: Process) -> Any:
     def convert_to_torch_dtype(param_dtype: str) -> Any:
         import torch
 
+        from extra_trainer.openrlhf.number_format import FLOAT32
+
         return torch.float32 if param_dtype == FLOAT32 else original(param_dtype)
 
     return convert_to_torch_dtype
@@ -265,7 +265,7 @@ def _no_engines(original: Any, process: Process) -> Any:
 
 
 def _accumulating_strategy(original: Any, process: Process) -> Any:
-    from extra_trainer.openrlhf.flags import number_format
+    from extra_trainer.openrlhf.number_format import number_format
     from extra_trainer.openrlhf.strategy import AccumulatingStrategy
 
     run = process.run
@@ -365,7 +365,7 @@ TABLE: tuple[Row, ...] = (
         "openrlhf.utils.utils:convert_to_torch_dtype",
         why="OpenRLHF trains in bfloat16 or float16 only. The driver's strategy asks for the format, and "
         "DeepSpeed takes each that is neither for float32.",
-        without="A worker on the CPU fails at its start (flags.py: number_format).",
+        without="A worker on the CPU fails at its start (number_format.py).",
         since="openrlhf 0.11.2",
         where=Where.NO_CUDA,
         make=_with_float32,
