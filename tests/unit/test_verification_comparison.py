@@ -59,6 +59,8 @@ def test_an_error_of_sympy_in_one_step_leaves_the_decision_to_the_others(
         ("x^2+2=0", "x^2+1=0", VerdictStatus.WRONG),
         ("3=3", "x^2+1=0", VerdictStatus.WRONG),
         ("x^3=8", "x=2", VerdictStatus.WRONG),
+        (r"\frac{1}{x}=4", "4", VerdictStatus.WRONG),
+        (r"\frac{a}{b}=4", "4", VerdictStatus.CORRECT),
         ("2x^2=18", "x^2=9", VerdictStatus.CORRECT),
         (r"x\ne 3", r"x\ne 2", VerdictStatus.WRONG),
         (r"2x\ne 4", r"x\ne 2", VerdictStatus.CORRECT),

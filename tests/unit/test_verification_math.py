@@ -294,6 +294,44 @@ def test_the_final_answer_is_found_by_its_marker(response: str, answer: str, out
 
 
 @pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("答：小明一共有12个苹果。", "12"),
+        ("解：3×4=12（个）\n答：小明一共有12个苹果。", "12"),
+        ("答：还剩1.5千克。", "1.5"),
+        ("答:面积是12平方厘米。", "12"),
+        ("所以最后的结果是3/4。", r"\frac{3}{4}"),
+        ("设鸡有x只。\nx=12\n所以鸡有12只。", "12"),
+        ("综上，a+b=12。", "12"),
+    ],
+)
+def test_the_number_that_a_chinese_sentence_states_is_the_answer(response: str, answer: str) -> None:
+    assert _outcome(response, answer) == "correct"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "答：至少需要12元。",
+        "答：不是12。",
+        "答：小明有12万元。",
+        "答：剩下的是12的一半。",
+        "答案是12，这是错的。",
+        "结果是12，但这不对。",
+        "有人说答案是12。",
+        "所以 x 的值不可能是12。",
+        "如果有12只鸡",
+        "小于等于12。",
+        "答：需要12天以上。",
+        "答：一共有12个苹果，其中5个是红的。",
+        "所以a的值为12，而b的值为3。",
+    ],
+)
+def test_a_chinese_sentence_that_changes_or_denies_its_number_is_not_paid(response: str) -> None:
+    assert _outcome(response, "12") != "correct"
+
+
+@pytest.mark.parametrize(
     ("response", "answer", "outcome"),
     [
         (r"\boxed{26 or 27}", "26", "wrong"),

@@ -61,7 +61,7 @@ def names_a_value(equation: Any) -> bool:
     variables = left.free_symbols
     if len(variables) != 1 or left.is_Symbol or left.has(AppliedUndef):
         return True
-    if left.is_polynomial(*variables):
+    if left.is_polynomial(*variables) or (1 / left).is_polynomial(*variables):
         return False
     return not (isinstance(left, _AROUND_AN_UNKNOWN) and str(*variables) in _UNKNOWNS)
 

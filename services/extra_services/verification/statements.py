@@ -9,6 +9,7 @@ or deny it ("at least 7", "half of 7", "7 or more", "7 is wrong"): they make it 
 import re
 
 from extra_services.verification.box_words import DENIED_BEHIND
+from extra_services.verification.commitment import meant
 from extra_services.verification.symbols import any_of
 from extra_services.verification.words import has_english
 
@@ -30,12 +31,27 @@ _HEADING = re.compile(r"[\s>*#_-]*final\s+answer[*_]*\s*:?\s*\Z", re.IGNORECASE)
 _FORMULA = r"(?:\$\$?[^$\n]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\])"
 _FORMULA_PATTERN = re.compile(_FORMULA, re.DOTALL)
 _FORMULAS_FIRST = re.compile(rf"{_FORMULA}(?:\s*(?:,|;|and|or|,\s*and|,\s*or)\s*{_FORMULA})*\s*(?:\\?%)?")
-_NUMBER = re.compile(
+#: Characters and marks of Chinese and Japanese, which are written without spaces.
+_HAN = r"\u3040-\u30ff\u3400-\u9fff"
+_HAN_MARKS = "，。、；：！？（）“”"
+_IN_HAN = re.compile(rf"[{_HAN}{_HAN_MARKS}]")
+#: Words in a Chinese clause that make its number another answer, or none.
+_HAN_CHANGED = re.compile(
     r"""
-    (?<![\w.\\:]) [+-]?
-    (?: \d{1,2}:\d{2} (?:\s*[ap]\.?m\b\.?)?  # a time
-      | \d{1,3} (?:,\d{3})+ (?!\d)           # marks for the thousands
-      | \d+,\d{1,2} (?![\d,])                # a decimal comma
+    [不没無无非除或半错误假设若猜说] | 至[少多] | 最[少多] | [大小多少]于 | 超[过過] | 低于 | 高于 | 分之
+    | 可能 | 也许 | 如果 | 认为 | 的(?:平方|立方) | 以[上下内外] | 左右 | 之前 | 之后
+    | \d\s*(?:[倍余餘万萬亿億百折成]|千(?![克米瓦]))
+    """,
+    re.VERBOSE,
+)
+_HAN_SENTENCE = re.compile(rf"[{_HAN}]{{2}}.*\d")
+_HAN_CLAUSE = re.compile(rf"[^\n{_HAN_MARKS},.;:!?]*")
+_NUMBER = re.compile(
+    rf"""
+    (?<![.\\:]) (?<![^\W{_HAN}]) [+-]?
+    (?: \d{{1,2}}:\d{{2}} (?:\s*[ap]\.?m\b\.?)?  # a time
+      | \d{{1,3}} (?:,\d{{3}})+ (?!\d)           # marks for the thousands
+      | \d+,\d{{1,2}} (?![\d,])                # a decimal comma
       | \d+\s+\d+/\d+                        # a mixed number
       | \d+ )
     (?:\.\d+)? (?:/\d+)? (?:\s?\\?%)?
@@ -199,7 +215,7 @@ _VALUE = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_TOKEN = re.compile(r"\S+")
+_TOKEN = re.compile(rf"[{_HAN}{_HAN_MARKS}]+|[^\s{_HAN}{_HAN_MARKS}]+")
 _BRACE = re.compile(r"\\[{}]")
 _MATHEMATICAL = re.compile(r"[\\{}^_=<>≤≥≠+*/|√π²³×·÷%\d]|\A[-−–]\Z")
 _LEADING_OPERATOR = re.compile(r"(?:[-+*/=≈•]|\\approx)\s+")
@@ -221,6 +237,8 @@ def marked_line(response: str) -> tuple[str, str] | None:
         if match is None and len(line) <= _LONGEST_HEADING:
             match = (_HEADING if marked else _A_LINE).match(line)
         sentence = match is not None and match.group().rstrip("*_` ")[-1:] not in (":", "#")
+        if match and _IN_HAN.search(match.group()) and not _states(line, match.end()):
+            return line, "phrase"
         if match and (text := _answer_of_line(line[match.end() :], sentence) or _answer_of_line(following)):
             return text, "hash" if "####" in match.group() else "phrase"
         if line.strip():
@@ -239,7 +257,7 @@ def whole(response: str) -> str | None:
     """Return a response that consists of its answer alone ("-1 + exp(16)")."""
     line = response.strip()
     bare = len(line) <= _LONGEST_BARE_ANSWER and "\n" not in line and not _WORD.search(line)
-    sentence = bool(re.match(r"[A-Z][a-z]+\s", line)) or " :" in line
+    sentence = bool(re.match(r"[A-Z][a-z]+\s", line) or _HAN_SENTENCE.search(line)) or " :" in line
     return line if bare and not sentence and any(map(str.isalnum, line)) else None
 
 
@@ -294,6 +312,8 @@ def _asserted(line: str) -> str | None:
 def _in_context(text: str, start: int, end: int) -> str:
     """Return the value text[start:end] with the words beside it that change or deny it."""
     low = max(0, start - _CONTEXT)
+    if text[start - 1 : start] and _IN_HAN.match(text, start - 1):
+        return _in_clause(text, start, end)
     if (before := _CHANGED_BEFORE.search(text, low, start)) and not _BUT.search(text, low, start):
         start = before.start()
     elif text[low:start].rstrip().endswith(("and", ",")) and (
@@ -303,6 +323,20 @@ def _in_context(text: str, start: int, end: int) -> str:
     if behind := DENIED_BEHIND.match(text, end) or _CHANGED_BEHIND.match(text, end):
         end = behind.end()
     return text[start:end].strip()
+
+
+def _in_clause(text: str, start: int, end: int) -> str:
+    """Return the value text[start:end], or the sentence around it in Chinese if that changes or denies it."""
+    clause = next(found for found in _HAN_CLAUSE.finditer(text) if found.end() >= end)
+    if _HAN_CHANGED.search(clause.group()) or not meant(text, start, clause.end()):
+        return text[clause.start() :].partition("\n")[0]
+    return text[start:end]
+
+
+def _states(line: str, start: int) -> bool:
+    """Return whether a line in Chinese commits to the answer that begins at `start`."""
+    clause = _HAN_CLAUSE.match(line, start)
+    return clause is None or meant(line, start, clause.end())
 
 
 def _last_value(tail: str) -> str | None:
@@ -344,7 +378,7 @@ def _trimmed(text: str, begin: int, stop: int, start: int, end: int) -> tuple[in
     """Return the run text[begin:stop] without bullets, a sign that joins it to words, and marks around it."""
     if operator := _LEADING_OPERATOR.match(text, begin, start):
         begin = operator.end()
-    while begin < start and (text[begin] in "*_`" or (text[begin] == "(" and ")" not in text[begin:stop])):
+    while begin < start and (text[begin] in "*_`,;:" or (text[begin] == "(" and ")" not in text[begin:stop])):
         begin += 1
     while stop > end and (
         text[stop - 1] in ".,;:?*_`=+-/$ " or (text[stop - 1] in ")]" and text[begin:stop].count("(") == 0)
@@ -354,7 +388,8 @@ def _trimmed(text: str, begin: int, stop: int, start: int, end: int) -> tuple[in
 
 
 def _is_mathematical(word: str) -> bool:
-    return bool(_MATHEMATICAL.search(word)) or (len(word) == 1 and word.isalpha() and word not in "aAI")
+    name = len(word) == 1 and word.isalpha() and word not in "aAI" and not _IN_HAN.match(word)
+    return name or bool(_MATHEMATICAL.search(word))
 
 
 def _last_span(text: str) -> tuple[int, int] | None:
