@@ -76,7 +76,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --ignore tests/deploy $(ARGS)
 
 test-vllm: $(VENV_VLLM)/installed
-	$(VENV_VLLM)/bin/python -m pytest $(wildcard tests/conformance/test_generation_*.py) $(ARGS)
+	$(VENV_VLLM)/bin/python -m pytest -n 2 --dist loadfile $(wildcard tests/conformance/test_generation_*.py) $(ARGS)
 
 test-plugins: $(VENV_VERL)/installed
 	EXTRA_RL_SERVICES_PYTHON=$(abspath $(BIN))/python $(VENV_VERL)/bin/python -m pytest \

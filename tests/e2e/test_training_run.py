@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 
 from extra_client import NamespaceClient, embedded
 from extra_trainer.runs.schema import unpack_array
-from support.processes import PATIENCE, marked_processes, no_process_survives, wait_for
+from support.processes import marked_processes, no_process_survives, wait_for
 from support.redis_processes import RedisProcess
 from support.training_runs import metrics_of, output_of, rollouts_of, start, tiny_config, without_durations
+
+#: One worker fewer to start.
+WITHOUT_REFERENCE = ("--set", "optimization.kl_coefficient=0")
 
 
 @pytest.fixture(scope="module")
@@ -28,30 +32,52 @@ def mark() -> Iterator[str]:
         yield word
 
 
-@pytest.mark.timeout(600)
-def test_a_run_whose_verifier_dies_says_so_and_goes_on_from_its_checkpoint(
-    mark: str, config: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    with embedded.start("verification", workers=1) as verifier:
-        target = f"services.verification.target={verifier.target}"
-        # It would wait minutes for the verifier to come back.
-        process = start(mark, config, run, "--set", target, "--set", "services.patience_seconds=2")
-        wait_for(lambda: len(metrics_of(run)) >= 3 or process.poll() is not None, "three steps never came")
-        verifier.process.kill()
-        output = output_of(process)
-    assert process.returncode == 1, output
-    flat = " ".join(output.split())
-    assert "no verification service answers at" in flat or "verification service ended" in flat, output
-    assert "--resume goes on from step 2" in flat or "--resume goes on from step 4" in flat, output
+@dataclass(frozen=True)
+class TwoRuns:
+    """Two finished runs of one config."""
 
-    with embedded.start("verification", workers=1) as verifier:
-        process = start(
-            mark, config, run, "--resume", "--set", f"services.verification.target={verifier.target}"
-        )
-        output = output_of(process)
-    assert process.returncode == 0, output
-    _check_finished(run, output)
+    folders: list[Path]
+    outputs: list[str]
+    #: Address of the novelty server that the first used.
+    novelty: str
+    #: Prompts in the memory of each.
+    remembered: list[int]
+
+
+@pytest.fixture(scope="module")
+def two_runs(config: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoRuns:
+    """Train two runs at once, and refuse a second launcher of the first.
+
+    They have one name and seed, two folders, and memories in one Redis. The first uses a novelty server
+    that runs already, the second starts one of its own.
+    """
+    path = tmp_path_factory.mktemp("two")
+    redis = RedisProcess(path / "redis")
+    try:
+        with (
+            no_process_survives() as mark,
+            embedded.start("novelty", redis_url=redis.url(), threads=1) as novelty,
+        ):
+            folders = [path / "first", path / "second"]
+            running, own = (
+                ("--set", f"services.novelty.target={novelty.target}"),
+                ("--set", f"services.novelty.settings={{threads: 1, redis_url: '{redis.url()}'}}"),
+            )
+            runs = [start(mark, config, *each) for each in ((folders[0], *running), (folders[1], *own))]
+            wait_for(
+                lambda: (folders[0] / "config.yaml").is_file() or runs[0].poll() is not None,
+                "the first run never began",
+            )
+            third = start(mark, config, folders[0], "--resume", *running)
+            assert "is going on" in " ".join(output_of(third).split())
+            assert third.returncode == 1
+            outputs = [output_of(run) for run in runs]
+            assert [run.returncode for run in runs] == [0, 0], outputs
+            names = [(folder / "identity").read_text() for folder in folders]
+            memories = [NamespaceClient(novelty.target, name).describe() for name in names]
+    finally:
+        redis.end()
+    return TwoRuns(folders, outputs, novelty.target, [memory.prompts for memory in memories])
 
 
 def _check_finished(run: Path, output: str) -> None:
@@ -82,6 +108,15 @@ def _check_finished(run: Path, output: str) -> None:
     assert str(run / "report.html") in "".join(output.split("\n"))
 
 
+def _check_equal(one: Path, other: Path) -> None:
+    """Check that two runs have the same metrics and rollouts."""
+    for expected, found in zip(metrics_of(one), metrics_of(other), strict=True):
+        assert without_durations(found) == pytest.approx(without_durations(expected), rel=1e-4, abs=1e-6)
+    for step in range(1, 7):
+        texts = [[row["text"] for row in rollouts_of(folder, step)] for folder in (one, other)]
+        assert texts[0] == texts[1]
+
+
 def _check_recorded(run: Path, rows: list[dict[str, Any]]) -> None:
     """Tokens decode to the text, entropies have the recorded mean, guided groups continue their prefix."""
     pieces = json.loads((run / "vocabulary.json").read_text())
@@ -101,30 +136,41 @@ def _check_recorded(run: Path, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(
-    mark: str, config: Path, tmp_path: Path
+def test_a_run_that_lost_its_verifier_and_then_was_killed_equals_one_that_was_not(
+    mark: str, config: Path, two_runs: TwoRuns, tmp_path: Path
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(mark, config, whole).wait(PATIENCE) == 0
-    process = start(mark, config, killed)
-    wait_for(lambda: len(metrics_of(killed)) >= 3 or process.poll() is not None, "three steps never came")
+    run, whole = tmp_path / "run", two_runs.folders[0]
+    with embedded.start("verification", workers=1) as verifier:
+        target = f"services.verification.target={verifier.target}"
+        # It would wait minutes for the verifier to come back.
+        process = start(mark, config, run, "--set", target, "--set", "services.patience_seconds=2")
+        wait_for(lambda: len(metrics_of(run)) >= 3 or process.poll() is not None, "three steps never came")
+        verifier.process.kill()
+        output = output_of(process)
+    assert process.returncode == 1, output
+    flat = " ".join(output.split())
+    assert "no verification service answers at" in flat or "verification service ended" in flat, output
+    assert "--resume goes on from step 2" in flat or "--resume goes on from step 4" in flat, output
+
+    process = start(mark, config, run, "--resume")
+    wait_for(lambda: len(metrics_of(run)) >= 5 or process.poll() is not None, "five steps never came")
     process.kill()
     process.wait()
     wait_for(lambda: not marked_processes(mark), "processes outlived the launcher")
-    resumed = start(mark, config, killed, "--resume")
-    output = output_of(resumed)
-    assert resumed.returncode == 0, output
-    assert "from step 2" in output or "from step 4" in output
+
+    process = start(mark, config, run, "--resume")
+    output = output_of(process)
+    assert process.returncode == 0, output
+    # The driver may end a step later than the launcher: the kill can fall behind the last update.
+    flat = " ".join(output.split())
+    assert "from step 4" in flat or "from step 6" in flat, output
+    _check_finished(run, output)
     # Otherwise there would be nothing to lose.
     assert all(record["actor_grad_norm"] for record in metrics_of(whole))
-    for expected, found in zip(metrics_of(whole), metrics_of(killed), strict=True):
-        assert without_durations(found) == pytest.approx(without_durations(expected), rel=1e-4, abs=1e-6)
-    for step in range(1, 7):
-        assert [row["text"] for row in rollouts_of(killed, step)] == [
-            r["text"] for r in rollouts_of(whole, step)
-        ]
+    _check_equal(whole, run)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_rollouts_generated_one_step_ahead_are_one_version_old_in_every_run_of_a_seed(
     mark: str, config: Path, tmp_path: Path
@@ -132,7 +178,7 @@ def test_rollouts_generated_one_step_ahead_are_one_version_old_in_every_run_of_a
     # The older name of max_staleness: 1, and the newer.
     first, second = tmp_path / "first", tmp_path / "second"
     for run, setting in ((first, "rollout.overlap_update=true"), (second, "rollout.max_staleness=1")):
-        process = start(mark, config, run, "--set", setting)
+        process = start(mark, config, run, "--set", setting, *WITHOUT_REFERENCE)
         output = output_of(process)
         assert process.returncode == 0, output
     metrics = metrics_of(first)
@@ -178,7 +224,7 @@ def test_a_run_with_rollouts_ahead_that_was_killed_goes_on_without_losing_or_rep
 @pytest.mark.timeout(600)
 def test_ctrl_c_stops_everything_that_was_started(mark: str, config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(mark, config, run)
+    process = start(mark, config, run, *WITHOUT_REFERENCE)
     wait_for(lambda: len(metrics_of(run)) >= 1 or process.poll() is not None, "the first step never came")
     os.kill(process.pid, signal.SIGINT)
     output = output_of(process)
@@ -199,42 +245,11 @@ def test_a_run_folder_is_not_overwritten_and_an_unknown_setting_is_named(
 
 
 @pytest.mark.timeout(900)
-def test_two_runs_at_once_of_one_config_share_nothing_but_what_they_are_told_to(
-    mark: str, config: Path, tmp_path: Path
-) -> None:
-    """The same name and seed, in two folders, on one Redis; and a second launcher of the first.
-
-    The first run uses a novelty server that runs already, the second starts one of its own on the same Redis.
-    """
-    redis = RedisProcess(tmp_path / "redis")
-    try:
-        with embedded.start("novelty", redis_url=redis.url(), threads=1) as novelty:
-            folders = [tmp_path / "first", tmp_path / "second"]
-            running, own = (
-                ("--set", f"services.novelty.target={novelty.target}"),
-                ("--set", f"services.novelty.settings={{threads: 1, redis_url: '{redis.url()}'}}"),
-            )
-            runs = [start(mark, config, *each) for each in ((folders[0], *running), (folders[1], *own))]
-            wait_for(
-                lambda: (folders[0] / "config.yaml").is_file() or runs[0].poll() is not None,
-                "the first run never began",
-            )
-            third = start(mark, config, folders[0], "--resume", *running)
-            assert "is going on" in " ".join(output_of(third).split())
-            assert third.returncode == 1
-            outputs = [output_of(run) for run in runs]
-            assert [run.returncode for run in runs] == [0, 0], outputs
-            names = [(folder / "identity").read_text() for folder in folders]
-            assert len(set(names)) == 2
-            memories = [NamespaceClient(novelty.target, name).describe() for name in names]
-    finally:
-        redis.end()
-    assert f"Shared with other runs: novelty at {novelty.target}" in outputs[0]
-    assert "Shared with other runs: novelty in Redis (redis_url)" in outputs[1]
-    assert memories[0].prompts == memories[1].prompts > 0
+def test_two_runs_at_once_of_one_config_share_nothing_but_what_they_are_told_to(two_runs: TwoRuns) -> None:
+    assert len({(folder / "identity").read_text() for folder in two_runs.folders}) == 2
+    first, second = two_runs.outputs
+    assert f"Shared with other runs: novelty at {two_runs.novelty}" in first
+    assert "Shared with other runs: novelty in Redis (redis_url)" in second
+    assert two_runs.remembered[0] == two_runs.remembered[1] > 0
     # The same seed: each run is what it would be alone.
-    for one, other in zip(*(metrics_of(folder) for folder in folders), strict=True):
-        assert without_durations(one) == pytest.approx(without_durations(other), rel=1e-4, abs=1e-6)
-    for step in range(1, 7):
-        texts = [[row["text"] for row in rollouts_of(folder, step)] for folder in folders]
-        assert texts[0] == texts[1]
+    _check_equal(*two_runs.folders)

@@ -72,6 +72,7 @@ def test_trl_trains_the_made_model_where_no_hub_is() -> None:
     assert any(novelty > 0 for *_, novelty in steps)
 
 
+@pytest.mark.slow
 def test_trl_trains_a_named_model_on_a_named_data_set(gsm8k: Path, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", max_position_embeddings=1024)
     printed = output("trl_grpo.py", "--model", str(model), "--data", str(gsm8k))
