@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,10 @@ ARMS: dict[str, tuple[str, ...]] = {
 class Measured:
     """The steps of the runs of an arm, without the first of each, which also loads models and compiles."""
 
-    #: Seconds by the clock, rewards and tokens of a rollout, by step.
-    seconds: list[float] = field(default_factory=list)
+    #: By run: seconds by the clock and rewards of each step.
+    seconds: list[list[float]] = field(default_factory=list)
     rewards: list[list[float]] = field(default_factory=list)
+    #: Tokens of a rollout, by step.
     tokens: list[float] = field(default_factory=list)
     #: By run: CPU seconds a step, by process.
     cpu: list[dict[str, float]] = field(default_factory=list)
@@ -96,8 +98,8 @@ class Measured:
         cpu = {role: statistics.median(run.get(role, 0.0) for run in self.cpu) for role in roles}
         phases = sorted({name for step in self.phases for name in step})
         return {
-            "steps": len(self.seconds),
-            "step_seconds": statistics.median(self.seconds),
+            "steps": sum(map(len, self.seconds)),
+            "step_seconds": statistics.median(chain.from_iterable(self.seconds)),
             "cpu_seconds": self.cpu_seconds(),
             "cpu_seconds_by_process": cpu,
             "seconds_by_phase": {
@@ -114,6 +116,19 @@ class Measured:
         """Return the CPU seconds a step, the median of the runs."""
         return statistics.median(sum(run.values()) for run in self.cpu)
 
+    def keep(self, runs: int) -> None:
+        """Forget the runs after the first `runs`."""
+        steps = sum(map(len, self.seconds[:runs]))
+        for by_run in (self.seconds, self.rewards, self.cpu):
+            del by_run[runs:]
+        for by_step in (self.tokens, self.phases):
+            del by_step[steps:]
+
+    def over(self, base: "Measured") -> list[float]:
+        """Return by run the seconds of a step over those of `base`'s run of that number, medians of steps."""
+        pairs = zip(self.seconds, base.seconds, strict=True)
+        return [statistics.median(own) / statistics.median(others) for own, others in pairs]
+
 
 def rehearsal(
     arms: Sequence[str],
@@ -125,10 +140,20 @@ def rehearsal(
 ) -> None:
     """Measure training runs in turn, with and without ExTra, and of TRL."""
     measured = {arm: Measured() for arm in arms}
-    for seed in range(runs):
-        for arm in arms if seed % 2 else reversed(arms):
-            train = _train_trl if arm == "trl" else _train
-            train(measured[arm], (*SETTINGS, *ARMS[arm], *settings, f"seed={seed}"), cache)
+    try:
+        for seed in range(runs):
+            for arm in arms if seed % 2 else reversed(arms):
+                train = _train_trl if arm == "trl" else _train
+                train(measured[arm], (*SETTINGS, *ARMS[arm], *settings, f"seed={seed}"), cache)
+                seconds = statistics.median(measured[arm].seconds[-1])
+                print(f"run {seed + 1} of {runs}, {arm}: {seconds:.2f} s a step", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        whole = min(len(found.seconds) for found in measured.values())
+        if not whole:
+            raise
+        print(f"interrupted: the first {whole} runs of each arm count", file=sys.stderr)
+        for found in measured.values():
+            found.keep(whole)
     figures["rehearsal"] = {arm: found.figures() for arm, found in measured.items()}
     for name, arm, base in (
         ("overhead_rehearsal", "extra", "grpo"),
@@ -137,8 +162,9 @@ def rehearsal(
     ):
         if arm in measured and base in measured:
             less = 1 if name == "overhead_rehearsal" else 0
-            clock = [statistics.median(measured[each].seconds) for each in (arm, base)]
-            ratios[name] = clock[0] / clock[1] - less
+            pairs = [pair - less for pair in measured[arm].over(measured[base])]
+            figures[f"{name}_pairs"] = pairs
+            ratios[name] = statistics.median(pairs)
             ratios[f"{name}_cpu"] = measured[arm].cpu_seconds() / measured[base].cpu_seconds() - less
 
 
@@ -166,7 +192,7 @@ def _train(into: Measured, settings: Sequence[str], cache: Path) -> None:
         {name.removeprefix("seconds/"): value for name, value in step.items() if name.startswith("seconds/")}
         for step in steps
     ]
-    into.seconds += [sum(phases.values()) for phases in into.phases[-len(steps) :]]
+    into.seconds.append([sum(phases.values()) for phases in into.phases[-len(steps) :]])
     into.tokens += [step["response_tokens"] for step in steps]
     into.rewards.append([step["reward"] for step in steps])
 
@@ -180,7 +206,7 @@ def _train_trl(into: Measured, settings: Sequence[str], cache: Path) -> None:
     if done.returncode:
         raise SystemExit(f"TRL's run failed:\n{done.stdout}\n{done.stderr}")
     steps = json.loads(done.stdout.splitlines()[-1])["steps"]
-    into.seconds += [step["seconds"] for step in steps]
+    into.seconds.append([step["seconds"] for step in steps])
     into.tokens += [step["tokens"] for step in steps]
     into.rewards.append([step["reward"] for step in steps])
     into.cpu.append({"trl": statistics.mean(step["cpu_seconds"] for step in steps)})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from extra_client.credentials import NOT_SECRET
-from extra_trainer.openrlhf import replacements
+from extra_trainer.openrlhf import replacements, threads
 from extra_trainer.openrlhf.flags import openrlhf_flags
 
 #: Environment of workers that compute on the CPU. oneDNN and its wrapper in torch keep 1,024 compiled kernels
@@ -64,11 +64,7 @@ def _start_ray(config: Any) -> None:
         if not torch.cuda.is_available():
             local["num_gpus"] = workers
     if not torch.cuda.is_available():
-        # The workers of policy and reference run at the same time. With two threads each, a busy machine
-        # makes a small model's step ten times slower: OpenMP waits at every barrier for a thread that does
-        # not run. Ray's own limit is set too late, after the setup hook has imported torch.
-        environment["OMP_NUM_THREADS"] = "1"
-        environment |= FLAT_MEMORY
+        environment |= FLAT_MEMORY | threads.ENVIRONMENT
     ray.init(
         # Not None, which would join a cluster that somebody else started on this machine.
         address=config.ray.address or "local",

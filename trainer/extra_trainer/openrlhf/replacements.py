@@ -557,8 +557,8 @@ TABLE: tuple[Row, ...] = (
     Row(
         f"{_PPO_ACTOR}:ActorPPOTrainer.ppo_train",
         names=("DataLoader(", "accumulated_gradient", "should_shuffle", "drop_last=True"),
-        why="The call of the loader that is replaced.",
-        without="Micro-batches are not those of one optimizer step.",
+        why="The call of the loader that is replaced; threads.py wraps the method of a worker's object.",
+        without="Micro-batches are not those of one optimizer step, or are computed on one core.",
         since="openrlhf 0.11.2",
     ),
     Row(

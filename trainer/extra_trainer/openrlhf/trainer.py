@@ -25,7 +25,7 @@ from extra_client import (
 from extra_rl.tokens import TokenTexts
 from extra_trainer.config import Config
 from extra_trainer.exploration.explorer import Explorer
-from extra_trainer.openrlhf import replacements
+from extra_trainer.openrlhf import replacements, threads
 from extra_trainer.openrlhf.experience import ExTraExperienceMaker
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.openrlhf.samples import ExTraSamplesGenerator, PolicyState
@@ -85,7 +85,7 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
     def fit(self, global_step: int = 0) -> None:
         """Check that the generation service has this policy's vocabulary, then run OpenRLHF's loop."""
         self._generation.check_vocabulary(self.tokenizer.get_vocab())
-        self._on_workers(_prepare_worker)
+        self._on_workers(_prepare_worker, self._run.config.ray.gpus_per_node)
         super().fit(global_step)
 
     def broadcast_to_vllm(self) -> None:
@@ -201,8 +201,9 @@ def _seed_worker(worker: Any, seed: int) -> None:
     set_seed(seed)
 
 
-def _prepare_worker(worker: Any) -> None:
+def _prepare_worker(worker: Any, workers: int) -> None:
     replacements.install(policy_worker=worker)
+    worker.trainer.ppo_train = threads.on_all_cores(worker.trainer.ppo_train, workers)
     # OpenRLHF collects garbage whenever it saves the weights, here after each step. It takes 0.3 s to look
     # through all objects that torch, transformers and DeepSpeed keep for good; frozen ones are skipped.
     gc.collect()
