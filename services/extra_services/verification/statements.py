@@ -38,17 +38,17 @@ _IN_HAN = re.compile(rf"[{_HAN}{_HAN_MARKS}]")
 #: Words in a Chinese clause that make its number another answer, or none.
 _HAN_CHANGED = re.compile(
     r"""
-    [不没無无非除或半错误假设若猜说] | 至[少多] | 最[少多] | [大小多少]于 | 超[过過] | 低于 | 高于 | 分之
+    [没無无非除或半错误假设若猜说] | 不(?!同) | 两[个個] | 至[少多] | 最[少多] | [大小多少]于 | 超[过過] | 低于 | 高于 | 分之
     | 可能 | 也许 | 如果 | 认为 | 的(?:平方|立方) | 以[上下内外] | 左右 | 之前 | 之后
     | \d\s*(?:[倍余餘万萬亿億百折成]|千(?![克米瓦]))
     """,
     re.VERBOSE,
 )
-_HAN_SENTENCE = re.compile(rf"[{_HAN}]{{2}}.*\d")
+_HAN_SENTENCE = re.compile(rf"[{_HAN}]{{2}}.*\d|[{_HAN}]\s*\$")
 _HAN_CLAUSE = re.compile(rf"[^\n{_HAN_MARKS},.;:!?]*")
 _NUMBER = re.compile(
     rf"""
-    (?<![.\\:]) (?<![^\W{_HAN}]) [+-]?
+    (?<![.\\]) (?<!\d:) (?<![^\W{_HAN}]) [+-]?
     (?: \d{{1,2}}:\d{{2}} (?:\s*[ap]\.?m\b\.?)?  # a time
       | \d{{1,3}} (?:,\d{{3}})+ (?!\d)           # marks for the thousands
       | \d+,\d{{1,2}} (?![\d,])                # a decimal comma
