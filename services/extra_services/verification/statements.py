@@ -38,8 +38,8 @@ _IN_HAN = re.compile(rf"[{_HAN}{_HAN_MARKS}]")
 #: Words in a Chinese clause that make its number another answer, or none.
 _HAN_CHANGED = re.compile(
     r"""
-    [没無无非除或半错误假设若猜说] | 不(?!同) | 两[个個] | 至[少多] | 最[少多] | [大小多少]于 | 超[过過] | 低于 | 高于 | 分之
-    | 可能 | 也许 | 如果 | 认为 | 的(?:平方|立方) | 以[上下内外] | 左右 | 之前 | 之后
+    [没無无非除或半错误假设若猜说] | 不(?!同) | 两[个個] | 至[少多] | 最[少多] | [大小多少]于 | 超[过過]
+    | 低于 | 高于 | 分之 | 可能 | 也许 | 如果 | 认为 | 的(?:平方|立方) | 以[上下内外] | 左右 | 之前 | 之后
     | \d\s*(?:[倍余餘万萬亿億百折成]|千(?![克米瓦]))
     """,
     re.VERBOSE,
@@ -256,9 +256,10 @@ def states_a_value(text: str) -> bool:
 def whole(response: str) -> str | None:
     """Return a response that consists of its answer alone ("-1 + exp(16)")."""
     line = response.strip()
-    bare = len(line) <= _LONGEST_BARE_ANSWER and "\n" not in line and not _WORD.search(line)
-    sentence = bool(re.match(r"[A-Z][a-z]+\s", line) or _HAN_SENTENCE.search(line)) or " :" in line
-    return line if bare and not sentence and any(map(str.isalnum, line)) else None
+    if len(line) > _LONGEST_BARE_ANSWER or "\n" in line or _WORD.search(line):
+        return None
+    sentence = re.match(r"[A-Z][a-z]+\s", line) or _HAN_SENTENCE.search(line) or " :" in line
+    return line if not sentence and any(map(str.isalnum, line)) else None
 
 
 def last_value(response: str) -> str | None:
