@@ -299,12 +299,14 @@ def test_the_final_answer_is_found_by_its_marker(response: str, answer: str, out
         ("答：小明一共有12个苹果。", "12"),
         ("解：3×4=12（个）\n答：小明一共有12个苹果。", "12"),
         ("答：还剩1.5千克。", "1.5"),
+        ("所以面积为 \\(12\\) 平方米。", "12"),
         ("答:面积是12平方厘米。", "12"),
         ("所以最后的结果是3/4。", r"\frac{3}{4}"),
         ("设鸡有x只。\nx=12\n所以鸡有12只。", "12"),
         ("综上，a+b=12。", "12"),
         ("共有12种不同的排法。", "12"),
         ("即 $n=12$。", "12"),
+        ("答：这两个数的和是12。", "12"),
         ("最终结果：12", "12"),
     ],
 )
@@ -324,6 +326,11 @@ def test_the_number_that_a_chinese_sentence_states_is_the_answer(response: str, 
         "有人说答案是12。",
         "小明认为是12，其实是15。",
         "答：一共有两个12。",
+        "答：不是 12。",
+        "结果不是 $12$。",
+        "不等于 \\(12\\)。",
+        "他们至少需要 12 元",
+        "共有 12 个，这是错的",
         "答：12至15个。",
         "所以 x 的值不可能是12。",
         "如果有12只鸡",
@@ -335,6 +342,10 @@ def test_the_number_that_a_chinese_sentence_states_is_the_answer(response: str, 
 )
 def test_a_chinese_sentence_that_changes_or_denies_its_number_is_not_paid(response: str) -> None:
     assert _outcome(response, "12") != "correct"
+
+
+def test_a_decimal_point_does_not_end_a_chinese_clause() -> None:
+    assert _outcome("答：不是1.5千克。", "1.5") != "correct"
 
 
 @pytest.mark.parametrize(

@@ -38,14 +38,15 @@ _IN_HAN = re.compile(rf"[{_HAN}{_HAN_MARKS}]")
 #: Words in a Chinese clause that make its number another answer, or none.
 _HAN_CHANGED = re.compile(
     r"""
-    [没無无非除或半错误假设若猜说] | 不(?!同) | 两[个個] | 至[少多] | 最[少多] | [大小多少]于 | 超[过過]
+    [没無无非除或半错误假设若猜说] | 不(?!同) | 两[个個](?=\d) | 至[少多] | 最[少多] | [大小多少]于 | 超[过過]
     | 低于 | 高于 | 分之 | 可能 | 也许 | 如果 | 认为 | 的(?:平方|立方) | 以[上下内外] | 左右 | 之前 | 之后
     | \d\s*(?:[倍余餘万萬亿億百折成]|千(?![克米瓦]))
     """,
     re.VERBOSE,
 )
 _HAN_SENTENCE = re.compile(rf"[{_HAN}]{{2}}.*\d|[{_HAN}]\s*\$")
-_HAN_CLAUSE = re.compile(rf"[^\n{_HAN_MARKS},.;:!?]*")
+_BEHIND_HAN = re.compile(rf"[{_HAN}{_HAN_MARKS}][\s$({{]*\Z")
+_MARK_OF_CLAUSE = re.compile(rf"[\n{_HAN_MARKS},.;:!?]")
 _NUMBER = re.compile(
     rf"""
     (?<![.\\]) (?<!\d:) (?<![^\W{_HAN}]) [+-]?
@@ -313,7 +314,7 @@ def _asserted(line: str) -> str | None:
 def _in_context(text: str, start: int, end: int) -> str:
     """Return the value text[start:end] with the words beside it that change or deny it."""
     low = max(0, start - _CONTEXT)
-    if text[start - 1 : start] and _IN_HAN.match(text, start - 1):
+    if _BEHIND_HAN.search(text, low, start):
         return _in_clause(text, start, end)
     if (before := _CHANGED_BEFORE.search(text, low, start)) and not _BUT.search(text, low, start):
         start = before.start()
@@ -328,16 +329,19 @@ def _in_context(text: str, start: int, end: int) -> str:
 
 def _in_clause(text: str, start: int, end: int) -> str:
     """Return the value text[start:end], or the sentence around it in Chinese if that changes or denies it."""
-    clause = next(found for found in _HAN_CLAUSE.finditer(text) if found.end() >= end)
-    if _HAN_CHANGED.search(clause.group()) or not meant(text, start, clause.end()):
-        return text[clause.start() :].partition("\n")[0]
+    marks = list(_MARK_OF_CLAUSE.finditer(text, max(0, start - _CONTEXT), start))
+    begin = marks[-1].end() if marks else max(0, start - _CONTEXT)
+    mark = _MARK_OF_CLAUSE.search(text, end)
+    stop = mark.start() if mark else len(text)
+    if _HAN_CHANGED.search(text, begin, stop) or not meant(text, start, stop):
+        return text[begin:].partition("\n")[0]
     return text[start:end]
 
 
 def _states(line: str, start: int) -> bool:
     """Return whether a line in Chinese commits to the answer that begins at `start`."""
-    clause = _HAN_CLAUSE.match(line, start)
-    return clause is None or meant(line, start, clause.end())
+    mark = _MARK_OF_CLAUSE.search(line, start)
+    return meant(line, start, mark.start() if mark else len(line))
 
 
 def _last_value(tail: str) -> str | None:
