@@ -141,12 +141,7 @@ def rehearsal(
     """Measure training runs in turn, with and without ExTra, and of TRL."""
     measured = {arm: Measured() for arm in arms}
     try:
-        for seed in range(runs):
-            for arm in arms if seed % 2 else reversed(arms):
-                train = _train_trl if arm == "trl" else _train
-                train(measured[arm], (*SETTINGS, *ARMS[arm], *settings, f"seed={seed}"), cache)
-                seconds = statistics.median(measured[arm].seconds[-1])
-                print(f"run {seed + 1} of {runs}, {arm}: {seconds:.2f} s a step", file=sys.stderr, flush=True)
+        _train_in_turn(measured, runs, settings, cache)
     except KeyboardInterrupt:
         whole = min(len(found.seconds) for found in measured.values())
         if not whole:
@@ -166,6 +161,15 @@ def rehearsal(
             figures[f"{name}_pairs"] = pairs
             ratios[name] = statistics.median(pairs)
             ratios[f"{name}_cpu"] = measured[arm].cpu_seconds() / measured[base].cpu_seconds() - less
+
+
+def _train_in_turn(measured: dict[str, Measured], runs: int, settings: Sequence[str], cache: Path) -> None:
+    for seed in range(runs):
+        for arm in measured if seed % 2 else reversed(measured):
+            train = _train_trl if arm == "trl" else _train
+            train(measured[arm], (*SETTINGS, *ARMS[arm], *settings, f"seed={seed}"), cache)
+            seconds = statistics.median(measured[arm].seconds[-1])
+            print(f"run {seed + 1} of {runs}, {arm}: {seconds:.2f} s a step", file=sys.stderr, flush=True)
 
 
 def _train(into: Measured, settings: Sequence[str], cache: Path) -> None:

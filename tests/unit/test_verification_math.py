@@ -344,8 +344,9 @@ def test_a_chinese_sentence_that_changes_or_denies_its_number_is_not_paid(respon
     assert _outcome(response, "12") != "correct"
 
 
-def test_a_decimal_point_does_not_end_a_chinese_clause() -> None:
-    assert _outcome("答：不是1.5千克。", "1.5") != "correct"
+@pytest.mark.parametrize("response", ["答：不是1.5千克。", "答案是1.5，这是错的。", "结果是1.5，但这不对。"])
+def test_a_decimal_point_does_not_end_a_chinese_clause(response: str) -> None:
+    assert _outcome(response, "1.5") != "correct"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ _HAN_CHANGED = re.compile(
 )
 _HAN_SENTENCE = re.compile(rf"[{_HAN}]{{2}}.*\d|[{_HAN}]\s*\$")
 _BEHIND_HAN = re.compile(rf"[{_HAN}{_HAN_MARKS}][\s$({{]*\Z")
-_MARK_OF_CLAUSE = re.compile(rf"[\n{_HAN_MARKS},.;:!?]")
+#: No comma, point or colon within a number.
+_MARK_OF_CLAUSE = re.compile(rf"[\n{_HAN_MARKS};!?]|[,.:](?!\d)")
 _NUMBER = re.compile(
     rf"""
     (?<![.\\]) (?<!\d:) (?<![^\W{_HAN}]) [+-]?
@@ -238,8 +239,10 @@ def marked_line(response: str) -> tuple[str, str] | None:
         if match is None and len(line) <= _LONGEST_HEADING:
             match = (_HEADING if marked else _A_LINE).match(line)
         sentence = match is not None and match.group().rstrip("*_` ")[-1:] not in (":", "#")
-        if match and _IN_HAN.search(match.group()) and not _states(line, match.end()):
-            return line, "phrase"
+        if match and _IN_HAN.search(match.group()):
+            start = match.end()
+            if not meant(line, start, _end_of_clause(line, start)):
+                return line, "phrase"
         if match and (text := _answer_of_line(line[match.end() :], sentence) or _answer_of_line(following)):
             return text, "hash" if "####" in match.group() else "phrase"
         if line.strip():
@@ -315,7 +318,7 @@ def _in_context(text: str, start: int, end: int) -> str:
     """Return the value text[start:end] with the words beside it that change or deny it."""
     low = max(0, start - _CONTEXT)
     if _BEHIND_HAN.search(text, low, start):
-        return _in_clause(text, start, end)
+        return _in_clause(text, low, start, end)
     if (before := _CHANGED_BEFORE.search(text, low, start)) and not _BUT.search(text, low, start):
         start = before.start()
     elif text[low:start].rstrip().endswith(("and", ",")) and (
@@ -327,21 +330,21 @@ def _in_context(text: str, start: int, end: int) -> str:
     return text[start:end].strip()
 
 
-def _in_clause(text: str, start: int, end: int) -> str:
-    """Return the value text[start:end], or the sentence around it in Chinese if that changes or denies it."""
-    marks = list(_MARK_OF_CLAUSE.finditer(text, max(0, start - _CONTEXT), start))
-    begin = marks[-1].end() if marks else max(0, start - _CONTEXT)
-    mark = _MARK_OF_CLAUSE.search(text, end)
-    stop = mark.start() if mark else len(text)
+def _in_clause(text: str, low: int, start: int, end: int) -> str:
+    """Return the value text[start:end], or the sentence around it in Chinese if that changes or denies it.
+
+    The sentence is sought from `low` on.
+    """
+    begin = max((mark.end() for mark in _MARK_OF_CLAUSE.finditer(text, low, start)), default=low)
+    stop = _end_of_clause(text, end)
     if _HAN_CHANGED.search(text, begin, stop) or not meant(text, start, stop):
         return text[begin:].partition("\n")[0]
     return text[start:end]
 
 
-def _states(line: str, start: int) -> bool:
-    """Return whether a line in Chinese commits to the answer that begins at `start`."""
-    mark = _MARK_OF_CLAUSE.search(line, start)
-    return meant(line, start, mark.start() if mark else len(line))
+def _end_of_clause(text: str, start: int) -> int:
+    mark = _MARK_OF_CLAUSE.search(text, start)
+    return mark.start() if mark else len(text)
 
 
 def _last_value(tail: str) -> str | None:

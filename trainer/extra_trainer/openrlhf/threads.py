@@ -34,9 +34,9 @@ def on_all_cores(update: Callable[..., Any], workers: int) -> Callable[..., Any]
     """
     import torch
 
-    threads = max(1, min(_cores() // workers, MOST))
     if torch.cuda.is_available():
         return update
+    threads = max(1, min(_cores() // workers, MOST))
 
     @functools.wraps(update)
     def with_threads(*arguments: Any, **named: Any) -> Any:
