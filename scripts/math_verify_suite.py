@@ -5,8 +5,8 @@ https://github.com/huggingface/Math-Verify. A case is a row of a parametrized te
 and the expected equality. docs/verification.md explains the differences.
 """
 
+import argparse
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -57,4 +57,6 @@ def _accepted(case: Case) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="`tests` of a checkout of math-verify")
+    main(parser.parse_args().folder)
