@@ -43,6 +43,8 @@ FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
 #: What gRPC says of a request above the server's limit, with the limit.
 _OVER_LIMIT = re.compile(r"Received message larger than max \(\d+ vs\. (\d+)\)")
+#: What gRPC says of a call that was cancelled on this side.
+_CANCELLED_HERE = re.compile("Channel closed|Locally cancelled")
 #: Seconds for which a call is sent again in all, unless its client has another patience.
 PATIENCE = 3.5
 
@@ -198,9 +200,9 @@ class Attempt:
         return max(0.0, self.until - time.monotonic())
 
     def _is_sent_again(self, failure: Any) -> bool:
-        unavailable = failure.code() is grpc.StatusCode.UNAVAILABLE
-        retried = self.call.rpc in self.call.service.retried
-        return unavailable and retried and not self.begun
+        code = failure.code()
+        gone = code is grpc.StatusCode.UNAVAILABLE or _cancelled_there(code.value[0], failure.details() or "")
+        return gone and self.call.rpc in self.call.service.retried and not self.begun
 
     @property
     def method(self) -> str:
@@ -235,6 +237,9 @@ class Attempt:
             return status, f"no TLS with the {server} server at {self.target}: {details}"
         if status.code == code.UNAVAILABLE.value[0]:
             return status, f"{absent(server, self.target)} ({self.method}: {details})"
+        if _cancelled_there(status.code, details):
+            changed = status_pb2.Status(code=code.UNAVAILABLE.value[0])
+            return changed, f"{where}: the {server} server or a proxy ended the call; is it stopping?"
         if status.code == code.DEADLINE_EXCEEDED.value[0]:
             advice = f"allow more with deadline=..., or find out what keeps the {server} server busy"
             return status, f"{where} took longer than its deadline of {self.deadline:g} s: {advice}"
@@ -385,6 +390,12 @@ def _service_config(target: str, service: Service) -> dict[str, Any]:
         # Replicas that drain or load get no calls.
         config["healthCheckConfig"] = {"serviceName": service.full_name}
     return config
+
+
+def _cancelled_there(code: int, details: str) -> bool:
+    """Return whether the other side cancelled the call, as a server that stops at once may do."""
+    cancelled: bool = code == grpc.StatusCode.CANCELLED.value[0]
+    return cancelled and not _CANCELLED_HERE.search(details)
 
 
 def _status(failure: Any) -> tuple[status_pb2.Status, bool]:

@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from extra_client import (
+    CancelledError,
     DeadlineExceededError,
     ExtraError,
     FailedPreconditionError,
@@ -239,8 +240,10 @@ def test_a_deadline_of_call_or_client_is_kept_and_explained(script: Scripted) ->
             client.list_namespaces(deadline=0.1)
 
 
-def test_a_write_is_retried_under_one_key_and_one_request_id(script: Scripted) -> None:
-    away = aborts(grpc.StatusCode.UNAVAILABLE)
+# A server that stops without waiting may end its calls as if they were cancelled.
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_write_is_retried_under_one_key_and_one_request_id(script: Scripted, code: grpc.StatusCode) -> None:
+    away = aborts(code)
     script.answers = [CREATED, away, away, SCORED]
     with NoveltyClient(script.target, "n") as client:
         assert client.score("p", texts=["a"], correct=[True]).tolist() == [0]
@@ -264,11 +267,31 @@ def test_the_request_ids_of_a_scope_begin_with_its_name_and_differ(script: Scrip
         pass
 
 
-async def test_the_asyncio_client_retries_alike(script: Scripted) -> None:
-    script.answers = [CREATED, aborts(grpc.StatusCode.UNAVAILABLE), SCORED]
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+async def test_the_asyncio_client_retries_alike(script: Scripted, code: grpc.StatusCode) -> None:
+    script.answers = [CREATED, aborts(code), SCORED]
     async with aio.NoveltyClient(script.target, "n") as client:
         assert (await client.score("p", texts=["a"], correct=[True])).tolist() == [0]
     assert len(script.asked) == 3
+
+
+def test_a_call_that_is_cancelled_by_closing_the_client_is_not_sent_again(script: Scripted) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def wait(request: Any, context: Any) -> Any:
+        asked.set()
+        go_on.wait(30)
+
+    script.answers = [wait]
+    client = NamespaceClient(script.target, "n")
+    with ThreadPoolExecutor(1) as thread:
+        listing = thread.submit(client.list_namespaces)
+        assert asked.wait(30)
+        client.close()
+        with pytest.raises(CancelledError):
+            listing.result(30)
+    go_on.set()
+    assert len(script.asked) == 1
 
 
 def test_a_closed_client_says_so(script: Scripted) -> None:
@@ -278,8 +301,9 @@ def test_a_closed_client_says_so(script: Scripted) -> None:
         next(prompts)
 
 
-def test_a_copy_is_not_sent_twice(script: Scripted) -> None:
-    script.answers = [aborts(grpc.StatusCode.UNAVAILABLE)]
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_copy_is_not_sent_twice(script: Scripted, code: grpc.StatusCode) -> None:
+    script.answers = [aborts(code)]
     with NamespaceClient(script.target, "n") as client, pytest.raises(UnavailableError):
         client.copy_to("m")
     assert len(script.asked) == 1

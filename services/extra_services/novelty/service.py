@@ -167,26 +167,31 @@ class NoveltyServicer(novelty_pb2_grpc.NoveltyServiceServicer):
 
 def _group(message: novelty_pb2.Group) -> RolloutGroup | InvalidInput:
     """Decode every field that is set; the domain checks those that the metric needs."""
-    correct = np.array(message.correct, dtype=np.bool_)
+    # A list first: numpy reads a repeated field of protobuf one item at a time.
+    correct = np.array(list(message.correct), dtype=np.bool_)
     try:
-        logprobs = arrays.floats(message.sequence_logprobs, "sequence_logprobs")
-        tokens = [arrays.ints(ids, f"token_ids[{i}]") for i, ids in enumerate(message.token_ids)]
-        embeddings = _embeddings(message.embeddings, len(correct)) if message.embeddings else None
+        return RolloutGroup(
+            message.prompt_id,
+            correct,
+            texts=list(message.texts) or None,
+            embeddings=_embeddings(message.embeddings, len(correct)) if message.embeddings else None,
+            token_ids=_token_ids(message) or None,
+            sequence_logprobs=_logprobs(message) if message.sequence_logprobs else None,
+            answers=list(message.answers) or None,
+            undecided=np.array(list(message.undecided), dtype=np.bool_) if message.undecided else None,
+            problem=message.problem,
+            reference_answer=message.reference_answer,
+        )
     except InvalidInput as error:
         return error
-    texts = list(message.texts) or None
-    return RolloutGroup(
-        message.prompt_id,
-        correct,
-        texts=texts,
-        embeddings=embeddings,
-        token_ids=tokens or None,
-        sequence_logprobs=logprobs if len(logprobs) else None,
-        answers=list(message.answers) or None,
-        undecided=np.array(message.undecided, dtype=np.bool_) if message.undecided else None,
-        problem=message.problem,
-        reference_answer=message.reference_answer,
-    )
+
+
+def _token_ids(message: novelty_pb2.Group) -> list[NDArray[np.int32]]:
+    return [arrays.ints(ids, f"token_ids[{place}]") for place, ids in enumerate(message.token_ids)]
+
+
+def _logprobs(message: novelty_pb2.Group) -> NDArray[np.float32]:
+    return arrays.floats(message.sequence_logprobs, "sequence_logprobs")
 
 
 def _embeddings(data: bytes, count: int) -> NDArray[np.float32]:
