@@ -4,6 +4,7 @@ The vector of a text counts its words, so that similarities are known.
 """
 
 import itertools
+import multiprocessing
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -503,6 +504,22 @@ def test_without_a_positive_novelty_nothing_is_divided_or_remembered_of_it(memor
     (scores,) = score(memory, texts("sum", "sum"), scale=Scale.RUNNING_MEAN)
     assert (scores.novelty.tolist(), scores.divisor) == ([0, 0], 1)
     assert memory.namespace("run").positive == {}
+
+
+def test_a_process_that_is_forked_after_scoring_scores_too(memory: Memory, tmp_path: Path) -> None:
+    score(memory, texts("sum", "mean"))
+
+    def in_child() -> None:
+        other = opened(tmp_path / "child")
+        (scores,) = score(other, texts("sum", "sum mean"))
+        assert scores.novelty.tolist() == about([1 - 0.5**0.5] * 2)
+        other.close()
+
+    child = multiprocessing.get_context("fork").Process(target=in_child)
+    child.start()
+    child.join(60)
+    child.kill()
+    assert child.exitcode == 0
 
 
 def test_the_variance_of_rewards_moves_by_its_rate_with_each_group(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ its prompts are locked and checked out of the index. `scoring` handles requests,
 write.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,27 @@ from extra_services.memory.records import NamespaceSettings
 from extra_services.novelty import metrics
 from extra_services.novelty.metrics import Counts, Vectors
 
-#: Siblings are compared in a thread beside the one that searches: both spend their time outside the
-#: interpreter, so that two CPUs share the work.
-_SIBLING_THREADS = ThreadPoolExecutor(4, thread_name_prefix="siblings")
+
+class _SiblingThreads:
+    """Compares siblings in a thread beside the one that searches.
+
+    Both spend their time outside the interpreter, so that two CPUs share the work. A process that is forked
+    has none of its parent's threads, and makes its own.
+    """
+
+    def __init__(self) -> None:
+        self._make()
+        os.register_at_fork(after_in_child=self._make)
+
+    def _make(self) -> None:
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="siblings")
+
+    def compare(self, vectors: Vectors, counts: Counts) -> Future[tuple[Vectors, Counts]]:
+        """Start `metrics.sibling_similarity`."""
+        return self._threads.submit(metrics.sibling_similarity, vectors, counts)
+
+
+_SIBLINGS = _SiblingThreads()
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,6 @@ class RingScorer:
 
     def _neighbours(self, prompts: list[str], counts: Counts, vectors: Vectors) -> Neighbours:
         """Nearest solution and nearest sibling of each vector, searched at the same time."""
-        siblings = _SIBLING_THREADS.submit(metrics.sibling_similarity, vectors, counts)
+        siblings = _SIBLINGS.compare(vectors, counts)
         stored, sequence = self._index.nearest(prompts, counts, vectors)
         return Neighbours(stored[:, 0], sequence[:, 0], *siblings.result())
