@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from extra_rl.vocabulary import VectorStorage
-from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound
+from extra_services.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
+from extra_services.memory import redis_store
 from extra_services.memory.records import (
     SKETCH_BYTES,
     Conflict,
@@ -153,6 +154,17 @@ def test_writes_of_any_size_leave_the_last_solutions_and_take_no_more_room(
         assert kept == 5
 
 
+def test_solutions_without_texts_and_sketches_take_no_room_for_them(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    nothing = NewSolutions(_vectors(2), ["", ""], np.zeros((2, SKETCH_BYTES), dtype=np.uint8))
+    store.commit(_made(store), Write({"q": PromptWrite(0, nothing)}, solutions=SPACE))
+    with closing(sqlite3.connect(tmp_path / "memory.sqlite")) as connection:
+        assert connection.execute("SELECT excerpts, sketches FROM solution_blocks").fetchall() == [
+            (None, None)
+        ]
+    store.close()
+
+
 def test_a_read_that_fails_leaves_no_old_state_to_the_next(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     namespace = _made(store)
@@ -206,7 +218,7 @@ def test_vectors_of_another_space_are_not_taken(opened: Callable[[], Store]) -> 
     namespace = _made(store)
     version = store.commit(namespace, _solutions(0, _vectors(1)))["q"]
     other = EmbeddingSpace("other", 4)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="'n' was given vectors of another model"):
         store.commit(store.namespace("n"), replace(_solutions(version, _vectors(1)), solutions=other))
 
 
@@ -734,3 +746,21 @@ def test_a_redis_that_could_lose_writes_is_refused(server: RedisServer) -> None:
         RedisStore(server.url, allow_loss=True).close()
     finally:
         client.config_set("appendfsync", "always")
+
+
+def test_a_write_that_too_few_replicas_have_is_not_acknowledged(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "REPLICA_SECONDS", 0.05)
+    store = RedisStore(server.url, "replicated", replicas=1)
+    with pytest.raises(Unavailable, match=r"0 of its replicas, not redis_replicas=1: send it again"):
+        store.create_namespace("n", SETTINGS)
+    with pytest.raises(Unavailable, match="send it again"):
+        store.commit(store.namespace("n"), _solutions(0, _vectors(1)))
+    store.close()
+
+
+@pytest.mark.parametrize("rest", ["host:26379", "host:26379/", "host/memory", "host:26379,other/memory"])
+def test_an_address_of_sentinels_is_refused_with_its_form(rest: str) -> None:
+    with pytest.raises(FailedPrecondition, match="must be sentinel://HOST:PORT"):
+        RedisStore(f"sentinel://{rest}")

@@ -289,6 +289,24 @@ def test_parts_that_have_nothing_to_do_with_the_problem_count_for_nothing() -> N
         assert vector.min() > 0.3
 
 
+@pytest.mark.parametrize(
+    ("similarities", "kept"),
+    # Beside a part that is close to the problem, more is asked of the others than beside one that is not.
+    [
+        ((0.8, 0.5, 0.35), (0, 1)),
+        ((0.8, 0.35, 0.3), (0,)),
+        ((0.5, 0.3, 0.24), (0, 1, 2)),
+        ((0.5, 0.19), (0,)),
+    ],
+)
+def test_a_part_is_judged_beside_the_most_similar_one(similarities: list[float], kept: list[int]) -> None:
+    found = d.derivation(" ".join(_long_solution(40)))
+    found = replace(found, parts=found.parts[: len(similarities)])
+    vectors = np.array([[one, (1 - one**2) ** 0.5] for one in similarities], dtype=np.float32)
+    left, *_ = d.related(found, vectors, np.array([1, 0], dtype=np.float32))
+    assert left.parts == tuple(found.parts[place] for place in kept)
+
+
 def test_what_texts_have_in_common_with_the_problem_does_not_make_them_similar() -> None:
     problem, one, other = np.eye(3, dtype=np.float32)
     new, known = (problem + one) / np.sqrt(2), (problem + other) / np.sqrt(2)

@@ -151,6 +151,9 @@ def test_long_answers_are_counted_by_their_hash_within_the_stated_size(memory: M
     (stored,) = memory.store.answer_counts(memory.namespace("run"), ["q"]).values()
     assert len(stored) == 2
     assert all(len(name) <= MAX_NAME_CHARACTERS for name in stored)
+    fits = "z" * MAX_NAME_CHARACTERS
+    score(memory, rollouts([fits]))
+    assert fits in memory.store.answer_counts(memory.namespace("run"), ["q"])["q"]
 
 
 @pytest.mark.parametrize(

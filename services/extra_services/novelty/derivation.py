@@ -58,8 +58,9 @@ UNRELATED, RELATED = 0.3, 0.45
 ASTRAY = 0.15
 #: Numbers at the end of a text from which one step may lead to the answer, and the characters that hold them.
 LAST_NUMBERS, LAST_CHARACTERS = 8, 400
-#: A part of a text that is less similar than this counts for nothing.
-UNRELATED_PART = 0.2
+#: A part of a text that is less similar to the problem than this counts for nothing; nor does one with less
+#: than this share of the similarity of the text's most similar part, since it belongs to something else.
+UNRELATED_PART, UNRELATED_SHARE = 0.2, 0.45
 #: The same where the problem is not known: a text less similar than this to every known solution.
 LEAST_SIMILARITY = 0.3
 #: Probabilities of a different way up to this one are no novelty. Above, novelty rises linearly to 1.
@@ -232,7 +233,8 @@ def _parts(sentences: list[str], idle: set[int], chains: list["_Chain"]) -> tupl
 def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Derivation, Vectors, float]:
     """Leave out the parts that have little to do with the problem, such as another problem's solution.
 
-    If no part has much to do with it, all stay: `derivation_novelty` judges the text as a whole.
+    They are judged by themselves, and beside the most similar of them. If no part has much to do with it, all
+    stay: `derivation_novelty` judges the text as a whole.
 
     Args:
         found: A derivation with at least one part.
@@ -247,7 +249,9 @@ def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Deri
     lengths = np.array([len(part.text) for part in found.parts], dtype=np.float32)
     whole = _unit(lengths @ vectors)
     similarity = float(whole @ problem) - (ASTRAY if found.astray else 0)
-    kept = ~(vectors @ problem < UNRELATED_PART)
+    similarities = vectors @ problem
+    # All NaN, and all kept, if the problem is not known.
+    kept = ~(similarities < np.fmax(UNRELATED_PART, UNRELATED_SHARE * similarities.max()))
     if kept.all() or not kept.any():
         return found, whole, similarity
     parts = tuple(part for part, stays in zip(found.parts, kept.tolist(), strict=True) if stays)
