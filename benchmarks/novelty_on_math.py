@@ -1,6 +1,6 @@
 """Novelty of real solutions: score `rollouts_math.jsonl`, print the tables of docs/novelty-on-math.md.
 
-    python benchmarks/novelty_on_math.py FOLDER_OF_THE_DATA > tables.md
+    extra-rl bench novelty-on-math FOLDER_OF_THE_DATA > tables.md
 
 Each problem has eight responses. The first four are stored, then the other four are scored as one group. Only
 correct responses count. So a rollout is compared with the stored solutions and with its siblings.
@@ -156,7 +156,7 @@ def main(folder: Path) -> None:
         " problem, the correct ones of the first four responses were stored, and then the correct ones of the"
         " other four were scored as one group (memory policy `correct`, `min_history` 1, raw scale)."
         " The tables are printed by\n\n"
-        "    python benchmarks/novelty_on_math.py FOLDER_OF_THE_DATA\n"
+        "    extra-rl bench novelty-on-math FOLDER_OF_THE_DATA\n"
     )
     print("## Size of the values\n")
     print("| metric | text window | responses | mean | median | 90th percentile | largest |")

@@ -1,6 +1,6 @@
 """Verification against math-verify in one process, on real and on hard answers, and easy items beside hangs.
 
-`extra-rl bench verification --json`, or `python benchmarks/verification.py`. One JSON object: `ratios`, each
+`extra-rl bench verification --json`. One JSON object: `ratios`, each
 the median of REPEATS measurements side by side in this run, and `figures`.
 
 - real_responses: pairs per second of this service's domain (fast path and worker pool, empty caches each
