@@ -68,6 +68,12 @@ def test_a_vector_without_direction_is_found_and_the_others_have_length_one() ->
     np.testing.assert_allclose(np.linalg.norm(unit[usable], axis=1), 1, rtol=1e-6)
 
 
+def test_unit_vectors_are_single_precision_whatever_they_are_made_of() -> None:
+    unit, _ = metrics.unit_vectors(np.array([[3.0, 4.0]]))  # type: ignore[arg-type]
+    assert unit.dtype == np.float32
+    assert unit.tolist() == [pytest.approx([0.6, 0.8])]
+
+
 def test_surprise_needs_two_correct_rollouts_that_differ() -> None:
     logprobs = np.array([-1, -9, -5, -100], dtype=np.float32)
     surprise = metrics.policy_surprise(logprobs, np.array([True, True, True, False]))
