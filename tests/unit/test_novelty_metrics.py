@@ -69,7 +69,7 @@ def test_a_vector_without_direction_is_found_and_the_others_have_length_one() ->
 
 
 def test_unit_vectors_are_single_precision_whatever_they_are_made_of() -> None:
-    unit, _ = metrics.unit_vectors(np.array([[3.0, 4.0]]))  # type: ignore[arg-type]
+    unit, _ = metrics.unit_vectors(np.array([[3.0, 4.0]]))
     assert unit.dtype == np.float32
     assert unit.tolist() == [pytest.approx([0.6, 0.8])]
 
