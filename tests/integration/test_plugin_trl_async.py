@@ -204,5 +204,9 @@ def test_an_outage_ends_the_worker_with_the_services_error(worker: AsyncRolloutW
         with pytest.raises(RuntimeError, match="Rollout worker child has failed") as caught:
             worker.check_health(1e9)
         assert "no novelty service answers at localhost:1" in str(caught.value.__cause__)
+        # Its process has ended by then, which is what TRL's own `stop` waits on for ever.
+        process = worker._process
+        wait_for(lambda: not process.is_alive(), "the child goes on")
     finally:
         worker.stop()
+    assert worker._process is None

@@ -8,6 +8,7 @@ is experimental and may change with any release. Tested: TRL 1.16.0.
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import isnan
 from typing import Any
 
@@ -49,12 +50,28 @@ def add_novelty(
     if not isinstance(worker, AsyncRolloutWorker) or worker._loop_cls is not _AsyncRolloutLoop:
         raise TypeError(f"add_novelty is for TRL's own rollout worker, not {type(worker).__name__}")
     worker._loop_cls = NoveltyRolloutLoop
+    worker.stop = partial(_stop, worker)
     worker._loop_kwargs["novelty"] = {
         "scoring": novelty,
         "correct_by": correct_by,
         "answers": answers,
         "reference": reference,
     }
+
+
+def _stop(worker: AsyncRolloutWorker) -> None:
+    """Stop a worker as TRL does, and one that has failed too.
+
+    TRL sets an event, and waits until the worker's process has noticed it. One that ended by itself never
+    does, so that the trainer would hang instead of failing with the worker's error.
+    """
+    if not worker._failed_event.is_set():
+        AsyncRolloutWorker.stop(worker)
+        return
+    process, worker._process = worker._process, None
+    if process is not None:
+        process.join(timeout=15)
+        process.kill()
 
 
 class NoveltyRolloutLoop(_AsyncRolloutLoop):  # type: ignore[misc]
