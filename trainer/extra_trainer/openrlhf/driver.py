@@ -24,6 +24,9 @@ from extra_trainer.openrlhf.flags import openrlhf_flags
 #: gigabyte in 60 steps. With these a step took as long, side by side. (With MALLOC_MMAP_THRESHOLD_ of 1 MiB,
 #: against the freed tensors that glibc keeps, experience took 1.8 times as long.)
 FLAT_MEMORY = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
+#: Finished tasks that Ray's control store remembers for its dashboard, which is off: 100,000 unless set, a
+#: dozen a step and 2 KB each.
+REMEMBERED_TASKS = ("RAY_task_events_max_num_task_in_gcs", "1000")
 
 
 def main(run_file: Path) -> None:
@@ -61,6 +64,7 @@ def _start_ray(config: Any) -> None:
         # OpenRLHF asks Ray for a GPU per model worker: without CUDA each stands for a process.
         workers = 2 * config.ray.nodes * config.ray.gpus_per_node
         local = {"num_cpus": workers + 1, "include_dashboard": False}
+        os.environ.setdefault(*REMEMBERED_TASKS)
         if not torch.cuda.is_available():
             local["num_gpus"] = workers
     if not torch.cuda.is_available():
