@@ -200,9 +200,9 @@ class Attempt:
         return max(0.0, self.until - time.monotonic())
 
     def _is_sent_again(self, failure: Any) -> bool:
-        code = failure.code()
-        gone = code is grpc.StatusCode.UNAVAILABLE or _cancelled_there(code.value[0], failure.details() or "")
-        return gone and self.call.rpc in self.call.service.retried and not self.begun
+        unavailable = _code(failure) is grpc.StatusCode.UNAVAILABLE
+        retried = self.call.rpc in self.call.service.retried
+        return unavailable and retried and not self.begun
 
     @property
     def method(self) -> str:
@@ -237,9 +237,6 @@ class Attempt:
             return status, f"no TLS with the {server} server at {self.target}: {details}"
         if status.code == code.UNAVAILABLE.value[0]:
             return status, f"{absent(server, self.target)} ({self.method}: {details})"
-        if _cancelled_there(status.code, details):
-            changed = status_pb2.Status(code=code.UNAVAILABLE.value[0])
-            return changed, f"{where}: the {server} server or a proxy ended the call; is it stopping?"
         if status.code == code.DEADLINE_EXCEEDED.value[0]:
             advice = f"allow more with deadline=..., or find out what keeps the {server} server busy"
             return status, f"{where} took longer than its deadline of {self.deadline:g} s: {advice}"
@@ -392,17 +389,19 @@ def _service_config(target: str, service: Service) -> dict[str, Any]:
     return config
 
 
-def _cancelled_there(code: int, details: str) -> bool:
-    """Return whether the other side cancelled the call, as a server that stops at once may do."""
-    cancelled: bool = code == grpc.StatusCode.CANCELLED.value[0]
-    return cancelled and not _CANCELLED_HERE.search(details)
+def _code(failure: Any) -> grpc.StatusCode:
+    """Return its code; UNAVAILABLE if the other side cancelled the call, as a server that stops may do."""
+    code: grpc.StatusCode = failure.code()
+    if code is grpc.StatusCode.CANCELLED and not _CANCELLED_HERE.search(failure.details() or ""):
+        return grpc.StatusCode.UNAVAILABLE
+    return code
 
 
 def _status(failure: Any) -> tuple[status_pb2.Status, bool]:
     for key, value in failure.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             return status_pb2.Status.FromString(value), True
-    return status_pb2.Status(code=failure.code().value[0], message=failure.details() or ""), False
+    return status_pb2.Status(code=_code(failure).value[0], message=failure.details() or ""), False
 
 
 def not_ready(service: Service, target: str, seconds: float, connected: bool) -> errors.UnavailableError:

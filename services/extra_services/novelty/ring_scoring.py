@@ -6,8 +6,9 @@ write.
 """
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,26 +20,17 @@ from extra_services.novelty import metrics
 from extra_services.novelty.metrics import Counts, Vectors
 
 
-class _SiblingThreads:
-    """Compares siblings in a thread beside the one that searches.
+@cache
+def _sibling_threads() -> ThreadPoolExecutor:
+    """Threads that compare siblings beside the one that searches.
 
-    Both spend their time outside the interpreter, so that two CPUs share the work. A process that is forked
-    has none of its parent's threads, and makes its own.
+    Both spend their time outside the interpreter, so that two CPUs share the work.
     """
-
-    def __init__(self) -> None:
-        self._make()
-        os.register_at_fork(after_in_child=self._make)
-
-    def _make(self) -> None:
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="siblings")
-
-    def compare(self, vectors: Vectors, counts: Counts) -> Future[tuple[Vectors, Counts]]:
-        """Start `metrics.sibling_similarity`."""
-        return self._threads.submit(metrics.sibling_similarity, vectors, counts)
+    return ThreadPoolExecutor(4, thread_name_prefix="siblings")
 
 
-_SIBLINGS = _SiblingThreads()
+# A process that is forked has none of its parent's threads: it makes its own.
+os.register_at_fork(after_in_child=_sibling_threads.cache_clear)
 
 
 @dataclass(frozen=True)
@@ -95,6 +87,6 @@ class RingScorer:
 
     def _neighbours(self, prompts: list[str], counts: Counts, vectors: Vectors) -> Neighbours:
         """Nearest solution and nearest sibling of each vector, searched at the same time."""
-        siblings = _SIBLINGS.compare(vectors, counts)
+        siblings = _sibling_threads().submit(metrics.sibling_similarity, vectors, counts)
         stored, sequence = self._index.nearest(prompts, counts, vectors)
         return Neighbours(stored[:, 0], sequence[:, 0], *siblings.result())
