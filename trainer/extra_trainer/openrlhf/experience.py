@@ -1,16 +1,21 @@
 """OpenRLHF's experience maker with ExTra's advantages and micro-batches of similar length.
 
-OpenRLHF computes log-probabilities, KL and its statistics. Its advantages are then replaced by those that
-were computed when the step's groups were complete (`exploration.advantage`); each sample carries its own in
+OpenRLHF computes log-probabilities, KL and its statistics; the policy's log-probabilities are left to the
+update where that computes them (old_log_probs.py). Its advantages are then replaced by those that were
+computed when the step's groups were complete (`exploration.advantage`); each sample carries its own in
 `info`. With the bonus switched off they equal OpenRLHF's `group_norm` except for the epsilon (GRPO's 1e-6
 instead of 1e-9).
 """
 
+from typing import Any
+
+import ray
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
 from extra_trainer.openrlhf.by_length import cut_by_length
+from extra_trainer.openrlhf.old_log_probs import not_computed, single_update
 from extra_trainer.openrlhf.replacements import workers_of
 
 
@@ -44,6 +49,13 @@ class ExTraExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
             Experience.concat_experiences([rollout_samples[place] for place in batch], padding)
             for batch in batches
         ]
+
+    def _dispatch_forward(self, group: Any, sync_condition: bool, **kwargs: Any) -> Any:
+        """Return references to what the models compute; to NaN for what the update will compute."""
+        samples = sum(len(sequences) for sequences in kwargs["sequences"])
+        if group is self.actor_model_group and single_update(self.args, samples):
+            return ray.put([not_computed(kwargs["action_mask"])])
+        return super()._dispatch_forward(group, sync_condition, **kwargs)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def compute_advantages_and_returns(self, experiences: list[Experience]) -> list[Experience]:

@@ -518,9 +518,10 @@ TABLE: tuple[Row, ...] = (
     # Experiences.
     Row(
         _EXPERIENCE_MAKER,
-        names=("split_rollout_samples", "compute_advantages_and_returns"),
-        why="ExTraExperienceMaker extends both: micro-batches by length, and ExTra's advantages.",
-        without="Advantages have no novelty bonus.",
+        names=("split_rollout_samples", "compute_advantages_and_returns", "_dispatch_forward"),
+        why="ExTraExperienceMaker extends them: micro-batches by length, ExTra's advantages, and no pass for "
+        "log-probabilities that the update computes itself (old_log_probs.py).",
+        without="Advantages have no novelty bonus, and a step takes a tenth longer.",
         since="openrlhf 0.11.2",
     ),
     Row(
@@ -549,9 +550,10 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         f"{_PPO_ACTOR}:ActorPPOTrainer.training_step",
-        names=("vllm_kl", "is_filter_ratio"),
-        why="Entries of the status that become the metrics rollout_kl and weights_truncated.",
-        without="Nothing is recorded of the importance weights.",
+        names=("vllm_kl", "is_filter_ratio", "self.actor_loss_fn(", "old_action_log_probs,"),
+        why="Entries of the status that become the metrics rollout_kl and weights_truncated; the loss of a "
+        "worker's object is wrapped (old_log_probs.py).",
+        without="Nothing is recorded of the importance weights, and the loss is NaN.",
         since="openrlhf 0.11.2",
     ),
     Row(

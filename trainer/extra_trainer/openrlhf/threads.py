@@ -1,9 +1,10 @@
-"""Threads of Ray workers that compute on the CPU: one each, but all cores for the update.
+"""Threads of Ray workers that compute on the CPU: one each, but all cores for what computes alone.
 
 Policy and reference compute log-probabilities at the same time, beside the services: with several threads
 each, a busy machine makes a small model's step ten times slower, because OpenMP waits at every barrier for a
-thread that does not run. The policy's update is the longest part of a step and computes alone, so it takes
-all cores, and OpenMP's threads spin for a shorter time before they sleep.
+thread that does not run. The policy's update is the longest part of a step and computes alone, and so does
+the reference where the policy's log-probabilities are those of the update (old_log_probs.py): these take all
+cores, and OpenMP's threads spin for a shorter time before they sleep.
 
 Measured on two cores, an update of a model with 341,616 parameters: 0.43 s with one thread, and 0.63 s beside
 two busy processes; with two threads 0.24 and 1.04 s; with two threads and SPINS 0.27 and 0.64 s.
@@ -26,8 +27,8 @@ def on_all_cores(update: Callable[..., Any], workers: int) -> Callable[..., Any]
     """Return `update` with a worker's share of this machine's cores.
 
     Args:
-        update: A function that trains the policy.
-        workers: Number of the policy's workers on this machine.
+        update: A function that trains the policy, or computes with a model while no other does.
+        workers: Number of the model's workers on this machine.
 
     Returns:
         A function with the same result for each number of cores; sums in another order move it by rounding.

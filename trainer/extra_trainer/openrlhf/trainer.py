@@ -27,6 +27,7 @@ from extra_trainer.config import Config
 from extra_trainer.exploration.explorer import Explorer
 from extra_trainer.openrlhf import replacements, threads
 from extra_trainer.openrlhf.experience import ExTraExperienceMaker
+from extra_trainer.openrlhf.old_log_probs import from_own_pass, single_update
 from extra_trainer.openrlhf.run import Run
 from extra_trainer.openrlhf.samples import ExTraSamplesGenerator, PolicyState
 from extra_trainer.rollouts.collector import RolloutCollector
@@ -85,7 +86,14 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
     def fit(self, global_step: int = 0) -> None:
         """Check that the generation service has this policy's vocabulary, then run OpenRLHF's loop."""
         self._generation.check_vocabulary(self.tokenizer.get_vocab())
-        self._on_workers(_prepare_worker, self._run.config.ray.gpus_per_node)
+        workers = self._run.config.ray.gpus_per_node
+        self._on_workers(_prepare_worker, workers)
+        rollout = self.args.rollout
+        if self.reference_model_group is not None and single_update(
+            self.args, rollout.batch_size * rollout.n_samples_per_prompt
+        ):
+            # The policy computes nothing beside it.
+            self._on_workers(_forward_on_all_cores, workers, group=self.reference_model_group)
         super().fit(global_step)
 
     def broadcast_to_vllm(self) -> None:
@@ -181,9 +189,9 @@ class ExTraTrainer(PPOTrainer.__ray_actor_class__):  # type: ignore[misc]
         before, self._refused = self._refused, self._generation.refused
         return self._refused - before
 
-    def _on_workers(self, function: Any, *arguments: Any) -> None:
-        """Call `function(worker, *arguments)` in every worker of the policy."""
-        workers = replacements.workers_of(self.actor_model_group)
+    def _on_workers(self, function: Any, *arguments: Any, group: Any = None) -> None:
+        """Call `function(worker, *arguments)` in every worker of a group, or of the policy."""
+        workers = replacements.workers_of(group or self.actor_model_group)
         ray.get([worker.__ray_call__.remote(function, *arguments) for worker in workers])
 
     def _snapshot(self, step: int) -> str:
@@ -204,10 +212,15 @@ def _seed_worker(worker: Any, seed: int) -> None:
 def _prepare_worker(worker: Any, workers: int) -> None:
     replacements.install(policy_worker=worker)
     worker.trainer.ppo_train = threads.on_all_cores(worker.trainer.ppo_train, workers)
+    worker.trainer.actor_loss_fn = from_own_pass(worker.trainer.actor_loss_fn)
     # OpenRLHF collects garbage whenever it saves the weights, here after each step. It takes 0.3 s to look
     # through all objects that torch, transformers and DeepSpeed keep for good; frozen ones are skipped.
     gc.collect()
     gc.freeze()
+
+
+def _forward_on_all_cores(worker: Any, workers: int) -> None:
+    worker.forward = threads.on_all_cores(worker.forward, workers)
 
 
 def _namespace_settings(config: Config) -> NamespaceSettings:
