@@ -1,5 +1,7 @@
 """The generation service's parts without a server: draws, the prefix cache, segments, streams of tensors."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from extra_rl import vllm_entropy
 from extra_rl.tokens import LEAST_TEMPERATURE
 from extra_services.errors import InvalidInput
+from extra_services.generation import weights
 from extra_services.generation.engines.transformers.prefix_cache import BLOCK, PrefixCache
 from extra_services.generation.engines.transformers.rows import ComputedSequence
 from extra_services.generation.engines.transformers.sampling import RowParameters, draw, noise_keys
@@ -242,8 +245,46 @@ def test_two_entropies_travel_exactly_in_the_bits_of_one_rank() -> None:
     assert torch.isfinite(own[3])
 
 
-def test_a_stream_of_tensors_refuses_more_than_it_may_hold_before_it_arrives() -> None:
-    stream = TensorStream(max_bytes=100)
-    stream.add("a", "F32", (10,), b"\0" * 40)
-    with pytest.raises(InvalidInput, match="more bytes than the served model"):
-        stream.add("b", "F32", (10**6, 10**6), b"\0")
+def _served(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_stream_of_tensors_refuses_more_than_it_may_hold_before_it_arrives(tmp_path: Path) -> None:
+    with TensorStream(100, tmp_path, _served(tmp_path / "served")) as stream:
+        stream.add("a", "F32", (10,), b"\0" * 40)
+        with pytest.raises(InvalidInput, match="more bytes than the served model"):
+            stream.add("b", "F32", (10**6, 10**6), b"\0")
+
+
+def test_a_stream_of_tensors_becomes_a_folder_that_is_read_as_any_other(tmp_path: Path) -> None:
+    sent = {
+        "a": torch.randn(3, 5),
+        "empty": torch.zeros(0, 4),
+        "scalar": torch.tensor(2.0, dtype=torch.bfloat16),
+    }
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with TensorStream(100, folder, _served(tmp_path / "served")) as stream:
+        for name, tensor in sent.items():
+            data = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+            dtype = "BF16" if tensor.dtype is torch.bfloat16 else "F32"
+            for start in range(0, max(1, len(data)), 7):
+                stream.add(name, dtype, tuple(tensor.shape), data[start : start + 7])
+        stream.finish()
+    assert {"config.json", "model.safetensors.index.json"} < {file.name for file in folder.iterdir()}
+    found = weights._read(folder)
+    assert found.keys() == sent.keys()
+    for name, tensor in sent.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+
+
+def test_a_stream_that_breaks_off_leaves_nothing_that_is_served(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with TensorStream(100, folder, _served(tmp_path / "served")) as stream:
+        stream.add("a", "F32", (2,), b"\0" * 4)
+        with pytest.raises(InvalidInput, match="a ended after 4 of 8 bytes"):
+            stream.finish()
+    assert not (folder / "model.safetensors.index.json").exists()

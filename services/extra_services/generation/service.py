@@ -103,16 +103,15 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         if first.WhichOneof("part") != "header":
             raise InvalidInput("header", "the first message must be the header")
         in_flight = _in_flight(first.header.in_flight)
-        stream = TensorStream(self._engine.max_weight_bytes)
-        async for message in request_iterator:
-            if message.WhichOneof("part") != "chunk":
-                raise InvalidInput("chunk", "after the header, every message must be a chunk")
-            chunk = message.chunk
-            stream.add(chunk.name, chunk.dtype, tuple(chunk.shape), chunk.data)
         with tempfile.TemporaryDirectory(prefix="extra-rl-weights-") as name:
             folder = Path(name)
-            await asyncio.to_thread(stream.write, folder, self._model)
-            del stream  # the tensors, which are loaded from the folder now
+            with TensorStream(self._engine.max_weight_bytes, folder, self._model) as stream:
+                async for message in request_iterator:
+                    if message.WhichOneof("part") != "chunk":
+                        raise InvalidInput("chunk", "after the header, every message must be a chunk")
+                    chunk = message.chunk
+                    stream.add(chunk.name, chunk.dtype, tuple(chunk.shape), chunk.data)
+                await asyncio.to_thread(stream.finish)
             update = await self._update(folder, first.header.policy_version, in_flight)
         return pb.StreamWeightsResponse(**asdict(update))
 
