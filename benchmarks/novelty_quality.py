@@ -398,6 +398,12 @@ def farmed(problem: Problem, other: Problem, far: Problem) -> dict[str, str]:
         "another problem's solution, an equation that leads to the answer, and the box": (
             f"{_parts(other['texts']['A1'])[0]} {_closing(problem)}"
         ),
+        "another problem's solution, two equations that lead to the answer, and the box": (
+            f"{_parts(other['texts']['A1'])[0]} {_closing(problem, 17)}"
+        ),
+        "another problem's solution, the answer in a sentence, and the box": (
+            f"{_parts(other['texts']['A1'])[0]} So the answer is ${problem['answer']}$."
+        ),
         "names of methods and the box": METHODS,
         "its own words in any order and the box": " ".join(
             sorted(_parts(texts["A1"])[0].split(), key=lambda _: chance.random())
@@ -566,14 +572,19 @@ def _with_numbers_of(problem: Problem, text: str, chance: random.Random) -> str:
     return re.sub(r"\d+", lambda _: chance.choice(given), text)
 
 
-def _closing(problem: Problem) -> str:
-    """Return a true equation from a number of the problem to its answer, "" if that is no integer."""
+def _closing(problem: Problem, added: int = 0) -> str:
+    """Return a true equation from a number of the problem to its answer, "" if that is no integer.
+
+    With `added`, that is added first, in an equation of its own.
+    """
     given = [int(number) for number in re.findall(r"\d{1,6}", problem["problem"])] or [2]
+    start = given[0] + added
     try:
-        rest = int(problem["answer"]) - given[0]
+        rest = int(problem["answer"]) - start
     except ValueError:
         return ""
-    return f"So ${given[0]} {'+' if rest > 0 else '-'} {abs(rest)} = {problem['answer']}$."
+    before = f"Now ${given[0]} + {added} = {start}$. " if added else ""
+    return f"{before}So ${start} {'+' if rest > 0 else '-'} {abs(rest)} = {problem['answer']}$."
 
 
 def _as_word(match: "re.Match[str]") -> str:

@@ -194,7 +194,11 @@ def test_a_text_that_has_little_to_do_with_the_problem_is_paid_in_part() -> None
     assert novelty(np.nan, similarity=0.1) == 0
     nothing = np.zeros((1, 0), dtype=np.float32)
     alone, place = d.derivation_novelty(
-        nothing, new[None], known[None, None][:, :0], nothing.astype(bool), np.array([0.375], np.float32)
+        nothing,
+        new[None],
+        known[None, None][:, :0],
+        nothing.astype(bool),
+        np.array([(d.UNRELATED + d.RELATED) / 2], np.float32),
     )
     assert alone[0] == pytest.approx(0.5, abs=1e-3)
     assert place[0] == -1
@@ -346,19 +350,57 @@ def test_mostly_false_equations_are_suspicious() -> None:
     assert d.derivation(slips, STATED).suspicious == "", "three slips beside three true equations"
 
 
+ELSEWHERE = "A box has 61 red and 29 blue balls. That makes $61 + 29 = 90$ balls, and $x > 71$."
+
+
 def test_steps_that_do_not_lead_to_the_answer_are_seen() -> None:
     for text in (SWAP, SWAP_AGAIN, EQUATIONS):
-        assert not d.derivation(text, STATED).astray
+        assert d.derivation(text, STATED).astray == 0
     for end in ("78 minus 60", "half of 36", "the root of 324", "6 and 5 and 7", "$9 \\cdot 2 =$"):
-        text = f"There are 75 of them. This leaves us with {end}, $\\boxed{{18}}$."
-        assert d.derivation(text, STATED).arrives, end
-    elsewhere = (
-        "A box has 61 red and 29 blue balls. That makes $61 + 29 = 90$ balls, and $x > 71$. $\\boxed{18}$"
+        text = f"There are 75 and 76 of them. This leaves us with {end}, $\\boxed{{18}}$."
+        assert d.derivation(text, STATED).astray == 0, end
+    assert d.derivation(f"{ELSEWHERE} $\\boxed{{18}}$", STATED).astray == 1
+    assert d.derivation(f"{ELSEWHERE} $\\boxed{{18}}$").astray == 0, "nothing is known of the answer"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "So the answer is 18.",
+        "So $x = 18$.",
+        "So $110 - 92 = 18$.",
+        "Now $37 + 44 = 81$. So $81 - 63 = 18$.",
+    ],
+)
+def test_an_answer_from_nowhere_is_no_lead(end: str) -> None:
+    assert d.derivation(f"{ELSEWHERE} {end} $\\boxed{{18}}$", STATED).astray == 1
+
+
+def test_an_answer_from_what_stands_before_is_a_lead() -> None:
+    for end in (
+        "There remain 92. So $110 - 92 = 18$.",
+        "So $90 / 5 = 18$, with a small number.",
+        "So $61 - 29 - 14 = 18$, from two that are known.",
+        "There remain 92, and so $x = 110 - 92 = 18$.",
+    ):
+        assert d.derivation(f"{ELSEWHERE} {end} $\\boxed{{18}}$", STATED).astray == 0, end
+
+
+def test_a_text_without_numbers_of_its_own_is_seen() -> None:
+    lost = "Let $x + 37 = y$ and $110 > y$, so $x < 110$ and $37 y = 110 x$."
+    assert d.derivation(f"{lost} $\\boxed{{18}}$", STATED).astray == 2
+    assert d.derivation(f"{lost} And $37 / 110$. $\\boxed{{18}}$", STATED).astray == 2, (
+        "a quotient is not written"
     )
-    assert d.derivation(elsewhere, STATED).astray
-    given = "Let $x + 37 = y$ and $110 > y$, so $x < 110$ and $37 y = 110 x$. $\\boxed{18}$"
-    assert d.derivation(given, STATED).astray, "no number that is not the problem's"
-    assert d.derivation(elsewhere).arrives, "nothing is known of the answer"
+    assert d.derivation(f"{lost} And 61. $\\boxed{{18}}$", STATED).astray == 2, "two are needed if it is lost"
+    assert d.derivation(f"{lost} And 61 and 29. $\\boxed{{18}}$", STATED).astray == 1
+    assert d.derivation(f"{lost} And $2 \\cdot 9 = 18$. $\\boxed{{18}}$", STATED).astray == 0
+
+
+def test_a_fraction_may_be_led_to_by_its_parts() -> None:
+    stated = d.statement("What is a half of that area?", "\\frac{45}{2}")
+    found = d.derivation("It is $31 + 14 = 45$. Half of it is $\\boxed{\\frac{45}{2}}$.", stated)
+    assert found.astray == 0
 
 
 def test_a_text_that_leads_nowhere_has_to_resemble_the_problem_more() -> None:
@@ -366,5 +408,6 @@ def test_a_text_that_leads_nowhere_has_to_resemble_the_problem_more() -> None:
     vectors = np.array([[0.6, 0.8]], dtype=np.float32)
     problem = np.array([1, 0], dtype=np.float32)
     assert d.related(found, vectors, problem)[2] == pytest.approx(0.6)
-    astray = replace(found, arrives=False)
-    assert d.related(astray, vectors, problem)[2] == pytest.approx(0.6 - d.ASTRAY)
+    for signs in (1, 2):
+        astray = replace(found, astray=signs)
+        assert d.related(astray, vectors, problem)[2] == pytest.approx(0.6 - signs * d.ASTRAY)

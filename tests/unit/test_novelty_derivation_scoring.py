@@ -26,7 +26,9 @@ from support.latex_derivations import ANSWER, EQUATIONS, PROBLEM, SWAP, SWAP_AGA
 from support.memory_stores import STORES, RedisServer, open_store, redis_server
 
 #: All its numbers are those of the problem.
-STEPLESS = "We know 37 heads, 110 legs and the 18 that follows from them, as is well known. \\boxed{18}"
+STEPLESS = (
+    "We know 37 heads and 110 legs, so $37 \\cdot x + 18 \\cdot y = 110$, as is well known. \\boxed{18}"
+)
 BOX = "$\\boxed{18}$"
 #: A solution of another problem.
 RAIN = " ".join(

@@ -52,10 +52,14 @@ LEAST_SHARE = 0.05
 CONTAINED = 0.9
 #: A text whose embedding is less similar to the problem than UNRELATED is about something else: no novelty,
 #: not stored. From RELATED on its novelty is paid in full, between them in part.
-UNRELATED, RELATED = 0.3, 0.45
-#: A text whose steps do not lead to the answer, or have no number of their own, has to be more similar to the
-#: problem by this.
+UNRELATED, RELATED = 0.31, 0.46
+#: A text whose steps do not lead to the answer, or that has no number of its own, has to be more similar to
+#: the problem by this; one of which both hold, by twice as much.
 ASTRAY = 0.15
+#: Numbers of its own that a text needs whose steps lead to the answer, and one whose steps do not.
+OWN_NUMBERS, OWN_NUMBERS_ASTRAY = 1, 2
+#: A step may lead to the answer with numbers up to this that stand nowhere before it.
+SMALL_NUMBER = 10
 #: Numbers at the end of a text from which one step may lead to the answer, and the characters that hold them.
 LAST_NUMBERS, LAST_CHARACTERS = 8, 400
 #: A part of a text that is less similar to the problem than this counts for nothing; nor does one with less
@@ -111,8 +115,8 @@ class Derivation:
     suspicious: str
     #: Numbers of the problem and of the answer.
     given: frozenset[str] = frozenset()
-    #: Whether the steps lead to the answer, as far as that can be seen.
-    arrives: bool = True
+    #: How often ASTRAY is to be added to what the text needs, 0 to 2.
+    astray: int = 0
 
     @cached_property
     def numbers(self) -> frozenset[str]:
@@ -133,11 +137,6 @@ class Derivation:
     def steps(self) -> int:
         """Return the number of different numbers and relations, those of the problem included."""
         return len(frozenset().union(*(part.numbers for part in self.parts))) + len(self.relations)
-
-    @property
-    def astray(self) -> bool:
-        """Return whether the steps do not lead to the answer, or have no number of their own."""
-        return not self.arrives or not self.numbers
 
     @property
     def empty(self) -> bool:
@@ -199,7 +198,7 @@ def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Deriva
         _suspicion(before, behind, len(own) - len(grammatical), repeated, len(normal) - len(listed))
         or _falsehood(false, honest),
         stated.numbers,
-        _arrives(kept, parts[-1].text if parts else "", stated.answer),
+        _astray(kept, parts[-1].text if parts else "", stated),
     )
 
 
@@ -244,11 +243,11 @@ def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Deri
     Returns:
         The derivation, the unit vector of its text, float32 [d], and how much the text with all its parts has
         to do with the problem: leaving out parts makes no text more related. This is their similarity, less
-        ASTRAY if it is `astray`.
+        ASTRAY as often as it is `astray`.
     """
     lengths = np.array([len(part.text) for part in found.parts], dtype=np.float32)
     whole = _unit(lengths @ vectors)
-    similarity = float(whole @ problem) - (ASTRAY if found.astray else 0)
+    similarity = float(whole @ problem) - ASTRAY * found.astray
     similarities = vectors @ problem
     # All NaN, and all kept, if the problem is not known.
     kept = ~(similarities < np.fmax(UNRELATED_PART, UNRELATED_SHARE * similarities.max()))
@@ -603,6 +602,8 @@ class _Chain:
     relations: frozenset[str]
     #: What an equation between plain numbers results in; empty for any other chain.
     results: frozenset[str]
+    #: Those of the numbers that are not written: 0.3 of 36/120.
+    quotients: frozenset[str]
     #: A chain with an equation between plain sides that may be false, as it is written; "" for any other.
     doubtful: str
 
@@ -625,7 +626,7 @@ def _chains(sentences: list[str]) -> list[_Chain]:
 
 
 #: What a `_Chain` says, wherever it stands.
-_Said = tuple[frozenset[str], frozenset[str], frozenset[str], str]
+_Said = tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str], str]
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -660,7 +661,7 @@ def _read_text(text: str) -> tuple[_Said, ...]:
 def _said(operands: list[str], operators: list[str]) -> _Said:
     """Return what a chain says; `operators` are between the operands."""
     if not operators:
-        return _NOTHING if operands[0] == "v" else frozenset(operands), _NOTHING, _NOTHING, ""
+        return _NOTHING if operands[0] == "v" else frozenset(operands), _NOTHING, _NOTHING, _NOTHING, ""
     return _said_by_all(tuple(operands), tuple(operators))
 
 
@@ -683,13 +684,14 @@ def _read(token: str) -> tuple[str, str]:
 @kept(LONGEST_CHAIN_KEPT, most=16384)
 def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said:
     """Return what a chain of two operands or more says."""
-    numbers = {operand for operand in operands if operand != "v"}
+    written = frozenset(operands) - {"v"}
+    quotients: set[str] = set()
     relations: set[str] = set()
     for left, operator, right in zip(operands, operators, operands[1:], strict=False):
         ends = sorted((left, right)) if operator in _COMMUTATIVE else (left, right)
         relations.add(f"{ends[0]}{operator}{ends[1]}")
         if operator == "/" and "v" not in (left, right) and right != "0":
-            numbers.add(_number(str(float(left) / float(right))))
+            quotients.add(_number(str(float(left) / float(right))))
     results: set[str] = set()
     doubtful = _doubtful(operands, operators) if "=" in operators and len(operators) > 1 else ""
     if "=" in operators and "v" not in operands:
@@ -700,7 +702,8 @@ def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said
             for operand, *signs in zip(operands, around, around[1:], strict=False)
             if signs == ["=", "="]
         }
-    return frozenset(numbers), frozenset(relations), frozenset(results), doubtful
+    quotients -= written
+    return written | quotients, frozenset(relations), frozenset(results), frozenset(quotients), doubtful
 
 
 def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
@@ -804,15 +807,34 @@ def _used(chains: list[_Chain], stated: ProblemStatement, boxed: frozenset[str])
         kept = left
 
 
-def _arrives(chains: list[_Chain], end: str, answer: frozenset[str]) -> bool:
-    """Return whether the answer is in the last half of the chains, or one step from the end of the text.
+def _astray(chains: list[_Chain], end: str, stated: ProblemStatement) -> int:
+    """Return how many signs there are that a text, which ends with `end`, is about something else: 0 to 2.
 
-    Many texts leave the last step to the reader: "42 minus 23 leaves us with", and the box.
+    One is that its steps do not lead to the answer, the other that hardly a number written in it is its own.
     """
-    if not answer or any(not answer.isdisjoint(chain.numbers) for chain in chains[len(chains) // 2 :]):
+    lost = not _arrives(chains, end, stated)
+    own = frozenset().union(*(chain.numbers - chain.quotients for chain in chains)) - stated.numbers
+    return lost + (len(own) < (OWN_NUMBERS_ASTRAY if lost else OWN_NUMBERS))
+
+
+def _arrives(chains: list[_Chain], end: str, stated: ProblemStatement) -> bool:
+    """Return whether a chain in the last half leads to the answer, or the text ends one step from it.
+
+    Many texts leave the last step to the reader: "42 minus 23 leaves us with", and the box. That the answer
+    is said leads nowhere.
+    """
+    answer = stated.answer
+    if not answer:
         return True
+    known = set(stated.numbers - answer)
+    for place, chain in enumerate(chains):
+        if place >= len(chains) // 2 and _reaches(chain, known, answer):
+            return True
+        known |= chain.numbers
     wanted = [float(one) for one in answer]
-    numbers, expression = _last_numbers(_normal(end)[-LAST_CHARACTERS:])
+    # Numbers that stand beside the answer may have been made for it. A fraction's are used one by one.
+    beside = answer if len(answer) == 1 else frozenset[str]()
+    numbers, expression = _last_numbers(_normal(end)[-LAST_CHARACTERS:], beside)
     return any(
         abs(found - one) <= 1e-4 * max(1.0, abs(one))
         for found in _next_values(numbers[-LAST_NUMBERS:], expression)
@@ -820,9 +842,21 @@ def _arrives(chains: list[_Chain], end: str, answer: frozenset[str]) -> bool:
     )
 
 
-def _last_numbers(text: str) -> tuple[list[float], list[str]]:
-    """Return the numbers of a text in normal notation, and operands and operators of its last expression."""
-    numbers: list[float] = []
+def _reaches(chain: _Chain, known: set[str], answer: frozenset[str]) -> bool:
+    """Return whether a chain leads to the answer, from numbers that are known or small, or from two such."""
+    if answer.isdisjoint(chain.numbers):
+        return False
+    operands = chain.numbers - answer
+    start = {one for one in operands if one in known or float(one) <= SMALL_NUMBER}
+    return len(start) > 1 or (len(start) > 0 and operands - chain.results <= start)
+
+
+def _last_numbers(text: str, beside: frozenset[str]) -> tuple[list[float], list[str]]:
+    """Return the numbers of a text in normal notation, and operands and operators of its last expression.
+
+    Chains with a number of `beside` are left out of the numbers.
+    """
+    chains: list[list[str]] = [[]]
     expression: list[str] = []
     sign = ""
     for token in _TOKEN.findall(text):
@@ -830,19 +864,21 @@ def _last_numbers(text: str) -> tuple[list[float], list[str]]:
         if operator:
             sign = operator
             continue
+        if not (operand and sign):
+            chains.append([])
         if operand in ("", "v"):
             expression = []
         else:
             joins = bool(expression) and sign in _OPERATORS - set("=<>")
             expression = [*expression, sign, operand] if joins else [operand]
-            numbers.append(float(operand))
+            chains[-1].append(operand)
         sign = ""
-    return numbers, expression
+    return [float(one) for chain in chains if beside.isdisjoint(chain) for one in chain], expression
 
 
 def _next_values(numbers: list[float], expression: list[str]) -> Iterable[float]:
     """Yield what one more step could make of the last numbers."""
-    if (value := calculated(expression)) is not None:
+    if len(expression) > 1 and (value := calculated(expression)) is not None:
         yield value
     for one in numbers:
         yield from (one * one, math.sqrt(one), 2 * one, one / 2)

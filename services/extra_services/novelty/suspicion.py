@@ -138,8 +138,8 @@ def count_suspicious(reasons: Iterable[str]) -> None:
 def reason_against_related(found: Derivation, similarity: float) -> str:
     """Return why a rollout is left out now that its similarity to the problem is known, or ""."""
     if similarity < UNRELATED:
-        needed = UNRELATED + (ASTRAY if found.astray else 0)
-        why = " by steps that do not lead to the answer" if found.astray else ""
+        needed = UNRELATED + ASTRAY * found.astray
+        why = " by steps that do not lead to the answer, or are hardly its own" if found.astray else ""
         return (
             f"hardly any relation to the problem: similarity {similarity + needed - UNRELATED:.2f},"
             f" {needed:g} is needed{why}"
