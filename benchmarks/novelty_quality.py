@@ -50,6 +50,7 @@ from extra_services.novelty.derivation import (
 )
 from extra_services.novelty.suspicion import reason_against_related
 
+MODEL = "all-MiniLM-L6-v2"
 CACHE = Path(".cache/novelty_vectors.npz")
 #: Texts that are embedded, and saved, at a time.
 CHUNK = 512
@@ -69,15 +70,16 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--split", choices=("choose", "report"), help="only the problems marked so")
+    parser.add_argument("--model", default=MODEL, help="a packaged model, or a sentence-transformers folder")
     parser.add_argument("--int8", type=Path, help="folder of the int8 model: measure that embedder as well")
     parser.add_argument("--no-farming", action="store_true", help="leave the farming table out")
     parser.add_argument("--metric", default="", help="only the metrics whose name starts so")
     arguments = parser.parse_args()
     problems = [json.loads(line) for line in arguments.file.read_text(encoding="utf-8").splitlines()]
     problems = [one for one in problems if arguments.split in (None, one.get("split"))]
-    embedders = {"float32": Vectors(None)}
+    embedders = {"float32": Vectors(arguments.model)}
     if arguments.int8:
-        embedders["int8"] = Vectors(arguments.int8)
+        embedders["int8"] = Vectors(arguments.model, arguments.int8)
     report: dict[str, Any] = {"problems": len(problems), "metrics": {}, "parts": {}, "farming": {}}
     made = scorers(embedders)
     chosen_names = [name for name in made if name.startswith(arguments.metric)]
@@ -99,7 +101,8 @@ def main() -> None:
 class Vectors:
     """An embedder with a cache on disk."""
 
-    def __init__(self, int8_folder: Path | None) -> None:
+    def __init__(self, model: str, int8_folder: Path | None = None) -> None:
+        self._model = model
         self._folder = int8_folder
         self._embedder: Embedder | None = None
         self._known = _stored()
@@ -112,7 +115,7 @@ class Vectors:
         rest = sorted(missing, key=lambda key: len(missing[key]))
         for start in range(0, len(rest), CHUNK):
             some = rest[start : start + CHUNK]
-            self._embedder = self._embedder or Embedder("all-MiniLM-L6-v2", int8_folder=self._folder)
+            self._embedder = self._embedder or Embedder(self._model, int8_folder=self._folder)
             found = self._embedder.embed([missing[key] for key in some], window)
             self._known |= dict(zip(some, found, strict=True))
             self._save()
@@ -134,7 +137,7 @@ class Vectors:
             self._embedder.close()
 
     def _key(self, text: str, window: TextWindow) -> str:
-        kind = "int8" if self._folder else "float32"
+        kind = ("int8" if self._folder else "float32") + ("" if self._model == MODEL else f" {self._model}")
         return hashlib.blake2b(f"{kind} {window} {text}".encode(), digest_size=16).hexdigest()
 
 
