@@ -1,8 +1,12 @@
 """Micro-batches of similar length contain each sample once; leaving out some does not change the gradient."""
 
+import math
+from collections.abc import Sequence
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +16,7 @@ from torch.utils.data import Dataset
 from extra_trainer.openrlhf.by_length import (
     UpdatesByLength,
     cut_by_length,
+    least_padding,
     loader_by_length,
     normalize_by_counted_tokens,
     policy_loss_only,
@@ -29,13 +34,44 @@ def padded(lengths: list[int], batches: list[list[int]]) -> int:
 def test_every_sample_is_in_one_micro_batch(lengths: list[int], size: int, workers: int) -> None:
     batches = cut_by_length(lengths, size, workers)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    assert max(map(len, batches)) <= size
+    assert len(batches) == -(-len(lengths) // size)
+    assert min(map(len, batches)) >= 1
+    # No more memory than micro-batches of that many samples would take.
+    assert max(padded(lengths, [batch]) for batch in batches) <= size * max(lengths)
 
 
 @given(st.lists(st.integers(1, 200), min_size=16, max_size=16))
 def test_no_more_is_padded_than_in_order_of_sampling(lengths: list[int]) -> None:
     in_order = [list(range(start, start + 4)) for start in range(0, 16, 4)]
     assert padded(lengths, cut_by_length(lengths, 4)) <= padded(lengths, in_order)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=12), st.integers(1, 5))
+def test_no_other_cuts_leave_less_padding(lengths: list[int], parts: int) -> None:
+    lengths.sort()
+    cuts = least_padding(lengths, parts)
+    assert len(cuts) == parts + 1
+    assert cuts == sorted(cuts)
+    assert (cuts[0], cuts[-1]) == (0, len(lengths))
+    if len(lengths) < parts:
+        return
+    most = -(-len(lengths) // parts) * lengths[-1]
+
+    def tokens(cuts: Sequence[int]) -> float:
+        each = [(end - start) * lengths[end - 1] for start, end in pairwise(cuts)]
+        return sum(each) if max(each) <= most else math.inf
+
+    every = combinations(range(1, len(lengths)), parts - 1)
+    assert tokens(cuts) == min(tokens((0, *inner, len(lengths))) for inner in every)
+
+
+def test_thousands_of_samples_are_cut_with_less_padding_than_equal_parts() -> None:
+    lengths = sorted(int(length) for length in np.random.default_rng(0).lognormal(6, 1, 4096))
+    cuts, equal = least_padding(lengths, 128), range(0, 4097, 32)
+    tokens = [sum((end - start) * lengths[end - 1] for start, end in pairwise(c)) for c in (cuts, equal)]
+    assert tokens[0] < 0.97 * tokens[1]
+    assert max((end - start) * lengths[end - 1] for start, end in pairwise(cuts)) <= 32 * lengths[-1]
 
 
 def test_each_worker_gets_short_and_long_samples() -> None:
@@ -60,9 +96,13 @@ def test_an_update_gets_the_samples_that_were_drawn_for_it(
         own = batches[number * per_update : (number + 1) * per_update]
         first = number * size * per_update
         assert sorted(i for batch in own for i in batch) == sorted(drawn[first : first + size * per_update])
-        with_gradient = [sum(live[i] for i in batch) for batch in own]
         assert min(map(len, own)) >= 1
-        assert max(with_gradient) - min(with_gradient) <= 1
+        with_gradient = [[i for i in batch if live[i]] for batch in own]
+        count = sum(map(len, with_gradient))
+        assert sum(map(bool, with_gradient)) == min(count, per_update)
+        longest = max((lengths[i] for batch in with_gradient for i in batch), default=0)
+        for batch in filter(None, with_gradient):
+            assert padded(lengths, [batch]) <= -(-count // per_update) * longest
 
 
 def test_micro_batches_that_do_not_divide_an_update_are_refused() -> None:

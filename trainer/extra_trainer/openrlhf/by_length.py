@@ -2,8 +2,10 @@
 
 A micro-batch is padded to its longest sample. OpenRLHF fills micro-batches in order of sampling for the
 log-probabilities and at random for the update; 40 % of the rehearsal's tokens were then padding. Here the
-samples of a step are sorted by length before they are cut into micro-batches. For the update, the samples of
-one optimizer step are still drawn at random, and only these are sorted.
+samples of a step are sorted by length and cut into as many micro-batches, where that leaves the least
+padding: a micro-batch of short samples may have more of them, as long as it has no more tokens than the
+longest ones take. For the update, the samples of one optimizer step are still drawn at random, and only these
+are sorted.
 
 A sample whose advantage is 0, from a group all right or all wrong, has no gradient where the policy loss is
 the only loss: without KL, entropy bonus and loss of a mixture of experts. It is then left out of the model's
@@ -16,11 +18,47 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 #: Attribute of a micro-batch: tokens of each of its samples [samples, 1], of those left out too.
 COUNTED_TOKENS = "counted_tokens"
+#: Places that are tried for a cut, so that thousands of samples take milliseconds.
+MOST_CUTS = 256
+
+
+def least_padding(lengths: Sequence[int], parts: int) -> list[int]:
+    """Return where to cut samples into micro-batches that have the fewest tokens with their padding.
+
+    None has more tokens than equally many samples in each would give the one with the longest.
+
+    Args:
+        lengths: Length of each sample in tokens, ascending.
+        parts: Number of micro-batches.
+
+    Returns:
+        parts + 1 places from 0 to the number of samples. If there are not fewer samples than micro-batches,
+        each has one at least.
+    """
+    count = len(lengths)
+    equal = [round(part * count / parts) for part in range(parts + 1)]
+    if count <= parts:
+        return equal
+    cuts = np.unique([*range(0, count, -(-count // MOST_CUTS)), *equal])
+    longest = np.append(0, lengths)[cuts]
+    samples = cuts[None] - cuts[:, None]
+    tokens = (samples * longest[None]).astype(np.float64)
+    tokens[(samples < 1) | (samples * longest[None] > -(-count // parts) * lengths[-1])] = np.inf
+    fewest, before = tokens[0], []
+    for _ in range(parts - 1):
+        sums = fewest[:, None] + tokens
+        before.append(sums.argmin(axis=0))
+        fewest = sums.min(axis=0)
+    places = [len(cuts) - 1]
+    for earlier in reversed(before):
+        places.append(int(earlier[places[-1]]))
+    return [0, *(int(cuts[place]) for place in reversed(places))]
 
 
 def cut_by_length(lengths: Sequence[int], size: int, workers: int = 1) -> list[list[int]]:
@@ -28,17 +66,18 @@ def cut_by_length(lengths: Sequence[int], size: int, workers: int = 1) -> list[l
 
     Args:
         lengths: Length of each sample, in tokens.
-        size: Samples per micro-batch; the last may have fewer.
+        size: Samples per micro-batch, on average; the longest have no more.
         workers: The micro-batches are ordered so that each of so many equal, consecutive parts has short and
             long ones.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    cuts = least_padding([lengths[index] for index in order], -(-len(order) // size))
+    batches = [order[start:end] for start, end in pairwise(cuts)]
     return [batch for worker in range(workers) for batch in batches[worker::workers]]
 
 
 def spread_by_length(lengths: Sequence[int], live: Sequence[bool], parts: int) -> list[list[int]]:
-    """Return indices in `parts` micro-batches with equally many live samples of similar length.
+    """Return indices in `parts` micro-batches with live samples of similar length, cut by `least_padding`.
 
     The other samples are spread too, behind the live ones; no micro-batch is empty.
 
@@ -49,8 +88,8 @@ def spread_by_length(lengths: Sequence[int], live: Sequence[bool], parts: int) -
     """
     by_length = sorted(range(len(lengths)), key=lambda index: lengths[index])
     first = [index for index in by_length if live[index]]
-    edges = [round(part * len(first) / parts) for part in range(parts + 1)]
-    batches = [first[start:end] for start, end in pairwise(edges)]
+    cuts = least_padding([lengths[index] for index in first], parts)
+    batches = [first[start:end] for start, end in pairwise(cuts)]
     # Those without a live sample come first, so that each gets another one.
     empty_first = sorted(batches, key=len)
     for place, index in enumerate(index for index in by_length if not live[index]):
@@ -73,7 +112,7 @@ class UpdatesByLength(Sampler[list[int]]):  # type: ignore[misc]
         Args:
             lengths: Length of each sample, in tokens.
             live: Whether each sample has a gradient.
-            size: Samples per micro-batch, if all are live.
+            size: Samples per micro-batch, on average and if all are live.
             samples_per_update: Samples of an optimizer step.
 
         Raises:
