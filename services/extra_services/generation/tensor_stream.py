@@ -2,8 +2,8 @@
 
 The folder gets the config of the served model and is then treated as any other folder of weights, so that the
 same code checks both ways of delivery. Each tensor is a file of its own, written by a thread while the next
-one arrives: so writing takes no time of its own, and no tensor is kept longer than it takes. The size of the
-served model bounds how much may arrive.
+one arrives, so that the tensors are not all kept in memory. The size of the served model bounds how much may
+arrive.
 """
 
 import json

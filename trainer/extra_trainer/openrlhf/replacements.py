@@ -518,7 +518,12 @@ TABLE: tuple[Row, ...] = (
     # Experiences.
     Row(
         _EXPERIENCE_MAKER,
-        names=("split_rollout_samples", "compute_advantages_and_returns", "_dispatch_forward"),
+        names=(
+            "split_rollout_samples",
+            "compute_advantages_and_returns",
+            "get_cumulative_returns",
+            "_dispatch_forward",
+        ),
         why="ExTraExperienceMaker extends them: micro-batches by length, ExTra's advantages, and no pass for "
         "log-probabilities that the update computes itself (old_log_probs.py).",
         without="Advantages have no novelty bonus, and a step takes a tenth longer.",
