@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from extra_rl import vllm_entropy
 from extra_rl.tokens import LEAST_TEMPERATURE
 from extra_services.errors import InvalidInput
-from extra_services.generation import weights
+from extra_services.generation import tensor_stream, weights
 from extra_services.generation.engines.transformers.prefix_cache import BLOCK, PrefixCache
 from extra_services.generation.engines.transformers.rows import ComputedSequence
 from extra_services.generation.engines.transformers.sampling import RowParameters, draw, noise_keys
@@ -258,7 +258,11 @@ def test_a_stream_of_tensors_refuses_more_than_it_may_hold_before_it_arrives(tmp
             stream.add("b", "F32", (10**6, 10**6), b"\0")
 
 
-def test_a_stream_of_tensors_becomes_a_folder_that_is_read_as_any_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shard", "files"), [(2**26, 1), (60, 2)])
+def test_a_stream_of_tensors_becomes_a_folder_that_is_read_as_any_other(
+    shard: int, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_stream, "SHARD_BYTES", shard)
     sent = {
         "a": torch.randn(3, 5),
         "empty": torch.zeros(0, 4),
@@ -274,6 +278,8 @@ def test_a_stream_of_tensors_becomes_a_folder_that_is_read_as_any_other(tmp_path
                 stream.add(name, dtype, tuple(tensor.shape), data[start : start + 7])
         stream.finish()
     assert {"config.json", "model.safetensors.index.json"} < {file.name for file in folder.iterdir()}
+    # Not a file for each tensor: a stream of tiny ones would fill the disk with blocks.
+    assert len(list(folder.glob("*.safetensors"))) == files
     found = weights._read(folder)
     assert found.keys() == sent.keys()
     for name, tensor in sent.items():

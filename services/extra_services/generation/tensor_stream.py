@@ -1,9 +1,9 @@
 """Collect weights that arrive as a stream of tensors, check them, and write them as a model folder.
 
 The folder gets the config of the served model and is then treated as any other folder of weights, so that the
-same code checks both ways of delivery. Each tensor is a file of its own, written by a thread while the next
-one arrives, so that the tensors are not all kept in memory. The size of the served model bounds how much may
-arrive.
+same code checks both ways of delivery. The tensors that arrived are written by a thread while later ones
+arrive, SHARD_BYTES and more to a file, so that they are not all kept in memory. The size of the served model
+bounds how much may arrive.
 """
 
 import json
@@ -22,6 +22,12 @@ from extra_services.errors import InvalidInput
 #: By their names in safetensors.
 FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
+#: A file has this many bytes of tensors at least, except for the last one.
+SHARD_BYTES = 2**26
+
+#: Format, shape and bytes of a tensor.
+Part = tuple[str, tuple[int, ...], bytearray]
+
 
 class TensorStream:
     """Tensors of at most `max_bytes` together, which arrive in chunks; a context manager.
@@ -38,9 +44,13 @@ class TensorStream:
         self._formats: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._open: str | None = None
         self._data = bytearray()
+        #: Whole tensors that are in no file yet.
+        self._shard: dict[str, Part] = {}
+        self._shard_bytes = 0
         self._writer = ThreadPoolExecutor(1, "weights-writer")
-        #: By the file's name.
-        self._written: dict[str, Future[None]] = {}
+        self._written: list[Future[None]] = []
+        #: File of each tensor.
+        self._files: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -84,11 +94,11 @@ class TensorStream:
             OSError: A file cannot be written.
         """
         self._finish_tensor()
+        self._write_shard()
         shutil.copy(self._served / "config.json", self._folder)
-        for written in self._written.values():
+        for written in self._written:
             written.result()
-        files = dict(zip(self._formats, self._written, strict=True))
-        index = {"metadata": {}, "weight_map": files}
+        index = {"metadata": {}, "weight_map": self._files}
         (self._folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
     def _start(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
@@ -109,14 +119,28 @@ class TensorStream:
         if len(self._data) != _size(dtype, shape):
             text = f"{self._open} ended after {len(self._data)} of {_size(dtype, shape)} bytes"
             raise InvalidInput("chunk.data", text)
-        file = f"tensor-{len(self._written)}.safetensors"
-        self._written[file] = self._writer.submit(self._write, file, self._open, dtype, shape, self._data)
+        self._shard[self._open] = dtype, shape, self._data
+        self._shard_bytes += len(self._data)
         self._open, self._data = None, bytearray()
+        if self._shard_bytes >= SHARD_BYTES:
+            self._write_shard()
 
-    def _write(self, file: str, name: str, dtype: str, shape: tuple[int, ...], data: bytearray) -> None:
-        empty = torch.empty(shape, dtype=FORMATS[dtype])
-        tensor = torch.frombuffer(data, dtype=FORMATS[dtype]).reshape(shape) if data else empty
-        save_file({name: tensor}, self._folder / file, {"format": "pt"})
+    def _write_shard(self) -> None:
+        file = f"model-{len(self._written)}.safetensors"
+        self._files |= dict.fromkeys(self._shard, file)
+        self._written.append(self._writer.submit(_write, self._folder / file, self._shard))
+        self._shard, self._shard_bytes = {}, 0
+
+
+def _write(path: Path, parts: dict[str, Part]) -> None:
+    tensors = {
+        # An empty buffer has no tensor.
+        name: torch.frombuffer(data, dtype=FORMATS[dtype]).reshape(shape)
+        if data
+        else torch.empty(shape, dtype=FORMATS[dtype])
+        for name, (dtype, shape, data) in parts.items()
+    }
+    save_file(tensors, path, {"format": "pt"})
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:
