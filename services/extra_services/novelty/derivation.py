@@ -52,7 +52,7 @@ LEAST_SHARE = 0.05
 CONTAINED = 0.9
 #: A text whose embedding is less similar to the problem than UNRELATED is about something else: no novelty,
 #: not stored. From RELATED on its novelty is paid in full, between them in part.
-UNRELATED, RELATED = 0.31, 0.46
+UNRELATED, RELATED = 0.3, 0.48
 #: A text whose steps do not lead to the answer, or that has no number of its own, has to be more similar to
 #: the problem by this; one of which both hold, by twice as much.
 ASTRAY = 0.15
