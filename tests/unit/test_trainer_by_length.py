@@ -74,9 +74,18 @@ def test_thousands_of_samples_are_cut_with_less_padding_than_equal_parts() -> No
     assert max((end - start) * lengths[end - 1] for start, end in pairwise(cuts)) <= 32 * lengths[-1]
 
 
+@given(st.lists(st.integers(1, 200), min_size=24, max_size=24), st.sampled_from([2, 3]))
+def test_each_worker_gets_as_many_samples(lengths: list[int], workers: int) -> None:
+    batches = cut_by_length(lengths, 4, workers)
+    each = len(batches) // workers
+    counts = [sum(map(len, batches[start : start + each])) for start in range(0, len(batches), each)]
+    assert counts == [24 // workers] * workers
+
+
 def test_each_worker_gets_short_and_long_samples() -> None:
     lengths = list(range(32))
     batches = cut_by_length(lengths, 4, workers=2)
+    assert [len(batch) for batch in batches] == [4] * 8
     means = [sum(i for batch in batches[start : start + 4] for i in batch) / 16 for start in (0, 4)]
     assert abs(means[0] - means[1]) <= 4
 

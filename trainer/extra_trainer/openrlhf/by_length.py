@@ -66,12 +66,15 @@ def cut_by_length(lengths: Sequence[int], size: int, workers: int = 1) -> list[l
 
     Args:
         lengths: Length of each sample, in tokens.
-        size: Samples per micro-batch, on average; the longest have no more.
+        size: Samples per micro-batch: on average for one worker, else of each but the last.
         workers: The micro-batches are ordered so that each of so many equal, consecutive parts has short and
-            long ones.
+            long ones. Each worker must get as many samples: with another number it would make another number
+            of updates, and wait for the others for ever.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    cuts = least_padding([lengths[index] for index in order], -(-len(order) // size))
+    cuts = [*range(0, len(order), size), len(order)]
+    if workers == 1:
+        cuts = least_padding([lengths[index] for index in order], len(cuts) - 1)
     batches = [order[start:end] for start, end in pairwise(cuts)]
     return [batch for worker in range(workers) for batch in batches[worker::workers]]
 
