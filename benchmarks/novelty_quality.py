@@ -384,6 +384,7 @@ def farmed(problem: Problem, other: Problem, far: Problem) -> dict[str, str]:
     texts = problem["texts"]
     _, answer = _parts(texts["A1"])
     box = "$" + answer.split("$")[0].split("\\)")[0] + "$"
+    foreign, _ = _parts(other["texts"]["A1"])
     alone = {
         "box alone": "",
         "100 random words and the box": _random_words(100, chance),
@@ -393,19 +394,19 @@ def farmed(problem: Problem, other: Problem, far: Problem) -> dict[str, str]:
         "3 true equations and the box": _few(_facts(chance)),
         "3 true equations with the problem's numbers and the box": _few(_own_facts(problem, chance)),
         "the problem and the box": problem["problem"],
-        "another problem's solution and the box": _parts(other["texts"]["A1"])[0],
+        "another problem's solution and the box": foreign,
         "another problem's solution with these numbers and the box": _with_numbers_of(
-            problem, _parts(other["texts"]["A1"])[0], chance
+            problem, foreign, chance
         ),
         "12 symbolic equations and the box": _symbolic(chance),
         "another problem's solution, an equation that leads to the answer, and the box": (
-            f"{_parts(other['texts']['A1'])[0]} {_closing(problem)}"
+            f"{foreign} {_closing(problem)}"
         ),
         "another problem's solution, two equations that lead to the answer, and the box": (
-            f"{_parts(other['texts']['A1'])[0]} {_closing(problem, 17)}"
+            f"{foreign} {_closing(problem, 17)}"
         ),
         "another problem's solution, the answer in a sentence, and the box": (
-            f"{_parts(other['texts']['A1'])[0]} So the answer is ${problem['answer']}$."
+            f"{foreign} So the answer is ${problem['answer']}$."
         ),
         "names of methods and the box": METHODS,
         "its own words in any order and the box": " ".join(
