@@ -128,16 +128,16 @@ def deliver(
 
 def engine_parts(folder: Path, dtype: torch.dtype, device: str) -> tuple[dict[str, float], dict[str, float]]:
     """Return clock and CPU seconds of each part of the engine's work on a delivered folder."""
-    runner = ModelRunner(folder, dtype, device, compiled=False)
+    runner, delivery = ModelRunner(folder, dtype, device, compiled=False), weights.Delivery(folder)
     clock = Clock(os.getpid())
     with clock.phase("check"):
-        weights.check_same_model(folder, runner.config)
+        weights.check_same_model(delivery, runner.config)
     with clock.phase("load"):
-        model = weights.load(folder, dtype, runner.device)
+        model = weights.load(delivery, dtype, runner.device)
     with clock.phase("plain_pass"):
         reference = weights.plain_logprobs(model, runner.probe)
     del model, reference
-    loaded = runner.load_weights(folder)
+    loaded = runner.load_weights(delivery)
     with clock.phase("swap_and_probe"), torch.inference_mode():
         runner.replace_weights(loaded)
     # This process was counted twice, as caller and as server.

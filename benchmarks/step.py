@@ -7,6 +7,9 @@
   tokens: the two policies become different, and a guided group's samples are shorter but include their
   prefix. `tokens_per_rollout` reports how many tokens were generated. `overhead_rehearsal_cpu` is the same
   of the CPU seconds of all processes, which other work on the machine disturbs less.
+- `overhead_services`: the same for the arm `services`, which calls every service as ExTra does and uses
+  nothing of it: the bonus has the weight 0, and no prompt is guided. Its rollouts are those of GRPO, so that
+  this is what the services cost. What `overhead_rehearsal` has beyond it is the cost of other rollouts.
 - `grpo_over_trl`, `extra_over_trl`: the wall time of a step of TRL's GRPOTrainer over that of ours, with
   GRPO and with ExTra: same start model, problems, batch, lengths, updates and precision (trl_training.py).
   `rewards` shows that both learn. The names with `_cpu` compare CPU seconds.
@@ -74,6 +77,7 @@ SETTINGS = ("evaluation.problems=1", "checkpoint.every_steps=1000", "prefix.warm
 ARMS: dict[str, tuple[str, ...]] = {
     "grpo": ("preset=grpo", "novelty.enabled=false", "prefix.enabled=false"),
     "extra": (),
+    "services": ("novelty.alpha=0", "prefix.regen_batch_size=0"),
     "trl": (),
 }
 
@@ -152,11 +156,12 @@ def rehearsal(
     figures["rehearsal"] = {arm: found.figures() for arm, found in measured.items()}
     for name, arm, base in (
         ("overhead_rehearsal", "extra", "grpo"),
+        ("overhead_services", "services", "grpo"),
         ("grpo_over_trl", "trl", "grpo"),
         ("extra_over_trl", "trl", "extra"),
     ):
         if arm in measured and base in measured:
-            less = 1 if name == "overhead_rehearsal" else 0
+            less = 1 if name.startswith("overhead") else 0
             pairs = [pair - less for pair in measured[arm].over(measured[base])]
             figures[f"{name}_pairs"] = pairs
             ratios[name] = statistics.median(pairs)
@@ -276,14 +281,20 @@ def solution(random: np.random.Generator, tokens: int, answer: int) -> str:
     return "\n".join([*lines, f"\\boxed{{{answer}}}"])
 
 
-def paper_size(prompts: int, rate: float, figures: dict[str, Any], ratios: dict[str, float]) -> None:
+def paper_size(
+    prompts: int,
+    rate: float,
+    novelty_settings: dict[str, Any],
+    figures: dict[str, Any],
+    ratios: dict[str, float],
+) -> None:
     """Measure one step of the paper's size with the real services."""
     tokenizer = make_tokenizer()
     requests = [RolloutRequest(f"problem {p}", f"p{p}", (1,), str(p)) for p in range(prompts)]
     simulated = SimulatedGeneration(tokenizer, rate, TOKENS)
     with (
         tempfile.TemporaryDirectory() as folder,
-        embedded.start("novelty", data_folder=folder) as memory,
+        embedded.start("novelty", data_folder=folder, **novelty_settings) as memory,
         embedded.start("verification") as verifier,
         NoveltyClient(memory.target, "step", settings=NamespaceSettings(min_history=0)) as novelty,
         PrefixClient(memory.target, "step") as prefixes,
@@ -308,6 +319,7 @@ def paper_size(prompts: int, rate: float, figures: dict[str, Any], ratios: dict[
     ratios["overhead_paper_size"] = (generation - ideal + waited) / ideal
     figures["paper_size"] = {
         "prompts": prompts,
+        "novelty": novelty_settings,
         "tokens_per_second": rate,
         "generation_seconds": ideal,
         "generation_seconds_with_services": generation,
@@ -334,6 +346,13 @@ def main(arguments: list[str]) -> None:
         "--rate", type=float, default=RATE, help="tokens a second of the simulated generation"
     )
     parser.add_argument(
+        "--novelty",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of the simulated step's novelty server: embedding_backend=onnx_int8",
+    )
+    parser.add_argument(
         "--cache", type=Path, default=Path(".cache/extra-rl"), help="where the start model is"
     )
     parser.add_argument("--json", action="store_true", help="accepted for uniformity: the output is JSON")
@@ -344,7 +363,8 @@ def main(arguments: list[str]) -> None:
         size = [f"data.train_problems={chosen.problems}", f"optimization.epochs={chosen.epochs}"]
         rehearsal(chosen.arms, chosen.runs, size, chosen.cache, figures, ratios)
     if chosen.part in (None, "paper_size"):
-        paper_size(chosen.prompts, chosen.rate, figures, ratios)
+        settings: dict[str, Any] = dict(setting.split("=", 1) for setting in chosen.novelty)
+        paper_size(chosen.prompts, chosen.rate, settings, figures, ratios)
     print(json.dumps({"ratios": ratios, "figures": figures}, indent=2))
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from extra_rl import vllm_entropy
 from extra_rl.tokens import LEAST_TEMPERATURE
 from extra_services.errors import InvalidInput
-from extra_services.generation import tensor_stream, weights
 from extra_services.generation.engines.transformers.prefix_cache import BLOCK, PrefixCache
 from extra_services.generation.engines.transformers.rows import ComputedSequence
 from extra_services.generation.engines.transformers.sampling import RowParameters, draw, noise_keys
@@ -22,7 +21,8 @@ from extra_services.generation.requests import (
     check_request,
 )
 from extra_services.generation.segments import segments
-from extra_services.generation.tensor_stream import TensorStream
+from extra_services.generation.tensor_stream import FORMATS, TensorStream
+from extra_services.generation.weights import Delivery
 
 CPU = torch.device("cpu")
 
@@ -245,52 +245,41 @@ def test_two_entropies_travel_exactly_in_the_bits_of_one_rank() -> None:
     assert torch.isfinite(own[3])
 
 
-def _served(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    return folder
+def test_a_stream_of_tensors_refuses_more_than_it_may_hold_before_it_arrives() -> None:
+    stream = TensorStream(100)
+    stream.add("a", "F32", (10,), b"\0" * 40)
+    with pytest.raises(InvalidInput, match="more bytes than the served model"):
+        stream.add("b", "F32", (10**6, 10**6), b"\0")
 
 
-def test_a_stream_of_tensors_refuses_more_than_it_may_hold_before_it_arrives(tmp_path: Path) -> None:
-    with TensorStream(100, tmp_path, _served(tmp_path / "served")) as stream:
-        stream.add("a", "F32", (10,), b"\0" * 40)
-        with pytest.raises(InvalidInput, match="more bytes than the served model"):
-            stream.add("b", "F32", (10**6, 10**6), b"\0")
-
-
-@pytest.mark.parametrize(("shard", "files"), [(2**26, 1), (60, 2)])
-def test_a_stream_of_tensors_becomes_a_folder_that_is_read_as_any_other(
-    shard: int, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensor_stream, "SHARD_BYTES", shard)
+def test_streamed_tensors_are_those_that_were_sent_also_in_a_folder(tmp_path: Path) -> None:
     sent = {
         "a": torch.randn(3, 5),
         "empty": torch.zeros(0, 4),
+        "empty_half": torch.zeros(2, 0, dtype=torch.float16),
         "scalar": torch.tensor(2.0, dtype=torch.bfloat16),
     }
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with TensorStream(100, folder, _served(tmp_path / "served")) as stream:
-        for name, tensor in sent.items():
-            data = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-            dtype = "BF16" if tensor.dtype is torch.bfloat16 else "F32"
-            for start in range(0, max(1, len(data)), 7):
-                stream.add(name, dtype, tuple(tensor.shape), data[start : start + 7])
-        stream.finish()
-    assert {"config.json", "model.safetensors.index.json"} < {file.name for file in folder.iterdir()}
-    # Not a file for each tensor: a stream of tiny ones would fill the disk with blocks.
-    assert len(list(folder.glob("*.safetensors"))) == files
-    found = weights._read(folder)
-    assert found.keys() == sent.keys()
+    formats = {tensor: name for name, tensor in FORMATS.items()}
+    stream = TensorStream(100)
     for name, tensor in sent.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+        data = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        for start in range(0, max(1, len(data)), 7):
+            stream.add(name, formats[tensor.dtype], tuple(tensor.shape), data[start : start + 7])
+    served, copy = tmp_path / "served", tmp_path / "copy"
+    served.mkdir()
+    copy.mkdir()
+    (served / "config.json").write_text("{}")
+    delivery = Delivery(served, stream.finish())
+    delivery.write(copy)
+    assert (copy / "config.json").is_file()
+    for found in (delivery.read(), Delivery(copy).read()):
+        assert found.keys() == sent.keys()
+        for name, tensor in sent.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
 
 
-def test_a_stream_that_breaks_off_leaves_nothing_that_is_served(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with TensorStream(100, folder, _served(tmp_path / "served")) as stream:
-        stream.add("a", "F32", (2,), b"\0" * 4)
-        with pytest.raises(InvalidInput, match="a ended after 4 of 8 bytes"):
-            stream.finish()
-    assert not (folder / "model.safetensors.index.json").exists()
+def test_a_stream_that_breaks_off_gives_no_tensors() -> None:
+    stream = TensorStream(100)
+    stream.add("a", "F32", (2,), b"\0" * 4)
+    with pytest.raises(InvalidInput, match="a ended after 4 of 8 bytes"):
+        stream.finish()

@@ -1,7 +1,6 @@
 """The generation servicer: it translates between the API and the engine."""
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from extra_services.generation.rollouts import GenerationEvent, PromptError, Rol
 from extra_services.generation.segments import segments
 from extra_services.generation.tensor_stream import TensorStream
 from extra_services.generation.tokenizer import Tokenizer
+from extra_services.generation.weights import Delivery
 from extra_services.runtime import arrays
 from extra_services.runtime.errors import item_error
 
@@ -92,7 +92,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             update = self._engine.last_update
         else:
             folder = await asyncio.to_thread(weights.resolve, self._weights_root, request.path)
-            update = await self._update(folder, request.policy_version, in_flight)
+            update = await self._update(Delivery(folder), request.policy_version, in_flight)
         return pb.UpdateWeightsResponse(**asdict(update))
 
     async def StreamWeights(
@@ -103,21 +103,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         if first.WhichOneof("part") != "header":
             raise InvalidInput("header", "the first message must be the header")
         in_flight = _in_flight(first.header.in_flight)
-        with tempfile.TemporaryDirectory(prefix="extra-rl-weights-") as name:
-            folder = Path(name)
-            with TensorStream(self._engine.max_weight_bytes, folder, self._model) as stream:
-                async for message in request_iterator:
-                    if message.WhichOneof("part") != "chunk":
-                        raise InvalidInput("chunk", "after the header, every message must be a chunk")
-                    chunk = message.chunk
-                    stream.add(chunk.name, chunk.dtype, tuple(chunk.shape), chunk.data)
-                await asyncio.to_thread(stream.finish)
-            update = await self._update(folder, first.header.policy_version, in_flight)
+        stream = TensorStream(self._engine.max_weight_bytes)
+        async for message in request_iterator:
+            if message.WhichOneof("part") != "chunk":
+                raise InvalidInput("chunk", "after the header, every message must be a chunk")
+            chunk = message.chunk
+            stream.add(chunk.name, chunk.dtype, tuple(chunk.shape), chunk.data)
+        delivery = Delivery(self._model, stream.finish())
+        update = await self._update(delivery, first.header.policy_version, in_flight)
         return pb.StreamWeightsResponse(**asdict(update))
 
-    async def _update(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
+    async def _update(self, delivery: Delivery, policy_version: int, in_flight: InFlight) -> WeightUpdate:
         with instruments.updating():
-            return await self._engine.update_weights(folder, policy_version, in_flight)
+            return await self._engine.update_weights(delivery, policy_version, in_flight)
 
     async def GetInfo(
         self, request: pb.GenerationServiceGetInfoRequest, context: Any

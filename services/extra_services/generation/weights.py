@@ -1,4 +1,4 @@
-"""Models in safetensors folders: load them, compare them with the served one, score the probe.
+"""Delivered models, as folders or tensors: load them, compare them with the served one, score the probe.
 
 Pickled weights are never read, since unpickling runs code. A folder that a caller names must lie under the
 configured root with everything in it, also after links are resolved.
@@ -7,12 +7,15 @@ configured root with everything in it, also after links are resolved.
 import json
 import math
 import os
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
 
 from extra_services.errors import FailedPrecondition, InvalidInput
@@ -40,6 +43,34 @@ COMPARED = (
     "layer_types",
     "tie_word_embeddings",
 )
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Weights that a caller delivered: those of a model folder, or tensors that arrived without one."""
+
+    #: It has config.json, which for tensors is that of the served model.
+    folder: Path
+    #: By name; None: those in the folder's safetensors files.
+    tensors: dict[str, torch.Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.folder.name if self.tensors is None else "the stream"
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """Return the tensors by name, in memory of their own."""
+        return _read(self.folder) if self.tensors is None else self.tensors
+
+    def write(self, folder: Path) -> None:
+        """Write config.json and safetensors into `folder`."""
+        shutil.copy(self.folder / "config.json", folder)
+        if self.tensors is not None:
+            save_file(self.tensors, folder / "model.safetensors", {"format": "pt"})
+            return
+        for file in self.folder.glob("*.safetensors"):
+            shutil.copy(file, folder)
 
 
 def resolve(root: Path | None, path: str) -> Path:
@@ -93,11 +124,11 @@ def _check_shards(folder: Path, path: str) -> None:
             raise InvalidInput("path", f"{path!r}: {index.name} names files outside the folder")
 
 
-def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch.nn.Module:
-    """Load the causal language model in `folder`, to run with `rows.attention`.
+def load(delivery: Delivery, dtype: torch.dtype | None, device: torch.device) -> torch.nn.Module:
+    """Load a causal language model, to run with `rows.attention`.
 
     Args:
-        folder: config.json and safetensors.
+        delivery: The model.
         dtype: None keeps the saved one.
         device: Its device.
 
@@ -105,14 +136,14 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
         FailedPrecondition: Tensors are missing, unknown or of the wrong shape, or the folder cannot be read.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(delivery.folder, local_files_only=True, trust_remote_code=False)
         kind = _causal_lm(config)
         if kind.config_class is type(config.get_text_config()):
             config = config.get_text_config()  # of a model with images: only its text part is served
         model, report = kind.from_pretrained(
             None,
             config=config,
-            state_dict=_read(folder),
+            state_dict=delivery.read(),
             dtype=dtype or "auto",
             attn_implementation=ATTENTION,
             output_loading_info=True,
@@ -120,11 +151,11 @@ def load(folder: Path, dtype: torch.dtype | None, device: torch.device) -> torch
             ignore_mismatched_sizes=True,
         )
     except Exception as error:  # transformers and safetensors raise many kinds for a bad folder
-        raise FailedPrecondition(f"{folder.name} cannot be loaded: {error}") from error
+        raise FailedPrecondition(f"{delivery.name} cannot be loaded: {error}") from error
     problems = [f"{what.replace('_', ' ')}: {_some(report[what])}" for what in _REPORTED if report[what]]
     if problems:
-        raise FailedPrecondition(f"{folder.name} does not hold this model; " + "; ".join(problems))
-    _check_tied(folder, model)
+        raise FailedPrecondition(f"{delivery.name} does not hold this model; " + "; ".join(problems))
+    _check_tied(delivery.name, model)
     loaded: torch.nn.Module = model.eval().requires_grad_(False).to(device)
     return loaded
 
@@ -169,7 +200,7 @@ def _mismatch(name: str, delivered: Any, expected: Any) -> str:
     return f"{name} ({list(delivered)} instead of {list(expected)})"
 
 
-def _check_tied(folder: Path, model: Any) -> None:
+def _check_tied(delivered: str, model: Any) -> None:
     """Refuse a head that differs from its tied embedding; transformers would untie them without an error."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if not model.config.get_text_config().tie_word_embeddings or head is None:
@@ -177,7 +208,7 @@ def _check_tied(folder: Path, model: Any) -> None:
     if head.weight is not embedding.weight:
         names = {id(each): name for name, each in model.named_parameters()}
         raise FailedPrecondition(
-            f"{folder.name} holds {names[id(head.weight)]}, which differs from "
+            f"{delivered} holds {names[id(head.weight)]}, which differs from "
             f"{names[id(embedding.weight)]} although config.json ties them (tie_word_embeddings); save only"
             " the embedding, or start the service with an untied model"
         )
@@ -195,13 +226,18 @@ WRAPPERS = {
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
-def check_tensors(folder: Path) -> None:
-    """Look through the headers of the safetensors files in `folder` for what loading would not name.
+def check_tensors(delivery: Delivery) -> None:
+    """Look for what loading would not name: in a folder through the headers of its safetensors files.
 
     Raises:
         FailedPrecondition: A file ends early or is damaged, a tensor is in two files or no float, or names
             are those of a wrapped model.
     """
+    if delivery.tensors is not None:
+        for name in delivery.tensors:
+            _check_name(name, delivery.name)
+        return
+    folder = delivery.folder
     files: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -211,12 +247,7 @@ def check_tensors(folder: Path) -> None:
             text = f"{folder.name}/{path.name} ends early or is damaged; deliver it once the save has ended"
             raise FailedPrecondition(f"{text}: {error}") from error
         for name, dtype in formats.items():
-            wrapper = next((part for part in name.split(".") if part in WRAPPERS), None)
-            if wrapper is not None:
-                raise FailedPrecondition(
-                    f"{folder.name}/{path.name} holds {name}: {wrapper!r} is the wrapper of "
-                    f"{WRAPPERS[wrapper]}; unwrap the model, and save it again"
-                )
+            _check_name(name, f"{folder.name}/{path.name}")
             if name in files:
                 where = f"{files[name]} and {path.name}"
                 raise FailedPrecondition(
@@ -230,21 +261,32 @@ def check_tensors(folder: Path) -> None:
             files[name] = path.name
 
 
-def check_same_model(folder: Path, served: Any) -> None:
-    """Compare config.json in `folder` with the config `served`, and look through its tensors' headers.
+def _check_name(name: str, where: str) -> None:
+    wrapper = next((part for part in name.split(".") if part in WRAPPERS), None)
+    if wrapper is not None:
+        raise FailedPrecondition(
+            f"{where} holds {name}: {wrapper!r} is the wrapper of {WRAPPERS[wrapper]}; unwrap the model "
+            "before it is saved or sent"
+        )
+
+
+def check_same_model(delivery: Delivery, served: Any) -> None:
+    """Compare a delivery's config.json with the config `served`, and look through its tensors.
 
     Raises:
         FailedPrecondition: It describes another model, or `check_tensors` found a fault.
     """
-    check_tensors(folder)
+    check_tensors(delivery)
     try:
-        delivered = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        delivered = AutoConfig.from_pretrained(
+            delivery.folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:
-        raise FailedPrecondition(f"{folder.name}/config.json cannot be read: {error}") from error
+        raise FailedPrecondition(f"{delivery.folder.name}/config.json cannot be read: {error}") from error
     for name in COMPARED:
         ours, theirs = getattr(served, name, None), getattr(delivered, name, None)
         if ours != theirs:
-            raise FailedPrecondition(f"{folder.name} is another model: its {name} is {theirs}, not {ours}")
+            raise FailedPrecondition(f"{delivery.name} is another model: its {name} is {theirs}, not {ours}")
 
 
 def probe_tokens(vocab_size: int, length: int) -> torch.Tensor:

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from extra_rl.vocabulary import InFlight
 from extra_services.errors import FailedPrecondition
 from extra_services.generation.requests import EngineLimits, GenerationRequest
 from extra_services.generation.rollouts import GenerationEvent, PromptError, Rollout
+from extra_services.generation.weights import Delivery
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,15 @@ class Engine(Protocol):
     def last_update(self) -> WeightUpdate:
         """The update that brought the weights served now."""
 
-    async def update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
-        """Serve the weights in `folder`; do nothing if `policy_version` is already served.
+    async def update_weights(
+        self, delivery: Delivery, policy_version: int, in_flight: InFlight
+    ) -> WeightUpdate:
+        """Serve delivered weights; do nothing if `policy_version` is already served.
 
         An update that has begun is finished even if its caller is cancelled.
 
         Args:
-            folder: config.json and safetensors of the served model.
+            delivery: Weights of the served model.
             policy_version: Version of these weights.
             in_flight: Treatment of the running samples.
 

@@ -54,6 +54,7 @@ from extra_services.generation.requests import (
     check_room,
 )
 from extra_services.generation.rollouts import GenerationEvent
+from extra_services.generation.weights import Delivery
 
 log = structlog.get_logger()
 
@@ -210,10 +211,12 @@ class TransformersEngine:
             with self._changed:
                 self._changed.notify_all()
 
-    async def update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
-        """Serve the weights in `folder`; see `protocol.Engine`."""
+    async def update_weights(
+        self, delivery: Delivery, policy_version: int, in_flight: InFlight
+    ) -> WeightUpdate:
+        """Serve delivered weights; see `protocol.Engine`."""
         return await asyncio.shield(
-            asyncio.to_thread(self._update_weights, folder, policy_version, in_flight)
+            asyncio.to_thread(self._update_weights, delivery, policy_version, in_flight)
         )
 
     async def readiness(self) -> AsyncIterator[bool]:
@@ -489,14 +492,14 @@ class TransformersEngine:
 
     # Weights.
 
-    def _update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
+    def _update_weights(self, delivery: Delivery, policy_version: int, in_flight: InFlight) -> WeightUpdate:
         with self._updating:
             previous = self.policy_version
             if policy_version == previous:
                 return self.last_update
             check_version(previous, policy_version)
             started = time.monotonic()
-            delivered = self._runner.load_weights(folder)
+            delivered = self._runner.load_weights(delivery)
             update = _PendingUpdate(delivered, policy_version, in_flight, Future())
             with self._changed:
                 if self._closed:

@@ -16,6 +16,7 @@ from extra_services.errors import FailedPrecondition
 from extra_services.generation import weights
 from extra_services.generation.engines.transformers.rows import ComputedSequence, Layer, Prefill, Rows
 from extra_services.generation.rollouts import PromptScores
+from extra_services.generation.weights import Delivery
 
 #: Most padded tokens of prompts computed at once, so that a long queue of prompts does not stall the batch.
 PREFILL_TOKENS = 4096
@@ -51,7 +52,7 @@ class ModelRunner:
     def __init__(self, folder: Path, dtype: torch.dtype | None, device: str | None, compiled: bool) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         wanted = dtype or (torch.float32 if self.device.type == "cpu" else None)
-        self._model: Any = weights.load(folder, wanted, self.device)
+        self._model: Any = weights.load(Delivery(folder), wanted, self.device)
         # For steps only: prompts have too many shapes. Both share the module whose weights are replaced.
         self._compiled: Any = torch.compile(self._model, dynamic=True) if compiled else self._model
         self.dtype: torch.dtype = next(self._model.parameters()).dtype
@@ -140,14 +141,14 @@ class ModelRunner:
         scores = PromptScores(own, likeliest.astype(np.int32), best)
         return prefill.sequence(0, tokens, logits[-1:]), scores
 
-    def load_weights(self, folder: Path) -> LoadedWeights:
+    def load_weights(self, delivery: Delivery) -> LoadedWeights:
         """Load delivered weights of the served model, and score the probe with them; thread-safe.
 
         Raises:
-            FailedPrecondition: The folder holds another model, or not all of this one.
+            FailedPrecondition: They are of another model, or not all of this one.
         """
-        weights.check_same_model(folder, self.config)
-        model = weights.load(folder, self.dtype, self.device)
+        weights.check_same_model(delivery, self.config)
+        model = weights.load(delivery, self.dtype, self.device)
         return LoadedWeights(weights.tensors_of(model), weights.plain_logprobs(model, self.probe))
 
     def replace_weights(self, delivered: LoadedWeights) -> float:

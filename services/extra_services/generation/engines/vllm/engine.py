@@ -50,6 +50,7 @@ from extra_services.generation.requests import (
     check_room,
 )
 from extra_services.generation.rollouts import GenerationEvent
+from extra_services.generation.weights import Delivery
 from extra_services.runtime import logs
 
 log = structlog.get_logger()
@@ -169,9 +170,11 @@ class VllmEngine:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
-        """Serve the weights in `folder`; see `protocol.Engine`."""
-        return await asyncio.shield(self._update_weights(folder, policy_version, in_flight))
+    async def update_weights(
+        self, delivery: Delivery, policy_version: int, in_flight: InFlight
+    ) -> WeightUpdate:
+        """Serve delivered weights; see `protocol.Engine`."""
+        return await asyncio.shield(self._update_weights(delivery, policy_version, in_flight))
 
     async def close(self) -> None:
         """End the engine's process."""
@@ -335,7 +338,9 @@ class VllmEngine:
         tokens = (
             weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH // 2).numpy().astype(np.int32)
         )
-        model = await asyncio.to_thread(weights.load, self._options.model, torch.float32, torch.device("cpu"))
+        model = await asyncio.to_thread(
+            weights.load, Delivery(self._options.model), torch.float32, torch.device("cpu")
+        )
         cases = list(itertools.product(PROBES, self._ranks))
         samples = [self._probe_sample(tokens, *probe) for probe, _ in cases]
         calls = zip(samples, (rank for _, rank in cases), strict=True)
@@ -367,7 +372,9 @@ class VllmEngine:
 
     # Weights.
 
-    async def _update_weights(self, folder: Path, policy_version: int, in_flight: InFlight) -> WeightUpdate:
+    async def _update_weights(
+        self, delivery: Delivery, policy_version: int, in_flight: InFlight
+    ) -> WeightUpdate:
         async with self._updating:
             previous = self.policy_version
             if policy_version == previous:
@@ -376,7 +383,7 @@ class VllmEngine:
             if not self._ready:
                 raise Unavailable(RESTARTING)
             started = time.monotonic()
-            reference, copy = await asyncio.to_thread(self._prepare, folder, policy_version)
+            reference, copy = await asyncio.to_thread(self._prepare, delivery, policy_version)
             self._gate.clear()
             try:
                 await self._empty(in_flight)
@@ -391,17 +398,16 @@ class VllmEngine:
                     self._gate.set()
             return self.last_update
 
-    def _prepare(self, folder: Path, policy_version: int) -> tuple[NDArray[np.float32], Path]:
+    def _prepare(self, delivery: Delivery, policy_version: int) -> tuple[NDArray[np.float32], Path]:
         """Check the delivered weights; return their log-probabilities of the probe, and a copy to load."""
-        weights.check_same_model(folder, self._config)
-        model = weights.load(folder, torch.float32, torch.device("cpu"))
+        weights.check_same_model(delivery, self._config)
+        model = weights.load(delivery, torch.float32, torch.device("cpu"))
         probe = weights.probe_tokens(self.limits.vocab_size, weights.PROBE_LENGTH)
         reference = weights.plain_logprobs(model, probe).numpy()
         copy = Path(self._copies.name) / str(policy_version)
         shutil.rmtree(copy, ignore_errors=True)  # of an update that failed
         copy.mkdir()
-        for file in (folder / "config.json", *folder.glob("*.safetensors")):
-            shutil.copy(file, copy)
+        delivery.write(copy)
         return reference, copy
 
     async def _empty(self, in_flight: InFlight) -> None:
