@@ -188,7 +188,8 @@ def _variable(latex: str) -> Iterator[str]:
 def _function(latex: str) -> Iterator[str]:
     """Change a function, or round a constant."""
     for name, other in _OTHER_FUNCTIONS:
-        unchanged = re.search(r"\\sqrt\{(?:[01]\}|\\frac)|=|\\text", latex)
+        # Neither does the base of logarithms change their ratio.
+        unchanged = re.search(r"\\sqrt\{(?:[01]\}|\\frac)|=|\\text|\\(ln|lg|log)\b.*\\\1\b", latex)
         if name in latex and not unchanged:
             yield latex.replace(name, other)
 

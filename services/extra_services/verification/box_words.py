@@ -328,7 +328,8 @@ WITHDRAWN = re.compile(
             (?:not|wrong|incorrect)
          | (?:ignore|disregard|forget) \s+ (?:that|this|my|what) \b
          | let \s+ me \s+ (?:correct|redo|recompute|recalculate|try\s+again|start\s+over|fix)
-         | (?:erratum|edit|correction|typo) \s* : )
+         | (?:erratum|edit|correction|typo) \s* :
+         | (?:I\s+have\s+|really\s+|actually,?\s+)? no \s+ idea (?! \s+ (?:what|why|how|who|where)\b ) )
     | \b I \s+ (?:now\s+)? realiz|(?:\b(?:wait|hold\s+on|but\s+we)\b [^.\n]{{0,10}} \b (?:I|we) \s+
             (?:need|must|have\s+to|should|forgot|missed)\b)
     | \b we \s+ (?:forgot|missed|overlooked|double-?counted|overcounted)
@@ -348,7 +349,7 @@ SIGNS_OF_WITHDRAWAL = (
     "i was off", "must have", "should", "disagree", "ignore", "disregard", "forget", "let me", "erratum",
     "edit", "correction", "typo", "realiz", "wait", "hold on", "but we", "missed", "double", "overcount",
     "not correct", "not right", "not true", "is not it", "s not it", "n't right", "n't correct", "n't true",
-    "n’t", "false", "be right",
+    "n’t", "false", "be right", "no idea",
 )  # fmt: skip
 #: Another value that the text goes on to, from the box.
 GOES_ON = re.compile(
@@ -362,6 +363,8 @@ GOES_ON = re.compile(
       | \b (?:answer|result) \b [^.\n]{{0,40}} (?: \b (?:is|are|equals) | , )
       | \b (?:hence|thus|therefore|so) [,:]? (?: \s+
             (?:it\s+is|it['’]s|there\s+(?:are|is)|we\s+(?:get|have|halve\s+it)) [,:]? )?
+      | \b I (?: \s+ (?:will|would|shall|am\s+going\s+to) | ['’](?:ll|d) )? \s+
+            (?:go\s+with|settle\s+(?:on|for)|stick\s+with)
       | \b (?:giving|becomes|making\s+it|which\s+makes) | \b (?:I|we) \s+ (?:find|get|obtain|have)
       | \b including \b [^.\n]{{0,60}} , | \b (?:after|once) \b [^.\n]{{0,40}} (?:correct|symmetr|adjust)\w*
       | \b (?:correct|true|actual|real|right) \s+

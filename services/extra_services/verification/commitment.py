@@ -56,6 +56,12 @@ def _refused_behind(text: str, end: int) -> bool:
     return any(pattern.match(text, end) for pattern in refusals)
 
 
+def denied_behind(text: str, end: int) -> bool:
+    """Return whether the words behind a box that ends at `end` call it wrong or rejected."""
+    denials = (box_words.DENIED_BEHIND, box_words.DENIED_BEHIND_IN_CHINESE, box_words.IS_NOT)
+    return any(pattern.match(text, end) for pattern in denials)
+
+
 def _says_more(text: str, end: int) -> bool:
     """Return whether anything but the end of a formula stands behind a box; behind most nothing does."""
     return not box_words.NOTHING_BEHIND.match(text, end)

@@ -33,6 +33,7 @@ _WEEKDAY = re.compile(r"(?:mon|tues|wednes|thurs|fri|satur|sun)day\s*,?\s*", re.
 _MONTH_OF_YEAR = re.compile(
     rf"(?:in\s+)?(?P<month>{_MONTH})\s*,?\s*(?:of\s+)?(?P<year>\d{{4}})\Z", re.IGNORECASE
 )
+_SPACING = re.compile(r"[$~]|\\[,;:! ]")
 _HALF_DAY = 12 * 3600
 
 
@@ -112,7 +113,5 @@ def same_date(left: tuple[int | None, int, int], right: tuple[int | None, int, i
 
 
 def _plain(text: str) -> str:
-    text = (
-        _TEXT.sub(r" \1 ", text).replace("$", " ").replace("\\,", " ").replace("\\ ", " ").replace("~", " ")
-    )
-    return re.sub(r"\s*(?::|\{:\})\s*", ":", " ".join(text.split())).strip(" .")
+    text = _SPACING.sub(" ", _TEXT.sub(r" \1 ", text))
+    return re.sub(r"\s*(?::|\{:\}|\\colon(?![a-zA-Z]))\s*", ":", " ".join(text.split())).strip(" .")

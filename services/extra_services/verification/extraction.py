@@ -16,6 +16,7 @@ from typing import NamedTuple
 from extra_rl.vocabulary import BoxChoice
 from extra_services.verification.commitment import (
     alternative_behind,
+    denied_behind,
     last_withdrawal,
     meant,
     value_gone_on_to,
@@ -68,7 +69,7 @@ _SAME_SENTENCE = re.compile(
         | \\[,;:!\ ] | \\[\[\]()] | \\\\(?=\s) | \\q?quad(?![a-zA-Z])  # spaces, delimiters, ends of rows
         | \\text\s*\{[^{}]{0,60}\}
         | [a-zA-Z]+ (?:_\{?\w{1,3}\}?|\(\w\))? \s* =                # the name of the next value
-        | \b[a-z()]{1,12}\b
+        | \b[a-z()]{1,13}\b
     ){0,14}\Z""",
     re.VERBOSE,
 )
@@ -79,8 +80,13 @@ _JOINT = re.compile(
 #: Between boxes that are a list even where the reference has one value.
 _LISTED = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\q?quad(?![a-zA-Z])|\band\b)*\Z")
 _ALTERNATIVE = re.compile(
-    r"(?<![a-zA-Z])(?:or|vs|versus|also|otherwise|for\s+(?:even|odd)|if|in\s+the\s+first\s+case)(?![a-zA-Z])|[或/–—~]"
+    r"(?<![a-zA-Z])(?:or|vs|versus|also|otherwise|for\s+(?:even|odd)|if|in\s+the\s+first\s+case|maybe|perhaps"
+    r"|possibly|alternatively)(?![a-zA-Z])|[或/–—~]"
 )
+_CONDITIONAL = r"(if|when|under|assuming|case)\b"
+#: The clause behind a box sets a condition, and the last clause of the text before it.
+_CONDITION = re.compile(rf"[\s$)\]\\]*(?:[.;,]\s+|\n\s*)(?:and\s+|but\s+)?{_CONDITIONAL}", re.IGNORECASE)
+_LAST_CONDITION = re.compile(rf"(?:.*[.;,\n]\s*)?{_CONDITIONAL}[^.;\n]*\Z", re.IGNORECASE | re.DOTALL)
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 #: What begins and ends a member of a formula, inside or at the ends of the formula.
 _MEMBER_ENDS = re.compile(
@@ -171,6 +177,9 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
         if correction := _correction(response, boxed[-1]):
             return correction
         behind = response[boxed[-1].end : boxed[-1].end + _UNIT_LENGTH]
+        if which is BoxChoice.LAST and (beside := _beside(response, written, boxed[-1])):
+            contents = dict.fromkeys(_with_name(response, box) for box in beside)
+            return Extracted((", " if several else " or ").join(contents), "box")
         return Extracted(_chosen(response, boxed, which, several), "box", behind)
     if written:  # all of them are denied
         return _correction(response, written[-1])
@@ -185,6 +194,32 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
 def _meant(response: str, written: list[_Box]) -> list[_Box]:
     examined = written[-_MOST_EXAMINED:]
     return written[:-_MOST_EXAMINED] + [box for box in examined if meant(response, box.start, box.end)]
+
+
+def _beside(response: str, written: list[_Box], last: _Box) -> list[_Box]:
+    r"""Return the last box that is meant with one beside it that only a doubt or a condition sets apart.
+
+    "\boxed{7} or possibly \boxed{8}" commits to neither, nor "if n is even \boxed{2}, if odd \boxed{1}".
+    """
+    at = written.index(last)
+    for left, right in pairwise(written[max(0, at - 1) : at + 2]):
+        gap = response[left.end : right.start]
+        other = right if left is last else left
+        if denied_behind(response, other.end):
+            continue
+        doubted = not meant(response, other.start, other.end) and _together(gap) and _ALTERNATIVE.search(gap)
+        if doubted or _parallel(response, left, gap):
+            return [left, right]
+    return []
+
+
+def _parallel(response: str, left: _Box, gap: str) -> bool:
+    """Return whether the clauses of two boxes set two conditions with one word ("if ..., if ...")."""
+    if len(gap) > 2 * _LONGEST_GAP or not (condition := _CONDITION.match(gap)):
+        return False
+    before = response[max(0, left.start - 2 * _LONGEST_GAP) : left.start]
+    own = _LAST_CONDITION.match(before)
+    return own is not None and own[1].lower() == condition[1].lower()
 
 
 def _last_line(response: str) -> Extracted | None:

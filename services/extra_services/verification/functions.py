@@ -1,7 +1,7 @@
 r"""Write functions in the notations of other countries as latex2sympy knows them.
 
-`\tg` is `\tan`, `\arctg` is `\arctan`, `\lg` is `\log_{10}`, `C_5^2` is `\binom{5}{2}`, `5!!` is 15,
-`17 \bmod 5` is 2.
+`\operatorname{cis} x` is `\cos x + i \sin x`, `\tg` is `\tan`, `\arctg` is `\arctan`, `\lg` is `\log_{10}`,
+`C_5^2` is `\binom{5}{2}`, `5!!` is 15, `17 \bmod 5` is 2.
 """
 
 import math
@@ -43,6 +43,16 @@ _REMAINDER = re.compile(
 )
 #: The parts of a complex number in figures.
 _PART = re.compile(r"\\(Re|Im)\s*\(\s*(-?[\d.]+)\s*([+-])\s*([\d.]*)\s*i\s*\)")
+#: "2 \\operatorname{cis} 60^\\circ": cos 60° + i sin 60°.
+_CIS = re.compile(
+    r"""
+    (?:\\(?:operatorname\*?|mathrm|text|textrm)\s*\{\s*cis\s*\}|\\?(?<![a-zA-Z])cis(?![a-zA-Z])) [\s~]*
+    ( \\left \s* \( [^()]{1,80}? \\right \s* \) | \( [^()]{1,60} \) | \{ [^{}]{1,60} \}
+      | -? (?: \\[dt]?frac \s* \{[^{}]*\} \s* \{[^{}]*\} | [\d.]* \\?[a-zA-Z]+ (?:/\d+)? | \d+(?:\.\d+)? )
+        (?: \s*\^\s*\{?\s*\\circ\s*\}? )? )
+    """,
+    re.VERBOSE,
+)
 _DOUBLE_FACTORIAL = re.compile(r"(?<![\d.])(\d{1,3})\s*!!(?!!)")
 
 
@@ -50,6 +60,7 @@ def standard_functions(text: str) -> str:
     """Return `text` with functions in latex2sympy's notation."""
     for pattern in _CHOICES:
         text = pattern.sub(_choices, text)
+    text = _CIS.sub(_cosine_and_sine, text)
     text = _NAMED.sub(_command, text)
     text = _COMMAND.sub(lambda name: _OTHER_NAMES[name[1]], text)
     text = _BARE.sub(lambda name: _OTHER_NAMES[name[1]], text)
@@ -64,6 +75,12 @@ def _command(match: "re.Match[str]") -> str:
     """Return the command of a function; "140 \\text{ min}" are minutes."""
     minutes = match[1] == "min" and match.string[: match.start()].rstrip(" ~")[-1:].isdigit()
     return match.group() if minutes else _OTHER_NAMES[match[1]]
+
+
+def _cosine_and_sine(match: "re.Match[str]") -> str:
+    angle = match[1].replace("\\left", "").replace("\\right", "").strip()
+    angle = angle[1:-1] if angle[0] in "({" else angle
+    return rf"(\cos({angle})+i\sin({angle}))"
 
 
 def _choices(match: "re.Match[str]") -> str:

@@ -43,6 +43,8 @@ class Written:
     unit: Unit | None = None
     #: The answer including a letter that may be a unit ("37/4 m", where m may be a mass), if that differs.
     with_letter: str = ""
+    #: The answer with its angles in radians, if it is more than one angle ("(2, 60^\\circ)").
+    in_radians: str = ""
     #: The digits as written of a number in a base other than ten ("52" of "52_8").
     digits: str = ""
     #: "or" joins conditions ("x < 4 or x > 1"), so that they are a union.
@@ -58,6 +60,8 @@ _BARE_NAME = re.compile(rf"(?<![\\a-zA-Z])(?:np\.|math\.|sympy\.)?({_NAMES})(?![
 _INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])")
 _HEXADECIMAL = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*([0-9A-F]+)\s*\}(?=\s*_\s*\{?\s*\(?16)")
 _DELIMITERS = re.compile(r"(?<!\\)\$\$?|\\[()\[\]](?![a-zA-Z])")
+#: "$50": a dollar sign that begins no formula.
+_AMOUNT = re.compile(r"-?\$\s?\d[\d,]*(?:\.\d+)?(?:\s+[a-zA-Z ]+)?\Z")
 _STYLE = re.compile(
     r"\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\{[^{}]*\}"
 )
@@ -84,6 +88,7 @@ _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z])|\bdegree
 _VARIABLE_BEHIND = re.compile(r"(?<![a-zA-Z])[a-zA-Z]\s*\Z")
 _TRIGONOMETRY = re.compile(r"(?<![a-z])\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ANGLE = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+_RADIANS = r"(\\frac{\1\\pi}{180})"
 _CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]")
 _AND = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*,?\s*|\s*(?:[和或与及]|\\&)\s*")
 _OR = re.compile(r"(?<![a-zA-Z\\])or(?![a-zA-Z])|或")
@@ -157,12 +162,14 @@ def written(text: str) -> Written:
         latex, marks = percent, replace(marks, percent=True)
     latex = _minutes_as_degrees(latex)
     if _TRIGONOMETRY.search(latex):  # the degrees belong to the argument
-        latex = _ANGLE.sub(r"(\\frac{\1\\pi}{180})", latex)
+        latex = _ANGLE.sub(_RADIANS, latex)
     bare, unit = split_unit(latex)
     if unit is None:
         without_degrees = _DEGREES.sub("", latex)
         if without_degrees != latex and without_degrees.strip():
-            latex, marks = without_degrees, replace(marks, degrees=True)
+            radians = _ANGLE.sub(_RADIANS, latex)
+            radians = "" if _ANGLE.fullmatch(latex.strip()) or _DEGREES.search(radians) else radians
+            latex, marks = without_degrees, replace(marks, degrees=True, in_radians=_mathematics(radians))
         bare, unit = split_unit(latex)
     if _VARIABLE_BEHIND.search(latex) and bare != latex:
         marks = replace(marks, with_letter=_mathematics(latex))
@@ -186,6 +193,8 @@ def without_delimiters(text: str) -> str:
 def plain_latex(text: str) -> str:
     """Return `text` as LaTeX without layout, delimiters and marks for the thousands; words stay."""
     text = unwrapped(unwrap_commands(symbols_as_commands(plain_punctuation(text))))
+    if _AMOUNT.match(text):
+        text = text.replace("$", "\\$")
     text = _DECIMAL_WITH_DOTS.sub("", text) if _DECIMAL.match(text) else text
     text = text.replace("\\%", "%")
     text = _DELIMITERS.sub(" ", _STYLE.sub("", text.replace("\\$", "\0"))).replace("\0", "\\$")

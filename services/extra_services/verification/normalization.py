@@ -29,6 +29,8 @@ _SPACE = re.compile(r"(?<![0-9a-zA-Z])\s+|\s+(?![0-9a-zA-Z])")
 _JOINED_THOUSANDS = re.compile(r"(?<=\d)(?<!\b0)(?:\{,\}|,\s*\\!\s*|\\,|\\!\s*,?|,?\\;)\s*(?=\d{3}(?!\d))")
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\Z")
+#: "1.234,5", "1 234,5" and "1.234.567": what marks the thousands where the decimals begin with a comma.
+_CONTINENTAL = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?: \d{3})+,\d+|(?:\.\d{3}){2,})\Z")
 #: Read from the end, so that the time is linear: "\;", punctuation, spaces, a backslash whose space is gone.
 _REVERSED_END = re.compile(r"(?:[,;:! ]\\(?!\\)|[.,;:\s]|\\(?!\\))++")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"))
@@ -43,7 +45,12 @@ _MAX_DIGITS = 1000
 
 def without_thousands(text: str) -> str:
     r"""Return `text` without marks for the thousands in LaTeX; any other `{,}` in a number is its point."""
-    return _DECIMAL_COMMA.sub(".", _JOINED_THOUSANDS.sub("", text))
+    text = _DECIMAL_COMMA.sub(".", _JOINED_THOUSANDS.sub("", text))
+    return _as_point(text) if _CONTINENTAL.match(text) else text
+
+
+def _as_point(number: str) -> str:
+    return number.replace(".", "").replace(" ", "").replace(",", ".")
 
 
 def braced_fractions(text: str) -> str:
@@ -105,6 +112,8 @@ def _normalized(text: str) -> str:
         text = unwrapped(_TEXT.sub(r"\1", text).replace(r"^{\circ}", r"^\circ"))
     if "," in text and _THOUSANDS.match(text):
         text = text.replace(",", "")
+    if _CONTINENTAL.match(text):
+        text = _as_point(text)
     return _SPACE.sub("", " ".join(text.split()))
 
 

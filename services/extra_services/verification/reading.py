@@ -72,6 +72,11 @@ def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
             _parse(prediction.with_letter or prediction.latex, real),
         )
         pairs += (variables,) if None not in variables else ()
+    if readable and gold.degrees != prediction.degrees and (gold.in_radians or prediction.in_radians):
+        left, right = (
+            _parse(side.in_radians or side.latex, real, _joint_of(side)) for side in (gold, prediction)
+        )
+        pairs += ((left, right),)
     return Readings(pairs, gold_value, value)
 
 

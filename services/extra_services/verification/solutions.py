@@ -46,7 +46,9 @@ def unsolved(gold: Any, prediction: Any) -> bool:
 
 def solves_inequality(gold: Any, prediction: Any) -> bool:
     """Return whether the reference is unsolved ("|x + 2| <= 3") and the prediction solves it."""
-    if not isinstance(gold, _ORDER) or _solves(gold) or len(gold.free_symbols) != 1:
+    # "|x| < 2" bounds a size: as a reference it asks for x no less than "|x + 2| < 3".
+    asks = isinstance(gold, _ORDER) and (gold.has(sympy.Abs) or not _solves(gold))
+    if not asks or len(gold.free_symbols) != 1:
         return False
     parts = prediction._unsorted_args if isinstance(prediction, And) else (prediction,)
     solved = all(isinstance(part, _ORDER) and _solves(part) for part in parts)

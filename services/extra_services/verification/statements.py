@@ -202,12 +202,22 @@ _SHARE_OF = re.compile(
 _WHICH = re.compile(r",?\s+which\b.*\Z", re.DOTALL)
 #: To the end of the sentence.
 _REASON = re.compile(r",?\s+(?:because|since)\s(?:[^.]|\.(?=\d))*")
+_OPEN_WORDS = any_of(
+    """
+    and or but so because since then by of to with from the an is are was were be equals we you they if
+    when for on at as let next thus hence therefore which than plus minus times must can should will would our
+    """
+)
+#: The end of a sentence that is not over: a word that another must follow, or a sign. "12 in" may be inches.
+_UNFINISHED = re.compile(rf"(?:(?<![\w\\-])(?:{_OPEN_WORDS})|\d\s*[+/=]|\d\s+[-*×÷])[\s,]*\Z", re.IGNORECASE)
 _LONGEST_BARE_ANSWER = 100
 _LONGEST_HEADING = 200
 #: Longest answer after a phrase, in characters; a box may be longer.
 _LONGEST_ANSWER = 1000
 #: Four letters that are no command and no name of a function.
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!sqrt|sinh|cosh|tanh|arc|beta|theta|alpha|gamma)[a-zA-Z]{4}")
+#: Letters side by side of a script other than Latin and Chinese ("Ответ: 15"), or with marks ("Đáp án: 15").
+_OTHER_WORD = re.compile(rf"[^\W\d_a-zA-Z{_HAN}][^\W\d_{_HAN}]|[^\W\d_{_HAN}][^\W\d_a-zA-Z{_HAN}]")
 _VALUE = re.compile(
     rf"""
     (?: {_FORMULA}
@@ -262,13 +272,19 @@ def whole(response: str) -> str | None:
     line = response.strip()
     if len(line) > _LONGEST_BARE_ANSWER or "\n" in line or _WORD.search(line):
         return None
+    labelled = _OTHER_WORD.search(line) is not None and any(map(str.isdigit, line))
     sentence = re.match(r"[A-Z][a-z]+\s", line) or _HAN_SENTENCE.search(line) or " :" in line
-    return line if not sentence and any(map(str.isalnum, line)) else None
+    return line if not (sentence or labelled) and any(map(str.isalnum, line)) else None
 
 
 def last_value(response: str) -> str | None:
-    """Return the last formula or number of `response`, without regard to reasons given behind it."""
+    """Return the last formula or number of `response`, without regard to reasons given behind it.
+
+    A response that ends in the middle of a sentence was cut off, and its last number is no answer.
+    """
     tail = response[-_TAIL:]
+    if _UNFINISHED.search(tail):
+        return None
     asserted = _REASON.sub("", tail)
     return _last_value(asserted) or _last_value(tail)
 
