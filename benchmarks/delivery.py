@@ -6,13 +6,14 @@ the new version. The clock stops when that token is here. Phases:
 
 - `save`: the policy is written as a safetensors folder (both ways; the stream reads its tensors from there).
 - `send`: the call until it returns, without the engine's part: for a stream, the tensors on the wire.
-- `engine`: read and check the tensors, the plain forward pass of the probe, the swap, the probe.
+- `engine`: read (of a folder) and check the tensors, the plain forward pass of the probe, the swap, the
+  probe.
 - `first_token`: a prompt of 32 tokens, one token.
 
-`parts` splits the engine's part further, by calling its functions in this process. Ratios are the whole
-delivery over reading the same bytes from the page cache and copying them once more: `MODEL_folder`,
-`MODEL_stream`, and the same of CPU seconds with `_cpu`; each is the median of the rounds. `_transfer` leaves
-out what computes and does not move bytes: both passes of the probe and the first token.
+`parts` splits the engine's part of a folder further, by calling its functions in this process. Ratios are
+the whole delivery over reading the same bytes from the page cache and copying them once more:
+`MODEL_folder`, `MODEL_stream`, and the same of CPU seconds with `_cpu`; each is the median of the rounds.
+`_transfer` leaves out what computes and does not move bytes: both passes of the probe and the first token.
 """
 
 import argparse

@@ -424,7 +424,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--part", action="append", choices=["prompts", *parts], help="only these; no page then"
     )
-    parser.add_argument("--most-prompts", type=int, default=100_000, help="1000000 takes some ten minutes")
+    parser.add_argument("--most-prompts", type=int, default=100_000, help="1000000 takes four to ten minutes")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of page and plots")
     parser.add_argument("--json", action="store_true", help="accepted for all benchmarks; always JSON")
     chosen = parser.parse_args(arguments)

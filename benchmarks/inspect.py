@@ -5,8 +5,6 @@ a cache and clicks through its filters. First paint is the browser's first-conte
 the time until the first rows of the table are drawn; a filter is timed from the click (or the last key) until
 two frames after the list has changed, all by the page's clock. The same is measured on a run of a tenth of
 the size, to show which times depend on it. Needs Debian's `chromium` and the package playwright.
-
-(A module named `inspect` beside other benchmarks would hide Python's own: hence the file's name.)
 """
 
 import argparse

@@ -6,9 +6,9 @@ Each problem has eight responses. The first four are stored, then the other four
 correct responses count. So a rollout is compared with the stored solutions and with its siblings.
 """
 
+import argparse
 import itertools
 import json
-import sys
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
@@ -184,4 +184,10 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="extra-rl bench novelty-on-math",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="where rollouts_math.jsonl is")
+    main(parser.parse_args().folder)

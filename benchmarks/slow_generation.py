@@ -31,7 +31,9 @@ def slow_down(pause: float) -> None:
 
 def main() -> None:
     """Serve until stopped."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="extra-rl bench slow_generation", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--pause", type=float, required=True, help="seconds after each step of the batch")
     options, settings = parser.parse_known_args()
     slow_down(options.pause)

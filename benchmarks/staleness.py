@@ -129,7 +129,7 @@ class Steps:
 
 def main() -> None:
     """Print the measurements as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="extra-rl bench staleness", description=__doc__, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument("--bounds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(

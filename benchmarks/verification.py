@@ -117,8 +117,9 @@ def _accepted_by_math_verify(cases: list[dict[str, str]]) -> list[bool]:
 
 
 def _speed(ratios: dict[str, float], figures: dict[str, float]) -> None:
-    if not DATA.is_dir():
-        sys.exit(f"no folder {DATA}: set EXTRA_RL_DATA to the folder of graded responses and benchmarks")
+    for name in ("rollouts_math", "graded_gsm8k", *BENCHMARKS):
+        if not (DATA / f"{name}.jsonl").is_file():
+            sys.exit(f"no {name}.jsonl in {DATA}: set EXTRA_RL_DATA to the folder of graded responses")
     real, hard = real_responses(), hard_mix()
     figures |= {"workers": WORKERS, "repeats": REPEATS}
     for name, pairs in (("real_responses", real), ("hard_mix", hard)):

@@ -1,7 +1,8 @@
 """The YAML file that describes a training run.
 
 Each section is a small pydantic model; unknown keys are refused with the nearest known name. Defaults are
-the paper's reference settings (docs/algorithm.md), so a config names only what differs. Other options of
+the paper's reference settings (docs/algorithm.md) but for `novelty.metric`, which `preset: paper` sets; so a
+config names only what differs. Other options of
 OpenRLHF go under `openrlhf`, as its own flags.
 """
 

@@ -133,7 +133,7 @@ def load(delivery: Delivery, dtype: torch.dtype | None, device: torch.device) ->
         device: Its device.
 
     Raises:
-        FailedPrecondition: Tensors are missing, unknown or of the wrong shape, or the folder cannot be read.
+        FailedPrecondition: Tensors are missing, unknown or of the wrong shape, or they cannot be read.
     """
     try:
         config = AutoConfig.from_pretrained(delivery.folder, local_files_only=True, trust_remote_code=False)

@@ -90,7 +90,8 @@ class VllmEngine:
         self._emptied = asyncio.Condition()
         self._updating = asyncio.Lock()
         self._names = itertools.count()
-        # Delivered weights are copied here: the caller may delete their folder.
+        # Delivered weights are copied here, because the workers read files: the caller may delete
+        # their folder, and streamed ones have none.
         self._copies = tempfile.TemporaryDirectory(prefix="extra-rl-weights-")
         self._served = options.model
         self._ready = False
