@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
 
 from extra_client import GenerationClient, Rollout, UnavailableError, VerificationClient, embedded
-from extra_trainer.config import EvaluationConfig
-from extra_trainer.data.problems import Problem
+from extra_trainer.config import Config, EvaluationConfig
+from extra_trainer.data.problems import Problem, write_problems
 from extra_trainer.evaluation.evaluator import Evaluator
 from extra_trainer.evaluation.result import Evaluation
+from extra_trainer.launch.launcher import Launcher
+from extra_trainer.launch.services import Addresses
 from extra_trainer.rehearsal.problems import problems
 from extra_trainer.rollouts.generation_pool import GenerationPool
+from extra_trainer.runs.folder import RunFolder
 from support.processes import MARK, marked_processes, no_process_survives, wait_for
 
 PATIENCE = 120
@@ -188,6 +194,48 @@ def test_several_replicas_share_the_problems_and_give_the_same_samples(
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize("way", ["folder", "stream"])
+def test_the_start_model_is_evaluated_on_a_service_that_has_another_run_s_policy(
+    way: str, tiny_model: Path, verification: VerificationClient, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.weights.mkdir(parents=True)
+    folder.start_model.symlink_to(tiny_model)
+    write_problems(folder.evaluation_data / "easy.jsonl", EASY)
+    with (
+        embedded.start("generation", model=tiny_model, threads=1, weights_root=folder.weights) as service,
+        GenerationClient(service.target) as client,
+    ):
+        config = Config.model_validate(
+            {
+                "name": "second",
+                "model": {"path": str(tiny_model)},
+                "data": {"train": "rehearsal", "evaluation": "rehearsal"},
+                "rollout": {"response_max_tokens": 24},
+                "evaluation": {"samples_per_prompt": 4, "k": [1, 4]},
+                "services": {"generation": {"target": service.target, "weights": way}},
+            }
+        )
+        addresses = Addresses((service.target,), "unused", verification.target)
+
+        def before() -> dict[tuple[str, str], list[str]]:
+            launcher = Launcher(config, folder, Console(quiet=True))
+            result = launcher._evaluate("before", addresses, fresh=True)
+            assert result.policy_version == client.get_info().policy_version
+            return _texts(folder.evaluation("before").with_suffix(".jsonl"))
+
+        own = before()
+        noise = torch.Generator().manual_seed(0)
+        trained = {
+            name: tensor + torch.randn(tensor.shape, generator=noise)
+            for name, tensor in load_file(tiny_model / "model.safetensors").items()
+        }
+        client.stream_weights(trained.items(), 40)
+        assert before() == own
+        assert list(folder.weights.iterdir()) == []
+        assert client.get_info().policy_version == 41
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ it continues a run from its last checkpoint.
 import contextlib
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -191,6 +193,7 @@ class Launcher:
                 addresses.verification, patience=given.patience(given.verification) or None
             ) as verification,
             EvaluationProgress(self.console, f"Evaluation {when} training", samples) as shown,
+            self._start_model_served(generation) if when == "before" else contextlib.nullcontext(),
         ):
             if when == "after" and patience:
                 # It may have been restarted since training ended, with the weights that it started with.
@@ -209,6 +212,31 @@ class Launcher:
             result = evaluator.run(sets, path.with_suffix(".jsonl"), weights=weights, replace=True)
         result.save(path)
         return result
+
+    @contextlib.contextmanager
+    def _start_model_served(self, generation: GenerationPool) -> Iterator[None]:
+        """Have services that ran before this launch serve the start model.
+
+        They may still have the policy of an earlier run, which would be evaluated in its place.
+        """
+        if self.config.services.generation.target is None:
+            yield
+            return
+        version = generation.policy_version() + 1
+        if self.config.weights_delivery == "stream":
+            generation.deliver(self.folder.path, self.folder.start_model.name, version)
+            yield
+            return
+        # The services read below the folder of weights, and no links out of it.
+        with tempfile.TemporaryDirectory(prefix="start-", dir=self.folder.weights) as copy:
+            for file in self.folder.start_model.iterdir():
+                if file.suffix in (".json", ".safetensors"):
+                    shutil.copy(file, copy)
+            # A service may run as another user.
+            Path(copy).chmod(0o755)
+            generation.deliver(self.folder.weights, Path(copy).name, version)
+            # Kept meanwhile: a service that is restarted gets it again.
+            yield
 
     def _evaluation_sets(self) -> dict[str, list[data.Problem]]:
         # The paper's order of its benchmarks is alphabetical.
