@@ -225,12 +225,12 @@ def _related(
 
     A blank text has a vector of its own, and similarity 0.
     """
-    texts = [[part.text for part in one.parts] for one in found]
+    texts = [one.to_embed if one.parts else [] for one in found]
     embedded = vectors.of([text for some in texts for text in some] + [" "], TextWindow.WHOLE)
     ends = np.cumsum([len(some) for some in texts])
     made = [
-        related(one, embedded[end - len(one.parts) : end], problem) if one.parts else (one, embedded[-1], 0.0)
-        for one, end, problem in zip(found, ends.tolist(), problems, strict=True)
+        related(one, embedded[end - len(some) : end], problem) if some else (one, embedded[-1], 0.0)
+        for one, some, end, problem in zip(found, texts, ends.tolist(), problems, strict=True)
     ]
     similarities = np.array([similarity for _, _, similarity in made], dtype=np.float32)
     return [one for one, _, _ in made], np.stack([vector for _, vector, _ in made]), similarities
@@ -394,6 +394,12 @@ def farmed(problem: Problem, other: Problem, far: Problem) -> dict[str, str]:
         "3 true equations and the box": _few(_facts(chance)),
         "3 true equations with the problem's numbers and the box": _few(_own_facts(problem, chance)),
         "the problem and the box": problem["problem"],
+        "the problem with words around it, an equation that leads to the answer, and the box": (
+            f"{_filled_up(problem)} {_closing(problem)}"
+        ),
+        "the problem with words around it, two equations that lead to the answer, and the box": (
+            f"{_filled_up(problem)} {_closing(problem, 17)}"
+        ),
         "another problem's solution and the box": foreign,
         "another problem's solution with these numbers and the box": _with_numbers_of(
             problem, foreign, chance
@@ -488,6 +494,17 @@ def _changed(text: str, problem: Problem, other: Problem, far: Problem) -> dict[
         "a solution of another topic first": f"{far_body}\n\n{text}",
         "half of it and another problem's solution": f"{half}\n\n{other_body}\n\n{answer}",
     }
+
+
+def _filled_up(problem: Problem) -> str:
+    """Return the sentences of a problem among words that say nothing, so that none is only the problem's."""
+    first, *others = re.split(r"(?<=[.?!])\s+", problem["problem"])
+    rest = (f"And now we also know, or want to know, that or whether {_small(each)}" for each in others)
+    return " ".join([f"So, as we can see and as we should keep in mind here, {_small(first)}", *rest])
+
+
+def _small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _parts(text: str) -> tuple[str, str]:

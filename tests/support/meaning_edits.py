@@ -109,7 +109,8 @@ def _digit(latex: str) -> Iterator[str]:
 
 def _sign(latex: str) -> Iterator[str]:
     """Change the sign between two terms."""
-    if _NO_SIGNS.search(latex):
+    # For all integers k, a - k and a + k are the same values.
+    if _NO_SIGNS.search(latex) or re.search(r"[kn]\s*\\in\s*\\mathbb\{?Z", latex):
         return
     for found in re.finditer(r"(?<=[\w)}])\s*([+-])\s*(?=[1-9a-zA-Z\\])", latex):
         if "^" not in latex[max(0, found.start() - 4) : found.start()]:

@@ -53,6 +53,9 @@ def test_false_equations_are_found(sentence: str) -> None:
         "- 61 = 7 · 8 + 5",
         "$0 = 12$ is impossible",
         "= = =",
+        "We look at powers of 3 modulo 7: $3^2 = 2$, $3^3 = 6$.",
+        "Pendant 1,5 heure il parcourt 1,5 × 60 = 90 km.",
+        "Das sind 16 = 0,20 * 80 Euro.",
     ],
 )
 def test_true_equations_and_what_is_not_understood_are_not_called_false(sentence: str) -> None:

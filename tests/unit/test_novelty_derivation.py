@@ -405,9 +405,26 @@ def test_a_fraction_may_be_led_to_by_its_parts() -> None:
 
 def test_a_text_that_leads_nowhere_has_to_resemble_the_problem_more() -> None:
     found = d.derivation(EQUATIONS, STATED)
-    vectors = np.array([[0.6, 0.8]], dtype=np.float32)
+    vectors = np.array([[0.6, 0.8], [0.6, 0.8]], dtype=np.float32)
     problem = np.array([1, 0], dtype=np.float32)
     assert d.related(found, vectors, problem)[2] == pytest.approx(0.6)
     for signs in (1, 2):
         astray = replace(found, astray=signs)
         assert d.related(astray, vectors, problem)[2] == pytest.approx(0.6 - signs * d.ASTRAY)
+
+
+def test_a_restatement_makes_no_steps_related_to_the_problem() -> None:
+    """A filled-up question and equations that make the answer: more like the problem than solutions are."""
+    found = d.derivation(f"So, as we can see, {PROBLEM.lower()} Now $9 + 9 = 18$. $\\boxed{{18}}$", STATED)
+    assert found.own_steps.strip() == "Now $9 + 9 = 18$."
+    problem = np.array([1, 0], dtype=np.float32)
+    for similarity in (0.1, d.UNRELATED_STEPS):
+        vectors = np.array([[0.8, 0.6], [similarity, (1 - similarity**2) ** 0.5]], dtype=np.float32)
+        assert d.related(found, vectors, problem)[2] <= d.UNRELATED + 1e-6
+    vectors = np.array([[0.8, 0.6], [0.8, 0.6]], dtype=np.float32)
+    assert d.related(found, vectors, problem)[2] == pytest.approx(0.8)
+
+
+def test_a_text_with_nothing_of_its_own_is_no_derivation() -> None:
+    restated = f"We are given the numbers 37 and 110. We are asked: {PROBLEM} So 37, 110. $\\boxed{{18}}$"
+    assert d.derivation(restated, STATED).empty

@@ -47,10 +47,13 @@ from extra_services.novelty.request import (
     ScoringOptions,
 )
 from extra_services.novelty.scoring import NoveltyScorer
-from support.latex_derivations import ANSWER, EQUATIONS, PROBLEM, SWAP, SWAP_AGAIN
+from support.latex_derivations import ANSWER, PROBLEM, SWAP, SWAP_AGAIN
+from support.latex_derivations import EQUATIONS as SENTENCES
 
 WORDS = ("sum", "mean", "parity", "circle", "series", "limit")
 ONLY = ScoreMode.SCORE_ONLY
+#: Without a sentence of its own for the variables: counts of words do not see what equations are about.
+EQUATIONS = SENTENCES.replace(" ducks. Then", " ducks, then")
 
 
 class WordCounts:

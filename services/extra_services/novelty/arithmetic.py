@@ -34,7 +34,7 @@ _REWRITES = (
 )
 _BRACES = str.maketrans("{}", "()")
 #: What gives a sentence's equations another meaning.
-_OTHERWISE = re.compile(r"mod(?![a-su-z])|≡|equiv|remainder|digit|clock|base", re.IGNORECASE)
+_OTHERWISE = re.compile(r"mod(?![a-su-z])|modul|≡|equiv|remainder|digit|clock|base", re.IGNORECASE)
 _SPAN = re.compile(r"[\d.\s+\-*/^()%=<>]*=[\d.\s+\-*/^()%=<>]*")
 #: Characters that hold the word before an equation, if it is one that counts.
 _LONGEST_WORD = 40
@@ -51,6 +51,7 @@ _LISTED_OPERATIONS = (
 )
 _OPERATIONS = frozenset(_LISTED_OPERATIONS.split())
 _RATIO_BEFORE, _RATIO_BEHIND = re.compile(r"\d\s*:$"), re.compile(r":\s*\d")
+_COMMA_BEFORE, _COMMA_BEHIND = re.compile(r"(?<=\d),(?=\Z)"), re.compile(r",\d")
 #: Characters that bind to the number beside them, as all that are not ASCII may; and those that do not.
 _BINDING, _QUOTES = "_|!\\'", "“”‘’…"
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[-+*/^()%]")
@@ -87,7 +88,12 @@ def false_equations(sentence: str) -> list[str]:
     return [
         span[0]
         for span in _SPAN.finditer(text)
-        if len(span[0]) <= _LONGEST and _stands_alone(text, span) and _false(span[0])
+        if len(span[0]) <= _LONGEST
+        and _stands_alone(text, span)
+        # "1,5 * 60 = 90" has a decimal comma.
+        and not _COMMA_BEFORE.search(text, 0, span.start())
+        and not _COMMA_BEHIND.match(text, span.end())
+        and _false(span[0])
     ]
 
 

@@ -101,14 +101,14 @@ def _embed_derivations(
         else:
             found[row] = read
     stated = list(dict.fromkeys(problems[row] for row in found if problems[row].strip()))
-    parts = [part.text for each in found.values() for part in each.parts]
+    parts = [text for each in found.values() for text in each.to_embed]
     embedded = embedder.embed_counted(stated + parts, TextWindow.WHOLE)
     unknown = np.full(embedder.dimension, np.nan, dtype=np.float32)
     of_problem = dict(zip(stated, embedded.vectors, strict=False))
     vectors = np.zeros((len(texts), embedder.dimension), dtype=np.float32)
     start = len(stated)
     for row, each in found.items():
-        end = start + len(each.parts)
+        end = start + len(each.to_embed)
         problem = of_problem.get(problems[row], unknown)
         kept, vectors[row], similarity = related(each, embedded.vectors[start:end], problem)
         start = end

@@ -70,7 +70,7 @@ class CheckedGroup:
     def to_embed(self) -> list[str]:
         """Return the texts of the rollouts that count, as their metric embeds them: `derivation` by parts."""
         texts = self.group.texts or []
-        parts = [part.text for each in self.derivations for part in each.parts]
+        parts = [text for each in self.derivations for text in each.to_embed]
         return parts or [texts[row] for row in self.rows.tolist()]
 
 
@@ -292,7 +292,7 @@ def _related(prepared: PreparedGroups, memory: Memory) -> PreparedGroups:
     groups, vectors = [], [prepared.vectors[:0]]
     start = 0
     for checked, problem in zip(prepared.groups, problems, strict=True):
-        end = start + sum(len(each.parts) for each in checked.derivations)
+        end = start + sum(len(each.to_embed) for each in checked.derivations)
         judged = JudgedGroup(checked.rows, checked.suspicious, checked.derivations)
         judged, related, to_problem = without_unrelated(judged, prepared.vectors[start:end], problem)
         groups.append(replace(_with_judgement(checked, judged), problem=problem, to_problem=to_problem))

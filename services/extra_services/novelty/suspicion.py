@@ -103,7 +103,7 @@ def without_unrelated(
 
     Args:
         judged: A judged group.
-        vectors: Unit vectors of the parts of its derivations, one after the other, float32 [parts, d].
+        vectors: Unit vectors of its derivations' texts `to_embed`, one after the other, float32 [texts, d].
         problem: Unit vector of the problem, float32 [d]; NaN if it is not known.
 
     Returns:
@@ -113,7 +113,7 @@ def without_unrelated(
     reasons: dict[int, str] = {}
     start = 0
     for place, whole in enumerate(judged.derivations):
-        end = start + len(whole.parts)
+        end = start + len(whole.to_embed)
         found, vector, similarity = related(whole, vectors[start:end], problem)
         start = end
         if reason := reason_against_related(found, similarity):

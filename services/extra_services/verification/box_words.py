@@ -138,6 +138,8 @@ NOT_MEANT_BEFORE = re.compile(
     )
     # without a word's beginning
     | n['’]t {_NEAR}
+    # denied in German, French, Spanish, Italian, Portuguese, Russian
+    | (?<!\w) (?: nicht | kein | n['’]est \s+ pas | pas | no \s+ es | non \s+ è | não \s+ é | не ) (?!\w)
     | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
     | \A \W* (?:(?:the|output|response|answer|required|expected)\s+)* format \s* (?:is)?
     | (?:{_DENIED_IN_CHINESE})
@@ -148,6 +150,22 @@ NOT_MEANT_BEFORE = re.compile(
     {_TO_BOX}
     """,
     re.VERBOSE,
+)
+#: The sentence of a box is about another case than the problem's.
+SUPPOSITION = re.compile(
+    r"""
+    \b (?:if|in\s+which\s+case|under|with|otherwise|although|though|unless|assuming|were|had|convention
+      |interpretation|reading|note|remark) \b .* \b (?:would|could|might) \b
+    | \A \W* (?: (?:note|remark) \b \W* (?:that\s+)? )? (?:if|assuming|unless) \b .* \b
+        (?: (?:answer|result|value|it|this) \s+ (?:is|becomes|changes\s+to|equals) | becomes | gets? )
+        (?: \s+ (?:instead|then) )? [\s$({:*]* \Z
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+CONDITION = re.compile(r"\b(?:if|unless|assuming|case|would|could|might)\b", re.IGNORECASE)
+#: A sentence that gives the answer, or nothing but a box.
+CONCLUDES = re.compile(
+    r"\b(?:answer|result|final(?:ly)?|therefore|thus|hence|so|total|equals)\b|\A[\s$*(\[\\]*\Z", re.IGNORECASE
 )
 #: In lower-case text.
 BUT = re.compile(r"\b(?:but|rather|instead)\b(?!\s+(?:not|never|wrong|incorrect|false|mistaken)\b)")
@@ -329,6 +347,10 @@ WITHDRAWN = re.compile(
          | (?:ignore|disregard|forget) \s+ (?:that|this|my|what) \b
          | let \s+ me \s+ (?:correct|redo|recompute|recalculate|try\s+again|start\s+over|fix)
          | (?:erratum|edit|correction|typo) \s* :
+         | (?:das|dies) \s+ ist \s+ (?:falsch|nicht\s+richtig)
+         | es[ot]o? \s+ (?:es|está) \s+ (?:incorrecto|mal)
+         | c['’]est \s+ (?:faux|incorrect) | это \s+ (?:неверно|неправильно) | è \s+ sbagliato
+         | isso \s+ está \s+ errado
          | (?:I\s+have\s+|really\s+|actually,?\s+)? no \s+ idea (?! \s+ (?:what|why|how|who|where)\b ) )
     | \b I \s+ (?:now\s+)? realiz|(?:\b(?:wait|hold\s+on|but\s+we)\b [^.\n]{{0,10}} \b (?:I|we) \s+
             (?:need|must|have\s+to|should|forgot|missed)\b)
@@ -350,6 +372,7 @@ SIGNS_OF_WITHDRAWAL = (
     "edit", "correction", "typo", "realiz", "wait", "hold on", "but we", "missed", "double", "overcount",
     "not correct", "not right", "not true", "is not it", "s not it", "n't right", "n't correct", "n't true",
     "n’t", "false", "be right", "no idea",
+    "falsch", "nicht richtig", "está mal", "est faux", "неверно", "неправильно", "sbagliato", "errado",
 )  # fmt: skip
 #: Another value that the text goes on to, from the box.
 GOES_ON = re.compile(

@@ -53,7 +53,7 @@ _STATED = re.compile(rf"(?i: (?:{_CUE}) {_BETWEEN} ) {_LETTERS}", re.VERBOSE)
 _MATCHES = re.compile(
     rf"""
     (?i: \b (?:which|that|this) \s+ (?:is|matches|corresponds\s+to|means|gives) \s+ (?:the\s+)?
-        (?:option|choice|answer) ) \s+ {_LETTERS}
+        (?: (?:option|choice|answer) \s* ){{1,2}} ) {_LETTERS}
     """,
     re.VERBOSE,
 )

@@ -56,6 +56,27 @@ def _refused_behind(text: str, end: int) -> bool:
     return any(pattern.match(text, end) for pattern in refusals)
 
 
+def only_supposed(text: str, earlier_start: int, earlier_end: int, start: int) -> bool:
+    """Return whether a box holds only if something else did, unlike the box before it ("If 0 counts, ...").
+
+    Args:
+        text: The response.
+        earlier_start: Start of the box before it.
+        earlier_end: End of the box before it.
+        start: Start of the box.
+    """
+    before = text[max(earlier_end, start - _BEFORE) : start]
+    if earlier := box_words.EARLIER_SENTENCES.match(before):
+        before = before[earlier.end() :]
+    supposition = box_words.SUPPOSITION.search(before)
+    if not supposition:
+        return False
+    own = text[max(0, earlier_start - _BEFORE) : earlier_start]
+    if earlier := box_words.EARLIER_SENTENCES.match(own):
+        own = own[earlier.end() :]
+    return not box_words.CONDITION.search(own) and bool(box_words.CONCLUDES.search(own))
+
+
 def denied_behind(text: str, end: int) -> bool:
     """Return whether the words behind a box that ends at `end` call it wrong or rejected."""
     denials = (box_words.DENIED_BEHIND, box_words.DENIED_BEHIND_IN_CHINESE, box_words.IS_NOT)

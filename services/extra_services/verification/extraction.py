@@ -19,15 +19,19 @@ from extra_services.verification.commitment import (
     denied_behind,
     last_withdrawal,
     meant,
+    only_supposed,
     value_gone_on_to,
     with_words,
     withdrawn_behind,
 )
+from extra_services.verification.json_answers import stated_in_json
 from extra_services.verification.statements import (
+    answering,
     last_value,
     marked_line,
     states_a_value,
     whole,
+    without_suppositions,
 )
 from extra_services.verification.symbols import plain_punctuation
 
@@ -55,6 +59,12 @@ _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNO
 _JOINED_TAG = re.compile(
     r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
 )
+#: Another speaker, whom a model makes up behind its answer.
+_TURN = re.compile(
+    r"<\|(?!\s)[a-z_]{2,20}\|>|</s>|\n[ \t#*]*(?:Human|User|Assistant)\**:",
+    re.IGNORECASE,
+)
+_SIGNS_OF_A_TURN = ("<|", "</s>", "Human", "User", "Assistant")
 _THINK, _THINK_END = "<think>", "</think>"
 _GIVES_UP = re.compile(
     r"\b(?:cannot|can['’]t|could\s+not|couldn['’]t|unable|(?:do\s+not|don['’]t)\s+know|sorry|failed\s+to|give\s+up"
@@ -69,7 +79,7 @@ _SAME_SENTENCE = re.compile(
         | \\[,;:!\ ] | \\[\[\]()] | \\\\(?=\s) | \\q?quad(?![a-zA-Z])  # spaces, delimiters, ends of rows
         | \\text\s*\{[^{}]{0,60}\}
         | [a-zA-Z]+ (?:_\{?\w{1,3}\}?|\(\w\))? \s* =                # the name of the next value
-        | \b[a-z()]{1,13}\b
+        | \b[a-z()]{1,13}\b | \(?(?:[a-h1-9]|i{1,3}|iv)\)         # a label of the next part
     ){0,14}\Z""",
     re.VERBOSE,
 )
@@ -78,7 +88,7 @@ _JOINT = re.compile(
     r"[,;&/–—~]|(?<![a-zA-Z])(?:vs|versus)(?![a-zA-Z])|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|[和或、，]|\\quad"
 )
 #: Between boxes that are a list even where the reference has one value.
-_LISTED = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\q?quad(?![a-zA-Z])|\band\b)*\Z")
+_LISTED = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\q?quad(?![a-zA-Z])|\band\b|(?<![a-zA-Z\\])[a-zA-Z]\s*=)*\Z")
 _ALTERNATIVE = re.compile(
     r"(?<![a-zA-Z])(?:or|vs|versus|also|otherwise|for\s+(?:even|odd)|if|in\s+the\s+first\s+case|maybe|perhaps"
     r"|possibly|alternatively)(?![a-zA-Z])|[或/–—~]"
@@ -153,6 +163,9 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
         which: Selects one of several boxes.
         several: The reference lists several values, so that boxes of one sentence are one list.
     """
+    response = _first_turn(response)
+    if (stated := stated_in_json(response)) is not None:
+        return Extracted(stated, "phrase")
     thought, end, answer = response.rpartition(_THINK_END)
     if end and any(map(str.isalnum, answer)) and (found := _answer(answer, which, several)):
         return found
@@ -161,20 +174,33 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
     return None if end or _unfinished_thought(response) else _answer(response, which, several)
 
 
+def _first_turn(response: str) -> str:
+    """Return a response up to where it goes on with an invented turn of another speaker, behind an answer."""
+    if not any(sign in response for sign in _SIGNS_OF_A_TURN):
+        return response
+    for turn in _TURN.finditer(response):
+        before = response[: turn.start()]
+        if "\\boxed" in before or _marked(before):
+            return before
+    return response
+
+
 def _unfinished_thought(response: str) -> bool:
     return response.lstrip().startswith(_THINK)
 
 
 def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
     written = _boxes(response)
-    boxed = _meant(response, written) if written else []
+    boxed = _without_suppositions(response, _meant(response, written)) if written else []
     tag = _last_tag(response)
     if tag is not None and (not boxed or boxed[-1].start < tag.end()):
         return _tagged(response, tag, which, several)
     if boxed:
         if (start := withdrawn_behind(response, boxed[-1].end)) is not None:
             return _stated(response[start:])
-        if correction := _correction(response, boxed[-1]):
+        # A later box that does not count is no correction either.
+        later = next((box.start for box in written if box.start > boxed[-1].start), len(response))
+        if correction := _correction(response[:later], boxed[-1]):
             return correction
         behind = response[boxed[-1].end : boxed[-1].end + _UNIT_LENGTH]
         if which is BoxChoice.LAST and (beside := _beside(response, written, boxed[-1])):
@@ -188,12 +214,19 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
         if bare := [box for box in _BARE_BOX.findall(response) if not _BLANK.match(box)]:
             return Extracted(bare[0 if which is BoxChoice.FIRST else -1], "box")
         return _marked(response) if _only_empty_boxes(response) else None
-    return _last_line(response) or _stated(response[last_withdrawal(response) :])
+    return _last_line(response) or _stated(answering(response[last_withdrawal(response) :]))
 
 
 def _meant(response: str, written: list[_Box]) -> list[_Box]:
     examined = written[-_MOST_EXAMINED:]
     return written[:-_MOST_EXAMINED] + [box for box in examined if meant(response, box.start, box.end)]
+
+
+def _without_suppositions(response: str, boxed: list[_Box]) -> list[_Box]:
+    """Return the boxes without those at the end that only hold if something else did."""
+    while len(boxed) > 1 and only_supposed(response, *boxed[-2][1:], boxed[-1].start):
+        boxed = boxed[:-1]
+    return boxed
 
 
 def _beside(response: str, written: list[_Box], last: _Box) -> list[_Box]:
@@ -255,7 +288,8 @@ def _only_empty_boxes(response: str) -> bool:
 
 
 def _marked(response: str) -> Extracted | None:
-    found = marked_line(plain_punctuation(response))
+    plain = plain_punctuation(response)
+    found = marked_line(without_suppositions(plain)) or marked_line(plain)
     return Extracted(*found) if found else None
 
 
@@ -270,9 +304,9 @@ def _correction(response: str, last_box: _Box) -> Extracted | None:
     behind = response[last_box.end :]
     if not any(map(str.isalnum, behind)):
         return None
-    found = _marked(behind)
-    if found and states_a_value(found.text):
-        return found
+    found = marked_line(without_suppositions(plain_punctuation(behind)))
+    if found and states_a_value(found[0]):
+        return Extracted(*found)
     value = value_gone_on_to(response, last_box.end)
     return Extracted(value, "phrase") if value else None
 

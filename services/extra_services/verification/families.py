@@ -25,7 +25,7 @@ _IN_WORDS = re.compile(
     r"|(?:an?|any|all|every|each|some)\s+integers?\s+([a-zA-Z])\s*\)?\s*\Z"
 )
 _CONNECTION = re.compile(
-    r"(?:[\s,;:|(]|\\mid(?![a-zA-Z])|\\q?quad(?![a-zA-Z])|\b(?:where|for|with|and)\b)+\Z"
+    r"(?:[\s,;:|(]|\\[ ,;:]|\\mid(?![a-zA-Z])|\\q?quad(?![a-zA-Z])|\b(?:where|for|with|and)\b)+\Z"
 )
 _VARIABLE = re.compile(
     r"\A\s*\\?[a-zA-Z]+\s*(?:\\in\s*\\mathbb\s*\{?[RZ]\}?\s*)?(?:\\mid(?![a-zA-Z])|\||:)\s*"
@@ -33,6 +33,7 @@ _VARIABLE = re.compile(
 _NAME = re.compile(r"\A\s*\\?[a-zA-Z]+(?:_\{?\w+\}?)?\s*=\s*")
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|leq|geq|ne|neq|in|mid|cup)(?![a-zA-Z])|\A\s*[(\[]")
 _TOKEN = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*(?=\\?[{}()])")
 _TEXT = re.compile(r"\\(?:text|mbox|textrm)\s*\{([^{}]*)\}")
 #: Members of one period that are compared at most.
 _MOST_MEMBERS = 100
@@ -62,7 +63,7 @@ def family(text: str, index: str = "") -> Family | None:
         text: The answer, without the delimiters of formulas.
         index: The letter that counts as an index although the answer says nothing of it.
     """
-    inner = " ".join(_TEXT.sub(r" \1 ", text).split())
+    inner = " ".join(_SIZES.sub("", _TEXT.sub(r" \1 ", text)).split())
     if inner.startswith(r"\{") and inner.endswith(r"\}"):
         inner = inner[2:-2].strip()
     match = _IN_SET.search(inner) or _IN_WORDS.search(inner)

@@ -145,5 +145,6 @@ def figure(text: str) -> tuple[str, str] | None:
 
 def point(text: str) -> tuple[str, str] | None:
     """Return the name and the coordinates of "A(1, 2)", or None."""
-    match = re.fullmatch(r"\s*([A-Z](?:'|_\{?\d\}?)?)\s*(\([^()]*,[^()]*\))\s*", text)
+    plain = text.replace(r"\left(", "(").replace(r"\right)", ")")
+    match = re.fullmatch(r"\s*([A-Z](?:'|_\{?\d\}?)?)\s*(\([^()]*,[^()]*\))\s*", plain)
     return (match[1], match[2]) if match else None

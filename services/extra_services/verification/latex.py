@@ -20,7 +20,7 @@ from extra_services.verification.normalization import (
     unwrapped,
     without_thousands,
 )
-from extra_services.verification.spoken import in_figures, without_ordinals
+from extra_services.verification.spoken import chinese_in_figures, in_figures, without_ordinals
 from extra_services.verification.symbols import plain_punctuation, symbols_as_commands
 from extra_services.verification.units import Unit, mixed_quantity, split_currency, split_unit, unit_named
 from extra_services.verification.words import (
@@ -62,6 +62,12 @@ _HEXADECIMAL = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{\s*([0-9A-F]+)\s*\
 _DELIMITERS = re.compile(r"(?<!\\)\$\$?|\\[()\[\]](?![a-zA-Z])")
 #: "$50": a dollar sign that begins no formula.
 _AMOUNT = re.compile(r"-?\$\s?\d[\d,]*(?:\.\d+)?(?:\s+[a-zA-Z ]+)?\Z")
+#: "\\vec a".
+_ACCENT = re.compile(r"(\\(?:vec|hat|bar|overline|mathbf|widehat)) +([a-zA-Z])(?![a-zA-Z])")
+#: The arc that an answer is the measure of: "m\\widehat{AB} = 120^\\circ".
+_ARC = re.compile(
+    r"\A\s*m?\s*\\(?:widehat|overset\s*\{\s*\\frown\s*\}|overarc|arc)\s*\{[A-Z]{2,3}\}\s*=\s*(?=[\d\\(-])"
+)
 _STYLE = re.compile(
     r"\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])|\\(?:hspace|vspace|phantom)\{[^{}]*\}"
 )
@@ -193,6 +199,7 @@ def without_delimiters(text: str) -> str:
 def plain_latex(text: str) -> str:
     """Return `text` as LaTeX without layout, delimiters and marks for the thousands; words stay."""
     text = unwrapped(unwrap_commands(symbols_as_commands(plain_punctuation(text))))
+    text = _ARC.sub("", _ACCENT.sub(r"\1{\2}", text))
     if _AMOUNT.match(text):
         text = text.replace("$", "\\$")
     text = _DECIMAL_WITH_DOTS.sub("", text) if _DECIMAL.match(text) else text
@@ -274,6 +281,7 @@ def _one_space(text: str) -> str:
 
 def _without_cjk(text: str) -> str:
     """Return `text` without Chinese words that announce or count; the others stay and make it unreadable."""
+    text = chinese_in_figures(text)
     text = _CJK_ROUND.sub(" ", _AND.sub(", ", text)).replace("负", "-").replace("負", "-")
     text = _one_space(text)
     return _CJK_MEASURE.sub(r"\1 ", text)

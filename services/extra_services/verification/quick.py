@@ -54,7 +54,14 @@ _UNIT_BEHIND = re.compile(
     re.VERBOSE,
 )
 _MODULUS_BEHIND = re.compile(r"\s*+(?:\\[,;: ])*+\\[bp]?mod(?![a-zA-Z])\s*+(?:\{\s*\w+\s*\}|\w+)")
+#: The option's letter before its value, as AMC writes it.
+_OPTION = re.compile(
+    r"\s*\\(?:textbf|text|mathrm|mathbf|textrm)\s*\{\s*\(([A-H])\)\s*\}(?:[\s~]|\\[ ,;:])*(?=\\?[\w$({-])"
+)
+_MODULUS_AT_END = re.compile(r"\s*\\pmod\s*(?:\{\s*\w+\s*\}|\w+)\s*\Z")
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d\Z")
+#: References that a response answers with its first word ("Yes, it is continuous").
+_YES_OR_NO = word_set("yes no true false")
 #: Words that are rather no unit behind a box.
 _NO_UNITS = word_set("in a as at and s h m l")
 
@@ -82,16 +89,32 @@ def question(item: VerificationItem) -> Question:
         if letters is None and item.method is Method.AUTO and found and (behind := content(answer)):
             return Question(found.text, behind, Method.MATH, item.options)
     text = found.text if found else None
+    if (not found or found.marker == "last") and answer.strip(" .$").casefold() in _YES_OR_NO:
+        text = item.response.strip().rpartition("\n")[2] or text
     if text and found and found.behind and method is Method.MATH:
         text = _with_unit_behind(text, found.behind, answer)
         if "mod" in answer and (modulus := _MODULUS_BEHIND.match(found.behind)):
             text += modulus.group()
+    if method is Method.MATH and text:
+        text = _as_asked(text, answer)
     if method in (Method.MATH, Method.NUMERIC) and text:
         text, answer = alike(standard(text), standard(answer))
         if ("," in text) != ("," in answer):
             # A reference such as "1,2" is rather a list.
             text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
     return Question(text, answer, method, item.options)
+
+
+def _as_asked(text: str, answer: str) -> str:
+    r"""Return "\\textbf{(C) } 15" as 15, or C, and "5 \\pmod 7" as 5, where the reference is no more."""
+    if (option := _OPTION.match(text)) and not _OPTION.match(answer):
+        letter = re.fullmatch(r"\W*(?:\\[a-z]+\W*)?([A-H])\W*", answer)
+        if letter is None:
+            return text[option.end() :]
+        return answer if letter[1] == option[1] else option[1]
+    if "mod" in text and "mod" not in answer and not re.search(r"\\equiv|≡", text):
+        return _MODULUS_AT_END.sub("", text)
+    return text
 
 
 def _with_unit_behind(text: str, behind: str, answer: str) -> str:

@@ -102,6 +102,47 @@ def in_figures(text: str) -> str:
     return text
 
 
+_HAN_DIGITS = {
+    "零": 0,
+    "〇": 0,
+    "两": 2,
+    **{digit: value for value, digit in enumerate("一二三四五六七八九", 1)},
+}
+_HAN_PLACES = {"十": 10, "百": 100, "千": 1000}
+_HAN_NUMBER = rf"[{''.join(_HAN_DIGITS)}十百千万]+"
+_HAN_ALONE = re.compile(rf"\s*(负|負)?(?:({_HAN_NUMBER})分之)?({_HAN_NUMBER})\s*\Z")
+
+
+def chinese_in_figures(text: str) -> str:
+    """Return an answer that is a number in Chinese ("负一", "三分之一") in figures, another as it is."""
+    if not (match := _HAN_ALONE.match(text)):
+        return text
+    sign, below, above = match.groups()
+    numbers = [_han_value(part) for part in (above, below) if part]
+    if None in numbers:
+        return text
+    minus = "-" if sign else ""
+    return rf"{minus}\frac{{{numbers[0]}}}{{{numbers[1]}}}" if below else f"{minus}{numbers[0]}"
+
+
+def _han_value(numeral: str) -> int | None:
+    """Return the value of a numeral below 100 million, or None if it is none."""
+    if not any(place in numeral for place in "十百千万"):
+        digits = "".join(str(_HAN_DIGITS[digit]) for digit in numeral)
+        return int(digits) if len(digits) == 1 or digits[0] != "0" else None
+    high, _, low = numeral.rpartition("万")
+    if high:
+        above, below = _han_value(high), _han_value(low) if low else 0
+        return None if above is None or below is None else above * 10**4 + below
+    total, digit = 0, None
+    for sign in low:
+        if sign in _HAN_PLACES:
+            total, digit = total + (1 if digit is None else digit) * _HAN_PLACES[sign], None
+        else:
+            digit = _HAN_DIGITS[sign]
+    return total + (digit or 0)
+
+
 def number_word(word: str) -> int | None:
     """Return the value of one word ("seven", "twenty"), or None."""
     return _SMALL.get(word)

@@ -65,6 +65,7 @@ _DENYING = any_of(
     r"""
     not \w+n['’]t cannot never no neither nor none without except excluding besides unless maybe perhaps
     possibly beyond exceeds? exceeding least most under above below than up
+    nicht kein keine pas non não не
     """
 )
 _TURNING = any_of(
@@ -74,7 +75,7 @@ _TURNING = any_of(
     multiplied\s+by percent
     """
 )
-_SMALL = any_of("an? the of to be equal for exactly about any number value power root")
+_SMALL = any_of("an? the of to be equal for exactly about any number value power root original initial")
 #: "The answer has 12 digits" says something about the answer, and does not state it.
 _DESCRIBING = any_of(
     """
@@ -210,6 +211,38 @@ _OPEN_WORDS = any_of(
 )
 #: The end of a sentence that is not over: a word that another must follow, or a sign. "12 in" may be inches.
 _UNFINISHED = re.compile(rf"(?:(?<![\w\\-])(?:{_OPEN_WORDS})|\d\s*[+/=]|\d\s+[-*×÷])[\s,]*\Z", re.IGNORECASE)
+#: "The minimum is 4, attained at x = 2": the value, and what it is attained at.
+_ATTAINED = re.compile(
+    r"""
+    ( \b (?:maximum|minimum|largest|smallest|greatest|least|highest|lowest|max|min|maximal|minimal) \b
+      [^.!?\n]{0,60} (?:\b(?:is|of|equals)\b|=) [^.!?\n\d]{0,20} [-\d][^\s,;!?\n]{0,40} ) ,? \s+
+    (?: which \s+ (?:occurs|happens|is\s+(?:attained|reached|achieved|obtained)) \s+ | (?:and\s+)? (?:it\s+)?
+        (?:is\s+)? (?:attained|achieved|reached|occurring|obtained|occurs) \s+ )?
+    (?:when|at|for|if) \s+ [\s$\\(]* [a-z](?:\s*=|\s*,\s*[a-z]\s*=) [^.!?\n]{0,60}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_SUPPOSED_SENTENCE = re.compile(
+    r"""
+    (?: (?<=[.!?]) \s | (?<=\n) | \A ) [\s(*_]{0,5}
+    (?: note | remark | if | under | with | had | were | in\s+the\s+other | assuming
+      | alternatively,?\s+if ) \b
+    [^.!?\n]{0,200} \b would \b [^\n]{0,200}? (?: [.!?] (?=[\s)*]|\Z) [)*]{0,3} | (?=\n|\Z) )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: The response says that there is no answer.
+_NO_ANSWER = re.compile(
+    r"""
+    \b (?: not \s+ (?: (?:give|provide|contain|have) \b [^.\n]{0,20} )? enough \s+
+            (?:information|data|details)
+      | insufficient \s+ (?:information|data) | no \s+ (?:valid|correct|consistent) \s+ (?:answer|solution)
+      | (?:problem|question) \s+ is \s+ (?:inconsistent|ill-?posed|flawed|contradictory|incomplete)
+      | no \s+ \w+ \s+ (?:is|was|are|were) \s+ (?:given|provided|specified)
+      | (?:cannot|can\s+not|can['’]t) \s+ be \s+ (?:determined|answered|solved) )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 _LONGEST_BARE_ANSWER = 100
 _LONGEST_HEADING = 200
 #: Longest answer after a phrase, in characters; a box may be longer.
@@ -227,7 +260,8 @@ _VALUE = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_TOKEN = re.compile(rf"[{_HAN}{_HAN_MARKS}]+|[^\s{_HAN}{_HAN_MARKS}]+")
+#: Chinese and Korean words stand beside a number without a space.
+_TOKEN = re.compile(rf"[{_HAN}\uac00-\ud7af{_HAN_MARKS}]+|[^\s{_HAN}\uac00-\ud7af{_HAN_MARKS}]+")
 _BRACE = re.compile(r"\\[{}]")
 _MATHEMATICAL = re.compile(r"[\\{}^_=<>≤≥≠+*/|√π²³×·÷%\d]|\A[-−–]\Z")
 _LEADING_OPERATOR = re.compile(r"(?:[-+*/=≈•]|\\approx)\s+")
@@ -277,6 +311,20 @@ def whole(response: str) -> str | None:
     return line if not (sentence or labelled) and any(map(str.isalnum, line)) else None
 
 
+def without_suppositions(text: str) -> str:
+    """Return `text` without sentences about what would be if something else were so, if it has others."""
+    return _SUPPOSED_SENTENCE.sub(" ", text) if "would" in text else text
+
+
+def answering(text: str) -> str:
+    """Return `text`, or what follows where it last says that there is no answer, without suppositions."""
+    refusals = list(_NO_ANSWER.finditer(text, max(0, len(text) - _TAIL)))
+    if not refusals or any(_MARK.search(line) and "####" in line for line in text.split("\n")[-3:]):
+        return text
+    behind = without_suppositions(text[refusals[-1].end() :])
+    return "" if re.search(r"\b(?:would|guess|if)\b", behind) else behind
+
+
 def last_value(response: str) -> str | None:
     """Return the last formula or number of `response`, without regard to reasons given behind it.
 
@@ -285,8 +333,20 @@ def last_value(response: str) -> str | None:
     tail = response[-_TAIL:]
     if _UNFINISHED.search(tail):
         return None
-    asserted = _REASON.sub("", tail)
+    if bold := _bold_value(tail):
+        return bold
+    asserted = _ATTAINED.sub(r"\1", _REASON.sub("", tail))
     return _last_value(asserted) or _last_value(tail)
+
+
+def _bold_value(tail: str) -> str | None:
+    """Return the only value in bold of the last line, if there is one."""
+    line = tail.rstrip().rpartition("\n")[2]
+    bold = [inner.strip(" .") for inner in _BOLD.findall(line)] if "**" in line else []
+    start = line.find(f"**{bold[0]}") if len(bold) == 1 else -1
+    if start < 0 or not any(map(str.isdigit, bold[0])) or not states_a_value(bold[0]):
+        return None
+    return None if _CHANGED_BEFORE.search(line, 0, start) else bold[0]
 
 
 def _answer_of_line(line: str, sentence: bool = False) -> str:

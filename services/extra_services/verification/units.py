@@ -285,6 +285,12 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
             below = _inside(fraction[2])
             total = total * below ** (sign * (1 - power)) if below else total
             power = 1
+        elif (
+            power != 1 and "⟦" in name and " " in bare and (last := _one(bare.split()[-1])) and not _one(bare)
+        ):
+            # Likewise behind "\\text{m s}".
+            total = total * last ** (sign * (power - 1))
+            power = 1
         total = total * unit ** (sign * power)
     if text[position:].strip(" .") or not total.dimension:
         return None
