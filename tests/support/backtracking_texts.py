@@ -41,7 +41,9 @@ PIECES = (
     r"^\frac", r"\mathbb{R}^", r"\mathbf{R}\setminus ", r"\angle A", "AB", "A_1", "point P ",
     "1, 2, ...", r"1,\ldots,", "less than ", "at least ", "not enough ", "might be ", "which is ",
     "it is wrong ", ", but this is ", "too large ", " million", r"\text{ million", "respectively ",
-    "Sept. ", "forgot ", r"\boxed{1}\pi ", "小明认为",
+    "Sept. ", "forgot ", r"\boxed{1}\pi ", "小明认为", "<|a|> ", "\nUser: ", "if it would ", "note ",
+    "1.234,", "not enough information ", "the maximum is 4 at ", "x=1 when ", '{"answer": ',
+    r"\operatorname{cis}(", "一百", r"if n \boxed{1}. ", "$5", "30^\\circ, ",
 )  # fmt: skip
 FRAMES = (("", ""), ("The answer is ", "!"), ("The answer is 7", " x."), (r"\boxed{", "}"), ("7 ", "}7"))
 

@@ -10,7 +10,7 @@ passes are linear in the length of the text, so that a megabyte of braces takes 
 """
 
 import re
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from extra_rl.vocabulary import BoxChoice
@@ -149,7 +149,7 @@ _RESIDUE_BEFORE = re.compile(r"(?<!\\not)(?<!\\not\s)(?:\\equiv(?![a-zA-Z])|≡)
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.
 _UNIT_LENGTH = 60
-#: Last boxes whose sentences are read.
+#: Last boxes whose sentences are read, and turns behind which an answer is sought.
 _MOST_EXAMINED = 20
 #: Longest text between two boxes of one sentence, in characters.
 _LONGEST_GAP = 100
@@ -178,7 +178,7 @@ def _first_turn(response: str) -> str:
     """Return a response up to where it goes on with an invented turn of another speaker, behind an answer."""
     if not any(sign in response for sign in _SIGNS_OF_A_TURN):
         return response
-    for turn in _TURN.finditer(response):
+    for turn in islice(_TURN.finditer(response), _MOST_EXAMINED):
         before = response[: turn.start()]
         if "\\boxed" in before or _marked(before):
             return before
