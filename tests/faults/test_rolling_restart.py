@@ -43,7 +43,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Res
 
 def _collect(services: dict[str, Restarted], weights: Path, on_first: list[Restarted]) -> Collected:
     """Rollouts of the delivered weights; `on_first` are restarted, side by side, at the first verdict."""
-    requests = [RolloutRequest(f"{n}+{n}=", str(n), (), f"x+{n}") for n in range(8)]
+    requests = [RolloutRequest(f"{n}+{n}=", str(n), (), f"x+{n}") for n in range(24)]
     restarts: list[threading.Thread] = []
 
     def on_verdict(*_: object) -> None:
