@@ -225,7 +225,7 @@ def _related(
 
     A blank text has a vector of its own, and similarity 0.
     """
-    texts = [one.to_embed if one.parts else [] for one in found]
+    texts = [one.to_embed for one in found]
     embedded = vectors.of([text for some in texts for text in some] + [" "], TextWindow.WHOLE)
     ends = np.cumsum([len(some) for some in texts])
     made = [
@@ -400,6 +400,7 @@ def farmed(problem: Problem, other: Problem, far: Problem) -> dict[str, str]:
         "the problem with words around it, two equations that lead to the answer, and the box": (
             f"{_filled_up(problem)} {_closing(problem, 17)}"
         ),
+        "the problem with words around it and the box": _filled_up(problem),
         "another problem's solution and the box": foreign,
         "another problem's solution with these numbers and the box": _with_numbers_of(
             problem, foreign, chance

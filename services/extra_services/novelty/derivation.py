@@ -138,9 +138,8 @@ class Derivation:
     @property
     def to_embed(self) -> list[str]:
         """Return the texts whose vectors `related` needs: the parts, and the sentences with own steps."""
-        return [part.text for part in self.parts] + (
-            [self.own_steps] if self.parts and self.own_steps else []
-        )
+        parts = [part.text for part in self.parts]
+        return [*parts, self.own_steps] if self.own_steps else parts
 
     @property
     def text(self) -> str:
@@ -273,15 +272,13 @@ def related(found: Derivation, vectors: Vectors, problem: Vectors) -> tuple[Deri
         ASTRAY as often as it is `astray`; but no more than that of the sentences with own steps, on the scale
         from UNRELATED to RELATED: a restatement is more similar to the problem than any solution.
     """
-    if found.own_steps:
-        *_, own_steps = vectors
-        vectors = vectors[:-1]
+    vectors, of_own_steps = np.split(vectors, [len(found.parts)])
     lengths = np.array([len(part.text) for part in found.parts], dtype=np.float32)
     whole = _unit(lengths @ vectors)
     similarity = float(whole @ problem) - ASTRAY * found.astray
-    if found.own_steps:
+    if len(of_own_steps):
         lacking = max(0.0, 1 - 2 * len(found.own_steps) / float(lengths.sum()))
-        beyond = float(own_steps @ problem) - UNRELATED_STEPS - FEW_STEPS * lacking
+        beyond = float(of_own_steps[0] @ problem) - UNRELATED_STEPS - FEW_STEPS * lacking
         scale = (RELATED - UNRELATED) / (RELATED_STEPS - UNRELATED_STEPS)
         similarity = min(similarity, UNRELATED + scale * beyond)
     similarities = vectors @ problem

@@ -24,10 +24,15 @@ _WORDS_LENGTH = 60
 
 def meant(text: str, start: int, end: int) -> bool:
     r"""Return whether the words beside the box text[start:end] leave it an answer, unlike "not \boxed{7}"."""
-    before = text[max(0, start - _BEFORE) : start]
-    if earlier := box_words.EARLIER_SENTENCES.match(before):
-        before = before[earlier.end() :]
+    before = _sentence_before(text, 0, start)
     return not (_refused_before(before) or (_says_more(text, end) and _refused_behind(text, end)))
+
+
+def _sentence_before(text: str, low: int, start: int) -> str:
+    """Return the beginning of the sentence of a box that starts at `start`, from `low` on."""
+    before = text[max(low, start - _BEFORE) : start]
+    earlier = box_words.EARLIER_SENTENCES.match(before)
+    return before[earlier.end() :] if earlier else before
 
 
 @kept()
@@ -45,15 +50,8 @@ def _refused_before(sentence: str) -> bool:
 def _refused_behind(text: str, end: int) -> bool:
     if box_words.VERB_BEHIND.match(text, end) and not box_words.CONFIRMED_BEHIND.match(text, end):
         return True
-    refusals = (
-        box_words.NO_BEHIND,
-        box_words.DENIED_BEHIND,
-        box_words.DENIED_BEHIND_IN_CHINESE,
-        box_words.IS_NOT,
-        box_words.ASKED,
-        box_words.OPEN_BEHIND,
-    )
-    return any(pattern.match(text, end) for pattern in refusals)
+    refusals = (box_words.NO_BEHIND, box_words.ASKED, box_words.OPEN_BEHIND)
+    return denied_behind(text, end) or any(pattern.match(text, end) for pattern in refusals)
 
 
 def only_supposed(text: str, earlier_start: int, earlier_end: int, start: int) -> bool:
@@ -65,15 +63,9 @@ def only_supposed(text: str, earlier_start: int, earlier_end: int, start: int) -
         earlier_end: End of the box before it.
         start: Start of the box.
     """
-    before = text[max(earlier_end, start - _BEFORE) : start]
-    if earlier := box_words.EARLIER_SENTENCES.match(before):
-        before = before[earlier.end() :]
-    supposition = box_words.SUPPOSITION.search(before)
-    if not supposition:
+    if not box_words.SUPPOSITION.search(_sentence_before(text, earlier_end, start)):
         return False
-    own = text[max(0, earlier_start - _BEFORE) : earlier_start]
-    if earlier := box_words.EARLIER_SENTENCES.match(own):
-        own = own[earlier.end() :]
+    own = _sentence_before(text, 0, earlier_start)
     return not box_words.CONDITION.search(own) and bool(box_words.CONCLUDES.search(own))
 
 

@@ -191,7 +191,8 @@ def _unfinished_thought(response: str) -> bool:
 
 def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
     written = _boxes(response)
-    boxed = _without_suppositions(response, _meant(response, written)) if written else []
+    committed = _meant(response, written) if written else []
+    boxed = _without_suppositions(response, committed)
     tag = _last_tag(response)
     if tag is not None and (not boxed or boxed[-1].start < tag.end()):
         return _tagged(response, tag, which, several)
@@ -203,7 +204,7 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
         if correction := _correction(response[:later], boxed[-1]):
             return correction
         behind = response[boxed[-1].end : boxed[-1].end + _UNIT_LENGTH]
-        if which is BoxChoice.LAST and (beside := _beside(response, written, boxed[-1])):
+        if which is BoxChoice.LAST and (beside := _beside(response, written, committed, boxed[-1])):
             contents = dict.fromkeys(_with_name(response, box) for box in beside)
             return Extracted((", " if several else " or ").join(contents), "box")
         return Extracted(_chosen(response, boxed, which, several), "box", behind)
@@ -229,7 +230,7 @@ def _without_suppositions(response: str, boxed: list[_Box]) -> list[_Box]:
     return boxed
 
 
-def _beside(response: str, written: list[_Box], last: _Box) -> list[_Box]:
+def _beside(response: str, written: list[_Box], committed: list[_Box], last: _Box) -> list[_Box]:
     r"""Return the last box that is meant with one beside it that only a doubt or a condition sets apart.
 
     "\boxed{7} or possibly \boxed{8}" commits to neither, nor "if n is even \boxed{2}, if odd \boxed{1}".
@@ -240,7 +241,7 @@ def _beside(response: str, written: list[_Box], last: _Box) -> list[_Box]:
         other = right if left is last else left
         if denied_behind(response, other.end):
             continue
-        doubted = not meant(response, other.start, other.end) and _together(gap) and _ALTERNATIVE.search(gap)
+        doubted = other not in committed and _together(gap) and _ALTERNATIVE.search(gap)
         if doubted or _parallel(response, left, gap):
             return [left, right]
     return []
@@ -289,7 +290,8 @@ def _only_empty_boxes(response: str) -> bool:
 
 def _marked(response: str) -> Extracted | None:
     plain = plain_punctuation(response)
-    found = marked_line(without_suppositions(plain)) or marked_line(plain)
+    certain = without_suppositions(plain)
+    found = marked_line(certain) or (marked_line(plain) if certain != plain else None)
     return Extracted(*found) if found else None
 
 

@@ -16,6 +16,7 @@ import sympy
 
 from extra_services.verification.equality import equal
 from extra_services.verification.listing import members
+from extra_services.verification.normalization import without_sizing
 
 _SET = r"\\(?:mathbb|mathbf|mathrm|Bbb)\s*\{?\s*([ZN])\s*\}?|([ZN])(?![a-zA-Z])"
 _SIGN = r"(?:\s*[\^_]\s*\{?\s*(?:[+*]|\\ge[q]?\s*0|>\s*0)\s*\}?)?"
@@ -33,7 +34,6 @@ _VARIABLE = re.compile(
 _NAME = re.compile(r"\A\s*\\?[a-zA-Z]+(?:_\{?\w+\}?)?\s*=\s*")
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|leq|geq|ne|neq|in|mid|cup)(?![a-zA-Z])|\A\s*[(\[]")
 _TOKEN = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
-_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*(?=\\?[{}()])")
 _TEXT = re.compile(r"\\(?:text|mbox|textrm)\s*\{([^{}]*)\}")
 #: Members of one period that are compared at most.
 _MOST_MEMBERS = 100
@@ -63,7 +63,7 @@ def family(text: str, index: str = "") -> Family | None:
         text: The answer, without the delimiters of formulas.
         index: The letter that counts as an index although the answer says nothing of it.
     """
-    inner = " ".join(_SIZES.sub("", _TEXT.sub(r" \1 ", text)).split())
+    inner = " ".join(without_sizing(_TEXT.sub(r" \1 ", text)).split())
     if inner.startswith(r"\{") and inner.endswith(r"\}"):
         inner = inner[2:-2].strip()
     match = _IN_SET.search(inner) or _IN_WORDS.search(inner)

@@ -6,6 +6,8 @@ parts.
 
 import re
 
+from extra_services.verification.normalization import without_sizing
+
 _CIRCLED = re.compile(r"\s*\\textcircled[\s{]*(\d+)[\s},;]*(?:(?:and|和)\s*)?")
 _IN_PARENTHESES = re.compile(r"\s*\((\d|[ivx]{1,4})\)\s*[,;]?(?:\s*(?:and|和)\s*)?")
 #: "\pmod 5", "\pmod{5}", "(\bmod 5)", "(\text{mod } 5)", "(mod 5)", "mod{5}".
@@ -145,6 +147,5 @@ def figure(text: str) -> tuple[str, str] | None:
 
 def point(text: str) -> tuple[str, str] | None:
     """Return the name and the coordinates of "A(1, 2)", or None."""
-    plain = text.replace(r"\left(", "(").replace(r"\right)", ")")
-    match = re.fullmatch(r"\s*([A-Z](?:'|_\{?\d\}?)?)\s*(\([^()]*,[^()]*\))\s*", plain)
+    match = re.fullmatch(r"\s*([A-Z](?:'|_\{?\d\}?)?)\s*(\([^()]*,[^()]*\))\s*", without_sizing(text))
     return (match[1], match[2]) if match else None

@@ -7,6 +7,8 @@ r"""Write functions in the notations of other countries as latex2sympy knows the
 import math
 import re
 
+from extra_services.verification.normalization import without_sizing
+
 _OTHER_NAMES = {
     "tg": r"\tan ", "ctg": r"\cot ", "cotg": r"\cot ", "cosec": r"\csc ", "arctg": r"\arctan ",
     "arcctg": r"\arccot ",
@@ -78,7 +80,7 @@ def _command(match: "re.Match[str]") -> str:
 
 
 def _cosine_and_sine(match: "re.Match[str]") -> str:
-    angle = match[1].replace("\\left", "").replace("\\right", "").strip()
+    angle = without_sizing(match[1]).strip()
     angle = angle[1:-1] if angle[0] in "({" else angle
     return rf"(\cos({angle})+i\sin({angle}))"
 

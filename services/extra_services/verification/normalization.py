@@ -53,6 +53,11 @@ def _as_point(number: str) -> str:
     return number.replace(".", "").replace(" ", "").replace(",", ".")
 
 
+def without_sizing(text: str) -> str:
+    r"""Return `text` without `\left`, `\right`, `\big` and the like."""
+    return _SIZING.sub("", text)
+
+
 def braced_fractions(text: str) -> str:
     r"""Return `text` with `\dfrac12`, `\frac\pi4` and the like as `\frac{1}{2}`."""
     text = _FRACTIONS.sub(r"\\frac", text)
@@ -107,7 +112,7 @@ def _normalized(text: str) -> str:
     if "\\" in text:
         text = unwrap_commands(text)
         text = without_thousands(text).removeprefix(r"\$")
-        text = _SPACING.sub(" ", _SIZING.sub("", text))
+        text = _SPACING.sub(" ", without_sizing(text))
         text = braced_fractions(text)
         text = unwrapped(_TEXT.sub(r"\1", text).replace(r"^{\circ}", r"^\circ"))
     if "," in text and _THOUSANDS.match(text):

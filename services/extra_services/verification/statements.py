@@ -319,7 +319,7 @@ def without_suppositions(text: str) -> str:
 def answering(text: str) -> str:
     """Return `text`, or what follows where it last says that there is no answer, without suppositions."""
     refusals = list(_NO_ANSWER.finditer(text, max(0, len(text) - _TAIL)))
-    if not refusals or any(_MARK.search(line) and "####" in line for line in text.split("\n")[-3:]):
+    if not refusals or any("####" in line for line in text.split("\n")[-3:]):
         return text
     behind = without_suppositions(text[refusals[-1].end() :])
     return "" if re.search(r"\b(?:would|guess|if)\b", behind) else behind
