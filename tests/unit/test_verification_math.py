@@ -511,6 +511,9 @@ def test_what_stands_around_an_answer_does_not_change_it(response: str, answer: 
         (r"\boxed{(1,2),(3,4)}", "(3,4),(1,2)", "correct"),
         (r"\boxed{[0,1]\cup[2,3]}", r"[2,3]\cup[0,1]", "correct"),
         (r"\boxed{[0,2]}", r"[0,1]\cup[1,2]", "correct"),
+        (r"\boxed{三万二千}", "32000", "correct"),
+        (r"\boxed{万}", "0", "unparseable response"),
+        (r"\boxed{万五}", "5", "unparseable response"),
     ],
 )
 def test_further_forms_of_all_kinds(response: str, answer: str, outcome: str) -> None:

@@ -126,12 +126,14 @@ def chinese_in_figures(text: str) -> str:
 
 
 def _han_value(numeral: str) -> int | None:
-    """Return the value of a numeral below 100 million, or None if it is none."""
+    """Return the value of a numeral below 100 million, or None if it is none ("万" alone)."""
+    if not numeral:
+        return None
     if not any(place in numeral for place in "十百千万"):
         digits = "".join(str(_HAN_DIGITS[digit]) for digit in numeral)
         return int(digits) if len(digits) == 1 or digits[0] != "0" else None
-    high, _, low = numeral.rpartition("万")
-    if high:
+    high, mark, low = numeral.rpartition("万")
+    if mark:
         above, below = _han_value(high), _han_value(low) if low else 0
         return None if above is None or below is None else above * 10**4 + below
     total, digit = 0, None
