@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from extra_rl.final_answer import split_at_final_box
 from extra_services.novelty.arithmetic import calculated, false_equations
+from extra_services.number_words import SMALL, words_in_figures
 from extra_services.runtime.memo import kept
 
 Vectors = NDArray[np.float32]
@@ -517,39 +518,9 @@ def _restates(sentence: str, words: list[str], stated: ProblemStatement) -> bool
     return numbers <= stated.numbers and relations <= stated.relations
 
 
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ]
-    )
-}
-_NUMBER_WORDS |= {
-    word: str(10 * value)
-    for value, word in enumerate(
-        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2
-    )
-}
+_NUMBER_WORDS = {word: str(value) for word, value in SMALL.items()}
+#: What a number of several words holds.
+_SEVERAL_WORDS = re.compile(r"[nrfxhe]ty[\s-]|hundred|thousand|million")
 _NUMBER_WORDS |= {
     "hundred": "100",
     "thousand": "1000",
@@ -614,6 +585,8 @@ _COMMUTATIVE = frozenset("+*=")
 def _normal(text: str) -> str:
     """Return the text with one notation for operators, fractions and binomials."""
     text = text.translate(_SIGNS)
+    if _SEVERAL_WORDS.search(text):
+        text = words_in_figures(text)
     if "," in text:
         text = _THOUSANDS.sub("", text)
     if "\\" in text:

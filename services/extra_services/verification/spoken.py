@@ -1,43 +1,21 @@
 r"""Numbers and arithmetic in words, written in figures.
 
 `in_figures` turns "minus seven" into -7, "3 million" into 3000000, "half of 14" into \frac{14}{2} and "7
-factorial" into 7!. Words that are no number stay as they are: the caller decides what they mean. A run of
-number words that spells no number ("seven eight") stays too.
+factorial" into 7!. Words that are no number stay as they are: the caller decides what they mean.
 """
 
 import re
 
-from extra_services.verification.symbols import word_list
+from extra_services.number_words import LARGE, SMALL, words_in_figures
 
-_ONES = word_list(
-    """
-    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
-    sixteen seventeen eighteen nineteen
-    """
-)
-_TENS = word_list(
-    """
-    twenty thirty forty fifty sixty seventy eighty ninety
-    """
-)
-_SMALL = {word: value for value, word in enumerate(_ONES)} | {
-    word: 10 * value for value, word in enumerate(_TENS, 2)
-}
-_LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 #: Words behind figures ("3 million", "5 dozen"); each may have an s.
-_SCALES = {"hundred": 10**2, "dozen": 12, "lakh": 10**5, "crore": 10**7, **_LARGE}
+_SCALES = {"hundred": 10**2, "dozen": 12, "lakh": 10**5, "crore": 10**7, **LARGE}
 _CJK_SCALES = {"百": 10**2, "千": 10**3, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 _PARTS = {
     "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
     "eighth": 8, "ninth": 9, "tenth": 10, "hundredth": 100, "thousandth": 1000, "millionth": 10**6,
 }  # fmt: skip
 
-_SMALL_WORD = rf"(?:{'|'.join(sorted(_SMALL, key=len, reverse=True))})(?![a-z])"
-_WORD = rf"(?:{_SMALL_WORD}|(?:hundred|{'|'.join(_LARGE)})(?![a-z]))"
-_RUN = re.compile(
-    rf"(?<![a-z\\])(?:{_SMALL_WORD}|an?\s+(?:hundred|{'|'.join(_LARGE)})(?![a-z]))(?:(?:\s+and)?[\s-]+{_WORD})*",
-    re.IGNORECASE,
-)
 _SUFFIX = r"\s*(?:st|nd|rd|th)\s*"
 _MARKED = rf"\\(?:text|mathrm|textrm)\s*\{{{_SUFFIX}\}}"
 _ORDINAL = re.compile(
@@ -94,7 +72,7 @@ def in_figures(text: str) -> str:
     text = _CJK_SCALED.sub(lambda found: _scaled(found[1], _CJK_SCALES[found[2]]), text)
     if not _LETTERS.search(text):
         return text
-    text = _RUN.sub(lambda run: _each_in_figures(run.group()), text)
+    text = words_in_figures(text)
     text = _SCALED.sub(lambda found: _scaled(found[1], _SCALES[found[2].lower()]), text)
     text = _AND_PART.sub(r"\1\2", _PART_OF.sub(_fraction, text))
     for pattern, latex in _SPOKEN:
@@ -147,42 +125,13 @@ def _han_value(numeral: str) -> int | None:
 
 def number_word(word: str) -> int | None:
     """Return the value of one word ("seven", "twenty"), or None."""
-    return _SMALL.get(word)
+    return SMALL.get(word)
 
 
 def is_number_in_words(text: str) -> bool:
     """Return whether `text` is a number word, or several that spell one number."""
     figures = in_figures(text.strip())
     return figures != text.strip() and not _LETTERS.search(re.sub(r"\\[a-z]+", "", figures))
-
-
-def _each_in_figures(run: str) -> str:
-    """Return a run of number words in figures; "one and three" (fifths) is two numbers."""
-    figures = _figures(run)
-    first, joint, second = re.split(r"(\s+and\s+)", run, maxsplit=1) if " and " in run else (run, "", "")
-    return _figures(first) + joint + _each_in_figures(second) if joint and figures == run else figures
-
-
-def _figures(run: str) -> str:
-    """Return the number that a run of number words spells, or the run if it spells none."""
-    words = [word for word in re.split(r"[\s-]+", run.lower()) if word not in ("and", "a", "an")]
-    total, current, last_scale = 0, 0, 10**15
-    for word in words:
-        if word in _SMALL:
-            tens_before = current % 100 >= 20 and current % 10 == 0 and 0 < _SMALL[word] < 10
-            if current % 100 and not tens_before:
-                return run
-            current += _SMALL[word]
-        elif word == "hundred":
-            if current >= 100:
-                return run
-            current = max(current, 1) * 100
-        else:
-            if _LARGE[word] >= last_scale:
-                return run
-            last_scale = _LARGE[word]
-            total, current = total + max(current, 1) * last_scale, 0
-    return run if words[0] == "zero" and len(words) > 1 else str(total + current)
 
 
 def _scaled(number: str, scale: int) -> str:
