@@ -37,6 +37,52 @@ def test_notation_of_numbers_and_operators_does_not_matter() -> None:
     assert d.derivation("1,200 + 1{,}300").relations == {"1200+1300"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one hundred and forty-four divided by twelve equals 12",
+        "1 4 4 / 1 2 = 1 2",
+        "144 divided by 12 equals twelve",
+    ],
+)
+def test_numbers_in_words_and_spaced_digits_are_numbers(text: str) -> None:
+    assert d.derivation(text).relations == {"144/12", "12=12"}
+
+
+def test_thousands_may_be_set_apart() -> None:
+    assert d.derivation("10\\,000 + 2{,}000").relations == {"10000+2000"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3 * 4 = 5 + 7 = 12",
+        "3 * 4 = 5 + 7 = 6 + 6 = 12",
+        "3 * 4 = 14 - 2 = 12",
+    ],
+)
+def test_a_result_taken_apart_adds_no_step(text: str) -> None:
+    assert d.derivation(text).relations == {"3*4", "12=4"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(3 + 4) * 5 = 7 * 5 = 35",
+        "3 * 4 + 5 * 6 = 12 + 30 = 42",
+        "360 = 36 * 10 = 4 * 9 * 10",
+        "x = 14 - 4 = 10",
+    ],
+)
+def test_intermediate_sides_are_steps(text: str) -> None:
+    assert len(d.derivation(text).relations) == sum(map(text.count, "+-*="))
+
+
+def test_a_huge_binomial_is_not_calculated() -> None:
+    # It took minutes, and the server with it.
+    assert not d.derivation(r"\binom{99999999}{49999999} = 3 + 4 = 7").suspicious
+
+
 def test_numbers_of_problem_and_answer_are_no_steps_of_the_way() -> None:
     assert d.derivation(SWAP, STATED).numbers.isdisjoint({"37", "110", "18"})
     assert {"74", "36"} <= d.derivation(SWAP, STATED).numbers

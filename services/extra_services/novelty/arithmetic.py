@@ -57,6 +57,10 @@ _BINDING, _QUOTES = "_|!\\'", "“”‘’…"
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[-+*/^()%]")
 
 
+#: Things of which a binomial may choose: any more take long, and hardly fit a float.
+_LARGEST_CHOICE = 1000
+
+
 class _Value(NamedTuple):
     """A value, and by how much rounded numbers in it may have changed it."""
 
@@ -111,9 +115,12 @@ def calculated(expression: list[str]) -> float | None:
     while "|" in rest:
         place = rest.index("|")
         try:
-            value = math.comb(int(rest[place - 1]), int(rest[place + 1]))
-        except ValueError:
+            of, chosen = int(rest[place - 1]), int(rest[place + 1])
+        except (ValueError, IndexError):
             return None
+        if of > _LARGEST_CHOICE:
+            return None
+        value = math.comb(of, chosen)
         rest[place - 1 : place + 2] = [str(value)]
     found = _side(" ".join(rest))
     return found.value if found else None

@@ -98,6 +98,8 @@ UNKNOWN_SCRIPT = "the script is unknown to the embedding model"
 LONGEST_TEXT = 100_000
 #: Characters of the longest sentence, and operands of the longest chain, whose reading is kept.
 LONGEST_KEPT, LONGEST_CHAIN_KEPT = 300, 32
+#: Operands of the longest side of an equation whose parts are calculated.
+LONGEST_SIDE = 12
 #: Characters of a part at least, except for the last one.
 PART_CHARACTERS = 300
 
@@ -535,7 +537,15 @@ _NUMBER_WORDS |= {
     "quarter": "0.25",
     "quarters": "0.75",
 }
-_OPERATOR_WORDS = {"times": "*", "plus": "+", "minus": "-", "equals": "=", "multiplied": "*", "divided": "/"}
+_OPERATOR_WORDS = {
+    "times": "*",
+    "plus": "+",
+    "minus": "-",
+    "equals": "=",
+    "multiplied": "*",
+    "divided": "/",
+    "by": "by",
+}
 _GREEK = frozenset(
     ["alpha", "beta", "gamma", "theta", "lambda", "mu", "pi", "phi", "sigma", "omega", "varphi"]
 )
@@ -557,7 +567,9 @@ _SIGNS = str.maketrans(
     }
 )
 _ARGUMENT = r"\s*(?:\(([^()]*)\)|([0-9a-zA-Z]))"
-_THOUSANDS = re.compile(r"\(,\)(?<=\d\(,\))|,(?<=\d,)(?=\d\d\d(?!\d))")
+_THOUSANDS = re.compile(r"\(,\)(?<=\d\(,\))|,(?<=\d,)(?=\d\d\d(?!\d))|\\,(?<=\d\\,)(?=\d\d\d(?!\d))")
+#: One number, a digit at a time: "1 2" for 12.
+_SPACED_DIGITS = re.compile(r"(?<![\d.])\d(?: \d)+(?![\d.])")
 _REWRITES = (
     (re.compile(r"\\(?:cdot|times|ast)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
@@ -592,6 +604,8 @@ def _normal(text: str) -> str:
     if "\\" in text:
         for pattern, replacement in _REWRITES:
             text = pattern.sub(replacement, text)
+    if _SPACED_DIGITS.search(text):
+        text = _SPACED_DIGITS.sub(lambda digits: digits[0].replace(" ", ""), text)
     if "frac" in text:
         text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
     if "binom" in text:
@@ -648,7 +662,8 @@ def _read_text(text: str) -> tuple[_Said, ...]:
     before = ""
     for operand, operator in map(_read, _TOKEN.findall(text)):
         if operator:
-            before = operator
+            # "divided by" is one operator.
+            before = before if operator == "by" and before else operator
             continue
         if operand and operands and before in _OPERATORS:
             operators.append(before)
@@ -690,6 +705,7 @@ def _read(token: str) -> tuple[str, str]:
 @kept(LONGEST_CHAIN_KEPT, most=16384)
 def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said:
     """Return what a chain of two operands or more says."""
+    operands, operators = _without_splits(operands, operators)
     written = frozenset(operands) - {"v"}
     quotients: set[str] = set()
     relations: set[str] = set()
@@ -712,6 +728,69 @@ def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said
     return written | quotients, frozenset(relations), frozenset(results), frozenset(quotients), doubtful
 
 
+#: Operands, and the operators between them.
+_Side = tuple[list[str], list[str]]
+
+
+def _without_splits(
+    operands: tuple[str, ...], operators: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return a chain without the plain sides that are made up: 3*4 = 5+7 = 12 says 3*4 = 12.
+
+    No operand of such a side comes from the side before it, as it is or by a calculation of a part of it.
+    """
+    sides = _sides(operands, operators)
+    if len(sides) < 3 or _takes_apart(*sides[:2]):
+        return operands, operators
+    kept = sides[:1]
+    for own, between in sides[1:]:
+        calculates = len(own) > 1 and 1 < len(kept[-1][0]) <= LONGEST_SIDE
+        if not (calculates and "v" not in own and _from_nowhere(own, *kept[-1])):
+            kept.append((own, between))
+    if len(kept) == len(sides):
+        return operands, operators
+    joined: list[str] = []
+    for _, between in kept:
+        joined += [*between, "="]
+    return tuple(itertools.chain(*(own for own, _ in kept))), tuple(joined[:-1])
+
+
+def _takes_apart(first: _Side, second: _Side) -> bool:
+    """Return whether a chain starts from a number's parts: 360 = 36*10 = 4*9*10."""
+    plain = "v" not in first[0] and "v" not in second[0]
+    return plain and len(first[0]) == 1 and _equal(first[0], _expression(*second))
+
+
+def _expression(operands: list[str], operators: list[str]) -> list[str]:
+    return [operands[0], *itertools.chain(*zip(operators, operands[1:], strict=True))]
+
+
+def _sides(operands: tuple[str, ...], operators: tuple[str, ...]) -> list[_Side]:
+    """Return the sides of a chain of equalities."""
+    sides: list[_Side] = [([operands[0]], [])]
+    for operator, operand in zip(operators, operands[1:], strict=True):
+        if operator == "=":
+            sides.append(([operand], []))
+        else:
+            sides[-1][0].append(operand)
+            sides[-1][1].append(operator)
+    return sides
+
+
+def _from_nowhere(own: list[str], before: list[str], signs: list[str]) -> bool:
+    """Return whether no operand is one of the side before, or the value of a part of it."""
+    values = set(before)
+    for start in range(len(before)):
+        for end in range(start + 1, len(before)):
+            run = before[start : end + 1]
+            if "v" in run:
+                break
+            value = calculated(_expression(run, signs[start:end]))
+            if value is not None:
+                values.add(_number(f"{value:.6f}"))
+    return not values & set(own)
+
+
 def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
     """Return how a chain with equations is written, or "" if they are true at first sight.
 
@@ -728,7 +807,7 @@ def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
     for left, sign, right in zip(sides, signs, sides[1:], strict=False):
         plain = sign == "=" and len(left) + len(right) > 2 and "v" not in left and "v" not in right
         if plain and not _equal(left, right):
-            return " ".join([operands[0], *itertools.chain(*zip(operators, operands[1:], strict=True))])
+            return " ".join(_expression(list(operands), list(operators)))
     return ""
 
 
