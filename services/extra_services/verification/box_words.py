@@ -7,6 +7,7 @@ is in `CONFIRMED_BEHIND`: there are more ways to object than to agree. Each expr
 
 import re
 
+from extra_services.number_words import SMALL
 from extra_services.verification.symbols import any_of, word_set
 
 #: All text up to the beginning of its last sentence.
@@ -61,6 +62,8 @@ _DENIED_IN_CHINESE = any_of(
     """
 )
 _FIRST = any_of("first initial naive naïve previous earlier old original wrong incorrect false tempting")
+_CHANGES = any_of("add subtract multiply divide double halve triple square")
+_WRONG = any_of("bad wrong incorrect false invalid erroneous mistaken old outdated superseded")
 _ATTEMPT = any_of("guess attempt answer thought result estimate value instinct reading conclusion solution")
 #: In lower-case text. One look for a word's beginning, without regard to case, takes a tenth of the time.
 NOT_MEANT_BEFORE = re.compile(
@@ -116,6 +119,10 @@ NOT_MEANT_BEFORE = re.compile(
     | (?:at\s+first(?:\s+(?:glance|sight))?|at\s+a\s+glance|earlier\s+i) \b [^.;\n]{{0,80}}
     | (?:my|the|an?|our|one|another) \s+ (?:(?:{_COMMON}|but|and|very) \s+){{0,3}} (?:{_FIRST}) \s+
             (?:{_ATTEMPT}) \b [^.;,\n]{{0,40}}
+    | (?:{_WRONG}) \s+ (?:{_ATTEMPT}) s? \b [^.;,\n]{{0,40}}
+    | (?:never|not|n['’]t) \s+ (?:write|put|enter|submit|box|state|report) \b [^.;,\n]{{0,20}}
+    | (?:placeholder|dummy(?:\s+value)?|outdated|tempting) \s* : [^.;\n]{{0,20}}
+    | (?:in|is) \s+ (?:the|this) \s+ (?:form|format) | (?:the|this) \s+ format \s+ is
     | (?:one|you|we|people|some|many) \s+ (?:might|may|could|would) \s+
             (?:be\s+tempted|wrongly|mistakenly|naively|think|guess|expect)
         \b [^.;\n]{{0,60}}
@@ -140,7 +147,7 @@ NOT_MEANT_BEFORE = re.compile(
     | n['’]t {_NEAR}
     # denied in German, French, Spanish, Italian, Portuguese, Russian
     | (?<!\w) (?: nicht | kein | n['’]est \s+ pas | pas | no \s+ es | non \s+ è | não \s+ é | не ) (?!\w)
-    | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
+    | [❌✗✘✖☒] | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
     | \A \W* (?:(?:the|output|response|answer|required|expected)\s+)* format \s* (?:is)?
     | (?:{_DENIED_IN_CHINESE})
     | (?:假设|假如|如果|若|设|猜想|猜测) [^。；，,]{{0,12}} (?:答案|结果) [^。；，,]{{0,8}}
@@ -234,6 +241,26 @@ VERB_BEHIND = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+#: Words behind a box that go back on it in the next clause, or say that its value is still to be changed.
+REVISED_BEHIND = re.compile(
+    rf"""
+    {_BOX_END} (?:[.;,!]+ \s*+)?+ (?: (?:and|but|so|now|next|finally|however),? \s++ )?+ (?: then,? \s++ )?+
+    (?: (?:this|that|it|which) \s+ (?:also\s+|still\s+)? (?:
+            (?:over|under|double-?)counts? | counts \b [^.\n]{{0,40}} \b (?:twice|thrice|times|double)
+            | (?:ignores|neglects|forgets|omits|misses|overlooks) ) \b
+      | (?:we|you|i|one) \s+
+            (?: (?:must|need\s+to|have\s+to|should|still|also|then|now|finally|just) \s+ ){{1,4}}
+            (?:{_CHANGES}|account|correct|adjust|include|exclude|remove) (?![\s-]*check) \b
+      | (?:{_CHANGES}) (?![\s-]*check) \s+ (?:this|that|it|by|\d|one|two|the\s+(?:result|answer)) \b
+      | (?:doubling|halving|tripling|adding|subtracting|multiplying|dividing|squaring) \s+
+            (?:this|that|it|by|\d|one|two|the\s+(?:result|answer|last|first|other)) \b
+      | (?:twice|half|double|triple) \s+ (?:that|this|it) \s+ is \b
+      | the \s+ (?:true|correct|right|actual|real) \s+ (?:value|answer|one|result) \s+ is \s+
+            (?:one|two|twice|half|double|\d+) \s+ (?:more|less|that|this|as) \b
+      | results \s+ (?:if|when|from) \b )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 _GOOD = any_of(
     """
     answer solution result value choice option number total sum area length distance maximum minimum
@@ -253,7 +280,9 @@ CONFIRMED_BEHIND = re.compile(
             (?!(?:not|never|no|wrong|incorrect|false|double|half|twice|square|cube|less|more|most
         |before|after|lower|upper|first|one|two
           |invalid|only|times|far|too|old|previous|naive)\b) [\w'’-]+ \s+ ){{0,4}}?
-    (?: (?:{_GOOD}) \b (?! \s+ (?:if|when|unless|only|for) \b ) | what \s+ (?:we|was|is|you) \b | [\d$\\] )
+    (?: (?:{_GOOD}) \b (?! \s+ (?:if|when|unless|only|for) \b )
+        | what \s+ (?:we|was|is|you) \b (?! [^.\n]{{0,40}} \b (?:if|when|without|by)\b )
+            | [\d$\\] )
     | {_BOX_END} , \s* which \s+ (?:can|may) \s+ (?:also\s+)?be \s+
             (?:written|expressed|simplified|rewritten|seen|checked|verified|approximated) \b
     | {_BOX_END} , \s* which \s+ (?:occurs|happens|agrees|matches|equals|means) \b
@@ -374,6 +403,14 @@ SIGNS_OF_WITHDRAWAL = (
     "n’t", "false", "be right", "no idea",
     "falsch", "nicht richtig", "está mal", "est faux", "неверно", "неправильно", "sbagliato", "errado",
 )  # fmt: skip
+#: Words behind a number that are no noun: "5 more than", "3 of them".
+_NO_NOUN = any_of(
+    """
+    more less fewer times of and or plus minus as which because since if when with by for choose out to than
+    mod modulo percent from is are was but so squared cubed
+    """
+)
+_NUMBER_WORDS = "|".join(SMALL)
 #: Another value that the text goes on to, from the box.
 GOES_ON = re.compile(
     rf"""
@@ -393,8 +430,10 @@ GOES_ON = re.compile(
       | \b (?:correct|true|actual|real|right) \s+
         (?:value|one|answer|result|maximum|minimum|number) \s+ (?:is|was|would\s+be|should\s+be)
       | \b (?:in\s+(?:fact|reality|truth)|actually) ,? \s+ (?:it|that|this|the\s+(?:answer|result|value))
-        (?: \s+ (?:is|equals|should\s+be|must\s+be) | ['’]s ) )
-    \s+ (?:about\s+)? (?P<value> {_VALUE} ) (?= [\s.!)]* (?:\Z | \n | [.!]\s) )
+        (?: \s+ (?:is|equals|should\s+be|must\s+be) | ['’]s )
+      | \b each ,? (?: \s+ (?:so|making|or|for) )? )
+    \s+ (?:about\s+)? (?P<value> {_VALUE} | (?:{_NUMBER_WORDS}) (?:-(?:{_NUMBER_WORDS}))? )
+    (?= (?: \s+ (?!(?:{_NO_NOUN})\b) [a-z]+ ){{0,3}} [\s.!)]* (?:\Z | \n | [.!]\s) )
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -50,7 +50,7 @@ def _refused_before(sentence: str) -> bool:
 def _refused_behind(text: str, end: int) -> bool:
     if box_words.VERB_BEHIND.match(text, end) and not box_words.CONFIRMED_BEHIND.match(text, end):
         return True
-    refusals = (box_words.NO_BEHIND, box_words.ASKED, box_words.OPEN_BEHIND)
+    refusals = (box_words.NO_BEHIND, box_words.ASKED, box_words.OPEN_BEHIND, box_words.REVISED_BEHIND)
     return denied_behind(text, end) or any(pattern.match(text, end) for pattern in refusals)
 
 

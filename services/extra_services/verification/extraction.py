@@ -145,6 +145,9 @@ _RELATION_BEHIND = re.compile(
 )
 #: "17 \\equiv \\boxed{2} \\pmod 5": the remainder is what was asked for.
 _RESIDUE_BEFORE = re.compile(r"(?<!\\not)(?<!\\not\s)(?:\\equiv(?![a-zA-Z])|≡)\s*\Z")
+#: The side of an equation that is a number, before and behind the box.
+_NUMBER_EQUALS = re.compile(r"\s*-?\d[\d.,]*\s*=(?=[^=<>]*\Z)")
+_EQUALS_NUMBER = re.compile(r"=\s*-?\d[\d.,]*\s*\Z")
 #: Longest member on either side of a box, and longest paragraph before it, in characters.
 _MEMBER_LENGTH, _PARAGRAPH_LENGTH = 80, 2000
 #: Longest text behind a box that is read as a unit, in characters.
@@ -398,7 +401,8 @@ def _chosen(response: str, found: list[_Box], which: BoxChoice, several: bool) -
     if first == len(found) - 1:
         if other := alternative_behind(response, found[-1].end):
             return contents[-1] + other
-        formula = None if _fills_its_formula(response, found[-1]) else _formula_around(response, found[-1])
+        alone = _fills_its_formula(response, found[-1]) or _fills_a_blank(response, found[-1])
+        formula = None if alone else _formula_around(response, found[-1])
         return formula or with_words(response, found[-1].start, found[-1].end, contents[-1])
     if not (several or alternatives or _only_listed(response, found[first:])):
         return contents[-1]
@@ -411,6 +415,24 @@ def _fills_its_formula(text: str, box: _Box) -> bool:
     before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
     behind = text[box.end : box.end + _MEMBER_LENGTH]
     return before.rstrip().endswith(_OPENING) and behind.lstrip().startswith(_CLOSING)
+
+
+def _fills_a_blank(text: str, box: _Box) -> bool:
+    r"""Return whether a box fills a blank, as in "3 + \\boxed{4} = 7", whose other side is a number.
+
+    What begins with the box goes on from it: "\\boxed{4} + 3 = 7".
+    """
+    before = text[max(0, box.start - _MEMBER_LENGTH) : box.start]
+    behind = text[box.end : box.end + _MEMBER_LENGTH]
+    starts = [mark.end() for mark in _FORMULA_MARK.finditer(before)]
+    end = _FORMULA_MARK.search(behind)
+    if not starts or not end or not _in_formula(text, box.start):
+        return False
+    head, tail = before[starts[-1] :], behind[: end.start()]
+    if _BLANK.match(tail) and (side := _NUMBER_EQUALS.match(head)):
+        return not _BLANK.match(head[side.end() :])
+    equals = _EQUALS_NUMBER.search(tail)
+    return equals is not None and not _BLANK.match(head) and "=" not in head + tail[: equals.start()]
 
 
 def _formula_around(text: str, box: _Box) -> str | None:

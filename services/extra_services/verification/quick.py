@@ -83,6 +83,8 @@ def question(item: VerificationItem) -> Question:
     several = item.options.boxes is BoxChoice.LAST and has_members(answer)
     found = final_answer(item.response, item.options.boxes, several)
     if method is Method.CHOICE:
+        if found and (values := _contents_apart(found.text, answer)):
+            return Question(*values, Method.MATH, item.options)
         letters = choices(found.text) if found and found.marker != "last" else None
         if letters is None and (letters := stated(item.response) or (choices(found.text) if found else None)):
             return Question(", ".join(sorted(letters)), answer, method, item.options)
@@ -103,6 +105,15 @@ def question(item: VerificationItem) -> Question:
             # A reference such as "1,2" is rather a list.
             text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
     return Question(text, answer, method, item.options)
+
+
+def _contents_apart(text: str, answer: str) -> tuple[str, str] | None:
+    """Return the values behind two letters ("B. 12", "B. 13") if they are different numbers."""
+    found, gold = content(text), content(answer)
+    values = number(normalized(found or "")), number(normalized(gold or ""))
+    if found is None or gold is None or None in values or values[0] == values[1]:
+        return None
+    return found, gold
 
 
 def _as_asked(text: str, answer: str) -> str:

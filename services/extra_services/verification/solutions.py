@@ -8,7 +8,7 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended.logic import And
-from math_verify.grader import take_first_relation
+from math_verify.grader import take_first_relation, take_last_relation
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
@@ -61,7 +61,9 @@ def names_a_value(equation: Any) -> bool:
     if not isinstance(left, sympy.Expr):
         return True
     variables = left.free_symbols
-    if len(variables) != 1 or left.is_Symbol or left.has(AppliedUndef):
+    if left.is_Symbol or isinstance(left, AppliedUndef):  # "x = x" says nothing
+        return not take_last_relation(equation).rhs.has(left)
+    if len(variables) != 1 or left.has(AppliedUndef):
         return True
     if left.is_polynomial(*variables) or (1 / left).is_polynomial(*variables):
         return False
