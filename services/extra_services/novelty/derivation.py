@@ -584,6 +584,12 @@ _REWRITES = (
         " ",
     ),
 )
+#: An index is no number: x_1, a_{12}.
+_INDEX = re.compile(r"(?<=[A-Za-z)])_(?:\(\s*\w{1,3}\s*\)|\w)")
+#: f(2) and a(n) are values, but 2(3) and 3 x(4) may be products.
+_VALUE_OF = re.compile(r"(?<![A-Za-z\\\d])([A-Za-z])\(\s*(?:\d+(?:\.\d+)?|[a-z])\s*\)(?=\s*[=<>+-])")
+#: C(7, 3)
+_CHOICES = re.compile(r"(?<![A-Za-z\\])C\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 _FRACTION = re.compile(r"\\[dtc]?frac" + _ARGUMENT + _ARGUMENT)
 _BINOMIAL = re.compile(r"\\[dt]?binom" + _ARGUMENT + _ARGUMENT)
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|\\?[A-Za-z]+|[-+*/^=<>!|]")
@@ -604,6 +610,11 @@ def _normal(text: str) -> str:
     if "\\" in text:
         for pattern, replacement in _REWRITES:
             text = pattern.sub(replacement, text)
+    if "_" in text:
+        text = _INDEX.sub("", text)
+    if "C(" in text:
+        text = _CHOICES.sub(r" \1|\2 ", text)
+    text = _VALUE_OF.sub(r"\1 ", text)
     if _SPACED_DIGITS.search(text):
         text = _SPACED_DIGITS.sub(lambda digits: digits[0].replace(" ", ""), text)
     if "frac" in text:
@@ -624,6 +635,8 @@ class _Chain:
     results: frozenset[str]
     #: Those of the numbers that are not written: 0.3 of 36/120.
     quotients: frozenset[str]
+    #: Its result stands before the equality sign: 252 = 1*198 + 54.
+    apart: bool
     #: A chain with an equation between plain sides that may be false, as it is written; "" for any other.
     doubtful: str
 
@@ -646,7 +659,7 @@ def _chains(sentences: list[str]) -> list[_Chain]:
 
 
 #: What a `_Chain` says, wherever it stands.
-_Said = tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str], str]
+_Said = tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str], bool, str]
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -682,7 +695,14 @@ def _read_text(text: str) -> tuple[_Said, ...]:
 def _said(operands: list[str], operators: list[str]) -> _Said:
     """Return what a chain says; `operators` are between the operands."""
     if not operators:
-        return _NOTHING if operands[0] == "v" else frozenset(operands), _NOTHING, _NOTHING, _NOTHING, ""
+        return (
+            _NOTHING if operands[0] == "v" else frozenset(operands),
+            _NOTHING,
+            _NOTHING,
+            _NOTHING,
+            False,
+            "",
+        )
     return _said_by_all(tuple(operands), tuple(operators))
 
 
@@ -725,7 +745,9 @@ def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said
             if signs == ["=", "="]
         }
     quotients -= written
-    return written | quotients, frozenset(relations), frozenset(results), frozenset(quotients), doubtful
+    apart = results == {operands[0]} and operators[0] == "="
+    said = written | quotients, frozenset(relations), frozenset(results), frozenset(quotients)
+    return *said, apart, doubtful
 
 
 #: Operands, and the operators between them.
@@ -867,7 +889,7 @@ def _used(chains: list[_Chain], stated: ProblemStatement, boxed: frozenset[str])
     answer = stated.answer | boxed or (chains[-1].results if chains else frozenset())
     given = stated.numbers - answer
     answer = answer | ({_square(one) for one in answer} - given)
-    kept = list(_without_checks(chains, stated.answer))
+    kept = list(_without_checks(chains, stated))
     while True:
         # The results that are used only if another chain that counts does so.
         open_results = frozenset().union(*(chain.results for chain in kept)) - answer - given
@@ -976,12 +998,22 @@ def _next_values(numbers: list[float], expression: list[str]) -> Iterable[float]
         yield math.prod(numbers[-count:])
 
 
-def _without_checks(chains: list[_Chain], answer: frozenset[str]) -> Iterable[_Chain]:
-    before: set[str] = set()
+def _without_checks(chains: list[_Chain], stated: ProblemStatement) -> Iterable[_Chain]:
+    """Yield the chains without the checks; what takes a known number apart results in the new numbers.
+
+    In Euclid's "252 = 1 * 198 + 54" the result is 54.
+    """
+    before = set(stated.numbers - stated.answer)
+    seen: set[str] = set()
     for chain in chains:
-        if len(chain.results) == 1 and chain.results <= before and not chain.results & answer:
-            continue
+        if len(chain.results) == 1 and chain.results <= before and not chain.results & stated.answer:
+            made = chain.numbers - before
+            if made and chain.apart:
+                chain = replace(chain, results=frozenset(made))
+            elif chain.results <= seen:
+                continue
         before |= chain.numbers
+        seen |= chain.numbers
         yield chain
 
 
