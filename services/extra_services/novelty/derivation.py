@@ -375,7 +375,8 @@ def derivation_novelty(
     if not similarity.shape[1]:
         return related.astype(np.float32), np.full(len(new), -1, dtype=np.int64)
     different = different_way(similarity, new[:, None], known, ~unknown[:, None])
-    chance = np.where(_contained(known, new[:, None]), 0, different)
+    same = _contained(known, new[:, None]) | _contained(new[:, None], known)
+    chance = np.where(same, 0, different)
     chance = np.where(present, chance, np.float32(np.inf))
     nearest = chance.argmin(axis=1)
     least = chance.min(axis=1)
