@@ -491,7 +491,7 @@ def derivations(file: Path, figures: dict[str, Any]) -> None:
     related = np.ones(len(unit), dtype=np.float32)
 
     def scorer() -> DerivationScorer:
-        return DerivationScorer(index, settings, names, counts, unit, sketches, problems, related)
+        return DerivationScorer(index, settings, names, counts, unit, sketches, sketches, problems, related)
 
     new = sketches.view("<u8").reshape(len(sketches), derivation.FAMILIES, derivation.WORDS)
     known = new[np.arange(len(new))[:, None] - np.arange(1, 17)]

@@ -44,6 +44,7 @@ from extra_services.novelty.derivation import (
     apart_from_problem,
     derivation,
     derivation_novelty,
+    reach,
     related,
     sketch,
     statement,
@@ -212,6 +213,7 @@ def _derivation(vectors: Vectors, with_problem: bool = True) -> Novelty:
             np.stack([[sketch(one)] for one in known]),
             present,
             to_problem,
+            np.stack([reach(one) for one in new]),
         )
         return np.where(left_out[0], 0.0, found)
 

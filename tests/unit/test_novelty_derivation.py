@@ -198,8 +198,8 @@ def test_the_probability_is_the_same_in_either_order(steps: list[int], similarit
     texts = [" ".join(f"{step + 10} * {other} = {step * 37}." for step in steps) for other in (3, 4)]
     sketches = np.stack([d.sketch(d.derivation(text)) for text in texts])
     value = np.array([similarity], dtype=np.float32)
-    one = d.different_way(value, sketches[:1], sketches[1:])
-    two = d.different_way(value, sketches[1:], sketches[:1])
+    one = d.different_way(value, sketches[:1], sketches[1:], sketches[:1])
+    two = d.different_way(value, sketches[1:], sketches[:1], sketches[1:])
     assert one == two
     assert 0 <= one[0] <= 1
 
@@ -209,6 +209,47 @@ def test_reading_is_linear_in_the_length_of_the_text() -> None:
         started = time.perf_counter()
         d.derivation(piece * (d.LONGEST_TEXT // len(piece)))
         assert time.perf_counter() - started < 5, piece
+
+
+TRAINS = d.statement("Trains start 300 km apart at 60 and 90 km/h. How far does the first go?", "120")
+HOURS = (
+    "Together 60 + 90 = 150 km an hour. They meet after 300 / 150 = 2 hours. The first goes 60 * 2 = 120 km."
+)
+METRES = (
+    "In units of 100 m: 3000 apart. 600 + 900 = 1500 an hour. They meet after 3000 / 1500 = 2 hours."
+    " The first goes 600 * 2 = 1200 of them, which is 120 km."
+)
+
+
+def test_other_units_are_no_other_way() -> None:
+    known, new = d.derivation(HOURS, TRAINS), d.derivation(METRES, TRAINS)
+    assert known.rescaled is None
+    assert new.rescaled is not None
+    sketches = np.stack([d.sketch(new)]), np.stack([d.sketch(known)])[None]
+    rest = np.full((1, 1), 0.7, dtype=np.float32), *sketches, np.ones((1, 1), dtype=bool)
+    to_problem = np.ones(1, dtype=np.float32)
+    assert d.derivation_novelty(*rest, to_problem)[0] > 0.1
+    assert d.derivation_novelty(*rest, to_problem, d.reach(new)[None])[0] == 0
+
+
+def test_a_solution_without_a_step_of_its_own_is_no_other_way() -> None:
+    whole = SWAP.partition("$\\boxed")[0] + EQUATIONS
+    assert _novelty(EQUATIONS, [whole], 0.3) == 0
+    assert _novelty(EQUATIONS, [SWAP], 0.3) > 0
+
+
+def test_division_with_remainder_is_a_derivation() -> None:
+    stated = d.statement("Find the greatest common divisor of 252 and 198.", "18")
+    found = d.derivation("252 = 1 * 198 + 54\n198 = 3 * 54 + 36\n54 = 1 * 36 + 18", stated)
+    assert {"54", "36"} <= found.numbers
+    # But a number taken apart for nothing is no step.
+    assert d.derivation("252 - 198 = 54. 252 = 200 + 52. 54 = 3 * 18.", stated).numbers == {"54", "3"}
+
+
+def test_indices_and_arguments_are_no_numbers() -> None:
+    assert d.derivation("n_1 + n_2 = 35").relations == {"v+v", "35=v"}
+    assert d.derivation("f(2) = 31, f(3) = 52, f(4) = 83").numbers == {"31", "52", "83"}
+    assert d.derivation("C(7, 3) = 35").numbers == {"7", "3", "35"}
 
 
 def test_a_known_solution_with_additions_is_the_known_one() -> None:

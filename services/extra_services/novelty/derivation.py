@@ -98,6 +98,9 @@ UNKNOWN_SCRIPT = "the script is unknown to the embedding model"
 LONGEST_TEXT = 100_000
 #: Characters of the longest sentence, and operands of the longest chain, whose reading is kept.
 LONGEST_KEPT, LONGEST_CHAIN_KEPT = 300, 32
+#: Characters of the longest number that may be k times another, numbers of a text that are looked at, the
+#: largest such k, and the least one that is hardly met by chance.
+LONGEST_SCALED, MOST_SCALED, LARGEST_SCALE, CERTAIN_SCALE = 12, 200, 1e4, 2.5
 #: Operands of the longest side of an equation whose parts are calculated.
 LONGEST_SIDE = 12
 #: Characters of a part at least, except for the last one.
@@ -127,6 +130,8 @@ class Derivation:
     astray: int = 0
     #: The sentences with steps of its own, where there are others; "" if the problem is not known.
     own_steps: str = ""
+    #: Its numbers and relations in the units of the problem, if it calculates in others.
+    rescaled: tuple[frozenset[str], frozenset[str]] | None = None
 
     @cached_property
     def numbers(self) -> frozenset[str]:
@@ -219,7 +224,49 @@ def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Deriva
         stated.numbers,
         _astray(kept, parts[-1].text if parts else "", stated),
         "\n".join(sentences[place] for place in sorted(own_steps)) if rest else "",
+        _rescaled(kept, scale) if (scale := _scale(chains, stated)) else None,
     )
+
+
+def _scale(chains: list["_Chain"], stated: ProblemStatement) -> float:
+    """Return k if a text calculates with k times the problem's quantities ("in cents"), or 0.
+
+    Then it holds k times numbers of the problem, and k times the answer; of some it may be k squared. Small
+    factors, and shares, meet such numbers by chance: more of them are needed.
+    """
+    own = frozenset().union(*(chain.numbers for chain in chains)) - stated.numbers
+    values = {float(one) for one in own if len(one) <= LONGEST_SCALED}
+    givens = [value for one in stated.numbers - stated.answer if (value := float(one)) > 1]
+    answers = [value for one in stated.answer if (value := float(one)) > 0]
+    if not (givens and answers) or len(values) > MOST_SCALED:
+        return 0.0
+    likeliest, most = 0.0, 0
+    for k in sorted({one / answer for one in values for answer in answers}):
+        for scale in (k, math.sqrt(k)):
+            if scale == 1 or not any(round(one * scale, 4) in values for one in givens):
+                continue
+            met = sum(_scaled_in(one, scale, values) for one in (*givens, *answers))
+            least = 4 if scale < 1 else 3 if scale < CERTAIN_SCALE else 2
+            if met >= max(least, most + 1) and 1 / LARGEST_SCALE <= scale <= LARGEST_SCALE:
+                likeliest, most = scale, met
+    return likeliest
+
+
+def _scaled_in(value: float, k: float, values: set[float]) -> bool:
+    return round(value * k, 4) in values or round(value * k * k, 4) in values
+
+
+def _rescaled(chains: list["_Chain"], k: float) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the numbers and relations of a text, with what they are if some or all are k times as much."""
+    written = frozenset[str]().union(*(chain.numbers for chain in chains))
+    units = {one: (one, _rounded(float(one) / k)) for one in written}
+    numbers = written.union(*units.values())
+    relations = set[str]().union(*(chain.relations for chain in chains))
+    for found in [found for found in map(_RELATION.fullmatch, relations) if found]:
+        left, operator, right = found.groups()
+        ends = itertools.product(units.get(left, (left,)), units.get(right, (right,)))
+        relations |= {_relation(one, operator, other) for one, other in ends}
+    return numbers, frozenset(relations)
 
 
 def _with_own_steps(chains: list["_Chain"], stated: ProblemStatement) -> set[int]:
@@ -320,14 +367,33 @@ def sketch(found: Derivation) -> Sketches:
 
     A number of one digit and a relation of two variables set one bit, others two: they say more.
     """
+    return _bitmaps(found.numbers, found.relations)
+
+
+def reach(found: Derivation) -> Sketches:
+    """Return the bitmaps in which the steps of known solutions are sought, uint64 [FAMILIES, WORDS].
+
+    They are the sketch, and the same steps in the units of the problem where the text calculates in others.
+    """
+    if found.rescaled is None:
+        return sketch(found)
+    numbers, relations = found.rescaled
+    return _bitmaps(numbers - found.given, relations)
+
+
+def _bitmaps(*families: frozenset[str]) -> Sketches:
     bits = np.zeros((FAMILIES, BITS), dtype=np.uint8)
-    for family, features in enumerate((found.numbers, found.relations)):
+    for family, features in enumerate(families):
         bits[family, [place for feature in features for place in _places(family, feature)]] = 1
     return np.packbits(bits, axis=1, bitorder="little").view("<u8")
 
 
 def different_way(
-    similarity: Vectors, new: Sketches, known: Sketches, stated: NDArray[np.bool_] | bool = True
+    similarity: Vectors,
+    new: Sketches,
+    known: Sketches,
+    reaches: Sketches,
+    stated: NDArray[np.bool_] | bool = True,
 ) -> Vectors:
     """Return the probability that two solutions take different ways, float32 of the shape of `similarity`.
 
@@ -335,9 +401,10 @@ def different_way(
         similarity: Cosine similarity of the embeddings of both texts, apart from the problem if it is known.
         new: Sketches of the new solutions, whose leading dimensions broadcast with `similarity`.
         known: Sketches of the known solutions, likewise.
+        reaches: `reach` of the new solutions, like `new`.
         stated: Whether the problem is known, broadcast likewise.
     """
-    common = np.bitwise_count(new & known).sum(axis=-1, dtype=np.float32)
+    common = np.bitwise_count(reaches & known).sum(axis=-1, dtype=np.float32)
     sizes = _sizes(new), _sizes(known)
     distance = 1 - (common + COMMON_BITS) / (np.sqrt(sizes[0] * sizes[1]) + OWN_BITS)
     features = np.concatenate([(1 - similarity)[..., None], distance], axis=-1)
@@ -353,6 +420,7 @@ def derivation_novelty(
     known: Sketches,
     present: NDArray[np.bool_],
     to_problem: Vectors | None = None,
+    reaches: Sketches | None = None,
 ) -> tuple[Vectors, NDArray[np.int64]]:
     """Return novelties in [0, 1], float32 [n], and the place of each nearest known solution, int64 [n].
 
@@ -367,15 +435,17 @@ def derivation_novelty(
         known: Sketches of the known solutions of each one's prompt, uint64 [n, m, FAMILIES, WORDS].
         present: Whether there is a known solution in each place, bool [n, m].
         to_problem: Cosine similarity to the problem, float32 [n], NaN where it is not known; None: nowhere.
+        reaches: `reach` of the solutions, like `new`; None: their sketches.
     """
+    reaches = new if reaches is None else reaches
     if to_problem is None:
         to_problem = np.full(len(new), np.nan, dtype=np.float32)
     unknown = np.isnan(to_problem)
     related = np.where(unknown, 1, np.clip((to_problem - UNRELATED) / (RELATED - UNRELATED), 0, 1))
     if not similarity.shape[1]:
         return related.astype(np.float32), np.full(len(new), -1, dtype=np.int64)
-    different = different_way(similarity, new[:, None], known, ~unknown[:, None])
-    same = _contained(known, new[:, None]) | _contained(new[:, None], known)
+    different = different_way(similarity, new[:, None], known, reaches[:, None], ~unknown[:, None])
+    same = _contained(known, reaches[:, None]) | _contained(new[:, None], known)
     chance = np.where(same, 0, different)
     chance = np.where(present, chance, np.float32(np.inf))
     nearest = chance.argmin(axis=1)
@@ -598,6 +668,7 @@ _NUMBER_LIST = re.compile(rf"(?:\d++(?:\.\d++)?[\s,;]++){{{LONG_LIST - 1},}}+\d*
 #: What every list of numbers holds; a faster search.
 _FEW_NUMBERS = re.compile(r"\d[\s,;]+\d[\d.]*[\s,;]+\d[\d.]*[\s,;]+\d")
 _OPERATORS = frozenset("+-*/^=<>|")
+_RELATION = re.compile(r"(v|[\d.]{1,12})([-+*/=<>])(v|[\d.]{1,12})")
 _COMMUTATIVE = frozenset("+*=")
 
 
@@ -731,8 +802,7 @@ def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said
     quotients: set[str] = set()
     relations: set[str] = set()
     for left, operator, right in zip(operands, operators, operands[1:], strict=False):
-        ends = sorted((left, right)) if operator in _COMMUTATIVE else (left, right)
-        relations.add(f"{ends[0]}{operator}{ends[1]}")
+        relations.add(_relation(left, operator, right))
         if operator == "/" and "v" not in (left, right) and right != "0":
             quotients.add(_number(str(float(left) / float(right))))
     results: set[str] = set()
@@ -749,6 +819,11 @@ def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said
     apart = results == {operands[0]} and operators[0] == "="
     said = written | quotients, frozenset(relations), frozenset(results), frozenset(quotients)
     return *said, apart, doubtful
+
+
+def _relation(left: str, operator: str, right: str) -> str:
+    ends = sorted((left, right)) if operator in _COMMUTATIVE else (left, right)
+    return f"{ends[0]}{operator}{ends[1]}"
 
 
 #: Operands, and the operators between them.
@@ -810,7 +885,7 @@ def _from_nowhere(own: list[str], before: list[str], signs: list[str]) -> bool:
                 break
             value = calculated(_expression(run, signs[start:end]))
             if value is not None:
-                values.add(_number(f"{value:.6f}"))
+                values.add(_rounded(value))
     return not values & set(own)
 
 
@@ -1021,7 +1096,12 @@ def _without_checks(chains: list[_Chain], stated: ProblemStatement) -> Iterable[
 @lru_cache(maxsize=65536)
 def _square(digits: str) -> str:
     value = float(digits)
-    return _number(f"{value**2:.6f}") if value < 1e6 else digits
+    return _rounded(value**2) if value < 1e6 else digits
+
+
+def _rounded(value: float) -> str:
+    """Return a calculated number as `_number` returns a written one."""
+    return _number(f"{value:.6f}")
 
 
 @lru_cache(maxsize=65536)

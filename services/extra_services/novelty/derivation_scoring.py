@@ -37,13 +37,30 @@ def sketches_of(derivations: list[Derivation]) -> Stored:
     return np.stack(made).reshape(-1, SKETCH_BYTES) if made else np.zeros((0, SKETCH_BYTES), dtype=np.uint8)
 
 
+def reaches_of(derivations: list[Derivation], sketches: Stored) -> Stored:
+    """Return `reach` of the derivations as it would be stored, uint8 [n, SKETCH_BYTES].
+
+    Args:
+        derivations: Of the solutions, [n].
+        sketches: Of the same, uint8 [n, SKETCH_BYTES]; most solutions reach no further.
+    """
+    rescaled = [row for row, each in enumerate(derivations) if each.rescaled]
+    if not rescaled:
+        return sketches
+    reaches = sketches.copy()
+    for row in rescaled:
+        reaches[row] = derivation.reach(derivations[row]).astype("<u8", copy=False).view(np.uint8).ravel()
+    return reaches
+
+
 class DerivationScorer:
     """Scores the groups of prompts that are checked out of `index`.
 
     Groups lie one after the other: the first `counts[0]` of the vectors, float32 [m, dimension], and of the
-    sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once. `problems`
-    are the unit vectors of the problems, float32 [len(prompts), dimension], NaN where one is not known, and
-    `related` the similarities of the whole texts to them, by which novelty is paid in part, float32 [m].
+    sketches, uint8 [m, SKETCH_BYTES], belong to `prompts[0]`, and so on. A prompt appears once. `reaches` are
+    what `reaches_of` returns. `problems` are the unit vectors of the problems, float32 [len(prompts),
+    dimension], NaN where one is not known, and `related` the similarities of the whole texts to them, by
+    which novelty is paid in part, float32 [m].
     """
 
     def __init__(
@@ -54,6 +71,7 @@ class DerivationScorer:
         counts: Counts,
         vectors: Vectors,
         sketches: Stored,
+        reaches: Stored,
         problems: Vectors,
         related: Vectors,
     ) -> None:
@@ -63,6 +81,7 @@ class DerivationScorer:
         self._counts = counts
         self._vectors = vectors
         self._sketches = _opened(sketches)
+        self._reaches = _opened(reaches)
         self._problems = problems
         self._related = related
         self._to_problem = np.einsum("ij,ij->i", vectors, np.repeat(problems, counts, axis=0))
@@ -113,6 +132,7 @@ class DerivationScorer:
                 _different(
                     np.concatenate([vectors, self._vectors[rows]]),
                     np.concatenate([sketches, self._sketches[rows]]),
+                    np.concatenate([sketches, self._reaches[rows]]),
                     problem,
                 ),
                 LEAST_DIFFERENT,
@@ -156,7 +176,12 @@ class DerivationScorer:
         known = self._known(groups, rows, kept)
         stepped = known.sketches.any(axis=(2, 3))
         novelty, place = derivation.derivation_novelty(
-            known.apart, new, known.sketches, known.present & stepped, self._related[rows]
+            known.apart,
+            new,
+            known.sketches,
+            known.present & stepped,
+            self._related[rows],
+            self._reaches[rows],
         )
         distance = np.where(known.present & ~stepped, 1 - known.similarity, np.float32(np.inf))
         if distance.shape[1]:
@@ -247,12 +272,13 @@ def _opened(stored: Stored) -> Sketches:
     return opened
 
 
-def _different(vectors: Vectors, sketches: Sketches, problem: Vectors) -> Vectors:
+def _different(vectors: Vectors, sketches: Sketches, reaches: Sketches, problem: Vectors) -> Vectors:
     """Return the novelty of each solution beside each single other one, float32 [m, m].
 
     Args:
         vectors: Of the solutions, float32 [m, dimension].
         sketches: Of the solutions, uint64 [m, FAMILIES, WORDS].
+        reaches: Of the solutions, likewise.
         problem: Vector of their problem, float32 [dimension]; NaN if it is not known. If it is, the solutions
             are about it: others were left out.
     """
@@ -265,10 +291,10 @@ def _different(vectors: Vectors, sketches: Sketches, problem: Vectors) -> Vector
     for start in range(0, count, size):
         rows = slice(start, start + size)
         pairs = similarity[rows].reshape(-1, 1)
-        new = np.repeat(sketches[rows], count, axis=0)
+        new, sought = (np.repeat(each[rows], count, axis=0) for each in (sketches, reaches))
         known = np.tile(sketches, (len(pairs) // count, 1, 1))[:, None]
         related = np.full(len(pairs), 1 if stated else np.nan, dtype=np.float32)
         present = np.ones(pairs.shape, dtype=np.bool_)
-        novelty, _ = derivation.derivation_novelty(pairs, new, known, present, related)
+        novelty, _ = derivation.derivation_novelty(pairs, new, known, present, related, sought)
         different[rows] = novelty.reshape(-1, count)
     return different

@@ -22,7 +22,7 @@ from extra_services.memory.memory import Change, Computed, IdempotencyKey, Memor
 from extra_services.memory.records import AnswerCounts, Namespace, NewSolutions, PromptWrite, Write
 from extra_services.novelty import answers as stored_answers
 from extra_services.novelty import metrics, outcome_scoring
-from extra_services.novelty.derivation_scoring import DerivationScorer, Stored
+from extra_services.novelty.derivation_scoring import DerivationScorer, Stored, reaches_of
 from extra_services.novelty.metrics import Counts
 from extra_services.novelty.preparing import CheckedGroup, PreparedGroups, check_rollout, prepare
 from extra_services.novelty.request import (
@@ -240,13 +240,14 @@ class Attempt:
             return RoundScores(*rings.score(prompts, counts, vectors, options.metric, options.explain))
         problems = np.stack([checked.problem for checked in groups if checked.problem is not None])
         related = np.concatenate([one.to_problem for one in groups if one.to_problem is not None])
+        derivations = [each for checked in groups for each in checked.derivations]
+        reaches = reaches_of(derivations, sketches)
         scorer = DerivationScorer(
-            index, self._settings, prompts, counts, vectors, sketches, problems, related
+            index, self._settings, prompts, counts, vectors, sketches, reaches, problems, related
         )
         novelty, found = scorer.novelty()
         scored = RoundScores(novelty, found)
         if options.explain:
-            derivations = [each for checked in groups for each in checked.derivations]
             scored = replace(scored, new_steps=scorer.new_steps(derivations, novelty))
         if options.scale is Scale.SHARE:
             correct = np.concatenate([checked.group.correct[checked.rows] for checked in groups])
