@@ -217,7 +217,7 @@ HOURS = (
 )
 METRES = (
     "In units of 100 m: 3000 apart. 600 + 900 = 1500 an hour. They meet after 3000 / 1500 = 2 hours."
-    " The first goes 600 * 2 = 1200 of them, which is 120 km."
+    " The first goes 600 * 2 = 1200 of them, 1200 / 10 = 120 km."
 )
 
 
