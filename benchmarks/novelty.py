@@ -42,6 +42,7 @@ from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.novelty import arithmetic, derivation, metrics, outcome_scoring
 from extra_services.novelty.derivation import Derivation
 from extra_services.novelty.derivation_scoring import DerivationScorer, sketches_of
+from extra_services.novelty.problem import statement
 from extra_services.novelty.request import RolloutGroup, ScoringOptions
 from extra_services.novelty.ring_scoring import RingScorer
 from extra_services.novelty.scoring import NoveltyScorer
@@ -471,7 +472,7 @@ def derivations(file: Path, figures: dict[str, Any]) -> None:
                     function.cache_clear()
         found.clear()
         for (problem, answer), texts in solutions.items():
-            stated = derivation.statement(problem, answer)
+            stated = statement(problem, answer)
             found.extend(derivation.derivation(text, stated) for text in texts)
 
     def least(call: Callable[[], object]) -> float:

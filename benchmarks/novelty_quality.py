@@ -39,7 +39,6 @@ from extra_rl.vocabulary import TextWindow
 from extra_services.memory.embedding import Embedder
 from extra_services.novelty import metrics
 from extra_services.novelty.derivation import (
-    NO_STATEMENT,
     Derivation,
     apart_from_problem,
     derivation,
@@ -47,8 +46,8 @@ from extra_services.novelty.derivation import (
     reach,
     related,
     sketch,
-    statement,
 )
+from extra_services.novelty.problem import NO_STATEMENT, statement
 from extra_services.novelty.suspicion import reason_against_related
 
 MODEL = "all-MiniLM-L6-v2"

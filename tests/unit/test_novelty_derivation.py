@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_services.novelty import derivation as d
+from extra_services.novelty.problem import statement
 from support.latex_derivations import ANSWER, EQUATIONS, PROBLEM, SWAP, SWAP_AGAIN
 
-STATED = d.statement(PROBLEM, ANSWER)
+STATED = statement(PROBLEM, ANSWER)
 
 
 def _novelty(text: str, known: list[str], similarity: float = 0.8) -> float:
@@ -136,7 +137,7 @@ def test_what_does_not_belong_to_the_solution_counts_for_nothing() -> None:
     ],
 )
 def test_a_problem_said_again_is_no_derivation(problem: str) -> None:
-    stated = d.statement(problem, ANSWER)
+    stated = statement(problem, ANSWER)
     assert d.derivation(f"{problem} $\\boxed{{18}}$", stated).empty
     solved = d.derivation(f"{problem} We have $98 - 41 = 57$, and $57 - 39 = 18$. $\\boxed{{18}}$", stated)
     assert {"98-41", "41", "57"} <= solved.relations | solved.numbers
@@ -211,7 +212,7 @@ def test_reading_is_linear_in_the_length_of_the_text() -> None:
         assert time.perf_counter() - started < 5, piece
 
 
-TRAINS = d.statement("Trains start 300 km apart at 60 and 90 km/h. How far does the first go?", "120")
+TRAINS = statement("Trains start 300 km apart at 60 and 90 km/h. How far does the first go?", "120")
 HOURS = (
     "Together 60 + 90 = 150 km an hour. They meet after 300 / 150 = 2 hours. The first goes 60 * 2 = 120 km."
 )
@@ -239,7 +240,7 @@ def test_a_solution_without_a_step_of_its_own_is_no_other_way() -> None:
 
 
 def test_division_with_remainder_is_a_derivation() -> None:
-    stated = d.statement("Find the greatest common divisor of 252 and 198.", "18")
+    stated = statement("Find the greatest common divisor of 252 and 198.", "18")
     found = d.derivation("252 = 1 * 198 + 54\n198 = 3 * 54 + 36\n54 = 1 * 36 + 18", stated)
     assert {"54", "36"} <= found.numbers
     # But a number taken apart for nothing is no step.
@@ -485,7 +486,7 @@ def test_a_text_without_numbers_of_its_own_is_seen() -> None:
 
 
 def test_a_fraction_may_be_led_to_by_its_parts() -> None:
-    stated = d.statement("What is a half of that area?", "\\frac{45}{2}")
+    stated = statement("What is a half of that area?", "\\frac{45}{2}")
     found = d.derivation("It is $31 + 14 = 45$. Half of it is $\\boxed{\\frac{45}{2}}$.", stated)
     assert found.astray == 0
 

@@ -7,8 +7,9 @@ import numpy as np
 from extra_rl.vocabulary import Metric, TextWindow
 from extra_services.errors import InvalidInput
 from extra_services.memory.memory import Memory, TextEmbedder, check_space
-from extra_services.novelty.derivation import Derivation, derivation, related, statement
+from extra_services.novelty.derivation import Derivation, derivation, related
 from extra_services.novelty.preparing import check_text
+from extra_services.novelty.problem import statement
 from extra_services.novelty.request import NoveltyLimits, Vectors
 from extra_services.novelty.suspicion import reason_against, reason_against_related
 

@@ -15,17 +15,9 @@ from numpy.typing import NDArray
 
 from extra_rl.vocabulary import Metric
 from extra_services.memory import instruments
-from extra_services.novelty.derivation import (
-    ASTRAY,
-    BLANK,
-    LEAST_STEPS,
-    UNKNOWN_SCRIPT,
-    UNRELATED,
-    Derivation,
-    derivation,
-    related,
-    statement,
-)
+from extra_services.novelty.derivation import ASTRAY, LEAST_STEPS, UNRELATED, Derivation, derivation, related
+from extra_services.novelty.own_text import BLANK, UNKNOWN_SCRIPT
+from extra_services.novelty.problem import statement
 from extra_services.novelty.request import RolloutGroup
 
 #: A part of a reason -> its label in the metrics: reasons may hold numbers, and labels must be few.
