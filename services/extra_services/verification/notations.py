@@ -100,6 +100,10 @@ _POWER = re.compile(
 )
 #: Braces that TeX does not show, as MathType writes them ("[ {1,2} )"), and the name of a complement.
 _UNSEEN_BRACES = re.compile(r"((?<!\\)[\[(|,;]|\\\{)\s*+\{([^{}]*+)\}")
+#: The empty group of "60{}^\\circ".
+_EMPTY_GROUP = re.compile(r"(?<=[\d.)])\{\s*+\}(?=\s*+\^)")
+#: "sq." and "cu." before a unit.
+_SHORT_POWER = re.compile(r"(?<![a-zA-Z])(sq|cu)\.\s*+(?=[a-zA-Z])")
 _SIZING = re.compile(r"\\(?:left|right)(?:\s*+\.|(?![a-zA-Z]))")
 _COMPLEMENT = re.compile(
     r"(?:\\complement(?![a-zA-Z])|∁)\s*+(?:_\s*+(?:\{\s*+\w\s*+\}|\w))?\s*+[A-Z(][^={}]{0,20}+=\s*+"
@@ -143,9 +147,9 @@ def _standard(text: str) -> str:
         text = _MARKED_DIGIT.sub(lambda found: f"{_MARKS[found[2]]}{{{found[1]}}}", text)
         text = _SPLIT_OVERLINE.sub("", text)
     if "{" in text:
-        text = _without_unseen(_without_outer(text))
+        text = _EMPTY_GROUP.sub("", _without_unseen(_without_outer(text)))
     if "." in text:
-        text = _fractions(text)
+        text = _SHORT_POWER.sub(r"\1 ", _fractions(text))
     if "\\" in text:
         text = _commands(text)
     if ";" in text or "dots" in text or "..." in text or "…" in text:

@@ -60,6 +60,7 @@ _OPTION = re.compile(
 )
 _MODULUS_AT_END = re.compile(r"\s*\\pmod\s*(?:\{\s*\w+\s*\}|\w+)\s*\Z")
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d\Z")
+_TIMES_AT_END = re.compile(r"(?<=\w)(?:\s{1,9}times|\s{0,9}\\text\s*+\{\s*+times\s*+\})\Z")
 #: References that a response answers with its first word ("Yes, it is continuous").
 _YES_OR_NO = word_set("yes no true false")
 #: Words that are rather no unit behind a box.
@@ -98,7 +99,7 @@ def question(item: VerificationItem) -> Question:
     if method is Method.MATH and text:
         text = _as_asked(text, answer)
     if method in (Method.MATH, Method.NUMERIC) and text:
-        text, answer = alike(standard(text), standard(answer))
+        text, answer = alike(*_without_times(standard(text), standard(answer)))
         if ("," in text) != ("," in answer):
             # A reference such as "1,2" is rather a list.
             text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
@@ -115,6 +116,16 @@ def _as_asked(text: str, answer: str) -> str:
     if "mod" in text and "mod" not in answer and not re.search(r"\\equiv|≡", text):
         return _MODULUS_AT_END.sub("", text)
     return text
+
+
+def _without_times(text: str, answer: str) -> tuple[str, str]:
+    """Return both sides without "times" at their ends, if the reference is a number of times.
+
+    For another reference the word is the begin of a product that was cut off.
+    """
+    if not _TIMES_AT_END.search(answer):
+        return text, answer
+    return _TIMES_AT_END.sub("", text), _TIMES_AT_END.sub("", answer)
 
 
 def _with_unit_behind(text: str, behind: str, answer: str) -> str:
