@@ -6,6 +6,7 @@ r"""Read one answer in the light of the other, where only the other says what it
 
 import re
 
+from extra_services.verification.normalization import without_sizing
 from extra_services.verification.notations import BOLD, SETS, flat
 from extra_services.verification.symbols import any_of, plain_punctuation, word_set
 
@@ -33,6 +34,10 @@ _UNIT_VECTOR = re.compile(
     re.VERBOSE,
 )
 _TERM = re.compile(r"\s*+([+-]?)\s*+((?:[^+⟨{}()-]|\{[^{}]*+\}|\([^()]*+\))*+)⟨([ijk])⟩\s*+")
+_ONE_SOLUTION = re.compile(r"\s*+\\\{\s*+(\([^(){}]*,[^(){}]*\))\s*+\\\}\s*+")
+_ROW_END = r" \\ "
+_ROW = re.compile(r"\[([^\[\]]++)\]")
+_ROWS = re.compile(r"\s*+\[\s*+\[[^\[\]]++\](?:\s*+,\s*+\[[^\[\]]++\])*+\s*+\]\s*+")
 _LAYOUT = re.compile(r"\\(?:displaystyle|q?quad|large|[,;:! ])(?![a-zA-Z])")
 #: Longer answers are not looked at, in characters.
 _MAX_LENGTH = 2000
@@ -43,6 +48,8 @@ def alike(text: str, other: str) -> tuple[str, str]:
     if (text.isalnum() and other.isalnum()) or max(len(text), len(other)) > _MAX_LENGTH:
         return text, other
     text, other = _without_labels(text, other)
+    text, other = _without_braces(text, other), _without_braces(other, text)
+    text, other = _as_matrix(text, other), _as_matrix(other, text)
     text, other = _blackboard(text, other), _blackboard(other, text)
     return _as_coordinates(text, other)
 
@@ -55,6 +62,22 @@ def _without_labels(text: str, other: str) -> tuple[str, str]:
     if mine and theirs and mine["label"].casefold() != theirs["label"].casefold():
         return text, other
     return (mine["name"] if mine else text), (theirs["name"] if theirs else other)
+
+
+def _without_braces(text: str, other: str) -> str:
+    r"""Return "\\{(1, 2)\\}", a set of one solution, as "(1, 2)" if the other side has no braces."""
+    if not (text.endswith("}") and r"\{" in text) or r"\{" in other:
+        return text
+    match = _ONE_SOLUTION.fullmatch(without_sizing(text))
+    return match[1] if match else text
+
+
+def _as_matrix(text: str, other: str) -> str:
+    r"""Return "[[1, 0], [0, 1]]" as a matrix if the other side is one."""
+    if "matrix" not in other or not _ROWS.fullmatch(text):
+        return text
+    rows = [row.replace(",", " & ") for row in _ROW.findall(text)]
+    return rf"\begin{{pmatrix}}{_ROW_END.join(rows)}\end{{pmatrix}}"
 
 
 def _blackboard(text: str, other: str) -> str:

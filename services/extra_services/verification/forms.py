@@ -15,6 +15,10 @@ _MODULUS = re.compile(
     r"\(?\s*(?:\\(?:text|mathrm|operatorname)\s*\{\s*)?\\?(?:p?mod|bmod|modulo|pod)(?![a-zA-Z])\s*\}?"
     r"(?:\s|\\[ ,;:])*\{?\s*(\\?\w+)\s*\}?\s*\)?\s*\Z"
 )
+#: What joins congruences of which one holds.
+_ALTERNATIVES = re.compile(
+    r"\s*,?\s*(?:\\(?:text|mbox|mathrm)\s*\{\s*,?\s*or\s*\}|(?<![a-zA-Z])or(?![a-zA-Z])|,)\s*"
+)
 _CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
 _CONDITION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")
 _BY = re.compile(r"\bby\b")
@@ -90,11 +94,28 @@ def twice(text: str) -> tuple[str, str] | None:
 
 def congruence(text: str) -> tuple[str, str, str] | None:
     r"""Return (left side, right side, modulus) of "x \equiv 3 \pmod 5", or None."""
-    sides = _CONGRUENT.split(text)
     modulus = _MODULUS.search(text)
-    if len(sides) != 2 or not modulus:
+    if not modulus:
+        return None
+    sides = _CONGRUENT.split(_as_one_congruence(text, modulus[1]))
+    if len(sides) != 2:
         return None
     return sides[0].strip(), _MODULUS.sub("", sides[1]).strip(" ,"), modulus[1]
+
+
+def _as_one_congruence(text: str, modulus: str) -> str:
+    r"""Return "x \\equiv 2 \\pmod 5 or x \\equiv 3 \\pmod 5" as "x \\equiv 2, 3 \\pmod{5}", another as it is."""
+    parts = _ALTERNATIVES.split(text)
+    unknown = _CONGRUENT.split(parts[0])[0].strip()
+    residues = []
+    for part in parts:
+        own = _MODULUS.search(part)
+        sides = _CONGRUENT.split(part[: own.start()] if own else part)
+        if (own and own[1] != modulus) or len(sides) > 2 or (len(sides) == 2 and sides[0].strip() != unknown):
+            return text
+        residues.append(sides[-1].strip(" ,"))
+    several = len(parts) > 1 and _CONGRUENT.search(parts[0])
+    return rf"{unknown} \equiv {', '.join(residues)} \pmod{{{modulus}}}" if several else text
 
 
 def residue(text: str, other: tuple[str, str, str] | None) -> tuple[str, str, str] | None:

@@ -20,7 +20,9 @@ from extra_services.verification.listing import (
     assignments,
     in_order_of_names,
     members,
+    roots,
     tuple_members,
+    unordered,
     with_shared_unit,
 )
 from extra_services.verification.normalization import normalized, without_text_commands, words
@@ -220,7 +222,7 @@ def _congruent(gold: str, found: str, asked: Question) -> bool | None:
     modulus = int(golds[2]) if golds[2].isdigit() else 0
     residues, gold_residues = (
         [
-            str(int(each) % modulus) if modulus and re.fullmatch(r"-?\d+", each) else each
+            str(int("".join(each.split())) % modulus) if modulus and re.fullmatch(r"-?\s?\d+", each) else each
             for each in members(side)
         ]
         for side in (parts[1], golds[1])
@@ -269,6 +271,9 @@ def _lists_equal(gold: str, found: str, asked: Question) -> bool | None:
     golds, parts = assignments(members(gold)), assignments(members(found))
     if len(golds) == len(parts) == 1:
         return _named_points_equal(golds[0], parts[0], asked)
+    solved = roots(golds)
+    if solved and (others := unordered(found, parts, solved[0])):
+        return _members_equal(solved[1], others, asked)
     values, found_values = in_order_of_names(golds), in_order_of_names(parts)
     if values and not found_values:
         # Bare values count in the order of the names.

@@ -60,6 +60,7 @@ _OPTION = re.compile(
 )
 _MODULUS_AT_END = re.compile(r"\s*\\pmod\s*(?:\{\s*\w+\s*\}|\w+)\s*\Z")
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d\Z")
+_CONGRUENT = re.compile(r"\\equiv|≡")
 _TIMES_AT_END = re.compile(r"(?<=\w)(?:\s{1,9}times|\s{0,9}\\text\s*+\{\s*+times\s*+\})\Z")
 #: References that a response answers with its first word ("Yes, it is continuous").
 _YES_OR_NO = word_set("yes no true false")
@@ -97,7 +98,7 @@ def question(item: VerificationItem) -> Question:
         if "mod" in answer and (modulus := _MODULUS_BEHIND.match(found.behind)):
             text += modulus.group()
     if method is Method.MATH and text:
-        text = _as_asked(text, answer)
+        text, answer = _as_asked(text, answer), _without_modulus(text, answer)
     if method in (Method.MATH, Method.NUMERIC) and text:
         text, answer = alike(*_without_times(standard(text), standard(answer)))
         if ("," in text) != ("," in answer):
@@ -113,9 +114,16 @@ def _as_asked(text: str, answer: str) -> str:
         if letter is None:
             return text[option.end() :]
         return answer if letter[1] == option[1] else option[1]
-    if "mod" in text and "mod" not in answer and not re.search(r"\\equiv|≡", text):
+    if "mod" in text and "mod" not in answer and not _CONGRUENT.search(text):
         return _MODULUS_AT_END.sub("", text)
     return text
+
+
+def _without_modulus(text: str, answer: str) -> str:
+    r"""Return a reference "7 \\pmod{11}" as 7 for a response that is a number."""
+    if "mod" not in answer or not _NUMBER.match(text) or _CONGRUENT.search(answer):
+        return answer
+    return _MODULUS_AT_END.sub("", answer)
 
 
 def _without_times(text: str, answer: str) -> tuple[str, str]:
