@@ -9,6 +9,7 @@ one list if the reference lists several values; if "or" joins them, they are alt
 passes are linear in the length of the text, so that a megabyte of braces takes a second.
 """
 
+import html
 import re
 from itertools import islice, pairwise
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from extra_services.verification.commitment import (
 from extra_services.verification.json_answers import stated_in_json
 from extra_services.verification.statements import (
     answering,
+    last_row,
     last_value,
     marked_line,
     states_a_value,
@@ -56,6 +58,9 @@ _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$]+)")
 _BLANK = re.compile(r"(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm|mbox)\s*\{\s*\}|[~$.])*\Z")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+#: "&" begins no column of a matrix where a name and a semicolon follow it.
+_ENTITY = re.compile("&(?:lt|gt|le|ge|leq|geq|ne|nbsp|minus|times|divide|plusmn|radic|pi|infin);")
+_TAG_BEGIN = re.compile("<answer>", re.IGNORECASE)
 _JOINED_TAG = re.compile(
     r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
 )
@@ -163,7 +168,7 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
         which: Selects one of several boxes.
         several: The reference lists several values, so that boxes of one sentence are one list.
     """
-    response = _first_turn(response)
+    response = _first_turn(_without_entities(response))
     if (stated := stated_in_json(response)) is not None:
         return Extracted(stated, "phrase")
     thought, end, answer = response.rpartition(_THINK_END)
@@ -172,6 +177,13 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
     if end and not _TAG.search(answer) and not _GIVES_UP.search(answer):
         return _answer(thought, which, several) if boxes(thought) else None
     return None if end or _unfinished_thought(response) else _answer(response, which, several)
+
+
+def _without_entities(response: str) -> str:
+    """Return a response with the signs that HTML writes in letters ("&le;")."""
+    return (
+        _ENTITY.sub(lambda entity: html.unescape(entity.group()), response) if "&" in response else response
+    )
 
 
 def _first_turn(response: str) -> str:
@@ -279,8 +291,8 @@ def _tagged(response: str, tag: "re.Match[str]", which: BoxChoice, several: bool
 
 
 def _last_tag(response: str) -> "re.Match[str] | None":
-    start = response.rfind("<answer>")
-    return _TAG.search(response, start) if start >= 0 else None
+    starts = [tag.start() for tag in _TAG_BEGIN.finditer(response)]
+    return _TAG.search(response, starts[-1]) if starts else None
 
 
 def _only_empty_boxes(response: str) -> bool:
@@ -297,7 +309,7 @@ def _marked(response: str) -> Extracted | None:
 
 def _unmarked(response: str) -> Extracted | None:
     response = plain_punctuation(response)
-    text = whole(response) or last_value(response)
+    text = last_row(response) or whole(response) or last_value(response)
     return Extracted(text, "last") if text else None
 
 

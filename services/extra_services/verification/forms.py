@@ -21,6 +21,12 @@ _ALTERNATIVES = re.compile(
 )
 _CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
 _CONDITION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")
+_APPROXIMATELY = re.compile(
+    r"\\approx(?:eq)?(?![a-zA-Z])|≈|,?\s*\bor\s+(?:about|approximately|roughly|around)\b"
+)
+_RESTATED = re.compile(r",\s*or\b")
+_LIST = re.compile(r",(?!\d{3})|;|\b(?:and|or)\b|[<>]|\\(?:l|g|n)eq?(?![a-zA-Z])")
+_ROUNDED = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?\s*(?:\\?%|[a-zA-Z\\{}^ \d/]{1,30})?\.?\Z")
 _BY = re.compile(r"\bby\b")
 _SIDE = re.compile(r"\\times(?![a-zA-Z])|×|\b(?:by|x)\b")
 _CASES = re.compile(
@@ -104,7 +110,7 @@ def congruence(text: str) -> tuple[str, str, str] | None:
 
 
 def _as_one_congruence(text: str, modulus: str) -> str:
-    r"""Return "x \\equiv 2 \\pmod 5 or x \\equiv 3 \\pmod 5" as "x \\equiv 2, 3 \\pmod{5}", another as it is."""
+    r"""Return "x \\equiv 2 \\pmod 5 or x \\equiv 3 \\pmod 5" as "x \\equiv 2, 3 \\pmod{5}"."""
     parts = _ALTERNATIVES.split(text)
     unknown = _CONGRUENT.split(parts[0])[0].strip()
     residues = []
@@ -170,3 +176,25 @@ def point(text: str) -> tuple[str, str] | None:
     """Return the name and the coordinates of "A(1, 2)", or None."""
     match = re.fullmatch(r"\s*([A-Z](?:'|_\{?\d\}?)?)\s*(\([^()]*,[^()]*\))\s*", without_sizing(text))
     return (match[1], match[2]) if match else None
+
+
+def approximation(text: str) -> tuple[str, str, bool] | None:
+    r"""Return both values of "\\frac{12}{35} \\approx 0.343", or of "1/2, or 50%", or None.
+
+    The third is whether the second value may be rounded. A name before the sign ("x \\approx 11") is none.
+    """
+    parts = _APPROXIMATELY.split(text)
+    rounded = len(parts) == 2
+    parts = parts if rounded else _RESTATED.split(text)
+    if len(parts) != 2:
+        return None
+    exact, other = (part.strip(" $,") for part in parts)
+    if _LIST.search(exact) or not _ROUNDED.match(other) or not re.search(r"\d|\\pi", exact):
+        return None
+    return exact, other, rounded
+
+
+def decimals(text: str) -> int:
+    """Return the number of decimals that "2.83 cm" shows."""
+    behind = text.partition(".")[2]
+    return len(behind) - len(behind.lstrip("0123456789"))

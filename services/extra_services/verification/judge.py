@@ -146,6 +146,8 @@ def _by_form(asked: Question) -> bool | None:
     if (gold_terms and (len(gold_terms) > 2 or not latex)) or (terms and len(terms) > 2):
         return _ratios_equal(gold_terms, terms, asked)
     gold, found = without_delimiters(asked.answer), without_delimiters(response)
+    if (equal := _approximations_equal(gold, found, asked)) is not None:
+        return equal
     if (value := forms.twice(gold)) and _member_equal(*value, asked):
         return _member_equal(found, value[0], asked)
     if (equal := _figures_equal(gold, found)) is not None:
@@ -159,6 +161,37 @@ def _by_form(asked: Question) -> bool | None:
     if (equal := _families_equal(gold, found, asked)) is not None:
         return equal
     return _lists_equal(gold, found, asked)
+
+
+def _approximations_equal(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare answers of which one states a value twice ("12/35, or about 0.343"); None if none does.
+
+    A rounded value counts beside its exact one. A false one makes the answer wrong.
+    """
+    golds, values = forms.approximation(gold), forms.approximation(found)
+    mine, theirs = _values(found, values), _values(gold, golds)
+    if (golds is None and values is None) or mine is None or theirs is None:
+        return None
+    return any(_member_equal(value, wanted, asked) for value in mine for wanted in theirs)
+
+
+def _values(text: str, stated: tuple[str, str, bool] | None) -> tuple[str, ...] | None:
+    """Return the values of an answer: none if its second is false, None if they are no numbers."""
+    if stated is None:
+        return (text,)
+    exact, other, may_be_rounded = stated
+    sides = [expression(side.rpartition("=")[2]) for side in (exact, other)]
+    left, right = (None if side is None or side.free_symbols else _fraction(side) for side in sides)
+    if left is None or right is None:
+        return None
+    if not may_be_rounded:
+        return (exact, other) if left == right else None
+    unit = Fraction(1, 10 ** forms.decimals(other)) / (100 if "%" in other else 1)
+    apart, share = abs(left - right), abs(left - right) / (abs(left) or 1)
+    if apart > unit and share > Fraction(1, 100):
+        return ()
+    rounds = apart <= unit * Fraction("0.5000001") or 0 <= abs(left) - abs(right) < unit
+    return (exact, other) if rounds and share <= Fraction(1, 50) else (exact,)
 
 
 def _figures_equal(gold: str, found: str) -> bool | None:

@@ -100,6 +100,8 @@ _POWER = re.compile(
 )
 #: Braces that TeX does not show, as MathType writes them ("[ {1,2} )"), and the name of a complement.
 _UNSEEN_BRACES = re.compile(r"((?<!\\)[\[(|,;]|\\\{)\s*+\{([^{}]*+)\}")
+_NAME = re.compile(r"\s*+\$?\\?[a-zA-Z]+(?:_\{?\w+\}?|\([^()]*\))?\s*+")
+_SHARE = re.compile(r"\A\s*+(-?\d+(?:\.\d+)?)\s*+\\?%\s*+\Z")
 #: The empty group of "60{}^\\circ".
 _EMPTY_GROUP = re.compile(r"(?<=[\d.)])\{\s*+\}(?=\s*+\^)")
 #: "sq." and "cu." before a unit.
@@ -152,6 +154,8 @@ def _standard(text: str) -> str:
         text = _SHORT_POWER.sub(r"\1 ", _fractions(text))
     if "\\" in text:
         text = _commands(text)
+    if "%" in text and "=" in text:
+        text = _percent_in_chain(text)
     if ";" in text or "dots" in text or "..." in text or "…" in text:
         text = _listed(text)
     if "'" in text and "circ" not in text:
@@ -172,6 +176,14 @@ def _without_layout(text: str) -> str:
         if text.endswith("quad"):
             text = text.removesuffix("quad").removesuffix("q").removesuffix("\\")
     return text if _GOING_ON.search(text) else unwrapped(text)
+
+
+def _percent_in_chain(text: str) -> str:
+    r"""Return "\frac{3}{5} = 60\%" as "\frac{3}{5} = \frac{60}{100}"; "x = 60\%" stays."""
+    members = text.split("=")
+    if sum(not _NAME.fullmatch(member) for member in members) < 2 or any(sign in text for sign in "<>,;"):
+        return text
+    return "=".join(_SHARE.sub(r"\\frac{\1}{100}", member) for member in members)
 
 
 def _feet_and_inches(match: "re.Match[str]") -> str:
