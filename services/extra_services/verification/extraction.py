@@ -25,6 +25,7 @@ from extra_services.verification.commitment import (
     with_words,
     withdrawn_behind,
 )
+from extra_services.verification.forms import in_series
 from extra_services.verification.json_answers import stated_in_json
 from extra_services.verification.statements import (
     answering,
@@ -60,6 +61,8 @@ _BLANK = re.compile(r"(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm|mbox
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 #: "&" begins no column of a matrix where a name and a semicolon follow it.
 _ENTITY = re.compile("&(?:lt|gt|le|ge|leq|geq|ne|nbsp|minus|times|divide|plusmn|radic|pi|infin);")
+#: The begin of a part, at the begin of a line.
+_PART = re.compile(r"^[ \t>*#-]{0,8}(?:[Pp]art[ ])?(?:\(([a-h]|i{1,3}|iv|v|[1-8])\)|([a-h])\))", re.MULTILINE)
 _TAG_BEGIN = re.compile("<answer>", re.IGNORECASE)
 _JOINED_TAG = re.compile(
     r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
@@ -219,6 +222,8 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
         if which is BoxChoice.LAST and (beside := _beside(response, written, committed, boxed[-1])):
             contents = dict.fromkeys(_with_name(response, box) for box in beside)
             return Extracted((", " if several else " or ").join(contents), "box")
+        if which is BoxChoice.LAST and several and (parts := _of_parts(response, boxed)):
+            return Extracted(parts, "box")
         return Extracted(_chosen(response, boxed, which, several), "box", behind)
     if written:  # all of them are denied
         return _correction(response, written[-1])
@@ -483,6 +488,19 @@ def _together(gap: str) -> bool:
         and bool(_SAME_SENTENCE.match(gap))
         and (bool(_JOINT.search(gap)) or not re.search("[a-z]{2}", gap))
     )
+
+
+def _of_parts(response: str, boxed: list[_Box]) -> str | None:
+    """Return "(a) 4; (b) 9" for one box in each part of a response that begins with such a label, or None."""
+    starts = list(_PART.finditer(response))[-len(boxed) :]
+    labels = [start[1] or start[2] for start in starts]
+    if len(boxed) < 2 or len(labels) < len(boxed) or not in_series(labels):
+        return None
+    ends = [start.start() for start in starts[1:]] + [len(response)]
+    within = [start.end() <= box.start < end for start, box, end in zip(starts, boxed, ends, strict=True)]
+    contents = [unboxed(box.content).strip() for box in boxed]
+    parts = (f"({label}) {content}" for label, content in zip(labels, contents, strict=True))
+    return "; ".join(parts) if all(within) else None
 
 
 def _only_listed(response: str, found: list[_Box]) -> bool:

@@ -17,16 +17,24 @@ _MODULUS = re.compile(
 )
 #: What joins congruences of which one holds.
 _ALTERNATIVES = re.compile(
-    r"\s*,?\s*(?:\\(?:text|mbox|mathrm)\s*\{\s*,?\s*or\s*\}|(?<![a-zA-Z])or(?![a-zA-Z])|,)\s*"
+    r"(?<!\s)(?:\s*+,)?\s*+(?:\\(?:text|mbox|mathrm)\s*+\{\s*+(?:,\s*+)?or\s*+\}|(?<![a-zA-Z])or(?![a-zA-Z]))\s*+"
+    r"|(?<!\s)\s*+,\s*+"
 )
 _CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
 _CONDITION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")
-_APPROXIMATELY = re.compile(
-    r"\\approx(?:eq)?(?![a-zA-Z])|≈|,?\s*\bor\s+(?:about|approximately|roughly|around)\b"
-)
-_RESTATED = re.compile(r",\s*or\b")
+_APPROXIMATELY = re.compile(r"\\approx(?:eq)?(?![a-zA-Z])|≈|\bor\s+(?:about|approximately|roughly|around)\b")
+_RESTATED = re.compile(r",\s*+or\b")
 _LIST = re.compile(r",(?!\d{3})|;|\b(?:and|or)\b|[<>]|\\(?:l|g|n)eq?(?![a-zA-Z])")
 _ROUNDED = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?\s*(?:\\?%|[a-zA-Z\\{}^ \d/]{1,30})?\.?\Z")
+_SERIES = ("abcdefgh", ("i", "ii", "iii", "iv", "v"), "12345678")
+_PART = re.compile(
+    r"(?:\\(?:text|mathrm|textbf)\s*\{\s*)?\(([a-h]|i{1,3}|iv|v|[1-8])\)(?:\s*\}|[:.])?(?=[\s\\$\d])"
+)
+_AROUND = re.compile(
+    r"\A(?:[\s,;:.$]|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\\\)++"
+    r"|(?<![\s,;:.$])(?:[\s,;:.$]|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\\\|\band\b|\\text\s*+\{\s*+and\s*+\})++\Z"
+)
+_OPERATOR = re.compile(r"\A[+*/^=]|[-+*/^=_(]\Z")
 _BY = re.compile(r"\bby\b")
 _SIDE = re.compile(r"\\times(?![a-zA-Z])|×|\b(?:by|x)\b")
 _CASES = re.compile(
@@ -56,11 +64,13 @@ _TEXT_BY = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*by\s*\}")
 
 
 _ROMAN = r"(?:I{1,3}|IV|VI{0,3}|IX|X)"
+_ONLY = re.compile(r"\s*\bonly\Z")
 _ROMANS = re.compile(rf"{_ROMAN}(?:(?:\s*[,;&]\s*(?:and\s*)?|\s*and\s*){_ROMAN})+\Z")
 
 
 def statements(text: str) -> frozenset[str] | None:
     r"""Return the numbers of statements in "①③", "(1)(3)" or "I and III"; a single "(1)" is none."""
+    text = _ONLY.sub("", text)
     if _ROMANS.match(text):
         return frozenset(re.findall("[IVX]+", text))
     for pattern, least in ((_CIRCLED, 1), (_IN_PARENTHESES, 2)):
@@ -198,3 +208,19 @@ def decimals(text: str) -> int:
     """Return the number of decimals that "2.83 cm" shows."""
     behind = text.partition(".")[2]
     return len(behind) - len(behind.lstrip("0123456789"))
+
+
+def labelled(text: str) -> list[str] | None:
+    """Return the values of "(a) 4; (b) 9" or "(i) 3 (ii) 5", or None."""
+    found = list(_PART.finditer(text))
+    labels = [part[1] for part in found]
+    if len(found) < 2 or text[: found[0].start()].strip(" $") or not in_series(labels):
+        return None
+    ends = [part.start() for part in found[1:]] + [len(text)]
+    values = [_AROUND.sub("", text[part.end() : end]) for part, end in zip(found, ends, strict=True)]
+    return values if all(values) and not any(_OPERATOR.search(value) for value in values) else None
+
+
+def in_series(labels: list[str]) -> bool:
+    """Return whether `labels` are a, b, c, or i, ii, iii, or 1, 2, 3, as far as they go."""
+    return any(labels == list(series[: len(labels)]) for series in _SERIES)

@@ -43,6 +43,10 @@ _HEDGES = word_set(
     or if unless otherwise except only maybe perhaps possibly sometimes depends not but
     """
 )
+#: What "no" means once more, at the end.
+_PLAIN_DENIAL = re.compile(
+    r"\b(?:do(?:es)?\s+not\s+exist|(?:it|they|this|that|there)\s+(?:is|are|do|does|can)\s*not)[\s.}$]*\Z"
+)
 #: Mathematics for reference answers in words.
 _IN_WORDS = {r"\emptyset": "no solution", r"\varnothing": "no solution", r"\{\}": "no solution"}
 
@@ -126,7 +130,8 @@ def _fraction(value: Any) -> Fraction | None:
 def _means(response: str, gold_words: str) -> bool:
     response_words = words(response) or _IN_WORDS.get(normalized(response))
     if gold_words in _OPPOSITES and response_words is None:
-        said = re.findall(r"[a-z']+", without_text_commands(response).casefold())
+        plain = without_text_commands(response).casefold()
+        said = re.findall(r"[a-z']+", _PLAIN_DENIAL.sub("", plain) if gold_words == "no" else plain)
         hedged = _OPPOSITES[gold_words] in said or not _HEDGES.isdisjoint(said)
         return bool(said) and said[0] == gold_words and not hedged
     return response_words == gold_words
@@ -146,6 +151,8 @@ def _by_form(asked: Question) -> bool | None:
     if (gold_terms and (len(gold_terms) > 2 or not latex)) or (terms and len(terms) > 2):
         return _ratios_equal(gold_terms, terms, asked)
     gold, found = without_delimiters(asked.answer), without_delimiters(response)
+    if (equal := _parts_equal(gold, found, asked)) is not None:
+        return equal
     if (equal := _approximations_equal(gold, found, asked)) is not None:
         return equal
     if (value := forms.twice(gold)) and _member_equal(*value, asked):
@@ -161,6 +168,15 @@ def _by_form(asked: Question) -> bool | None:
     if (equal := _families_equal(gold, found, asked)) is not None:
         return equal
     return _lists_equal(gold, found, asked)
+
+
+def _parts_equal(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare the values of parts ("(a) 4 (b) 9") in their order; one side may leave out the labels."""
+    golds, parts = forms.labelled(gold), forms.labelled(found)
+    if golds is None and parts is None:
+        return None
+    equal = _in_order(golds or members(gold), parts or members(found), asked)
+    return equal or (False if golds and parts else None)
 
 
 def _approximations_equal(gold: str, found: str, asked: Question) -> bool | None:
@@ -180,6 +196,8 @@ def _values(text: str, stated: tuple[str, str, bool] | None) -> tuple[str, ...] 
     if stated is None:
         return (text,)
     exact, other, may_be_rounded = stated
+    if len({split_unit(side)[1] for side in (exact, other)} - {None}) > 1:
+        return None
     sides = [expression(side.rpartition("=")[2]) for side in (exact, other)]
     left, right = (None if side is None or side.free_symbols else _fraction(side) for side in sides)
     if left is None or right is None:

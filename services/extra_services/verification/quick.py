@@ -15,7 +15,7 @@ from extra_services.verification import arithmetic
 from extra_services.verification.choices import choices, content, stated
 from extra_services.verification.counterparts import alike
 from extra_services.verification.extraction import final_answer, reference_answer
-from extra_services.verification.forms import single_statement, statements
+from extra_services.verification.forms import labelled, single_statement, statements
 from extra_services.verification.listing import has_members, with_decimal_point
 from extra_services.verification.normalization import (
     has_text,
@@ -82,7 +82,8 @@ def question(item: VerificationItem) -> Question:
     """Extract the final answers of `item`, and settle its method."""
     answer = reference_answer(item.answer)
     method = method_for(answer) if item.method is Method.AUTO else item.method
-    several = item.options.boxes is BoxChoice.LAST and has_members(answer)
+    lists = has_members(answer) or labelled(answer) is not None
+    several = item.options.boxes is BoxChoice.LAST and lists
     found = final_answer(item.response, item.options.boxes, several)
     if method is Method.CHOICE:
         letters = choices(found.text) if found and found.marker != "last" else None
@@ -120,7 +121,7 @@ def _as_asked(text: str, answer: str) -> str:
 
 
 def _without_modulus(text: str, answer: str) -> str:
-    r"""Return a reference "7 \\pmod{11}" as 7 for a response that is a number."""
+    r"""Return a reference "7 \pmod{11}" as 7 for a response that is a number."""
     if "mod" not in answer or not _NUMBER.match(text) or _CONGRUENT.search(answer):
         return answer
     return _MODULUS_AT_END.sub("", answer)

@@ -169,6 +169,8 @@ _VOLUMES = {
 }  # fmt: skip
 _UNITS |= {name: _times(size, _times("1/1000", _METRE**3)) for name, size in _VOLUMES.items()}
 _UNITS_OF_SIZE = re.compile(r"(?:square|sq|cubic|cu) units")
+#: Directly behind a number these are rather products.
+_ONLY_APART = ("Rs", "mps")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 
 # Possessive: a long run of spaces must not be tried in every way.
@@ -313,7 +315,8 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
         if unit is None and match.start() == 0 and position == len(text):
             noun = counted_noun(bare) if plain and not glued else None
             return _counted(noun) if noun else None
-        if unit is None or (glued and "⟦" not in name and len(bare) == 1 and match.start() == 0):
+        product = glued and "⟦" not in name and (len(bare) == 1 or bare in _ONLY_APART)
+        if unit is None or (product and match.start() == 0):
             return None
         power = int(match[3].replace(" ", "")) if match[3] else 1
         if power != 1 and (fraction := _FRACTION_IN_TEXT.match(name)):
