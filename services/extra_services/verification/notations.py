@@ -91,6 +91,8 @@ _UNIT = (
     r"(?:\\(?:text|mathrm|mbox|rm)\s*+\{[\s~]*+[a-zA-Zµμ]{1,12}\s*+\}(?:\s*+\^\s*+\{?\s*+\d\s*+\}?)?[\s~]*+)"
 )
 _FRACTION_OF_UNITS = re.compile(rf"\\[dt]?frac\s*+\{{\s*+({_UNIT}{{1,3}})\}}\s*+\{{\s*+({_UNIT})\}}")
+#: The normal distribution.
+_LAW = re.compile(r"\\mathcal\s*+(?:\{\s*+N\s*+\}|N)(?=\s*+(?:\\left\s*+)?\()")
 _PREFIXED = re.compile(
     r"(?:\\(?:text|mathrm)\s*+\{[\s~]*+([kMGmn])\s*+\}|(?<=\d)[\s~]++([kMG]))\s*+\\Omega(?![a-zA-Z])"
 )
@@ -266,6 +268,7 @@ def _commands(text: str) -> str:
         text = flat
     if "frac" in text or "sqrt" in text:
         text = _POWER.sub(r"^{\1}", _FRACTION_OF_UNITS.sub(r"\1/\2", text))
+    text = _LAW.sub("N", text)
     if "\\Omega" in text:
         text = _PREFIXED.sub(lambda found: rf" {found[1] or found[2]}\Omega", text)
     return _MICRO.sub(r"\\mathrm{u\1}", text) if "\\mu" in text or "μ" in text or "µ" in text else text

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 from extra_services.verification import arithmetic
+from extra_services.verification.chemistry import formula
 from extra_services.verification.choices import choices, content, stated
 from extra_services.verification.counterparts import alike
 from extra_services.verification.extraction import final_answer, reference_answer
@@ -258,6 +259,8 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
     if not response or not answer:
         return None
     if response == answer:
+        return _decided(blank, True, "string")
+    if (mine := formula(response)) and mine == formula(answer):
         return _decided(blank, True, "string")
     if statements(answer) is not None:
         return _statements(blank, response, answer)
