@@ -43,6 +43,8 @@ _HEDGES = word_set(
     or if unless otherwise except only maybe perhaps possibly sometimes depends not but
     """
 )
+#: "x = \\frac{\\pi}{3} + 2k\\pi": angles for all integers, although the answer does not say so.
+_ANGLES = re.compile(r"\s*(?:x|t|\\theta|\\alpha)\s*=.*[kn]\s*\\pi")
 #: What "no" means once more, at the end.
 _PLAIN_DENIAL = re.compile(
     r"\b(?:do(?:es)?\s+not\s+exist|(?:it|they|this|that|there)\s+(?:is|are|do|does|can)\s*not)[\s.}$]*\Z"
@@ -284,7 +286,7 @@ def _congruent(gold: str, found: str, asked: Question) -> bool | None:
 def _families_equal(gold: str, found: str, asked: Question) -> bool | None:
     r"""Compare families of values ("2k\pi, k \in \mathbb{Z}"); one side may leave out what its index is."""
     golds = family(gold)
-    letters = (golds.index, *"knml") if golds else ("",)
+    letters = (golds.index, *"knml") if golds else ("", *("kn" if _ANGLES.match(gold) else ""))
     parts = next(filter(None, (family(found, letter) for letter in letters)), None)
     golds = golds or (family(gold, parts.index) if parts else None)
     if golds is None or parts is None:
