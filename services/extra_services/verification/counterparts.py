@@ -155,6 +155,8 @@ def _domain(text: str) -> tuple[str, str]:
     end, head = _FOR_ALL.search(plain), _FUNCTION.match(plain)
     if not end or not head or (head[1] or head[2]) != end["name"] or not (end["all"] or end["set"]):
         return text, ""
+    if end["set"] and end["name"] not in "ijkmnr" and "R" not in end["set"]:
+        return text, end["set"]  # not all of the real numbers, perhaps
     return plain[: end.start()], end["set"] or ""
 
 
