@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from extra_rl.vocabulary import Method
 from extra_services.verification import (
+    chemistry,
     choices,
     counterparts,
     extraction,
@@ -44,6 +45,10 @@ PIECES = (
     "Sept. ", "forgot ", r"\boxed{1}\pi ", "小明认为", "<|a|> ", "\nUser: ", "if it would ", "note ",
     "1.234,", "not enough information ", "the maximum is 4 at ", "x=1 when ", '{"answer": ',
     r"\operatorname{cis}(", "一百", r"if n \boxed{1}. ", "$5", "30^\\circ, ",
+    "≈ ", r"\approx ", "1, or about ", "\n(a) ", "(a) ", "[1,2],", "&lt;", r"\\ &= 7 ", r"\begin{align}",
+    r"\end{align} ", r"\frac{dy}{dx}", "|AB|", r"\|", "f(x)= for all x ", r"\forall ", "H_2", "H_2+", "60{}^",
+    "sq. ", "Rs. ", r"=5\%", " times", r"\ce{", "<ANSWER>", "x≡2 or ", "x≡2   ", " ,", "x_1=1, ", "ans ",
+    "=> ", "it is not ", r"\text{ (simplified)}", r"\max_{x} ", "P(A", r"\mathrm{d", "the 2nd ", " only",
 )  # fmt: skip
 FRAMES = (("", ""), ("The answer is ", "!"), ("The answer is 7", " x."), (r"\boxed{", "}"), ("7 ", "}7"))
 
@@ -68,6 +73,9 @@ def read_all() -> None:
         print(repr(text[:40]), flush=True)
         counterparts.alike(notations.standard(text), "(1,2)")
         counterparts.alike(r"\hat{i}", text)
+        counterparts.alike(text, "second")
+        counterparts.alike(text, r"\begin{pmatrix}1\end{pmatrix}")
+        chemistry.formula(text)
         latex.written(text)
         units.split_unit(text)
         listing.members(text)
@@ -79,6 +87,8 @@ def read_all() -> None:
             forms.pieces,
             forms.point,
             forms.figure,
+            forms.approximation,
+            forms.labelled,
         ):
             form(text)
 

@@ -14,6 +14,7 @@ restates the equation of the problem is not its solution.
 
 import re
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any, TypeVar
 
 import sympy
@@ -113,14 +114,14 @@ def _aligned(gold: Any, prediction: Any) -> tuple[Any, Any]:
 
 def _with_arguments_of(gold: Any, prediction: Any) -> Any:
     """Return "f(t) = 2t" as "f(x) = 2x" if the reference is about f(x), and "+ c" as "+ C" likewise."""
-    if isinstance(gold, sympy.Add) and isinstance(prediction, sympy.Add):
-        return prediction.xreplace(_constant_of(gold, prediction))
+    if isinstance(gold, sympy.Add | sympy.Mul) and isinstance(prediction, sympy.Add | sympy.Mul):
+        return prediction.xreplace(_constants_of(gold, prediction))
     if not (isinstance(gold, sympy.Eq) and isinstance(prediction, sympy.Eq)):
         return prediction
     renamed = (
         _bound_variables(gold.lhs, prediction.lhs)
         or _renamed_index(gold.lhs, prediction.lhs)
-        or _constant_of(gold.rhs, prediction.rhs)
+        or _constants_of(gold.rhs, prediction.rhs)
     )
     taken = set(renamed.values()) & prediction.free_symbols - renamed.keys()
     renamed |= {name: sympy.Dummy(name.name, real=True) for name in taken}  # "g(t) = 3x" is not "g(x) = 3x"
@@ -133,6 +134,40 @@ def _with_arguments_of(gold: Any, prediction: Any) -> Any:
 
 #: Names of a constant of integration.
 _CONSTANTS = frozenset(("C", "c", "C_1", "c_1"))
+
+
+_INDEXED_CONSTANT = re.compile(r"([Cc])(?:_\{?(\d)\}?)?")
+_MOST_CONSTANTS = 3
+#: Variables of functions that are integrated: "Q = CV" and "E = mc^2" have no constant of integration.
+_VARIABLES = frozenset("xyztu")
+
+
+def _constants_of(gold: Any, prediction: Any) -> dict[Any, Any]:
+    """Return new names for the constants of integration of the prediction, or {} if they stay.
+
+    Names are arbitrary: "c_1 e^x + c_2 e^{-x}" is "C_2 e^x + C_1 e^{-x}".
+    """
+    if alone := _constant_of(gold, prediction):
+        return alone
+    ours, theirs = _constants(prediction), _constants(gold)
+    others = {str(symbol) for symbol in gold.free_symbols.difference(theirs)}
+    if not ours or len(ours) != len(theirs) or not others or not others <= _VARIABLES:
+        return {}
+    for order in permutations(theirs):
+        renamed = dict(zip(ours, order, strict=True))
+        if equal(gold, prediction.xreplace(renamed)):
+            return renamed
+    return {}
+
+
+def _constants(value: Any) -> list[Any]:
+    """Return C, or C_1 and C_2, if the names in `value` that may be constants are all of one kind."""
+    names = [(symbol, _INDEXED_CONSTANT.fullmatch(str(symbol))) for symbol in value.free_symbols]
+    found = sorted(((symbol, name) for symbol, name in names if name), key=lambda each: str(each[0]))
+    letters = {name[1] for _, name in found}
+    indexed = all(name[2] for _, name in found)
+    plain = len(letters) == 1 and (indexed or len(found) == 1) and len(found) <= _MOST_CONSTANTS
+    return [symbol for symbol, _ in found] if plain else []
 
 
 def _constant_of(gold: Any, prediction: Any) -> dict[Any, Any]:

@@ -6,8 +6,9 @@ r"""Read one answer in the light of the other, where only the other says what it
 
 import re
 
+from extra_services.verification.normalization import without_sizing
 from extra_services.verification.notations import BOLD, SETS, flat
-from extra_services.verification.symbols import any_of, plain_punctuation, word_set
+from extra_services.verification.symbols import any_of, plain_punctuation, word_list, word_set
 
 _LONE_SET = re.compile(
     rf"\$?\s*+(?:[a-z]\s*+(?:\\in(?![a-zA-Z])|∈)\s*+)?(?:{BOLD}\s*+\{{)?([{SETS}])\}}?\s*+\$?\.?\Z"
@@ -33,6 +34,54 @@ _UNIT_VECTOR = re.compile(
     re.VERBOSE,
 )
 _TERM = re.compile(r"\s*+([+-]?)\s*+((?:[^+⟨{}()-]|\{[^{}]*+\}|\([^()]*+\))*+)⟨([ijk])⟩\s*+")
+_ORDINALS = word_list("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
+_NTH = re.compile(r"(?:the )?(\d{1,2}) ?\^?\{? ?(st|nd|rd|th) ?\}?")
+_REMARKS = r"""
+    (?:fully\s)?simplified in\s(?:its\s)?(?:simplest\sform|lowest\sterms) reduced (?:a\s)?double\sroot
+    (?:a\s)?repeated\sroot (?:with\s)?multiplicity\s\d as\srequired exact(?:\svalue)?
+"""
+_REMARK = re.compile(
+    rf"(?<![\s~,])[\s~,]*+(?:\\(?:text|mbox|textit|mathrm)\s*+\{{\s*+\((?:{any_of(_REMARKS)})\)\s*+\}}"
+    rf"|\((?:{any_of(_REMARKS)})\)|(?:\\[,;: ]|\\q?quad)?\s*+\\(?:blacksquare|qed))\s*+\Z"
+)
+_REMARK_ENDS = ("}", ")", "blacksquare", "qed")
+_D = r"(?:d|\\partial|\\mathrm\s?\{\s?d\s?\})(?:\s?\^\s?\{?\d\}?)?"
+_FONTS = r"\\(?:operatorname|mathrm|text)\s?\{\s?"
+_ARGUMENT = r"(?:\s?\([^()=]{1,30}\)|\s*+\\?[a-zA-Z](?![a-zA-Z])(?:\([^()=]{1,20}\))?)"
+#: Left sides that only say what a value is.
+_NAMES = rf"""
+    \\[dt]?frac\s?\{{\s?{_D}\s?\\?[a-zA-Z]+\s?\}}\s?\{{\s?{_D}\s?[a-zA-Z](?:\s?\^\s?\{{?\d\}}?)?\s?\}}
+  | d[a-z]\s?/\s?d[a-z]
+  | (?:{_FONTS}(?:rank|dim|deg|det|tr|trace|nullity|Var|Cov|Area|area|ord)\s?\}} | \\(?:dim|deg|det))
+    {_ARGUMENT}
+  | \\(?:max|min|sup|inf)(?:\s?_\s?\{{[^{{}}=]{{1,20}}\}}|\s?_\s?[a-z])? {_ARGUMENT}
+  | [a-zA-Z]\s?_\s?\{{?\s?(?:\\(?:max|min)|\\(?:text|mathrm)\s?\{{\s?(?:max|min)\s?\}}|max|min)\s?\}}?
+  | (?:\\\||\\lVert)[^|=<>]{{1,20}}(?:\\\||\\rVert)
+  | \|\s?(?:[A-Z]{{2}}|\\(?:vec|overrightarrow|overline|mathbf)\s?\{{[^{{}}]{{1,8}}\}})\s?\|
+  | \\?\#\s?[A-Z]
+  | (?:P|\\Pr|\\mathbb\s?\{{[PE]\}}|{_FONTS}P\s?\}})\s?[(\[][^()\[\]=]{{1,30}}[)\]]
+"""
+_NAMED = re.compile(rf"[\s$]*+({_NAMES})\s*+=(?!=)\s*+(.+)", re.VERBOSE | re.DOTALL)
+_RELATION = re.compile(r"[=<>≤≥≠≡∈]|\\(?:[lgn]eq?|[lg]t|equiv|in|notin|approx)(?![a-zA-Z])")
+_SPACING = re.compile(r"\\(?:q?quad(?![a-zA-Z])|[,;:!])")
+#: A function or a sequence, with its argument.
+_FUNCTION = re.compile(r"\\?[a-zA-Z]\s?(?:\(\s?([a-z])\s?\)|_\s?\{?\s?([a-z])\s?\}?)\s?=")
+_FOR_ALL = re.compile(
+    r"""
+    (?<![\s,;(]) [\s,;(]++ (?:where\s)?
+    (?P<all> for\s(?:all|every|any|each)\s
+      (?:(?:real|positive|natural|nonnegative|integers?|numbers?|reals)\s)*+ )?
+    (?P<name>[a-z])
+    (?: \s?(?:\\in|∈)\s?(?P<set>\\mathbb\s?\{?[RNZQ]\}?[\d{}+*_^>]*+)
+      | (?<=[ijkmnr])\s?(?:\\geq?|≥)\s?[01] )?  # all of the indices, and not half of the real numbers
+    \s?\)? \Z
+    """,
+    re.VERBOSE,
+)
+_ONE_SOLUTION = re.compile(r"\s*+\\\{\s*+(\([^(){}]*,[^(){}]*\))\s*+\\\}\s*+")
+_ROW_END = r" \\ "
+_ROW = re.compile(r"\[([^\[\]]++)\]")
+_ROWS = re.compile(r"\s*+\[\s*+\[[^\[\]]++\](?:\s*+,\s*+\[[^\[\]]++\])*+\s*+\]\s*+")
 _LAYOUT = re.compile(r"\\(?:displaystyle|q?quad|large|[,;:! ])(?![a-zA-Z])")
 #: Longer answers are not looked at, in characters.
 _MAX_LENGTH = 2000
@@ -43,6 +92,11 @@ def alike(text: str, other: str) -> tuple[str, str]:
     if (text.isalnum() and other.isalnum()) or max(len(text), len(other)) > _MAX_LENGTH:
         return text, other
     text, other = _without_labels(text, other)
+    text, other = _ordinal(text, other), _ordinal(other, text)
+    text, other = _without_names(_without_remark(text), _without_remark(other))
+    text, other = _without_domains(text, other)
+    text, other = _without_braces(text, other), _without_braces(other, text)
+    text, other = _as_matrix(text, other), _as_matrix(other, text)
     text, other = _blackboard(text, other), _blackboard(other, text)
     return _as_coordinates(text, other)
 
@@ -55,6 +109,71 @@ def _without_labels(text: str, other: str) -> tuple[str, str]:
     if mine and theirs and mine["label"].casefold() != theirs["label"].casefold():
         return text, other
     return (mine["name"] if mine else text), (theirs["name"] if theirs else other)
+
+
+def _ordinal(text: str, other: str) -> str:
+    """Return "2nd" as "second" if the other side is such a word."""
+    if not (match := _NTH.fullmatch(flat(text))) or flat(other).casefold() not in _ORDINALS:
+        return text
+    word = _ORDINALS[int(match[1]) - 1] if 0 < int(match[1]) <= len(_ORDINALS) else ""
+    return word if word and _suffix(int(match[1])) == match[2] else text
+
+
+def _suffix(number: int) -> str:
+    return "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+
+
+def _without_remark(text: str) -> str:
+    r"""Return "2 \text{ (double root)}" as 2: the remark says nothing of the value."""
+    return _REMARK.sub("", text) if text.endswith(_REMARK_ENDS) else text
+
+
+def _without_names(text: str, other: str) -> tuple[str, str]:
+    r"""Return "\frac{dy}{dx} = 2x" as "2x" where the other side has no name, or the same."""
+    mine, theirs = _NAMED.fullmatch(text), _NAMED.fullmatch(other)
+    if mine and theirs:
+        same = "".join(mine[1].split()) == "".join(theirs[1].split())
+        return (mine[2], theirs[2]) if same else (text, other)
+    if mine and not _RELATION.search(other):
+        return mine[2], other
+    return (text, theirs[2]) if theirs and not _RELATION.search(text) else (text, other)
+
+
+def _without_domains(text: str, other: str) -> tuple[str, str]:
+    r"""Return "f(x) = 2x \text{ for all } x \in \mathbb{R}" as "f(x) = 2x", unless the domains differ."""
+    if not any(word in side for side in (text, other) for word in (" all", "every", "forall", "in", "∈")):
+        return text, other
+    mine, theirs = _domain(text), _domain(other)
+    if mine[1] and theirs[1] and mine[1] != theirs[1]:
+        return text, other
+    return mine[0], theirs[0]
+
+
+def _domain(text: str) -> tuple[str, str]:
+    """Return a function without the set that its argument is from, and the set."""
+    plain = " ".join(_SPACING.sub(" ", flat(text)).replace(r"\forall", " for all ").split())
+    end, head = _FOR_ALL.search(plain), _FUNCTION.match(plain)
+    if not end or not head or (head[1] or head[2]) != end["name"] or not (end["all"] or end["set"]):
+        return text, ""
+    if end["set"] and end["name"] not in "ijkmnr" and "R" not in end["set"]:
+        return text, end["set"]  # not all of the real numbers, perhaps
+    return plain[: end.start()], end["set"] or ""
+
+
+def _without_braces(text: str, other: str) -> str:
+    r"""Return "\{(1, 2)\}", a set of one solution, as "(1, 2)" if the other side has no braces."""
+    if not (text.endswith("}") and r"\{" in text) or r"\{" in other:
+        return text
+    match = _ONE_SOLUTION.fullmatch(without_sizing(text))
+    return match[1] if match else text
+
+
+def _as_matrix(text: str, other: str) -> str:
+    r"""Return "[[1, 0], [0, 1]]" as a matrix if the other side is one."""
+    if "matrix" not in other or not _ROWS.fullmatch(text):
+        return text
+    rows = [row.replace(",", " & ") for row in _ROW.findall(text)]
+    return rf"\begin{{pmatrix}}{_ROW_END.join(rows)}\end{{pmatrix}}"
 
 
 def _blackboard(text: str, other: str) -> str:

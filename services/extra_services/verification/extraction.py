@@ -9,6 +9,7 @@ one list if the reference lists several values; if "or" joins them, they are alt
 passes are linear in the length of the text, so that a megabyte of braces takes a second.
 """
 
+import html
 import re
 from itertools import islice, pairwise
 from typing import NamedTuple
@@ -24,9 +25,11 @@ from extra_services.verification.commitment import (
     with_words,
     withdrawn_behind,
 )
+from extra_services.verification.forms import in_series
 from extra_services.verification.json_answers import stated_in_json
 from extra_services.verification.statements import (
     answering,
+    last_row,
     last_value,
     marked_line,
     states_a_value,
@@ -56,6 +59,11 @@ _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$]+)")
 _BLANK = re.compile(r"(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm|mbox)\s*\{\s*\}|[~$.])*\Z")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+#: "&" begins no column of a matrix where a name and a semicolon follow it.
+_ENTITY = re.compile("&(?:lt|gt|le|ge|leq|geq|ne|nbsp|minus|times|divide|plusmn|radic|pi|infin);")
+#: The begin of a part, at the begin of a line.
+_PART = re.compile(r"^[ \t>*#-]{0,8}(?:[Pp]art[ ])?(?:\(([a-h]|i{1,3}|iv|v|[1-8])\)|([a-h])\))", re.MULTILINE)
+_TAG_BEGIN = re.compile("<answer>", re.IGNORECASE)
 _JOINED_TAG = re.compile(
     r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
 )
@@ -166,7 +174,7 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
         which: Selects one of several boxes.
         several: The reference lists several values, so that boxes of one sentence are one list.
     """
-    response = _first_turn(response)
+    response = _first_turn(_without_entities(response))
     if (stated := stated_in_json(response)) is not None:
         return Extracted(stated, "phrase")
     thought, end, answer = response.rpartition(_THINK_END)
@@ -175,6 +183,13 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
     if end and not _TAG.search(answer) and not _GIVES_UP.search(answer):
         return _answer(thought, which, several) if boxes(thought) else None
     return None if end or _unfinished_thought(response) else _answer(response, which, several)
+
+
+def _without_entities(response: str) -> str:
+    """Return a response with the signs that HTML writes in letters ("&le;")."""
+    return (
+        _ENTITY.sub(lambda entity: html.unescape(entity.group()), response) if "&" in response else response
+    )
 
 
 def _first_turn(response: str) -> str:
@@ -210,6 +225,8 @@ def _answer(response: str, which: BoxChoice, several: bool) -> Extracted | None:
         if which is BoxChoice.LAST and (beside := _beside(response, written, committed, boxed[-1])):
             contents = dict.fromkeys(_with_name(response, box) for box in beside)
             return Extracted((", " if several else " or ").join(contents), "box")
+        if which is BoxChoice.LAST and several and (parts := _of_parts(response, boxed)):
+            return Extracted(parts, "box")
         return Extracted(_chosen(response, boxed, which, several), "box", behind)
     if written:  # all of them are denied
         return _correction(response, written[-1])
@@ -282,8 +299,8 @@ def _tagged(response: str, tag: "re.Match[str]", which: BoxChoice, several: bool
 
 
 def _last_tag(response: str) -> "re.Match[str] | None":
-    start = response.rfind("<answer>")
-    return _TAG.search(response, start) if start >= 0 else None
+    starts = [tag.start() for tag in _TAG_BEGIN.finditer(response)]
+    return _TAG.search(response, starts[-1]) if starts else None
 
 
 def _only_empty_boxes(response: str) -> bool:
@@ -300,7 +317,7 @@ def _marked(response: str) -> Extracted | None:
 
 def _unmarked(response: str) -> Extracted | None:
     response = plain_punctuation(response)
-    text = whole(response) or last_value(response)
+    text = last_row(response) or whole(response) or last_value(response)
     return Extracted(text, "last") if text else None
 
 
@@ -493,6 +510,19 @@ def _together(gap: str) -> bool:
         and bool(_SAME_SENTENCE.match(gap))
         and (bool(_JOINT.search(gap)) or not re.search("[a-z]{2}", gap))
     )
+
+
+def _of_parts(response: str, boxed: list[_Box]) -> str | None:
+    """Return "(a) 4; (b) 9" for one box in each part of a response that begins with such a label, or None."""
+    starts = list(_PART.finditer(response))[-len(boxed) :]
+    labels = [start[1] or start[2] for start in starts]
+    if len(boxed) < 2 or len(labels) < len(boxed) or not in_series(labels):
+        return None
+    ends = [start.start() for start in starts[1:]] + [len(response)]
+    within = [start.end() <= box.start < end for start, box, end in zip(starts, boxed, ends, strict=True)]
+    contents = [unboxed(box.content).strip() for box in boxed]
+    parts = (f"({label}) {content}" for label, content in zip(labels, contents, strict=True))
+    return "; ".join(parts) if all(within) else None
 
 
 def _only_listed(response: str, found: list[_Box]) -> bool:

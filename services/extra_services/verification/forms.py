@@ -15,8 +15,26 @@ _MODULUS = re.compile(
     r"\(?\s*(?:\\(?:text|mathrm|operatorname)\s*\{\s*)?\\?(?:p?mod|bmod|modulo|pod)(?![a-zA-Z])\s*\}?"
     r"(?:\s|\\[ ,;:])*\{?\s*(\\?\w+)\s*\}?\s*\)?\s*\Z"
 )
+#: What joins congruences of which one holds.
+_ALTERNATIVES = re.compile(
+    r"(?<!\s)(?:\s*+,)?\s*+(?:\\(?:text|mbox|mathrm)\s*+\{\s*+(?:,\s*+)?or\s*+\}|(?<![a-zA-Z])or(?![a-zA-Z]))\s*+"
+    r"|(?<!\s)\s*+,\s*+"
+)
 _CONGRUENT = re.compile(r"\\equiv(?![a-zA-Z])|≡")
 _CONDITION = re.compile(r"[<>]|\\(?:le|ge|lt|gt|leq|geq|ne|neq)(?![a-zA-Z])")
+_APPROXIMATELY = re.compile(r"\\approx(?:eq)?(?![a-zA-Z])|≈|\bor\s+(?:about|approximately|roughly|around)\b")
+_RESTATED = re.compile(r",\s*+or\b")
+_LIST = re.compile(r",(?!\d{3})|;|\b(?:and|or)\b|[<>]|\\(?:l|g|n)eq?(?![a-zA-Z])")
+_ROUNDED = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?\s*(?:\\?%|[a-zA-Z\\{}^ \d/]{1,30})?\.?\Z")
+_SERIES = ("abcdefgh", ("i", "ii", "iii", "iv", "v"), "12345678")
+_PART = re.compile(
+    r"(?:\\(?:text|mathrm|textbf)\s*\{\s*)?\(([a-h]|i{1,3}|iv|v|[1-8])\)(?:\s*\}|[:.])?(?=[\s\\$\d])"
+)
+_AROUND = re.compile(
+    r"\A(?:[\s,;:.$]|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\\\)++"
+    r"|(?<![\s,;:.$])(?:[\s,;:.$]|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\\\|\band\b|\\text\s*+\{\s*+and\s*+\})++\Z"
+)
+_OPERATOR = re.compile(r"\A[+*/^=]|[-+*/^=_(]\Z")
 _BY = re.compile(r"\bby\b")
 _SIDE = re.compile(r"\\times(?![a-zA-Z])|×|\b(?:by|x)\b")
 _CASES = re.compile(
@@ -46,11 +64,13 @@ _TEXT_BY = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*by\s*\}")
 
 
 _ROMAN = r"(?:I{1,3}|IV|VI{0,3}|IX|X)"
+_ONLY = re.compile(r"\s*\bonly\Z")
 _ROMANS = re.compile(rf"{_ROMAN}(?:(?:\s*[,;&]\s*(?:and\s*)?|\s*and\s*){_ROMAN})+\Z")
 
 
 def statements(text: str) -> frozenset[str] | None:
     r"""Return the numbers of statements in "①③", "(1)(3)" or "I and III"; a single "(1)" is none."""
+    text = _ONLY.sub("", text)
     if _ROMANS.match(text):
         return frozenset(re.findall("[IVX]+", text))
     for pattern, least in ((_CIRCLED, 1), (_IN_PARENTHESES, 2)):
@@ -90,11 +110,28 @@ def twice(text: str) -> tuple[str, str] | None:
 
 def congruence(text: str) -> tuple[str, str, str] | None:
     r"""Return (left side, right side, modulus) of "x \equiv 3 \pmod 5", or None."""
-    sides = _CONGRUENT.split(text)
     modulus = _MODULUS.search(text)
-    if len(sides) != 2 or not modulus:
+    if not modulus:
+        return None
+    sides = _CONGRUENT.split(_as_one_congruence(text, modulus[1]))
+    if len(sides) != 2:
         return None
     return sides[0].strip(), _MODULUS.sub("", sides[1]).strip(" ,"), modulus[1]
+
+
+def _as_one_congruence(text: str, modulus: str) -> str:
+    r"""Return "x \\equiv 2 \\pmod 5 or x \\equiv 3 \\pmod 5" as "x \\equiv 2, 3 \\pmod{5}"."""
+    parts = _ALTERNATIVES.split(text)
+    unknown = _CONGRUENT.split(parts[0])[0].strip()
+    residues = []
+    for part in parts:
+        own = _MODULUS.search(part)
+        sides = _CONGRUENT.split(part[: own.start()] if own else part)
+        if (own and own[1] != modulus) or len(sides) > 2 or (len(sides) == 2 and sides[0].strip() != unknown):
+            return text
+        residues.append(sides[-1].strip(" ,"))
+    several = len(parts) > 1 and _CONGRUENT.search(parts[0])
+    return rf"{unknown} \equiv {', '.join(residues)} \pmod{{{modulus}}}" if several else text
 
 
 def residue(text: str, other: tuple[str, str, str] | None) -> tuple[str, str, str] | None:
@@ -149,3 +186,41 @@ def point(text: str) -> tuple[str, str] | None:
     """Return the name and the coordinates of "A(1, 2)", or None."""
     match = re.fullmatch(r"\s*([A-Z](?:'|_\{?\d\}?)?)\s*(\([^()]*,[^()]*\))\s*", without_sizing(text))
     return (match[1], match[2]) if match else None
+
+
+def approximation(text: str) -> tuple[str, str, bool] | None:
+    r"""Return both values of "\\frac{12}{35} \\approx 0.343", or of "1/2, or 50%", or None.
+
+    The third is whether the second value may be rounded. A name before the sign ("x \\approx 11") is none.
+    """
+    parts = _APPROXIMATELY.split(text)
+    rounded = len(parts) == 2
+    parts = parts if rounded else _RESTATED.split(text)
+    if len(parts) != 2:
+        return None
+    exact, other = (part.strip(" $,") for part in parts)
+    if _LIST.search(exact) or not _ROUNDED.match(other) or not re.search(r"\d|\\pi", exact):
+        return None
+    return exact, other, rounded
+
+
+def decimals(text: str) -> int:
+    """Return the number of decimals that "2.83 cm" shows."""
+    behind = text.partition(".")[2]
+    return len(behind) - len(behind.lstrip("0123456789"))
+
+
+def labelled(text: str) -> list[str] | None:
+    """Return the values of "(a) 4; (b) 9" or "(i) 3 (ii) 5", or None."""
+    found = list(_PART.finditer(text))
+    labels = [part[1] for part in found]
+    if len(found) < 2 or text[: found[0].start()].strip(" $") or not in_series(labels):
+        return None
+    ends = [part.start() for part in found[1:]] + [len(text)]
+    values = [_AROUND.sub("", text[part.end() : end]) for part, end in zip(found, ends, strict=True)]
+    return values if all(values) and not any(_OPERATOR.search(value) for value in values) else None
+
+
+def in_series(labels: list[str]) -> bool:
+    """Return whether `labels` are a, b, c, or i, ii, iii, or 1, 2, 3, as far as they go."""
+    return any(labels == list(series[: len(labels)]) for series in _SERIES)

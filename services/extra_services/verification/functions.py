@@ -74,9 +74,11 @@ def standard_functions(text: str) -> str:
 
 
 def _command(match: "re.Match[str]") -> str:
-    """Return the command of a function; "140 \\text{ min}" are minutes."""
-    minutes = match[1] == "min" and match.string[: match.start()].rstrip(" ~")[-1:].isdigit()
-    return match.group() if minutes else _OTHER_NAMES[match[1]]
+    """Return the command of a function; "140 \\text{ min}" are minutes, "5 \\text{ sec}" are seconds."""
+    behind_number = match.string[: match.start()].rstrip(" ~")[-1:].isdigit()
+    last = not match.string[match.end() :].strip(" ~.$")
+    time = behind_number and (match[1] == "min" or (match[1] == "sec" and last))
+    return match.group() if time else _OTHER_NAMES[match[1]]
 
 
 def _cosine_and_sine(match: "re.Match[str]") -> str:

@@ -20,7 +20,9 @@ from extra_services.verification.listing import (
     assignments,
     in_order_of_names,
     members,
+    roots,
     tuple_members,
+    unordered,
     with_shared_unit,
 )
 from extra_services.verification.normalization import normalized, without_text_commands, words
@@ -40,6 +42,12 @@ _HEDGES = word_set(
     """
     or if unless otherwise except only maybe perhaps possibly sometimes depends not but
     """
+)
+#: "x = \\frac{\\pi}{3} + 2k\\pi": angles for all integers, although the answer does not say so.
+_ANGLES = re.compile(r"\s*(?:x|t|\\theta|\\alpha)\s*=.*[kn]\s*\\pi")
+#: What "no" means once more, at the end.
+_PLAIN_DENIAL = re.compile(
+    r"\b(?:do(?:es)?\s+not\s+exist|(?:it|they|this|that|there)\s+(?:is|are|do|does|can)\s*not)[\s.}$]*\Z"
 )
 #: Mathematics for reference answers in words.
 _IN_WORDS = {r"\emptyset": "no solution", r"\varnothing": "no solution", r"\{\}": "no solution"}
@@ -129,7 +137,8 @@ def _fraction(value: Any) -> Fraction | None:
 def _means(response: str, gold_words: str) -> bool:
     response_words = words(response) or _IN_WORDS.get(normalized(response))
     if gold_words in _OPPOSITES and response_words is None:
-        said = re.findall(r"[a-z']+", without_text_commands(response).casefold())
+        plain = without_text_commands(response).casefold()
+        said = re.findall(r"[a-z']+", _PLAIN_DENIAL.sub("", plain) if gold_words == "no" else plain)
         hedged = _OPPOSITES[gold_words] in said or not _HEDGES.isdisjoint(said)
         return bool(said) and said[0] == gold_words and not hedged
     return response_words == gold_words
@@ -149,6 +158,10 @@ def _by_form(asked: Question) -> bool | None:
     if (gold_terms and (len(gold_terms) > 2 or not latex)) or (terms and len(terms) > 2):
         return _ratios_equal(gold_terms, terms, asked)
     gold, found = without_delimiters(asked.answer), without_delimiters(response)
+    if (equal := _parts_equal(gold, found, asked)) is not None:
+        return equal
+    if (equal := _approximations_equal(gold, found, asked)) is not None:
+        return equal
     if (value := forms.twice(gold)) and _member_equal(*value, asked):
         return _member_equal(found, value[0], asked)
     if (equal := _figures_equal(gold, found)) is not None:
@@ -162,6 +175,48 @@ def _by_form(asked: Question) -> bool | None:
     if (equal := _families_equal(gold, found, asked)) is not None:
         return equal
     return _lists_equal(gold, found, asked)
+
+
+def _parts_equal(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare the values of parts ("(a) 4 (b) 9") in their order; one side may leave out the labels."""
+    golds, parts = forms.labelled(gold), forms.labelled(found)
+    if golds is None and parts is None:
+        return None
+    equal = _in_order(golds or members(gold), parts or members(found), asked)
+    return equal or (False if golds and parts else None)
+
+
+def _approximations_equal(gold: str, found: str, asked: Question) -> bool | None:
+    """Compare answers of which one states a value twice ("12/35, or about 0.343"); None if none does.
+
+    A rounded value counts beside its exact one. A false one makes the answer wrong.
+    """
+    golds, values = forms.approximation(gold), forms.approximation(found)
+    mine, theirs = _values(found, values), _values(gold, golds)
+    if (golds is None and values is None) or mine is None or theirs is None:
+        return None
+    return any(_member_equal(value, wanted, asked) for value in mine for wanted in theirs)
+
+
+def _values(text: str, stated: tuple[str, str, bool] | None) -> tuple[str, ...] | None:
+    """Return the values of an answer: none if its second is false, None if they are no numbers."""
+    if stated is None:
+        return (text,)
+    exact, other, may_be_rounded = stated
+    if len({split_unit(side)[1] for side in (exact, other)} - {None}) > 1:
+        return None
+    sides = [expression(side.rpartition("=")[2]) for side in (exact, other)]
+    left, right = (None if side is None or side.free_symbols else _fraction(side) for side in sides)
+    if left is None or right is None:
+        return None
+    if not may_be_rounded:
+        return (exact, other) if left == right else None
+    unit = Fraction(1, 10 ** forms.decimals(other)) / (100 if "%" in other else 1)
+    apart, share = abs(left - right), abs(left - right) / (abs(left) or 1)
+    if apart > unit and share > Fraction(1, 100):
+        return ()
+    rounds = apart <= unit * Fraction("0.5000001") or 0 <= abs(left) - abs(right) < unit
+    return (exact, other) if rounds and share <= Fraction(1, 50) else (exact,)
 
 
 def _figures_equal(gold: str, found: str) -> bool | None:
@@ -225,7 +280,7 @@ def _congruent(gold: str, found: str, asked: Question) -> bool | None:
     modulus = int(golds[2]) if golds[2].isdigit() else 0
     residues, gold_residues = (
         [
-            str(int(each) % modulus) if modulus and re.fullmatch(r"-?\d+", each) else each
+            str(int("".join(each.split())) % modulus) if modulus and re.fullmatch(r"-?\s?\d+", each) else each
             for each in members(side)
         ]
         for side in (parts[1], golds[1])
@@ -236,7 +291,7 @@ def _congruent(gold: str, found: str, asked: Question) -> bool | None:
 def _families_equal(gold: str, found: str, asked: Question) -> bool | None:
     r"""Compare families of values ("2k\pi, k \in \mathbb{Z}"); one side may leave out what its index is."""
     golds = family(gold)
-    letters = (golds.index, *"knml") if golds else ("",)
+    letters = (golds.index, *"knml") if golds else ("", *("kn" if _ANGLES.match(gold) else ""))
     parts = next(filter(None, (family(found, letter) for letter in letters)), None)
     golds = golds or (family(gold, parts.index) if parts else None)
     if golds is None or parts is None:
@@ -274,6 +329,9 @@ def _lists_equal(gold: str, found: str, asked: Question) -> bool | None:
     golds, parts = assignments(members(gold)), assignments(members(found))
     if len(golds) == len(parts) == 1:
         return _named_points_equal(golds[0], parts[0], asked)
+    solved = roots(golds)
+    if solved and (others := unordered(found, parts, solved[0])):
+        return _members_equal(solved[1], others, asked)
     values, found_values = in_order_of_names(golds), in_order_of_names(parts)
     if values and not found_values:
         # Bare values count in the order of the names.

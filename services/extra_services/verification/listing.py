@@ -9,6 +9,7 @@ apart by the names: `assignments` and `in_order_of_names` compare them with pair
 import re
 
 from extra_services.runtime.memo import kept
+from extra_services.verification.normalization import without_sizing
 from extra_services.verification.symbols import plain_punctuation
 from extra_services.verification.units import split_unit
 from extra_services.verification.words import without_either
@@ -28,6 +29,9 @@ _LAKHS = re.compile(r"[\s$]*[+-]?\d{1,2}(?:,\d{2})+,\d{3}[\s$]*\Z")
 _DECIMAL_COMMA = re.compile(r"([\s$]*[+-]?)(\d+),(\d+)([^,;\d]*)\Z")
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _NAMED = re.compile(r"\s*([^\s\d+-][^+-]{0,39}?)\s*=\s*([^=]+)\Z")
+#: Letters of an unknown with several roots; "a_1" and "a_2" are two terms of a sequence.
+_UNKNOWNS = frozenset("xyzt")
+_SPACING = re.compile(r"\\[,;:! ]")
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\s*\Z")
 
@@ -42,7 +46,7 @@ def members(text: str) -> list[str]:
         or _THOUSANDS.match(text)
     ):
         return [text]
-    whole = without_either(_TEXT.sub(_with_open_joints, text)).strip()
+    whole = without_either(_TEXT.sub(_with_open_joints, without_sizing(text))).strip()
     if whole.startswith("{") and whole.endswith("}") and whole.count("{") == 1:
         whole = whole[1:-1]  # TeX does not show these braces
     if whole.startswith(r"\{") and whole.endswith(r"\}") and whole.count(r"\{") == 1:
@@ -151,6 +155,29 @@ def in_order_of_names(found: list[str]) -> list[str] | None:
     return [values[index] for index in _order(names)]
 
 
+def roots(golds: list[str]) -> tuple[str, list[str]] | None:
+    """Return x and the values of "x_1 = 1, x_2 = -3", the roots of one unknown, or None."""
+    pairs = [named(member) for member in golds]
+    names = [pair[0] for pair in pairs if pair]
+    letter = names[0][:1] if names else ""
+    numbered = letter in _UNKNOWNS and names == [f"{letter}_{index}" for index in range(1, len(pairs) + 1)]
+    return (letter, [pair[1] for pair in pairs if pair]) if numbered and len(pairs) > 1 else None
+
+
+def unordered(found: str, parts: list[str], unknown: str) -> list[str] | None:
+    r"""Return the values of "\{1, -3\}", of "x = 1 or x = -3" and of two bare values, or None.
+
+    More bare values may be those of as many unknowns, in their order.
+    """
+    pairs = [named(part) for part in parts]
+    values = [pair[1] if pair else part for pair, part in zip(pairs, parts, strict=True)]
+    if any(pair and pair[0] != unknown for pair in pairs) or (not pairs[0] and any(pairs)):
+        return None
+    whole = without_sizing(found).strip()
+    a_set = pairs[0] is not None or (whole.startswith(r"\{") and whole.endswith(r"\}"))
+    return values if len(parts) > 1 and (a_set or len(parts) == 2) else None
+
+
 def _order(names: list[str]) -> list[int]:
     positions = sorted(range(len(names)), key=names.__getitem__)
     letters = "".join(names[position] for position in positions)
@@ -159,7 +186,7 @@ def _order(names: list[str]) -> list[int]:
 
 
 def _name(text: str) -> str:
-    return "".join(text.split()).replace("{", "").replace("}", "")
+    return "".join(_SPACING.sub("", text).split()).replace("{", "").replace("}", "")
 
 
 def _split(text: str) -> list[str]:

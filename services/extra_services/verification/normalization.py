@@ -163,6 +163,7 @@ _SAME_WORDS = tuple(
         (r"\bquadrant (i{1,3}|iv)\Z", lambda match: f"{_QUADRANTS[match[1]]} quadrant"),
         (r"\b([1-4])(?:st|nd|rd|th) quadrant", lambda match: f"{_NTH[match[1]]} quadrant"),
         (r"条件\Z", ""),
+        (r"(?<=\w) (?:(?:always |will )?wins?|has a winning strategy)\Z", ""),
         (r"\b(?:the|an?) ", ""),
         (rf"\A(?:{any_of(_SUBJECTS)}) (?:is|are) (?=\w)", ""),
         (rf"\A(?:{any_of(_SUBJECTS)}) (?=(?:does|do|can|is|are) not |diverge|converge)", ""),

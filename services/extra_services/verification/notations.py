@@ -91,6 +91,8 @@ _UNIT = (
     r"(?:\\(?:text|mathrm|mbox|rm)\s*+\{[\s~]*+[a-zA-Zµμ]{1,12}\s*+\}(?:\s*+\^\s*+\{?\s*+\d\s*+\}?)?[\s~]*+)"
 )
 _FRACTION_OF_UNITS = re.compile(rf"\\[dt]?frac\s*+\{{\s*+({_UNIT}{{1,3}})\}}\s*+\{{\s*+({_UNIT})\}}")
+#: The normal distribution.
+_LAW = re.compile(r"\\mathcal\s*+(?:\{\s*+N\s*+\}|N)(?=\s*+(?:\\left\s*+)?\()")
 _PREFIXED = re.compile(
     r"(?:\\(?:text|mathrm)\s*+\{[\s~]*+([kMGmn])\s*+\}|(?<=\d)[\s~]++([kMG]))\s*+\\Omega(?![a-zA-Z])"
 )
@@ -100,6 +102,12 @@ _POWER = re.compile(
 )
 #: Braces that TeX does not show, as MathType writes them ("[ {1,2} )"), and the name of a complement.
 _UNSEEN_BRACES = re.compile(r"((?<!\\)[\[(|,;]|\\\{)\s*+\{([^{}]*+)\}")
+_NAME = re.compile(r"\s*+\$?\\?[a-zA-Z]+(?:_\{?\w+\}?|\([^()]*\))?\s*+")
+_SHARE = re.compile(r"\A\s*+(-?\d+(?:\.\d+)?)\s*+\\?%\s*+\Z")
+#: The empty group of "60{}^\\circ".
+_EMPTY_GROUP = re.compile(r"(?<=[\d.)])\{\s*+\}(?=\s*+\^)")
+#: "sq." and "cu." before a unit.
+_SHORT_POWER = re.compile(r"(?<![a-zA-Z])(sq|cu)\.\s*+(?=[a-zA-Z])")
 _SIZING = re.compile(r"\\(?:left|right)(?:\s*+\.|(?![a-zA-Z]))")
 _COMPLEMENT = re.compile(
     r"(?:\\complement(?![a-zA-Z])|∁)\s*+(?:_\s*+(?:\{\s*+\w\s*+\}|\w))?\s*+[A-Z(][^={}]{0,20}+=\s*+"
@@ -143,11 +151,13 @@ def _standard(text: str) -> str:
         text = _MARKED_DIGIT.sub(lambda found: f"{_MARKS[found[2]]}{{{found[1]}}}", text)
         text = _SPLIT_OVERLINE.sub("", text)
     if "{" in text:
-        text = _without_unseen(_without_outer(text))
+        text = _EMPTY_GROUP.sub("", _without_unseen(_without_outer(text)))
     if "." in text:
-        text = _fractions(text)
+        text = _SHORT_POWER.sub(r"\1 ", _fractions(text))
     if "\\" in text:
         text = _commands(text)
+    if "%" in text and "=" in text:
+        text = _percent_in_chain(text)
     if ";" in text or "dots" in text or "..." in text or "…" in text:
         text = _listed(text)
     if "'" in text and "circ" not in text:
@@ -168,6 +178,14 @@ def _without_layout(text: str) -> str:
         if text.endswith("quad"):
             text = text.removesuffix("quad").removesuffix("q").removesuffix("\\")
     return text if _GOING_ON.search(text) else unwrapped(text)
+
+
+def _percent_in_chain(text: str) -> str:
+    r"""Return "\frac{3}{5} = 60\%" as "\frac{3}{5} = \frac{60}{100}"; "x = 60\%" stays."""
+    members = text.split("=")
+    if sum(not _NAME.fullmatch(member) for member in members) < 2 or any(sign in text for sign in "<>,;"):
+        return text
+    return "=".join(_SHARE.sub(r"\\frac{\1}{100}", member) for member in members)
 
 
 def _feet_and_inches(match: "re.Match[str]") -> str:
@@ -250,6 +268,7 @@ def _commands(text: str) -> str:
         text = flat
     if "frac" in text or "sqrt" in text:
         text = _POWER.sub(r"^{\1}", _FRACTION_OF_UNITS.sub(r"\1/\2", text))
+    text = _LAW.sub("N", text)
     if "\\Omega" in text:
         text = _PREFIXED.sub(lambda found: rf" {found[1] or found[2]}\Omega", text)
     return _MICRO.sub(r"\\mathrm{u\1}", text) if "\\mu" in text or "μ" in text or "µ" in text else text

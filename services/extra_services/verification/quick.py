@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 from extra_services.verification import arithmetic
+from extra_services.verification.chemistry import formula
 from extra_services.verification.choices import choices, content, stated
 from extra_services.verification.counterparts import alike
 from extra_services.verification.extraction import final_answer, reference_answer
-from extra_services.verification.forms import single_statement, statements
+from extra_services.verification.forms import labelled, single_statement, statements
 from extra_services.verification.listing import has_members, with_decimal_point
 from extra_services.verification.normalization import (
     has_text,
@@ -60,6 +61,8 @@ _OPTION = re.compile(
 )
 _MODULUS_AT_END = re.compile(r"\s*\\pmod\s*(?:\{\s*\w+\s*\}|\w+)\s*\Z")
 _NUMBER = re.compile(r"[-+]?[\d.,]*\d\Z")
+_CONGRUENT = re.compile(r"\\equiv|≡")
+_TIMES_AT_END = re.compile(r"(?<=\w)(?:\s{1,9}times|\s{0,9}\\text\s*+\{\s*+times\s*+\})\Z")
 #: References that a response answers with its first word ("Yes, it is continuous").
 _YES_OR_NO = word_set("yes no true false")
 #: Words that are rather no unit behind a box.
@@ -80,7 +83,8 @@ def question(item: VerificationItem) -> Question:
     """Extract the final answers of `item`, and settle its method."""
     answer = reference_answer(item.answer)
     method = method_for(answer) if item.method is Method.AUTO else item.method
-    several = item.options.boxes is BoxChoice.LAST and has_members(answer)
+    lists = has_members(answer) or labelled(answer) is not None
+    several = item.options.boxes is BoxChoice.LAST and lists
     found = final_answer(item.response, item.options.boxes, several)
     if method is Method.CHOICE:
         if found and (values := _contents_apart(found.text, answer)):
@@ -98,9 +102,9 @@ def question(item: VerificationItem) -> Question:
         if "mod" in answer and (modulus := _MODULUS_BEHIND.match(found.behind)):
             text += modulus.group()
     if method is Method.MATH and text:
-        text = _as_asked(text, answer)
+        text, answer = _as_asked(text, answer), _without_modulus(text, answer)
     if method in (Method.MATH, Method.NUMERIC) and text:
-        text, answer = alike(standard(text), standard(answer))
+        text, answer = alike(*_without_times(standard(text), standard(answer)))
         if ("," in text) != ("," in answer):
             # A reference such as "1,2" is rather a list.
             text, answer = with_decimal_point(text, answer, 1), with_decimal_point(answer, text, 2)
@@ -123,9 +127,26 @@ def _as_asked(text: str, answer: str) -> str:
         if letter is None:
             return text[option.end() :]
         return answer if letter[1] == option[1] else option[1]
-    if "mod" in text and "mod" not in answer and not re.search(r"\\equiv|≡", text):
+    if "mod" in text and "mod" not in answer and not _CONGRUENT.search(text):
         return _MODULUS_AT_END.sub("", text)
     return text
+
+
+def _without_modulus(text: str, answer: str) -> str:
+    r"""Return a reference "7 \pmod{11}" as 7 for a response that is a number."""
+    if "mod" not in answer or not _NUMBER.match(text) or _CONGRUENT.search(answer):
+        return answer
+    return _MODULUS_AT_END.sub("", answer)
+
+
+def _without_times(text: str, answer: str) -> tuple[str, str]:
+    """Return both sides without "times" at their ends, if the reference is a number of times.
+
+    For another reference the word is the begin of a product that was cut off.
+    """
+    if not _TIMES_AT_END.search(answer):
+        return text, answer
+    return _TIMES_AT_END.sub("", text), _TIMES_AT_END.sub("", answer)
 
 
 def _with_unit_behind(text: str, behind: str, answer: str) -> str:
@@ -249,6 +270,8 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
     if not response or not answer:
         return None
     if response == answer:
+        return _decided(blank, True, "string")
+    if (mine := formula(response)) and mine == formula(answer):
         return _decided(blank, True, "string")
     if statements(answer) is not None:
         return _statements(blank, response, answer)

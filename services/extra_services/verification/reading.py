@@ -93,11 +93,12 @@ def _has_i(latex: str) -> bool:
 
 
 def expression(text: str) -> sympy.Expr | None:
-    """Return the expression that `text` is, degrees as radians, or None if it is none."""
+    """Return the expression that `text` is, degrees as radians, percent as hundredths, or None."""
     plain = written(text)
     value = _parse(plain.latex, real=True)
     if not isinstance(value, sympy.Expr):
         return None
+    value = value * _HUNDREDTH if plain.percent else value
     return value * sympy.pi / 180 if plain.degrees else value
 
 

@@ -13,14 +13,16 @@ from extra_services.verification.commitment import meant
 from extra_services.verification.symbols import any_of
 from extra_services.verification.words import has_english
 
-_MARK = re.compile("####|answer|result|答案", re.IGNORECASE)
+_MARK = re.compile(r"####|answer|result|答案|\bans\b", re.IGNORECASE)
+_ARROW = re.compile(r"\A(?:=>|->|⇒|→|∴|\\(?:implies|Rightarrow|therefore)(?![a-zA-Z]))\s*")
 _A_LINE = re.compile(r"[\s>*#_-]*a[*_]*\s*:", re.IGNORECASE)
 _PHRASE = re.compile(
     r"""
     .* (?:
         \#{4}
-        | \b (?:answers?|result) \s+ (?:is|are|equals|would\s+be|=) (?:\s+therefore)? \b
-        | \b answer [*_]* \s* (?=:)
+        | \b (?:answers?|ans|result) \s+ (?:is|are|equals|would\s+be|=) (?:\s+therefore)? \b
+        | \b (?: answer | ans\.? ) [*_]* \s* (?=:)
+        | ^ [\s*_]* ans\.
         | 答案 (?:是|为|為|:|应为|應為)
     )
     \s* :? [*_`\s]*
@@ -93,7 +95,8 @@ _CHANGED_BEFORE = re.compile(
     (?: (?: {_VALUE_BEFORE} \s+ (?:[a-z]+\s+){{0,2}} )?
         \b (?:{_DENYING}|{_TURNING}) \b (?: \s+ (?:{_SMALL}) )*
       | {_VALUE_BEFORE} (?:\s+[a-z]+)? (?:\s+out)? \s+ of
-      | {_VALUE_BEFORE} (?:\s+[a-z]+)? \s* ,? \s* \b or
+      | {_VALUE_BEFORE} (?:\s+[a-z]+)? \s* ,? \s* \b or (?:\s+(?:about|approximately|roughly|around))?
+      | {_VALUE_BEFORE} \s* (?:≈|\\approx(?![a-z]))
       | \b (?:none|neither|nobody|nothing) \b [^.,;:\d]{{0,40}} \b (?:is|are|equals)
       | \b (?:answer|result) \s+ (?:{_DESCRIBING}) \b (?! \s+ (?:the\s+|a\s+)? value) [^.;:\n\d$]{{0,40}}
       | \b (?:answer|result) \s+
@@ -159,6 +162,13 @@ _NEGATIONS = any_of(r"not \w+n['’]t cannot never no none neither nor without e
 _DENIED = re.compile(rf"\b(?:{_NEGATIONS})\b", re.IGNORECASE)
 _STATING = any_of("is are was were be equals gives get gets have has")
 _ASSERTED = re.compile(rf"\b(?:{_STATING})\s+[$\\(]*\Z|(?:\S+\s+){{4}}\Z", re.IGNORECASE)
+_ALIGNMENT = r"\s*\{(?:align|aligned|gather|gathered|split|eqnarray|flalign)\*?\}"
+_ALIGNMENT_BEGIN = re.compile(rf"\\begin{_ALIGNMENT}")
+_ALIGNMENT_END = re.compile(rf"\\end{_ALIGNMENT}(?:[\s$.]|\\\])*+\Z")
+_BEFORE_ROW = re.compile(
+    r"\A(?:\s*+\[\d+\w+\])?(?:\s|\\[,;:! ]|⇒|→|∴"
+    r"|\\(?:q?quad|implies|[rR]ightarrow|Longrightarrow|therefore|iff|to)(?![a-zA-Z]))*+"
+)
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _REASONS = any_of(
     r"""
@@ -263,7 +273,7 @@ _VALUE = re.compile(
 #: Chinese and Korean words stand beside a number without a space.
 _TOKEN = re.compile(rf"[{_HAN}\uac00-\ud7af{_HAN_MARKS}]+|[^\s{_HAN}\uac00-\ud7af{_HAN_MARKS}]+")
 _BRACE = re.compile(r"\\[{}]")
-_MATHEMATICAL = re.compile(r"[\\{}^_=<>≤≥≠+*/|√π²³×·÷%\d]|\A[-−–]\Z")
+_MATHEMATICAL = re.compile(r"[\\{}^_=<>≤≥≠≈+*/|√π²³×·÷%\d]|\A[-−–]\Z")
 _LEADING_OPERATOR = re.compile(r"(?:[-+*/=≈•]|\\approx)\s+")
 #: The calculations in the solutions of GSM8K ("9*2 = <<9*2=18>>18").
 _CALCULATOR = re.compile(r"<<[^<>\n]*(?:>>|\Z)")
@@ -303,12 +313,29 @@ def states_a_value(text: str) -> bool:
 
 def whole(response: str) -> str | None:
     """Return a response that consists of its answer alone ("-1 + exp(16)")."""
-    line = response.strip()
+    line = _ARROW.sub("", response.strip())
     if len(line) > _LONGEST_BARE_ANSWER or "\n" in line or _WORD.search(line):
         return None
     labelled = _OTHER_WORD.search(line) is not None and any(map(str.isdigit, line))
     sentence = re.match(r"[A-Z][a-z]+\s", line) or _HAN_SENTENCE.search(line) or " :" in line
     return line if not (sentence or labelled) and any(map(str.isalnum, line)) else None
+
+
+def last_row(response: str) -> str | None:
+    r"""Return the last row of an alignment that ends a response ("x &= 3 + 4 \\ &= 7"), or None."""
+    if not (end := _ALIGNMENT_END.search(response)):
+        return None
+    rows = response[response.rfind("\\begin", 0, end.start()) : end.start()]
+    rows = _ALIGNMENT_BEGIN.sub("", rows).replace("&", "")
+    *_, before, last = ["", "", *(row for row in map(_row, rows.split(r"\\")) if row)]
+    if last.startswith((r"\approx", "≈")):
+        return f"{before.rpartition('=')[2]} {last}"
+    return last.removeprefix("=").strip() if "=" in last else None
+
+
+def _row(text: str) -> str:
+    """Return a row without its spacing and without an arrow before it."""
+    return _BEFORE_ROW.sub("", text).strip(" \n\t.,;")
 
 
 def without_suppositions(text: str) -> str:

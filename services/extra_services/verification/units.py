@@ -84,7 +84,8 @@ _TABLE = {
     "euro": {"euro": "1", "€": "1", "EUR": "1", "欧元": "1"},
     "pound sterling": {"£": "1", "GBP": "1", "pence": "1/100"},
     "yen": {"¥": "1", "yen": "1", "JPY": "1", "yuan": "1", "rmb": "1", "RMB": "1", "元": "1", "角": "1/10"},
-    "rupee": {"₹": "1", "rupee": "1"},
+    "rupee": {"₹": "1", "rupee": "1", "Rs": "1", "INR": "1", "paise": "1/100", "paisa": "1/100"},
+    "ruble": {"ruble": "1", "rouble": "1", "kopeck": "1/100", "kopek": "1/100"},
     "celsius": {"^\\circ C": "1", "^\\circC": "1", "celsius": "1"},
     "fahrenheit": {"^\\circ F": "1", "^\\circF": "1", "fahrenheit": "1"},
     "kelvin": {"K": "1", "kelvin": "1"},
@@ -126,13 +127,32 @@ _UNITS = {
 _UNITS |= {
     prefix + name: _times(size, unit) for name, unit in _DERIVED.items() for prefix, size in _PREFIXES.items()
 }
+#: Names that take the long prefixes ("kilojoule"), with the names of the same units in the table above.
+_NAMES_WITH_PREFIX = {
+    "joule": "J", "watt": "W", "volt": "V", "newton": "N", "pascal": "Pa", "hertz": "Hz", "coulomb": "C",
+    "farad": "F", "tesla": "T", "calorie": "cal", "electronvolt": "eV", "electron volt": "eV",
+    "watt hour": "Wh", "watt-hour": "Wh", "gram": "g", "gramme": "g", "meter": "m", "metre": "m",
+    "second": "s", "ampere": "A", "amp": "A", "mole": "mol", "byte": "byte", "bit": "bit", "parsec": "pc",
+}  # fmt: skip
+_LONG_PREFIXES = {
+    "": "1", "kilo": "1000", "mega": "1000000", "giga": "1000000000", "tera": "1000000000000",
+    "hecto": "100", "deca": "10", "deci": "1/10", "centi": "1/100", "milli": "1/1000", "micro": "1/1000000",
+    "nano": "1/1000000000", "pico": "1/1000000000000",
+}  # fmt: skip
+_UNITS |= {
+    prefix + name: _times(size, _UNITS[unit])
+    for name, unit in _NAMES_WITH_PREFIX.items()
+    for prefix, size in _LONG_PREFIXES.items()
+    if prefix + name not in _UNITS
+}
 _UNITS |= {
     **{prefix + "\\Omega": _times(size, _VOLT * _AMPERE**-1) for prefix, size in _PREFIXES.items()},
     "newton": _NEWTON, "joule": _JOULE, "watt": _WATT, "volt": _VOLT, "ohm": _VOLT * _AMPERE**-1,
     "hertz": _SECOND**-1, "pascal": _NEWTON * _METRE**-2, "erg": _times("0.0000001", _JOULE),
     "dyn": _times("0.00001", _NEWTON),
     "mph": _UNITS["mi"] * _UNITS["h"] ** -1, "kph": _UNITS["km"] * _UNITS["h"] ** -1,
-    "kmh": _UNITS["km"] * _UNITS["h"] ** -1, "bps": _UNITS["bit"] * _SECOND**-1,
+    "kmh": _UNITS["km"] * _UNITS["h"] ** -1, "kmph": _UNITS["km"] * _UNITS["h"] ** -1,
+    "mps": _METRE * _SECOND**-1, "bps": _UNITS["bit"] * _SECOND**-1,
     "rpm": Unit((("noun revolution", 1),)) * _UNITS["min"] ** -1,
     "acre": _times("4046.8564224", _METRE**2),
     "hectare": _times("10000", _METRE**2), "ha": _times("10000", _METRE**2), "m": _METRE,
@@ -148,6 +168,9 @@ _VOLUMES = {
     "pint": "0.473176473", "cup": "0.2365882365", "fl oz": "0.0295735295625",
 }  # fmt: skip
 _UNITS |= {name: _times(size, _times("1/1000", _METRE**3)) for name, size in _VOLUMES.items()}
+_UNITS_OF_SIZE = re.compile(r"(?:square|sq|cubic|cu) units")
+#: Directly behind a number these are rather products.
+_ONLY_APART = ("Rs", "mps")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 
 # Possessive: a long run of spaces must not be tried in every way.
@@ -171,9 +194,19 @@ _PLAIN_NUMBER = re.compile(
     r"|[\d.]*\s*\\sqrt\s*\{?\d+\}?|\d*\s*\\pi|[\d.,]+\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*-?\d+\s*\}?|[\d.]+[eE]-?\d+)\)?\s*\Z"
 )
 _FORMULA_END = re.compile(r"[\d})\]!]\s*\Z|\\pi\s*\Z")
-_CURRENCY_BEFORE = re.compile(
-    r"\A\s*(-?)\s*(\\\$|US\\?\$|\$|£|€|¥|₹|\\pounds|\\text\s*\{\s*[$£€¥]\s*\})\s*(?=[\d.])"
+#: A variable before a marked unit of two letters or more ("x\\text{ cm}"); one letter may be a variable too.
+_VARIABLE_END = re.compile(
+    r"(?:(?<![a-zA-Z\\])[a-zA-Z]|\\(?:alpha|beta|gamma|theta|phi|lambda|mu|rho|sigma|omega))\s*\Z"
 )
+_MARKED_WORD = re.compile(r"⟦[^⟧]{2}")
+_CURRENCY_BEFORE = re.compile(
+    r"\A\s*(-?)\s*(\\\$|US\\?\$|\$|£|€|¥|₹|\\pounds|\\text\s*\{\s*[$£€¥]\s*\}"
+    r"|(?:Rs\.?|INR|USD|EUR|GBP)(?![a-zA-Z])|\\(?:text|mathrm)\s*\{\s*(?:Rs\.?|INR|USD|EUR|GBP)\s*\})[\s~]*(?=[\d.])"
+)
+#: What names a currency in the text before a number.
+_CURRENCIES = {
+    "£": "£", "€": "€", "¥": "¥", "₹": "₹", "pounds": "£", "Rs": "₹", "INR": "₹", "EUR": "€", "GBP": "£",
+}  # fmt: skip
 
 
 def split_currency(latex: str) -> tuple[str, Unit | None]:
@@ -181,7 +214,7 @@ def split_currency(latex: str) -> tuple[str, Unit | None]:
     match = _CURRENCY_BEFORE.match(latex)
     if not match:
         return latex, None
-    sign = next((sign for sign in "£€¥₹" if sign in match[2]), "£" if "pounds" in match[2] else "$")
+    sign = next((sign for name, sign in _CURRENCIES.items() if name in match[2]), "$")
     return match[1] + latex[match.end() :], _UNITS[sign]
 
 
@@ -192,10 +225,12 @@ def split_unit(latex: str) -> tuple[str, Unit | None]:
     marked = _TEXT.sub(r"⟦\1⟧", latex)
     for match in _tails(marked):
         before = marked[: match.start()].rstrip().rstrip("~").rstrip()
-        if not before or not _FORMULA_END.search(before) or "⟦" in before:
+        text = match["unit"]
+        marked_word = _MARKED_WORD.match(text) is not None
+        complete = _FORMULA_END.search(before) or (marked_word and _VARIABLE_END.search(before))
+        if not before or not complete or "⟦" in before:
             continue
         plain = bool(_PLAIN_NUMBER.match(before))
-        text = match["unit"]
         if not plain and "⟦" not in text:
             continue
         spaced = match["gap"] or marked[: match.start()] != before
@@ -233,7 +268,8 @@ def _tails(marked: str) -> "list[re.Match[str]]":
     found = []
     for start in range(max(0, len(marked) - 80), len(marked)):
         previous = marked[start - 1 : start]
-        if previous and (previous.isalpha() or previous in "\\⟦^_"):
+        inside_a_word = previous.isalpha() and marked[start] != "⟦"
+        if previous and (inside_a_word or previous in "\\⟦^_"):
             continue
         if "⟧" in marked[start:] and marked.count("⟦", start) != marked.count("⟧", start):
             continue
@@ -259,6 +295,8 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
         words = " ".join(re.sub("[⟦⟧]", " ", text).split())
         if " per " in text or _one(words):
             return _inside(words)
+        if _UNITS_OF_SIZE.fullmatch(words) and (noun := counted_noun(words)):
+            return _counted(noun)
     text = _DOT.sub("*", text)
     total = Unit(())
     sign = 1
@@ -277,7 +315,8 @@ def _compound(text: str, glued: bool, plain: bool) -> Unit | None:
         if unit is None and match.start() == 0 and position == len(text):
             noun = counted_noun(bare) if plain and not glued else None
             return _counted(noun) if noun else None
-        if unit is None or (glued and "⟦" not in name and len(bare) == 1 and match.start() == 0):
+        product = glued and "⟦" not in name and (len(bare) == 1 or bare in _ONLY_APART)
+        if unit is None or (product and match.start() == 0):
             return None
         power = int(match[3].replace(" ", "")) if match[3] else 1
         if power != 1 and (fraction := _FRACTION_IN_TEXT.match(name)):

@@ -56,6 +56,7 @@ _NOUNS_BEHIND = word_set(
     in of all total on the each a an for his her their your our from at with left there
     """
 )
+_WHOLE_WORDS = {"sq": "square", "cu": "cubic"}
 #: Chinese, Japanese and Korean words that count things.
 MEASURE_WORDS = word_set(
     """
@@ -106,7 +107,7 @@ def counted_noun(words: str) -> str | None:
         return names[0] if names[0] in MEASURE_WORDS else None
     if not names or any(name in _CHANGING for name in names) or re.search(r"[\d=<>\\^_{}]", words):
         return None
-    nouns = [name for name in names if name not in _NOUNS_BEHIND]
+    nouns = [_WHOLE_WORDS.get(name, name) for name in names if name not in _NOUNS_BEHIND]
     if not nouns or not any(_plural(name) for name in nouns) or len(names) > 8:
         return None
     return " ".join(name.removesuffix("s") for name in nouns)

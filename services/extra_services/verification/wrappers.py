@@ -71,6 +71,9 @@ _SYNONYMS = (
     (re.compile(r"\\geqslant|\\geqq"), r"\\ge"),
     (re.compile(r"\\(?:varnothing|void)(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r"\\var(epsilon|theta|phi|rho|kappa)(?![a-zA-Z])"), r"\\\1"),
+    (re.compile(r"\\lnot(?![a-zA-Z])"), r"\\neg"),
+    (re.compile(r"\\wedge(?![a-zA-Z])"), r"\\land"),
+    (re.compile(r"\\vee(?![a-zA-Z])"), r"\\lor"),
     (re.compile(r"\\q?quad(?=x_)"), r"\\quad "),
     (re.compile(r"\\langle(?![a-zA-Z])([^<>=|]*,[^<>=|]*)\\rangle(?![a-zA-Z])"), r"(\1)"),
 )  # fmt: skip
