@@ -322,12 +322,19 @@ def whole(response: str) -> str | None:
 
 
 def last_row(response: str) -> str | None:
-    r"""Return the last row of an alignment that ends a response ("x &= 3 + 4 \\ &= 7"), or None."""
+    r"""Return the last row of an alignment that ends a response ("x &= 3 + 4 \\ &= 7"), or None.
+
+    Rows that give several unknowns their values ("x &= 1 \\ y &= 2") are one answer together.
+    """
     if not (end := _ALIGNMENT_END.search(response)):
         return None
     rows = response[response.rfind("\\begin", 0, end.start()) : end.start()]
     rows = _ALIGNMENT_BEGIN.sub("", rows).replace("&", "")
-    *_, before, last = ["", "", *(row for row in map(_row, rows.split(r"\\")) if row)]
+    every = [row for row in map(_row, rows.split(r"\\")) if row]
+    *_, before, last = ["", "", *every]
+    named = {row.partition("=")[0].strip() for row in every if "=" in row}
+    if len(every) > 1 and len(named) == len(every) and all(map(str.isalpha, named)):
+        return None
     if last.startswith((r"\approx", "≈")):
         return f"{before.rpartition('=')[2]} {last}"
     return last.removeprefix("=").strip() if "=" in last else None
