@@ -5,7 +5,6 @@ variable is v. A chain says numbers, relations (two operands and the operator be
 equations result in. Brackets are not known: they end no chain.
 """
 
-import itertools
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,7 +30,7 @@ _LISTED_FUNCTION_WORDS = (
 FUNCTION_WORDS = frozenset(_LISTED_FUNCTION_WORDS.split())
 _NUMBER_WORDS = {word: str(value) for word, value in SMALL.items()}
 #: What a number of several words holds.
-_SEVERAL_WORDS = re.compile(r"[nrfxhe]ty[\s-]|hundred|thousand|million")
+_SEVERAL_WORDS = re.compile(r"ty(?<=[nrfxhe]ty)[\s-]|hundred|thousand|million")
 _NUMBER_WORDS |= {
     "hundred": "100",
     "thousand": "1000",
@@ -78,7 +77,9 @@ _SIGNS = str.maketrans(
 _ARGUMENT = r"\s*(?:\(([^()]*)\)|([0-9a-zA-Z]))"
 _THOUSANDS = re.compile(r"\(,\)(?<=\d\(,\))|,(?<=\d,)(?=\d\d\d(?!\d))|\\,(?<=\d\\,)(?=\d\d\d(?!\d))")
 #: One number, a digit at a time: "1 2" for 12.
-_SPACED_DIGITS = re.compile(r"(?<![\d.])\d(?: \d)+(?![\d.])")
+_SPACED_DIGITS = re.compile(r"\d(?<![\d.]\d)(?: \d)+(?![\d.])")
+#: What such a number holds; a faster search.
+_DIGIT_APART = re.compile(r" (?<=\d )\d")
 _REWRITES = (
     (re.compile(r"\\(?:cdot|times|ast)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
@@ -94,9 +95,9 @@ _REWRITES = (
     ),
 )
 #: An index is no number: x_1, a_{12}.
-_INDEX = re.compile(r"(?<=[A-Za-z)])_(?:\(\s*\w{1,3}\s*\)|\w)")
+_INDEX = re.compile(r"_(?<=[A-Za-z)]_)(?:\(\s*\w{1,3}\s*\)|\w)")
 #: f(2) and a(n) are values, but 2(3) and 3 x(4) may be products.
-_VALUE_OF = re.compile(r"(?<![A-Za-z\\\d])([A-Za-z])\(\s*(?:\d+(?:\.\d+)?|[a-z])\s*\)(?=\s*[=<>+-])")
+_VALUE_OF = re.compile(r"\((?<=(?<![A-Za-z\\\d])[A-Za-z]\()\s*(?:\d+(?:\.\d+)?|[a-z])\s*\)(?=\s*[=<>+-])")
 #: C(7, 3)
 _CHOICES = re.compile(r"(?<![A-Za-z\\])C\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 _FRACTION = re.compile(r"\\[dtc]?frac" + _ARGUMENT + _ARGUMENT)
@@ -120,8 +121,8 @@ def normal_notation(text: str) -> str:
         text = _INDEX.sub("", text)
     if "C(" in text:
         text = _CHOICES.sub(r" \1|\2 ", text)
-    text = _VALUE_OF.sub(r"\1 ", text)
-    if _SPACED_DIGITS.search(text):
+    text = _VALUE_OF.sub(" ", text)
+    if _DIGIT_APART.search(text):
         text = _SPACED_DIGITS.sub(lambda digits: digits[0].replace(" ", ""), text)
     if "frac" in text:
         text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
@@ -256,12 +257,9 @@ def _said_by_all(operands: tuple[str, ...], operators: tuple[str, ...]) -> _Said
 
 
 def relation_of(left: str, operator: str, right: str) -> str:
+    """Return a relation, with the operands in one order where it does not matter."""
     ends = sorted((left, right)) if operator in _COMMUTATIVE else (left, right)
     return f"{ends[0]}{operator}{ends[1]}"
-
-
-#: Operands, and the operators between them.
-_Side = tuple[list[str], list[str]]
 
 
 def _without_splits(
@@ -271,56 +269,45 @@ def _without_splits(
 
     No operand of such a side comes from the side before it, as it is or by a calculation of a part of it.
     """
-    sides = _sides(operands, operators)
+    sides = _sides(operands, operators, "=")
     if len(sides) < 3 or _takes_apart(*sides[:2]):
         return operands, operators
-    kept = sides[:1]
-    for own, between in sides[1:]:
-        calculates = len(own) > 1 and 1 < len(kept[-1][0]) <= LONGEST_SIDE
-        if not (calculates and "v" not in own and _from_nowhere(own, *kept[-1])):
-            kept.append((own, between))
-    if len(kept) == len(sides):
-        return operands, operators
-    joined: list[str] = []
-    for _, between in kept:
-        joined += [*between, "="]
-    return tuple(itertools.chain(*(own for own, _ in kept))), tuple(joined[:-1])
+    chain = before = sides[0]
+    for side in sides[1:]:
+        calculates = len(side) > 1 and 1 < len(before[::2]) <= LONGEST_SIDE
+        if not (calculates and "v" not in side and _from_nowhere(side, before)):
+            chain, before = [*chain, "=", *side], side
+    return tuple(chain[::2]), tuple(chain[1::2])
 
 
-def _takes_apart(first: _Side, second: _Side) -> bool:
+def _takes_apart(first: list[str], second: list[str]) -> bool:
     """Return whether a chain starts from a number's parts: 360 = 36*10 = 4*9*10."""
-    plain = "v" not in first[0] and "v" not in second[0]
-    return plain and len(first[0]) == 1 and _equal(first[0], expression_of(*second))
+    return len(first) == 1 and "v" not in first + second and _equal(first, second)
 
 
-def expression_of(operands: list[str], operators: list[str]) -> list[str]:
-    return [operands[0], *itertools.chain(*zip(operators, operands[1:], strict=True))]
-
-
-def _sides(operands: tuple[str, ...], operators: tuple[str, ...]) -> list[_Side]:
-    """Return the sides of a chain of equalities."""
-    sides: list[_Side] = [([operands[0]], [])]
+def _sides(operands: tuple[str, ...], operators: tuple[str, ...], signs: str) -> list[list[str]]:
+    """Return the expressions between the signs of a chain, each as operands and operators in turn."""
+    sides = [[operands[0]]]
     for operator, operand in zip(operators, operands[1:], strict=True):
-        if operator == "=":
-            sides.append(([operand], []))
+        if operator in signs:
+            sides.append([operand])
         else:
-            sides[-1][0].append(operand)
-            sides[-1][1].append(operator)
+            sides[-1] += [operator, operand]
     return sides
 
 
-def _from_nowhere(own: list[str], before: list[str], signs: list[str]) -> bool:
+def _from_nowhere(side: list[str], before: list[str]) -> bool:
     """Return whether no operand is one of the side before, or the value of a part of it."""
-    values = set(before)
-    for start in range(len(before)):
-        for end in range(start + 1, len(before)):
-            run = before[start : end + 1]
-            if "v" in run:
+    values = set(before[::2])
+    for start in range(0, len(before), 2):
+        for end in range(start + 2, len(before), 2):
+            part = before[start : end + 1]
+            if "v" in part:
                 break
-            value = calculated(expression_of(run, signs[start:end]))
+            value = calculated(part)
             if value is not None:
                 values.add(rounded(value))
-    return not values & set(own)
+    return values.isdisjoint(side[::2])
 
 
 def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
@@ -328,18 +315,13 @@ def _doubtful(operands: tuple[str, ...], operators: tuple[str, ...]) -> str:
 
     Brackets are not known here, so that many a true equation looks false.
     """
-    sides = [[operands[0]]]
-    signs = []
-    for operator, operand in zip(operators, operands[1:], strict=True):
-        if operator in "=<>":
-            signs.append(operator)
-            sides.append([operand])
-        else:
-            sides[-1] += [operator, operand]
+    sides = _sides(operands, operators, "=<>")
+    signs = [operator for operator in operators if operator in "=<>"]
     for left, sign, right in zip(sides, signs, sides[1:], strict=False):
         plain = sign == "=" and len(left) + len(right) > 2 and "v" not in left and "v" not in right
         if plain and not _equal(left, right):
-            return " ".join(expression_of(list(operands), list(operators)))
+            (whole,) = _sides(operands, operators, "")
+            return " ".join(whole)
     return ""
 
 
@@ -355,5 +337,6 @@ def rounded(value: float) -> str:
 
 @lru_cache(maxsize=65536)
 def plain_number(digits: str) -> str:
+    """Return a number in one notation, rounded to four decimals."""
     value = float(digits)
     return f"{round(value, 4):g}" if value < 1e6 else digits

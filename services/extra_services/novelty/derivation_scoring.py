@@ -33,8 +33,8 @@ Stored = NDArray[np.uint8]
 
 def sketches_of(derivations: list[Derivation]) -> Stored:
     """Return the sketches as they are stored, uint8 [n, SKETCH_BYTES]."""
-    made = [derivation.sketch(each).astype("<u8", copy=False).view(np.uint8) for each in derivations]
-    return np.stack(made).reshape(-1, SKETCH_BYTES) if made else np.zeros((0, SKETCH_BYTES), dtype=np.uint8)
+    made = [_as_stored(derivation.sketch(each)) for each in derivations]
+    return np.stack(made) if made else np.zeros((0, SKETCH_BYTES), dtype=np.uint8)
 
 
 def reaches_of(derivations: list[Derivation], sketches: Stored) -> Stored:
@@ -49,7 +49,7 @@ def reaches_of(derivations: list[Derivation], sketches: Stored) -> Stored:
         return sketches
     reaches = sketches.copy()
     for row in rescaled:
-        reaches[row] = derivation.reach(derivations[row]).astype("<u8", copy=False).view(np.uint8).ravel()
+        reaches[row] = _as_stored(derivation.reach(derivations[row]))
     return reaches
 
 
@@ -264,6 +264,11 @@ class _Known:
 
 def _short(step: str) -> str:
     return step if len(step) <= STEP_CHARACTERS else step[: STEP_CHARACTERS - 3] + "..."
+
+
+def _as_stored(bitmaps: Sketches) -> Stored:
+    """Return the bitmaps of one derivation as they are stored, uint8 [SKETCH_BYTES]."""
+    return bitmaps.astype("<u8", copy=False).view(np.uint8).ravel()
 
 
 def _opened(stored: Stored) -> Sketches:

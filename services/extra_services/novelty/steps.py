@@ -259,16 +259,15 @@ def _without_checks(chains: list[Chain], stated: ProblemStatement) -> Iterable[C
 
     In Euclid's "252 = 1 * 198 + 54" the result is 54.
     """
-    before = set(stated.numbers - stated.answer)
+    given = stated.numbers - stated.answer
     seen: set[str] = set()
     for chain in chains:
-        if len(chain.results) == 1 and chain.results <= before and not chain.results & stated.answer:
-            made = chain.numbers - before
+        if len(chain.results) == 1 and chain.results - given <= seen and not chain.results & stated.answer:
+            made = chain.numbers - given - seen
             if made and chain.apart:
                 chain = replace(chain, results=frozenset(made))
             elif chain.results <= seen:
                 continue
-        before |= chain.numbers
         seen |= chain.numbers
         yield chain
 

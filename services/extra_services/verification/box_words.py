@@ -62,6 +62,7 @@ _DENIED_IN_CHINESE = any_of(
     """
 )
 _FIRST = any_of("first initial naive naïve previous earlier old original wrong incorrect false tempting")
+_CROSSES = "❌✗✘✖☒"
 _CHANGES = any_of("add subtract multiply divide double halve triple square")
 _WRONG = any_of("bad wrong incorrect false invalid erroneous mistaken old outdated superseded")
 _ATTEMPT = any_of("guess attempt answer thought result estimate value instinct reading conclusion solution")
@@ -147,7 +148,7 @@ NOT_MEANT_BEFORE = re.compile(
     | n['’]t {_NEAR}
     # denied in German, French, Spanish, Italian, Portuguese, Russian
     | (?<!\w) (?: nicht | kein | n['’]est \s+ pas | pas | no \s+ es | non \s+ è | não \s+ é | не ) (?!\w)
-    | [❌✗✘✖☒] | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
+    | [{_CROSSES}] | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
     | \A \W* (?:(?:the|output|response|answer|required|expected)\s+)* format \s* (?:is)?
     | (?:{_DENIED_IN_CHINESE})
     | (?:假设|假如|如果|若|设|猜想|猜测) [^。；，,]{{0,12}} (?:答案|结果) [^。；，,]{{0,8}}
@@ -207,7 +208,7 @@ DENIED_BEHIND = re.compile(
       | (?:lead|leads|led) \s+ to \s+ an? \s+ contradiction \b
       | (?:cannot|can['’]t|can\s+not|could\s+not|couldn['’]t) \s+ (?:be|work|hold|happen) \b
       | (?:does|did) (?:\s+not|n['’]t) \s+ (?:work|hold|satisfy|fit|count|solve|make\s+sense) \b
-      | fails \b | contradicts \b | violates \b | [❌✗✘✖☒] )
+      | fails \b | contradicts \b | violates \b | [{_CROSSES}] )
     """,
     re.IGNORECASE | re.VERBOSE,
 )

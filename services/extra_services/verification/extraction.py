@@ -25,7 +25,7 @@ from extra_services.verification.commitment import (
     with_words,
     withdrawn_behind,
 )
-from extra_services.verification.forms import in_series
+from extra_services.verification.forms import LABEL, in_series
 from extra_services.verification.json_answers import stated_in_json
 from extra_services.verification.statements import (
     answering,
@@ -62,7 +62,7 @@ _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNO
 #: "&" begins no column of a matrix where a name and a semicolon follow it.
 _ENTITY = re.compile("&(?:lt|gt|le|ge|leq|geq|ne|nbsp|minus|times|divide|plusmn|radic|pi|infin);")
 #: The begin of a part, at the begin of a line.
-_PART = re.compile(r"^[ \t>*#-]{0,8}(?:[Pp]art[ ])?(?:\(([a-h]|i{1,3}|iv|v|[1-8])\)|([a-h])\))", re.MULTILINE)
+_PART = re.compile(rf"^[ \t>*#-]{{0,8}}(?:[Pp]art[ ])?(?:\(({LABEL})\)|([a-h])\))", re.MULTILINE)
 _TAG_BEGIN = re.compile("<answer>", re.IGNORECASE)
 _JOINED_TAG = re.compile(
     r"<answer>([^<>]{1,200})</answer>\s*(?:,|/|or|and)\s*(?:maybe|perhaps|possibly)?\s*\Z", re.IGNORECASE
@@ -299,6 +299,8 @@ def _tagged(response: str, tag: "re.Match[str]", which: BoxChoice, several: bool
 
 
 def _last_tag(response: str) -> "re.Match[str] | None":
+    if "<" not in response:  # as in most, which need no slower look
+        return None
     starts = [tag.start() for tag in _TAG_BEGIN.finditer(response)]
     return _TAG.search(response, starts[-1]) if starts else None
 

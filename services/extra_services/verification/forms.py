@@ -27,9 +27,9 @@ _RESTATED = re.compile(r",\s*+or\b")
 _LIST = re.compile(r",(?!\d{3})|;|\b(?:and|or)\b|[<>]|\\(?:l|g|n)eq?(?![a-zA-Z])")
 _ROUNDED = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?\s*(?:\\?%|[a-zA-Z\\{}^ \d/]{1,30})?\.?\Z")
 _SERIES = ("abcdefgh", ("i", "ii", "iii", "iv", "v"), "12345678")
-_PART = re.compile(
-    r"(?:\\(?:text|mathrm|textbf)\s*\{\s*)?\(([a-h]|i{1,3}|iv|v|[1-8])\)(?:\s*\}|[:.])?(?=[\s\\$\d])"
-)
+#: Of a part: a, ii, 3.
+LABEL = r"[a-h]|i{1,3}|iv|v|[1-8]"
+_PART = re.compile(rf"(?:\\(?:text|mathrm|textbf)\s*\{{\s*)?\(({LABEL})\)(?:\s*\}}|[:.])?(?=[\s\\$\d])")
 _AROUND = re.compile(
     r"\A(?:[\s,;:.$]|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\\\)++"
     r"|(?<![\s,;:.$])(?:[\s,;:.$]|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\\\|\band\b|\\text\s*+\{\s*+and\s*+\})++\Z"
@@ -212,6 +212,8 @@ def decimals(text: str) -> int:
 
 def labelled(text: str) -> list[str] | None:
     """Return the values of "(a) 4; (b) 9" or "(i) 3 (ii) 5", or None."""
+    if "(" not in text:
+        return None
     found = list(_PART.finditer(text))
     labels = [part[1] for part in found]
     if len(found) < 2 or text[: found[0].start()].strip(" $") or not in_series(labels):

@@ -33,21 +33,16 @@ _WORD = re.compile(r"[A-Z]{3,12}|[IVXL]{2}")
 _SEGMENT = re.compile(r"(?<![a-zA-Z\\])[A-Z]{2}(?![a-zA-Z])")
 
 
-def differ(found: str, gold: str) -> bool | None:
-    """Compare products whose order or kind matters.
-
-    Returns:
-        Whether they certainly differ; None if the comparison by value may go on.
-    """
-    if _word(gold) and _word(found):
-        return _word(gold) != _word(found)
+def differ(found: str, gold: str) -> bool:
+    """Return whether two products whose order or kind matters certainly differ."""
+    mine, theirs = _word(found), _word(gold)
+    if mine and theirs:
+        return mine != theirs
     segments = _segments(found), _segments(gold)
     if len(segments[0]) == len(segments[1]) > 1:
-        return segments[0] != segments[1] or None
-    if _VECTOR.search(gold) or _VECTOR.search(found):
-        crosses = len(_CROSS.findall(gold)), len(_CROSS.findall(found))
-        return crosses[0] != crosses[1] or None
-    return None
+        return segments[0] != segments[1]
+    vectors = _VECTOR.search(gold) or _VECTOR.search(found)
+    return bool(vectors) and len(_CROSS.findall(gold)) != len(_CROSS.findall(found))
 
 
 def order_unknown(found: str, gold: str) -> bool:

@@ -144,7 +144,7 @@ def _without_times(text: str, answer: str) -> tuple[str, str]:
 
     For another reference the word is the begin of a product that was cut off.
     """
-    if not _TIMES_AT_END.search(answer):
+    if "times" not in answer or not _TIMES_AT_END.search(answer):
         return text, answer
     return _TIMES_AT_END.sub("", text), _TIMES_AT_END.sub("", answer)
 
