@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as functional
 from numpy.typing import NDArray
 
+from extra_client import Group, NoveltyClient
 from extra_rl.v1 import namespace_pb2, namespace_pb2_grpc, novelty_pb2, novelty_pb2_grpc
 from extra_rl.vocabulary import Metric, OutcomeScope, ScoreMode, VectorStorage
 from extra_services.memory.embedding import Embedder
@@ -300,7 +301,7 @@ class Server:
     def __init__(self, folder: Path, *flags: str) -> None:
         self.target = f"unix:{folder / 'socket'}"
         command = [sys.executable, "-m", "extra_services.novelty.main", f"--host={self.target}"]
-        data = [f"--data-folder={folder / 'data'}", "--log-level=error", *flags]
+        data = [f"--data-folder={folder / 'data'}", "--log-level=error", "--metrics-port=off", *flags]
         self.process = subprocess.Popen([*command, *data])
         self.channel = grpc.insecure_channel(self.target, [("grpc.max_receive_message_length", -1)])
         self.stub = novelty_pb2_grpc.NoveltyServiceStub(self.channel)
@@ -332,7 +333,11 @@ def message(vectors: Vectors, namespace: str, prompts: range) -> novelty_pb2.Sco
 
 
 def over_grpc(figures: dict[str, Any], ratios: dict[str, float]) -> None:
-    """Through gRPC against in process, both with the durable store; then 16 callers against one."""
+    """By the client and gRPC against in process, both with the durable store; then 16 callers against one.
+
+    The client's part includes the messages that it makes of arrays, and its results.
+    `one_message_over_inprocess` is a single message, ready to be sent, whose answer is not read.
+    """
     vectors = embeddings(1)
     with tempfile.TemporaryDirectory() as folder:
         memory = Memory(SqliteStore(Path(folder) / "own"), embedder=None)
@@ -342,16 +347,24 @@ def over_grpc(figures: dict[str, Any], ratios: dict[str, float]) -> None:
         try:
             server.create("bench")
             whole = message(vectors, "bench", range(PROMPTS))
-            for _ in range(3):
-                scorer.score("bench", batch)
-                server.stub.ScoreGroups(whole)
-            own_s, grpc_s = in_turn(
-                REPEATS, lambda: scorer.score("bench", batch), lambda: server.stub.ScoreGroups(whole)
-            )
-            ratios["grpc_over_inprocess"] = own_s / grpc_s
+            sent = [
+                Group(prompt_id=group.prompt_id, embeddings=group.embeddings, correct=group.correct)
+                for group in batch
+            ]
+            with NoveltyClient(server.target, namespace="bench") as client:
+                calls: list[Callable[[], object]] = [
+                    lambda: scorer.score("bench", batch),
+                    lambda: client.score_groups(sent),
+                    lambda: server.stub.ScoreGroups(whole),
+                ]
+                in_turn(3, *calls)
+                own_s, client_s, message_s = in_turn(REPEATS, *calls)
+            ratios["grpc_over_inprocess"] = own_s / client_s
+            ratios["one_message_over_inprocess"] = own_s / message_s
             figures["grpc"] = {
                 "inprocess_per_second": PROMPTS * ROLLOUTS / own_s,
-                "grpc_per_second": PROMPTS * ROLLOUTS / grpc_s,
+                "client_per_second": PROMPTS * ROLLOUTS / client_s,
+                "one_message_per_second": PROMPTS * ROLLOUTS / message_s,
             }
             concurrency(server, vectors, figures, ratios)
         finally:

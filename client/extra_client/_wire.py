@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from extra_client.errors import InternalError, InvalidArgumentError
@@ -51,7 +52,12 @@ def decision(value: Any, field: str) -> bool | None:
 
 def decisions(values: Iterable[Any], field: str) -> list[bool | None]:
     """As `decision`, for each of `values`; the error names its index."""
-    return [decision(value, f"{field}[{index}]") for index, value in enumerate(values)]
+    if isinstance(values, np.ndarray) and values.dtype == np.bool_ and values.ndim == 1:
+        return cast(list[bool | None], values.tolist())
+    return [
+        value if type(value) is bool else decision(value, f"{field}[{index}]")
+        for index, value in enumerate(values)
+    ]
 
 
 # Any: the stubs have a type of their own for the numbers of each enum.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from extra_rl.vocabulary import MemoryPolicy, ScoreMode, VectorStorage
 from extra_services.memory import index, transfer
 from extra_services.memory.memory import Memory
-from extra_services.memory.records import NamespaceSettings
+from extra_services.memory.records import EmbeddingSpace, Namespace, NamespaceSettings
 from extra_services.memory.sqlite_store import SqliteStore
 from extra_services.novelty.request import GroupScores, RolloutGroup, ScoringOptions
 from extra_services.novelty.scoring import NoveltyScorer
@@ -179,3 +179,15 @@ def _score_both(memory: Memory, plain: Plain, groups: list[tuple[Any, ...]], mod
         assert isinstance(answer, GroupScores)
         # A float64 and a float32 unit vector may round to neighbouring float16 numbers.
         np.testing.assert_allclose(answer.novelty, values, atol=1e-3 if plain.half else 1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 300), st.sampled_from([0, 1, 6, 384, 40_000]), st.integers(0, 2**31))
+def test_vectors_in_float16_are_those_of_numpys_rounding(rows: int, dimension: int, seed: int) -> None:
+    shape = (min(rows, 2) if dimension > 1_000 else rows, dimension)
+    vectors = np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+    half = NamespaceSettings(storage=VectorStorage.FLOAT16)
+    stored = Namespace(1, "n", half, EmbeddingSpace(), EmbeddingSpace()).as_stored(vectors)
+    assert stored.dtype == np.float16
+    assert stored.shape == shape
+    np.testing.assert_array_equal(stored, vectors.astype(np.float16))

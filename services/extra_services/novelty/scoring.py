@@ -208,7 +208,7 @@ class Attempt:
         )
         if self._options.remembers:
             # Once here, as index and store hold them, not for each prompt and in both.
-            kept = np.ascontiguousarray(vectors, dtype=self._change.namespace.vector_type())
+            kept = self._change.namespace.as_stored(vectors)
             self._remember(index, groups, kept, sketches)
             RingScorer(index, self._settings).remember(prompts, counts, kept, sketches)
         after = index.sizes(prompts).tolist()
