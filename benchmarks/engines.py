@@ -231,7 +231,7 @@ def child(engine: str, work: Workload, threads: int, result: IO[str]) -> None:
         tokens = generate(int(line))
         measured = Round(tokens, time.perf_counter() - started, cpu_seconds() - cpu)
         print(json.dumps(asdict(measured)), file=result, flush=True)
-    os._exit(0)  # vLLM's processes end with this one; the others have nothing to save
+    os._exit(0)  # nothing is to be saved; the parent ends what vLLM leaves behind
 
 
 class Child:
@@ -264,8 +264,12 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        # vLLM's processes do not always end with the one that started them.
+        started = psutil.Process(self._process.pid).children(recursive=True)
         self._process.stdin.close()
         self._process.wait(60)
+        for left in psutil.wait_procs(started, timeout=5)[1]:
+            left.kill()
 
     def round(self, seed: int) -> Round:
         """Run a round."""
