@@ -19,6 +19,8 @@ from typing import Any
 import sympy
 from sympy.core.function import AppliedUndef
 
+from extra_services.verification.whole_numbers import about_integers, equal_at_integers
+
 _DIGITS = 40
 #: Digits of the last comparison of two exact numbers at most.
 _MOST_DIGITS = 3000
@@ -98,6 +100,8 @@ def _scalars_equal(left: Any, right: Any) -> bool:
     variables = sorted(left.free_symbols | right.free_symbols, key=str)
     if not variables:
         return _numbers_equal(left, right)
+    if about_integers(left, right):
+        return equal_at_integers(left, right, variables)
     decided = _equal_at_points(left, right, variables)
     return _simplifies_to_zero(left - right) if decided is None else decided
 

@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 
 from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
-from extra_services.verification import custom, dates, forms, products, quick
+from extra_services.verification import custom, dates, forms, kinds, products, quick
 from extra_services.verification.comparison import answers_equal
 from extra_services.verification.families import families_equal, family, is_plain
 from extra_services.verification.latex import has_ellipsis, spoken_latex, without_delimiters
@@ -83,6 +83,8 @@ def _read_and_compare(asked: Question) -> Verdict:
     if gold_words:
         shown = blank._replace(rule="words", normalized_answer=gold_words)
         return _decided(shown, _means(response, gold_words))
+    if kinds.contradict(response, asked.answer):
+        return _decided(blank._replace(rule="kind"), False)
     if products.differ(response, asked.answer):
         return _decided(blank._replace(rule="product"), False)
     if products.order_unknown(response, asked.answer):

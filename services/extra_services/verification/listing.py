@@ -31,6 +31,8 @@ _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _NAMED = re.compile(r"\s*([^\s\d+-][^+-]{0,39}?)\s*=\s*([^=]+)\Z")
 #: Letters of an unknown with several roots; "a_1" and "a_2" are two terms of a sequence.
 _UNKNOWNS = frozenset("xyzt")
+#: "m = n = 3".
+_CHAIN = re.compile(r"\s*[a-zA-Z]\s*=\s*[a-zA-Z]\s*=(?:\s*[a-zA-Z]\s*=)?\s*[-\d./]+\s*")
 _SPACING = re.compile(r"\\[,;:! ]")
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?\s*\Z")
@@ -125,8 +127,11 @@ def tuple_members(text: str) -> list[str] | None:
 
 
 def assignments(found: list[str]) -> list[str]:
-    """Return "(a, b) = (1, 2)" as "a = 1" and "b = 2", "x = 1, y = 2, x = 3, y = 4" as (1, 2) and (3, 4)."""
+    """Return "(a, b) = (1, 2)" and "a = b = 1" as "a = 1" and "b = 2" (or 1), "x = 1, y = 2, x = 3, y = 4" as (1, 2) and (3, 4)."""
     pairs = [named(member) for member in found]
+    if len(found) == 1 and _CHAIN.fullmatch(found[0]):
+        *names, value = found[0].split("=")
+        return [f"{name.strip()} = {value}" for name in names]
     if len(found) == 1 and pairs[0]:
         names, values = (tuple_members(side) for side in pairs[0])
         if names and values and len(names) == len(values) and all(map(str.isalnum, names)):

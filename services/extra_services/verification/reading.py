@@ -27,6 +27,7 @@ from math_verify.parser import get_last_eq
 from extra_services.verification.latex import Written, written
 from extra_services.verification.units import unit_named
 from extra_services.verification.verdict import ComparisonOptions
+from extra_services.verification.whole_numbers import Gcd, Lcm
 
 _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
@@ -192,6 +193,10 @@ class _Plain(_Latex2Sympy):  # type: ignore[misc]
         if digits.isascii() and digits.isdigit():
             return sympy.Integer(int(digits))
         return super().parse_number(text)
+
+    def handle_gcd_lcm(self, f: str, args: Any) -> Any:
+        """Return the gcd or lcm of whole numbers; that of letters is no polynomial's."""
+        return (Gcd if f == "gcd" else Lcm)(*map(sympy.nsimplify, args))
 
 
 class _Sll(_Plain):
