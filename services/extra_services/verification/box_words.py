@@ -148,7 +148,8 @@ NOT_MEANT_BEFORE = re.compile(
     | n['’]t {_NEAR}
     # denied in German, French, Spanish, Italian, Portuguese, Russian
     | (?<!\w) (?: nicht | kein | n['’]est \s+ pas | pas | no \s+ es | non \s+ è | não \s+ é | не ) (?!\w)
-    | [{_CROSSES}] | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
+    | [{_CROSSES}≠]
+    | (?:<(?:del|s|strike)> | \\[xb]?cancel\s*\{{ | \\(?:sout|st)\s*\{{ | <!-- | (?:\A|\n)\s*%)
     | \A \W* (?:(?:the|output|response|answer|required|expected)\s+)* format \s* (?:is)?
     | (?:{_DENIED_IN_CHINESE})
     | (?:假设|假如|如果|若|设|猜想|猜测) [^。；，,]{{0,12}} (?:答案|结果) [^。；，,]{{0,8}}
@@ -158,6 +159,48 @@ NOT_MEANT_BEFORE = re.compile(
     {_TO_BOX}
     """,
     re.VERBOSE,
+)
+_IS = r"(?:is|are|was|were|=|equals|would\s+be|might\s+be|could\s+be)"
+#: A sentence up to "the answer is" that disowns the answer, or says it of another one than the problem's.
+DISOWNED = re.compile(
+    rf"""
+    (?: \b (?: {_WRONG} | {_COMMON} | naive | naïve | tempting | trap | opposite | backup | other | another
+          | alternative | alternate | next[-\s]best | second(?:[-\s]best)? | initial | expected | placeholder )
+        \b [^.;:\n]{{0,30}}
+      | \b (?: suppose | assum(?:e|es|ed|ing) | unless | imagine | pretend | doubt | deny | nobody | no\s+one
+          | whether | false | untrue | impossible | unlikely | incorrect | wrong | not\s+true | not\s+the\s+case
+          | (?:might|may|could|would|would\s+be\s+tempted\s+to) \s+ (?:think|guess|say|believe|expect)
+          | (?:students?|people|many|some|they) \s+ (?:think|thinks|believe|say|says|claim|claims) )
+        \b [^.;\n]{{0,60}}
+      | \b if \s+ (?:the|my|your|this) \s+ (?:final\s+)?
+    )
+    \b (?:answers?|result|solution) \s+ {_IS} (?:\s+therefore)? \s* :? [\s*_`]* \Z
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: The beginning of a sentence whose value is no answer: it sets a value, or names a part of a text.
+NO_ANSWER_BEFORE = re.compile(
+    r"""
+    \A [\s*_>#-]* (?: (?:now|first|next|so|then|finally) ,? \s+ )? (?:
+        (?:let|suppose|assume|consider|take|given|recall|denote|define|substitut(?:e|ing)|multiply|divide) \b
+      | (?:let\s+(?:me|us)|let['’]s) \s+ (?:try|test|check|consider|take|set|assume) \b )
+      (?: (?! \b(?:then|so|thus|hence|therefore|get|gets|gives?|giving|obtain|yields?|find|have|has|leaves?|makes?) \b )
+        [^.;\n] )* \Z
+    | \d [\s$)\\]* (?<!\w) (?:ou|oder|o|или) [\s$(\\]* \Z
+    | \b (?:see|by|from|in|of|to|use|using|refer) \s+ (?:the\s+)?
+        (?:page|section|theorem|lemma|equation|eq\.|formula|figure|table|step|case|problem|part|corollary)
+        \s* [$(]* \Z
+    | \A [\s*_#]* (?:step|case|problem|part|question|page|lemma|theorem|section|figure) \s+ \Z
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: The same of a sentence behind a box, which is then no correction.
+FOR_ANOTHER_CASE = re.compile(
+    rf"""
+    \b (?: if | for \s+ \$?[a-z]\s*= | in\s+general | more\s+generally | follow-?up | bonus | extension
+      | similarly | likewise | when | without | with ) \b [^.;\n]{{0,80}} \b (?:answer|result) \s+ {_IS} [\s*_`:]* \Z
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 #: The sentence of a box is about another case than the problem's.
 SUPPOSITION = re.compile(
@@ -220,6 +263,19 @@ DENIED_BEHIND_IN_CHINESE = re.compile(
       | (?:代入|则|那么|产生|得出|导致) [^。\n]{{0,10}} (?:矛盾|不成立) )
     """,
     re.VERBOSE,
+)
+#: The same in German, French, Spanish, Italian, Portuguese, Russian and Japanese.
+DENIED_BEHIND_ELSEWHERE = re.compile(
+    rf"""
+    {_BOX_END} ,? \s*
+    (?: ist \s+ (?:falsch|nicht|inkorrekt) | n['’]est \s+ pas | est \s+ (?:faux|fausse|incorrecte?)
+      | no \s+ es | es \s+ (?:incorrect[oa]|fals[oa]|erróne[oa]) | non \s+ è | è \s+ (?:sbagliat[oa]|fals[oa]|errat[oa])
+      | não \s+ é | (?:está|é) \s+ (?:errad[oa]|incorret[oa]|fals[oa])
+      | (?:—|-)? \s* (?:это \s+)? (?:не(?:верн|правильн)(?:о|ый\s+ответ)|не\s+(?:является|верно|ответ)) )
+      (?!\w)
+    | {_BOX_END} (?: で(?:は|も)な[いく] | じゃない | は(?:間違い|誤り|違う) | 아니 )
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 IS_NOT = re.compile(
     rf"{_BOX_END} (?:is|was)(?:\s+not\b(?!\s+only)|n['’]t\b|\s+impossible\b)", re.IGNORECASE | re.VERBOSE
@@ -374,8 +430,11 @@ WITHDRAWN = re.compile(
             | {_VALUE} )
          | (?:above|previous|earlier) \s+ (?:answer|result|value|box) \s+ (?:is|was) \s+
             (?:not|wrong|incorrect)
-         | (?:ignore|disregard|forget) \s+ (?:that|this|my|what) \b
-         | let \s+ me \s+ (?:correct|redo|recompute|recalculate|try\s+again|start\s+over|fix)
+         | (?:ignore|disregard|forget) \s+ (?: that | this | my | what | the \s+ (?:box|above|answer) ) \b
+         | strike \s+ that
+         | (?:espera|espere|aspetta|attend[sz]?|attendez|moment|warte|нет|подожди(?:те)?) ,? \s+ [^.\n]{{0,30}}
+            (?:respuesta|réponse|antwort|ответ|risposta|resposta)
+         | let \s+ me \s+ (?:correct|reconsider|redo|recompute|recalculate|try\s+again|start\s+over|fix)
          | (?:erratum|edit|correction|typo) \s* :
          | (?:das|dies) \s+ ist \s+ (?:falsch|nicht\s+richtig)
          | es[ot]o? \s+ (?:es|está) \s+ (?:incorrecto|mal)
@@ -384,7 +443,7 @@ WITHDRAWN = re.compile(
          | (?:I\s+have\s+|really\s+|actually,?\s+)? no \s+ idea (?! \s+ (?:what|why|how|who|where)\b ) )
     | \b I \s+ (?:now\s+)? realiz|(?:\b(?:wait|hold\s+on|but\s+we)\b [^.\n]{{0,10}} \b (?:I|we) \s+
             (?:need|must|have\s+to|should|forgot|missed)\b)
-    | \b we \s+ (?:forgot|missed|overlooked|double-?counted|overcounted)
+    | (?<!\bif\s) \b we \s+ (?:forgot|missed|overlooked|double-?counted|overcounted)
     | (?: [.!?—–\n-] \s* | \b (?:no|wait|actually|sorry|hmm+|hm|however|but) [,.…]* \s+ )
       (?: that | this | (?:the|my) \s+ (?:answer|result|above) ) (?: \s+(?:is|was) | ['’]s
             | \s+can(?:no|['’])t\s+be )
@@ -396,7 +455,8 @@ WITHDRAWN = re.compile(
 )
 #: Parts of words of which every withdrawal has one: most texts have none, and need no slower look.
 SIGNS_OF_WITHDRAWAL = (
-    "oops", "whoops", "scratch that", "my bad", "mistake", "second thought", "that back", "it back",
+    "oops", "whoops", "scratch that", "strike that", "respuesta", "réponse", "antwort", "ответ", "rispost",
+    "resposta", "my bad", "mistake", "second thought", "that back", "it back",
     "misread", "miscount", "miscalc", "misunder", "overlook", "forgot", "error", "wrong", "incorrect",
     "i was off", "must have", "should", "disagree", "ignore", "disregard", "forget", "let me", "erratum",
     "edit", "correction", "typo", "realiz", "wait", "hold on", "but we", "missed", "double", "overcount",

@@ -109,8 +109,31 @@ _DENIED_BEHIND = re.compile(
     """,
     re.VERBOSE,
 )
+#: A second letter behind the first: "B, possibly C", "B? Or C?", "B (or C)", "B. Wait, C".
+_OTHER_BEHIND = re.compile(
+    rf"""
+    [\s)"'*]* (?: [,.;?!(\[]{{1,2}} \s* )?
+    (?: \b(?:or|possibly|maybe|perhaps|wait|actually|alternatively|but|vs)\b [,.]? \s+ | [+&\[?] \s* ){{1,3}}
+    {_LETTERS} (?! \s+ (?:is|was|are) \s+ (?:wrong|incorrect|false|not)\b)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: What makes a letter no plain choice: denied, one of several, in a formula.
+_NO_PLAIN_CHOICE = re.compile(
+    r"""
+    \b (?: not | but | except | excluding | wrong | false | incorrect | none | neither | or | and | possibly
+      | maybe | perhaps | vs ) \b
+    | [+&?^=\[] | (?<=[A-J])_ | \\(?:neg|lnot|overline|bar|[dt]?frac|cup|cap|setminus)(?![a-zA-Z]) | [a-zA-Z]\( | \\\{
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Behind a letter: "(B) is wrong", "(B) or 12".
+_TAKEN_BACK = re.compile(r"\s*(?:(?:is|are)\s+(?:wrong|false|incorrect|not)\b|or\b|&)", re.IGNORECASE)
+_LETTER = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 _ARTICLE = re.compile(r"A\s+(?!because|since|as\b|for\b|and\b|or\b|with|which|by\b|is\b|\()[a-z]")
 _TAIL = 3000
+#: Longer answers are sentences.
+_LONGEST = 60
 
 
 def choices(text: str) -> frozenset[str] | None:
@@ -121,10 +144,15 @@ def choices(text: str) -> frozenset[str] | None:
     if _SEVERAL.match(plain) and not plain.isalpha():
         return frozenset(re.findall(r"(?<![a-zA-Z])[A-J](?![a-zA-Z])", plain))
     match = _LABELLED.match(plain)
-    if not match:
+    if not match or _TAKEN_BACK.match(match[2]):
         return None
     more = re.findall(r"(?<![\w\\])\(([A-J])\)|(?<![\w\\])([A-J])(?=[.:]\s)", match[2])
     return frozenset([match[1].upper(), *("".join(pair) for pair in more)])
+
+
+def qualified(text: str) -> bool:
+    r"""Return whether an answer names a letter, but does not choose it ("not (B)", "B + D", "B^2")."""
+    return len(text) < _LONGEST and bool(_LETTER.search(text)) and bool(_NO_PLAIN_CHOICE.search(text))
 
 
 def content(text: str) -> str | None:
@@ -142,7 +170,9 @@ def stated(response: str) -> frozenset[str] | None:
             if not _denied(tail, match.start("letters"), match.end("letters")) and not _ARTICLE.match(
                 tail, match.start("letters")
             ):
-                found[match.start("letters")] = _set_of(match["letters"])
+                other = _OTHER_BEHIND.match(tail, match.end("letters"))
+                more = _set_of(other["letters"]) if other else frozenset()
+                found[match.start("letters")] = _set_of(match["letters"]) | more
     if found:
         return found[max(found)]
     lone = [match for match in _LONE.finditer(tail) if not _denied(tail, match.start(), match.end())]

@@ -69,9 +69,36 @@ def only_supposed(text: str, earlier_start: int, earlier_end: int, start: int) -
     return not box_words.CONDITION.search(own) and bool(box_words.CONCLUDES.search(own))
 
 
+def disowned(sentence: str, behind_box: bool = False) -> bool:
+    """Return whether a sentence up to "the answer is" disowns it ("a common wrong answer is").
+
+    Args:
+        sentence: The text of a line up to the value.
+        behind_box: A box before it answers already, so that "for n = 5 the answer is" is another question's.
+    """
+    patterns = (box_words.DISOWNED, *((box_words.FOR_ANOTHER_CASE,) if behind_box else ()))
+    return any(pattern.search(sentence, max(0, len(sentence) - _BEFORE)) for pattern in patterns)
+
+
+def answers(text: str, start: int, end: int) -> bool:
+    """Return whether the words beside text[start:end], the last value of a text, leave it an answer.
+
+    "Let n = 5.", "By Lemma 5", "I doubt that the answer is 5" and "it is not 5" give none.
+    """
+    before = _sentence_before(text, 0, start)
+    if box_words.NO_ANSWER_BEFORE.search(before) or disowned(before.rstrip(" $\\([{")):
+        return False
+    return not (_refused_before(before) or denied_behind(text, end))
+
+
 def denied_behind(text: str, end: int) -> bool:
     """Return whether the words behind a box that ends at `end` call it wrong or rejected."""
-    denials = (box_words.DENIED_BEHIND, box_words.DENIED_BEHIND_IN_CHINESE, box_words.IS_NOT)
+    denials = (
+        box_words.DENIED_BEHIND,
+        box_words.DENIED_BEHIND_IN_CHINESE,
+        box_words.DENIED_BEHIND_ELSEWHERE,
+        box_words.IS_NOT,
+    )
     return any(pattern.match(text, end) for pattern in denials)
 
 
@@ -118,6 +145,8 @@ def value_gone_on_to(text: str, end: int) -> str | None:
     found = box_words.GOES_ON.search(text, end, stop)
     concluded = found is not None and re.match(r"so\s+(?:it|the\s+answer)\b", found.group(), re.IGNORECASE)
     if found is None or (box_words.CHECKING.search(text, end, found.start()) and not concluded):
+        return None
+    if disowned(text[end : found.start("value")], behind_box=True):
         return None
     return found["value"].rstrip(".,")
 

@@ -105,6 +105,21 @@ _CONDITIONAL = r"(if|when|under|assuming|case)\b"
 #: The clause behind a box sets a condition, and the last clause of the text before it.
 _CONDITION = re.compile(rf"[\s$)\]\\]*(?:[.;,]\s+|\n\s*)(?:and\s+|but\s+)?{_CONDITIONAL}", re.IGNORECASE)
 _LAST_CONDITION = re.compile(rf"(?:.*[.;,\n]\s*)?{_CONDITIONAL}[^.;\n]*\Z", re.IGNORECASE | re.DOTALL)
+_CANDIDATE = r"(answer|option|candidate|guess|attempt|try|trial|version|possibility|alternative)"
+#: What introduces one of several candidates, by its number or letter.
+_NUMBERED = re.compile(
+    rf"\b{_CANDIDATE}\s*\(?(?:\d|[A-J](?![a-z])|one|two|three)\)?\s*(?:is\b)?[\s:.=$(*_]*\Z", re.IGNORECASE
+)
+#: What introduces a value beside the one before.
+_ANOTHER = re.compile(
+    rf"""
+    (?: \b (?:it|this|which|that)? \s* (?:could|might|may) \s+ (?:also\s+|well\s+)? be
+      | \b (?:another|second|backup|other|alternate|alternative) \s+ (?:possible\s+)? {_CANDIDATE} \s* (?:is\b|:)
+      | (?:\A|[\n.]) \s* (?:or|alternatively) \s* [,:]?
+    ) [\s$(*_:]* \Z
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 _NAME_BEFORE_BOX = re.compile(r"(?<![\w\\])([a-zA-Z](?:_\{?\w{1,3}\}?)?)\s*=\s*\Z")
 #: What begins and ends a member of a formula, inside or at the ends of the formula.
 _MEMBER_ENDS = re.compile(
@@ -262,9 +277,20 @@ def _beside(response: str, written: list[_Box], committed: list[_Box], last: _Bo
         if denied_behind(response, other.end):
             continue
         doubted = other not in committed and _together(gap) and _ALTERNATIVE.search(gap)
-        if doubted or _parallel(response, left, gap):
+        if doubted or _parallel(response, left, gap) or _candidates(response, left, right):
             return [left, right]
     return []
+
+
+def _candidates(response: str, left: _Box, right: _Box) -> bool:
+    """Return whether two boxes are candidates: "Option A: ... Option B: ...", "Another answer: ..."."""
+    before = response[max(left.end, right.start - _LONGEST_GAP) : right.start]
+    if _ANOTHER.search(before):
+        return True
+    if not (mine := _NUMBERED.search(before)):
+        return False
+    own = _NUMBERED.search(response[max(0, left.start - _LONGEST_GAP) : left.start])
+    return own is not None and own[1].lower() == mine[1].lower()
 
 
 def _parallel(response: str, left: _Box, gap: str) -> bool:
@@ -328,7 +354,7 @@ def _correction(response: str, last_box: _Box) -> Extracted | None:
     behind = response[last_box.end :]
     if not any(map(str.isalnum, behind)):
         return None
-    found = marked_line(without_suppositions(plain_punctuation(behind)))
+    found = marked_line(without_suppositions(plain_punctuation(behind)), behind_box=True)
     if found and states_a_value(found[0]):
         return Extracted(*found)
     value = value_gone_on_to(response, last_box.end)

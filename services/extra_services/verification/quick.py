@@ -13,7 +13,7 @@ from typing import NamedTuple
 from extra_rl.vocabulary import BoxChoice, Method, UnparseableSide, VerdictStatus
 from extra_services.verification import arithmetic
 from extra_services.verification.chemistry import formula
-from extra_services.verification.choices import choices, content, stated
+from extra_services.verification.choices import choices, content, qualified, stated
 from extra_services.verification.counterparts import alike
 from extra_services.verification.extraction import final_answer, reference_answer
 from extra_services.verification.forms import labelled, single_statement, statements
@@ -90,6 +90,10 @@ def question(item: VerificationItem) -> Question:
         if found and (values := _contents_apart(found.text, answer)):
             return Question(*values, Method.MATH, item.options)
         letters = choices(found.text) if found and found.marker != "last" else None
+        if letters and found and found.marker == "phrase" and (said := stated(item.response)) and said > letters:
+            return Question(", ".join(sorted(said)), answer, method, item.options)
+        if letters is None and found and found.marker == "box" and qualified(found.text):
+            return Question(found.text, answer, method, item.options)
         if letters is None and (letters := stated(item.response) or (choices(found.text) if found else None)):
             return Question(", ".join(sorted(letters)), answer, method, item.options)
         if letters is None and item.method is Method.AUTO and found and (behind := content(answer)):

@@ -114,7 +114,11 @@ def _senses(
     if gold.percent != prediction.percent:
         pairs = _either(pairs, gold.percent, _HUNDREDTH, options.strict_percent)
     if gold.degrees != prediction.degrees:
-        radians = _ANGLE in (gold.unit, prediction.unit)
+        # Nobody writes a multiple of pi in degrees: "\frac{\pi}{2}^\circ" is no right angle.
+        marked = gold_value if gold.degrees else value
+        radians = _ANGLE in (gold.unit, prediction.unit) or (
+            isinstance(marked, sympy.Basic) and marked.has(sympy.pi)
+        )
         pairs = _either(pairs, gold.degrees, sympy.pi / 180, options.strict_degrees or radians)
     if gold.unit and prediction.unit and gold.unit != prediction.unit:
         if not gold.unit.matches(prediction.unit):

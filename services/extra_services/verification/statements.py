@@ -9,7 +9,7 @@ or deny it ("at least 7", "half of 7", "7 or more", "7 is wrong"): they make it 
 import re
 
 from extra_services.verification.box_words import DENIED_BEHIND
-from extra_services.verification.commitment import meant
+from extra_services.verification.commitment import answers, disowned, meant
 from extra_services.verification.symbols import any_of
 from extra_services.verification.words import has_english
 
@@ -26,6 +26,16 @@ _PHRASE = re.compile(
         | 答案 (?:是|为|為|:|应为|應為)
     )
     \s* :? [*_`\s]*
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: "17. Or 18.", "17, possibly 18", "17? 18?": the answer is followed by another one.
+_HEDGED = re.compile(
+    r"""
+    [\s$(]* -?\d[\d.,]*? [\s$)]* (?: [.;,?!]+ \s* | \s+ )
+    \(? (?: or | alternatively | possibly | maybe | perhaps | otherwise ) \b ,? \s+
+    (?: (?:it|maybe|perhaps|possibly|even|could|might|may|be|is|also|the|answer) \s+ ){0,5} [$(]* -?\d .*
+    | [\s$(]* -?\d[\d.,]* [\s$)]* \? \s* (?:or\s+)? [$(]* -?\d .*
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -216,11 +226,12 @@ _REASON = re.compile(r",?\s+(?:because|since)\s(?:[^.]|\.(?=\d))*")
 _OPEN_WORDS = any_of(
     """
     and or but so because since then by of to with from the an is are was were be equals we you they if
+    subtract multiply divide compute calculate determine
     when for on at as let next thus hence therefore which than plus minus times must can should will would our
     """
 )
 #: The end of a sentence that is not over: a word that another must follow, or a sign. "12 in" may be inches.
-_UNFINISHED = re.compile(rf"(?:(?<![\w\\-])(?:{_OPEN_WORDS})|\d\s*[+/=]|\d\s+[-*×÷])[\s,]*\Z", re.IGNORECASE)
+_UNFINISHED = re.compile(rf"(?:(?<![\w\\-])(?:{_OPEN_WORDS})|\d\s*[+/=]|\d\s+[-*×÷]|:)[\s,]*\Z", re.IGNORECASE)
 #: "The minimum is 4, attained at x = 2": the value, and what it is attained at.
 _ATTAINED = re.compile(
     r"""
@@ -281,10 +292,14 @@ _CALCULATOR = re.compile(r"<<[^<>\n]*(?:>>|\Z)")
 _TAIL = 1000
 
 
-def marked_line(response: str) -> tuple[str, str] | None:
+def marked_line(response: str, behind_box: bool = False) -> tuple[str, str] | None:
     """Return the answer on the last line with a marker, and "hash" or "phrase".
 
-    If nothing follows the marker, the answer is on the next line.
+    If nothing follows the marker, the answer is on the next line. A line that disowns it is passed over.
+
+    Args:
+        response: The text.
+        behind_box: A box before it answers already.
     """
     following = ""
     for line in reversed(response.split("\n")):
@@ -297,6 +312,10 @@ def marked_line(response: str) -> tuple[str, str] | None:
             start = match.end()
             if not meant(line, start, _end_of_clause(line, start)):
                 return line, "phrase"
+        if match and disowned(match.group(), behind_box):
+            match = None
+        if match and (hedged := _HEDGED.match(line, match.end())):
+            return hedged.group().strip(), "phrase"
         if match and (text := _answer_of_line(line[match.end() :], sentence) or _answer_of_line(following)):
             return text, "hash" if "####" in match.group() else "phrase"
         if line.strip():
@@ -459,7 +478,7 @@ def _end_of_clause(text: str, start: int) -> int:
 
 def _last_value(tail: str) -> str | None:
     tail = _CALCULATOR.sub("", tail)
-    if not (span := _last_span(tail)):
+    if not (span := _last_span(tail)) or not answers(tail, *span):
         return None
     return _in_context(
         tail, *(span if _FORMULA_PATTERN.match(tail, span[0]) else _formula_around(tail, *span))
