@@ -165,10 +165,12 @@ _IS = r"(?:is|are|was|were|=|equals|would\s+be|might\s+be|could\s+be)"
 DISOWNED = re.compile(
     rf"""
     (?: \b (?: {_WRONG} | {_COMMON} | naive | naïve | tempting | trap | opposite | backup | other | another
-          | alternative | alternate | next[-\s]best | second(?:[-\s]best)? | initial | expected | placeholder )
+          | alternative | alternate | next[-\s]best | second(?:[-\s]best)? | initial | expected
+          | placeholder )
         \b [^.;:\n]{{0,30}}
       | \b (?: suppose | assum(?:e|es|ed|ing) | unless | imagine | pretend | doubt | deny | nobody | no\s+one
-          | whether | false | untrue | impossible | unlikely | incorrect | wrong | not\s+true | not\s+the\s+case
+          | whether | false | untrue | impossible | unlikely | incorrect | wrong | not\s+true
+          | not\s+the\s+case
           | (?:might|may|could|would|would\s+be\s+tempted\s+to) \s+ (?:think|guess|say|believe|expect)
           | (?:students?|people|many|some|they) \s+ (?:think|thinks|believe|say|says|claim|claims) )
         \b [^.;\n]{{0,60}}
@@ -178,14 +180,16 @@ DISOWNED = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+_LEADS_ON = any_of(
+    "then so thus hence therefore gets? gives? giving obtain yields? find ha(?:ve|s) leaves? makes?"
+)
 #: The beginning of a sentence whose value is no answer: it sets a value, or names a part of a text.
 NO_ANSWER_BEFORE = re.compile(
-    r"""
+    rf"""
     \A [\s*_>#-]* (?: (?:now|first|next|so|then|finally) ,? \s+ )? (?:
         (?:let|suppose|assume|consider|take|given|recall|denote|define|substitut(?:e|ing)|multiply|divide) \b
       | (?:let\s+(?:me|us)|let['’]s) \s+ (?:try|test|check|consider|take|set|assume) \b )
-      (?: (?! \b(?:then|so|thus|hence|therefore|get|gets|gives?|giving|obtain|yields?|find|have|has|leaves?|makes?) \b )
-        [^.;\n] )* \Z
+      (?: (?! \b (?:{_LEADS_ON}) \b ) [^.;\n] )* \Z
     | \d [\s$)\\]* (?<!\w) (?:ou|oder|o|или) [\s$(\\]* \Z
     | \b (?:see|by|from|in|of|to|use|using|refer) \s+ (?:the\s+)?
         (?:page|section|theorem|lemma|equation|eq\.|formula|figure|table|step|case|problem|part|corollary)
@@ -197,8 +201,8 @@ NO_ANSWER_BEFORE = re.compile(
 #: The same of a sentence behind a box, which is then no correction.
 FOR_ANOTHER_CASE = re.compile(
     rf"""
-    \b (?: if | for \s+ \$?[a-z]\s*= | in\s+general | more\s+generally | follow-?up | bonus | extension
-      | similarly | likewise | when | without | with ) \b [^.;\n]{{0,80}} \b (?:answer|result) \s+ {_IS} [\s*_`:]* \Z
+    \b (?: if | for \s+ \$?[a-z]\s*= | in\s+general | more\s+generally | follow-?up | bonus | extension ) \b
+    [^.;\n]{{0,80}} \b (?:answer|result) \s+ {_IS} [\s*_`:]* \Z
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -269,7 +273,8 @@ DENIED_BEHIND_ELSEWHERE = re.compile(
     rf"""
     {_BOX_END} ,? \s*
     (?: ist \s+ (?:falsch|nicht|inkorrekt) | n['’]est \s+ pas | est \s+ (?:faux|fausse|incorrecte?)
-      | no \s+ es | es \s+ (?:incorrect[oa]|fals[oa]|erróne[oa]) | non \s+ è | è \s+ (?:sbagliat[oa]|fals[oa]|errat[oa])
+      | no \s+ es | es \s+ (?:incorrect[oa]|fals[oa]|erróne[oa])
+      | non \s+ è | è \s+ (?:sbagliat[oa]|fals[oa]|errat[oa])
       | não \s+ é | (?:está|é) \s+ (?:errad[oa]|incorret[oa]|fals[oa])
       | (?:—|-)? \s* (?:это \s+)? (?:не(?:верн|правильн)(?:о|ый\s+ответ)|не\s+(?:является|верно|ответ)) )
       (?!\w)
@@ -432,8 +437,8 @@ WITHDRAWN = re.compile(
             (?:not|wrong|incorrect)
          | (?:ignore|disregard|forget) \s+ (?: that | this | my | what | the \s+ (?:box|above|answer) ) \b
          | strike \s+ that
-         | (?:espera|espere|aspetta|attend[sz]?|attendez|moment|warte|нет|подожди(?:те)?) ,? \s+ [^.\n]{{0,30}}
-            (?:respuesta|réponse|antwort|ответ|risposta|resposta)
+         | (?:espera|espere|aspetta|attend[sz]?|attendez|moment|warte|нет|подожди(?:те)?) ,? \s+
+            [^.\n]{{0,30}} (?:respuesta|réponse|antwort|ответ|risposta|resposta)
          | let \s+ me \s+ (?:correct|reconsider|redo|recompute|recalculate|try\s+again|start\s+over|fix)
          | (?:erratum|edit|correction|typo) \s* :
          | (?:das|dies) \s+ ist \s+ (?:falsch|nicht\s+richtig)

@@ -123,7 +123,8 @@ _NO_PLAIN_CHOICE = re.compile(
     r"""
     \b (?: not | but | except | excluding | wrong | false | incorrect | none | neither | or | and | possibly
       | maybe | perhaps | vs ) \b
-    | [+&?^=\[] | (?<=[A-J])_ | \\(?:neg|lnot|overline|bar|[dt]?frac|cup|cap|setminus)(?![a-zA-Z]) | [a-zA-Z]\( | \\\{
+    | [+&?^=\[] | (?<=[A-J])_ | [a-zA-Z]\( | \\\{
+    | \\(?:neg|lnot|overline|bar|[dt]?frac|cup|cap|setminus)(?![a-zA-Z])
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -45,6 +45,41 @@ _REMARK = re.compile(
     rf"|\((?:{any_of(_REMARKS)})\)|(?:\\[,;: ]|\\q?quad)?\s*+\\(?:blacksquare|qed))\s*+\Z"
 )
 _REMARK_ENDS = ("}", ")", "blacksquare", "qed")
+#: What stands before an answer and says nothing.
+_LEADING = re.compile(
+    r"\A\s*(?:(?:\\therefore(?![a-zA-Z])|∴|\\implies(?![a-zA-Z])|\\(?:text|mbox|textbf)\s*\{\s*(?:final\s+)?[Aa]nswer\s*:?\s*\}:?)\s*)+"
+)
+#: A reason or a condition behind an answer, to its end.
+_EXPLANATION = re.compile(
+    r"""
+    (?<=[^\s,~])(?<!\\) [\s,~]*+ (?:(?:\\[,;:\ ]|\\q?quad(?![a-zA-Z]))[\s,~]*+)*+
+    (?: \(?\s* \\(?:text|mbox|textit|mathrm)\s*\{ [\s,]*+ \(?\s*+
+        (?: since | because | as\s+required | after\s | by\s | works\b
+          | the\s+(?:only|smallest|largest|least|greatest|unique)\b
+          | for\s+(?:all|every|any)\b | (?:when|at|for|where)\s*\}\s*[a-zA-Z]\s*(?:=|\\in)
+          | (?:when|at|for|where)\s+\$?[a-zA-Z]\s*= )
+        [^{}]*+ (?:\{[^{}]*+\}[^{}]*+)*+ \}? [^{}]*+ (?:\{[^{}]*+\}[^{}]*+){0,4}+
+      | \(\s*[a-z]\s*=\s*-?[\d./]+\s*\)
+      | \\checkmark
+    ) \Z
+    """,
+    re.VERBOSE,
+)
+#: Words by which an explanation changes the answer, or sets another beside it.
+_RESERVATION = re.compile(
+    r"(?<![a-zA-Z])(?:not|or|unless|except|if|otherwise|but|approximately|about|more|less|plus|and|only\s+when|wrong)"
+    r"(?![a-zA-Z])|n['’]t\b",
+    re.IGNORECASE,
+)
+#: A real unknown that is bounded: the answer is not given for all of them.
+_BOUND = re.compile(r"(?<![a-zA-Z\\])[a-hlo-z]\s*(?:\\(?:[gl]eq?(?:slant)?|[gl]t|in)(?![a-zA-Z])|[<>≤≥∈])")
+_DERIVATIVE = re.compile(r"\\[dt]?frac\s*\{\s*d\s*(\\?[a-zA-Z]+)\s*\}\s*\{\s*d\s*[a-z]\s*\}")
+_DOTTED = re.compile(
+    r"\\dot\s*\{?\s*(\\?[a-zA-Z]+)\s*\}?"
+    r"|(?<![a-zA-Z\\])([a-zA-Z])\s*(?:'(?!')|\^\s*\{?\s*\\prime(?![a-zA-Z\\])\s*\}?)(?!\s*\()"
+)
+_PRIMED_TWICE = re.compile(r"(?<![a-zA-Z\\])([a-zA-Z])''(?!')")
+_SECOND = re.compile(r"\\ddot\s*\{?\s*(\\?[a-zA-Z]+)\s*\}?")
 _D = r"(?:d|\\partial|\\mathrm\s?\{\s?d\s?\})(?:\s?\^\s?\{?\d\}?)?"
 _FONTS = r"\\(?:operatorname|mathrm|text)\s?\{\s?"
 _ARGUMENT = r"(?:\s?\([^()=]{1,30}\)|\s*+\\?[a-zA-Z](?![a-zA-Z])(?:\([^()=]{1,20}\))?)"
@@ -62,6 +97,8 @@ _NAMES = rf"""
   | (?:P|\\Pr|\\mathbb\s?\{{[PE]\}}|{_FONTS}P\s?\}})\s?[(\[][^()\[\]=]{{1,30}}[)\]]
 """
 _NAMED = re.compile(rf"[\s$]*+({_NAMES})\s*+=(?!=)\s*+(.+)", re.VERBOSE | re.DOTALL)
+_OF_ARGUMENT = re.compile(r"[\s$]*+[a-zA-Z]\s*(?:\^\s*\{?\s*-\s*1\s*\}?)?\s*\(\s*([a-z])\s*\)\s*=([^=<>,y]+)")
+_VALUE_Y = re.compile(r"[\s$]*+y\s*=([^=<>,y]+)")
 _RELATION = re.compile(r"[=<>≤≥≠≡∈]|\\(?:[lgn]eq?|[lg]t|equiv|in|notin|approx)(?![a-zA-Z])")
 _SPACING = re.compile(r"\\(?:q?quad(?![a-zA-Z])|[,;:!])")
 #: A function or a sequence, with its argument.
@@ -93,7 +130,10 @@ def alike(text: str, other: str) -> tuple[str, str]:
         return text, other
     text, other = _without_labels(text, other)
     text, other = _ordinal(text, other), _ordinal(other, text)
-    text, other = _without_names(_without_remark(text), _without_remark(other))
+    text, other = _without_remark(text), _without_remark(other)
+    text, other = _without_explanation(text, other), _without_explanation(other, text)
+    text, other = _with_derivatives(text, other), _with_derivatives(other, text)
+    text, other = _without_names(text, other)
     text, other = _without_domains(text, other)
     text, other = _without_braces(text, other), _without_braces(other, text)
     text, other = _as_matrix(text, other), _as_matrix(other, text)
@@ -128,8 +168,31 @@ def _without_remark(text: str) -> str:
     return _REMARK.sub("", text) if text.endswith(_REMARK_ENDS) else text
 
 
+def _without_explanation(text: str, other: str) -> str:
+    r"""Return "12 \text{ (since } x > 0)" as 12, and "\therefore 12", unless the other side explains too."""
+    text = _LEADING.sub("", text)
+    if not (match := _EXPLANATION.search(text)) or "\\text" in other or not text[: match.start()].strip():
+        return text
+    bounded = "for" in match.group() and _BOUND.search(match.group())
+    return text if bounded or _RESERVATION.search(match.group()) else text[: match.start()]
+
+
+def _with_derivatives(text: str, other: str) -> str:
+    r"""Return "\dot{x}" and "x'" as "\frac{d x}{d t}", and "x''" as "\ddot{x}", where the other side does."""
+    if not ("'" in text or "dot" in text or "prime" in text):
+        return text
+    written = {found[1]: found.group() for found in _DERIVATIVE.finditer(other)}
+    twice = {found[1]: found.group() for found in _SECOND.finditer(other)}
+    text = _PRIMED_TWICE.sub(lambda found: twice.get(found[1], found.group()), text)
+    return _DOTTED.sub(lambda found: written.get(found[1] or found[2], found.group()), text)
+
+
 def _without_names(text: str, other: str) -> tuple[str, str]:
     r"""Return "\frac{dy}{dx} = 2x" as "2x" where the other side has no name, or the same."""
+    for one, two in ((text, other), (other, text)):
+        named, value = _OF_ARGUMENT.fullmatch(one), _VALUE_Y.fullmatch(two)
+        if named and value and named[1] == "x":  # "f(x) = 2x" and "y = 2x"
+            return (named[2], value[1]) if one is text else (value[1], named[2])
     mine, theirs = _NAMED.fullmatch(text), _NAMED.fullmatch(other)
     if mine and theirs:
         same = "".join(mine[1].split()) == "".join(theirs[1].split())

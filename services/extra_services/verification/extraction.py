@@ -56,11 +56,12 @@ class _Box(NamedTuple):
 
 
 _BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$]+)")
+_BARE_BOX = re.compile(r"\\boxed\s*([^\s{}\\$]+|\\[dt]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}|\\sqrt\s*\{[^{}]*\})")
 _BLANK = re.compile(r"(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm|mbox)\s*\{\s*\}|[~$.])*\Z")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 #: "&" begins no column of a matrix where a name and a semicolon follow it.
 _ENTITY = re.compile("&(?:lt|gt|le|ge|leq|geq|ne|nbsp|minus|times|divide|plusmn|radic|pi|infin);")
+_HTML_FONT = re.compile(r"</?(?:b|strong|i|em|u)>", re.IGNORECASE)
 #: The begin of a part, at the begin of a line.
 _PART = re.compile(rf"^[ \t>*#-]{{0,8}}(?:[Pp]art[ ])?(?:\(({LABEL})\)|([a-h])\))", re.MULTILINE)
 _TAG_BEGIN = re.compile("<answer>", re.IGNORECASE)
@@ -114,7 +115,8 @@ _NUMBERED = re.compile(
 _ANOTHER = re.compile(
     rf"""
     (?: \b (?:it|this|which|that)? \s* (?:could|might|may) \s+ (?:also\s+|well\s+)? be
-      | \b (?:another|second|backup|other|alternate|alternative) \s+ (?:possible\s+)? {_CANDIDATE} \s* (?:is\b|:)
+      | \b (?:another|second|backup|other|alternate|alternative) \s+ (?:possible\s+)?
+        {_CANDIDATE} \s* (?:is\b|:)
       | (?:\A|[\n.]) \s* (?:or|alternatively) \s* [,:]?
     ) [\s$(*_:]* \Z
     """,
@@ -201,7 +203,11 @@ def final_answer(response: str, which: BoxChoice = BoxChoice.LAST, several: bool
 
 
 def _without_entities(response: str) -> str:
-    """Return a response with the signs that HTML writes in letters ("&le;")."""
+    """Return a response with the signs that HTML writes in letters ("&le;"), without bold, boxes as one."""
+    if "</" in response:
+        response = _HTML_FONT.sub("", response)
+    if "\\framebox" in response:
+        response = response.replace("\\framebox{", "\\boxed{")
     return (
         _ENTITY.sub(lambda entity: html.unescape(entity.group()), response) if "&" in response else response
     )

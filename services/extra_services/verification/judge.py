@@ -25,9 +25,9 @@ from extra_services.verification.listing import (
     unordered,
     with_shared_unit,
 )
-from extra_services.verification.normalization import normalized, without_text_commands, words
+from extra_services.verification.normalization import normalized, same_words, without_text_commands, words
 from extra_services.verification.quick import SHOWN, Question
-from extra_services.verification.reading import Readings, expression, read
+from extra_services.verification.reading import Readings, expression, read, too_large
 from extra_services.verification.symbols import word_set
 from extra_services.verification.timings import timed
 from extra_services.verification.units import split_unit
@@ -92,6 +92,9 @@ def _read_and_compare(asked: Question) -> Verdict:
         return blank.unparseable(UnparseableSide.RESPONSE, text)
     if (equal := _by_form(asked)) is not None:
         return _decided(blank, equal)
+    for side, text in ((UnparseableSide.ANSWER, asked.answer), (UnparseableSide.RESPONSE, response)):
+        if too_large(text):
+            return blank.unparseable(side, "its value is too large to be calculated")
     if has_ellipsis(asked.answer):
         return blank.unparseable(UnparseableSide.ANSWER, "an ellipsis can only be compared as written")
     if has_ellipsis(response):
@@ -143,7 +146,7 @@ def _means(response: str, gold_words: str) -> bool:
         said = re.findall(r"[a-z']+", _PLAIN_DENIAL.sub("", plain) if gold_words == "no" else plain)
         hedged = _OPPOSITES[gold_words] in said or not _HEDGES.isdisjoint(said)
         return bool(said) and said[0] == gold_words and not hedged
-    return response_words == gold_words
+    return response_words is not None and same_words(response_words, gold_words)
 
 
 def _by_form(asked: Question) -> bool | None:
@@ -215,9 +218,9 @@ def _values(text: str, stated: tuple[str, str, bool] | None) -> tuple[str, ...] 
         return (exact, other) if left == right else None
     unit = Fraction(1, 10 ** forms.decimals(other)) / (100 if "%" in other else 1)
     apart, share = abs(left - right), abs(left - right) / (abs(left) or 1)
-    if apart > unit and share > Fraction(1, 100):
-        return ()
     rounds = apart <= unit * Fraction("0.5000001") or 0 <= abs(left) - abs(right) < unit
+    if not rounds and share > Fraction(1, 100):
+        return ()
     return (exact, other) if rounds and share <= Fraction(1, 50) else (exact,)
 
 

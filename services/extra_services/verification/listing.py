@@ -127,11 +127,15 @@ def tuple_members(text: str) -> list[str] | None:
 
 
 def assignments(found: list[str]) -> list[str]:
-    """Return "(a, b) = (1, 2)" and "a = b = 1" as "a = 1" and "b = 2" (or 1), "x = 1, y = 2, x = 3, y = 4" as (1, 2) and (3, 4)."""
+    """Return a point as its coordinates, and several as one list.
+
+    "(a, b) = (1, 2)" is "a = 1" and "b = 2", "a = b = 1" likewise; "x = 1, y = 2, x = 3, y = 4" are (1, 2)
+    and (3, 4).
+    """
     pairs = [named(member) for member in found]
     if len(found) == 1 and _CHAIN.fullmatch(found[0]):
-        *names, value = found[0].split("=")
-        return [f"{name.strip()} = {value}" for name in names]
+        *chained, last = found[0].split("=")
+        return [f"{name.strip()} = {last}" for name in chained]
     if len(found) == 1 and pairs[0]:
         names, values = (tuple_members(side) for side in pairs[0])
         if names and values and len(names) == len(values) and all(map(str.isalnum, names)):

@@ -136,7 +136,14 @@ _SYNONYMS = {
     "does not exists": "does not exist",
     "infinite": "infinitely many", "infinity many": "infinitely many",
     "no such number exists": "does not exist",
+    "no solution exists": "no solution", "no solutions exist": "no solution",
+    "equation has no solution": "no solution", "equation has no solutions": "no solution",
+    "system has no solution": "no solution", "system has no solutions": "no solution",
 }  # fmt: skip
+#: A word and what it is said of.
+_ABOUT = re.compile(
+    r"[\w-]{3,} (?:function|triangle|number|integer|sequence|series|one|matrix|quadrilateral)"
+)
 _NUMBER_SETS = {
     "real numbers": "R", "reals": "R", "integers": "Z", "rational numbers": "Q", "rationals": "Q",
     "natural numbers": "N", "naturals": "N", "complex numbers": "C", "all real": "R",
@@ -196,6 +203,16 @@ def words(text: str) -> str | None:
         plain = pattern.sub(same, plain)
     plain = " and ".join(sorted(plain.strip().split(" and ")))  # "blue and red" is "red and blue"
     return _SYNONYMS.get(plain, plain)
+
+
+def same_words(said: str, wanted: str) -> bool:
+    """Return whether an answer says the word that is wanted, perhaps with what it is said of.
+
+    "even function" says "even", "equilateral triangle" says "equilateral".
+    """
+    return said == wanted or (
+        " " not in wanted and said.split(" ")[0] == wanted and bool(_ABOUT.fullmatch(said))
+    )
 
 
 def set_of_numbers(text: str) -> str | None:

@@ -23,6 +23,7 @@ from extra_services.verification.normalization import (
     integer,
     normalized,
     number,
+    same_words,
     unwrapped,
     words,
 )
@@ -90,7 +91,13 @@ def question(item: VerificationItem) -> Question:
         if found and (values := _contents_apart(found.text, answer)):
             return Question(*values, Method.MATH, item.options)
         letters = choices(found.text) if found and found.marker != "last" else None
-        if letters and found and found.marker == "phrase" and (said := stated(item.response)) and said > letters:
+        if (
+            letters
+            and found
+            and found.marker == "phrase"
+            and (said := stated(item.response))
+            and said > letters
+        ):
             return Question(", ".join(sorted(said)), answer, method, item.options)
         if letters is None and found and found.marker == "box" and qualified(found.text):
             return Question(found.text, answer, method, item.options)
@@ -286,7 +293,7 @@ def _math(asked: Question, blank: Verdict, response: str, answer: str) -> Verdic
     gold_words = words(asked.answer)
     if gold_words is not None and (response_words := words(asked.found or "")) is not None:
         shown = blank._replace(normalized_response=response_words, normalized_answer=gold_words)
-        return _decided(shown, response_words == gold_words, "words")
+        return _decided(shown, same_words(response_words, gold_words), "words")
     if has_text(asked.found or "") or has_text(asked.answer):  # units, perhaps, or "and"
         return None
     equal = _calculated(response, answer, asked.options)

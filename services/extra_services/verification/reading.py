@@ -10,6 +10,7 @@ matters of convention:
 - units: if one side alone has a unit, it is removed; two units of one quantity are converted.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,6 +45,20 @@ _PYTHON_I = re.compile(r"\*\s*I(?![a-zA-Z])|(?<![a-zA-Z])I\s*\*")
 _ANGLE = unit_named("rad")
 #: Scales with degrees, which an answer may leave at "25^\\circ".
 _TEMPERATURES = ("celsius", "fahrenheit")
+_HUGE = re.compile(
+    r"""
+    \d (?:\d|,|\{,\}){5,} \s* !                 # a factorial
+    | \d [eE] \+? \d{5,}
+    | \d \s* [)}\]]? \s* \^ \s* \{? \s* \d[\d,]{6,}     # a power
+    | \d \s* \^ \s* \{? \s* \d+ \s* \^ \s* \{? \s* \d+ \s* \^ \s* \{? \s* \d
+    | \\[dt]?binom \s* \{? \s* (?: \d{7,} | 1?0 \s* \^ \s* \{? \s* (?:[7-9]|\d\d) )
+    """,
+    re.VERBOSE,
+)
+#: The exponent of a number that is a power itself: "10^{10^{10}}".
+_TOWER = re.compile(r"\d\s*[)}\]]?\s*\^\s*\{?\s*(\d{1,6})\s*\^\s*\{?\s*(\d{1,6})")
+#: Digits of such an exponent at most.
+_MOST_EXPONENT_DIGITS = 5
 _HUNDREDTH = sympy.Rational(1, 100)
 
 
@@ -79,6 +94,17 @@ def read(answer: str, response: str, options: ComparisonOptions) -> Readings:
         )
         pairs += ((left, right),)
     return Readings(pairs, gold_value, value)
+
+
+def too_large(text: str) -> bool:
+    """Return whether sympy would write out a number of more than about a hundred thousand digits.
+
+    It has no limit of its own: "9^{999999999}" would take the worker until the pool kills it.
+    """
+    if _HUGE.search(text):
+        return True
+    towers = [(int(base), int(exponent)) for base, exponent in _TOWER.findall(text)]
+    return any(base > 1 and exponent * math.log10(base) > _MOST_EXPONENT_DIGITS for base, exponent in towers)
 
 
 def _joint_of(side: Written) -> str:

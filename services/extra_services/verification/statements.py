@@ -231,7 +231,9 @@ _OPEN_WORDS = any_of(
     """
 )
 #: The end of a sentence that is not over: a word that another must follow, or a sign. "12 in" may be inches.
-_UNFINISHED = re.compile(rf"(?:(?<![\w\\-])(?:{_OPEN_WORDS})|\d\s*[+/=]|\d\s+[-*×÷]|:)[\s,]*\Z", re.IGNORECASE)
+_UNFINISHED = re.compile(
+    rf"(?:(?<![\w\\-])(?:{_OPEN_WORDS})|\d\s*[+/=]|\d\s+[-*×÷]|:)[\s,]*\Z", re.IGNORECASE
+)
 #: "The minimum is 4, attained at x = 2": the value, and what it is attained at.
 _ATTAINED = re.compile(
     r"""

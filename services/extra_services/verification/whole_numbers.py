@@ -1,9 +1,9 @@
 r"""Compare expressions that step from one whole number to the next, or are about whole numbers alone.
 
-`\lfloor n/2 \rfloor` and `\lceil n/2 \rceil - 1` agree at nearly every real number, and sympy takes the `\gcd`
-of two letters for that of two polynomials, which is 1. So expressions with floors, ceilings, remainders, gcd
-and lcm, and those with (-1)^n, are evaluated at whole numbers: many small ones, and those around powers. In
-the names of real unknowns (x, t) floors are evaluated at fractions too.
+`\lfloor n/2 \rfloor` and `\lceil n/2 \rceil - 1` agree at nearly every real number, and sympy takes the
+`\gcd` of two letters for that of two polynomials, which is 1. So expressions with floors, ceilings,
+remainders, gcd and lcm, and those with (-1)^n, are evaluated at whole numbers: many small ones, and those
+around powers. In the names of real unknowns (x, t) floors are evaluated at fractions too.
 """
 
 import random

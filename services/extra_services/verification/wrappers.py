@@ -75,6 +75,13 @@ _SYNONYMS = (
     (re.compile(r"\\wedge(?![a-zA-Z])"), r"\\land"),
     (re.compile(r"\\vee(?![a-zA-Z])"), r"\\lor"),
     (re.compile(r"\\q?quad(?=x_)"), r"\\quad "),
+    (re.compile(r"\\log\s*_\s*(?:e(?![a-zA-Z])|\{\s*e\s*\})"), r"\\ln "),
+    (re.compile(r"\\(d?dot)\s+(\\?[a-zA-Z])(?![a-zA-Z])"), r"\\\1{\2}"),
+    (re.compile(r"\\(d?dot)\s*(\\(?:theta|phi|omega|alpha|beta|psi|rho))(?![a-zA-Z])"), r"\\\1{\2}"),
+    (re.compile(r"\\mathrm\s*(?=\{\s*(?:\\[dt]?frac|\\sqrt|\d))"), ""),
+    (re.compile(r"\\text\s*\{\s*(?:(?:positive|plus)\s)?[Ii]nfinity\s*\}"), r"\\infty"),
+    (re.compile(r"\\uppi(?![a-zA-Z])"), r"\\pi"),
+    (re.compile(r"\\textdollar(?![a-zA-Z])"), r"\\$"),
     (re.compile(r"\\langle(?![a-zA-Z])([^<>=|]*,[^<>=|]*)\\rangle(?![a-zA-Z])"), r"(\1)"),
 )  # fmt: skip
 
