@@ -15,6 +15,8 @@ from extra_services.runtime.memo import kept
 
 #: Characters of the longest sentence, and operands of the longest chain, whose reading is kept.
 LONGEST_KEPT, LONGEST_CHAIN_KEPT = 300, 32
+#: Fractions within fractions that are read.
+MOST_NESTED = 3
 #: Operands of the longest side of an equation whose parts are calculated.
 LONGEST_SIDE = 12
 _LISTED_FUNCTION_WORDS = (
@@ -75,6 +77,14 @@ _SIGNS = str.maketrans(
     }
 )
 _ARGUMENT = r"\s*(?:\(([^()]*)\)|([0-9a-zA-Z]))"
+#: The variable a is no article where an operator or a number stands beside it: "3a + 10 = 2(a + 10)".
+_VARIABLE_A = re.compile(
+    r"(?<![A-Za-z\\])[aA](?=\s*[-+*/^=<>])|(?<=\d)[aA](?![A-Za-z])|(?<=[-+*/=(<>])\s?[aA](?=\s*(?:[).,;]|\n|\Z))"
+)
+#: Three or more numbers of three digits side by side, and two with dots behind them, are a list.
+_LIST_OF_HUNDREDS = re.compile(
+    r"(?<![\d,.])\d{3}(?:,\d{3}){2,}(?![\d,])|(?<![\d,.])\d{3},\d{3}(?=,\s?(?:\\[lc]?dots|\.\.))"
+)
 _THOUSANDS = re.compile(r"\(,\)(?<=\d\(,\))|,(?<=\d,)(?=\d\d\d(?!\d))|\\,(?<=\d\\,)(?=\d\d\d(?!\d))")
 #: One number, a digit at a time: "1 2" for 12.
 _SPACED_DIGITS = re.compile(r"\d(?<![\d.]\d)(?: \d)+(?![\d.])")
@@ -113,6 +123,7 @@ def normal_notation(text: str) -> str:
     if _SEVERAL_WORDS.search(text):
         text = words_in_figures(text)
     if "," in text:
+        text = _LIST_OF_HUNDREDS.sub(lambda listed: listed[0].replace(",", ", "), text)
         text = _THOUSANDS.sub("", text)
     if "\\" in text:
         for pattern, replacement in _REWRITES:
@@ -124,11 +135,12 @@ def normal_notation(text: str) -> str:
     text = _VALUE_OF.sub(" ", text)
     if _DIGIT_APART.search(text):
         text = _SPACED_DIGITS.sub(lambda digits: digits[0].replace(" ", ""), text)
-    if "frac" in text:
-        text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
+    for _ in range(MOST_NESTED):  # \frac1{1-\frac56}
+        if "frac" in text:
+            text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", text)
     if "binom" in text:
         text = _BINOMIAL.sub(lambda m: f" binom {m[1] or m[2]}|{m[3] or m[4]} ", text)
-    return text
+    return _VARIABLE_A.sub("v", text)
 
 
 @dataclass(slots=True)
@@ -274,7 +286,8 @@ def _without_splits(
         return operands, operators
     chain = before = sides[0]
     for side in sides[1:]:
-        calculates = len(side) > 1 and 1 < len(before[::2]) <= LONGEST_SIDE
+        # What a side with variables is cannot be told from them: x^3 + 1/x^3 = 125 - 15.
+        calculates = len(side) > 1 and 1 < len(before[::2]) <= LONGEST_SIDE and "v" not in before
         if not (calculates and "v" not in side and _from_nowhere(side, before)):
             chain, before = [*chain, "=", *side], side
     return tuple(chain[::2]), tuple(chain[1::2])

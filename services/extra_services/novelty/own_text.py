@@ -91,10 +91,8 @@ def _restates(sentence: str, words: list[str], stated: ProblemStatement) -> bool
             return False
     elif sum(map(stated.words.__contains__, words)) < _RESTATED * len(words):
         return False
-    elif "=" not in sentence:
-        return True
     numbers, relations = features_of(sentence)
-    return numbers <= stated.numbers and relations <= stated.relations
+    return numbers <= stated.numbers and ("=" not in sentence or relations <= stated.relations)
 
 
 _NUMBER_LIST = re.compile(rf"(?:\d++(?:\.\d++)?[\s,;]++){{{LONG_LIST - 1},}}+\d*")
