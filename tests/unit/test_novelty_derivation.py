@@ -516,3 +516,48 @@ def test_a_restatement_makes_no_steps_related_to_the_problem() -> None:
 def test_a_text_with_nothing_of_its_own_is_no_derivation() -> None:
     restated = f"We are given the numbers 37 and 110. We are asked: {PROBLEM} So 37, 110. $\\boxed{{18}}$"
     assert d.derivation(restated, STATED).empty
+
+
+def test_a_is_a_variable_where_mathematics_stands_beside_it() -> None:
+    found = [
+        d.derivation(f"$3{name} + 10 = 2({name} + 10)$ gives {name} = 10, so we pay a coin.").relations
+        for name in "ax"
+    ]
+    assert found[0] == found[1]
+    assert "10+v" in found[0]
+    assert not d.derivation("We buy 3 a day for a week, and a half of 4 a month.").relations
+
+
+def test_numbers_of_three_digits_side_by_side_are_a_list() -> None:
+    assert d.derivation("The angles are $110,170,140$ degrees.").numbers == {"110", "170", "140"}
+    assert d.derivation("The angles are 180,360,\\dots degrees.").numbers == {"180", "360"}
+    assert d.derivation("It has 1,234,567 of them.").numbers == {"1234567"}
+
+
+def test_a_fraction_within_a_fraction_and_a_value_of_variables_are_read() -> None:
+    assert "5/6" in d.derivation("$\\frac1{1-\\frac56}=6$").relations
+    assert {"125", "15"} <= d.derivation("$x^3+\\frac1{x^3}=125-15=110$").numbers
+
+
+def test_a_sentence_with_a_number_of_its_own_restates_nothing() -> None:
+    stated = statement(
+        "A baker fills 12 trays. A third of the trays go in the morning. How many are left?", "8"
+    )
+    own = d.derivation(
+        "Of 12 trays, a third of the trays, 4 trays, go in the morning, so 8 are left.", stated
+    )
+    assert "4" in own.numbers
+    assert not d.derivation("A baker fills 12 trays. A third of the trays go in the morning.", stated).parts
+
+
+def test_a_text_that_divides_by_k_at_its_end_is_read_in_other_units_too() -> None:
+    stated = statement("Each roll costs half of a loaf, and a loaf two coins. What do six rolls cost?", "6")
+    known = d.derivation("A roll costs 2 / 2 = 1. Six rolls cost 1 * 6 = 6.", stated)
+    cents = d.derivation(
+        "A roll costs 120 / 2 = 60. Six rolls cost 60 * 6 = 360. That is 360 / 60 = 6.", stated
+    )
+    assert known.rescaled is None or known.rescaled[0] <= known.numbers | stated.numbers
+    assert cents.rescaled is not None
+    numbers, relations = cents.rescaled
+    assert "60" not in numbers
+    assert not any("60" in relation for relation in relations)

@@ -78,12 +78,18 @@ _SIGNS = str.maketrans(
 )
 _ARGUMENT = r"\s*(?:\(([^()]*)\)|([0-9a-zA-Z]))"
 #: The variable a is no article where an operator or a number stands beside it: "3a + 10 = 2(a + 10)".
+#: What has to stand before it is looked for behind it, so that the search skips all other characters.
 _VARIABLE_A = re.compile(
-    r"(?<![A-Za-z\\])[aA](?=\s*[-+*/^=<>])|(?<=\d)[aA](?![A-Za-z])|(?<=[-+*/=(<>])\s?[aA](?=\s*(?:[).,;]|\n|\Z))"
+    r"""
+    [aA] (?<![A-Za-z\\][aA]) (?![A-Za-z])
+    (?: (?=\s*[-+*/^=<>]) | (?<=\d[aA])
+      | (?: (?<=[-+*/=(<>][aA]) | (?<=[-+*/=(<>]\s[aA]) ) (?=\s*(?:[).,;]|\n|\Z)) )
+    """,
+    re.VERBOSE,
 )
 #: Three or more numbers of three digits side by side, and two with dots behind them, are a list.
 _LIST_OF_HUNDREDS = re.compile(
-    r"(?<![\d,.])\d{3}(?:,\d{3}){2,}(?![\d,])|(?<![\d,.])\d{3},\d{3}(?=,\s?(?:\\[lc]?dots|\.\.))"
+    r"\d\d\d(?<![\d,.]\d\d\d)(?:(?:,\d\d\d){2,}(?![\d,])|,\d\d\d(?=,\s?(?:\\[lc]?dots|\.\.)))"
 )
 _THOUSANDS = re.compile(r"\(,\)(?<=\d\(,\))|,(?<=\d,)(?=\d\d\d(?!\d))|\\,(?<=\d\\,)(?=\d\d\d(?!\d))")
 #: One number, a digit at a time: "1 2" for 12.

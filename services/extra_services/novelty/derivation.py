@@ -267,7 +267,7 @@ def sketch(found: Derivation) -> Sketches:
 def reach(found: Derivation) -> Sketches:
     """Return the bitmaps in which the steps of known solutions are sought, uint64 [FAMILIES, WORDS].
 
-    They are the sketch, and the same steps in the units of the problem where the text calculates in others.
+    They are the sketch, or the steps in the units of the problem where the text may calculate in others.
     """
     if found.rescaled is None:
         return sketch(found)
@@ -295,10 +295,19 @@ def different_way(
         similarity: Cosine similarity of the embeddings of both texts, apart from the problem if it is known.
         new: Sketches of the new solutions, whose leading dimensions broadcast with `similarity`.
         known: Sketches of the known solutions, likewise.
-        reaches: `reach` of the new solutions, like `new`.
+        reaches: `reach` of the new solutions, like `new`; the smaller of both probabilities counts.
         stated: Whether the problem is known, broadcast likewise.
     """
-    common = np.bitwise_count(reaches & known).sum(axis=-1, dtype=np.float32)
+    chance = _different(similarity, new, known, stated)
+    if np.array_equal(reaches, new):
+        return chance
+    return np.minimum(chance, _different(similarity, reaches, known, stated))
+
+
+def _different(
+    similarity: Vectors, new: Sketches, known: Sketches, stated: NDArray[np.bool_] | bool
+) -> Vectors:
+    common = np.bitwise_count(new & known).sum(axis=-1, dtype=np.float32)
     sizes = _sizes(new), _sizes(known)
     distance = 1 - (common + COMMON_BITS) / (np.sqrt(sizes[0] * sizes[1]) + OWN_BITS)
     features = np.concatenate([(1 - similarity)[..., None], distance], axis=-1)

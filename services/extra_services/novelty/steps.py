@@ -50,7 +50,7 @@ def scale_of(chains: list[Chain], stated: ProblemStatement) -> float:
     values = {float(one) for one in own if len(one) <= LONGEST_SCALED}
     givens = [value for one in stated.numbers - stated.answer if (value := float(one)) > 1]
     answers = [value for one in stated.answer if (value := float(one)) > 0]
-    if not (givens and answers) or len(values) > MOST_SCALED:
+    if not answers or len(values) > MOST_SCALED:
         return 0.0
     likeliest, most = 0.0, 0
     for k in sorted({one / answer for one in values for answer in answers}):
@@ -61,7 +61,21 @@ def scale_of(chains: list[Chain], stated: ProblemStatement) -> float:
             least = 4 if scale < 1 else 3 if scale < CERTAIN_SCALE else 2
             if met >= max(least, most + 1) and 1 / LARGEST_SCALE <= scale <= LARGEST_SCALE:
                 likeliest, most = scale, met
-    return likeliest
+    return likeliest or _last_divisor(chains, answers)
+
+
+def _last_divisor(chains: list[Chain], answers: list[float]) -> float:
+    """Return k if a text divides something by k to get the answer, or 0.
+
+    It need not be a scale: then what the text is in other units resembles nothing.
+    """
+    relations = frozenset[str]().union(*(chain.relations for chain in chains))
+    for found in map(_QUOTIENT.fullmatch, sorted(relations)):
+        if found and float(found[2]) > 1:
+            quotient = float(found[1]) / float(found[2])
+            if any(abs(quotient - answer) < 1e-6 for answer in answers):
+                return float(found[2])
+    return 0.0
 
 
 def _scaled_in(value: float, k: float, values: set[float]) -> bool:
@@ -69,16 +83,36 @@ def _scaled_in(value: float, k: float, values: set[float]) -> bool:
 
 
 def rescaled_steps(chains: list[Chain], k: float) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the numbers and relations of a text, with what they are if some or all are k times as much."""
+    """Return the numbers and relations of a text that calculates with k times the problem's quantities.
+
+    They are in the units of the problem: what is k times another number of the text, or a whole or half
+    number, is that number. The factor itself and the conversions by it are left out. Of a product or quotient
+    one side carries the unit.
+    """
     written = frozenset[str]().union(*(chain.numbers for chain in chains))
-    units = {one: (one, rounded(float(one) / k)) for one in written}
-    numbers = written.union(*units.values())
-    relations = set[str]().union(*(chain.relations for chain in chains))
-    for found in [found for found in map(_RELATION.fullmatch, relations) if found]:
+    factor = rounded(k)
+    units = {one: _in_units(one, k, written) for one in written if one != factor}
+    relations = set[str]()
+    for relation in frozenset[str]().union(*(chain.relations for chain in chains)):
+        if not (found := _RELATION.fullmatch(relation)):
+            relations.add(relation)
+            continue
         left, operator, right = found.groups()
-        ends = itertools.product(units.get(left, (left,)), units.get(right, (right,)))
-        relations |= {relation_of(one, operator, other) for one, other in ends}
-    return numbers, frozenset(relations)
+        if factor in (left, right):
+            continue
+        one, other = units.get(left, left), units.get(right, right)
+        if operator in "*/":
+            one, other = (one, right) if one != left else (left, other)
+        if operator != "=" or one != other:
+            relations.add(relation_of(one, operator, other))
+    return frozenset(units.values()), frozenset(relations)
+
+
+def _in_units(one: str, k: float, written: frozenset[str]) -> str:
+    value = float(one) / k
+    plain = rounded(value)
+    whole = abs(value) >= 1 and float(plain) * 2 == round(float(plain) * 2)
+    return plain if whole or plain in written else one
 
 
 def with_own_steps(chains: list[Chain], stated: ProblemStatement) -> set[int]:
@@ -90,6 +124,7 @@ def with_own_steps(chains: list[Chain], stated: ProblemStatement) -> set[int]:
     }
 
 
+_QUOTIENT = re.compile(r"([\d.]{1,12})/([\d.]{1,12})")
 _RELATION = re.compile(r"(v|[\d.]{1,12})([-+*/=<>])(v|[\d.]{1,12})")
 
 
