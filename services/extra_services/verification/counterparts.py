@@ -171,6 +171,8 @@ def _without_remark(text: str) -> str:
 def _without_explanation(text: str, other: str) -> str:
     r"""Return "12 \text{ (since } x > 0)" as 12, and "\therefore 12", unless the other side explains too."""
     text = _LEADING.sub("", text)
+    if not ("\\text" in text or "\\m" in text or text.endswith((")", "checkmark"))):
+        return text
     if not (match := _EXPLANATION.search(text)) or "\\text" in other or not text[: match.start()].strip():
         return text
     bounded = "for" in match.group() and _BOUND.search(match.group())
@@ -189,7 +191,7 @@ def _with_derivatives(text: str, other: str) -> str:
 
 def _without_names(text: str, other: str) -> tuple[str, str]:
     r"""Return "\frac{dy}{dx} = 2x" as "2x" where the other side has no name, or the same."""
-    for one, two in ((text, other), (other, text)):
+    for one, two in ((text, other), (other, text)) if "=" in text and "=" in other else ():
         named, value = _OF_ARGUMENT.fullmatch(one), _VALUE_Y.fullmatch(two)
         if named and value and named[1] == "x":  # "f(x) = 2x" and "y = 2x"
             return (named[2], value[1]) if one is text else (value[1], named[2])
