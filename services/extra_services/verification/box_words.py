@@ -164,44 +164,51 @@ _IS = r"(?:is|are|was|were|=|equals|would\s+be|might\s+be|could\s+be)"
 #: A sentence up to "the answer is" that disowns the answer, or says it of another one than the problem's.
 DISOWNED = re.compile(
     rf"""
-    (?: \b (?: {_WRONG} | {_COMMON} | naive | naïve | tempting | trap | opposite | backup | other | another
-          | alternative | alternate | next[-\s]best | second(?:[-\s]best)? | initial | expected
-          | placeholder )
-        \b [^.;:\n]{{0,30}}
-      | \b (?: suppose | assum(?:e|es|ed|ing) | unless | imagine | pretend | doubt | deny | nobody | no\s+one
-          | whether | false | untrue | impossible | unlikely | incorrect | wrong | not\s+true
-          | not\s+the\s+case
+    (?: \b (?: {_WRONG} | {_COMMON} | naive | naïve | tempting | trap | placeholder
+          | (?: opposite | backup | other | another | alternative | alternate | next[-\s]best
+              | second(?:[-\s]best)? ) (?= (?:\s+[\w-]+){{0,2}} \s+ answer ) )
+        (?: ,? \s+ (?! (?:the|our|my|so|then|thus|hence|words|is|are|was|were|and) \b) [\w-]+ ){{0,2}} \s+
+      | \b (?: suppose | assum(?:e|es|ed|ing) | unless | imagine | pretend | doubt | den(?:y|ies) | whether
+          | if
+          | (?: false | untrue | impossible | unlikely | incorrect | wrong | not\s+true | not\s+the\s+case )
+            \s+ that )
+        (?: \s+ (?: that | now | instead | for\s+(?:a\s+)?contradiction ) ){{0,3}}
+        \s+ (?:the|my|your|this) \s+ (?:final\s+)?
+      | \b (?: nobody | no\s+one
           | (?:might|may|could|would|would\s+be\s+tempted\s+to) \s+ (?:think|guess|say|believe|expect)
-          | (?:students?|people|many|some|they) \s+ (?:think|thinks|believe|say|says|claim|claims) )
-        \b [^.;\n]{{0,60}}
-      | \b if \s+ (?:the|my|your|this) \s+ (?:final\s+)?
+          | (?:students?|people|many|some|they) \s+ (?:think|believe|say|claim)s? )
+        \b [^.,;\n]{{0,40}} \b
     )
-    \b (?:answers?|result|solution) \s+ {_IS} (?:\s+therefore)? \s* :? [\s*_`]* \Z
+    (?:answers?|result|solution) \s+ {_IS} (?:\s+therefore)? \s* :? [\s*_`]* \Z
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 _LEADS_ON = any_of(
-    "then so thus hence therefore gets? gives? giving obtain yields? find ha(?:ve|s) leaves? makes?"
+    """
+    then so thus hence therefore gets? gives? giving obtain yields? find ha(?:ve|s) leaves? makes? is are to
+    """
 )
 #: The beginning of a sentence whose value is no answer: it sets a value, or names a part of a text.
 NO_ANSWER_BEFORE = re.compile(
     rf"""
     \A [\s*_>#-]* (?: (?:now|first|next|so|then|finally) ,? \s+ )? (?:
-        (?:let|suppose|assume|consider|take|given|recall|denote|define|substitut(?:e|ing)|multiply|divide) \b
+        (?:let|suppose|assume|consider|take|recall|denote|define) \b
       | (?:let\s+(?:me|us)|let['’]s) \s+ (?:try|test|check|consider|take|set|assume) \b )
-      (?: (?! \b (?:{_LEADS_ON}) \b ) [^.;\n] )* \Z
+      (?: (?! \b (?:{_LEADS_ON}) \b ) [^.;:\n] )* \Z
     | \d [\s$)\\]* (?<!\w) (?:ou|oder|o|или) [\s$(\\]* \Z
     | \b (?:see|by|from|in|of|to|use|using|refer) \s+ (?:the\s+)?
         (?:page|section|theorem|lemma|equation|eq\.|formula|figure|table|step|case|problem|part|corollary)
         \s* [$(]* \Z
-    | \A [\s*_#]* (?:step|case|problem|part|question|page|lemma|theorem|section|figure) \s+ \Z
+    | \A [\s*_#]* (?: given | multiply\s+both\s+sides\s+by | step | case | problem | part | question | page
+        | lemma | theorem | section | figure ) \s+ \Z
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 #: The same of a sentence behind a box, which is then no correction.
 FOR_ANOTHER_CASE = re.compile(
     rf"""
-    \b (?: if | for \s+ \$?[a-z]\s*= | in\s+general | more\s+generally | follow-?up | bonus | extension ) \b
+    \b (?: for \s+ \$?[a-z]\s*=
+      | (?: if | in\s+general | more\s+generally | follow-?up | bonus | extension ) \b )
     [^.;\n]{{0,80}} \b (?:answer|result) \s+ {_IS} [\s*_`:]* \Z
     """,
     re.IGNORECASE | re.VERBOSE,
