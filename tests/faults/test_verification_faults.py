@@ -13,10 +13,15 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from extra_rl.v1 import verification_pb2 as pb
-from support.verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
+from support.verification_server import (
+    HANGING,
+    VerificationServer,
+    needs_a_worker,
+    verification_server,
+    wait_until,
+)
 
 _numbers = itertools.count()
-POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VerificationSer
 
 
 def _hang(server: VerificationServer, count: int) -> "grpc.Future":
-    items = [pb.VerifyItem(response=POWER_TOWER, answer="6")] * count
+    items = [pb.VerifyItem(response=HANGING, answer="6")] * count
     return server.stub.Verify.future(pb.VerifyRequest(items=items))
 
 
@@ -89,7 +94,7 @@ def test_cancelling_a_call_stops_its_work_and_frees_the_workers(server: Verifica
 
 
 def test_the_end_of_a_deadline_stops_the_work_too(server: VerificationServer) -> None:
-    request = pb.VerifyRequest(items=[pb.VerifyItem(response=POWER_TOWER, answer="6")])
+    request = pb.VerifyRequest(items=[pb.VerifyItem(response=HANGING, answer="6")])
     before = {worker.pid for worker in server.workers()}
     with pytest.raises(grpc.RpcError) as late:
         server.stub.Verify(request, timeout=0.5)
@@ -99,7 +104,7 @@ def test_the_end_of_a_deadline_stops_the_work_too(server: VerificationServer) ->
 
 def test_cancelling_a_stream_stops_its_work(server: VerificationServer) -> None:
     wait_until(lambda: len(server.workers()) == 2)
-    item = pb.VerifyItem(response=POWER_TOWER, answer="6")
+    item = pb.VerifyItem(response=HANGING, answer="6")
     never = threading.Event()
 
     def requests() -> Iterator[pb.VerifyStreamRequest]:
@@ -116,12 +121,12 @@ def test_cancelling_a_stream_stops_its_work(server: VerificationServer) -> None:
 
 def test_a_call_full_of_hangs_delays_others_by_no_more_than_a_turn(server: VerificationServer) -> None:
     wait_until(lambda: len(server.workers()) == 2)
-    items = [pb.VerifyItem(response=POWER_TOWER, answer="6")] * 8
-    hanging = server.stub.Verify.future(pb.VerifyRequest(items=items, timeout_seconds=1))
+    items = [pb.VerifyItem(response=HANGING, answer="6")] * 8
+    hanging = server.stub.Verify.future(pb.VerifyRequest(items=items, timeout_seconds=3))
     wait_until(lambda: sum(_busy(worker) for worker in server.workers()) == 2)
     verdicts = server.verify(*needs_a_worker(2))
     assert [verdict.status for verdict in verdicts] == [pb.VERDICT_STATUS_CORRECT] * 2
-    # Eight hangs of a second on two workers take four: the other call did not stand behind them all.
+    # Eight hangs of three seconds on two workers take twelve: the other call did not stand behind them all.
     assert not hanging.done()
     hanging.cancel()
 

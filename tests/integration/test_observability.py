@@ -19,7 +19,6 @@ from extra_trainer.rollouts.collector import RolloutCollector, RolloutRequest, S
 from extra_trainer.rollouts.generation_pool import GenerationPool
 from support.observed_suite import (
     DEPLOYED,
-    HANGING,
     Collector,
     Span,
     Suite,
@@ -29,6 +28,7 @@ from support.observed_suite import (
     traffic,
 )
 from support.processes import wait_for
+from support.verification_server import HANGING
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SERVERS = ("generation", "novelty", "verification")

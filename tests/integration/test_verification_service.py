@@ -15,9 +15,14 @@ from extra_rl.v1 import verification_pb2 as pb
 from extra_services.verification.pool import WorkerPool
 from extra_services.verification.service import VerificationServicer
 from extra_services.verification.verifier import Verifier
-from support.verification_server import VerificationServer, needs_a_worker, verification_server, wait_until
+from support.verification_server import (
+    HANGING,
+    VerificationServer,
+    needs_a_worker,
+    verification_server,
+    wait_until,
+)
 
-POWER_TOWER = r"\boxed{5^{5^{5^{5^5}}}}"
 CORRECT, WRONG = pb.VERDICT_STATUS_CORRECT, pb.VERDICT_STATUS_WRONG
 
 
@@ -62,11 +67,11 @@ def test_unparseable_says_which_side(server: VerificationServer) -> None:
 def test_a_hang_is_killed_while_its_neighbours_are_answered(server: VerificationServer) -> None:
     before = {worker.pid for worker in server.workers()}
     verdicts = server.verify(
-        (POWER_TOWER, "6"), *needs_a_worker(4),
+        (HANGING, "6"), *needs_a_worker(4),
         timeout_seconds=1,
     )  # fmt: skip
     assert verdicts[0].status == pb.VERDICT_STATUS_TIMEOUT
-    assert (verdicts[0].extracted, verdicts[0].normalized_answer) == (POWER_TOWER[7:-1], "6")
+    assert (verdicts[0].extracted, verdicts[0].normalized_answer) == (HANGING[7:-1], "6")
     assert verdicts[0].normalized_response
     assert 1 <= verdicts[0].execution_seconds < 1.5
     assert [verdict.status for verdict in verdicts[1:]] == [CORRECT] * 4
@@ -76,7 +81,7 @@ def test_a_hang_is_killed_while_its_neighbours_are_answered(server: Verification
 
 def test_time_in_the_queue_does_not_count_towards_the_limit(server: VerificationServer) -> None:
     # Six hangs on two workers: the last ones wait for two limits before they start.
-    verdicts = server.verify(*[(POWER_TOWER, "6")] * 6, *needs_a_worker(1), timeout_seconds=0.5)
+    verdicts = server.verify(*[(HANGING, "6")] * 6, *needs_a_worker(1), timeout_seconds=0.5)
     assert [verdict.status for verdict in verdicts] == [pb.VERDICT_STATUS_TIMEOUT] * 6 + [CORRECT]
     assert max(verdict.queue_seconds for verdict in verdicts) > 0.9
     assert all(verdict.execution_seconds < 1 for verdict in verdicts)
@@ -188,7 +193,7 @@ def test_an_unknown_method_is_refused(server: VerificationServer) -> None:
 def test_a_stream_answers_each_item_as_soon_as_it_is_decided(server: VerificationServer) -> None:
     sent: queue.Queue[pb.VerifyStreamRequest | None] = queue.Queue()
     answers = server.stub.VerifyStream(iter(sent.get, None), timeout=60)
-    sent.put(_stream_item(1, POWER_TOWER, "6", 2.0))
+    sent.put(_stream_item(1, HANGING, "6", 2.0))
     sent.put(_stream_item(2, r"\boxed{26}", "26"))
     assert next(answers).id == 2
     sent.put(_stream_item(3, *needs_a_worker(1)[0]))
