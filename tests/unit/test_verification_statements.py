@@ -36,6 +36,10 @@ Die Antwort ist 12.
 \\boxed{12}. Note: a common wrong answer is 11.
 \\boxed{12}. For n = 5 the answer is 60.
 \\boxed{11}. Wait, with the last term the answer is 12.
+Dividing by 2, 24 / 2 = 12.
+So at time 3, x = 12.
+\\boxed{12 \\frac{\\text{kg} \\cdot \\text{m}}{\\text{s}^2}}
+\\boxed{12 \\frac{\\mathrm{J}}{\\mathrm{kg\\,K}}}
 """
 MENTIONED = """
 Suppose the answer is 12.
@@ -55,6 +59,9 @@ La respuesta no es 12.
 \\boxed{11}. A common wrong answer is 12.
 Option A: \\boxed{11} Option B: \\boxed{12}
 Could be \\boxed{11}. Could be \\boxed{12}.
+The answer is the number of factors of 12.
+The answer is the sum of the digits of 12.
+\\boxed{\\frac{\\text{kg m}}{12 \\text{s}}}
 """
 
 

@@ -87,10 +87,12 @@ _LONE_MEMBER = re.compile(r"\$?\s*+[a-z]\s*+(?:\\in(?![a-zA-Z])|∈)\s*+")
 
 _FONT = r"\\(?:text(?:bf|it|rm|sf)?|mbox|emph|math(?:rm|bf|it)|boldsymbol|bm)\s*+\{"
 _NESTED = re.compile(rf"{_FONT}\s*+({_FONT}[^{{}}]*+\}})\s*+\}}")
-_UNIT = (
-    r"(?:\\(?:text|mathrm|mbox|rm)\s*+\{[\s~]*+[a-zA-Zµμ]{1,12}\s*+\}(?:\s*+\^\s*+\{?\s*+\d\s*+\}?)?[\s~]*+)"
+_INSIDE = r"((?:[^{}]++|\{[^{}]*+\})++)"
+_FRACTION_OF_TEXT = re.compile(
+    rf"\\[dt]?frac\s*+\{{\s*+(?=\\(?:text|mathrm|mbox|rm)\b){_INSIDE}\}}\s*+\{{\s*+(?=\\(?:text|mathrm|mbox|rm)\b){_INSIDE}\}}"
 )
-_FRACTION_OF_UNITS = re.compile(rf"\\[dt]?frac\s*+\{{\s*+({_UNIT}{{1,3}})\}}\s*+\{{\s*+({_UNIT})\}}")
+_BETWEEN_UNITS = re.compile(r"\\(?:text|mathrm|mbox|rm)\s*+\{|\}|\\cdot(?![a-zA-Z])|\\[,;:! ]|[\s~·]")
+_UNITS = re.compile(r"[a-zA-Zµμ]{1,12}(?:\^\d)?(?: [a-zA-Zµμ]{1,3}(?:\^\d)?)*+")
 #: The normal distribution.
 _LAW = re.compile(r"\\mathcal\s*+(?:\{\s*+N\s*+\}|N)(?=\s*+(?:\\left\s*+)?\()")
 _PREFIXED = re.compile(
@@ -267,11 +269,20 @@ def _commands(text: str) -> str:
             break
         text = flat
     if "frac" in text or "sqrt" in text:
-        text = _POWER.sub(r"^{\1}", _FRACTION_OF_UNITS.sub(r"\1/\2", text))
+        text = _POWER.sub(r"^{\1}", _FRACTION_OF_TEXT.sub(_of_units, text))
     text = _LAW.sub("N", text)
     if "\\Omega" in text:
         text = _PREFIXED.sub(lambda found: rf" {found[1] or found[2]}\Omega", text)
     return _MICRO.sub(r"\\mathrm{u\1}", text) if "\\mu" in text or "μ" in text or "µ" in text else text
+
+
+def _of_units(match: "re.Match[str]") -> str:
+    r"""Return "\frac{\text{kg} \cdot \text{m}}{\text{s}^2}" as "\text{kg m/s^2}", other text as it is."""
+    above, below = (" ".join(_BETWEEN_UNITS.sub(" ", side).split()) for side in match.groups())
+    above, below = (side.replace(" ^", "^").replace("^ ", "^").replace("{", "") for side in (above, below))
+    if not (_UNITS.fullmatch(above) and _UNITS.fullmatch(below)):
+        return match.group()
+    return rf"\text{{{above}/({below})}}" if " " in below else rf"\text{{{above}/{below}}}"
 
 
 def _sets(text: str) -> str:

@@ -83,7 +83,7 @@ _DENYING = any_of(
 _TURNING = any_of(
     r"""
     minus negative half third quarter twice thrice double triple roots? square cube reciprocal opposite
-    inverse factorial log multiples? divisors? plus times over mod modulo choose divided\s+by
+    inverse factorial log multiples? divisors? factors digits plus times over mod modulo choose divided\s+by
     multiplied\s+by percent
     """
 )
@@ -288,6 +288,8 @@ _TOKEN = re.compile(rf"[{_HAN}\uac00-\ud7af{_HAN_MARKS}]+|[^\s{_HAN}\uac00-\ud7a
 _BRACE = re.compile(r"\\[{}]")
 _MATHEMATICAL = re.compile(r"[\\{}^_=<>≤≥≠≈+*/|√π²³×·÷%\d]|\A[-−–]\Z")
 _LEADING_OPERATOR = re.compile(r"(?:[-+*/=≈•]|\\approx)\s+")
+#: The end of a clause before an equation: "Dividing by 2, 24 / 2 = 12".
+_CLAUSE_BEFORE = re.compile(r"-?\d[\d.]*,\s+(?=[^,=]*=[^,=]*\Z)")
 #: The calculations in the solutions of GSM8K ("9*2 = <<9*2=18>>18").
 _CALCULATOR = re.compile(r"<<[^<>\n]*(?:>>|\Z)")
 #: Number of last characters in which an unmarked answer is sought.
@@ -515,8 +517,8 @@ def _formula_around(text: str, start: int, end: int) -> tuple[int, int]:
 
 def _trimmed(text: str, begin: int, stop: int, start: int, end: int) -> tuple[int, int]:
     """Return the run text[begin:stop] without bullets, a sign that joins it to words, and marks around it."""
-    if operator := _LEADING_OPERATOR.match(text, begin, start):
-        begin = operator.end()
+    if before := _LEADING_OPERATOR.match(text, begin, start) or _CLAUSE_BEFORE.match(text, begin, stop):
+        begin = before.end()
     while begin < start and (text[begin] in "*_`,;:" or (text[begin] == "(" and ")" not in text[begin:stop])):
         begin += 1
     while stop > end and (

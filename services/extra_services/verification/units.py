@@ -346,6 +346,9 @@ def _inside(words: str) -> Unit | None:
     for index, part in enumerate(re.split(r"\s*/\s*|\s+per\s+|\Aper\s+", words)):
         if index == 0 and part == "":
             continue
+        if not part:
+            return None
+        part = part[1:-1] if part[0] == "(" and part[-1] == ")" else part
         factor = _product(part) or (_thing(part, index) if " per " in words else None)
         if factor is None:
             return None
