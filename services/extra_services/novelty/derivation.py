@@ -160,7 +160,6 @@ def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Deriva
     # A text in which nothing is its own restates the problem and says the answer.
     parts = _parts(sentences, idle, kept) if own_steps else ()
     rest = len(own_steps) < len(sentences) - len(idle)
-    scale = steps.scale_of(chains, stated)
     left_out = len(own) - len(grammatical), repeated, len(normal) - len(listed)
     return Derivation(
         parts,
@@ -168,8 +167,19 @@ def derivation(solution: str, stated: ProblemStatement = NO_STATEMENT) -> Deriva
         stated.numbers,
         steps.astray(kept, parts[-1].text if parts else "", stated),
         "\n".join(sentences[place] for place in sorted(own_steps)) if rest else "",
-        steps.rescaled_steps(kept, scale) if scale else None,
+        _in_problems_quantities(chains, kept, stated),
     )
+
+
+def _in_problems_quantities(
+    chains: list[Chain], kept: list[Chain], stated: ProblemStatement
+) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Return the kept numbers and relations in the quantities of the problem, if a text uses others."""
+    if scale := steps.scale_of(chains, stated):
+        return steps.rescaled_steps(kept, scale)
+    if shift := steps.shift_of(chains, stated):
+        return steps.shifted_steps(kept, shift)
+    return None
 
 
 def _parts(sentences: list[str], idle: set[int], chains: list[Chain]) -> tuple[Part, ...]:

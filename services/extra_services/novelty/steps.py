@@ -61,21 +61,57 @@ def scale_of(chains: list[Chain], stated: ProblemStatement) -> float:
             least = 4 if scale < 1 else 3 if scale < CERTAIN_SCALE else 2
             if met >= max(least, most + 1) and 1 / LARGEST_SCALE <= scale <= LARGEST_SCALE:
                 likeliest, most = scale, met
-    return likeliest or _last_divisor(chains, answers)
+    return likeliest or _last_factor(chains, stated)
 
 
-def _last_divisor(chains: list[Chain], answers: list[float]) -> float:
-    """Return k if a text divides something by k to get the answer, or 0.
+def _last_factor(chains: list[Chain], stated: ProblemStatement) -> float:
+    """Return k if a text divides something by k, or multiplies it by 1/k, to get the answer, or 0.
 
-    It need not be a scale: then what the text is in other units resembles nothing.
+    It need not be a scale: then what the text is in other units resembles nothing. Of a product the factor is
+    the side that the problem states, or else the smaller one.
+    """
+    for one, operator, other in _last_steps(chains, stated):
+        if operator == "/" and float(other) > 1:
+            return float(other)
+        if operator == "*":
+            factor = min(one, other, key=lambda side: (side not in stated.numbers, float(side)))
+            if float(factor) > 1:
+                return 1 / float(factor)
+    return 0.0
+
+
+def shift_of(chains: list[Chain], stated: ProblemStatement) -> float:
+    """Return c if a text calculates with quantities that c was added to ("Let b_n = a_n + 1"), or 0.
+
+    Then c stands beside a variable, and is subtracted, or added if it is negative, to get the answer.
     """
     relations = frozenset[str]().union(*(chain.relations for chain in chains))
-    for found in map(_QUOTIENT.fullmatch, sorted(relations)):
-        if found and float(found[2]) > 1:
-            quotient = float(found[1]) / float(found[2])
-            if any(abs(quotient - answer) < 1e-6 for answer in answers):
-                return float(found[2])
+    for _, operator, other in _last_steps(chains, stated):
+        if operator in "+-" and relations & {f"v+{other}", f"{other}+v", f"v-{other}"}:
+            return float(other) if operator == "-" else -float(other)
     return 0.0
+
+
+def _last_steps(chains: list[Chain], stated: ProblemStatement) -> Iterable[tuple[str, str, str]]:
+    """Yield the operands and the operator of what results in the answer, sums in both orders."""
+    answers = [float(one) for one in stated.answer]
+    for relation in sorted(frozenset[str]().union(*(chain.relations for chain in chains))):
+        if not (found := _OPERATION.fullmatch(relation)):
+            continue
+        one, operator, other = found.groups()
+        value = calculated([one, operator, other])
+        if value is not None and any(abs(value - answer) < 1e-6 for answer in answers):
+            yield one, operator, other
+            if operator == "+":
+                yield other, operator, one
+
+
+def shifted_steps(chains: list[Chain], c: float) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the numbers and relations of a text, with c taken from each number that is no smaller."""
+    written = frozenset[str]().union(*(chain.numbers for chain in chains))
+    numbers = frozenset(rounded(float(one) - c) if float(one) >= c else one for one in written)
+    relations = frozenset[str]().union(*(chain.relations for chain in chains))
+    return numbers, relations
 
 
 def _scaled_in(value: float, k: float, values: set[float]) -> bool:
@@ -124,7 +160,7 @@ def with_own_steps(chains: list[Chain], stated: ProblemStatement) -> set[int]:
     }
 
 
-_QUOTIENT = re.compile(r"([\d.]{1,12})/([\d.]{1,12})")
+_OPERATION = re.compile(r"([\d.]{1,12})([-+*/])([\d.]{1,12})")
 _RELATION = re.compile(r"(v|[\d.]{1,12})([-+*/=<>])(v|[\d.]{1,12})")
 
 
