@@ -24,6 +24,25 @@ _RUN = re.compile(
     re.IGNORECASE,
 )
 
+_DIGIT = "|".join(_LISTED_ONES.split()[:10])
+_DECIMAL = re.compile(
+    rf"(?<![a-z\d.])({_SMALL_WORD}|\d+)\s+point\s+((?:{_DIGIT})(?![a-z])(?:[\s-]+(?:{_DIGIT})(?![a-z]))*|[1-9]\d?(?![\d.])"
+    rf"|(?:{'|'.join(_LISTED_TENS.split())})(?:-(?:{_DIGIT}))?(?![a-z]))",
+    re.IGNORECASE,
+)
+
+
+def decimals_in_figures(text: str) -> str:
+    """Return `text` with decimals in words in figures ("zero point seven five" as 0.75)."""
+    return _DECIMAL.sub(_decimal, text)
+
+
+def _decimal(match: "re.Match[str]") -> str:
+    whole, digits = match[1].lower(), re.split(r"[\s-]+", match[2].lower())
+    if len(digits) > 1 and digits[0] in SMALL and SMALL[digits[0]] >= 20:  # "point seventy-five"
+        digits = [str(SMALL[digits[0]] + SMALL[digits[1]])]
+    return f"{SMALL.get(whole, whole)}.{''.join(str(SMALL.get(one, one)) for one in digits)}"
+
 
 def words_in_figures(text: str) -> str:
     """Return `text` with each number in words in figures, single words included."""

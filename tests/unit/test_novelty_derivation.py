@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_services.novelty import derivation as d
+from extra_services.novelty.chains import features_of
 from extra_services.novelty.problem import statement
 from support.latex_derivations import ANSWER, EQUATIONS, PROBLEM, SWAP, SWAP_AGAIN
 
@@ -224,7 +225,6 @@ METRES = (
 
 def test_other_units_are_no_other_way() -> None:
     known, new = d.derivation(HOURS, TRAINS), d.derivation(METRES, TRAINS)
-    assert known.rescaled is None
     assert new.rescaled is not None
     sketches = np.stack([d.sketch(new)]), np.stack([d.sketch(known)])[None]
     rest = np.full((1, 1), 0.7, dtype=np.float32), *sketches, np.ones((1, 1), dtype=bool)
@@ -561,3 +561,44 @@ def test_a_text_that_divides_by_k_at_its_end_is_read_in_other_units_too() -> Non
     numbers, relations = cents.rescaled
     assert "60" not in numbers
     assert not any("60" in relation for relation in relations)
+
+
+TERMS = statement("A sequence is defined by a_1 = 1 and a_{n+1} = 2a_n + 3. Find a_6.", "125")
+
+
+def _terms(first: int, added: int) -> str:
+    said, term = [], first
+    for place in range(2, 7):
+        said.append(f"b_{place} = 2 * {term} + {added} = {2 * term + added}.")
+        term = 2 * term + added
+    return " ".join(said)
+
+
+def test_terms_plus_a_constant_are_read_without_it_too() -> None:
+    known = d.derivation(_terms(1, 3).replace("b_", "a_"), TERMS)
+    shifted = f"Let b_n = a_n + 1, so b_1 = 2. {_terms(2, 2)} Therefore a_6 = 126 - 1 = 125."
+    found = d.derivation(shifted, TERMS)
+    assert found.rescaled is not None
+    assert known.numbers <= found.rescaled[0]
+    assert d.derivation(shifted.replace("Let b_n = a_n + 1, so", "First"), TERMS).rescaled is None
+
+
+def test_a_part_of_the_problem_is_read_as_the_whole_too() -> None:
+    stated = statement("24 trays hold 15 muffins each. They cost 2 dollars each. What do all cost?", "720")
+    half = d.derivation("Half: 12 * 15 = 180 muffins. 180 * 2 = 360. Doubled: 2 * 360 = 720.", stated)
+    assert half.rescaled is not None
+    assert {"360", "720"} <= half.rescaled[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("It is zero point seven five times x.", "It is 0.75 * x."),
+        ("There are 9 000 - 5 832 = 3 168 ways.", "There are 9000 - 5832 = 3168 ways."),
+        ("k = 2: 15 * 4 = 60", "15 * 4 = 60"),
+        ("x1 + x2 = 12", "x + y = 12"),
+        ("D1 = D2 / 4", "v = v / 4"),
+    ],
+)
+def test_what_only_writes_a_number_otherwise_is_no_step(written: str, plain: str) -> None:
+    assert features_of(written) == features_of(plain)

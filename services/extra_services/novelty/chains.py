@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from extra_services.novelty.arithmetic import calculated
-from extra_services.number_words import SMALL, words_in_figures
+from extra_services.number_words import SMALL, decimals_in_figures, words_in_figures
 from extra_services.runtime.memo import kept
 
 #: Characters of the longest sentence, and operands of the longest chain, whose reading is kept.
@@ -92,10 +92,16 @@ _LIST_OF_HUNDREDS = re.compile(
     r"\d\d\d(?<![\d,.]\d\d\d)(?:(?:,\d\d\d){2,}(?![\d,])|,\d\d\d(?=,\s?(?:\\[lc]?dots|\.\.)))"
 )
 _THOUSANDS = re.compile(r"\(,\)(?<=\d\(,\))|,(?<=\d,)(?=\d\d\d(?!\d))|\\,(?<=\d\\,)(?=\d\d\d(?!\d))")
+#: "5 832": the marks for the thousands are spaces. "100 200" may be a list.
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,2}(?:[ \u00a0\u2009\u202f]\d{3})+(?![\d.]|,\d)")
+#: An index without a sign, a cell of a table: x1, B4.
+_NAME_WITH_INDEX = re.compile(r"(?<![A-Za-z\d\\])[A-Za-z]\d{1,2}(?![A-Za-z\d.])")
+#: The label of a part: "k = 2:".
+_LABEL = re.compile(r"\b[ijkmn]\s*=\s*\d+\s*:")
 #: One number, a digit at a time: "1 2" for 12.
 _SPACED_DIGITS = re.compile(r"\d(?<![\d.]\d)(?: \d)+(?![\d.])")
 #: What such a number holds; a faster search.
-_DIGIT_APART = re.compile(r" (?<=\d )\d")
+_DIGIT_APART = re.compile(r"[ \u00a0\u2009\u202f](?<=\d.)\d")
 _REWRITES = (
     (re.compile(r"\\(?:cdot|times|ast)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
@@ -128,6 +134,10 @@ def normal_notation(text: str) -> str:
     text = text.translate(_SIGNS)
     if _SEVERAL_WORDS.search(text):
         text = words_in_figures(text)
+    if " point " in text:
+        text = decimals_in_figures(text)
+    if ":" in text:
+        text = _LABEL.sub(" ", text)
     if "," in text:
         text = _LIST_OF_HUNDREDS.sub(lambda listed: listed[0].replace(",", ", "), text)
         text = _THOUSANDS.sub("", text)
@@ -139,7 +149,9 @@ def normal_notation(text: str) -> str:
     if "C(" in text:
         text = _CHOICES.sub(r" \1|\2 ", text)
     text = _VALUE_OF.sub(" ", text)
+    text = _NAME_WITH_INDEX.sub(" v ", text)
     if _DIGIT_APART.search(text):
+        text = _SPACED_THOUSANDS.sub(lambda digits: re.sub(r"\D", "", digits[0]), text)
         text = _SPACED_DIGITS.sub(lambda digits: digits[0].replace(" ", ""), text)
     for _ in range(MOST_NESTED):  # \frac1{1-\frac56}
         if "frac" in text:

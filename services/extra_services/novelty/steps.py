@@ -67,15 +67,18 @@ def scale_of(chains: list[Chain], stated: ProblemStatement) -> float:
 def _last_factor(chains: list[Chain], stated: ProblemStatement) -> float:
     """Return k if a text divides something by k, or multiplies it by 1/k, to get the answer, or 0.
 
-    It need not be a scale: then what the text is in other units resembles nothing. Of a product the factor is
-    the side that the problem states, or else the smaller one.
+    It need not be a scale: then what the text is in other units resembles nothing. A product needs another
+    sign, k times a number of the problem, since many a solution ends in one.
     """
+    written = frozenset[str]().union(*(chain.numbers for chain in chains)) - stated.numbers
     for one, operator, other in _last_steps(chains, stated):
         if operator == "/" and float(other) > 1:
             return float(other)
-        if operator == "*":
-            factor = min(one, other, key=lambda side: (side not in stated.numbers, float(side)))
-            if float(factor) > 1:
+        for factor in (one, other) if operator == "*" else ():
+            given = stated.numbers - {factor} - stated.answer
+            if float(factor) > 1 and any(
+                rounded(float(number) / float(factor)) in written for number in given
+            ):
                 return 1 / float(factor)
     return 0.0
 
@@ -127,9 +130,12 @@ def rescaled_steps(chains: list[Chain], k: float) -> tuple[frozenset[str], froze
     """
     written = frozenset[str]().union(*(chain.numbers for chain in chains))
     factor = rounded(k)
+    all_relations = frozenset[str]().union(*(chain.relations for chain in chains))
     units = {one: _in_units(one, k, written) for one in written if one != factor}
+    squared = _squared(all_relations, {one for one, unit in units.items() if unit != one}, written)
+    units |= {one: rounded(float(one) / k**2) for one in squared}
     relations = set[str]()
-    for relation in frozenset[str]().union(*(chain.relations for chain in chains)):
+    for relation in all_relations:
         if not (found := _RELATION.fullmatch(relation)):
             relations.add(relation)
             continue
@@ -142,6 +148,22 @@ def rescaled_steps(chains: list[Chain], k: float) -> tuple[frozenset[str], froze
         if operator != "=" or one != other:
             relations.add(relation_of(one, operator, other))
     return frozenset(units.values()), frozenset(relations)
+
+
+def _squared(relations: frozenset[str], scaled: set[str], written: frozenset[str]) -> set[str]:
+    """Return the numbers that are squares of scaled ones, or sums of such squares."""
+    operations = [match.groups() for match in map(_OPERATION.fullmatch, relations) if match]
+    found = {
+        rounded(float(one) ** 2)
+        for one, operator, other in operations
+        if one in scaled and (operator, other) in (("^", "2"), ("*", one))
+    }
+    for _ in range(2):
+        for one, operator, other in operations:
+            if operator in "+-" and one in found and other in found:
+                value = float(one) + float(other) if operator == "+" else float(one) - float(other)
+                found.add(rounded(abs(value)))
+    return found & written
 
 
 def _in_units(one: str, k: float, written: frozenset[str]) -> str:
@@ -160,7 +182,7 @@ def with_own_steps(chains: list[Chain], stated: ProblemStatement) -> set[int]:
     }
 
 
-_OPERATION = re.compile(r"([\d.]{1,12})([-+*/])([\d.]{1,12})")
+_OPERATION = re.compile(r"([\d.]{1,12})([-+*/^])([\d.]{1,12})")
 _RELATION = re.compile(r"(v|[\d.]{1,12})([-+*/=<>])(v|[\d.]{1,12})")
 
 
