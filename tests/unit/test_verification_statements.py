@@ -40,6 +40,7 @@ Dividing by 2, 24 / 2 = 12.
 So at time 3, x = 12.
 \\boxed{12 \\frac{\\text{kg} \\cdot \\text{m}}{\\text{s}^2}}
 \\boxed{12 \\frac{\\mathrm{J}}{\\mathrm{kg\\,K}}}
+\\boxed{\\text{12 apples}}
 """
 MENTIONED = """
 Suppose the answer is 12.
@@ -96,3 +97,18 @@ def test_a_gcd_has_its_arguments_in_any_order(names: list[str]) -> None:
     assert not equal(Gcd(*ordered[:2]), sympy.Integer(1))
     assert equal(Gcd(*ordered[:2]) * Lcm(*ordered[:2]), ordered[0] * ordered[1])
     assert Gcd(12, 18) == 6
+
+
+@pytest.mark.parametrize(
+    ("response", "status"),
+    [
+        (r"x = \frac{\pi}{6} + 2k\pi, k \in \mathbb{Z}", VerdictStatus.CORRECT),
+        (r"x = \frac{\pi}{6} + 2k\pi, x = \frac{\pi}{6} + 2k\pi", VerdictStatus.CORRECT),
+        (r"x = \frac{\pi}{6} + k\pi, k \in \mathbb{Z}", VerdictStatus.WRONG),
+        (r"\frac{\pi}{6} - 2\pi n", VerdictStatus.WRONG),
+    ],
+)
+def test_whole_turns_are_a_family_where_the_response_has_another_index(
+    response: str, status: VerdictStatus
+) -> None:
+    assert _status(rf"\boxed{{{response}}}", r"\frac{\pi}{6} + 2\pi n") is status

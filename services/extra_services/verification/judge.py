@@ -14,7 +14,7 @@ import sympy
 from extra_rl.vocabulary import Method, UnparseableSide, VerdictStatus
 from extra_services.verification import custom, dates, forms, kinds, products, quick
 from extra_services.verification.comparison import answers_equal
-from extra_services.verification.families import families_equal, family, is_plain
+from extra_services.verification.families import Family, families_equal, family, is_plain
 from extra_services.verification.latex import has_ellipsis, spoken_latex, without_delimiters
 from extra_services.verification.listing import (
     assignments,
@@ -45,6 +45,8 @@ _HEDGES = word_set(
 )
 #: "x = \\frac{\\pi}{3} + 2k\\pi": angles for all integers, although the answer does not say so.
 _ANGLES = re.compile(r"\s*(?:x|t|\\theta|\\alpha)\s*=.*[kn]\s*\\pi")
+#: A whole turn times a letter, "2\\pi n" or "2n\\pi".
+_TURNS = re.compile(r"2\s*(?:\\pi\s*([kn])|([kn])\s*\\pi)(?![a-zA-Z])")
 #: What "no" means once more, at the end.
 _PLAIN_DENIAL = re.compile(
     r"\b(?:do(?:es)?\s+not\s+exist|(?:it|they|this|that|there)\s+(?:is|are|do|does|can)\s*not)[\s.}$]*\Z"
@@ -295,7 +297,7 @@ def _congruent(gold: str, found: str, asked: Question) -> bool | None:
 
 def _families_equal(gold: str, found: str, asked: Question) -> bool | None:
     r"""Compare families of values ("2k\pi, k \in \mathbb{Z}"); one side may leave out what its index is."""
-    golds = family(gold)
+    golds = family(gold) or _angles(gold, found)
     letters = (golds.index, *"knml") if golds else ("", *("kn" if _ANGLES.match(gold) else ""))
     parts = next(filter(None, (family(found, letter) for letter in letters)), None)
     golds = golds or (family(gold, parts.index) if parts else None)
@@ -312,6 +314,17 @@ def _families_equal(gold: str, found: str, asked: Question) -> bool | None:
     count = len(golds.bodies)
     negative = golds.negative and parts.negative
     return families_equal(found_values[:count], found_values[count:], index, negative)
+
+
+def _angles(gold: str, found: str) -> Family | None:
+    r"""Return "\frac{\pi}{6} + 2\pi n" as a family, if the response has another index or says what it is."""
+    turns = _TURNS.search(gold)
+    letter = (turns[1] or turns[2]) if turns else ""
+    return (
+        family(gold, letter)
+        if turns and (family(found) or not re.search(rf"{letter}(?![a-z])", found))
+        else None
+    )
 
 
 def _written_alike(asked: Question) -> bool | None:

@@ -93,6 +93,8 @@ _FRACTION_OF_TEXT = re.compile(
 )
 _BETWEEN_UNITS = re.compile(r"\\(?:text|mathrm|mbox|rm)\s*+\{|\}|\\cdot(?![a-zA-Z])|\\[,;:! ]|[\s~·]")
 _UNITS = re.compile(r"[a-zA-Zµμ]{1,12}(?:\^\d)?(?: [a-zA-Zµμ]{1,3}(?:\^\d)?)*+")
+#: "\\text{12 apples}"
+_NUMBER_IN_TEXT = re.compile(r"\s*\\text\s*\{\s*(-?\d[\d.,]*)(\s+[a-zA-Z][a-zA-Z\s]*)\}\s*\Z")
 #: The normal distribution.
 _LAW = re.compile(r"\\mathcal\s*+(?:\{\s*+N\s*+\}|N)(?=\s*+(?:\\left\s*+)?\()")
 _PREFIXED = re.compile(
@@ -268,6 +270,7 @@ def _commands(text: str) -> str:
         if (flat := _NESTED.sub(r"\1", text)) == text:
             break
         text = flat
+    text = _NUMBER_IN_TEXT.sub(r"\1 \\text{\2}", text)
     if "frac" in text or "sqrt" in text:
         text = _POWER.sub(r"^{\1}", _FRACTION_OF_TEXT.sub(_of_units, text))
     text = _LAW.sub("N", text)
