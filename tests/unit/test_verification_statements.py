@@ -41,6 +41,10 @@ So at time 3, x = 12.
 \\boxed{12 \\frac{\\text{kg} \\cdot \\text{m}}{\\text{s}^2}}
 \\boxed{12 \\frac{\\mathrm{J}}{\\mathrm{kg\\,K}}}
 \\boxed{\\text{12 apples}}
+\\boxed{12}. Sorry for the long solution.
+\\boxed{12}. I mean the number of ways.
+\\boxed{12}. Therefore 12 is the answer.
+\\boxed{13}. Sorry, I meant 12.
 """
 MENTIONED = """
 Suppose the answer is 12.
@@ -63,6 +67,12 @@ Could be \\boxed{11}. Could be \\boxed{12}.
 The answer is the number of factors of 12.
 The answer is the sum of the digits of 12.
 \\boxed{\\frac{\\text{kg m}}{12 \\text{s}}}
+\\boxed{12}. Sorry, I meant 13.
+\\boxed{12}. Make that 13.
+\\boxed{12}. Hmm, 13 actually.
+\\boxed{12}. On reflection the value is 13.
+\\boxed{12} -- just kidding, 13
+First $x = \\boxed{12}$, and then $y = 13$ is the answer.
 """
 
 

@@ -504,9 +504,20 @@ GOES_ON = re.compile(
         (?:value|one|answer|result|maximum|minimum|number) \s+ (?:is|was|would\s+be|should\s+be)
       | \b (?:in\s+(?:fact|reality|truth)|actually) ,? \s+ (?:it|that|this|the\s+(?:answer|result|value))
         (?: \s+ (?:is|equals|should\s+be|must\s+be) | ['’]s )
+      | \b (?: I \s+ meant? | make \s+ (?:that|it) | (?:so\s+)? in \s+ total ,? )
+      | \b (?: sorry | apologies | (?:up)?on \s+ reflection | kidding | hmm+ ) \b [^.\n]{{0,40}}
       | \b each ,? (?: \s+ (?:so|making|or|for) )? )
     \s+ (?:about\s+)? (?P<value> {_VALUE} | (?:{_NUMBER_WORDS}) (?:-(?:{_NUMBER_WORDS}))? )
     (?= (?: \s+ (?!(?:{_NO_NOUN})\b) [a-z]+ ){{0,3}} [\s.!)]* (?:\Z | \n | [.!]\s) )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: "And then y = 6 is the answer."
+IS_THE_ANSWER = re.compile(
+    r"""
+    (?P<value> \$ [^$\n]{1,60} \$ | \\\( [^\n]{1,60}? \\\) | (?<![\d.,(]) -? \d[\d.,]*+ (?:/\d+)? )
+    \s+ is \s+ (?:the|our|my) \s+ (?:final\s+|desired\s+|required\s+|correct\s+)? (?:answer|result)
+    (?= [\s)]* (?:\Z|[.!\n]) )
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -142,6 +142,8 @@ def value_gone_on_to(text: str, end: int) -> str | None:
     stop = _end_of_context(text, end)
     if found := box_words.GOES_ON_IN_CHINESE.search(text, end, stop):
         return found["value"].rstrip(".")
+    if found := box_words.IS_THE_ANSWER.search(text, end, stop):
+        return found["value"].rstrip(".,")
     found = box_words.GOES_ON.search(text, end, stop)
     concluded = found is not None and re.match(r"so\s+(?:it|the\s+answer)\b", found.group(), re.IGNORECASE)
     if found is None or (box_words.CHECKING.search(text, end, found.start()) and not concluded):
