@@ -222,6 +222,10 @@ def generate(
     """Return the call Generate, as GenerationClient.generate and GenerateOptions document it."""
     if isinstance(prompts, str):
         raise InvalidArgumentError("prompts: must be a list of prompts, not one text", field="prompts")
+    if isinstance(stop_strings, str):
+        raise InvalidArgumentError(
+            "stop_strings: must be a list of texts, not one text", field="stop_strings"
+        )
     _check_one_each("prefixes", prefixes, len(prompts))
     _check_one_each("seed_indices", seed_indices, len(prompts))
     _check_one_each("max_tokens_per_prompt", max_tokens_per_prompt, len(prompts))

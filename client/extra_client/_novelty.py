@@ -1,6 +1,6 @@
 """NoveltyService without the connection: requests and responses as numpy arrays and dataclasses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from extra_client import _server_info, _wire, errors
 from extra_client._server_info import ServerInfo
 from extra_client._transport import NOVELTY, Batch, Call, new_key
-from extra_client.errors import ExtraError, InternalError
+from extra_client.errors import ExtraError, InternalError, InvalidArgumentError
 from extra_rl.v1 import novelty_pb2 as pb
 from extra_rl.vocabulary import Metric, NearestKind, OutcomeScope, Scale, ScoreMode
 
@@ -427,23 +427,40 @@ def _answer_count(count: pb.AnswerCount) -> AnswerCount | None:
     return AnswerCount(count.earlier, count.in_group) if count.in_group else None
 
 
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        message = f"{field} is {value!r} ({type(value).__name__}), must be a text: str(...)"
+        raise InvalidArgumentError(message, field=field)
+    return value
+
+
+def _texts(values: Iterable[str | None] | None, field: str) -> list[str]:
+    """Return texts, "" for one that is missing."""
+    if isinstance(values, str):
+        raise InvalidArgumentError(f"{field}: must be a list of texts, not one text", field=field)
+    listed = [] if values is None else list(values)
+    return ["" if text is None else _text(text, f"{field}[{index}]") for index, text in enumerate(listed)]
+
+
 def _group(group: Group, field: str) -> pb.Group:
     correct = _wire.decisions(group.correct, f"{field}.correct")
     return pb.Group(
-        prompt_id=group.prompt_id,
-        texts=[text or "" for text in group.texts or ()],
+        prompt_id=_text(group.prompt_id, f"{field}.prompt_id"),
+        texts=_texts(group.texts, f"{field}.texts"),
         embeddings=b"" if group.embeddings is None else _wire.float_bytes(group.embeddings),
         correct=[bool(each) for each in correct],
         token_ids=[
             _wire.int_bytes(ids, f"{field}.token_ids[{index}]")
-            for index, ids in enumerate(group.token_ids or ())
+            for index, ids in enumerate(() if group.token_ids is None else group.token_ids)
         ],
         sequence_logprobs=b""
         if group.sequence_logprobs is None
         else _wire.float_bytes(group.sequence_logprobs),
-        answers=[answer or "" for answer in group.answers or ()],
-        problem=group.problem,
-        reference_answer=group.reference_answer,
+        answers=_texts(group.answers, f"{field}.answers"),
+        problem=_text("" if group.problem is None else group.problem, f"{field}.problem"),
+        reference_answer=_text(
+            "" if group.reference_answer is None else group.reference_answer, f"{field}.reference_answer"
+        ),
         undecided=[each is None for each in correct] if None in correct else None,
     )
 

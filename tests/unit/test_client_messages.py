@@ -1,5 +1,6 @@
 """Requests that the client builds and answers that it reads, without a connection."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -303,3 +304,31 @@ def test_a_request_is_split_into_parts_with_keys_of_their_own() -> None:
     # One item too large for any message, or none at all: there is nothing to split.
     assert _transport.split(whole, "prompts", 500) == []
     assert _transport.split(_prefix.add_rollouts("n", [], [], None, "key").request, "prompts", 500) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"prompt_id": 17}, "groups[0].prompt_id"),
+        ({"reference_answer": 3}, "groups[0].reference_answer"),
+        ({"texts": "ab"}, "groups[0].texts"),
+        ({"texts": ["a", 2.5]}, "groups[0].texts[1]"),
+    ],
+)
+def test_what_should_be_a_text_and_is_none_is_named(changed: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="text") as refused:
+        _novelty._group(
+            replace(Group(prompt_id="p", correct=[True, True], texts=["a", "b"]), **changed), "groups[0]"
+        )
+    assert refused.value.field == field
+
+
+def test_arrays_of_texts_and_token_ids_are_lists() -> None:
+    arrays: dict[str, Any] = {"texts": np.array(["a", "b"]), "token_ids": np.array([[1, 2], [3, 4]])}
+    group = Group(prompt_id="p", correct=[True, True], **arrays)
+    assert list(_novelty._group(group, "groups[0]").texts) == ["a", "b"]
+
+
+def test_one_text_is_no_list_of_stop_strings() -> None:
+    with pytest.raises(InvalidArgumentError, match="stop_strings"):
+        _generation.generate(["1 + 2 ="], 1, 8, None, None, 1.0, stop_strings="49}")

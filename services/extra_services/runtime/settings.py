@@ -112,6 +112,10 @@ def stays_here(host: str) -> bool:
 Settings = TypeVar("Settings", bound=ServerSettings)
 
 
+#: The servers, whose settings one file may hold together.
+SECTIONS = ("generation", "novelty", "verification")
+
+
 def load(settings: type[Settings], arguments: list[str]) -> Settings:
     """Load settings from the command line `arguments`, the environment, and the YAML file of `--config`.
 
@@ -119,7 +123,12 @@ def load(settings: type[Settings], arguments: list[str]) -> Settings:
         ConfigError: Settings are unknown or out of range; it names all of them.
     """
     arguments, path = _take_config(arguments)
-    section = read_yaml(path).get(settings.section, {}) if path else {}
+    sections = read_yaml(path) if path else {}
+    if unknown := sorted(sections.keys() - set(SECTIONS)):
+        raise ConfigError(
+            f"{path}: unknown names: {', '.join(unknown)}; the sections are {', '.join(SECTIONS)}"
+        )
+    section = sections.get(settings.section, {})
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: {settings.section} must be a mapping of settings")
 
